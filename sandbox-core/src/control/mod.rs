@@ -1,0 +1,3 @@
+//! The channel between shim and boot.
+
+pub mod message;

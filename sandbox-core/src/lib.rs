@@ -1,0 +1,17 @@
+//! Spawns, isolates and manages Palisade's sandbox process.
+//!
+//! The shim calls [`sandbox`]; the executable `palisade` (this crate's
+//! `main.rs`) runs [`gofer`] and [`boot`]. `ARCHITECTURE.md` walks one Create
+//! through these modules.
+
+#![deny(unsafe_code)]
+
+pub mod cgroup;
+pub mod control;
+pub mod error;
+pub mod gofer;
+pub mod sandbox;
+pub mod spec;
+pub mod sys;
+
+pub use error::{Context, Error, Result};

@@ -1,0 +1,2 @@
+//! The `palisade` executable: the sandbox process and its gofer.
+fn main() {}

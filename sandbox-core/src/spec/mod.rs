@@ -1,0 +1,3 @@
+//! From config.json to a plan.
+
+pub mod plan;

@@ -1,0 +1,2 @@
+//! System calls: the only place with `unsafe`.
+#![allow(unsafe_code)]
