@@ -40,7 +40,7 @@ state = "{d}/state"
 disabled_plugins = [
     "io.containerd.internal.v1.restart", "io.containerd.monitor.container.v1.restart",
     "io.containerd.internal.v1.tracing", "io.containerd.tracing.processor.v1.otlp",
-    "io.containerd.image-verifier.v1.bindir", "io.containerd.nri.v1.nri",
+    "io.containerd.nri.v1.nri",
     "io.containerd.snapshotter.v1.aufs", "io.containerd.snapshotter.v1.blockfile",
     "io.containerd.snapshotter.v1.btrfs", "io.containerd.snapshotter.v1.devmapper",
     "io.containerd.snapshotter.v1.erofs", "io.containerd.snapshotter.v1.zfs",

@@ -1,8 +1,9 @@
 //! Containers as a program runs them: over containerd's API, step by step,
 //! with any spec and any streams.
 
-use std::cell::{Cell, RefCell};
 use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::{Mutex, MutexGuard};
 
 use containerd_client::services::v1::container::Runtime;
 use containerd_client::services::v1::snapshots::{PrepareSnapshotRequest, RemoveSnapshotRequest};
@@ -103,7 +104,7 @@ impl<'a> NewContainer<'a> {
     /// container is removed again.
     pub fn try_create(self) -> Result<Container<'a>> {
         let containerd = self.containerd;
-        let rootfs = containerd.prepare_rootfs(&self.id)?;
+        // The container comes first: it keeps its snapshot from being collected.
         containerd.block_on(async {
             let container = containerd_client::services::v1::Container {
                 id: self.id.clone(),
@@ -151,12 +152,12 @@ impl<'a> NewContainer<'a> {
         let container = Container {
             containerd,
             id: self.id,
-            pid: Cell::new(
+            pid: AtomicI32::new(
                 created
                     .as_ref()
                     .map_or(0, |created| pid(created.get_ref().pid)),
             ),
-            stdio: RefCell::new(stdio),
+            stdio: Mutex::new(stdio),
         };
         created.map(|_| container)
     }
@@ -168,10 +169,8 @@ pub struct Container<'a> {
     containerd: &'a Containerd,
     /// Its ID.
     pub id: String,
-    /// The host's process ID of its first process.
-    pub pid: Cell<i32>,
-    /// Its streams.
-    pub stdio: RefCell<Stdio>,
+    pid: AtomicI32,
+    stdio: Mutex<Stdio>,
 }
 
 /// How a process ended.
@@ -194,7 +193,19 @@ macro_rules! task_call {
     }};
 }
 
-impl<'a> Container<'a> {
+impl Container<'_> {
+    /// The host's process ID of its first process.
+    pub fn pid(&self) -> i32 {
+        self.pid.load(Ordering::Relaxed)
+    }
+
+    /// Its streams.
+    pub fn stdio(&self) -> MutexGuard<'_, Stdio> {
+        self.stdio
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
     /// Starts the first process.
     pub fn start(&self) -> Result<()> {
         let request = StartRequest {
@@ -202,7 +213,7 @@ impl<'a> Container<'a> {
             ..Default::default()
         };
         let started = task_call!(self.containerd, start, request)?;
-        self.pid.set(pid(started.pid));
+        self.pid.store(pid(started.pid), Ordering::Relaxed);
         Ok(())
     }
 
@@ -229,7 +240,7 @@ impl<'a> Container<'a> {
     /// Waits for the first process and returns its output with its exit code.
     pub fn finish(&self) -> (u32, String) {
         let exit = self.wait();
-        (exit.code, self.stdio.borrow_mut().output())
+        (exit.code, self.stdio().output())
     }
 
     /// Sends a signal to the first process.
@@ -263,7 +274,7 @@ impl<'a> Container<'a> {
         exec.start()
             .unwrap_or_else(|e| panic!("start exec {exec_id}: {}", e.message()));
         let exit = exec.wait();
-        let output = exec.stdio.borrow_mut().output();
+        let output = exec.stdio().output();
         (exit.code, output)
     }
 
@@ -288,8 +299,8 @@ impl<'a> Container<'a> {
         Ok(Exec {
             container: self,
             id,
-            pid: Cell::new(0),
-            stdio: RefCell::new(stdio),
+            pid: AtomicI32::new(0),
+            stdio: Mutex::new(stdio),
         })
     }
 
@@ -405,7 +416,7 @@ impl<'a> Container<'a> {
     /// The shim's process ID: who a container's first process or its sandbox
     /// was started by.
     pub fn shim(&self) -> i32 {
-        let mut pid = self.pid.get();
+        let mut pid = self.pid();
         loop {
             let process = crate::host::process(pid).expect("an ancestor of a running container");
             let name = process.args.first().cloned().unwrap_or_default();
@@ -415,7 +426,7 @@ impl<'a> Container<'a> {
             assert!(
                 pid > 1,
                 "no shim above process {} of {}",
-                self.pid.get(),
+                self.pid(),
                 self.id
             );
             pid = process.parent;
@@ -424,7 +435,7 @@ impl<'a> Container<'a> {
 
     /// A descriptor that becomes readable when the first process ends.
     pub fn pidfd(&self) -> OwnedFd {
-        pidfd(self.pid.get())
+        pidfd(self.pid())
     }
 }
 
@@ -440,13 +451,23 @@ pub struct Exec<'a> {
     container: &'a Container<'a>,
     /// Its exec ID.
     pub id: String,
-    /// The host's process ID.
-    pub pid: Cell<i32>,
-    /// Its streams.
-    pub stdio: RefCell<Stdio>,
+    pid: AtomicI32,
+    stdio: Mutex<Stdio>,
 }
 
 impl Exec<'_> {
+    /// The host's process ID of its process.
+    pub fn pid(&self) -> i32 {
+        self.pid.load(Ordering::Relaxed)
+    }
+
+    /// Its streams.
+    pub fn stdio(&self) -> MutexGuard<'_, Stdio> {
+        self.stdio
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
     /// Starts it.
     pub fn start(&self) -> Result<()> {
         let container = self.container;
@@ -455,7 +476,7 @@ impl Exec<'_> {
             exec_id: self.id.clone(),
         };
         let started = task_call!(container.containerd, start, request)?;
-        self.pid.set(pid(started.pid));
+        self.pid.store(pid(started.pid), Ordering::Relaxed);
         Ok(())
     }
 
@@ -507,6 +528,15 @@ impl Drop for Exec<'_> {
 }
 
 impl Containerd {
+    /// Waits for the end of a task that this process did not make.
+    pub fn wait_for_task(&self, id: &str) -> Exit {
+        let request = WaitRequest {
+            container_id: id.to_owned(),
+            ..Default::default()
+        };
+        exit(&task_call!(self, wait, request).expect("wait for a task"))
+    }
+
     /// A writable root file system of the test image.
     fn prepare_rootfs(&self, id: &str) -> Result<Vec<Mount>> {
         let parent = image::busybox_diff_id();

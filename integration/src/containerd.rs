@@ -65,6 +65,7 @@ pub struct Containerd {
     process: Mutex<Option<Child>>,
     ids: Mutex<BTreeSet<String>>,
     images: OnceLock<()>,
+    cri_images: OnceLock<()>,
 }
 
 impl Containerd {
@@ -85,6 +86,7 @@ impl Containerd {
             process: Mutex::new(None),
             ids: Mutex::default(),
             images: OnceLock::new(),
+            cri_images: OnceLock::new(),
             slot,
         };
         containerd.lay_out();
@@ -276,18 +278,19 @@ impl Containerd {
         request
     }
 
-    /// Makes the images available, in the test's namespace and for CRI.
+    /// Makes the images available in the test's namespace.
     pub fn import_images(&self) {
-        self.images.get_or_init(|| {
-            let archive = self.directory().join("images.tar");
-            fs::write(&archive, image::archive()).expect("write the images");
-            for namespace in [self.namespace(), "k8s.io".into()] {
-                self.import(&namespace, &archive);
-            }
-        });
+        self.images.get_or_init(|| self.import(&self.namespace()));
     }
 
-    fn import(&self, namespace: &str, archive: &Path) {
+    /// Makes the images available in CRI's namespace.
+    pub fn import_images_for_cri(&self) {
+        self.cri_images.get_or_init(|| self.import("k8s.io"));
+    }
+
+    fn import(&self, namespace: &str) {
+        let archive = self.directory().join(format!("images-{namespace}.tar"));
+        fs::write(&archive, image::archive()).expect("write the images");
         let mut command = self.ctr_command();
         command.args(["--namespace", namespace, "image", "import"]);
         if self.version == Version::V2_1 {

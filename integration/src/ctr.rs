@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::process::{Child, Command, Output, Stdio};
 use std::thread::{self, JoinHandle};
 
-use crate::container::discard;
+use crate::container::{discard, pidfd};
 use crate::containerd::Containerd;
 use crate::{image, wait};
 
@@ -179,6 +179,10 @@ impl Interactive {
 
     /// Waits for its end.
     pub fn finish(mut self) -> Finished {
+        let ended = wait::readable(pidfd(self.child.id().cast_signed()), wait::DEADLINE);
+        if !ended {
+            let _ = self.child.kill();
+        }
         let status = self.child.wait().expect("wait for ctr");
         let read = |reader: &mut Option<JoinHandle<Vec<u8>>>| {
             reader
@@ -228,6 +232,15 @@ impl Detached<'_> {
             .arg(&self.id)
             .args(args);
         command.output().expect("run ctr").into()
+    }
+
+    /// `ctr task exec`, left running, with pipes to its streams.
+    pub fn exec_interactive<const N: usize>(&self, exec_id: &str, args: [&str; N]) -> Interactive {
+        let mut command = self.containerd.ctr_in_namespace();
+        command
+            .args(["task", "exec", "--exec-id", exec_id, &self.id])
+            .args(args);
+        Interactive::spawn(command)
     }
 
     /// `ctr task kill` with a signal and further flags.

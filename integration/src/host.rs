@@ -127,23 +127,19 @@ pub fn has_cgroup_v2_only() -> bool {
     Path::new("/sys/fs/cgroup/cgroup.controllers").exists()
 }
 
-/// Every cgroup below every hierarchy whose directory has such a name.
-pub fn cgroups_named(wanted: impl Fn(&str) -> bool) -> Vec<PathBuf> {
+/// Every cgroup of every hierarchy.
+pub fn cgroups() -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut left = vec![PathBuf::from("/sys/fs/cgroup")];
     while let Some(directory) = left.pop() {
         let Ok(entries) = fs::read_dir(&directory) else {
             continue;
         };
-        for entry in entries
+        let entries = entries
             .flatten()
-            .filter(|e| e.file_type().is_ok_and(|t| t.is_dir()))
-        {
-            if wanted(&entry.file_name().to_string_lossy()) {
-                found.push(entry.path());
-            }
-            left.push(entry.path());
-        }
+            .filter(|e| e.file_type().is_ok_and(|t| t.is_dir()));
+        left.extend(entries.map(|entry| entry.path()));
+        found.push(directory);
     }
     found
 }

@@ -49,7 +49,10 @@ fn look(containerd: &Containerd) -> Vec<String> {
     for mount in mounts_of(slot) {
         left.push(format!("mount {mount}"));
     }
-    for cgroup in host::cgroups_named(|name| ids.iter().any(|id| names_id(name, id))) {
+    for cgroup in host::cgroups()
+        .iter()
+        .filter(|cgroup| belongs(&cgroup.to_string_lossy(), slot, &ids))
+    {
         left.push(format!("cgroup {}", cgroup.display()));
     }
     for file in shim_sockets(containerd, &ids)
@@ -61,12 +64,17 @@ fn look(containerd: &Containerd) -> Vec<String> {
     left
 }
 
-/// `ID` itself, and systemd's `PREFIX-ID.scope`.
-fn names_id(name: &str, id: &str) -> bool {
-    name == id
-        || name
-            .strip_suffix(".scope")
-            .is_some_and(|unit| unit.ends_with(&format!("-{id}")))
+/// Whether a cgroup is one of this test's containers: it lies below the slot's
+/// own, or is named after an ID that CRI made up (others may choose the IDs
+/// that tests choose). systemd names a scope `PREFIX-ID.scope`.
+fn belongs(cgroup: &str, slot: &Slot, ids: &[String]) -> bool {
+    let below = cgroup.contains(&format!("/{}/", slot.name()));
+    let random = |id: &&String| id.len() == 64;
+    below
+        || ids
+            .iter()
+            .filter(random)
+            .any(|id| cgroup.contains(id.as_str()))
 }
 
 /// Shims carry containerd's address in their arguments; what runs in the pods
@@ -74,7 +82,7 @@ fn names_id(name: &str, id: &str) -> bool {
 fn processes_of(slot: &Slot, ids: &[String]) -> Vec<HostProcess> {
     let directory = format!("{}/", slot.directory().display());
     let name = slot.name();
-    let belongs = |process: &HostProcess| {
+    let wanted = |process: &HostProcess| {
         let daemon = process
             .args
             .first()
@@ -83,13 +91,13 @@ fn processes_of(slot: &Slot, ids: &[String]) -> Vec<HostProcess> {
             .args
             .iter()
             .any(|arg| arg.contains(&directory) || *arg == name);
-        let inside = process.cgroup.lines().any(|line| {
-            line.split('/')
-                .any(|part| part == name || ids.iter().any(|id| names_id(part, id)))
-        });
+        let inside = process
+            .cgroup
+            .lines()
+            .any(|line| belongs(&format!("{line}/"), slot, ids));
         !daemon && (marked || inside)
     };
-    host::processes().into_iter().filter(belongs).collect()
+    host::processes().into_iter().filter(wanted).collect()
 }
 
 fn mounts_of(slot: &Slot) -> Vec<String> {
@@ -132,7 +140,11 @@ fn state_files(slot: &Slot, ids: &[String]) -> Vec<PathBuf> {
             let inside = folder
                 .file_name()
                 .is_some_and(|parent| *parent == *slot.name());
-            if inside || ids.iter().any(|id| name.contains(id.as_str())) {
+            if inside
+                || ids
+                    .iter()
+                    .any(|id| id.len() == 64 && name.contains(id.as_str()))
+            {
                 left.push(entry.path());
             } else if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
                 folders.push(entry.path());
@@ -161,8 +173,11 @@ pub fn clear_away(slot: &Slot) {
     }
     let stuck = mounts_of(slot);
     assert!(stuck.is_empty(), "cannot unmount {}", stuck.join(", "));
-    for cgroup in host::cgroups_named(|name| name == slot.name()) {
-        remove_cgroup(&cgroup);
+    for cgroup in host::cgroups()
+        .iter()
+        .filter(|cgroup| cgroup.ends_with(slot.name()))
+    {
+        remove_cgroup(cgroup);
     }
     let _ = fs::remove_dir_all(Path::new("/run/palisade").join(slot.name()));
     let _ = fs::remove_dir_all(Path::new("/run/containerd/runc").join(slot.name()));
