@@ -128,6 +128,7 @@ impl<'a> NewContainer<'a> {
                 .create(containerd.request(request))
                 .await
         })?;
+        let rootfs = containerd.prepare_rootfs(&self.id)?;
         let stdio = Stdio::new(
             containerd.directory().join("fifo").join(&self.id),
             self.streams,

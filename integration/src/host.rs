@@ -122,6 +122,30 @@ pub fn cgroup_value(pid: i32, controller: &str, file: &str) -> String {
     value.trim().to_owned()
 }
 
+/// The memory limit of a process's cgroup, in bytes.
+pub fn memory_limit(pid: i32) -> u64 {
+    let file = if has_cgroup_v2_only() {
+        "memory.max"
+    } else {
+        "memory.limit_in_bytes"
+    };
+    let value = cgroup_value(pid, "memory", file);
+    value.parse().unwrap_or(u64::MAX)
+}
+
+/// The CPU quota of a process's cgroup and its period, in microseconds. No
+/// quota is -1.
+pub fn cpu_quota(pid: i32) -> (i64, i64) {
+    let number = |text: &str| text.parse().unwrap_or(-1);
+    if has_cgroup_v2_only() {
+        let value = cgroup_value(pid, "cpu", "cpu.max");
+        let (quota, period) = value.split_once(' ').expect("cpu.max has two numbers");
+        return (number(quota), number(period));
+    }
+    let value = |file| number(&cgroup_value(pid, "cpu", file));
+    (value("cpu.cfs_quota_us"), value("cpu.cfs_period_us"))
+}
+
 /// Whether this host has the unified hierarchy only.
 pub fn has_cgroup_v2_only() -> bool {
     Path::new("/sys/fs/cgroup/cgroup.controllers").exists()

@@ -12,6 +12,7 @@
 pub mod config;
 pub mod container;
 pub mod containerd;
+pub mod cri;
 pub mod ctr;
 pub mod host;
 pub mod image;
