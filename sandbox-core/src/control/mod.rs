@@ -1,3 +1,4 @@
-//! The channel between shim and boot.
+//! The channel between shim and boot, and packets as all channels carry them.
 
 pub mod message;
+pub mod packet;

@@ -118,9 +118,14 @@ pub type Options = Vec<FsOption>;
 /// A JSON string inside the binary encoding, for types that are only
 /// self-describing on the wire.
 mod json {
-    use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _, ser::Error as _};
+    use serde::{
+        Deserialize, Deserializer, Serialize, Serializer, de::Error as _, ser::Error as _,
+    };
 
-    pub(super) fn serialize<T: Serialize, S: Serializer>(value: &T, to: S) -> Result<S::Ok, S::Error> {
+    pub(super) fn serialize<T: Serialize, S: Serializer>(
+        value: &T,
+        to: S,
+    ) -> Result<S::Ok, S::Error> {
         serde_json::to_string(value)
             .map_err(S::Error::custom)?
             .serialize(to)
