@@ -155,8 +155,11 @@ impl Given {
 /// The birth certificate: what boot must know before it takes requests.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Birth {
-    /// Whether boot is in a user namespace of its own.
-    pub user_namespace: bool,
+    /// The user IDs of the sandbox's user namespace, as first ID and count;
+    /// empty when it has none of its own.
+    pub user_ids: Vec<(u32, u32)>,
+    /// The group IDs, likewise.
+    pub group_ids: Vec<(u32, u32)>,
     /// Whether boot's network namespace is new, so that its loopback is down
     /// and its sysctls are unset.
     pub new_network: bool,

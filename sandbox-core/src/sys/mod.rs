@@ -4,4 +4,5 @@
 
 pub mod clone;
 pub mod descriptor;
+pub mod mount;
 pub mod process;

@@ -257,3 +257,23 @@ pub fn enter_namespaces_of(process: impl AsFd, flags: libc::c_int) -> io::Result
     check(unsafe { libc::setns(process.as_fd().as_raw_fd(), flags) }.into())?;
     Ok(())
 }
+
+/// A real-time signal by its number, which rustix names none of.
+pub fn realtime_signal(number: i32) -> Option<rustix::process::Signal> {
+    if !(32..=64).contains(&number) {
+        return None;
+    }
+    // SAFETY: the kernel takes any number up to 64; the ones that libc keeps
+    // for itself (32 and 33) are sent to other programs here, which is what
+    // kill(2) allows too.
+    Some(unsafe { rustix::process::Signal::from_raw_unchecked(number) })
+}
+
+/// Number of the pseudo terminal whose master side this is: `TIOCGPTN`,
+/// ioctl_tty(2). `ENOTTY` for anything else.
+pub fn terminal_number(master: impl AsFd) -> io::Result<u32> {
+    let mut number: libc::c_uint = 0;
+    // SAFETY: the kernel stores one unsigned integer there.
+    check(unsafe { libc::ioctl(master.as_fd().as_raw_fd(), libc::TIOCGPTN, &raw mut number) }.into())?;
+    Ok(number)
+}
