@@ -238,7 +238,7 @@ pub fn open_terminal_peer(master: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC;
     // SAFETY: the argument is a set of open flags.
     let fd = unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCGPTPEER, flags) };
-    check(fd.into())?;
+    check(fd)?;
     // SAFETY: a new descriptor that the kernel just returned.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
