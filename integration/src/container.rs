@@ -87,17 +87,14 @@ impl<'a> NewContainer<'a> {
     /// Creates container and task, and starts it.
     pub fn start(self) -> Container<'a> {
         let container = self.create();
-        container
-            .start()
-            .unwrap_or_else(|e| panic!("start {}: {}", container.id, e.message()));
+        container.start().unwrap_or_else(|e| panic!("start {}: {}", container.id, e.message()));
         container
     }
 
     /// Creates container and task.
     pub fn create(self) -> Container<'a> {
         let id = self.id.clone();
-        self.try_create()
-            .unwrap_or_else(|e| panic!("create {id}: {}", e.message()))
+        self.try_create().unwrap_or_else(|e| panic!("create {id}: {}", e.message()))
     }
 
     /// Creates container and task, or tells why that was refused. A refused
@@ -118,21 +115,11 @@ impl<'a> NewContainer<'a> {
                 snapshot_key: self.id.clone(),
                 ..Default::default()
             };
-            let request = CreateContainerRequest {
-                container: Some(container),
-            };
-            containerd
-                .connect()
-                .await
-                .containers()
-                .create(containerd.request(request))
-                .await
+            let request = CreateContainerRequest { container: Some(container) };
+            containerd.connect().await.containers().create(containerd.request(request)).await
         })?;
         let rootfs = containerd.prepare_rootfs(&self.id)?;
-        let stdio = Stdio::new(
-            containerd.directory().join("fifo").join(&self.id),
-            self.streams,
-        );
+        let stdio = Stdio::new(containerd.directory().join("fifo").join(&self.id), self.streams);
         let request = CreateTaskRequest {
             container_id: self.id.clone(),
             rootfs,
@@ -143,21 +130,12 @@ impl<'a> NewContainer<'a> {
             ..Default::default()
         };
         let created = containerd.block_on(async {
-            containerd
-                .connect()
-                .await
-                .tasks()
-                .create(containerd.request(request))
-                .await
+            containerd.connect().await.tasks().create(containerd.request(request)).await
         });
         let container = Container {
             containerd,
             id: self.id,
-            pid: AtomicI32::new(
-                created
-                    .as_ref()
-                    .map_or(0, |created| pid(created.get_ref().pid)),
-            ),
+            pid: AtomicI32::new(created.as_ref().map_or(0, |created| pid(created.get_ref().pid))),
             stdio: Mutex::new(stdio),
         };
         created.map(|_| container)
@@ -202,17 +180,12 @@ impl Container<'_> {
 
     /// Its streams.
     pub fn stdio(&self) -> MutexGuard<'_, Stdio> {
-        self.stdio
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner())
+        self.stdio.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     /// Starts the first process.
     pub fn start(&self) -> Result<()> {
-        let request = StartRequest {
-            container_id: self.id.clone(),
-            ..Default::default()
-        };
+        let request = StartRequest { container_id: self.id.clone(), ..Default::default() };
         let started = task_call!(self.containerd, start, request)?;
         self.pid.store(pid(started.pid), Ordering::Relaxed);
         Ok(())
@@ -224,10 +197,7 @@ impl Container<'_> {
     }
 
     fn wait_for(&self, exec_id: &str) -> Exit {
-        let request = WaitRequest {
-            container_id: self.id.clone(),
-            exec_id: exec_id.into(),
-        };
+        let request = WaitRequest { container_id: self.id.clone(), exec_id: exec_id.into() };
         let containerd = self.containerd;
         let request = containerd.request(request);
         let ended = containerd.block_on(async {
@@ -266,14 +236,9 @@ impl Container<'_> {
 
     /// Runs a line of shell in the container: exit code and output.
     pub fn exec_shell(&self, exec_id: &str, script: &str) -> (u32, String) {
-        let exec = self.exec(
-            exec_id,
-            spec::process(&["sh", "-c", script]),
-            Streams::Captured,
-        );
+        let exec = self.exec(exec_id, spec::process(&["sh", "-c", script]), Streams::Captured);
         let exec = exec.unwrap_or_else(|e| panic!("exec {exec_id}: {}", e.message()));
-        exec.start()
-            .unwrap_or_else(|e| panic!("start exec {exec_id}: {}", e.message()));
+        exec.start().unwrap_or_else(|e| panic!("start exec {exec_id}: {}", e.message()));
         let exit = exec.wait();
         let output = exec.stdio().output();
         (exit.code, output)
@@ -281,10 +246,7 @@ impl Container<'_> {
 
     /// Adds a process, not yet started.
     pub fn exec(&self, exec_id: &str, mut process: Value, streams: Streams) -> Result<Exec<'_>> {
-        let stdio = Stdio::new(
-            self.containerd.directory().join("fifo").join(exec_id),
-            streams,
-        );
+        let stdio = Stdio::new(self.containerd.directory().join("fifo").join(exec_id), streams);
         process["terminal"] = stdio.terminal().into();
         let request = ExecProcessRequest {
             container_id: self.id.clone(),
@@ -297,34 +259,17 @@ impl Container<'_> {
         };
         task_call!(self.containerd, exec, request)?;
         let id = exec_id.to_owned();
-        Ok(Exec {
-            container: self,
-            id,
-            pid: AtomicI32::new(0),
-            stdio: Mutex::new(stdio),
-        })
+        Ok(Exec { container: self, id, pid: AtomicI32::new(0), stdio: Mutex::new(stdio) })
     }
 
     /// Freezes it.
     pub fn pause(&self) -> Result<()> {
-        task_call!(
-            self.containerd,
-            pause,
-            PauseTaskRequest {
-                container_id: self.id.clone()
-            }
-        )
+        task_call!(self.containerd, pause, PauseTaskRequest { container_id: self.id.clone() })
     }
 
     /// Thaws it.
     pub fn resume(&self) -> Result<()> {
-        task_call!(
-            self.containerd,
-            resume,
-            ResumeTaskRequest {
-                container_id: self.id.clone()
-            }
-        )
+        task_call!(self.containerd, resume, ResumeTaskRequest { container_id: self.id.clone() })
     }
 
     /// Changes its resources: the JSON of the spec's `linux.resources`.
@@ -339,23 +284,14 @@ impl Container<'_> {
 
     /// Its processes, as the shim lists them.
     pub fn processes(&self) -> Vec<ProcessInfo> {
-        let request = ListPidsRequest {
-            container_id: self.id.clone(),
-        };
-        task_call!(self.containerd, list_pids, request)
-            .expect("list processes")
-            .processes
+        let request = ListPidsRequest { container_id: self.id.clone() };
+        task_call!(self.containerd, list_pids, request).expect("list processes").processes
     }
 
     /// What containerd says about it, `STOPPED` included.
     pub fn state(&self) -> Result<Process> {
-        let request = GetRequest {
-            container_id: self.id.clone(),
-            ..Default::default()
-        };
-        Ok(task_call!(self.containerd, get, request)?
-            .process
-            .expect("an answer with a process"))
+        let request = GetRequest { container_id: self.id.clone(), ..Default::default() };
+        Ok(task_call!(self.containerd, get, request)?.process.expect("an answer with a process"))
     }
 
     /// Its state alone.
@@ -365,52 +301,34 @@ impl Container<'_> {
 
     /// What it uses.
     pub fn metrics(&self) -> Metric {
-        let request = MetricsRequest {
-            filters: vec![format!("id=={}", self.id)],
-        };
+        let request = MetricsRequest { filters: vec![format!("id=={}", self.id)] };
         let metrics = task_call!(self.containerd, metrics, request).expect("ask for metrics");
-        metrics
-            .metrics
-            .into_iter()
-            .next()
-            .expect("metrics of this container")
+        metrics.metrics.into_iter().next().expect("metrics of this container")
     }
 
     /// Says that no more input comes.
     pub fn close_io(&self) -> Result<()> {
-        let request = CloseIoRequest {
-            container_id: self.id.clone(),
-            stdin: true,
-            ..Default::default()
-        };
+        let request =
+            CloseIoRequest { container_id: self.id.clone(), stdin: true, ..Default::default() };
         task_call!(self.containerd, close_io, request)
     }
 
     /// Sets the size of its terminal.
     pub fn resize(&self, width: u32, height: u32) -> Result<()> {
-        let request = ResizePtyRequest {
-            container_id: self.id.clone(),
-            width,
-            height,
-            ..Default::default()
-        };
+        let request =
+            ResizePtyRequest { container_id: self.id.clone(), width, height, ..Default::default() };
         task_call!(self.containerd, resize_pty, request)
     }
 
     /// Deletes the task and keeps the container: its exit code.
     pub fn delete_task(&self) -> Result<u32> {
-        let request = DeleteTaskRequest {
-            container_id: self.id.clone(),
-        };
+        let request = DeleteTaskRequest { container_id: self.id.clone() };
         Ok(task_call!(self.containerd, delete, request)?.exit_status)
     }
 
     /// Asks for a checkpoint.
     pub fn checkpoint(&self) -> Result<()> {
-        let request = CheckpointTaskRequest {
-            container_id: self.id.clone(),
-            ..Default::default()
-        };
+        let request = CheckpointTaskRequest { container_id: self.id.clone(), ..Default::default() };
         task_call!(self.containerd, checkpoint, request).map(|_| ())
     }
 
@@ -424,12 +342,7 @@ impl Container<'_> {
             if name.contains("containerd-shim") {
                 return pid;
             }
-            assert!(
-                pid > 1,
-                "no shim above process {} of {}",
-                self.pid(),
-                self.id
-            );
+            assert!(pid > 1, "no shim above process {} of {}", self.pid(), self.id);
             pid = process.parent;
         }
     }
@@ -464,18 +377,13 @@ impl Exec<'_> {
 
     /// Its streams.
     pub fn stdio(&self) -> MutexGuard<'_, Stdio> {
-        self.stdio
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner())
+        self.stdio.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     /// Starts it.
     pub fn start(&self) -> Result<()> {
         let container = self.container;
-        let request = StartRequest {
-            container_id: container.id.clone(),
-            exec_id: self.id.clone(),
-        };
+        let request = StartRequest { container_id: container.id.clone(), exec_id: self.id.clone() };
         let started = task_call!(container.containerd, start, request)?;
         self.pid.store(pid(started.pid), Ordering::Relaxed);
         Ok(())
@@ -531,10 +439,7 @@ impl Drop for Exec<'_> {
 impl Containerd {
     /// Waits for the end of a task that this process did not make.
     pub fn wait_for_task(&self, id: &str) -> Exit {
-        let request = WaitRequest {
-            container_id: id.to_owned(),
-            ..Default::default()
-        };
+        let request = WaitRequest { container_id: id.to_owned(), ..Default::default() };
         exit(&task_call!(self, wait, request).expect("wait for a task"))
     }
 
@@ -562,22 +467,15 @@ impl Containerd {
 /// Removes a container and whatever still runs in it, as far as it exists.
 pub(crate) fn discard(containerd: &Containerd, id: &str) {
     let container_id = id.to_owned();
-    let wait = WaitRequest {
-        container_id: container_id.clone(),
-        ..Default::default()
-    };
+    let wait = WaitRequest { container_id: container_id.clone(), ..Default::default() };
     let kill = KillRequest {
         container_id: container_id.clone(),
         signal: 9,
         all: true,
         ..Default::default()
     };
-    let delete = DeleteTaskRequest {
-        container_id: container_id.clone(),
-    };
-    let resume = ResumeTaskRequest {
-        container_id: container_id.clone(),
-    };
+    let delete = DeleteTaskRequest { container_id: container_id.clone() };
+    let resume = ResumeTaskRequest { container_id: container_id.clone() };
     containerd.block_on(async {
         let client = match containerd_client::Client::from_path(containerd.address()).await {
             Ok(client) => client,
@@ -593,31 +491,19 @@ pub(crate) fn discard(containerd: &Containerd, id: &str) {
             let _ = tasks.delete(containerd.request(delete)).await;
         }
         let request = DeleteContainerRequest { id: id.to_owned() };
-        let _ = client
-            .containers()
-            .delete(containerd.request(request))
-            .await;
-        let request = RemoveSnapshotRequest {
-            snapshotter: "overlayfs".into(),
-            key: id.into(),
-        };
+        let _ = client.containers().delete(containerd.request(request)).await;
+        let request = RemoveSnapshotRequest { snapshotter: "overlayfs".into(), key: id.into() };
         let _ = client.snapshots().remove(containerd.request(request)).await;
     });
 }
 
 fn any(type_url: &str, value: &Value) -> Any {
-    Any {
-        type_url: type_url.to_owned(),
-        value: value.to_string().into_bytes(),
-    }
+    Any { type_url: type_url.to_owned(), value: value.to_string().into_bytes() }
 }
 
 fn exit(ended: &WaitResponse) -> Exit {
     let at = ended.exited_at.as_ref().map_or(0, |at| at.seconds);
-    Exit {
-        code: ended.exit_status,
-        at,
-    }
+    Exit { code: ended.exit_status, at }
 }
 
 fn pid(number: u32) -> i32 {

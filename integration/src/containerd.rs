@@ -102,18 +102,12 @@ impl Containerd {
         }
         // Users of the sandbox's range walk through it to root file systems.
         fs::set_permissions(&directory, fs::Permissions::from_mode(0o711)).expect("chmod");
-        let settings = Settings {
-            version: self.version,
-            slot: &self.slot,
-            runtime: &self.runtime_name,
-        };
+        let settings =
+            Settings { version: self.version, slot: &self.slot, runtime: &self.runtime_name };
         fs::write(directory.join("config.toml"), config_toml(&settings))
             .expect("write config.toml");
-        fs::write(
-            directory.join("cni/10-bridge.conflist"),
-            cni_conflist(&self.slot),
-        )
-        .expect("write the network's configuration");
+        fs::write(directory.join("cni/10-bridge.conflist"), cni_conflist(&self.slot))
+            .expect("write the network's configuration");
         for name in ["containerd-shim-palisade-v1", "palisade"] {
             let built = palisade_executables().join(name);
             if built.is_file() {
@@ -129,17 +123,11 @@ impl Containerd {
     pub fn launch(&self) {
         let mut process = self.process();
         assert!(process.is_none(), "containerd runs already");
-        let log = File::options()
-            .create(true)
-            .append(true)
-            .open(self.directory().join("log"));
+        let log = File::options().create(true).append(true).open(self.directory().join("log"));
         let child = Command::new(self.version.executables().join("containerd"))
             .arg("--config")
             .arg(self.directory().join("config.toml"))
-            .args([
-                "--log-level",
-                &std::env::var("PALISADE_TEST_LOG").unwrap_or("info".into()),
-            ])
+            .args(["--log-level", &std::env::var("PALISADE_TEST_LOG").unwrap_or("info".into())])
             .env_clear()
             .env("PATH", self.path())
             .stdin(Stdio::null())
@@ -175,18 +163,11 @@ impl Containerd {
     /// The daemon's process ID.
     pub fn pid(&self) -> i32 {
         let process = self.process();
-        process
-            .as_ref()
-            .expect("containerd runs")
-            .id()
-            .try_into()
-            .expect("a process ID")
+        process.as_ref().expect("containerd runs").id().try_into().expect("a process ID")
     }
 
     fn process(&self) -> MutexGuard<'_, Option<Child>> {
-        self.process
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner())
+        self.process.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     /// Everything of this test on disk.
@@ -228,19 +209,12 @@ impl Containerd {
     pub fn path(&self) -> String {
         let own = self.directory().join("bin");
         let theirs = self.version.executables();
-        format!(
-            "{}:{}:/usr/sbin:/usr/bin:/sbin:/bin",
-            own.display(),
-            theirs.display()
-        )
+        format!("{}:{}:/usr/sbin:/usr/bin:/sbin:/bin", own.display(), theirs.display())
     }
 
     /// Remembers an ID that the test uses, for the leak check.
     pub fn track(&self, id: &str) {
-        self.ids
-            .lock()
-            .expect("no test panics in here")
-            .insert(id.to_owned());
+        self.ids.lock().expect("no test panics in here").insert(id.to_owned());
     }
 
     /// The IDs that the test used.
@@ -272,9 +246,7 @@ impl Containerd {
     pub fn request<T>(&self, message: T) -> Request<T> {
         let mut request = Request::new(message);
         let namespace = MetadataValue::try_from(self.namespace()).expect("an ASCII name");
-        request
-            .metadata_mut()
-            .insert("containerd-namespace", namespace);
+        request.metadata_mut().insert("containerd-namespace", namespace);
         request
     }
 
@@ -306,10 +278,7 @@ impl Containerd {
     pub fn ctr_command(&self) -> Command {
         let mut command = Command::new(self.version.executables().join("ctr"));
         command.arg("--address").arg(self.address());
-        command
-            .env_clear()
-            .env("PATH", self.path())
-            .stdin(Stdio::null());
+        command.env_clear().env("PATH", self.path()).stdin(Stdio::null());
         command
     }
 
@@ -331,18 +300,10 @@ impl Containerd {
 
 impl Drop for Containerd {
     fn drop(&mut self) {
-        let left = if thread::panicking() {
-            Vec::new()
-        } else {
-            leaks::after_test(self)
-        };
+        let left = if thread::panicking() { Vec::new() } else { leaks::after_test(self) };
         self.stop();
         if thread::panicking() || !left.is_empty() {
-            eprintln!(
-                "--- containerd {} logged:\n{}",
-                self.version.number(),
-                self.log()
-            );
+            eprintln!("--- containerd {} logged:\n{}", self.version.number(), self.log());
         }
         leaks::clear_away(&self.slot);
         if !left.is_empty() {
@@ -353,11 +314,7 @@ impl Drop for Containerd {
 
 fn tokio_runtime() -> Runtime {
     let mut builder = tokio::runtime::Builder::new_multi_thread();
-    builder
-        .worker_threads(1)
-        .enable_all()
-        .build()
-        .expect("start a runtime")
+    builder.worker_threads(1).enable_all().build().expect("start a runtime")
 }
 
 /// The runtime under test. Another one can be named to try out a test itself:
@@ -368,9 +325,7 @@ fn runtime_name() -> String {
 
 /// The root of the repository.
 pub fn repository() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .expect("this crate lies in the repository")
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("this crate lies in the repository")
 }
 
 /// Where `cargo build --release` puts the two executables.

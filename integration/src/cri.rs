@@ -41,34 +41,20 @@ impl Containerd {
         wait::until("CRI and its network are ready", || {
             let status = cri_call!(self, status, StatusRequest { verbose: false }).ok()?;
             let conditions = status.status?.conditions;
-            conditions
-                .iter()
-                .all(|condition| condition.status)
-                .then_some(())
+            conditions.iter().all(|condition| condition.status).then_some(())
         });
         self.import_images_for_cri();
         // CRI hears of an import by an event, so a little later.
         wait::until("CRI knows the images", || {
-            [image::BUSYBOX, image::PAUSE]
-                .iter()
-                .all(|name| self.cri_has_image(name))
-                .then_some(())
+            [image::BUSYBOX, image::PAUSE].iter().all(|name| self.cri_has_image(name)).then_some(())
         });
     }
 
     fn cri_has_image(&self, name: &str) -> bool {
-        let spec = ImageSpec {
-            image: name.to_owned(),
-            ..Default::default()
-        };
-        let request = ImageStatusRequest {
-            image: Some(spec),
-            verbose: false,
-        };
+        let spec = ImageSpec { image: name.to_owned(), ..Default::default() };
+        let request = ImageStatusRequest { image: Some(spec), verbose: false };
         let status = self.block_on(async {
-            ImageServiceClient::new(self.connect().await.channel())
-                .image_status(request)
-                .await
+            ImageServiceClient::new(self.connect().await.channel()).image_status(request).await
         });
         status.is_ok_and(|status| status.get_ref().image.is_some())
     }
@@ -83,12 +69,7 @@ impl Containerd {
                 attempt: 0,
             }),
             hostname: name.to_owned(),
-            log_directory: self
-                .directory()
-                .join("logs")
-                .join(name)
-                .to_string_lossy()
-                .into(),
+            log_directory: self.directory().join("logs").join(name).to_string_lossy().into(),
             linux: Some(LinuxPodSandboxConfig {
                 cgroup_parent: self.pods_cgroup(),
                 security_context: Some(LinuxSandboxSecurityContext {
@@ -128,11 +109,7 @@ impl Containerd {
         };
         let id = cri_call!(self, run_pod_sandbox, request)?.pod_sandbox_id;
         self.track(&id);
-        Ok(Pod {
-            containerd: self,
-            id,
-            config,
-        })
+        Ok(Pod { containerd: self, id, config })
     }
 }
 
@@ -148,29 +125,17 @@ pub fn pod_namespaces() -> NamespaceOption {
 
 /// The security context of a pod's configuration.
 pub fn pod_security(config: &mut PodSandboxConfig) -> &mut LinuxSandboxSecurityContext {
-    config
-        .linux
-        .get_or_insert_default()
-        .security_context
-        .get_or_insert_default()
+    config.linux.get_or_insert_default().security_context.get_or_insert_default()
 }
 
 /// The security context of a container's configuration.
 pub fn security(config: &mut ContainerConfig) -> &mut LinuxContainerSecurityContext {
-    config
-        .linux
-        .get_or_insert_default()
-        .security_context
-        .get_or_insert_default()
+    config.linux.get_or_insert_default().security_context.get_or_insert_default()
 }
 
 /// The limits in a container's configuration.
 pub fn resources(config: &mut ContainerConfig) -> &mut LinuxContainerResources {
-    config
-        .linux
-        .get_or_insert_default()
-        .resources
-        .get_or_insert_default()
+    config.linux.get_or_insert_default().resources.get_or_insert_default()
 }
 
 /// A running pod. It is stopped and removed with this value.
@@ -199,9 +164,7 @@ impl<'a> Pod<'a> {
         let container = self.create(name, 0, script, change);
         let container =
             container.unwrap_or_else(|e| panic!("create container {name}: {}", e.message()));
-        container
-            .start()
-            .unwrap_or_else(|e| panic!("start container {name}: {}", e.message()));
+        container.start().unwrap_or_else(|e| panic!("start container {name}: {}", e.message()));
         container
     }
 
@@ -224,23 +187,13 @@ impl<'a> Pod<'a> {
         let id = cri_call!(self.containerd, create_container, request)?.container_id;
         self.containerd.track(&id);
         let log = PathBuf::from(&self.config.log_directory).join(&config.log_path);
-        Ok(PodContainer {
-            containerd: self.containerd,
-            id,
-            log,
-        })
+        Ok(PodContainer { containerd: self.containerd, id, log })
     }
 
     fn container_config(&self, name: &str, attempt: u32, script: &str) -> ContainerConfig {
         ContainerConfig {
-            metadata: Some(ContainerMetadata {
-                name: name.to_owned(),
-                attempt,
-            }),
-            image: Some(ImageSpec {
-                image: image::BUSYBOX.to_owned(),
-                ..Default::default()
-            }),
+            metadata: Some(ContainerMetadata { name: name.to_owned(), attempt }),
+            image: Some(ImageSpec { image: image::BUSYBOX.to_owned(), ..Default::default() }),
             command: ["sh", "-c", script].map(str::to_owned).to_vec(),
             log_path: format!("{name}_{attempt}.log"),
             linux: Some(LinuxContainerConfig {
@@ -258,15 +211,9 @@ impl<'a> Pod<'a> {
 
     /// What CRI says about it.
     pub fn status(&self) -> PodSandboxStatus {
-        let request = PodSandboxStatusRequest {
-            pod_sandbox_id: self.id.clone(),
-            verbose: false,
-        };
+        let request = PodSandboxStatusRequest { pod_sandbox_id: self.id.clone(), verbose: false };
         let status = cri_call!(self.containerd, pod_sandbox_status, request);
-        status
-            .expect("ask for the pod's status")
-            .status
-            .expect("a status")
+        status.expect("ask for the pod's status").status.expect("a status")
     }
 
     /// Whether it is ready.
@@ -281,10 +228,7 @@ impl<'a> Pod<'a> {
 
     /// What CRI notes about the sandbox beyond the API, as JSON.
     pub fn verbose_info(&self) -> serde_json::Value {
-        let request = PodSandboxStatusRequest {
-            pod_sandbox_id: self.id.clone(),
-            verbose: true,
-        };
+        let request = PodSandboxStatusRequest { pod_sandbox_id: self.id.clone(), verbose: true };
         let status = cri_call!(self.containerd, pod_sandbox_status, request);
         let info = status.expect("ask for the pod's status").info;
         serde_json::from_str(&info["info"]).expect("CRI's notes are JSON")
@@ -292,36 +236,25 @@ impl<'a> Pod<'a> {
 
     /// The host's process ID of its root container.
     pub fn pid(&self) -> i32 {
-        let pid = self.verbose_info()["pid"]
-            .as_i64()
-            .expect("a process ID in CRI's notes");
+        let pid = self.verbose_info()["pid"].as_i64().expect("a process ID in CRI's notes");
         pid.try_into().expect("a process ID")
     }
 
     /// URL of a port-forwarding session.
     pub fn port_forward(&self, port: i32) -> String {
-        let request = PortForwardRequest {
-            pod_sandbox_id: self.id.clone(),
-            port: vec![port],
-        };
-        cri_call!(self.containerd, port_forward, request)
-            .expect("ask for port forwarding")
-            .url
+        let request = PortForwardRequest { pod_sandbox_id: self.id.clone(), port: vec![port] };
+        cri_call!(self.containerd, port_forward, request).expect("ask for port forwarding").url
     }
 
     /// StopPodSandbox.
     pub fn stop(&self) -> Result<()> {
-        let request = StopPodSandboxRequest {
-            pod_sandbox_id: self.id.clone(),
-        };
+        let request = StopPodSandboxRequest { pod_sandbox_id: self.id.clone() };
         cri_call!(self.containerd, stop_pod_sandbox, request).map(|_| ())
     }
 
     /// RemovePodSandbox.
     pub fn remove(&self) -> Result<()> {
-        let request = RemovePodSandboxRequest {
-            pod_sandbox_id: self.id.clone(),
-        };
+        let request = RemovePodSandboxRequest { pod_sandbox_id: self.id.clone() };
         cri_call!(self.containerd, remove_pod_sandbox, request).map(|_| ())
     }
 }
@@ -361,16 +294,13 @@ pub struct Answer {
 impl PodContainer<'_> {
     /// StartContainer.
     pub fn start(&self) -> Result<()> {
-        let request = StartContainerRequest {
-            container_id: self.id.clone(),
-        };
+        let request = StartContainerRequest { container_id: self.id.clone() };
         cri_call!(self.containerd, start_container, request).map(|_| ())
     }
 
     /// ExecSync of a line of shell.
     pub fn exec(&self, script: &str) -> Answer {
-        self.try_exec(&["sh", "-c", script], 0)
-            .unwrap_or_else(|e| panic!("exec {script}: {e}"))
+        self.try_exec(&["sh", "-c", script], 0).unwrap_or_else(|e| panic!("exec {script}: {e}"))
     }
 
     /// Output of a line of shell that succeeds, trimmed.
@@ -384,11 +314,7 @@ impl PodContainer<'_> {
     /// ExecSync, with a time-out in seconds (zero for none).
     pub fn try_exec(&self, args: &[&str], timeout: i64) -> Result<Answer> {
         let cmd = args.iter().map(|arg| (*arg).to_owned()).collect();
-        let request = ExecSyncRequest {
-            container_id: self.id.clone(),
-            cmd,
-            timeout,
-        };
+        let request = ExecSyncRequest { container_id: self.id.clone(), cmd, timeout };
         let answer = cri_call!(self.containerd, exec_sync, request)?;
         Ok(Answer {
             code: answer.exit_code,
@@ -407,53 +333,30 @@ impl PodContainer<'_> {
             stdout: true,
             stderr: !tty,
         };
-        cri_call!(self.containerd, exec, request)
-            .expect("ask for an exec session")
-            .url
+        cri_call!(self.containerd, exec, request).expect("ask for an exec session").url
     }
 
     /// URL of an Attach session.
     pub fn attach_url(&self, stdin: bool, tty: bool) -> String {
         let container_id = self.id.clone();
-        let request = AttachRequest {
-            container_id,
-            stdin,
-            tty,
-            stdout: true,
-            stderr: !tty,
-        };
-        cri_call!(self.containerd, attach, request)
-            .expect("ask for an attach session")
-            .url
+        let request = AttachRequest { container_id, stdin, tty, stdout: true, stderr: !tty };
+        cri_call!(self.containerd, attach, request).expect("ask for an attach session").url
     }
 
     /// What CRI says about it.
     pub fn status(&self) -> ContainerStatus {
-        let request = ContainerStatusRequest {
-            container_id: self.id.clone(),
-            verbose: false,
-        };
+        let request = ContainerStatusRequest { container_id: self.id.clone(), verbose: false };
         let status = cri_call!(self.containerd, container_status, request);
-        status
-            .expect("ask for the container's status")
-            .status
-            .expect("a status")
+        status.expect("ask for the container's status").status.expect("a status")
     }
 
     /// The host's process ID of its first process.
     pub fn pid(&self) -> i32 {
-        let request = ContainerStatusRequest {
-            container_id: self.id.clone(),
-            verbose: true,
-        };
+        let request = ContainerStatusRequest { container_id: self.id.clone(), verbose: true };
         let status = cri_call!(self.containerd, container_status, request);
         let info = status.expect("ask for the container's status").info;
         let info: serde_json::Value = serde_json::from_str(&info["info"]).expect("notes in JSON");
-        info["pid"]
-            .as_i64()
-            .expect("a process ID")
-            .try_into()
-            .expect("a process ID")
+        info["pid"].as_i64().expect("a process ID").try_into().expect("a process ID")
     }
 
     /// Waits until CRI has seen its end: its status then.
@@ -478,31 +381,21 @@ impl PodContainer<'_> {
     /// Waits until a line appears in its log.
     pub fn wait_for_log(&self, wanted: &str) {
         wait::until(&format!("{wanted:?} in {}", self.log.display()), || {
-            self.log_lines()
-                .iter()
-                .any(|(_, line)| line == wanted)
-                .then_some(())
+            self.log_lines().iter().any(|(_, line)| line == wanted).then_some(())
         });
     }
 
     /// ReopenContainerLog.
     pub fn reopen_log(&self) -> Result<()> {
-        let request = ReopenContainerLogRequest {
-            container_id: self.id.clone(),
-        };
+        let request = ReopenContainerLogRequest { container_id: self.id.clone() };
         cri_call!(self.containerd, reopen_container_log, request).map(|_| ())
     }
 
     /// ContainerStats.
     pub fn stats(&self) -> ContainerStats {
-        let request = ContainerStatsRequest {
-            container_id: self.id.clone(),
-        };
+        let request = ContainerStatsRequest { container_id: self.id.clone() };
         let stats = cri_call!(self.containerd, container_stats, request);
-        stats
-            .expect("ask for the container's stats")
-            .stats
-            .expect("stats")
+        stats.expect("ask for the container's stats").stats.expect("stats")
     }
 
     /// UpdateContainerResources.
@@ -518,18 +411,13 @@ impl PodContainer<'_> {
     /// StopContainer with its grace period.
     pub fn stop(&self, grace: Duration) -> Result<()> {
         let timeout = grace.as_secs().try_into().expect("a short time");
-        let request = StopContainerRequest {
-            container_id: self.id.clone(),
-            timeout,
-        };
+        let request = StopContainerRequest { container_id: self.id.clone(), timeout };
         cri_call!(self.containerd, stop_container, request).map(|_| ())
     }
 
     /// RemoveContainer.
     pub fn remove(&self) -> Result<()> {
-        let request = RemoveContainerRequest {
-            container_id: self.id.clone(),
-        };
+        let request = RemoveContainerRequest { container_id: self.id.clone() };
         cri_call!(self.containerd, remove_container, request).map(|_| ())
     }
 }

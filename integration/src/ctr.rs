@@ -24,9 +24,7 @@ impl From<Output> for Finished {
         use std::os::unix::process::ExitStatusExt;
         let status = output.status;
         Finished {
-            code: status
-                .code()
-                .unwrap_or_else(|| 128 + status.signal().unwrap_or(0)),
+            code: status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0)),
             stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
             stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
         }
@@ -37,11 +35,7 @@ impl Finished {
     /// Itself, if the command succeeded.
     #[track_caller]
     pub fn succeeded(self) -> Self {
-        assert_eq!(
-            self.code, 0,
-            "it failed and said: {}{}",
-            self.stdout, self.stderr
-        );
+        assert_eq!(self.code, 0, "it failed and said: {}{}", self.stdout, self.stderr);
         self
     }
 }
@@ -50,11 +44,7 @@ impl Containerd {
     /// `ctr ARGUMENTS` in the test's namespace.
     pub fn ctr<S: AsRef<str>>(&self, arguments: impl IntoIterator<Item = S>) -> Finished {
         let mut command = self.ctr_in_namespace();
-        command.args(
-            arguments
-                .into_iter()
-                .map(|argument| argument.as_ref().to_owned()),
-        );
+        command.args(arguments.into_iter().map(|argument| argument.as_ref().to_owned()));
         command.output().expect("run ctr").into()
     }
 
@@ -68,11 +58,7 @@ impl Containerd {
     pub fn run(&self, id: &str) -> Run<'_> {
         self.import_images();
         self.track(id);
-        Run {
-            containerd: self,
-            id: id.to_owned(),
-            flags: Vec::new(),
-        }
+        Run { containerd: self, id: id.to_owned(), flags: Vec::new() }
     }
 }
 
@@ -94,20 +80,13 @@ impl<'a> Run<'a> {
     fn command(&self, extra: &[&str], args: &[&str]) -> Command {
         let mut command = self.containerd.ctr_in_namespace();
         command.args(["run", "--runtime", self.containerd.runtime_name()]);
-        command
-            .args(extra)
-            .args(&self.flags)
-            .args([image::BUSYBOX, &self.id])
-            .args(args);
+        command.args(extra).args(&self.flags).args([image::BUSYBOX, &self.id]).args(args);
         command
     }
 
     /// `ctr run --rm`: to its end.
     pub fn output<const N: usize>(self, args: [&str; N]) -> Finished {
-        self.command(&["--rm"], &args)
-            .output()
-            .expect("run ctr")
-            .into()
+        self.command(&["--rm"], &args).output().expect("run ctr").into()
     }
 
     /// `ctr run --rm`, left running, with pipes to its streams.
@@ -117,16 +96,10 @@ impl<'a> Run<'a> {
 
     /// `ctr run --detach`.
     pub fn detached<const N: usize>(self, args: [&str; N]) -> Detached<'a> {
-        let ran: Finished = self
-            .command(&["--detach", "--null-io"], &args)
-            .output()
-            .expect("run ctr")
-            .into();
+        let ran: Finished =
+            self.command(&["--detach", "--null-io"], &args).output().expect("run ctr").into();
         ran.succeeded();
-        Detached {
-            containerd: self.containerd,
-            id: self.id.clone(),
-        }
+        Detached { containerd: self.containerd, id: self.id.clone() }
     }
 }
 
@@ -148,28 +121,16 @@ pub struct Interactive {
 
 impl Interactive {
     fn spawn(mut command: Command) -> Interactive {
-        command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("run ctr");
         let stdout = child.stdout.take().map(collect);
         let stderr = child.stderr.take().map(collect);
-        Interactive {
-            child,
-            stdout,
-            stderr,
-        }
+        Interactive { child, stdout, stderr }
     }
 
     /// Writes to its standard input.
     pub fn write(&mut self, bytes: &[u8]) {
-        self.child
-            .stdin
-            .as_mut()
-            .expect("an open stdin")
-            .write_all(bytes)
-            .expect("write to ctr");
+        self.child.stdin.as_mut().expect("an open stdin").write_all(bytes).expect("write to ctr");
     }
 
     /// Closes its standard input.
@@ -185,19 +146,10 @@ impl Interactive {
         }
         let status = self.child.wait().expect("wait for ctr");
         let read = |reader: &mut Option<JoinHandle<Vec<u8>>>| {
-            reader
-                .take()
-                .expect("a reader")
-                .join()
-                .expect("read ctr's output")
+            reader.take().expect("a reader").join().expect("read ctr's output")
         };
         let (stdout, stderr) = (read(&mut self.stdout), read(&mut self.stderr));
-        Output {
-            status,
-            stdout,
-            stderr,
-        }
-        .into()
+        Output { status, stdout, stderr }.into()
     }
 }
 
@@ -226,20 +178,14 @@ impl Detached<'_> {
     /// `ctr task exec` with flags.
     pub fn exec_with(&self, exec_id: &str, flags: &[&str], args: &[&str]) -> Finished {
         let mut command = self.containerd.ctr_in_namespace();
-        command
-            .args(["task", "exec", "--exec-id", exec_id])
-            .args(flags)
-            .arg(&self.id)
-            .args(args);
+        command.args(["task", "exec", "--exec-id", exec_id]).args(flags).arg(&self.id).args(args);
         command.output().expect("run ctr").into()
     }
 
     /// `ctr task exec`, left running, with pipes to its streams.
     pub fn exec_interactive<const N: usize>(&self, exec_id: &str, args: [&str; N]) -> Interactive {
         let mut command = self.containerd.ctr_in_namespace();
-        command
-            .args(["task", "exec", "--exec-id", exec_id, &self.id])
-            .args(args);
+        command.args(["task", "exec", "--exec-id", exec_id, &self.id]).args(args);
         Interactive::spawn(command)
     }
 
@@ -254,33 +200,24 @@ impl Detached<'_> {
     /// `RUNNING`, `STOPPED`, ... as `ctr task list` prints it.
     pub fn status(&self) -> String {
         let listed = self.containerd.ctr(["task", "list"]).succeeded();
-        let line = listed
-            .stdout
-            .lines()
-            .find(|line| line.split_whitespace().next() == Some(&self.id));
+        let line =
+            listed.stdout.lines().find(|line| line.split_whitespace().next() == Some(&self.id));
         let line = line.unwrap_or_else(|| panic!("no {} in:\n{}", self.id, listed.stdout));
-        line.split_whitespace()
-            .last()
-            .expect("three columns")
-            .to_owned()
+        line.split_whitespace().last().expect("three columns").to_owned()
     }
 
     /// The host's process ID of its first process, from `ctr task list`.
     pub fn pid(&self) -> i32 {
         let listed = self.containerd.ctr(["task", "list"]).succeeded();
-        let line = listed
-            .stdout
-            .lines()
-            .find(|line| line.split_whitespace().next() == Some(&self.id));
+        let line =
+            listed.stdout.lines().find(|line| line.split_whitespace().next() == Some(&self.id));
         let column = line.and_then(|line| line.split_whitespace().nth(1)?.parse().ok());
         column.unwrap_or_else(|| panic!("no process ID of {} in:\n{}", self.id, listed.stdout))
     }
 
     /// Waits until its first process has ended.
     pub fn wait_stopped(&self) {
-        wait::until("the task stops", || {
-            (self.status() == "STOPPED").then_some(())
-        });
+        wait::until("the task stops", || (self.status() == "STOPPED").then_some(()));
     }
 
     /// `ctr task delete`.

@@ -49,24 +49,17 @@ pub fn status(pid: i32, name: &str) -> String {
 }
 
 fn field(status: &str, name: &str) -> Option<String> {
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+    let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
     Some(line.trim().to_owned())
 }
 
 /// The open descriptors of a process: number and what it points to.
 pub fn descriptors(pid: i32) -> BTreeMap<u32, String> {
     let path = format!("/proc/{pid}/fd");
-    let entries = fs::read_dir(&path)
-        .unwrap_or_else(|e| panic!("read {path}: {e}"))
-        .flatten();
+    let entries = fs::read_dir(&path).unwrap_or_else(|e| panic!("read {path}: {e}")).flatten();
     let target = |path: &Path| fs::read_link(path).map(|to| to.to_string_lossy().into_owned());
     let described = entries.filter_map(|entry| {
-        Some((
-            entry.file_name().to_str()?.parse().ok()?,
-            target(&entry.path()).ok()?,
-        ))
+        Some((entry.file_name().to_str()?.parse().ok()?, target(&entry.path()).ok()?))
     });
     described.collect()
 }
@@ -74,18 +67,12 @@ pub fn descriptors(pid: i32) -> BTreeMap<u32, String> {
 /// The mount points of this mount namespace.
 pub fn mount_points() -> Vec<String> {
     let mounts = fs::read_to_string("/proc/self/mountinfo").expect("read mountinfo");
-    mounts
-        .lines()
-        .filter_map(|line| Some(line.split(' ').nth(4)?.to_owned()))
-        .collect()
+    mounts.lines().filter_map(|line| Some(line.split(' ').nth(4)?.to_owned())).collect()
 }
 
 /// The children of a process.
 pub fn children(pid: i32) -> Vec<HostProcess> {
-    processes()
-        .into_iter()
-        .filter(|process| process.parent == pid)
-        .collect()
+    processes().into_iter().filter(|process| process.parent == pid).collect()
 }
 
 /// The cgroup of a process under one controller (`memory`, `cpu`, ...) as a
@@ -98,15 +85,12 @@ pub fn cgroup_directory(pid: i32, controller: &str) -> PathBuf {
     });
     let lines: Vec<(&str, &str)> = lines.collect();
     let of = |wanted: &str| {
-        lines
-            .iter()
-            .find(|(names, _)| names.split(',').any(|name| name == wanted))
-            .map(|(_, p)| *p)
+        lines.iter().find(|(names, _)| names.split(',').any(|name| name == wanted)).map(|(_, p)| *p)
     };
     match of(controller) {
-        Some(path) => Path::new("/sys/fs/cgroup")
-            .join(controller)
-            .join(path.trim_start_matches('/')),
+        Some(path) => {
+            Path::new("/sys/fs/cgroup").join(controller).join(path.trim_start_matches('/'))
+        }
         None => {
             let path = of("").unwrap_or_else(|| panic!("process {pid} has no cgroup"));
             Path::new("/sys/fs/cgroup").join(path.trim_start_matches('/'))
@@ -124,11 +108,7 @@ pub fn cgroup_value(pid: i32, controller: &str, file: &str) -> String {
 
 /// The memory limit of a process's cgroup, in bytes.
 pub fn memory_limit(pid: i32) -> u64 {
-    let file = if has_cgroup_v2_only() {
-        "memory.max"
-    } else {
-        "memory.limit_in_bytes"
-    };
+    let file = if has_cgroup_v2_only() { "memory.max" } else { "memory.limit_in_bytes" };
     let value = cgroup_value(pid, "memory", file);
     value.parse().unwrap_or(u64::MAX)
 }
@@ -159,9 +139,7 @@ pub fn cgroups() -> Vec<PathBuf> {
         let Ok(entries) = fs::read_dir(&directory) else {
             continue;
         };
-        let entries = entries
-            .flatten()
-            .filter(|e| e.file_type().is_ok_and(|t| t.is_dir()));
+        let entries = entries.flatten().filter(|e| e.file_type().is_ok_and(|t| t.is_dir()));
         left.extend(entries.map(|entry| entry.path()));
         found.push(directory);
     }

@@ -40,9 +40,7 @@ pub fn busybox_diff_id() -> String {
 
 fn busybox_layer() -> Vec<u8> {
     let mut layer = Layer::new();
-    for directory in [
-        "bin", "dev", "etc", "home", "proc", "root", "run", "sys", "var",
-    ] {
+    for directory in ["bin", "dev", "etc", "home", "proc", "root", "run", "sys", "var"] {
         layer.directory(directory, 0o755, 0);
     }
     layer.directory("tmp", 0o1777, 0);
@@ -65,27 +63,17 @@ fn pause_layer() -> Vec<u8> {
 }
 
 fn applets() -> Vec<String> {
-    let listed = std::process::Command::new("/bin/busybox")
-        .arg("--list")
-        .output();
+    let listed = std::process::Command::new("/bin/busybox").arg("--list").output();
     let listed = listed.expect("run /bin/busybox (Debian's busybox-static)");
     let names = String::from_utf8(listed.stdout).expect("busybox lists its applets in ASCII");
-    names
-        .lines()
-        .filter(|name| *name != "busybox")
-        .map(str::to_owned)
-        .collect()
+    names.lines().filter(|name| *name != "busybox").map(str::to_owned).collect()
 }
 
 /// An executable of this crate, which cargo puts beside the test executables
 /// or one folder above them.
 fn sibling(name: &str) -> PathBuf {
     let me = std::env::current_exe().expect("the path of this executable");
-    let beside = me
-        .ancestors()
-        .skip(1)
-        .take(2)
-        .map(|folder| folder.join(name));
+    let beside = me.ancestors().skip(1).take(2).map(|folder| folder.join(name));
     beside
         .into_iter()
         .find(|path| path.is_file())
@@ -107,9 +95,7 @@ impl Layer {
         header.set_uid(id);
         header.set_gid(id);
         header.set_size(content.len() as u64);
-        self.0
-            .append_data(&mut header, path, content)
-            .expect("write a tar entry");
+        self.0.append_data(&mut header, path, content).expect("write a tar entry");
     }
 
     fn directory(&mut self, path: &str, mode: u32, owner: u64) {
@@ -131,9 +117,7 @@ impl Layer {
         header.set_entry_type(EntryType::Symlink);
         header.set_mode(0o777);
         header.set_size(0);
-        self.0
-            .append_link(&mut header, path, target)
-            .expect("write a tar entry");
+        self.0.append_link(&mut header, path, target).expect("write a tar entry");
     }
 
     fn finish(self) -> Vec<u8> {
@@ -165,15 +149,11 @@ impl Layout {
             "config": { "Cmd": command, "Env": ["PATH=/bin"] },
             "rootfs": { "type": "layers", "diff_ids": [layer["digest"]] },
         });
-        let config = self.blob(
-            "application/vnd.oci.image.config.v1+json",
-            config.to_string().into(),
-        );
+        let config =
+            self.blob("application/vnd.oci.image.config.v1+json", config.to_string().into());
         let manifest = json!({ "schemaVersion": 2, "config": config, "layers": [layer] });
-        let mut manifest = self.blob(
-            "application/vnd.oci.image.manifest.v1+json",
-            manifest.to_string().into(),
-        );
+        let mut manifest =
+            self.blob("application/vnd.oci.image.manifest.v1+json", manifest.to_string().into());
         manifest["annotations"] = json!({ "io.containerd.image.name": name });
         self.manifests.push(manifest);
     }

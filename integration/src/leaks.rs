@@ -40,25 +40,17 @@ fn look(containerd: &Containerd) -> Vec<String> {
     let slot = containerd.slot();
     let mut left = Vec::new();
     for process in processes_of(slot, &ids) {
-        left.push(format!(
-            "process {}: {}",
-            process.pid,
-            process.args.join(" ")
-        ));
+        left.push(format!("process {}: {}", process.pid, process.args.join(" ")));
     }
     for mount in mounts_of(slot) {
         left.push(format!("mount {mount}"));
     }
-    for cgroup in host::cgroups()
-        .iter()
-        .filter(|cgroup| belongs(&cgroup.to_string_lossy(), slot, &ids))
+    for cgroup in
+        host::cgroups().iter().filter(|cgroup| belongs(&cgroup.to_string_lossy(), slot, &ids))
     {
         left.push(format!("cgroup {}", cgroup.display()));
     }
-    for file in shim_sockets(containerd, &ids)
-        .into_iter()
-        .chain(state_files(slot, &ids))
-    {
+    for file in shim_sockets(containerd, &ids).into_iter().chain(state_files(slot, &ids)) {
         left.push(format!("file {}", file.display()));
     }
     left
@@ -70,11 +62,7 @@ fn look(containerd: &Containerd) -> Vec<String> {
 fn belongs(cgroup: &str, slot: &Slot, ids: &[String]) -> bool {
     let below = cgroup.contains(&format!("/{}/", slot.name()));
     let random = |id: &&String| id.len() == 64;
-    below
-        || ids
-            .iter()
-            .filter(random)
-            .any(|id| cgroup.contains(id.as_str()))
+    below || ids.iter().filter(random).any(|id| cgroup.contains(id.as_str()))
 }
 
 /// Shims carry containerd's address in their arguments; what runs in the pods
@@ -83,18 +71,9 @@ fn processes_of(slot: &Slot, ids: &[String]) -> Vec<HostProcess> {
     let directory = format!("{}/", slot.directory().display());
     let name = slot.name();
     let wanted = |process: &HostProcess| {
-        let daemon = process
-            .args
-            .first()
-            .is_some_and(|arg| arg.ends_with("/containerd"));
-        let marked = process
-            .args
-            .iter()
-            .any(|arg| arg.contains(&directory) || *arg == name);
-        let inside = process
-            .cgroup
-            .lines()
-            .any(|line| belongs(&format!("{line}/"), slot, ids));
+        let daemon = process.args.first().is_some_and(|arg| arg.ends_with("/containerd"));
+        let marked = process.args.iter().any(|arg| arg.contains(&directory) || *arg == name);
+        let inside = process.cgroup.lines().any(|line| belongs(&format!("{line}/"), slot, ids));
         !daemon && (marked || inside)
     };
     host::processes().into_iter().filter(wanted).collect()
@@ -102,19 +81,14 @@ fn processes_of(slot: &Slot, ids: &[String]) -> Vec<HostProcess> {
 
 fn mounts_of(slot: &Slot) -> Vec<String> {
     let directory = format!("{}/", slot.directory().display());
-    host::mount_points()
-        .into_iter()
-        .filter(|point| point.starts_with(&directory))
-        .collect()
+    host::mount_points().into_iter().filter(|point| point.starts_with(&directory)).collect()
 }
 
 /// containerd's shims listen on `/run/containerd/s/HASH`, with the hash of
 /// containerd's address, namespace and ID (`SocketAddress` in its shim package).
 fn shim_sockets(containerd: &Containerd, ids: &[String]) -> Vec<PathBuf> {
-    let addresses = [
-        containerd.address(),
-        PathBuf::from(format!("{}.ttrpc", containerd.address().display())),
-    ];
+    let addresses =
+        [containerd.address(), PathBuf::from(format!("{}.ttrpc", containerd.address().display()))];
     let mut left = Vec::new();
     for address in &addresses {
         for namespace in [containerd.namespace(), "k8s.io".into()] {
@@ -137,14 +111,8 @@ fn state_files(slot: &Slot, ids: &[String]) -> Vec<PathBuf> {
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
-            let inside = folder
-                .file_name()
-                .is_some_and(|parent| *parent == *slot.name());
-            if inside
-                || ids
-                    .iter()
-                    .any(|id| id.len() == 64 && name.contains(id.as_str()))
-            {
+            let inside = folder.file_name().is_some_and(|parent| *parent == *slot.name());
+            if inside || ids.iter().any(|id| id.len() == 64 && name.contains(id.as_str())) {
                 left.push(entry.path());
             } else if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
                 folders.push(entry.path());
@@ -173,18 +141,13 @@ pub fn clear_away(slot: &Slot) {
     }
     let stuck = mounts_of(slot);
     assert!(stuck.is_empty(), "cannot unmount {}", stuck.join(", "));
-    for cgroup in host::cgroups()
-        .iter()
-        .filter(|cgroup| cgroup.ends_with(slot.name()))
-    {
+    for cgroup in host::cgroups().iter().filter(|cgroup| cgroup.ends_with(slot.name())) {
         remove_cgroup(cgroup);
     }
     let _ = fs::remove_dir_all(Path::new("/run/palisade").join(slot.name()));
     let _ = fs::remove_dir_all(Path::new("/run/containerd/runc").join(slot.name()));
     if Path::new("/sys/class/net").join(slot.bridge()).exists() {
-        let _ = Command::new("ip")
-            .args(["link", "delete", &slot.bridge()])
-            .status();
+        let _ = Command::new("ip").args(["link", "delete", &slot.bridge()]).status();
     }
     if directory.exists() {
         let removed = fs::remove_dir_all(&directory);
@@ -203,15 +166,8 @@ fn remove_cgroup(cgroup: &Path) {
 }
 
 fn daemons_of(slot: &Slot) -> Vec<HostProcess> {
-    let config = slot
-        .directory()
-        .join("config.toml")
-        .to_string_lossy()
-        .into_owned();
-    host::processes()
-        .into_iter()
-        .filter(|process| process.args.contains(&config))
-        .collect()
+    let config = slot.directory().join("config.toml").to_string_lossy().into_owned();
+    host::processes().into_iter().filter(|process| process.args.contains(&config)).collect()
 }
 
 fn end(pid: i32) {

@@ -26,17 +26,10 @@ impl Slot {
         fs::create_dir_all(&directory).expect("make the directory of the slots' locks");
         for number in 1..=SLOTS {
             let path = directory.join(number.to_string());
-            let file = OpenOptions::new()
-                .create(true)
-                .truncate(false)
-                .write(true)
-                .open(&path);
+            let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
             let file = file.unwrap_or_else(|e| panic!("open {}: {e}", path.display()));
             if let Ok(lock) = Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-                return Slot {
-                    number,
-                    _lock: lock,
-                };
+                return Slot { number, _lock: lock };
             }
         }
         panic!("all {SLOTS} test slots are taken");

@@ -62,35 +62,16 @@ fn mounts() -> Value {
     let mount = |destination: &str, kind: &str, options: &[&str]| json!({ "destination": destination, "type": kind, "source": kind, "options": options });
     json!([
         mount("/proc", "proc", &["nosuid", "noexec", "nodev"]),
-        mount(
-            "/dev",
-            "tmpfs",
-            &["nosuid", "strictatime", "mode=755", "size=65536k"]
-        ),
+        mount("/dev", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
         mount(
             "/dev/pts",
             "devpts",
-            &[
-                "nosuid",
-                "noexec",
-                "newinstance",
-                "ptmxmode=0666",
-                "mode=0620",
-                "gid=5"
-            ]
+            &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"]
         ),
-        mount(
-            "/dev/shm",
-            "tmpfs",
-            &["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"]
-        ),
+        mount("/dev/shm", "tmpfs", &["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"]),
         mount("/dev/mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
         mount("/sys", "sysfs", &["nosuid", "noexec", "nodev", "ro"]),
-        mount(
-            "/run",
-            "tmpfs",
-            &["nosuid", "strictatime", "mode=755", "size=65536k"]
-        ),
+        mount("/run", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
     ])
 }
 
@@ -99,8 +80,5 @@ pub fn add_bind(spec: &mut Value, source: &str, destination: &str, options: &[&s
     let mount = json!({
         "destination": destination, "type": "bind", "source": source, "options": options,
     });
-    spec["mounts"]
-        .as_array_mut()
-        .expect("a spec has mounts")
-        .push(mount);
+    spec["mounts"].as_array_mut().expect("a spec has mounts").push(mount);
 }

@@ -41,13 +41,7 @@ impl Stdio {
     /// Makes FIFOs in a directory of their own. Readers wait for the shim.
     pub fn new(directory: PathBuf, streams: Streams) -> Stdio {
         fs::create_dir_all(&directory).expect("make a directory for FIFOs");
-        let mut stdio = Stdio {
-            streams,
-            directory,
-            stdin: None,
-            stdout: None,
-            stderr: None,
-        };
+        let mut stdio = Stdio { streams, directory, stdin: None, stdout: None, stderr: None };
         for path in [stdio.stdin(), stdio.stdout(), stdio.stderr()] {
             if !path.is_empty() {
                 mkfifo(path.as_str(), Mode::from_bits_truncate(0o700)).expect("mkfifo");
@@ -67,10 +61,7 @@ impl Stdio {
 
     /// Path of the FIFO for input; empty for none. So are the next two.
     pub fn stdin(&self) -> String {
-        self.path(
-            "in",
-            matches!(self.streams, Streams::Piped | Streams::Terminal),
-        )
+        self.path("in", matches!(self.streams, Streams::Piped | Streams::Terminal))
     }
 
     /// Path of the FIFO for output.
@@ -80,10 +71,7 @@ impl Stdio {
 
     /// Path of the FIFO for errors.
     pub fn stderr(&self) -> String {
-        self.path(
-            "err",
-            matches!(self.streams, Streams::Piped | Streams::Captured),
-        )
+        self.path("err", matches!(self.streams, Streams::Piped | Streams::Captured))
     }
 
     /// Whether the process has a terminal.
@@ -96,10 +84,7 @@ impl Stdio {
     pub fn write(&mut self, bytes: &[u8]) {
         let path = self.stdin();
         let stdin = self.stdin.get_or_insert_with(|| {
-            OpenOptions::new()
-                .write(true)
-                .open(&path)
-                .expect("open the FIFO for input")
+            OpenOptions::new().write(true).open(&path).expect("open the FIFO for input")
         });
         stdin.write_all(bytes).expect("write input");
     }
@@ -116,28 +101,18 @@ impl Stdio {
 
     /// All output up to its end, as it came.
     pub fn output_bytes(&mut self) -> Vec<u8> {
-        self.stdout
-            .take()
-            .expect("captured output, taken once")
-            .to_end()
+        self.stdout.take().expect("captured output, taken once").to_end()
     }
 
     /// All errors up to their end.
     pub fn errors(&mut self) -> String {
-        let bytes = self
-            .stderr
-            .take()
-            .expect("captured errors, taken once")
-            .to_end();
+        let bytes = self.stderr.take().expect("captured errors, taken once").to_end();
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
     /// Waits until the output so far contains a text, and returns it all.
     pub fn wait_for_output(&self, text: &str) -> String {
-        self.stdout
-            .as_ref()
-            .expect("captured output")
-            .wait_for(text)
+        self.stdout.as_ref().expect("captured output").wait_for(text)
     }
 }
 
@@ -146,10 +121,7 @@ impl Drop for Stdio {
         // A reader whose FIFO the shim never opened waits in open(2): let it go.
         for path in [self.stdout(), self.stderr()] {
             let flags = OFlag::O_NONBLOCK.bits();
-            let _ = OpenOptions::new()
-                .write(true)
-                .custom_flags(flags)
-                .open(&path);
+            let _ = OpenOptions::new().write(true).custom_flags(flags).open(&path);
         }
         let _ = fs::remove_dir_all(&self.directory);
     }
@@ -174,11 +146,7 @@ impl Reader {
             let mut fifo = File::open(path).expect("open a FIFO for reading");
             let mut chunk = vec![0; 64 * 1024];
             while let Ok(n @ 1..) = fifo.read(&mut chunk) {
-                shared
-                    .0
-                    .lock()
-                    .expect("no panic while locked")
-                    .extend_from_slice(&chunk[..n]);
+                shared.0.lock().expect("no panic while locked").extend_from_slice(&chunk[..n]);
                 shared.1.notify_all();
             }
         });
@@ -189,14 +157,10 @@ impl Reader {
         let (lock, changed) = &*self.seen;
         let missing = |seen: &mut Vec<u8>| !String::from_utf8_lossy(seen).contains(text);
         let seen = lock.lock().expect("no panic while locked");
-        let (seen, timeout) = changed
-            .wait_timeout_while(seen, DEADLINE, missing)
-            .expect("no panic");
+        let (seen, timeout) =
+            changed.wait_timeout_while(seen, DEADLINE, missing).expect("no panic");
         let seen = String::from_utf8_lossy(&seen).into_owned();
-        assert!(
-            !timeout.timed_out(),
-            "waited in vain for {text:?}; so far: {seen:?}"
-        );
+        assert!(!timeout.timed_out(), "waited in vain for {text:?}; so far: {seen:?}");
         seen
     }
 

@@ -18,10 +18,7 @@ pub fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
         if let Some(found) = look() {
             return found;
         }
-        assert!(
-            Instant::now() < give_up,
-            "waited {DEADLINE:?} in vain for: {what}"
-        );
+        assert!(Instant::now() < give_up, "waited {DEADLINE:?} in vain for: {what}");
         std::thread::sleep(pause);
         pause = (pause * 2).min(Duration::from_millis(50));
     }

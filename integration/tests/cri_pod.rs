@@ -89,14 +89,8 @@ fn output_is_logged_and_the_log_can_be_reopened(containerd: Containerd) {
     container.wait_for_log("one");
     container.wait_for_log("two");
     let streams = container.log_lines();
-    assert!(
-        streams.contains(&("stdout".into(), "one".into())),
-        "{streams:?}"
-    );
-    assert!(
-        streams.contains(&("stderr".into(), "two".into())),
-        "{streams:?}"
-    );
+    assert!(streams.contains(&("stdout".into(), "one".into())), "{streams:?}");
+    assert!(streams.contains(&("stderr".into(), "two".into())), "{streams:?}");
 
     let rotated = container.log.with_extension("rotated");
     fs::rename(&container.log, &rotated).expect("rotate the log");
@@ -104,11 +98,7 @@ fn output_is_logged_and_the_log_can_be_reopened(containerd: Containerd) {
     container.ask("touch /tmp/go");
     container.wait_for_log("three");
     assert!(!container.log_lines().iter().any(|(_, line)| line == "one"));
-    assert!(
-        fs::read_to_string(&rotated)
-            .expect("the old log")
-            .contains("one")
-    );
+    assert!(fs::read_to_string(&rotated).expect("the old log").contains("one"));
 }
 
 fn a_container_restarts_in_a_living_pod(containerd: Containerd) {
@@ -117,9 +107,7 @@ fn a_container_restarts_in_a_living_pod(containerd: Containerd) {
     let address = pod.ip();
     for attempt in 0..3 {
         let script = format!("echo attempt {attempt}; exit {attempt}");
-        let container = pod
-            .create("main", attempt, &script, |_| ())
-            .expect("create it");
+        let container = pod.create("main", attempt, &script, |_| ()).expect("create it");
         container.start().expect("start it");
         assert_eq!(container.wait().exit_code, attempt.cast_signed());
         container.wait_for_log(&format!("attempt {attempt}"));
@@ -136,10 +124,7 @@ fn a_container_that_listens_to_sigterm_ends_at_once(containerd: Containerd) {
     container.wait_for_log("ready");
     let asked = Instant::now();
     container.stop(Duration::from_secs(30)).expect("stop it");
-    assert!(
-        asked.elapsed() < Duration::from_secs(20),
-        "it was not told to end"
-    );
+    assert!(asked.elapsed() < Duration::from_secs(20), "it was not told to end");
     let status = container.wait();
     assert_eq!((status.exit_code, status.reason.as_str()), (0, "Completed"));
     container.wait_for_log("bye");
@@ -147,17 +132,11 @@ fn a_container_that_listens_to_sigterm_ends_at_once(containerd: Containerd) {
 
 fn a_container_that_does_not_is_killed_after_its_grace_period(containerd: Containerd) {
     let pod = containerd.pod("stubborn");
-    let container = pod.shell(
-        "main",
-        "trap '' TERM; echo ready; while :; do sleep 0.01; done",
-    );
+    let container = pod.shell("main", "trap '' TERM; echo ready; while :; do sleep 0.01; done");
     container.wait_for_log("ready");
     let asked = Instant::now();
     container.stop(Duration::from_secs(1)).expect("stop it");
-    assert!(
-        asked.elapsed() >= Duration::from_secs(1),
-        "its grace period was cut short"
-    );
+    assert!(asked.elapsed() >= Duration::from_secs(1), "its grace period was cut short");
     assert_eq!(container.wait().exit_code, 137);
 }
 
@@ -168,19 +147,10 @@ fn stats_tell_what_a_container_uses(containerd: Containerd) {
     let container = pod.shell("main", script);
     container.wait_for_log("worked");
     let stats = container.stats();
-    let cpu = stats
-        .cpu
-        .expect("CPU")
-        .usage_core_nano_seconds
-        .expect("CPU time")
-        .value;
+    let cpu = stats.cpu.expect("CPU").usage_core_nano_seconds.expect("CPU time").value;
     assert!(cpu > 1_000_000, "{cpu} ns");
     let memory = stats.memory.expect("memory");
-    let usage = memory
-        .usage_bytes
-        .or(memory.working_set_bytes)
-        .expect("memory in use")
-        .value;
+    let usage = memory.usage_bytes.or(memory.working_set_bytes).expect("memory in use").value;
     assert!(usage > 100_000, "{usage} bytes");
 }
 
@@ -193,10 +163,7 @@ fn limits_change_while_it_runs(containerd: Containerd) {
     });
     let pid = container.pid();
     let memory = || host::memory_limit(pid);
-    assert_eq!(
-        (memory(), host::cpu_quota(pid)),
-        (64 << 20, (50_000, 100_000))
-    );
+    assert_eq!((memory(), host::cpu_quota(pid)), (64 << 20, (50_000, 100_000)));
     let limits = LinuxContainerResources {
         memory_limit_in_bytes: 96 << 20,
         cpu_period: 100_000,
@@ -204,10 +171,7 @@ fn limits_change_while_it_runs(containerd: Containerd) {
         ..Default::default()
     };
     container.update(limits).expect("update it");
-    assert_eq!(
-        (memory(), host::cpu_quota(pid)),
-        (96 << 20, (150_000, 100_000))
-    );
+    assert_eq!((memory(), host::cpu_quota(pid)), (96 << 20, (150_000, 100_000)));
 }
 
 fn the_network_carries_traffic(containerd: Containerd) {
@@ -234,12 +198,7 @@ fn the_network_carries_traffic(containerd: Containerd) {
         });
     }
     assert_eq!(alice.ask("id -u"), "1000");
-    assert_eq!(
-        caller
-            .exec(&format!("ping -c 1 -W 5 {} >/dev/null", server.ip()))
-            .code,
-        0
-    );
+    assert_eq!(caller.exec(&format!("ping -c 1 -W 5 {} >/dev/null", server.ip())).code, 0);
 }
 
 fn names_and_dns_are_as_the_pod_says(containerd: Containerd) {
@@ -256,61 +215,31 @@ fn names_and_dns_are_as_the_pod_says(containerd: Containerd) {
     assert_eq!(container.ask("cat /etc/hostname"), "a-name");
     assert_eq!(container.ask("uname -n"), "a-name");
     let resolv = container.ask("cat /etc/resolv.conf");
-    assert_eq!(
-        resolv,
-        "search example.test\nnameserver 192.0.2.53\noptions ndots:3"
-    );
+    assert_eq!(resolv, "search example.test\nnameserver 192.0.2.53\noptions ndots:3");
 }
 
 fn sysctls_are_set(containerd: Containerd) {
     let pod = containerd.pod_with("sysctls", |config| {
         let linux = config.linux.as_mut().expect("a Linux pod");
-        linux
-            .sysctls
-            .insert("net.ipv4.ip_local_port_range".into(), "20000 30000".into());
-        linux
-            .sysctls
-            .insert("kernel.shm_rmid_forced".into(), "1".into());
+        linux.sysctls.insert("net.ipv4.ip_local_port_range".into(), "20000 30000".into());
+        linux.sysctls.insert("kernel.shm_rmid_forced".into(), "1".into());
     });
     let container = pod.shell("main", "sleep 1000");
     let range = container.ask("cat /proc/sys/net/ipv4/ip_local_port_range");
-    assert_eq!(
-        range.split_whitespace().collect::<Vec<_>>(),
-        ["20000", "30000"]
-    );
+    assert_eq!(range.split_whitespace().collect::<Vec<_>>(), ["20000", "30000"]);
     assert_eq!(container.ask("cat /proc/sys/kernel/shm_rmid_forced"), "1");
 }
 
 fn privileged_pods_see_the_host(containerd: Containerd) {
-    let pod = containerd.pod_with("privileged", |config| {
-        pod_security(config).privileged = true
-    });
-    let container = pod.container("main", "sleep 1000", |config| {
-        security(config).privileged = true
-    });
+    let pod = containerd.pod_with("privileged", |config| pod_security(config).privileged = true);
+    let container =
+        pod.container("main", "sleep 1000", |config| security(config).privileged = true);
     let capabilities = container.ask("grep CapEff /proc/self/status | cut -f2");
     let all = host::status(1, "CapBnd");
-    assert_eq!(
-        capabilities, all,
-        "a privileged container has what the host has"
-    );
-    assert_eq!(
-        container.ask("cut -c1-20 /proc/self/uid_map | awk '{print $1, $2}'"),
-        "0 0"
-    );
-    assert!(
-        container
-            .ask("ls /dev | wc -l")
-            .parse::<u32>()
-            .expect("a number")
-            > 15
-    );
-    assert_eq!(
-        container
-            .exec("mkdir /tmp/m && mount -t tmpfs none /tmp/m")
-            .code,
-        0
-    );
+    assert_eq!(capabilities, all, "a privileged container has what the host has");
+    assert_eq!(container.ask("cut -c1-20 /proc/self/uid_map | awk '{print $1, $2}'"), "0 0");
+    assert!(container.ask("ls /dev | wc -l").parse::<u32>().expect("a number") > 15);
+    assert_eq!(container.exec("mkdir /tmp/m && mount -t tmpfs none /tmp/m").code, 0);
 }
 
 fn host_network_pods_share_the_host_s_network(containerd: Containerd) {
@@ -321,10 +250,7 @@ fn host_network_pods_share_the_host_s_network(containerd: Containerd) {
     });
     let container = pod.shell("main", "sleep 1000");
     let host = fs::read_link("/proc/self/ns/net").expect("this network namespace");
-    assert_eq!(
-        container.ask("readlink /proc/self/ns/net"),
-        host.to_string_lossy()
-    );
+    assert_eq!(container.ask("readlink /proc/self/ns/net"), host.to_string_lossy());
 }
 
 fn stopping_twice_is_fine(containerd: Containerd) {

@@ -52,10 +52,7 @@ fn a_missing_program_is_named_and_the_container_lives_on(containerd: Containerd)
     let ran = sleeper.exec("missing", ["no-such-program"]);
     assert_ne!(ran.code, 0);
     assert!(ran.stderr.contains("no-such-program"), "{}", ran.stderr);
-    assert_eq!(
-        sleeper.exec("fine", ["echo", "fine"]).succeeded().stdout,
-        "fine\n"
-    );
+    assert_eq!(sleeper.exec("fine", ["echo", "fine"]).succeeded().stdout, "fine\n");
 }
 
 fn fifty_execs_at_once(containerd: Containerd) {
@@ -63,9 +60,7 @@ fn fifty_execs_at_once(containerd: Containerd) {
     let execs: Vec<_> = (0..50)
         .map(|n| {
             let process = spec::process(&["sh", "-c", &format!("echo {n}; exit {n}")]);
-            container
-                .exec(&format!("exec-{n}"), process, Streams::Captured)
-                .expect("add an exec")
+            container.exec(&format!("exec-{n}"), process, Streams::Captured).expect("add an exec")
         })
         .collect();
     thread::scope(|scope| {
@@ -82,12 +77,8 @@ fn fifty_execs_at_once(containerd: Containerd) {
 fn an_exec_id_is_taken_once(containerd: Containerd) {
     let container = containerd.container("host", ["sleep", "1000"]).start();
     let process = || spec::process(&["sleep", "1000"]);
-    let first = container
-        .exec("same", process(), Streams::Null)
-        .expect("the first of that ID");
-    let error = container
-        .exec("same", process(), Streams::Null)
-        .expect_err("the second");
+    let first = container.exec("same", process(), Streams::Null).expect("the first of that ID");
+    let error = container.exec("same", process(), Streams::Null).expect_err("the second");
     assert!(error.message().contains("already exists"), "{error}");
     first.start().expect("the first is unharmed");
     first.kill(9).expect("kill it");
@@ -100,9 +91,7 @@ fn an_exec_takes_its_own_user_environment_and_directory(containerd: Containerd) 
     process["user"] = json!({ "uid": 1000, "gid": 1000, "additionalGids": [10, 4711] });
     process["cwd"] = json!("/home/alice");
     process["env"] = json!(["PATH=/bin", "FRUIT=plum"]);
-    let exec = container
-        .exec("alice", process, Streams::Captured)
-        .expect("add an exec");
+    let exec = container.exec("alice", process, Streams::Captured).expect("add an exec");
     exec.start().expect("start it");
     assert_eq!(exec.wait().code, 0);
     let output = exec.stdio().output();
@@ -113,9 +102,7 @@ fn an_exec_takes_its_own_umask(containerd: Containerd) {
     let container = containerd.container("host", ["sleep", "1000"]).start();
     let mut process = spec::process(&["sh", "-c", "umask"]);
     process["user"]["umask"] = json!(0o027);
-    let exec = container
-        .exec("careful", process, Streams::Captured)
-        .expect("add an exec");
+    let exec = container.exec("careful", process, Streams::Captured).expect("add an exec");
     exec.start().expect("start it");
     assert_eq!(exec.wait().code, 0);
     assert_eq!(exec.stdio().output(), "0027\n");
@@ -134,9 +121,8 @@ fn execs_end_with_the_container(containerd: Containerd) {
 
 fn nothing_starts_after_the_end(containerd: Containerd) {
     let container = containerd.container("ends", ["sleep", "1000"]).start();
-    let exec = container
-        .exec("late", spec::process(&["true"]), Streams::Null)
-        .expect("add an exec");
+    let exec =
+        container.exec("late", spec::process(&["true"]), Streams::Null).expect("add an exec");
     container.kill(9).expect("kill the container");
     container.wait();
     let error = exec.start().expect_err("the container has ended");
@@ -153,9 +139,7 @@ fn a_signal_reaches_the_exec_alone(containerd: Containerd) {
         "-c",
         "trap 'exit 42' USR1; echo ready; while :; do sleep 0.01; done",
     ]);
-    let exec = container
-        .exec("traps", process, Streams::Captured)
-        .expect("add an exec");
+    let exec = container.exec("traps", process, Streams::Captured).expect("add an exec");
     exec.start().expect("start it");
     exec.stdio().wait_for_output("ready");
     exec.kill(10).expect("send SIGUSR1");
@@ -171,9 +155,7 @@ fn a_signal_reaches_the_exec_alone(containerd: Containerd) {
 fn exec_with_a_terminal(containerd: Containerd) {
     let container = containerd.container("host", ["sleep", "1000"]).start();
     let process = spec::process(&["sh", "-c", "tty; read line; echo \"got $line\"; stty size"]);
-    let exec = container
-        .exec("tty", process, Streams::Terminal)
-        .expect("add an exec");
+    let exec = container.exec("tty", process, Streams::Terminal).expect("add an exec");
     exec.start().expect("start it");
     exec.stdio().wait_for_output("/dev/pts/");
     exec.resize(132, 43).expect("resize");

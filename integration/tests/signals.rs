@@ -44,10 +44,7 @@ fn a_handler_decides(containerd: Containerd) {
 fn the_first_process_ignores_what_it_does_not_handle(containerd: Containerd) {
     let container = containerd.container("stubborn", ["sleep", "1000"]).start();
     container.kill(15).expect("send SIGTERM");
-    assert_eq!(
-        container.exec_shell("look", "echo still here").1,
-        "still here\n"
-    );
+    assert_eq!(container.exec_shell("look", "echo still here").1, "still here\n");
     container.kill(9).expect("send SIGKILL");
     assert_eq!(container.wait().code, 137);
 }
@@ -108,14 +105,9 @@ fn orphans_are_collected(containerd: Containerd) {
     let script = "trap : CHLD; echo ready; while :; do sleep 0.01; done";
     let container = containerd.shell("reaper", script).start();
     container.stdio().wait_for_output("ready");
-    container.exec_shell(
-        "leaves-orphans",
-        "for n in 1 2 3 4 5; do (sleep 0.01 &) ; done",
-    );
+    container.exec_shell("leaves-orphans", "for n in 1 2 3 4 5; do (sleep 0.01 &) ; done");
     integration::wait::until("no orphan and no zombie is left", || {
-        let listed = container
-            .exec_shell("look", "grep -l sleep /proc/[0-9]*/comm | wc -l")
-            .1;
+        let listed = container.exec_shell("look", "grep -l sleep /proc/[0-9]*/comm | wc -l").1;
         (listed.trim().parse::<u32>().expect("a number") <= 1).then_some(())
     });
 }
@@ -125,19 +117,15 @@ fn the_time_of_the_end_is_told(containerd: Containerd) {
     let exit = container.wait();
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     let now = i64::try_from(now.expect("a time after 1970").as_secs()).expect("a near time");
-    assert!(
-        (now - 120..=now + 1).contains(&exit.at),
-        "{exit:?}, and now is {now}"
-    );
+    assert!((now - 120..=now + 1).contains(&exit.at), "{exit:?}, and now is {now}");
 }
 
 fn many_can_wait(containerd: Containerd) {
     let sleeper = containerd.run("awaited").detached(["sleep", "1000"]);
     let container = containerd.container("other", ["sleep", "1000"]).start();
     std::thread::scope(|scope| {
-        let waiting: Vec<_> = (0..5)
-            .map(|_| scope.spawn(|| containerd.wait_for_task("awaited").code))
-            .collect();
+        let waiting: Vec<_> =
+            (0..5).map(|_| scope.spawn(|| containerd.wait_for_task("awaited").code)).collect();
         sleeper.kill("SIGKILL", &[]).succeeded();
         for waiter in waiting {
             assert_eq!(waiter.join().expect("a waiter"), 137);
