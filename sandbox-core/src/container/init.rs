@@ -15,7 +15,7 @@ use super::tree::Tree;
 use super::{Channel, identity, names, own_namespaces};
 use crate::boot::{Identities, PROC};
 use crate::error::{Context, Error, Result};
-use crate::sandbox::map_text;
+use crate::sandbox::users::map_text;
 use crate::spec::plan::{ContainerPlan, ProcessPlan};
 use crate::sys::mount::{AttrChange, mount_setattr_at};
 use crate::sys::process::exit_now;
