@@ -122,7 +122,9 @@ impl Given {
                 self.flags.push((name.to_owned(), value.to_owned()));
             }
             None if arg.starts_with("--") => {
-                return Err(Error::invalid(format!("boot: {arg} needs a value, as in {arg}=VALUE")));
+                return Err(Error::invalid(format!(
+                    "boot: {arg} needs a value, as in {arg}=VALUE"
+                )));
             }
             _ => self.words.push(arg),
         }
@@ -140,8 +142,11 @@ impl Given {
     }
 
     fn required<T: std::str::FromStr>(&self, name: &str) -> Result<T> {
-        self.optional(name)?
-            .ok_or_else(|| Error::invalid(format!("boot: {name} is missing; boot is started by the shim, not by hand")))
+        self.optional(name)?.ok_or_else(|| {
+            Error::invalid(format!(
+                "boot: {name} is missing; boot is started by the shim, not by hand"
+            ))
+        })
     }
 
     fn id(&mut self) -> Result<String> {
@@ -155,8 +160,11 @@ impl Given {
 /// The birth certificate: what boot must know before it takes requests.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Birth {
-    /// Whether boot is in a user namespace of its own.
-    pub user_namespace: bool,
+    /// The user IDs of the sandbox's user namespace, as first ID and count;
+    /// empty when it has none of its own.
+    pub user_ids: Vec<(u32, u32)>,
+    /// The group IDs, likewise.
+    pub group_ids: Vec<(u32, u32)>,
     /// Whether boot's network namespace is new, so that its loopback is down
     /// and its sysctls are unset.
     pub new_network: bool,
@@ -168,7 +176,9 @@ impl Birth {
     /// The certificate under a line that names the program's version.
     pub fn encode(&self) -> Result<Vec<u8>> {
         let mut bytes = header().into_bytes();
-        bytes.extend(postcard::to_stdvec(self).map_err(|e| Error::internal(format!("encode birth: {e}")))?);
+        bytes.extend(
+            postcard::to_stdvec(self).map_err(|e| Error::internal(format!("encode birth: {e}")))?,
+        );
         Ok(bytes)
     }
 
@@ -183,7 +193,8 @@ impl Birth {
                 header().trim_end(),
             )));
         }
-        postcard::from_bytes(rest).map_err(|e| Error::internal(format!("--spec-fd holds no birth certificate: {e}")))
+        postcard::from_bytes(rest)
+            .map_err(|e| Error::internal(format!("--spec-fd holds no birth certificate: {e}")))
     }
 }
 
@@ -223,7 +234,12 @@ mod tests {
 
     #[test]
     fn a_missing_flag_is_named() {
-        let args = flags().to_args().into_iter().skip(1).filter(|a| !a.contains("spec")).map(OsString::from);
+        let args = flags()
+            .to_args()
+            .into_iter()
+            .skip(1)
+            .filter(|a| !a.contains("spec"))
+            .map(OsString::from);
         let error = BootFlags::parse(args).unwrap_err().to_string();
         assert!(error.contains("--spec-fd"), "{error}");
     }

@@ -57,16 +57,22 @@ impl IdRange {
         owner.hash(&mut hasher);
         let first = (hasher.finish() % u64::from(slices.max(1))) as u32;
         for slice in (first..slices).chain(0..first) {
-            let range = Self { start: start + slice * IDS_PER_SANDBOX, link: directory.join(slice.to_string()) };
+            let range = Self {
+                start: start + slice * IDS_PER_SANDBOX,
+                link: directory.join(slice.to_string()),
+            };
             match symlink(owner, &range.link) {
                 Ok(()) => return Ok(Some(range)),
                 Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
                 Err(e) if e.kind() == ErrorKind::NotFound => {
                     super::state::make_private_directory(directory)?;
-                    symlink(owner, &range.link).context(|| format!("take ID range {}", range.link.display()))?;
+                    symlink(owner, &range.link)
+                        .context(|| format!("take ID range {}", range.link.display()))?;
                     return Ok(Some(range));
                 }
-                Err(e) => return Err(e).context(|| format!("take ID range {}", range.link.display())),
+                Err(e) => {
+                    return Err(e).context(|| format!("take ID range {}", range.link.display()));
+                }
             }
         }
         Ok(None)
@@ -104,8 +110,12 @@ enum Attempt {
 /// many. Only walked when all are taken.
 fn reclaim(state_root: &Path, directory: &Path) -> Result<usize> {
     let mut freed = 0;
-    for entry in fs::read_dir(directory).context(|| format!("read {}", directory.display()))?.flatten() {
-        let Ok(owner) = fs::read_link(entry.path()) else { continue };
+    for entry in
+        fs::read_dir(directory).context(|| format!("read {}", directory.display()))?.flatten()
+    {
+        let Ok(owner) = fs::read_link(entry.path()) else {
+            continue;
+        };
         if !state_root.join(&owner).exists() && fs::remove_file(entry.path()).is_ok() {
             freed += 1;
         }
