@@ -18,7 +18,7 @@ mod maps;
 mod process;
 mod spawn;
 mod state;
-mod users;
+pub(crate) mod users;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};

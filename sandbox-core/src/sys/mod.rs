@@ -4,6 +4,7 @@
 
 pub mod clone;
 pub mod descriptor;
+pub mod gofer;
 pub mod mount;
 pub mod network;
 pub mod process;
