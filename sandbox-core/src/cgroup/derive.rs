@@ -78,7 +78,9 @@ fn cpuset(dir: &Dir) -> Result<Option<u32>> {
         // Version 2; version 1; version 1 before Linux 3.17.
         for name in ["cpuset.cpus.effective", "cpuset.effective_cpus", "cpuset.cpus"] {
             let path = level.join(name);
-            let Some(text) = file::read_if_any(&path)? else { continue };
+            let Some(text) = file::read_if_any(&path)? else {
+                continue;
+            };
             if text.trim().is_empty() {
                 break;
             }

@@ -78,7 +78,9 @@ pub(super) fn number(text: &str) -> Option<u64> {
 
 /// Reads a file that holds one number. `None` when there is no such file.
 pub(super) fn read_number(path: &Path) -> Result<Option<u64>> {
-    let Some(text) = read_if_any(path)? else { return Ok(None) };
+    let Some(text) = read_if_any(path)? else {
+        return Ok(None);
+    };
     let value = number(&text);
     let wrong =
         || Error::internal(format!("{}: expected a number, found {text:?}", path.display()));

@@ -39,7 +39,9 @@ impl Cgroup {
 
     /// Whether the cgroup itself was told to freeze.
     pub fn is_frozen(&self) -> Result<bool> {
-        let Ok((path, _)) = self.freezer(false) else { return Ok(false) };
+        let Ok((path, _)) = self.freezer(false) else {
+            return Ok(false);
+        };
         let state = file::read_if_any(&path)?.unwrap_or_default();
         Ok(!matches!(state.trim(), "" | "0" | "THAWED"))
     }
@@ -100,7 +102,9 @@ pub(super) fn wait_for(
         if file::value_of(now, key) == Some(value) {
             return Ok(true);
         }
-        let Some(left) = deadline.checked_duration_since(Instant::now()) else { return Ok(false) };
+        let Some(left) = deadline.checked_duration_since(Instant::now()) else {
+            return Ok(false);
+        };
         let mut watched = [PollFd::from_borrowed_fd(fd.as_fd(), PollFlags::PRI | PollFlags::ERR)];
         match poll(&mut watched, Some(&timespec(left))) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}

@@ -88,11 +88,15 @@ impl Hierarchies {
         let mut v1: Vec<Hierarchy> = Vec::new();
         let mut v2 = None;
         for line in mountinfo.lines() {
-            let Some((left, right)) = line.split_once(" - ") else { continue };
+            let Some((left, right)) = line.split_once(" - ") else {
+                continue;
+            };
             let mut right = right.split(' ');
             let (kind, options) = (right.next().unwrap_or(""), right.nth(1).unwrap_or(""));
             let mut left = left.split(' ').skip(3);
-            let (Some(root), Some(mount)) = (left.next(), left.next()) else { continue };
+            let (Some(root), Some(mount)) = (left.next(), left.next()) else {
+                continue;
+            };
             let (root, mount) = (unescape(root), unescape(mount));
             match kind {
                 "cgroup" => {
@@ -122,11 +126,6 @@ impl Hierarchies {
 }
 
 impl Hierarchy {
-    /// Whether it has this controller.
-    pub(super) fn has(&self, controller: &str) -> bool {
-        self.controllers.iter().any(|c| c == controller)
-    }
-
     /// The cgroup that the given `/proc/PID/cgroup` (cgroups(7)) names for this
     /// hierarchy, relative to the mount.
     pub(super) fn own(&self, proc_cgroup: &str) -> Option<PathBuf> {

@@ -125,7 +125,9 @@ fn per_second(quota: Option<u64>, period: u64) -> u64 {
 
 /// Quota and period as they are now.
 fn bandwidth(cg: &Cgroup, v2: bool) -> (Option<u64>, Option<u64>) {
-    let Some(dir) = cg.dir("cpu") else { return (None, None) };
+    let Some(dir) = cg.dir("cpu") else {
+        return (None, None);
+    };
     let field = |path: &Path, nth: usize| {
         let text = file::read_io(path).ok()?;
         text.split_whitespace().nth(nth)?.parse().ok()

@@ -18,7 +18,7 @@ use super::Cgroup;
 use super::create::in_all;
 use super::hierarchy::Hierarchies;
 use super::path::{Unit, expand_slice};
-use super::properties::{self, Property, Value};
+use super::properties::{self, Property};
 use crate::error::{Context, Error, Result};
 use crate::sys::cgroup::Holder;
 

@@ -165,11 +165,12 @@ pub struct Holder {
 impl Holder {
     /// fork(2) of a child that closes all descriptors and waits to be killed.
     pub fn start() -> io::Result<Holder> {
+        let parent = std::process::id().cast_signed();
         // SAFETY: the child calls nothing but async-signal-safe functions (see
         // `idle`), so that a lock held by another thread cannot stop it.
         match unsafe { libc::fork() } {
             -1 => Err(io::Error::last_os_error()),
-            0 => idle(),
+            0 => idle(parent),
             pid => Ok(Holder { pid }),
         }
     }
@@ -182,7 +183,7 @@ impl Holder {
 
 /// The child's life: signal handlers of the parent are taken off so that
 /// SIGTERM ends it, descriptors are closed so that it keeps none alive.
-fn idle() -> ! {
+fn idle(parent: libc::pid_t) -> ! {
     for signal in 1..32 {
         // SAFETY: the default action is set, no handler; KILL and STOP are
         // refused, which does not matter.
@@ -194,6 +195,12 @@ fn idle() -> ! {
     unsafe { libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut()) };
     // SAFETY: plain numbers; the child dies with the thread that made it.
     unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+    // SAFETY: no arguments.
+    if unsafe { libc::getppid() } != parent {
+        // The parent died before prctl(2).
+        // SAFETY: ends the child without running anything of the parent's.
+        unsafe { libc::_exit(0) };
+    }
     // SAFETY: closes all descriptors; nothing in the child uses or drops one
     // after this.
     unsafe { libc::syscall(libc::SYS_close_range, 0u32, u32::MAX, 0u32) };

@@ -76,7 +76,9 @@ fn weights(steps: &mut Steps<'_>, dir: &Path, v2: bool, io: &LinuxBlockIo) -> Re
         }
     }
     for wd in io.weight_device().iter().flatten() {
-        let Some(weight) = wd.weight().filter(|w| *w != 0) else { continue };
+        let Some(weight) = wd.weight().filter(|w| *w != 0) else {
+            continue;
+        };
         let field = "blockIO.weightDevice";
         let (major, minor) = number(field, wd.major(), wd.minor())?;
         match dir.join(device) {

@@ -118,7 +118,9 @@ fn write_swap(dir: &Path, swap: i64) -> Result<()> {
 
 /// `checkBeforeUpdate`: rather refuse than kill at once.
 fn check_before_update(dir: &Path, memory: &LinuxMemory, limit: Option<i64>) -> Result<()> {
-    let Some(limit) = limit.and_then(|l| u64::try_from(l).ok()) else { return Ok(()) };
+    let Some(limit) = limit.and_then(|l| u64::try_from(l).ok()) else {
+        return Ok(());
+    };
     if memory.check_before_update() != Some(true) {
         return Ok(());
     }

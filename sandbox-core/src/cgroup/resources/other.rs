@@ -110,7 +110,9 @@ pub(super) fn rdma(cg: &Cgroup, limits: &HashMap<String, LinuxRdma>) -> Result<(
 
 /// File names of version 2 with their content, as the user wrote them.
 pub(super) fn unified(cg: &Cgroup, unified: &HashMap<String, String>) -> Result<()> {
-    let Some(first) = unified.keys().next() else { return Ok(()) };
+    let Some(first) = unified.keys().next() else {
+        return Ok(());
+    };
     if !cg.saved.v2 {
         return Err(unsupported(&format!("unified.{first}"), "this host has cgroup version 1"));
     }

@@ -197,7 +197,9 @@ pub(super) fn read(cg: &Cgroup) -> Result<StatsV1> {
 /// second on all architectures that we know of.
 fn cpu_usage(dir: &Path) -> Result<Option<CpuUsageV1>> {
     const TICK: u64 = 1_000_000_000 / 100;
-    let Some(total) = file::read_number(&dir.join("cpuacct.usage"))? else { return Ok(None) };
+    let Some(total) = file::read_number(&dir.join("cpuacct.usage"))? else {
+        return Ok(None);
+    };
     let per_cpu = file::read_if_any(&dir.join("cpuacct.usage_percpu"))?.unwrap_or_default();
     let stat = file::read_if_any(&dir.join("cpuacct.stat"))?.unwrap_or_default();
     let ticks = |key| file::value_of(&stat, key).unwrap_or(0).saturating_mul(TICK);
@@ -228,7 +230,9 @@ fn oom(text: &str) -> MemoryOomControl {
 }
 
 fn memory(dir: &Path) -> Result<Option<MemoryStatV1>> {
-    let Some(text) = file::read_if_any(&dir.join("memory.stat"))? else { return Ok(None) };
+    let Some(text) = file::read_if_any(&dir.join("memory.stat"))? else {
+        return Ok(None);
+    };
     let mut stat = MemoryStatV1::parse(&text);
     stat.usage = memory_entry(dir, "memory")?;
     stat.swap = memory_entry(dir, "memory.memsw")?;
@@ -240,7 +244,9 @@ fn memory(dir: &Path) -> Result<Option<MemoryStatV1>> {
 fn memory_entry(dir: &Path, kind: &str) -> Result<Option<MemoryEntry>> {
     let value = |name: &str| file::read_number(&dir.join(format!("{kind}.{name}")));
     // Kernels without swap accounting lack a whole kind.
-    let Some(usage) = value("usage_in_bytes")? else { return Ok(None) };
+    let Some(usage) = value("usage_in_bytes")? else {
+        return Ok(None);
+    };
     Ok(Some(MemoryEntry {
         usage,
         limit: value("limit_in_bytes")?.unwrap_or(0),
@@ -250,7 +256,9 @@ fn memory_entry(dir: &Path, kind: &str) -> Result<Option<MemoryEntry>> {
 }
 
 fn pids(dir: &Path) -> Result<Option<PidsStat>> {
-    let Some(current) = file::read_number(&dir.join("pids.current"))? else { return Ok(None) };
+    let Some(current) = file::read_number(&dir.join("pids.current"))? else {
+        return Ok(None);
+    };
     let limit = file::read_number(&dir.join("pids.max"))?.filter(|l| *l != u64::MAX);
     Ok(Some(PidsStat { current, limit: limit.unwrap_or(0) }))
 }
@@ -259,7 +267,9 @@ fn hugetlb(dir: &Path) -> Result<Vec<HugetlbStat>> {
     let mut all = Vec::new();
     for size in huge_page_sizes() {
         let value = |name: &str| file::read_number(&dir.join(format!("hugetlb.{size}.{name}")));
-        let Some(usage) = value("usage_in_bytes")? else { continue };
+        let Some(usage) = value("usage_in_bytes")? else {
+            continue;
+        };
         let max = value("max_usage_in_bytes")?.unwrap_or(0);
         let failcnt = value("failcnt")?.unwrap_or(0);
         all.push(HugetlbStat { usage, max, failcnt, pagesize: size.clone() });

@@ -171,13 +171,17 @@ pub(super) fn read(dir: &Path) -> Result<StatsV2> {
 }
 
 fn pids(dir: &Path) -> Result<Option<PidsStat>> {
-    let Some(current) = file::read_number(&dir.join("pids.current"))? else { return Ok(None) };
+    let Some(current) = file::read_number(&dir.join("pids.current"))? else {
+        return Ok(None);
+    };
     let limit = file::read_number(&dir.join("pids.max"))?.unwrap_or(u64::MAX);
     Ok(Some(PidsStat { current, limit }))
 }
 
 fn memory(dir: &Path) -> Result<Option<MemoryStatV2>> {
-    let Some(text) = file::read_if_any(&dir.join("memory.stat"))? else { return Ok(None) };
+    let Some(text) = file::read_if_any(&dir.join("memory.stat"))? else {
+        return Ok(None);
+    };
     let mut stat = MemoryStatV2::parse(&text);
     // Renamed in Linux 5.9, when anonymous memory got a counter of its own.
     if stat.workingset_refault == 0 {
@@ -198,7 +202,9 @@ fn memory(dir: &Path) -> Result<Option<MemoryStatV2>> {
 }
 
 fn rdma(dir: &Path) -> Result<Option<RdmaStat>> {
-    let Some(current) = file::read_if_any(&dir.join("rdma.current"))? else { return Ok(None) };
+    let Some(current) = file::read_if_any(&dir.join("rdma.current"))? else {
+        return Ok(None);
+    };
     let limit = file::read_if_any(&dir.join("rdma.max"))?.unwrap_or_default();
     Ok(Some(RdmaStat { current: rdma_entries(&current), limit: rdma_entries(&limit) }))
 }
@@ -207,7 +213,9 @@ fn hugetlb(dir: &Path) -> Result<Vec<HugetlbStat>> {
     let mut all = Vec::new();
     for size in huge_page_sizes() {
         let path = |name: &str| dir.join(format!("hugetlb.{size}.{name}"));
-        let Some(usage) = file::read_number(&path("current"))? else { continue };
+        let Some(usage) = file::read_number(&path("current"))? else {
+            continue;
+        };
         let max = file::read_number(&path("max"))?.unwrap_or(u64::MAX);
         let events = file::read_if_any(&path("events"))?.unwrap_or_default();
         let failcnt = file::value_of(&events, "max").unwrap_or(0);
