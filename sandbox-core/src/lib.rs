@@ -10,6 +10,7 @@ pub mod cgroup;
 pub mod control;
 pub mod error;
 pub mod gofer;
+pub mod network;
 pub mod sandbox;
 pub mod spec;
 pub mod sys;

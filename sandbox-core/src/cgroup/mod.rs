@@ -1,15 +1,21 @@
-//! Control groups: create, limit, watch, remove; and derive from them the CPUs
-//! and the memory that a sandbox is told.
-
+//! Control groups.
 use std::os::fd::OwnedFd;
+use serde::{Serialize, Deserialize};
 
 /// One container's cgroup.
 #[derive(Debug)]
 pub struct Cgroup {}
+/// Saved.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SavedCgroup {}
 
 impl Cgroup {
     /// Open `cgroup.procs` files, one a hierarchy (one on v2).
     pub fn procs(&self) -> crate::Result<Vec<OwnedFd>> {
         todo!()
     }
+    /// open
+    pub fn open(_s: SavedCgroup) -> crate::Result<Cgroup> { todo!() }
+    /// remove
+    pub fn remove(&self) -> crate::Result<()> { todo!() }
 }

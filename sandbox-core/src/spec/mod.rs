@@ -1,3 +1,4 @@
 //! From config.json to a plan.
 
 pub mod plan;
+pub mod seccomp;
