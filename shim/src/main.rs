@@ -13,10 +13,13 @@
 mod bootstrap;
 mod delete;
 mod error;
+mod events;
 mod info;
 mod logging;
 mod options;
 mod start;
+mod stdio;
+mod task;
 
 use std::process::ExitCode;
 
