@@ -6,7 +6,9 @@
 
 #![deny(unsafe_code)]
 
+pub mod boot;
 pub mod cgroup;
+mod container;
 pub mod control;
 pub mod error;
 pub mod gofer;

@@ -1,6 +1,6 @@
 //! Control groups.
+use serde::{Deserialize, Serialize};
 use std::os::fd::OwnedFd;
-use serde::{Serialize, Deserialize};
 
 /// One container's cgroup.
 #[derive(Debug)]
@@ -15,7 +15,11 @@ impl Cgroup {
         todo!()
     }
     /// open
-    pub fn open(_s: SavedCgroup) -> crate::Result<Cgroup> { todo!() }
+    pub fn open(_s: SavedCgroup) -> crate::Result<Cgroup> {
+        todo!()
+    }
     /// remove
-    pub fn remove(&self) -> crate::Result<()> { todo!() }
+    pub fn remove(&self) -> crate::Result<()> {
+        todo!()
+    }
 }

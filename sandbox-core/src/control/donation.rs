@@ -122,7 +122,9 @@ impl Given {
                 self.flags.push((name.to_owned(), value.to_owned()));
             }
             None if arg.starts_with("--") => {
-                return Err(Error::invalid(format!("boot: {arg} needs a value, as in {arg}=VALUE")));
+                return Err(Error::invalid(format!(
+                    "boot: {arg} needs a value, as in {arg}=VALUE"
+                )));
             }
             _ => self.words.push(arg),
         }
@@ -140,14 +142,19 @@ impl Given {
     }
 
     fn required<T: std::str::FromStr>(&self, name: &str) -> Result<T> {
-        self.optional(name)?
-            .ok_or_else(|| Error::invalid(format!("boot: {name} is missing; boot is started by the shim, not by hand")))
+        self.optional(name)?.ok_or_else(|| {
+            Error::invalid(format!(
+                "boot: {name} is missing; boot is started by the shim, not by hand"
+            ))
+        })
     }
 
     fn id(&mut self) -> Result<String> {
         match &self.words[..] {
             [boot, id] if boot == "boot" => Ok(id.clone()),
-            words => Err(Error::invalid(format!("boot: expected `boot ... ID`, found {words:?}"))),
+            words => Err(Error::invalid(format!(
+                "boot: expected `boot ... ID`, found {words:?}"
+            ))),
         }
     }
 }
@@ -171,13 +178,18 @@ impl Birth {
     /// The certificate under a line that names the program's version.
     pub fn encode(&self) -> Result<Vec<u8>> {
         let mut bytes = header().into_bytes();
-        bytes.extend(postcard::to_stdvec(self).map_err(|e| Error::internal(format!("encode birth: {e}")))?);
+        bytes.extend(
+            postcard::to_stdvec(self).map_err(|e| Error::internal(format!("encode birth: {e}")))?,
+        );
         Ok(bytes)
     }
 
     /// Reads it, if the writer was of this very version.
     pub fn decode(bytes: &[u8]) -> Result<Self> {
-        let end = bytes.iter().position(|b| *b == b'\n').map_or(0, |at| at + 1);
+        let end = bytes
+            .iter()
+            .position(|b| *b == b'\n')
+            .map_or(0, |at| at + 1);
         let (first, rest) = bytes.split_at(end);
         if first != header().as_bytes() {
             return Err(Error::invalid(format!(
@@ -186,7 +198,8 @@ impl Birth {
                 header().trim_end(),
             )));
         }
-        postcard::from_bytes(rest).map_err(|e| Error::internal(format!("--spec-fd holds no birth certificate: {e}")))
+        postcard::from_bytes(rest)
+            .map_err(|e| Error::internal(format!("--spec-fd holds no birth certificate: {e}")))
     }
 }
 
@@ -226,14 +239,21 @@ mod tests {
 
     #[test]
     fn a_missing_flag_is_named() {
-        let args = flags().to_args().into_iter().skip(1).filter(|a| !a.contains("spec")).map(OsString::from);
+        let args = flags()
+            .to_args()
+            .into_iter()
+            .skip(1)
+            .filter(|a| !a.contains("spec"))
+            .map(OsString::from);
         let error = BootFlags::parse(args).unwrap_err().to_string();
         assert!(error.contains("--spec-fd"), "{error}");
     }
 
     #[test]
     fn a_certificate_of_another_version_is_refused_in_a_sentence() {
-        let error = Birth::decode(b"palisade 0.0.0\nwhatever").unwrap_err().to_string();
+        let error = Birth::decode(b"palisade 0.0.0\nwhatever")
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("install both from one release"), "{error}");
     }
 }

@@ -23,7 +23,12 @@ impl Visit {
     /// # Errors
     /// Names the path and the field that it comes from.
     pub fn enter(path: &Path) -> Result<Self> {
-        let what = || format!("linux.namespaces: join the network namespace {}", path.display());
+        let what = || {
+            format!(
+                "linux.namespaces: join the network namespace {}",
+                path.display()
+            )
+        };
         let home = fs::File::open("/proc/thread-self/ns/net")
             .context(|| "open /proc/thread-self/ns/net")?;
         let there = fs::File::open(path).context(what)?;
@@ -46,12 +51,21 @@ impl Drop for Visit {
 /// ports below 1024 and send pings, unless the pod set these itself. As paths
 /// below `/proc/sys`.
 pub fn sysctls(wanted: &[(String, String)], groups: &[IdMapping]) -> Vec<(String, String)> {
-    let paths = wanted.iter().map(|(name, value)| (sysctl_path(name), value.clone()));
+    let paths = wanted
+        .iter()
+        .map(|(name, value)| (sysctl_path(name), value.clone()));
     let mut all: Vec<_> = paths.collect();
-    let last_group = groups.iter().map(|m| m.inside + (m.size - 1)).max().unwrap_or(i32::MAX as u32);
+    let last_group = groups
+        .iter()
+        .map(|m| m.inside + (m.size - 1))
+        .max()
+        .unwrap_or(i32::MAX as u32);
     let defaults = [
         ("net/ipv4/ip_unprivileged_port_start", "0".to_owned()),
-        ("net/ipv4/ping_group_range", format!("0 {}", last_group.min(i32::MAX as u32))),
+        (
+            "net/ipv4/ping_group_range",
+            format!("0 {}", last_group.min(i32::MAX as u32)),
+        ),
     ];
     for (path, value) in defaults {
         if !all.iter().any(|(set, _)| set == path) {
@@ -97,16 +111,28 @@ mod tests {
 
     #[test]
     fn what_the_pod_sets_is_not_overridden() {
-        let wanted = [("net.ipv4.ip_unprivileged_port_start".to_owned(), "1024".to_owned())];
+        let wanted = [(
+            "net.ipv4.ip_unprivileged_port_start".to_owned(),
+            "1024".to_owned(),
+        )];
         let all = sysctls(&wanted, &[]);
-        let starts: Vec<_> = all.iter().filter(|(p, _)| p.ends_with("port_start")).collect();
+        let starts: Vec<_> = all
+            .iter()
+            .filter(|(p, _)| p.ends_with("port_start"))
+            .collect();
         assert_eq!(starts.len(), 1);
         assert_eq!(starts[0].1, "1024");
     }
 
     #[test]
     fn an_interface_name_with_a_dot_survives() {
-        assert_eq!(sysctl_path("net.ipv4.conf.eth0/1.forwarding"), "net/ipv4/conf/eth0.1/forwarding");
-        assert_eq!(sysctl_path("net/ipv4/conf/eth0.1/forwarding"), "net/ipv4/conf/eth0.1/forwarding");
+        assert_eq!(
+            sysctl_path("net.ipv4.conf.eth0/1.forwarding"),
+            "net/ipv4/conf/eth0.1/forwarding"
+        );
+        assert_eq!(
+            sysctl_path("net/ipv4/conf/eth0.1/forwarding"),
+            "net/ipv4/conf/eth0.1/forwarding"
+        );
     }
 }

@@ -11,7 +11,10 @@ use crate::cgroup::Cgroup;
 use crate::error::{Error, Result};
 
 /// containerd gives `delete` five seconds in all.
-const PATIENCE: Timespec = Timespec { tv_sec: 3, tv_nsec: 0 };
+const PATIENCE: Timespec = Timespec {
+    tv_sec: 3,
+    tv_nsec: 0,
+};
 
 /// Cleans up after a shim that died: kills the sandbox if it lives, removes
 /// its cgroups, gives its ID range back, removes its state. Idempotent; needs
@@ -40,7 +43,9 @@ pub fn clean_up(state_root: &Path, namespace: &str, id: &str) -> Result<Option<H
 /// Kills boot, if the process of that number still is boot, and waits for the
 /// kernel to have taken everything in its PID namespace along.
 fn kill(boot: super::state::Identity) -> Result<()> {
-    let Some(pidfd) = boot.open() else { return Ok(()) };
+    let Some(pidfd) = boot.open() else {
+        return Ok(());
+    };
     let _ = pidfd_send_signal(&pidfd, Signal::KILL);
     match poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&PATIENCE)) {
         Ok(1..) => Ok(()),

@@ -12,9 +12,7 @@ use super::{Sandbox, open_namespace, printable};
 use crate::control::message::{FailureKind, MAX_PACKET};
 use crate::control::packet::{Received, receive_packet, send_packet};
 use crate::error::{Context, Error, Result};
-use crate::gofer::request::{
-    GoferAnswer, GoferRequest, RootfsMount, RootfsSource, SeccompJob,
-};
+use crate::gofer::request::{GoferAnswer, GoferRequest, RootfsMount, RootfsSource, SeccompJob};
 use crate::spec::plan::{DonatedSource, Plan};
 use crate::spec::seccomp;
 use crate::sys::clone::{Cloned, SingleThreaded, clone_into};
@@ -48,7 +46,11 @@ impl GoferRun {
         let answer: GoferAnswer = postcard::from_bytes(&bytes)
             .map_err(|e| Error::internal(format!("the gofer's answer is no answer: {e}")))?;
         answer.map_err(|e| {
-            let kind = if e.invalid { FailureKind::Invalid } else { FailureKind::Internal };
+            let kind = if e.invalid {
+                FailureKind::Invalid
+            } else {
+                FailureKind::Internal
+            };
             Error::new(kind, e.message)
         })
     }
@@ -61,15 +63,22 @@ pub(super) fn start(
     rootfs: Vec<RootfsMount>,
     first: bool,
 ) -> Result<GoferRun> {
-    let (ours, theirs) =
-        socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
-            .context(|| "socketpair for the gofer")?;
+    let (ours, theirs) = socketpair(
+        AddressFamily::UNIX,
+        SocketType::SEQPACKET,
+        SocketFlags::CLOEXEC,
+        None,
+    )
+    .context(|| "socketpair for the gofer")?;
     let request = request(sandbox, plan, rootfs, first)?;
     // The kernel queues it: it is there before the gofer asks.
     send_request(sandbox, &ours, &request)?;
     let alone = SingleThreaded::prove().context(|| "clone the gofer")?;
     match clone_into(&alone, 0, None).context(|| "clone3 of the gofer")? {
-        Cloned::Parent { pidfd, .. } => Ok(GoferRun { socket: ours, pidfd }),
+        Cloned::Parent { pidfd, .. } => Ok(GoferRun {
+            socket: ours,
+            pidfd,
+        }),
         Cloned::Child => become_gofer(sandbox, &theirs),
     }
 }
@@ -93,8 +102,16 @@ fn request(
         sandbox_proc: first,
         default_devices: first,
         rootfs,
-        mounts: if runs { plan.host.donated.clone() } else { Vec::new() },
-        devices: if runs { plan.host.devices.clone() } else { Vec::new() },
+        mounts: if runs {
+            plan.host.donated.clone()
+        } else {
+            Vec::new()
+        },
+        devices: if runs {
+            plan.host.devices.clone()
+        } else {
+            Vec::new()
+        },
         seccomp: seccomp_job(&sandbox.state_root, plan).filter(|_| runs),
     })
 }
@@ -103,7 +120,10 @@ fn request(
 fn seccomp_job(state_root: &Path, plan: &Plan) -> Option<SeccompJob> {
     let profile = plan.host.seccomp.as_ref()?;
     let output = seccomp_file(state_root, plan)?;
-    (!output.exists()).then(|| SeccompJob { profile: profile.clone(), output })
+    (!output.exists()).then(|| SeccompJob {
+        profile: profile.clone(),
+        output,
+    })
 }
 
 fn seccomp_file(state_root: &Path, plan: &Plan) -> Option<PathBuf> {
@@ -124,8 +144,13 @@ pub(super) fn open_seccomp(state_root: &Path, plan: &Plan) -> Result<Option<(Own
 /// Sends the request with what it needs, in the order that
 /// [`GoferRequest`] documents.
 fn send_request(sandbox: &Sandbox, socket: &OwnedFd, request: &GoferRequest) -> Result<()> {
-    let wants_sysfs = request.mounts.iter().any(|(_, s)| matches!(s, DonatedSource::Sysfs));
-    let network = wants_sysfs.then(|| open_namespace(sandbox.boot, "net")).transpose()?;
+    let wants_sysfs = request
+        .mounts
+        .iter()
+        .any(|(_, s)| matches!(s, DonatedSource::Sysfs));
+    let network = wants_sysfs
+        .then(|| open_namespace(sandbox.boot, "net"))
+        .transpose()?;
     let mut descriptors = vec![sandbox.mounts.as_fd()];
     descriptors.extend(sandbox.user_namespace.as_ref().map(|user| user.fd.as_fd()));
     descriptors.extend(network.as_ref().map(AsFd::as_fd));
@@ -145,7 +170,10 @@ fn become_gofer(sandbox: &Sandbox, socket: &OwnedFd) -> ! {
         Err(error) => error,
     };
     let message = printable(error.to_string().as_bytes());
-    let answer: GoferAnswer = Err(crate::gofer::request::GoferError { invalid: false, message });
+    let answer: GoferAnswer = Err(crate::gofer::request::GoferError {
+        invalid: false,
+        message,
+    });
     if let Ok(bytes) = postcard::to_stdvec(&answer) {
         let _ = send_packet(socket, &bytes, &[]);
     }
@@ -155,7 +183,11 @@ fn become_gofer(sandbox: &Sandbox, socket: &OwnedFd) -> ! {
 fn prepare(socket: &OwnedFd) -> Result<Vec<CString>> {
     cloexec_from(3).context(|| "close_range")?;
     let number = donate(socket).context(|| "donate a descriptor")?;
-    let args = ["palisade".to_owned(), "gofer".to_owned(), format!("--request-fd={number}")];
+    let args = [
+        "palisade".to_owned(),
+        "gofer".to_owned(),
+        format!("--request-fd={number}"),
+    ];
     let to_c = |arg| CString::new(arg).map_err(|e| Error::internal(format!("argument: {e}")));
     args.into_iter().map(to_c).collect()
 }

@@ -20,7 +20,6 @@ mod spawn;
 mod state;
 mod users;
 
-use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -41,6 +40,7 @@ pub use executable::Executable;
 pub use gofer_run::GoferRun;
 pub use process::{Process, checked_terminal};
 use state::StateDirectory;
+pub(crate) use users::map_text;
 
 /// A process ID in the host's (the shim's) PID namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -179,7 +179,11 @@ impl Sandbox {
         let mut logged = vec![0; MAX_PACKET];
         let length = rustix::io::read(&self.log, &mut logged).unwrap_or(0);
         let logged = printable(&logged[..length]);
-        match panic.lines().chain(logged.lines().rev()).find(|line| !line.is_empty()) {
+        match panic
+            .lines()
+            .chain(logged.lines().rev())
+            .find(|line| !line.is_empty())
+        {
             Some(line) => format!(": {line}"),
             None => String::new(),
         }
@@ -214,7 +218,9 @@ impl Sandbox {
             .context(|| "receive from the sandbox process")?;
         match received {
             Received::WouldBlock => Ok(None),
-            Received::Closed => Err(Error::internal("the sandbox process has closed its channel")),
+            Received::Closed => Err(Error::internal(
+                "the sandbox process has closed its channel",
+            )),
             Received::Packet { bytes, fds } => match postcard::from_bytes(&bytes) {
                 Ok(message) => Ok(Some((message, fds))),
                 Err(e) => Err(Error::internal(format!(
@@ -240,7 +246,10 @@ impl Sandbox {
             return false;
         }
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
-        matches!(waitid(rustix::process::WaitId::PidFd(self.pidfd.as_fd()), options), Ok(None))
+        matches!(
+            waitid(rustix::process::WaitId::PidFd(self.pidfd.as_fd()), options),
+            Ok(None)
+        )
     }
 
     /// SIGKILL to boot: the kernel takes the pod along. Idempotent.
@@ -279,7 +288,10 @@ impl Sandbox {
     pub fn panic_log(&self) -> String {
         let mut text = vec![0; PANIC_LOG_SIZE as usize];
         let length = rustix::io::pread(&self.panic_log, &mut text, 0).unwrap_or(0);
-        let end = text[..length].iter().position(|b| *b == 0).unwrap_or(length);
+        let end = text[..length]
+            .iter()
+            .position(|b| *b == 0)
+            .unwrap_or(length);
         printable(&text[..end])
     }
 
@@ -342,11 +354,14 @@ const PANIC_LOG_SIZE: u64 = 16 * 1024;
 /// Text from an untrusted place, cut and without control characters.
 pub fn printable(text: &[u8]) -> String {
     let keep = |c: &char| *c == '\n' || !c.is_control();
-    String::from_utf8_lossy(&text[..text.len().min(4096)]).chars().filter(keep).collect()
+    String::from_utf8_lossy(&text[..text.len().min(4096)])
+        .chars()
+        .filter(keep)
+        .collect()
 }
 
 /// Opens a namespace file of a process: `/proc/<pid>/ns/<name>`.
 fn open_namespace(pid: HostPid, name: &str) -> Result<OwnedFd> {
     let path = format!("/proc/{}/ns/{name}", pid.0);
-    std::fs::File::open(&path).map(Into::into).map_err(io::Error::from).context(|| path)
+    std::fs::File::open(&path).map(Into::into).context(|| path)
 }

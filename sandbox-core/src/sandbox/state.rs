@@ -64,8 +64,12 @@ pub struct ContainerState {
 impl Identity {
     /// Reads the identity off a pidfd.
     pub fn of(pid: HostPid, pidfd: impl AsFd) -> Result<Self> {
-        let stat = rustix::fs::fstat(pidfd).context(|| format!("fstat of the pidfd of {}", pid.0))?;
-        Ok(Self { pid: pid.0, pidfd_inode: stat.st_ino })
+        let stat =
+            rustix::fs::fstat(pidfd).context(|| format!("fstat of the pidfd of {}", pid.0))?;
+        Ok(Self {
+            pid: pid.0,
+            pidfd_inode: stat.st_ino,
+        })
     }
 
     /// Opens the process if it still is the one that was meant.
@@ -115,8 +119,20 @@ impl StateDirectory {
     }
 
     /// Writes the immutable facts.
-    pub fn write(&self, id: &str, boot: Identity, original_oom_score_adj: i32, id_range: Option<PathBuf>) -> Result<()> {
-        let state = State { version: VERSION, id: id.to_owned(), boot, original_oom_score_adj, id_range };
+    pub fn write(
+        &self,
+        id: &str,
+        boot: Identity,
+        original_oom_score_adj: i32,
+        id_range: Option<PathBuf>,
+    ) -> Result<()> {
+        let state = State {
+            version: VERSION,
+            id: id.to_owned(),
+            boot,
+            original_oom_score_adj,
+            id_range,
+        };
         self.write_file("state.json", &state)
     }
 
@@ -131,7 +147,11 @@ impl StateDirectory {
 
     /// Records a container.
     pub fn add_container(&self, id: &str, bundle: &Path, cgroup: SavedCgroup) -> Result<()> {
-        let state = ContainerState { version: VERSION, bundle: bundle.to_owned(), cgroup };
+        let state = ContainerState {
+            version: VERSION,
+            bundle: bundle.to_owned(),
+            cgroup,
+        };
         self.write_file(&container_file(id), &state)
     }
 
@@ -139,7 +159,9 @@ impl StateDirectory {
     pub fn remove_container(&self, id: &str) -> Result<()> {
         let path = self.0.join(container_file(id));
         match fs::remove_file(&path) {
-            Err(e) if e.kind() != ErrorKind::NotFound => Err(e).context(|| format!("remove {}", path.display())),
+            Err(e) if e.kind() != ErrorKind::NotFound => {
+                Err(e).context(|| format!("remove {}", path.display()))
+            }
             _ => Ok(()),
         }
     }
@@ -151,14 +173,24 @@ impl StateDirectory {
             Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
             other => other.context(|| format!("read {}", directory.display()))?,
         };
-        let files = entries.flatten().map(|e| e.path()).filter(|p| p.extension().is_some_and(|x| x == "json"));
-        Ok(files.map(|p| read_file(&p)).collect::<Result<Vec<_>>>()?.into_iter().flatten().collect())
+        let files = entries
+            .flatten()
+            .map(|e| e.path())
+            .filter(|p| p.extension().is_some_and(|x| x == "json"));
+        Ok(files
+            .map(|p| read_file(&p))
+            .collect::<Result<Vec<_>>>()?
+            .into_iter()
+            .flatten()
+            .collect())
     }
 
     /// Removes everything. Idempotent.
     pub fn remove(&self) -> Result<()> {
         match fs::remove_dir_all(&self.0) {
-            Err(e) if e.kind() != ErrorKind::NotFound => Err(e).context(|| format!("remove {}", self.0.display())),
+            Err(e) if e.kind() != ErrorKind::NotFound => {
+                Err(e).context(|| format!("remove {}", self.0.display()))
+            }
             _ => {
                 // The last sandbox takes the namespace's directory along.
                 let _ = self.0.parent().map(fs::remove_dir);
@@ -175,7 +207,8 @@ impl StateDirectory {
     fn write_file(&self, name: &str, state: &impl Serialize) -> Result<()> {
         let path = self.0.join(name);
         let temporary = path.with_extension("tmp");
-        let json = serde_json::to_vec(state).map_err(|e| Error::internal(format!("encode {name}: {e}")))?;
+        let json = serde_json::to_vec(state)
+            .map_err(|e| Error::internal(format!("encode {name}: {e}")))?;
         File::create(&temporary)
             .and_then(|mut file| file.write_all(&json))
             .and_then(|()| fs::rename(&temporary, &path))
@@ -206,7 +239,11 @@ fn read_file<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
 
 /// Makes a directory and those above it, for root only.
 pub(super) fn make_private_directory(path: &Path) -> Result<()> {
-    DirBuilder::new().mode(0o700).recursive(true).create(path).context(|| format!("mkdir {}", path.display()))
+    DirBuilder::new()
+        .mode(0o700)
+        .recursive(true)
+        .create(path)
+        .context(|| format!("mkdir {}", path.display()))
 }
 
 #[cfg(test)]
@@ -237,7 +274,10 @@ mod tests {
     #[test]
     fn an_id_cannot_climb_out_of_the_state_root() {
         for id in ["..", "a/b", "", ".hidden"] {
-            assert!(StateDirectory::locate(Path::new("/run/x"), "ns", id).is_err(), "{id:?}");
+            assert!(
+                StateDirectory::locate(Path::new("/run/x"), "ns", id).is_err(),
+                "{id:?}"
+            );
         }
     }
 }

@@ -57,16 +57,22 @@ impl IdRange {
         owner.hash(&mut hasher);
         let first = (hasher.finish() % u64::from(slices.max(1))) as u32;
         for slice in (first..slices).chain(0..first) {
-            let range = Self { start: start + slice * IDS_PER_SANDBOX, link: directory.join(slice.to_string()) };
+            let range = Self {
+                start: start + slice * IDS_PER_SANDBOX,
+                link: directory.join(slice.to_string()),
+            };
             match symlink(owner, &range.link) {
                 Ok(()) => return Ok(Some(range)),
                 Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
                 Err(e) if e.kind() == ErrorKind::NotFound => {
                     super::state::make_private_directory(directory)?;
-                    symlink(owner, &range.link).context(|| format!("take ID range {}", range.link.display()))?;
+                    symlink(owner, &range.link)
+                        .context(|| format!("take ID range {}", range.link.display()))?;
                     return Ok(Some(range));
                 }
-                Err(e) => return Err(e).context(|| format!("take ID range {}", range.link.display())),
+                Err(e) => {
+                    return Err(e).context(|| format!("take ID range {}", range.link.display()));
+                }
             }
         }
         Ok(None)
@@ -74,8 +80,15 @@ impl IdRange {
 
     /// The slice as a user namespace's mappings: 0 to 65535 inside.
     pub fn mappings(&self) -> Mappings {
-        let line = IdMapping { inside: 0, outside: self.start, size: IDS_PER_SANDBOX };
-        Mappings { uids: vec![line], gids: vec![line] }
+        let line = IdMapping {
+            inside: 0,
+            outside: self.start,
+            size: IDS_PER_SANDBOX,
+        };
+        Mappings {
+            uids: vec![line],
+            gids: vec![line],
+        }
     }
 
     /// The link that marks it taken.
@@ -104,8 +117,13 @@ enum Attempt {
 /// many. Only walked when all are taken.
 fn reclaim(state_root: &Path, directory: &Path) -> Result<usize> {
     let mut freed = 0;
-    for entry in fs::read_dir(directory).context(|| format!("read {}", directory.display()))?.flatten() {
-        let Ok(owner) = fs::read_link(entry.path()) else { continue };
+    for entry in fs::read_dir(directory)
+        .context(|| format!("read {}", directory.display()))?
+        .flatten()
+    {
+        let Ok(owner) = fs::read_link(entry.path()) else {
+            continue;
+        };
         if !state_root.join(&owner).exists() && fs::remove_file(entry.path()).is_ok() {
             freed += 1;
         }
@@ -122,7 +140,9 @@ pub fn map_out(map: &[IdMapping], inside: u32) -> Option<u32> {
 
 /// The text of a uid_map or gid_map file, user_namespaces(7).
 pub fn map_text(map: &[IdMapping]) -> String {
-    map.iter().map(|m| format!("{} {} {}\n", m.inside, m.outside, m.size)).collect()
+    map.iter()
+        .map(|m| format!("{} {} {}\n", m.inside, m.outside, m.size))
+        .collect()
 }
 
 #[cfg(test)]
@@ -139,8 +159,9 @@ mod tests {
     #[test]
     fn two_sandboxes_never_share_an_id() {
         let root = tempfile::tempdir().unwrap();
-        let mut starts: Vec<u32> =
-            (0..64).map(|n| allocate(root.path(), 64, &format!("ns/{n}")).unwrap().start).collect();
+        let mut starts: Vec<u32> = (0..64)
+            .map(|n| allocate(root.path(), 64, &format!("ns/{n}")).unwrap().start)
+            .collect();
         starts.sort_unstable();
         starts.dedup();
         assert_eq!(starts.len(), 64);

@@ -5,4 +5,5 @@
 pub mod clone;
 pub mod descriptor;
 pub mod mount;
+pub mod network;
 pub mod process;

@@ -8,7 +8,8 @@ use std::ptr;
 
 use crate::spec::plan::{Rlimit, Scheduler};
 
-fn check(result: libc::c_long) -> io::Result<libc::c_long> {
+fn check(result: impl Into<libc::c_long>) -> io::Result<libc::c_long> {
+    let result = result.into();
     if result == -1 {
         Err(io::Error::last_os_error())
     } else {
@@ -64,9 +65,7 @@ pub fn exit_now(status: i32) -> ! {
 /// `PR_SET_KEEPCAPS`: permitted capabilities survive the next change of user.
 pub fn keep_capabilities(keep: bool) -> io::Result<()> {
     // SAFETY: an integer option with integer arguments.
-    check(
-        unsafe { libc::prctl(libc::PR_SET_KEEPCAPS, libc::c_ulong::from(keep), 0, 0, 0) }.into(),
-    )?;
+    check(unsafe { libc::prctl(libc::PR_SET_KEEPCAPS, libc::c_ulong::from(keep), 0, 0, 0) })?;
     Ok(())
 }
 
@@ -74,18 +73,15 @@ pub fn keep_capabilities(keep: bool) -> io::Result<()> {
 /// and own its `/proc` files.
 pub fn set_dumpable(dumpable: bool) -> io::Result<()> {
     // SAFETY: an integer option with integer arguments.
-    check(
-        unsafe {
-            libc::prctl(
-                libc::PR_SET_DUMPABLE,
-                libc::c_ulong::from(dumpable),
-                0,
-                0,
-                0,
-            )
-        }
-        .into(),
-    )?;
+    check(unsafe {
+        libc::prctl(
+            libc::PR_SET_DUMPABLE,
+            libc::c_ulong::from(dumpable),
+            0,
+            0,
+            0,
+        )
+    })?;
     Ok(())
 }
 
@@ -93,25 +89,22 @@ pub fn set_dumpable(dumpable: bool) -> io::Result<()> {
 /// change of credentials clears it, so call it last.
 pub fn die_with_parent() -> io::Result<()> {
     // SAFETY: an integer option with integer arguments.
-    check(
-        unsafe {
-            libc::prctl(
-                libc::PR_SET_PDEATHSIG,
-                libc::SIGKILL as libc::c_ulong,
-                0,
-                0,
-                0,
-            )
-        }
-        .into(),
-    )?;
+    check(unsafe {
+        libc::prctl(
+            libc::PR_SET_PDEATHSIG,
+            libc::SIGKILL as libc::c_ulong,
+            0,
+            0,
+            0,
+        )
+    })?;
     Ok(())
 }
 
 /// `PR_SET_NO_NEW_PRIVS`.
 pub fn no_new_privileges() -> io::Result<()> {
     // SAFETY: an integer option with integer arguments.
-    check(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) }.into())?;
+    check(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) })?;
     Ok(())
 }
 
@@ -171,7 +164,7 @@ pub fn join_new_session_keyring() -> io::Result<()> {
 /// personality(2).
 pub fn set_personality(persona: u64) -> io::Result<()> {
     // SAFETY: an integer argument.
-    check(unsafe { libc::personality(persona) }.into())?;
+    check(unsafe { libc::personality(persona) })?;
     Ok(())
 }
 
@@ -234,7 +227,7 @@ pub fn set_io_priority(value: u32) -> io::Result<()> {
 /// Makes the terminal this session's controlling one: `TIOCSCTTY`, ioctl_tty(2).
 pub fn set_controlling_terminal(terminal: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: an integer argument.
-    check(unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCSCTTY, 0) }.into())?;
+    check(unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCSCTTY, 0) })?;
     Ok(())
 }
 
@@ -245,7 +238,7 @@ pub fn open_terminal_peer(master: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC;
     // SAFETY: the argument is a set of open flags.
     let fd = unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCGPTPEER, flags) };
-    check(fd.into())?;
+    check(fd)?;
     // SAFETY: a new descriptor that the kernel just returned.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
@@ -254,7 +247,7 @@ pub fn open_terminal_peer(master: BorrowedFd<'_>) -> io::Result<OwnedFd> {
 /// moves this process: setns(2) with a pidfd.
 pub fn enter_namespaces_of(process: impl AsFd, flags: libc::c_int) -> io::Result<()> {
     // SAFETY: setns changes kernel state of this thread only.
-    check(unsafe { libc::setns(process.as_fd().as_raw_fd(), flags) }.into())?;
+    check(unsafe { libc::setns(process.as_fd().as_raw_fd(), flags) })?;
     Ok(())
 }
 
@@ -274,6 +267,41 @@ pub fn realtime_signal(number: i32) -> Option<rustix::process::Signal> {
 pub fn terminal_number(master: impl AsFd) -> io::Result<u32> {
     let mut number: libc::c_uint = 0;
     // SAFETY: the kernel stores one unsigned integer there.
-    check(unsafe { libc::ioctl(master.as_fd().as_raw_fd(), libc::TIOCGPTN, &raw mut number) }.into())?;
+    check(unsafe { libc::ioctl(master.as_fd().as_raw_fd(), libc::TIOCGPTN, &raw mut number) })?;
     Ok(number)
+}
+
+/// Signals as a new program expects them: none blocked, and SIGPIPE with its
+/// default action, which Rust's runtime ignores.
+pub fn reset_signals() -> io::Result<()> {
+    // SAFETY: the default action is no function that could be unsound to call.
+    unsafe {
+        nix::sys::signal::signal(
+            nix::sys::signal::SIGPIPE,
+            nix::sys::signal::SigHandler::SigDfl,
+        )
+    }?;
+    nix::sys::signal::SigSet::empty().thread_set_mask()?;
+    Ok(())
+}
+
+/// A child that has ended: waitpid(2) of any, without waiting. `None` when
+/// there is none at the moment or at all.
+///
+/// Returns its PID and how it ended as shells tell it: the exit code, or 128 +
+/// the signal (which may be a real-time one).
+pub fn collect_child() -> Option<(i32, u32)> {
+    let mut status: libc::c_int = 0;
+    loop {
+        // SAFETY: the kernel stores one int there.
+        let pid = unsafe { libc::waitpid(-1, &raw mut status, libc::WNOHANG) };
+        match pid {
+            -1 if io::Error::last_os_error().kind() == io::ErrorKind::Interrupted => {}
+            ..=0 => return None,
+            pid if libc::WIFSIGNALED(status) => {
+                return Some((pid, 128 + libc::WTERMSIG(status).unsigned_abs()));
+            }
+            pid => return Some((pid, libc::WEXITSTATUS(status).unsigned_abs())),
+        }
+    }
 }
