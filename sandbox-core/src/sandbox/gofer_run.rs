@@ -128,7 +128,7 @@ fn seccomp_job(state_root: &Path, plan: &Plan) -> Option<SeccompJob> {
 
 fn seccomp_file(state_root: &Path, plan: &Plan) -> Option<PathBuf> {
     let profile = plan.host.seccomp.as_ref()?;
-    Some(state_root.join("seccomp").join(seccomp::key(profile)))
+    Some(state_root.join("seccomp").join(seccomp::key(profile).ok()?))
 }
 
 /// See [`Sandbox::seccomp`].
@@ -138,7 +138,7 @@ pub(super) fn open_seccomp(state_root: &Path, plan: &Plan) -> Result<Option<(Own
     };
     let file = rustix::fs::open(&path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
         .context(|| format!("open {}", path.display()))?;
-    Ok(Some((file, seccomp::flags(profile)?)))
+    Ok(Some((file, seccomp::flags(profile))))
 }
 
 /// Sends the request with what it needs, in the order that
