@@ -17,6 +17,7 @@ mod events;
 mod info;
 mod logging;
 mod options;
+mod serve;
 mod start;
 mod stdio;
 mod task;
@@ -55,7 +56,7 @@ fn run() -> Result<()> {
     match flags.action.as_str() {
         "start" => start::start(&flags),
         "delete" => delete::delete(&flags),
-        "" => Err(Error::unimplemented("serving comes next")),
+        "" => serve::serve(&flags),
         action => Err(Error::invalid(format!(
             "unknown action {action:?}: expected start or delete"
         ))),

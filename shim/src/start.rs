@@ -18,6 +18,7 @@ use std::process::{Command, Stdio};
 use containerd_shim::bootstrap::any_is;
 use containerd_shim::{Flags, StartOpts, api};
 use containerd_shim_protos::protobuf::Message;
+use sandbox_core::sandbox::Executable;
 use serde::Deserialize;
 
 use crate::error::{Context, Error, Result};
@@ -42,7 +43,8 @@ struct Annotated {
 
 pub(crate) fn start(flags: &Flags) -> Result<()> {
     let (options, dialect) = bootstrap::read(flags)?;
-    options::palisade()?;
+    // Missing or unusable: said here, where containerd shows it best.
+    Executable::open(&options::palisade()?)?;
     let group = group(Path::new("config.json"), &options.id)?;
     let address = options.socket_address(&group);
     if let Some(listener) = listen(&address)? {

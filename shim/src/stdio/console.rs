@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use rustix::io::{Errno, ioctl_fionbio, read, write};
 use rustix::termios::{Winsize, tcsetwinsize};
+use sandbox_core::spec::plan::Terminal;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
@@ -287,7 +288,7 @@ mod tests {
     async fn a_terminal_is_copied_both_ways_and_resized() {
         let directory = tempfile::tempdir().unwrap();
         let (io, mut slave, mut stdin, stdout) = terminal(&directory).await;
-        io.resize(101, 37).unwrap();
+        io.resize(Terminal { width: 101, height: 37 }).unwrap();
         let size = tcgetwinsize(&slave).unwrap();
         assert_eq!((size.ws_col, size.ws_row), (101, 37));
         stdin.write_all(b"typed\n").unwrap();

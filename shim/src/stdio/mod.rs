@@ -18,6 +18,7 @@ mod file;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{Gid, Uid};
+use sandbox_core::spec::plan::Terminal;
 use tokio::sync::watch;
 
 use console::Console;
