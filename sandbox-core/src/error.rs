@@ -25,10 +25,7 @@ impl Error {
 
     /// An error of the given kind.
     pub fn new(kind: FailureKind, message: impl Into<String>) -> Self {
-        Self {
-            kind,
-            message: message.into(),
-        }
+        Self { kind, message: message.into() }
     }
 
     /// Something that this program or the kernel could not do.
@@ -53,10 +50,7 @@ impl From<Failure> for Error {
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        Self {
-            kind: error.kind,
-            message: error.message,
-        }
+        Self { kind: error.kind, message: error.message }
     }
 }
 

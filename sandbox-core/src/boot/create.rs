@@ -29,8 +29,7 @@ impl Boot {
         names::set_shared(&plan)?;
         let Some(process) = &plan.process else {
             let inside = Rc::new(Inside::pause(&plan));
-            self.containers
-                .insert(plan.id, Container { init: None, inside });
+            self.containers.insert(plan.id, Container { init: None, inside });
             self.reply(number, Ok(Done::Ok), &[]);
             return Ok(());
         };
@@ -55,20 +54,9 @@ impl Boot {
         channel.let_go_on()?;
         let inside = Rc::new(Inside::new(&plan, tree, donated.seccomp));
         let gate_pidfd = pidfd.try_clone().context(|| "dup of a pidfd")?;
-        let init = Init {
-            pid,
-            pidfd,
-            gate: None,
-            running: true,
-        };
+        let init = Init { pid, pidfd, gate: None, running: true };
         let container = plan.id.clone();
-        self.containers.insert(
-            plan.id,
-            Container {
-                init: Some(init),
-                inside,
-            },
-        );
+        self.containers.insert(plan.id, Container { init: Some(init), inside });
         self.expect(Pending {
             number,
             container,

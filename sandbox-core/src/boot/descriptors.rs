@@ -36,13 +36,8 @@ impl Descriptors {
     /// The bytes of the birth certificate.
     pub(super) fn read_certificate(&self) -> Result<Vec<u8>> {
         let mut bytes = Vec::new();
-        let file = self
-            .certificate
-            .try_clone()
-            .context(|| "dup of --spec-fd")?;
-        File::from(file)
-            .read_to_end(&mut bytes)
-            .context(|| "read --spec-fd")?;
+        let file = self.certificate.try_clone().context(|| "dup of --spec-fd")?;
+        File::from(file).read_to_end(&mut bytes).context(|| "read --spec-fd")?;
         Ok(bytes)
     }
 }

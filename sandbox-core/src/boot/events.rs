@@ -110,18 +110,13 @@ impl Boot {
         match request {
             Request::Create { plan, donations } => self.create(number, *plan, donations, fds),
             Request::Start { container } => self.start(number, &container),
-            Request::Exec {
-                container,
-                exec,
-                process,
-                donations,
-            } => self.exec(number, container, exec, &process, donations, fds),
+            Request::Exec { container, exec, process, donations } => {
+                self.exec(number, container, exec, &process, donations, fds)
+            }
             Request::Delete { container } => self.delete(number, &container),
-            Request::Resources {
-                container,
-                cpus,
-                memory,
-            } => self.resources(number, container.as_deref(), cpus, memory),
+            Request::Resources { container, cpus, memory } => {
+                self.resources(number, container.as_deref(), cpus, memory)
+            }
         }
     }
 }

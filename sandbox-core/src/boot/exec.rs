@@ -29,16 +29,9 @@ impl Boot {
         let donated = Donated::sort(donations, descriptors)?;
         let container = self.containers.get(&id)?;
         let inside = Rc::clone(&container.inside);
-        let init = container
-            .init
-            .as_ref()
-            .filter(|init| init.running)
-            .ok_or_else(|| {
-                Error::new(
-                    FailureKind::State,
-                    format!("container {id} runs no process to join"),
-                )
-            })?;
+        let init = container.init.as_ref().filter(|init| init.running).ok_or_else(|| {
+            Error::new(FailureKind::State, format!("container {id} runs no process to join"))
+        })?;
         let init = init.pidfd.try_clone().context(|| "dup of a pidfd")?;
         let terminal = terminal::make(process, inside.terminals())?;
         let (channel, child_channel) = Channel::pair()?;
@@ -52,13 +45,7 @@ impl Boot {
         };
         let (pid, pidfd) = self.clone_into_container(joining)?;
         drop(child_channel);
-        self.containers.own(
-            pid,
-            Owner {
-                container: id.clone(),
-                exec: Some(exec.clone()),
-            },
-        );
+        self.containers.own(pid, Owner { container: id.clone(), exec: Some(exec.clone()) });
         self.expect(Pending {
             number,
             container: id,

@@ -31,23 +31,12 @@ impl Log for Logger {
 pub(super) fn start(descriptors: &Descriptors, debug: bool) -> Result<()> {
     let log = descriptors.log.try_clone().context(|| "dup of --log-fd")?;
     rustix::io::ioctl_fionbio(&log, true).context(|| "make the log non-blocking")?;
-    log::set_max_level(if debug {
-        LevelFilter::Debug
-    } else {
-        LevelFilter::Info
-    });
+    log::set_max_level(if debug { LevelFilter::Debug } else { LevelFilter::Info });
     // The only other caller would be a second boot in this process.
     let _ = log::set_boxed_logger(Box::new(Logger(log)));
-    let panic_log = descriptors
-        .panic_log
-        .try_clone()
-        .context(|| "dup of --panic-log-fd")?;
+    let panic_log = descriptors.panic_log.try_clone().context(|| "dup of --panic-log-fd")?;
     std::panic::set_hook(Box::new(move |panic| {
-        let _ = pwrite(
-            &panic_log,
-            format!("palisade boot: {panic}\n").as_bytes(),
-            0,
-        );
+        let _ = pwrite(&panic_log, format!("palisade boot: {panic}\n").as_bytes(), 0);
     }));
     Ok(())
 }

@@ -98,11 +98,7 @@ fn start(flags: &BootFlags, descriptors: Descriptors) -> Result<Boot> {
     if flags.attached {
         die_with_parent().context(|| "prctl PR_SET_PDEATHSIG")?;
     }
-    log::debug!(
-        "up with {} CPUs and {} bytes of memory",
-        flags.cpu_num,
-        flags.total_memory
-    );
+    log::debug!("up with {} CPUs and {} bytes of memory", flags.cpu_num, flags.total_memory);
     Ok(Boot {
         events: events::Events::new(&descriptors.control)?,
         control: descriptors.control,
@@ -134,26 +130,15 @@ fn open_own_pid_namespace(is_init: bool) -> Result<OwnedFd> {
         )));
     }
     let path = "/proc/self/ns/pid";
-    std::fs::File::open(path)
-        .map(OwnedFd::from)
-        .context(|| format!("open {path}"))
+    std::fs::File::open(path).map(OwnedFd::from).context(|| format!("open {path}"))
 }
 
 impl Identities {
     fn one_to_one(birth: &Birth) -> Self {
         let lines = |ids: &[(u32, u32)]| {
-            ids.iter()
-                .map(|&(id, size)| IdMapping {
-                    inside: id,
-                    outside: id,
-                    size,
-                })
-                .collect()
+            ids.iter().map(|&(id, size)| IdMapping { inside: id, outside: id, size }).collect()
         };
-        Self {
-            users: lines(&birth.user_ids),
-            groups: lines(&birth.group_ids),
-        }
+        Self { users: lines(&birth.user_ids), groups: lines(&birth.group_ids) }
     }
 }
 

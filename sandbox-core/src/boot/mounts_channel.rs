@@ -62,16 +62,12 @@ impl MountsChannel {
         let received = receive_packet(&self.0, MAX_PACKET, MAX_SLOTS)
             .context(|| "receive from the mounts channel")?;
         let Received::Packet { bytes, fds } = received else {
-            return Err(Error::internal(
-                "the gofer has delivered no mounts for this container",
-            ));
+            return Err(Error::internal("the gofer has delivered no mounts for this container"));
         };
         let delivery: Delivery = postcard::from_bytes(&bytes)
             .map_err(|e| Error::internal(format!("mounts channel: {e}")))?;
         if delivery.slots.len() != fds.len() {
-            return Err(Error::internal(
-                "the gofer announced more mounts than it delivered",
-            ));
+            return Err(Error::internal("the gofer announced more mounts than it delivered"));
         }
         Ok((delivery, fds))
     }

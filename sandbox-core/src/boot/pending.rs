@@ -58,57 +58,33 @@ impl Boot {
             }
             (_, Ok(Word::Failed(failure))) => self.failed(pending, failure.into()),
             (Stage::Executing, Ok(Word::Parked)) => {
-                self.failed(
-                    pending,
-                    Error::internal("a process parked that had passed its gate"),
-                );
+                self.failed(pending, Error::internal("a process parked that had passed its gate"));
             }
             (_, Err(error)) => self.failed(pending, error),
         }
     }
 
     fn parked(&mut self, pending: Pending) {
-        let Pending {
-            number,
-            container,
-            pidfd,
-            terminal,
-            channel,
-            ..
-        } = pending;
+        let Pending { number, container, pidfd, terminal, channel, .. } = pending;
         let kept: Result<()> = self.containers.get(&container).map(|found| {
             if let Some(init) = &mut found.init {
                 init.gate = Some(channel);
             }
         });
-        let done = Done::Process {
-            terminal: terminal.is_some(),
-        };
+        let done = Done::Process { terminal: terminal.is_some() };
         let mut descriptors = vec![std::os::fd::AsFd::as_fd(&pidfd)];
         descriptors.extend(terminal.as_ref().map(std::os::fd::AsFd::as_fd));
         self.reply(number, kept.map(|()| done), &descriptors);
     }
 
     fn executed(&mut self, pending: Pending) {
-        let Pending {
-            number,
-            exec,
-            pidfd,
-            terminal,
-            ..
-        } = pending;
+        let Pending { number, exec, pidfd, terminal, .. } = pending;
         if exec.is_none() {
             return self.reply(number, Ok(Done::Ok), &[]);
         }
         let mut descriptors = vec![std::os::fd::AsFd::as_fd(&pidfd)];
         descriptors.extend(terminal.as_ref().map(std::os::fd::AsFd::as_fd));
-        self.reply(
-            number,
-            Ok(Done::Process {
-                terminal: terminal.is_some(),
-            }),
-            &descriptors,
-        );
+        self.reply(number, Ok(Done::Process { terminal: terminal.is_some() }), &descriptors);
     }
 
     /// The process never ran the user's program: its exit is nobody's news.

@@ -18,12 +18,7 @@ impl Boot {
 
     fn reaped(&mut self, pid: PodPid, status: u32) {
         // It may have said why, or that it came up, before it died.
-        let token = self
-            .containers
-            .pending
-            .iter()
-            .find(|(_, p)| p.pid == pid)
-            .map(|(t, _)| *t);
+        let token = self.containers.pending.iter().find(|(_, p)| p.pid == pid).map(|(t, _)| *t);
         if let Some(token) = token {
             self.hear(token);
         }
@@ -33,13 +28,6 @@ impl Boot {
         if owner.exec.is_none() {
             self.containers.init_ended(&owner.container);
         }
-        self.say(
-            &Upward::Exited {
-                container: owner.container,
-                exec: owner.exec,
-                status,
-            },
-            &[],
-        );
+        self.say(&Upward::Exited { container: owner.container, exec: owner.exec, status }, &[]);
     }
 }

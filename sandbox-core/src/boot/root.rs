@@ -26,24 +26,19 @@ pub(crate) const CONTAINERS: &str = "/containers";
 /// Leaves the host's file systems for an empty one.
 pub(super) fn enter_empty() -> Result<()> {
     // Nothing that happens to mounts in here may reach the host.
-    let private = AttrChange {
-        propagation: Some(PropagationKind::Private),
-        ..AttrChange::default()
-    };
+    let private =
+        AttrChange { propagation: Some(PropagationKind::Private), ..AttrChange::default() };
     mount_setattr_at("/", Depth::Tree, private).context(|| "make all mounts private")?;
 
     let root = FsContext::open("tmpfs").context(|| "fsopen tmpfs")?;
     for (key, value) in [("mode", "0755"), ("size", "64k"), ("nr_inodes", "256")] {
-        root.string(key, value)
-            .context(|| format!("tmpfs option {key}={value}"))?;
+        root.string(key, value).context(|| format!("tmpfs option {key}={value}"))?;
     }
     root.create().context(|| "make the root file system")?;
     let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID
         | MountAttrFlags::MOUNT_ATTR_NODEV
         | MountAttrFlags::MOUNT_ATTR_NOEXEC;
-    let root = root
-        .mount(attributes)
-        .context(|| "mount the root file system")?;
+    let root = root.mount(attributes).context(|| "mount the root file system")?;
     attach_at(&root, "/").context(|| "attach the root file system")?;
 
     fchdir(&root).context(|| "enter the root file system")?;

@@ -11,12 +11,7 @@ impl Boot {
             self.reply(number, Ok(Done::Ok), &[]);
             return Ok(());
         };
-        let wrong = || {
-            Error::new(
-                FailureKind::State,
-                format!("container {id} is not at its gate"),
-            )
-        };
+        let wrong = || Error::new(FailureKind::State, format!("container {id} is not at its gate"));
         let channel = init.gate.take().ok_or_else(wrong)?;
         let pidfd = init.pidfd.try_clone().context(|| "dup of a pidfd")?;
         let pid = init.pid;

@@ -53,23 +53,14 @@ impl Table {
     /// Refuses an ID that is taken.
     pub(super) fn check_free(&self, id: &str) -> Result<()> {
         match self.containers.contains_key(id) {
-            true => Err(Error::new(
-                FailureKind::Exists,
-                format!("container {id} exists already"),
-            )),
+            true => Err(Error::new(FailureKind::Exists, format!("container {id} exists already"))),
             false => Ok(()),
         }
     }
 
     pub(super) fn insert(&mut self, id: String, container: Container) {
         if let Some(init) = &container.init {
-            self.own(
-                init.pid,
-                Owner {
-                    container: id.clone(),
-                    exec: None,
-                },
-            );
+            self.own(init.pid, Owner { container: id.clone(), exec: None });
         }
         self.containers.insert(id, container);
     }

@@ -28,19 +28,13 @@ pub(super) fn attach(root: BorrowedFd<'_>, ready: Ready<'_>) -> Result<Option<Ow
             (mount, if is_file { Kind::File } else { Kind::Directory })
         }
         (MountSource::Donated { .. }, None) => {
-            return Err(Error::internal(format!(
-                "{}: the gofer delivered nothing",
-                at()
-            )));
+            return Err(Error::internal(format!("{}: the gofer delivered nothing", at())));
         }
         (source, _) => (make(root, &plan.destination, source)?, Kind::Directory),
     };
     set_attributes(&mount, &plan.attributes).context(at)?;
     if let Some(propagation) = plan.propagation {
-        let change = AttrChange {
-            propagation: Some(propagation.kind),
-            ..AttrChange::default()
-        };
+        let change = AttrChange { propagation: Some(propagation.kind), ..AttrChange::default() };
         mount_setattr(&mount, propagation.recursive.into(), change).context(at)?;
     }
     let place = destination::ensure(root, &plan.destination, kind)?;
@@ -77,10 +71,7 @@ fn tmpfs(options: &[FsOption], below: Option<&OwnedFd>) -> Result<OwnedFd> {
     let mut options = options.to_vec();
     if let (Some(below), false) = (below, options.iter().any(|(key, _)| key == "mode")) {
         let stat = rustix::fs::fstat(below).context(|| "fstat of a mount point")?;
-        options.push((
-            "mode".to_owned(),
-            Some(format!("{:o}", stat.st_mode & 0o7777)),
-        ));
+        options.push(("mode".to_owned(), Some(format!("{:o}", stat.st_mode & 0o7777))));
     }
     file_system("tmpfs", &options)
 }
@@ -89,17 +80,13 @@ fn tmpfs(options: &[FsOption], below: Option<&OwnedFd>) -> Result<OwnedFd> {
 pub(super) fn file_system(fs_type: &str, options: &[FsOption]) -> Result<OwnedFd> {
     let context = FsContext::open(fs_type).context(|| format!("fsopen {fs_type}"))?;
     for (key, value) in options {
-        context
-            .option(key, value.as_deref())
-            .context(|| match value {
-                Some(value) => format!("{fs_type} option {key}={value}"),
-                None => format!("{fs_type} option {key}"),
-            })?;
+        context.option(key, value.as_deref()).context(|| match value {
+            Some(value) => format!("{fs_type} option {key}={value}"),
+            None => format!("{fs_type} option {key}"),
+        })?;
     }
     context.create().context(|| format!("make a {fs_type}"))?;
-    context
-        .mount(MountAttrFlags::empty())
-        .context(|| format!("mount a {fs_type}"))
+    context.mount(MountAttrFlags::empty()).context(|| format!("mount a {fs_type}"))
 }
 
 /// Sets `MOUNT_ATTR_`s, recursive ones first so that the mount's own win.
@@ -110,15 +97,7 @@ pub(super) fn set_attributes(mount: impl AsFd, wanted: &MountAttributes) -> std:
     ];
     for (depth, set, clear) in changes {
         if set | clear != 0 {
-            mount_setattr(
-                &mount,
-                depth,
-                AttrChange {
-                    set,
-                    clear,
-                    ..AttrChange::default()
-                },
-            )?;
+            mount_setattr(&mount, depth, AttrChange { set, clear, ..AttrChange::default() })?;
         }
     }
     Ok(())

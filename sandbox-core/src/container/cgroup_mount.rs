@@ -71,8 +71,5 @@ fn hierarchies() -> Result<Vec<Hierarchy>> {
         .and_then(|file| std::io::read_to_string(std::fs::File::from(file)))
         .context(|| format!("read {path}"))?;
     let named = text.lines().filter_map(|line| line.split(':').nth(1));
-    Ok(named
-        .filter(|name| !name.is_empty())
-        .map(|name| Hierarchy(name.to_owned()))
-        .collect())
+    Ok(named.filter(|name| !name.is_empty()).map(|name| Hierarchy(name.to_owned())).collect())
 }

@@ -54,9 +54,7 @@ impl Channel {
             Some((&FAILED, rest)) => postcard::from_bytes(rest)
                 .map(Word::Failed)
                 .map_err(|e| Error::internal(format!("a process failed without words: {e}"))),
-            _ => Err(Error::internal(
-                "the container's process said what is no word",
-            )),
+            _ => Err(Error::internal("the container's process said what is no word")),
         }
     }
 
@@ -64,9 +62,7 @@ impl Channel {
     pub(crate) fn wait(&self) -> Result<()> {
         match receive_packet(&self.0, 1, 0).context(|| "wait for the sandbox process")? {
             Received::Packet { .. } => Ok(()),
-            _ => Err(Error::internal(
-                "the sandbox process gave this container up",
-            )),
+            _ => Err(Error::internal("the sandbox process gave this container up")),
         }
     }
 

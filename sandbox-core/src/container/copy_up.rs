@@ -12,12 +12,8 @@ use rustix::fs::{
 
 /// Copies directories, regular files and symlinks with owner and mode.
 pub(super) fn copy(from: &OwnedFd, to: &OwnedFd) -> io::Result<()> {
-    let from = openat(
-        from,
-        ".",
-        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
-        Mode::empty(),
-    )?;
+    let from =
+        openat(from, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
     for entry in Dir::read_from(&from)? {
         let entry = entry?;
         let name = entry.file_name();
@@ -59,13 +55,7 @@ fn copy_file(from: &OwnedFd, to: &OwnedFd, name: &std::ffi::CStr, stat: &Stat) -
 
 fn own(directory: impl AsFd, name: &std::ffi::CStr, stat: &Stat) -> io::Result<()> {
     let (uid, gid) = (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid));
-    Ok(chownat(
-        directory,
-        name,
-        Some(uid),
-        Some(gid),
-        AtFlags::SYMLINK_NOFOLLOW,
-    )?)
+    Ok(chownat(directory, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?)
 }
 
 fn mode(stat: &Stat) -> Mode {

@@ -55,12 +55,7 @@ fn make(root: BorrowedFd<'_>, path: &Path, kind: Kind) -> io::Result<()> {
         })
         .collect();
     for (n, name) in names.iter().enumerate() {
-        let parent = open_in_root(
-            root,
-            &so_far,
-            OFlags::PATH | OFlags::DIRECTORY,
-            Mode::empty(),
-        )?;
+        let parent = open_in_root(root, &so_far, OFlags::PATH | OFlags::DIRECTORY, Mode::empty())?;
         so_far.push(name);
         match open_in_root(root, &so_far, OFlags::PATH, Mode::empty()) {
             Ok(_) => continue,
@@ -70,12 +65,7 @@ fn make(root: BorrowedFd<'_>, path: &Path, kind: Kind) -> io::Result<()> {
         let last = n + 1 == names.len();
         if last && kind == Kind::File {
             let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW;
-            openat(
-                parent.as_fd(),
-                *name,
-                flags | OFlags::CLOEXEC,
-                Mode::from_raw_mode(0o644),
-            )?;
+            openat(parent.as_fd(), *name, flags | OFlags::CLOEXEC, Mode::from_raw_mode(0o644))?;
         } else {
             mkdirat(parent.as_fd(), *name, Mode::from_raw_mode(0o755))?;
         }

@@ -40,21 +40,14 @@ impl Donated {
         }
         let mut rest = descriptors.into_iter();
         let mut next_if = |wanted: bool| if wanted { rest.next() } else { None };
-        let stdio = [
-            next_if(donations.stdin),
-            next_if(donations.stdout),
-            next_if(donations.stderr),
-        ];
+        let stdio =
+            [next_if(donations.stdin), next_if(donations.stdout), next_if(donations.stderr)];
         let cgroup_procs = rest.by_ref().take(donations.cgroup_procs.into()).collect();
         let seccomp = match (donations.seccomp, rest.next()) {
             (Some(flags), Some(file)) => Some(Seccomp::read(file, flags)?),
             _ => None,
         };
-        Ok(Self {
-            stdio,
-            cgroup_procs,
-            seccomp,
-        })
+        Ok(Self { stdio, cgroup_procs, seccomp })
     }
 
     /// Moves this process into the container's cgroup: "0" is whoever writes.
@@ -85,9 +78,7 @@ impl Donated {
 impl Seccomp {
     fn read(file: OwnedFd, flags: u32) -> Result<Self> {
         let mut program = Vec::new();
-        File::from(file)
-            .read_to_end(&mut program)
-            .context(|| "read the seccomp program")?;
+        File::from(file).read_to_end(&mut program).context(|| "read the seccomp program")?;
         Ok(Self { program, flags })
     }
 }

@@ -45,10 +45,5 @@ fn to_execve(joining: Joining<'_>) -> Result<Prepared<'_>> {
         identity::become_root()?;
     }
     let seccomp = joining.inside.seccomp.as_ref();
-    Prepared::new(
-        joining.process,
-        seccomp,
-        joining.terminal.is_some(),
-        own_files,
-    )
+    Prepared::new(joining.process, seccomp, joining.terminal.is_some(), own_files)
 }

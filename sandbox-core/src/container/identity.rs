@@ -23,10 +23,7 @@ pub(super) struct AsContainerRoot {
 
 impl AsContainerRoot {
     pub(super) fn begin() -> Self {
-        Self {
-            gid: setfsgid(Gid::from_raw(0)),
-            uid: setfsuid(Uid::from_raw(0)),
-        }
+        Self { gid: setfsgid(Gid::from_raw(0)), uid: setfsuid(Uid::from_raw(0)) }
     }
 }
 

@@ -40,10 +40,7 @@ pub(crate) fn clone_flags(plan: &ContainerPlan) -> i32 {
 
 /// boot: gives the user namespace of a newborn container the sandbox's IDs.
 pub(crate) fn write_maps(pid: i32, identities: &Identities) -> Result<()> {
-    for (file, map) in [
-        ("uid_map", &identities.users),
-        ("gid_map", &identities.groups),
-    ] {
+    for (file, map) in [("uid_map", &identities.users), ("gid_map", &identities.groups)] {
         let path = format!("{PROC}/{pid}/{file}");
         fs::write(&path, map_text(map)).context(|| format!("write {path}"))?;
     }
@@ -77,12 +74,7 @@ fn to_gate(newborn: Newborn<'_>) -> Result<Prepared<'_>> {
     newborn.donated.install_stdio(newborn.terminal)?;
     enter_root(newborn)?;
     names::set_own(plan)?;
-    Prepared::new(
-        process,
-        newborn.donated.seccomp.as_ref(),
-        newborn.terminal.is_some(),
-        own_files,
-    )
+    Prepared::new(process, newborn.donated.seccomp.as_ref(), newborn.terminal.is_some(), own_files)
 }
 
 /// Leaves boot's root for the container's.
@@ -93,10 +85,7 @@ fn enter_root(newborn: Newborn<'_>) -> Result<()> {
     unmount(".", UnmountFlags::DETACH).context(|| "detach the sandbox's root")?;
     chdir("/").context(|| "chdir /")?;
     let propagation = newborn.plan.root_propagation;
-    let change = AttrChange {
-        propagation: Some(propagation.kind),
-        ..AttrChange::default()
-    };
+    let change = AttrChange { propagation: Some(propagation.kind), ..AttrChange::default() };
     mount_setattr_at("/", propagation.recursive.into(), change)
         .context(|| "linux.rootfsPropagation")
 }

@@ -19,9 +19,7 @@ const MAX_PASSWD: u64 = 1 << 20;
 pub(super) fn program(process: &ProcessPlan) -> Result<CString> {
     let name = process.args.first().map(String::as_str).unwrap_or_default();
     let found = if name.contains('/') {
-        executable(name)
-            .map_err(|e| refused(name, &e))
-            .map(|()| name.to_owned())
+        executable(name).map_err(|e| refused(name, &e)).map(|()| name.to_owned())
     } else {
         search(name, process)
     }?;
@@ -29,12 +27,7 @@ pub(super) fn program(process: &ProcessPlan) -> Result<CString> {
 }
 
 fn search(name: &str, process: &ProcessPlan) -> Result<String> {
-    let path = process
-        .env
-        .iter()
-        .rev()
-        .find_map(|e| e.strip_prefix("PATH="))
-        .unwrap_or_default();
+    let path = process.env.iter().rev().find_map(|e| e.strip_prefix("PATH=")).unwrap_or_default();
     let mut refusal = None;
     for directory in path.split(':').filter(|d| d.starts_with('/')) {
         let candidate = format!("{}/{name}", directory.trim_end_matches('/'));
@@ -44,11 +37,7 @@ fn search(name: &str, process: &ProcessPlan) -> Result<String> {
             Err(e) => refusal = refusal.or(Some(refused(&candidate, &e))),
         }
     }
-    let missing = || {
-        Error::invalid(format!(
-            "exec: {name:?}: executable file not found in $PATH"
-        ))
-    };
+    let missing = || Error::invalid(format!("exec: {name:?}: executable file not found in $PATH"));
     Err(refusal.unwrap_or_else(missing))
 }
 

@@ -11,12 +11,8 @@ use crate::boot::DEV_NULL;
 use crate::error::{Context, Error, Result};
 use crate::sys::mount::{AttrChange, Depth, attach_to, clone_mount, mount_setattr};
 
-const READ_ONLY: AttrChange<'_> = AttrChange {
-    set: libc::MOUNT_ATTR_RDONLY,
-    clear: 0,
-    propagation: None,
-    idmap: None,
-};
+const READ_ONLY: AttrChange<'_> =
+    AttrChange { set: libc::MOUNT_ATTR_RDONLY, clear: 0, propagation: None, idmap: None };
 
 /// Makes a path read as empty: a file as /dev/null, a directory as an empty
 /// one. What does not exist needs no mask.

@@ -38,20 +38,12 @@ pub(crate) struct Inside {
 impl Inside {
     /// Of a container that runs.
     pub(crate) fn new(plan: &ContainerPlan, tree: Tree, seccomp: Option<Seccomp>) -> Self {
-        Self {
-            namespaces: own_namespaces(plan),
-            terminals: tree.into_terminals(),
-            seccomp,
-        }
+        Self { namespaces: own_namespaces(plan), terminals: tree.into_terminals(), seccomp }
     }
 
     /// Of the pause container, which nobody joins.
     pub(crate) fn pause(plan: &ContainerPlan) -> Self {
-        Self {
-            namespaces: own_namespaces(plan),
-            terminals: None,
-            seccomp: None,
-        }
+        Self { namespaces: own_namespaces(plan), terminals: None, seccomp: None }
     }
 
     /// The devpts that terminals are made in.

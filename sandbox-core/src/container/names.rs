@@ -1,14 +1,15 @@
 //! Host name, domain name and sysctls.
 
 use std::fs;
+use std::path::Path;
 
 use nix::unistd::{seteuid, sethostname};
 use rustix::system::setdomainname;
 
 use crate::boot::restore_privileges;
 use crate::error::{Context, Result};
-use crate::network::sysctl_path;
 use crate::spec::plan::ContainerPlan;
+use crate::spec::sysctl_file;
 
 /// boot: what a container sets in namespaces that it shares with the sandbox,
 /// where its own root has no say.
@@ -52,7 +53,7 @@ fn set_names(plan: &ContainerPlan) -> Result<()> {
 
 fn set_sysctls(plan: &ContainerPlan) -> Result<()> {
     for (name, value) in &plan.sysctls {
-        let path = format!("/proc/sys/{}", sysctl_path(name));
+        let path = Path::new("/proc/sys").join(sysctl_file(name));
         fs::write(&path, value).context(|| format!("linux.sysctl: set {name} to {value:?}"))?;
     }
     Ok(())

@@ -42,13 +42,9 @@ impl OwnProcFiles {
         let label = wanted.map(|(file, text)| {
             let path = format!("{PROC}/self/attr/{file}");
             let opened = OpenOptions::new().write(true).open(&path);
-            opened
-                .context(|| format!("open {path}"))
-                .map(|file| (file, text))
+            opened.context(|| format!("open {path}")).map(|file| (file, text))
         });
-        Ok(Self {
-            label: label.transpose()?,
-        })
+        Ok(Self { label: label.transpose()? })
     }
 }
 
@@ -95,13 +91,7 @@ impl<'a> Prepared<'a> {
         let env = environment(process, home)?;
         let program = lookup::program(process)?;
         let args = c_strings("process.args", process.args.iter().cloned())?;
-        Ok(Self {
-            program,
-            args,
-            env,
-            late_seccomp: late,
-            own_files,
-        })
+        Ok(Self { program, args, env, late_seccomp: late, own_files })
     }
 
     /// The last steps, and execve. Returns only to say why not.
@@ -174,11 +164,7 @@ fn become_user(process: &ProcessPlan) -> Result<()> {
     let wanted = &process.capabilities;
     drop_bounding(wanted.bounding)?;
     sys::keep_capabilities(true).context(|| "prctl PR_SET_KEEPCAPS")?;
-    let groups: Vec<Gid> = process
-        .additional_gids
-        .iter()
-        .map(|g| Gid::from_raw(*g))
-        .collect();
+    let groups: Vec<Gid> = process.additional_gids.iter().map(|g| Gid::from_raw(*g)).collect();
     setgroups(&groups).context(|| format!("process.user.additionalGids: setgroups {groups:?}"))?;
     let gid = Gid::from_raw(process.gid);
     setresgid(gid, gid, gid).context(|| format!("process.user.gid: setresgid {gid}"))?;
@@ -194,9 +180,7 @@ fn drop_bounding(keep: u64) -> Result<()> {
         // One that this kernel does not know is in no set.
         if gone && caps::has_cap(None, CapSet::Bounding, capability).unwrap_or(false) {
             caps::drop(None, CapSet::Bounding, capability).map_err(|e| {
-                Error::internal(format!(
-                    "process.capabilities.bounding: drop {capability}: {e}"
-                ))
+                Error::internal(format!("process.capabilities.bounding: drop {capability}: {e}"))
             })?;
         }
     }
@@ -206,11 +190,7 @@ fn drop_bounding(keep: u64) -> Result<()> {
 fn set_capabilities(wanted: &CapabilitySets) -> Result<()> {
     let sets = [
         // Effective may not exceed permitted at any moment.
-        (
-            CapSet::Effective,
-            wanted.effective & wanted.permitted,
-            "effective",
-        ),
+        (CapSet::Effective, wanted.effective & wanted.permitted, "effective"),
         (CapSet::Permitted, wanted.permitted, "permitted"),
         (CapSet::Inheritable, wanted.inheritable, "inheritable"),
     ];
@@ -230,28 +210,20 @@ fn set_capabilities(wanted: &CapabilitySets) -> Result<()> {
 }
 
 fn members(mask: u64) -> CapsHashSet {
-    caps::all()
-        .into_iter()
-        .filter(|c: &Capability| mask & c.bitmask() != 0)
-        .collect()
+    caps::all().into_iter().filter(|c: &Capability| mask & c.bitmask() != 0).collect()
 }
 
 fn enter_working_directory(process: &ProcessPlan) -> Result<()> {
     chdir(&process.cwd).map_err(|e| {
-        let message = format!(
-            "process.cwd: chdir to {}: {}",
-            process.cwd.display(),
-            io::Error::from(e)
-        );
+        let message =
+            format!("process.cwd: chdir to {}: {}", process.cwd.display(), io::Error::from(e));
         Error::new(FailureKind::Invalid, message)
     })?;
     // A directory outside of the root would be a way out (CVE-2024-21626).
     let here = rustix::process::getcwd(Vec::new()).context(|| "process.cwd: getcwd")?;
     match here.as_bytes().starts_with(b"/") {
         true => Ok(()),
-        false => Err(Error::invalid(
-            "process.cwd lies outside of the container's root",
-        )),
+        false => Err(Error::invalid("process.cwd lies outside of the container's root")),
     }
 }
 

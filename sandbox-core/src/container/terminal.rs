@@ -41,19 +41,10 @@ pub(crate) fn make(
     // The group stays what the devpts gives it, which is what tty(1) tools expect.
     fchown(&peer, Some(Uid::from_raw(process.uid)), None::<Gid>)
         .context(|| "give the terminal to its user")?;
-    let size = Winsize {
-        ws_row: wanted.height,
-        ws_col: wanted.width,
-        ws_xpixel: 0,
-        ws_ypixel: 0,
-    };
+    let size = Winsize { ws_row: wanted.height, ws_col: wanted.width, ws_xpixel: 0, ws_ypixel: 0 };
     if size.ws_row > 0 || size.ws_col > 0 {
         tcsetwinsize(&master, size).context(|| "process.consoleSize")?;
     }
     let number = terminal_number(&master).context(|| "number of the terminal")?;
-    Ok(Some(Terminal {
-        master,
-        peer,
-        number,
-    }))
+    Ok(Some(Terminal { master, peer, number }))
 }

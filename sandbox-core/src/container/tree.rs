@@ -66,10 +66,7 @@ impl Tree {
         }
         cover(tree.root.as_fd(), plan, |path| !is_deferred(plan, path))?;
         if plan.readonly_root {
-            let change = AttrChange {
-                set: libc::MOUNT_ATTR_RDONLY,
-                ..AttrChange::default()
-            };
+            let change = AttrChange { set: libc::MOUNT_ATTR_RDONLY, ..AttrChange::default() };
             mount_setattr(&tree.root, Depth::Top, change)
                 .context(|| "root.readonly: make the root file system read-only")?;
         }
@@ -80,13 +77,8 @@ impl Tree {
         let path = format!("{CONTAINERS}/{number}");
         let rootfs = rootfs.ok_or_else(|| Error::internal("the gofer delivered no root"))?;
         mkdirat(CWD, &path, Mode::from_raw_mode(0o755)).context(|| format!("mkdir {path}"))?;
-        let mut tree = Self {
-            path,
-            root: rootfs,
-            own_devices: None,
-            terminals: None,
-            deferred: Vec::new(),
-        };
+        let mut tree =
+            Self { path, root: rootfs, own_devices: None, terminals: None, deferred: Vec::new() };
         attach_at(&tree.root, &tree.path).context(|| "attach the root file system")?;
         tree.root = open_root(&tree.path)?;
         Ok(tree)
@@ -103,13 +95,7 @@ impl Tree {
                 self.deferred.push((index, donated));
                 continue;
             }
-            let devpts = attach(
-                self.root.as_fd(),
-                Ready {
-                    plan: mount,
-                    donated,
-                },
-            )?;
+            let devpts = attach(self.root.as_fd(), Ready { plan: mount, donated })?;
             self.terminals = devpts.or(self.terminals.take());
         }
         Ok(())
@@ -185,13 +171,7 @@ impl Tree {
                 }
                 None => None,
             };
-            attach(
-                root.as_fd(),
-                Ready {
-                    plan: &plan.mounts[*index],
-                    donated,
-                },
-            )?;
+            attach(root.as_fd(), Ready { plan: &plan.mounts[*index], donated })?;
         }
         cover(root.as_fd(), plan, |path| is_deferred(plan, path))?;
         Ok(root)
@@ -217,12 +197,8 @@ fn cover(root: BorrowedFd<'_>, plan: &ContainerPlan, ours: impl Fn(&Path) -> boo
     let turn = |paths: &[PathBuf]| -> Vec<PathBuf> {
         paths.iter().filter(|path| ours(path)).cloned().collect()
     };
-    turn(&plan.readonly_paths)
-        .iter()
-        .try_for_each(|p| masks::make_read_only(root, p))?;
-    turn(&plan.masked_paths)
-        .iter()
-        .try_for_each(|p| masks::mask(root, p))
+    turn(&plan.readonly_paths).iter().try_for_each(|p| masks::make_read_only(root, p))?;
+    turn(&plan.masked_paths).iter().try_for_each(|p| masks::mask(root, p))
 }
 
 /// Whether a mount needs namespaces that are made with the container.

@@ -152,9 +152,7 @@ impl Given {
     fn id(&mut self) -> Result<String> {
         match &self.words[..] {
             [boot, id] if boot == "boot" => Ok(id.clone()),
-            words => Err(Error::invalid(format!(
-                "boot: expected `boot ... ID`, found {words:?}"
-            ))),
+            words => Err(Error::invalid(format!("boot: expected `boot ... ID`, found {words:?}"))),
         }
     }
 }
@@ -186,10 +184,7 @@ impl Birth {
 
     /// Reads it, if the writer was of this very version.
     pub fn decode(bytes: &[u8]) -> Result<Self> {
-        let end = bytes
-            .iter()
-            .position(|b| *b == b'\n')
-            .map_or(0, |at| at + 1);
+        let end = bytes.iter().position(|b| *b == b'\n').map_or(0, |at| at + 1);
         let (first, rest) = bytes.split_at(end);
         if first != header().as_bytes() {
             return Err(Error::invalid(format!(
@@ -251,9 +246,7 @@ mod tests {
 
     #[test]
     fn a_certificate_of_another_version_is_refused_in_a_sentence() {
-        let error = Birth::decode(b"palisade 0.0.0\nwhatever")
-            .unwrap_err()
-            .to_string();
+        let error = Birth::decode(b"palisade 0.0.0\nwhatever").unwrap_err().to_string();
         assert!(error.contains("install both from one release"), "{error}");
     }
 }

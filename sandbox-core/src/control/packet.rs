@@ -33,10 +33,8 @@ const IN_MEMFD: u8 = 1;
 
 /// What a received memfd must be sealed against: with these, neither its size
 /// nor its content can change under the reader.
-const SEALS: SealFlags = SealFlags::SHRINK
-    .union(SealFlags::GROW)
-    .union(SealFlags::WRITE)
-    .union(SealFlags::SEAL);
+const SEALS: SealFlags =
+    SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlags::WRITE).union(SealFlags::SEAL);
 
 /// What [`receive_packet`] found.
 #[derive(Debug)]
@@ -70,10 +68,7 @@ pub fn send_packet(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> i
 
 fn send(socket: BorrowedFd<'_>, tag: u8, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
     if fds.len() > SCM_MAX_FD {
-        let message = format!(
-            "{} descriptors in one packet, at most {SCM_MAX_FD} fit",
-            fds.len()
-        );
+        let message = format!("{} descriptors in one packet, at most {SCM_MAX_FD} fit", fds.len());
         return Err(io::Error::new(ErrorKind::InvalidInput, message));
     }
     let mut space = vec![MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(fds.len()))];
@@ -81,10 +76,7 @@ fn send(socket: BorrowedFd<'_>, tag: u8, bytes: &[u8], fds: &[BorrowedFd<'_>]) -
     if !fds.is_empty() {
         ancillary.push(SendAncillaryMessage::ScmRights(fds));
     }
-    let parts = [
-        IoSlice::new(std::slice::from_ref(&tag)),
-        IoSlice::new(bytes),
-    ];
+    let parts = [IoSlice::new(std::slice::from_ref(&tag)), IoSlice::new(bytes)];
     loop {
         // A packet goes out whole or not at all, so the count says nothing new.
         match rustix::net::sendmsg(socket, &parts, &mut ancillary, SendFlags::NOSIGNAL) {
@@ -108,9 +100,7 @@ pub fn receive_packet(socket: impl AsFd, max_bytes: usize, max_fds: usize) -> io
         Err(e) => return Err(e),
     };
     if length > max_bytes.min(MAX_PACKET) {
-        return Err(broken(format!(
-            "a packet of {length} bytes, at most {max_bytes} expected"
-        )));
+        return Err(broken(format!("a packet of {length} bytes, at most {max_bytes} expected")));
     }
     let mut tag = 0;
     let mut bytes = vec![0; length];
@@ -123,10 +113,7 @@ pub fn receive_packet(socket: impl AsFd, max_bytes: usize, max_fds: usize) -> io
         _ => return Err(broken(format!("a packet that begins with the byte {tag}"))),
     }
     if fds.len() > max_fds {
-        return Err(broken(format!(
-            "{} descriptors, at most {max_fds} expected",
-            fds.len()
-        )));
+        return Err(broken(format!("{} descriptors, at most {max_fds} expected", fds.len())));
     }
     Ok(Received::Packet { bytes, fds })
 }
@@ -153,10 +140,7 @@ fn receive(
     let mut space = vec![MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(max_fds))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
     let expected = bytes.len() + 1;
-    let mut parts = [
-        IoSliceMut::new(std::slice::from_mut(tag)),
-        IoSliceMut::new(bytes),
-    ];
+    let mut parts = [IoSliceMut::new(std::slice::from_mut(tag)), IoSliceMut::new(bytes)];
     let message = loop {
         let flags = RecvFlags::CMSG_CLOEXEC;
         match rustix::net::recvmsg(socket, &mut parts, &mut ancillary, flags) {
@@ -172,9 +156,7 @@ fn receive(
         }
     }
     if message.flags.intersects(ReturnFlags::TRUNC) || message.bytes != expected {
-        return Err(broken(
-            "a packet that does not fit its announced size".to_owned(),
-        ));
+        return Err(broken("a packet that does not fit its announced size".to_owned()));
     }
     if message.flags.intersects(ReturnFlags::CTRUNC) {
         return Err(broken(format!(
@@ -196,20 +178,15 @@ pub fn sealed_memfd(bytes: &[u8]) -> io::Result<OwnedFd> {
 /// Reads what a peer claims to be a [`sealed_memfd`]. Asking for the seals also
 /// proves that it is memory: a read of it cannot block.
 fn read_sealed(memfd: OwnedFd, max_bytes: usize) -> io::Result<Vec<u8>> {
-    let seals = rustix::fs::fcntl_get_seals(&memfd).map_err(|e| {
-        broken(format!(
-            "a descriptor in place of a memfd (F_GET_SEALS: {e})"
-        ))
-    })?;
+    let seals = rustix::fs::fcntl_get_seals(&memfd)
+        .map_err(|e| broken(format!("a descriptor in place of a memfd (F_GET_SEALS: {e})")))?;
     if !seals.contains(SEALS) {
         return Err(broken(format!("a memfd that is not sealed: {seals:?}")));
     }
     let memfd = File::from(memfd);
     let length = usize::try_from(memfd.metadata()?.len()).unwrap_or(usize::MAX);
     if length > max_bytes {
-        return Err(broken(format!(
-            "a memfd of {length} bytes, at most {max_bytes} expected"
-        )));
+        return Err(broken(format!("a memfd of {length} bytes, at most {max_bytes} expected")));
     }
     let mut bytes = vec![0; length];
     memfd.read_exact_at(&mut bytes, 0)?;
@@ -249,11 +226,7 @@ mod tests {
         send_packet(&a, b"", &[]).unwrap();
         let (bytes, fds) = packet(receive_packet(&b, 3, 2));
         assert_eq!((bytes.as_slice(), fds.len()), (b"one".as_slice(), 2));
-        assert!(
-            rustix::io::fcntl_getfd(&fds[0])
-                .unwrap()
-                .contains(rustix::io::FdFlags::CLOEXEC)
-        );
+        assert!(rustix::io::fcntl_getfd(&fds[0]).unwrap().contains(rustix::io::FdFlags::CLOEXEC));
         assert_eq!(packet(receive_packet(&b, 3, 2)).0, b"");
         assert!(matches!(receive_packet(&b, 3, 2), Ok(Received::WouldBlock)));
         drop(a);
@@ -271,10 +244,7 @@ mod tests {
         send_packet(&a, &long, &[]).unwrap();
         assert!(error(receive_packet(&b, long.len() - 1, 1)).contains("at most 65536"));
         send_packet(&a, &long[1..], &[]).unwrap();
-        assert_eq!(
-            packet(receive_packet(&b, MAX_PACKET, 0)).0.len(),
-            MAX_PACKET
-        );
+        assert_eq!(packet(receive_packet(&b, MAX_PACKET, 0)).0.len(), MAX_PACKET);
     }
 
     #[test]

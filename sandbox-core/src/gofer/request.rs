@@ -130,9 +130,7 @@ mod json {
         value: &T,
         to: S,
     ) -> Result<S::Ok, S::Error> {
-        serde_json::to_string(value)
-            .map_err(S::Error::custom)?
-            .serialize(to)
+        serde_json::to_string(value).map_err(S::Error::custom)?.serialize(to)
     }
 
     pub(super) fn deserialize<'a, T: for<'b> Deserialize<'b>, D: Deserializer<'a>>(

@@ -8,6 +8,7 @@ use nix::sched::{CloneFlags, setns};
 
 use crate::error::{Context, Result};
 use crate::spec::plan::{IdMapping, Network};
+use crate::spec::sysctl_file;
 
 /// While it lives, this thread is in another network namespace.
 #[derive(Debug)]
@@ -23,12 +24,7 @@ impl Visit {
     /// # Errors
     /// Names the path and the field that it comes from.
     pub fn enter(path: &Path) -> Result<Self> {
-        let what = || {
-            format!(
-                "linux.namespaces: join the network namespace {}",
-                path.display()
-            )
-        };
+        let what = || format!("linux.namespaces: join the network namespace {}", path.display());
         let home = fs::File::open("/proc/thread-self/ns/net")
             .context(|| "open /proc/thread-self/ns/net")?;
         let there = fs::File::open(path).context(what)?;
@@ -51,21 +47,14 @@ impl Drop for Visit {
 /// ports below 1024 and send pings, unless the pod set these itself. As paths
 /// below `/proc/sys`.
 pub fn sysctls(wanted: &[(String, String)], groups: &[IdMapping]) -> Vec<(String, String)> {
-    let paths = wanted
-        .iter()
-        .map(|(name, value)| (sysctl_path(name), value.clone()));
+    let path = |name: &str| sysctl_file(name).to_string_lossy().into_owned();
+    let paths = wanted.iter().map(|(name, value)| (path(name), value.clone()));
     let mut all: Vec<_> = paths.collect();
-    let last_group = groups
-        .iter()
-        .map(|m| m.inside + (m.size - 1))
-        .max()
-        .unwrap_or(i32::MAX as u32);
+    let last_group =
+        groups.iter().map(|m| m.inside + (m.size - 1)).max().unwrap_or(i32::MAX as u32);
     let defaults = [
         ("net/ipv4/ip_unprivileged_port_start", "0".to_owned()),
-        (
-            "net/ipv4/ping_group_range",
-            format!("0 {}", last_group.min(i32::MAX as u32)),
-        ),
+        ("net/ipv4/ping_group_range", format!("0 {}", last_group.min(i32::MAX as u32))),
     ];
     for (path, value) in defaults {
         if !all.iter().any(|(set, _)| set == path) {
@@ -73,22 +62,6 @@ pub fn sysctls(wanted: &[(String, String)], groups: &[IdMapping]) -> Vec<(String
         }
     }
     all
-}
-
-/// `net.ipv4.conf.eth0/1.forwarding` names interface `eth0.1`: in a sysctl's
-/// name the first separator decides which of `.` and `/` separates (sysctl(8)).
-pub fn sysctl_path(name: &str) -> String {
-    match name.find(['.', '/']) {
-        Some(at) if name.as_bytes()[at] == b'.' => name
-            .chars()
-            .map(|c| match c {
-                '.' => '/',
-                '/' => '.',
-                other => other,
-            })
-            .collect(),
-        _ => name.to_owned(),
-    }
 }
 
 /// Writes sysctls of the current network namespace.
@@ -111,28 +84,10 @@ mod tests {
 
     #[test]
     fn what_the_pod_sets_is_not_overridden() {
-        let wanted = [(
-            "net.ipv4.ip_unprivileged_port_start".to_owned(),
-            "1024".to_owned(),
-        )];
+        let wanted = [("net.ipv4.ip_unprivileged_port_start".to_owned(), "1024".to_owned())];
         let all = sysctls(&wanted, &[]);
-        let starts: Vec<_> = all
-            .iter()
-            .filter(|(p, _)| p.ends_with("port_start"))
-            .collect();
+        let starts: Vec<_> = all.iter().filter(|(p, _)| p.ends_with("port_start")).collect();
         assert_eq!(starts.len(), 1);
         assert_eq!(starts[0].1, "1024");
-    }
-
-    #[test]
-    fn an_interface_name_with_a_dot_survives() {
-        assert_eq!(
-            sysctl_path("net.ipv4.conf.eth0/1.forwarding"),
-            "net/ipv4/conf/eth0.1/forwarding"
-        );
-        assert_eq!(
-            sysctl_path("net/ipv4/conf/eth0.1/forwarding"),
-            "net/ipv4/conf/eth0.1/forwarding"
-        );
     }
 }

@@ -11,10 +11,7 @@ use crate::cgroup::Cgroup;
 use crate::error::{Error, Result};
 
 /// containerd gives `delete` five seconds in all.
-const PATIENCE: Timespec = Timespec {
-    tv_sec: 3,
-    tv_nsec: 0,
-};
+const PATIENCE: Timespec = Timespec { tv_sec: 3, tv_nsec: 0 };
 
 /// Cleans up after a shim that died: kills the sandbox if it lives, removes
 /// its cgroups, gives its ID range back, removes its state. Idempotent; needs

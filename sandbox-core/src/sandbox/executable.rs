@@ -34,10 +34,7 @@ impl Executable {
         if stat.st_mode & libc::S_IFMT != libc::S_IFREG || stat.st_mode & 0o001 == 0 {
             return Err(wrong("is not a file that every user may execute"));
         }
-        let read_only = AttrChange {
-            set: libc::MOUNT_ATTR_RDONLY,
-            ..AttrChange::default()
-        };
+        let read_only = AttrChange { set: libc::MOUNT_ATTR_RDONLY, ..AttrChange::default() };
         mount_setattr(&mount, Depth::Top, read_only)
             .context(|| format!("make a read-only mount of {}", path.display()))?;
         Ok(Self(mount))

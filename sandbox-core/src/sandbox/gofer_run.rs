@@ -3,7 +3,9 @@
 use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::PoisonError;
 
+use oci_spec::runtime::LinuxSeccomp;
 use rustix::fs::{Mode, OFlags};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::{WaitId, WaitIdOptions, waitid};
@@ -23,7 +25,6 @@ use crate::sys::process::exit_now;
 #[derive(Debug)]
 pub struct GoferRun {
     socket: OwnedFd,
-    pidfd: OwnedFd,
 }
 
 impl AsFd for GoferRun {
@@ -34,11 +35,10 @@ impl AsFd for GoferRun {
 }
 
 impl GoferRun {
-    /// Reads the answer and collects the process, which ends as it answers.
+    /// Reads the answer. The process ends by itself and is collected later:
+    /// taking its mounts down takes the kernel longer than we want to wait.
     pub fn finish(self) -> Result<()> {
         let received = receive_packet(&self.socket, MAX_PACKET, 0);
-        waitid(WaitId::PidFd(self.pidfd.as_fd()), WaitIdOptions::EXITED)
-            .context(|| "wait for the gofer")?;
         let bytes = match received.context(|| "receive the gofer's answer")? {
             Received::Packet { bytes, .. } => bytes,
             _ => return Err(Error::internal("the gofer died before it answered")),
@@ -46,14 +46,20 @@ impl GoferRun {
         let answer: GoferAnswer = postcard::from_bytes(&bytes)
             .map_err(|e| Error::internal(format!("the gofer's answer is no answer: {e}")))?;
         answer.map_err(|e| {
-            let kind = if e.invalid {
-                FailureKind::Invalid
-            } else {
-                FailureKind::Internal
-            };
+            let kind = if e.invalid { FailureKind::Invalid } else { FailureKind::Internal };
             Error::new(kind, e.message)
         })
     }
+}
+
+/// Collects the gofers that have ended; with `wait`, all.
+pub(super) fn collect(sandbox: &Sandbox, wait: bool) {
+    let options = match wait {
+        true => WaitIdOptions::EXITED,
+        false => WaitIdOptions::EXITED | WaitIdOptions::NOHANG,
+    };
+    let mut gofers = sandbox.gofers.lock().unwrap_or_else(PoisonError::into_inner);
+    gofers.retain(|pidfd| matches!(waitid(WaitId::PidFd(pidfd.as_fd()), options), Ok(None)));
 }
 
 /// See [`Sandbox::gofer`].
@@ -63,22 +69,18 @@ pub(super) fn start(
     rootfs: Vec<RootfsMount>,
     first: bool,
 ) -> Result<GoferRun> {
-    let (ours, theirs) = socketpair(
-        AddressFamily::UNIX,
-        SocketType::SEQPACKET,
-        SocketFlags::CLOEXEC,
-        None,
-    )
-    .context(|| "socketpair for the gofer")?;
+    let (ours, theirs) =
+        socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+            .context(|| "socketpair for the gofer")?;
     let request = request(sandbox, plan, rootfs, first)?;
     // The kernel queues it: it is there before the gofer asks.
     send_request(sandbox, &ours, &request)?;
     let alone = SingleThreaded::prove().context(|| "clone the gofer")?;
     match clone_into(&alone, 0, None).context(|| "clone3 of the gofer")? {
-        Cloned::Parent { pidfd, .. } => Ok(GoferRun {
-            socket: ours,
-            pidfd,
-        }),
+        Cloned::Parent { pidfd, .. } => {
+            sandbox.gofers.lock().unwrap_or_else(PoisonError::into_inner).push(pidfd);
+            Ok(GoferRun { socket: ours })
+        }
         Cloned::Child => become_gofer(sandbox, &theirs),
     }
 }
@@ -102,40 +104,31 @@ fn request(
         sandbox_proc: first,
         default_devices: first,
         rootfs,
-        mounts: if runs {
-            plan.host.donated.clone()
-        } else {
-            Vec::new()
-        },
-        devices: if runs {
-            plan.host.devices.clone()
-        } else {
-            Vec::new()
-        },
-        seccomp: seccomp_job(&sandbox.state_root, plan).filter(|_| runs),
+        mounts: if runs { plan.host.donated.clone() } else { Vec::new() },
+        devices: if runs { plan.host.devices.clone() } else { Vec::new() },
+        seccomp: if runs { seccomp_job(&sandbox.state_root, plan)? } else { None },
     })
 }
 
 /// Asks for the program of a profile that no container had before.
-fn seccomp_job(state_root: &Path, plan: &Plan) -> Option<SeccompJob> {
-    let profile = plan.host.seccomp.as_ref()?;
-    let output = seccomp_file(state_root, plan)?;
-    (!output.exists()).then(|| SeccompJob {
-        profile: profile.clone(),
-        output,
-    })
+fn seccomp_job(state_root: &Path, plan: &Plan) -> Result<Option<SeccompJob>> {
+    let Some(profile) = &plan.host.seccomp else {
+        return Ok(None);
+    };
+    let output = seccomp_file(state_root, profile)?;
+    Ok((!output.exists()).then(|| SeccompJob { profile: profile.clone(), output }))
 }
 
-fn seccomp_file(state_root: &Path, plan: &Plan) -> Option<PathBuf> {
-    let profile = plan.host.seccomp.as_ref()?;
-    Some(state_root.join("seccomp").join(seccomp::key(profile).ok()?))
+fn seccomp_file(state_root: &Path, profile: &LinuxSeccomp) -> Result<PathBuf> {
+    Ok(state_root.join("seccomp").join(seccomp::key(profile)?))
 }
 
 /// See [`Sandbox::seccomp`].
 pub(super) fn open_seccomp(state_root: &Path, plan: &Plan) -> Result<Option<(OwnedFd, u32)>> {
-    let (Some(profile), Some(path)) = (&plan.host.seccomp, seccomp_file(state_root, plan)) else {
+    let Some(profile) = &plan.host.seccomp else {
         return Ok(None);
     };
+    let path = seccomp_file(state_root, profile)?;
     let file = rustix::fs::open(&path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
         .context(|| format!("open {}", path.display()))?;
     Ok(Some((file, seccomp::flags(profile))))
@@ -144,13 +137,8 @@ pub(super) fn open_seccomp(state_root: &Path, plan: &Plan) -> Result<Option<(Own
 /// Sends the request with what it needs, in the order that
 /// [`GoferRequest`] documents.
 fn send_request(sandbox: &Sandbox, socket: &OwnedFd, request: &GoferRequest) -> Result<()> {
-    let wants_sysfs = request
-        .mounts
-        .iter()
-        .any(|(_, s)| matches!(s, DonatedSource::Sysfs));
-    let network = wants_sysfs
-        .then(|| open_namespace(sandbox.boot, "net"))
-        .transpose()?;
+    let wants_sysfs = request.mounts.iter().any(|(_, s)| matches!(s, DonatedSource::Sysfs));
+    let network = wants_sysfs.then(|| open_namespace(sandbox.boot, "net")).transpose()?;
     let mut descriptors = vec![sandbox.mounts.as_fd()];
     descriptors.extend(sandbox.user_namespace.as_ref().map(|user| user.fd.as_fd()));
     descriptors.extend(network.as_ref().map(AsFd::as_fd));
@@ -170,10 +158,7 @@ fn become_gofer(sandbox: &Sandbox, socket: &OwnedFd) -> ! {
         Err(error) => error,
     };
     let message = printable(error.to_string().as_bytes());
-    let answer: GoferAnswer = Err(crate::gofer::request::GoferError {
-        invalid: false,
-        message,
-    });
+    let answer: GoferAnswer = Err(crate::gofer::request::GoferError { invalid: false, message });
     if let Ok(bytes) = postcard::to_stdvec(&answer) {
         let _ = send_packet(socket, &bytes, &[]);
     }
@@ -183,11 +168,7 @@ fn become_gofer(sandbox: &Sandbox, socket: &OwnedFd) -> ! {
 fn prepare(socket: &OwnedFd) -> Result<Vec<CString>> {
     cloexec_from(3).context(|| "close_range")?;
     let number = donate(socket).context(|| "donate a descriptor")?;
-    let args = [
-        "palisade".to_owned(),
-        "gofer".to_owned(),
-        format!("--request-fd={number}"),
-    ];
+    let args = ["palisade".to_owned(), "gofer".to_owned(), format!("--request-fd={number}")];
     let to_c = |arg| CString::new(arg).map_err(|e| Error::internal(format!("argument: {e}")));
     args.into_iter().map(to_c).collect()
 }

@@ -22,6 +22,7 @@ mod users;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use rustix::io::Errno;
@@ -117,6 +118,8 @@ pub struct Sandbox {
     id_range: Option<PathBuf>,
     next_number: AtomicU64,
     gofers_started: AtomicU64,
+    /// Gofers that were not collected yet.
+    gofers: Mutex<Vec<OwnedFd>>,
 }
 
 /// The sandbox's user namespace, as the host sees it.
@@ -179,11 +182,7 @@ impl Sandbox {
         let mut logged = vec![0; MAX_PACKET];
         let length = rustix::io::read(&self.log, &mut logged).unwrap_or(0);
         let logged = printable(&logged[..length]);
-        match panic
-            .lines()
-            .chain(logged.lines().rev())
-            .find(|line| !line.is_empty())
-        {
+        match panic.lines().chain(logged.lines().rev()).find(|line| !line.is_empty()) {
             Some(line) => format!(": {line}"),
             None => String::new(),
         }
@@ -198,6 +197,7 @@ impl Sandbox {
 
     /// Sends a request and tells its number.
     pub fn send(&self, request: Request, descriptors: &[BorrowedFd<'_>]) -> Result<u64> {
+        gofer_run::collect(self, false);
         let number = self.next_number.fetch_add(1, Ordering::Relaxed);
         let bytes = postcard::to_stdvec(&Numbered { number, request })
             .map_err(|e| Error::internal(format!("encode a request: {e}")))?;
@@ -218,9 +218,7 @@ impl Sandbox {
             .context(|| "receive from the sandbox process")?;
         match received {
             Received::WouldBlock => Ok(None),
-            Received::Closed => Err(Error::internal(
-                "the sandbox process has closed its channel",
-            )),
+            Received::Closed => Err(Error::internal("the sandbox process has closed its channel")),
             Received::Packet { bytes, fds } => match postcard::from_bytes(&bytes) {
                 Ok(message) => Ok(Some((message, fds))),
                 Err(e) => Err(Error::internal(format!(
@@ -246,10 +244,7 @@ impl Sandbox {
             return false;
         }
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
-        matches!(
-            waitid(rustix::process::WaitId::PidFd(self.pidfd.as_fd()), options),
-            Ok(None)
-        )
+        matches!(waitid(rustix::process::WaitId::PidFd(self.pidfd.as_fd()), options), Ok(None))
     }
 
     /// SIGKILL to boot: the kernel takes the pod along. Idempotent.
@@ -288,10 +283,7 @@ impl Sandbox {
     pub fn panic_log(&self) -> String {
         let mut text = vec![0; PANIC_LOG_SIZE as usize];
         let length = rustix::io::pread(&self.panic_log, &mut text, 0).unwrap_or(0);
-        let end = text[..length]
-            .iter()
-            .position(|b| *b == 0)
-            .unwrap_or(length);
+        let end = text[..length].iter().position(|b| *b == 0).unwrap_or(length);
         printable(&text[..end])
     }
 
@@ -336,6 +328,7 @@ impl Sandbox {
     /// the ID range back and removes the state. Idempotent.
     pub fn destroy(&self) -> Result<()> {
         self.kill()?;
+        gofer_run::collect(self, true);
         self.collect(WaitIdOptions::empty())?;
         if let Some(link) = &self.id_range {
             users::release(link, &self.owner)?;
@@ -354,10 +347,7 @@ const PANIC_LOG_SIZE: u64 = 16 * 1024;
 /// Text from an untrusted place, cut and without control characters.
 pub fn printable(text: &[u8]) -> String {
     let keep = |c: &char| *c == '\n' || !c.is_control();
-    String::from_utf8_lossy(&text[..text.len().min(4096)])
-        .chars()
-        .filter(keep)
-        .collect()
+    String::from_utf8_lossy(&text[..text.len().min(4096)]).chars().filter(keep).collect()
 }
 
 /// Opens a namespace file of a process: `/proc/<pid>/ns/<name>`.

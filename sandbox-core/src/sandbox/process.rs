@@ -28,11 +28,7 @@ impl Process {
         use std::os::fd::AsRawFd;
         let path = format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd());
         let info = std::fs::read_to_string(&path).context(|| format!("read {path}"))?;
-        let field = |name| {
-            info.lines()
-                .find_map(|l| l.strip_prefix(name))
-                .unwrap_or_default()
-        };
+        let field = |name| info.lines().find_map(|l| l.strip_prefix(name)).unwrap_or_default();
         let pid = field("Pid:").trim().parse().unwrap_or(0);
         let levels = field("NSpid:").split_whitespace().count();
         if pid <= 0 || levels < 2 {
@@ -40,10 +36,7 @@ impl Process {
                 "the sandbox process sent a descriptor that is not one of its processes",
             ));
         }
-        Ok(Self {
-            pid: HostPid(pid),
-            pidfd,
-        })
+        Ok(Self { pid: HostPid(pid), pidfd })
     }
 
     /// Sends a signal: pidfd_send_signal(2).
@@ -55,10 +48,7 @@ impl Process {
             .or_else(|| crate::sys::process::realtime_signal(signal))
             .ok_or_else(|| Error::invalid(format!("{signal} is no signal; use 1 to 64")))?;
         match pidfd_send_signal(&self.pidfd, named) {
-            Err(Errno::SRCH) => Err(Error::new(
-                FailureKind::NotFound,
-                "process already finished",
-            )),
+            Err(Errno::SRCH) => Err(Error::new(FailureKind::NotFound, "process already finished")),
             other => other.context(|| format!("send signal {signal} to process {}", self.pid.0)),
         }
     }
@@ -71,9 +61,7 @@ pub fn checked_terminal(fd: OwnedFd) -> Result<OwnedFd> {
     let is_character_device = stat.st_mode & libc::S_IFMT == libc::S_IFCHR;
     // Only the master side of a pty answers TIOCGPTN.
     if !is_character_device || crate::sys::process::terminal_number(&fd).is_err() {
-        return Err(Error::internal(
-            "the sandbox process sent a descriptor that is no terminal",
-        ));
+        return Err(Error::internal("the sandbox process sent a descriptor that is no terminal"));
     }
     Ok(fd)
 }

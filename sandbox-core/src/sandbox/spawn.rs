@@ -3,6 +3,7 @@
 
 use std::ffi::CString;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Mutex;
 
 use nix::sched::CloneFlags;
 use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags};
@@ -30,19 +31,13 @@ pub(super) fn spawn(new: NewSandbox<'_>) -> Result<Sandbox> {
     let birth = birth(&new, claim.mappings.as_ref());
     let certificate =
         sealed_memfd(&birth.encode()?).context(|| "memfd for the birth certificate")?;
-    let args = ChildArgs {
-        new: &new,
-        executable: &executable,
-        certificate: &certificate,
-    };
+    let args = ChildArgs { new: &new, executable: &executable, certificate: &certificate };
     let (boot, pidfd) = clone_boot(args, &channels.boot, &claim)?;
     let guard = KillOnError(Some(&pidfd));
     let user_namespace = open_to_work(&new, boot, &claim, &channels)?;
     let original = set_oom_score_adj(boot, new.plan.host.oom_score_adj)?;
     let range = claim.range_link();
-    claim
-        .directory
-        .write(new.id, Identity::of(boot, &pidfd)?, original, range.clone())?;
+    claim.directory.write(new.id, Identity::of(boot, &pidfd)?, original, range.clone())?;
     guard.disarm();
     Ok(Sandbox {
         owner: owner(&new),
@@ -61,6 +56,7 @@ pub(super) fn spawn(new: NewSandbox<'_>) -> Result<Sandbox> {
         id_range: range,
         next_number: 1.into(),
         gofers_started: 0.into(),
+        gofers: Mutex::default(),
     })
 }
 
@@ -78,13 +74,8 @@ impl Claim {
     fn make(new: &NewSandbox<'_>) -> Result<Self> {
         let directory = StateDirectory::locate(&new.config.state_root, new.namespace, new.id)?;
         directory.create()?;
-        let mut claim = Self {
-            directory,
-            range: None,
-            mappings: None,
-            owner: owner(new),
-            kept: false,
-        };
+        let mut claim =
+            Self { directory, range: None, mappings: None, owner: owner(new), kept: false };
         if new.plan.container.user_namespace {
             claim.mappings = match &new.plan.host.mappings {
                 Some(mappings) => Some(mappings.clone()),
@@ -167,13 +158,7 @@ impl Channels {
             rustix::io::ioctl_fionbio(fd, true).context(|| "make a channel non-blocking")?;
         }
         Ok(Self {
-            shim: ShimEnds {
-                control,
-                mounts,
-                start_sync,
-                log,
-                go,
-            },
+            shim: ShimEnds { control, mounts, start_sync, log, go },
             boot: BootEnds {
                 control: boot_control,
                 mounts: boot_mounts,
@@ -205,11 +190,7 @@ fn birth(new: &NewSandbox<'_>, mappings: Option<&Mappings>) -> Birth {
         user_ids: users.iter().map(|m| (m.inside, m.size)).collect(),
         group_ids: groups.iter().map(|m| (m.inside, m.size)).collect(),
         new_network,
-        network_sysctls: if new_network {
-            network::sysctls(wanted, groups)
-        } else {
-            Vec::new()
-        },
+        network_sysctls: if new_network { network::sysctls(wanted, groups) } else { Vec::new() },
     }
 }
 
@@ -326,22 +307,14 @@ fn open_to_work(
 ) -> Result<Option<UserNamespace>> {
     let user_namespace = match &claim.mappings {
         None => {
-            let why = new
-                .plan
-                .host
-                .no_user_namespace
-                .as_deref()
-                .unwrap_or("the options say so");
+            let why = new.plan.host.no_user_namespace.as_deref().unwrap_or("the options say so");
             log::warn!("sandbox {} runs without a user namespace: {why}", new.id);
             None
         }
         Some(mappings) => {
             maps::write(boot, mappings)?;
             let fd = open_namespace(boot, "user")?;
-            Some(UserNamespace {
-                fd,
-                mappings: mappings.clone(),
-            })
+            Some(UserNamespace { fd, mappings: mappings.clone() })
         }
     };
     rustix::io::write(&channels.shim.go, b"!").context(|| "let the sandbox process go on")?;

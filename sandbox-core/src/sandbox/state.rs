@@ -66,10 +66,7 @@ impl Identity {
     pub fn of(pid: HostPid, pidfd: impl AsFd) -> Result<Self> {
         let stat =
             rustix::fs::fstat(pidfd).context(|| format!("fstat of the pidfd of {}", pid.0))?;
-        Ok(Self {
-            pid: pid.0,
-            pidfd_inode: stat.st_ino,
-        })
+        Ok(Self { pid: pid.0, pidfd_inode: stat.st_ino })
     }
 
     /// Opens the process if it still is the one that was meant.
@@ -126,13 +123,8 @@ impl StateDirectory {
         original_oom_score_adj: i32,
         id_range: Option<PathBuf>,
     ) -> Result<()> {
-        let state = State {
-            version: VERSION,
-            id: id.to_owned(),
-            boot,
-            original_oom_score_adj,
-            id_range,
-        };
+        let state =
+            State { version: VERSION, id: id.to_owned(), boot, original_oom_score_adj, id_range };
         self.write_file("state.json", &state)
     }
 
@@ -147,11 +139,7 @@ impl StateDirectory {
 
     /// Records a container.
     pub fn add_container(&self, id: &str, bundle: &Path, cgroup: SavedCgroup) -> Result<()> {
-        let state = ContainerState {
-            version: VERSION,
-            bundle: bundle.to_owned(),
-            cgroup,
-        };
+        let state = ContainerState { version: VERSION, bundle: bundle.to_owned(), cgroup };
         self.write_file(&container_file(id), &state)
     }
 
@@ -274,10 +262,7 @@ mod tests {
     #[test]
     fn an_id_cannot_climb_out_of_the_state_root() {
         for id in ["..", "a/b", "", ".hidden"] {
-            assert!(
-                StateDirectory::locate(Path::new("/run/x"), "ns", id).is_err(),
-                "{id:?}"
-            );
+            assert!(StateDirectory::locate(Path::new("/run/x"), "ns", id).is_err(), "{id:?}");
         }
     }
 }

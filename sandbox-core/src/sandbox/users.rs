@@ -80,15 +80,8 @@ impl IdRange {
 
     /// The slice as a user namespace's mappings: 0 to 65535 inside.
     pub fn mappings(&self) -> Mappings {
-        let line = IdMapping {
-            inside: 0,
-            outside: self.start,
-            size: IDS_PER_SANDBOX,
-        };
-        Mappings {
-            uids: vec![line],
-            gids: vec![line],
-        }
+        let line = IdMapping { inside: 0, outside: self.start, size: IDS_PER_SANDBOX };
+        Mappings { uids: vec![line], gids: vec![line] }
     }
 
     /// The link that marks it taken.
@@ -117,9 +110,8 @@ enum Attempt {
 /// many. Only walked when all are taken.
 fn reclaim(state_root: &Path, directory: &Path) -> Result<usize> {
     let mut freed = 0;
-    for entry in fs::read_dir(directory)
-        .context(|| format!("read {}", directory.display()))?
-        .flatten()
+    for entry in
+        fs::read_dir(directory).context(|| format!("read {}", directory.display()))?.flatten()
     {
         let Ok(owner) = fs::read_link(entry.path()) else {
             continue;
@@ -140,9 +132,7 @@ pub fn map_out(map: &[IdMapping], inside: u32) -> Option<u32> {
 
 /// The text of a uid_map or gid_map file, user_namespaces(7).
 pub fn map_text(map: &[IdMapping]) -> String {
-    map.iter()
-        .map(|m| format!("{} {} {}\n", m.inside, m.outside, m.size))
-        .collect()
+    map.iter().map(|m| format!("{} {} {}\n", m.inside, m.outside, m.size)).collect()
 }
 
 #[cfg(test)]
@@ -159,9 +149,8 @@ mod tests {
     #[test]
     fn two_sandboxes_never_share_an_id() {
         let root = tempfile::tempdir().unwrap();
-        let mut starts: Vec<u32> = (0..64)
-            .map(|n| allocate(root.path(), 64, &format!("ns/{n}")).unwrap().start)
-            .collect();
+        let mut starts: Vec<u32> =
+            (0..64).map(|n| allocate(root.path(), 64, &format!("ns/{n}")).unwrap().start).collect();
         starts.sort_unstable();
         starts.dedup();
         assert_eq!(starts.len(), 64);

@@ -50,19 +50,14 @@ fn read(mut file: File, path: &Path) -> Result<Vec<u8>> {
     check_size(metadata.len(), &shown.to_string())?;
     let mut bytes = Vec::with_capacity(metadata.len() as usize + 1);
     // It may have grown since: never more than one byte over the limit.
-    (&mut file)
-        .take(MAX_SPEC + 1)
-        .read_to_end(&mut bytes)
-        .context(|| format!("read {shown}"))?;
+    (&mut file).take(MAX_SPEC + 1).read_to_end(&mut bytes).context(|| format!("read {shown}"))?;
     check_size(bytes.len() as u64, &shown.to_string())?;
     Ok(bytes)
 }
 
 fn check_size(size: u64, what: &str) -> Result<()> {
     if size > MAX_SPEC {
-        return Err(Error::invalid(format!(
-            "{what}: {size} bytes; expected at most {MAX_SPEC}"
-        )));
+        return Err(Error::invalid(format!("{what}: {size} bytes; expected at most {MAX_SPEC}")));
     }
     Ok(())
 }
@@ -79,20 +74,14 @@ fn parse<T: DeserializeOwned>(bytes: &[u8], what: &str) -> Result<T> {
     let mut from = serde_json::Deserializer::from_slice(bytes);
     let error = match serde_path_to_error::deserialize::<_, T>(&mut from) {
         Ok(_) => {
-            return Err(Error::invalid(format!(
-                "{what}: text follows the JSON object"
-            )));
+            return Err(Error::invalid(format!("{what}: text follows the JSON object")));
         }
         Err(error) => error,
     };
     let field = error.path().to_string();
     let said = error.into_inner();
     // "." is how the crate names the document itself.
-    let place = if field == "." {
-        String::new()
-    } else {
-        format!("{field}: ")
-    };
+    let place = if field == "." { String::new() } else { format!("{field}: ") };
     Err(Error::invalid(format!("{what}: {place}{said}")))
 }
 
@@ -104,15 +93,9 @@ fn with_mended_names<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
         ("SCHED_FLAG_DL_OVERRUN", "SCHED_FLAG_D_L_OVERRUN"),
     ];
     let mut value: Value = serde_json::from_slice(bytes).ok()?;
-    let process = if value.get("process").is_some() {
-        value.get_mut("process")?
-    } else {
-        &mut value
-    };
-    let flags = process
-        .get_mut("scheduler")?
-        .get_mut("flags")?
-        .as_array_mut()?;
+    let process =
+        if value.get("process").is_some() { value.get_mut("process")? } else { &mut value };
+    let flags = process.get_mut("scheduler")?.get_mut("flags")?.as_array_mut()?;
     for flag in flags {
         if let Some((_, ours)) = NAMES.iter().find(|(theirs, _)| flag == theirs) {
             *flag = Value::from(*ours);
@@ -124,11 +107,7 @@ fn with_mended_names<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
 /// Versions of one major number stay compatible (runtime-spec, `config.md`,
 /// "Specification version").
 fn check_version(version: &str) -> std::result::Result<(), String> {
-    let mut numbers = version
-        .split(['-', '+'])
-        .next()
-        .unwrap_or_default()
-        .split('.');
+    let mut numbers = version.split(['-', '+']).next().unwrap_or_default().split('.');
     let wellformed = |part: Option<&str>| part.is_some_and(|p| p.parse::<u16>().is_ok());
     let major = numbers.next();
     let complete = wellformed(major) && wellformed(numbers.next()) && wellformed(numbers.next());

@@ -14,9 +14,7 @@ impl SingleThreaded {
     /// Counts this process's threads: the link count of `/proc/self/task` is
     /// two more than there are (proc(5)).
     pub fn prove() -> io::Result<Self> {
-        let threads = rustix::fs::stat("/proc/self/task")?
-            .st_nlink
-            .saturating_sub(2);
+        let threads = rustix::fs::stat("/proc/self/task")?.st_nlink.saturating_sub(2);
         match threads {
             1 => Ok(Self(())),
             n => Err(io::Error::other(format!(

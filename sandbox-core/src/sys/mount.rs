@@ -118,11 +118,7 @@ fn setattr(
             size_of::<libc::mount_attr>(),
         )
     };
-    if result == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 fn propagation_bits(kind: PropagationKind) -> u64 {
@@ -143,10 +139,7 @@ impl FsContext {
     /// Starts to make a file system of this type. `ENODEV` when the kernel
     /// does not know the type.
     pub fn open(fs_type: impl Arg) -> Result<Self, FsError> {
-        Ok(Self(rustix::mount::fsopen(
-            fs_type,
-            FsOpenFlags::FSOPEN_CLOEXEC,
-        )?))
+        Ok(Self(rustix::mount::fsopen(fs_type, FsOpenFlags::FSOPEN_CLOEXEC)?))
     }
 
     /// Sets an option without a value.
@@ -220,20 +213,13 @@ pub struct FsError {
 
 impl From<Errno> for FsError {
     fn from(errno: Errno) -> Self {
-        Self {
-            errno,
-            messages: Vec::new(),
-        }
+        Self { errno, messages: Vec::new() }
     }
 }
 
 impl From<FsError> for io::Error {
     fn from(error: FsError) -> Self {
-        if error.messages.is_empty() {
-            error.errno.into()
-        } else {
-            io::Error::other(error)
-        }
+        if error.messages.is_empty() { error.errno.into() } else { io::Error::other(error) }
     }
 }
 
@@ -258,13 +244,7 @@ pub fn open_in_root(
     flags: OFlags,
     mode: Mode,
 ) -> io::Result<OwnedFd> {
-    resolve(
-        root.as_fd(),
-        path.as_ref(),
-        flags,
-        mode,
-        ResolveFlags::IN_ROOT,
-    )
+    resolve(root.as_fd(), path.as_ref(), flags, mode, ResolveFlags::IN_ROOT)
 }
 
 /// Opens `path` below `dir`; anything that leads out is an error (openat2(2),
@@ -275,13 +255,7 @@ pub fn open_beneath(
     flags: OFlags,
     mode: Mode,
 ) -> io::Result<OwnedFd> {
-    resolve(
-        dir.as_fd(),
-        path.as_ref(),
-        flags,
-        mode,
-        ResolveFlags::BENEATH,
-    )
+    resolve(dir.as_fd(), path.as_ref(), flags, mode, ResolveFlags::BENEATH)
 }
 
 fn resolve(

@@ -10,20 +10,12 @@ use crate::spec::plan::{Rlimit, Scheduler};
 
 fn check(result: impl Into<libc::c_long>) -> io::Result<libc::c_long> {
     let result = result.into();
-    if result == -1 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(result)
-    }
+    if result == -1 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
 /// A null-terminated array of pointers into strings that it borrows.
 fn pointers(strings: &[CString]) -> Vec<*const libc::c_char> {
-    strings
-        .iter()
-        .map(|s| s.as_ptr())
-        .chain([ptr::null()])
-        .collect()
+    strings.iter().map(|s| s.as_ptr()).chain([ptr::null()]).collect()
 }
 
 /// execveat(2) of an open file. Returns only on failure.
@@ -73,15 +65,7 @@ pub fn keep_capabilities(keep: bool) -> io::Result<()> {
 /// and own its `/proc` files.
 pub fn set_dumpable(dumpable: bool) -> io::Result<()> {
     // SAFETY: an integer option with integer arguments.
-    check(unsafe {
-        libc::prctl(
-            libc::PR_SET_DUMPABLE,
-            libc::c_ulong::from(dumpable),
-            0,
-            0,
-            0,
-        )
-    })?;
+    check(unsafe { libc::prctl(libc::PR_SET_DUMPABLE, libc::c_ulong::from(dumpable), 0, 0, 0) })?;
     Ok(())
 }
 
@@ -89,15 +73,7 @@ pub fn set_dumpable(dumpable: bool) -> io::Result<()> {
 /// change of credentials clears it, so call it last.
 pub fn die_with_parent() -> io::Result<()> {
     // SAFETY: an integer option with integer arguments.
-    check(unsafe {
-        libc::prctl(
-            libc::PR_SET_PDEATHSIG,
-            libc::SIGKILL as libc::c_ulong,
-            0,
-            0,
-            0,
-        )
-    })?;
+    check(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as libc::c_ulong, 0, 0, 0) })?;
     Ok(())
 }
 
@@ -136,12 +112,7 @@ pub fn load_seccomp(program: &[u8], flags: u32) -> io::Result<()> {
     // SAFETY: `header` tells the true length of `filters`, which outlives the
     // call; the kernel only reads it.
     check(unsafe {
-        libc::syscall(
-            libc::SYS_seccomp,
-            libc::SECCOMP_SET_MODE_FILTER,
-            flags,
-            &raw const header,
-        )
+        libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const header)
     })?;
     Ok(())
 }
@@ -152,11 +123,7 @@ pub fn join_new_session_keyring() -> io::Result<()> {
     const KEYCTL_JOIN_SESSION_KEYRING: libc::c_int = 1;
     // SAFETY: a null name asks for an anonymous keyring.
     check(unsafe {
-        libc::syscall(
-            libc::SYS_keyctl,
-            KEYCTL_JOIN_SESSION_KEYRING,
-            ptr::null::<u8>(),
-        )
+        libc::syscall(libc::SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, ptr::null::<u8>())
     })?;
     Ok(())
 }
@@ -170,19 +137,10 @@ pub fn set_personality(persona: u64) -> io::Result<()> {
 
 /// setrlimit(2) by number.
 pub fn set_rlimit(limit: Rlimit) -> io::Result<()> {
-    let value = libc::rlimit64 {
-        rlim_cur: limit.soft,
-        rlim_max: limit.hard,
-    };
+    let value = libc::rlimit64 { rlim_cur: limit.soft, rlim_max: limit.hard };
     // SAFETY: pid 0 is this process; `value` outlives the call; no old value is asked for.
     check(unsafe {
-        libc::syscall(
-            libc::SYS_prlimit64,
-            0,
-            limit.resource,
-            &raw const value,
-            ptr::null::<u8>(),
-        )
+        libc::syscall(libc::SYS_prlimit64, 0, limit.resource, &raw const value, ptr::null::<u8>())
     })?;
     Ok(())
 }
@@ -276,10 +234,7 @@ pub fn terminal_number(master: impl AsFd) -> io::Result<u32> {
 pub fn reset_signals() -> io::Result<()> {
     // SAFETY: the default action is no function that could be unsound to call.
     unsafe {
-        nix::sys::signal::signal(
-            nix::sys::signal::SIGPIPE,
-            nix::sys::signal::SigHandler::SigDfl,
-        )
+        nix::sys::signal::signal(nix::sys::signal::SIGPIPE, nix::sys::signal::SigHandler::SigDfl)
     }?;
     nix::sys::signal::SigSet::empty().thread_set_mask()?;
     Ok(())

@@ -46,10 +46,7 @@ fn check(sets: &CapabilitySets) -> Result<()> {
 }
 
 fn mask(set: &Option<Capabilities>) -> u64 {
-    let wanted = set
-        .iter()
-        .flatten()
-        .fold(0, |mask, &capability| mask | 1 << number(capability));
+    let wanted = set.iter().flatten().fold(0, |mask, &capability| mask | 1 << number(capability));
     let known = known();
     if wanted & !known != 0 {
         log::debug!(
@@ -67,8 +64,7 @@ fn known() -> u64 {
         let last = std::fs::read_to_string("/proc/sys/kernel/cap_last_cap").ok();
         let last: Option<u32> = last.and_then(|text| text.trim().parse().ok());
         // Unreadable: leave it to capset(2) to refuse what it does not know.
-        last.filter(|&last| last < 63)
-            .map_or(u64::MAX, |last| (1 << (last + 1)) - 1)
+        last.filter(|&last| last < 63).map_or(u64::MAX, |last| (1 << (last + 1)) - 1)
     })
 }
 
@@ -81,10 +77,7 @@ fn first(mask: u64) -> Option<String> {
 
 /// The kernel's number of a capability.
 fn number(capability: Capability) -> u32 {
-    NUMBERS
-        .iter()
-        .find(|(known, _)| *known == capability)
-        .map_or(0, |&(_, number)| number)
+    NUMBERS.iter().find(|(known, _)| *known == capability).map_or(0, |&(_, number)| number)
 }
 
 /// `linux/capability.h`.

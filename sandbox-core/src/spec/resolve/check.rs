@@ -7,11 +7,7 @@ use crate::error::{Error, Result};
 
 /// `{field}: {said}`
 pub(super) fn refuse<T>(field: impl AsRef<str>, said: impl AsRef<str>) -> Result<T> {
-    Err(Error::invalid(format!(
-        "{}: {}",
-        field.as_ref(),
-        said.as_ref()
-    )))
+    Err(Error::invalid(format!("{}: {}", field.as_ref(), said.as_ref())))
 }
 
 /// Strings that reach the kernel end at their first NUL byte: one inside

@@ -1,6 +1,5 @@
 //! `linux.devices`.
 
-
 use oci_spec::runtime::{LinuxDevice, LinuxDeviceType as Type};
 
 use super::check::{inside, refuse};
@@ -66,14 +65,7 @@ fn one(field: &str, device: &LinuxDevice, ids: &Ids) -> Result<DeviceNode> {
     ids.check_uid(&format!("{field}.uid"), uid)?;
     ids.check_gid(&format!("{field}.gid"), gid)?;
     let mode = kind | permissions(field, device.file_mode().unwrap_or(0o666), kind)?;
-    Ok(DeviceNode {
-        path,
-        mode,
-        major,
-        minor,
-        uid,
-        gid,
-    })
+    Ok(DeviceNode { path, mode, major, minor, uid, gid })
 }
 
 /// Some programs leave the type bits of stat(2) in.

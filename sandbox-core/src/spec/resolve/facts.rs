@@ -20,10 +20,7 @@ impl NamespaceId {
     /// The namespace that `path` stands for.
     pub fn of(path: &Path) -> std::io::Result<Self> {
         let metadata = std::fs::metadata(path)?;
-        Ok(Self {
-            device: metadata.st_dev(),
-            inode: metadata.st_ino(),
-        })
+        Ok(Self { device: metadata.st_dev(), inode: metadata.st_ino() })
     }
 }
 

@@ -28,11 +28,7 @@ pub(super) fn plan(spec: &Spec) -> Result<(HostHooks, Vec<HookPlan>)> {
 
 fn list(point: &str, hooks: &Option<Vec<Hook>>) -> Result<Vec<HookPlan>> {
     let hooks = hooks.as_deref().unwrap_or_default();
-    hooks
-        .iter()
-        .enumerate()
-        .map(|(i, hook)| one(&format!("hooks.{point}[{i}]"), hook))
-        .collect()
+    hooks.iter().enumerate().map(|(i, hook)| one(&format!("hooks.{point}[{i}]"), hook)).collect()
 }
 
 fn one(field: &str, hook: &Hook) -> Result<HookPlan> {
@@ -44,11 +40,8 @@ fn one(field: &str, hook: &Hook) -> Result<HookPlan> {
             without_nul(|| format!("{field}.{name}[{i}]"), string)?;
         }
     }
-    let args = if args.is_empty() {
-        vec![path.to_string_lossy().into_owned()]
-    } else {
-        args.to_vec()
-    };
+    let args =
+        if args.is_empty() { vec![path.to_string_lossy().into_owned()] } else { args.to_vec() };
     let timeout = match hook.timeout() {
         None => None,
         Some(seconds @ 1..) => Some(Duration::from_secs(seconds.unsigned_abs())),
@@ -59,10 +52,5 @@ fn one(field: &str, hook: &Hook) -> Result<HookPlan> {
             );
         }
     };
-    Ok(HookPlan {
-        path: path.into(),
-        args,
-        env: env.to_vec(),
-        timeout,
-    })
+    Ok(HookPlan { path: path.into(), args, env: env.to_vec(), timeout })
 }

@@ -58,20 +58,16 @@ impl Ids {
                     SANDBOX_IDS - 1
                 ),
             ),
-            Self::Mapped(mappings) if !covered(lines(mappings), id) => refuse(
-                field,
-                format!("{id} is not mapped by the container's user namespace"),
-            ),
+            Self::Mapped(mappings) if !covered(lines(mappings), id) => {
+                refuse(field, format!("{id} is not mapped by the container's user namespace"))
+            }
             _ => Ok(()),
         }
     }
 }
 
 pub(super) fn covered(lines: &[IdMapping], id: u32) -> bool {
-    lines.iter().any(|line| {
-        id.checked_sub(line.inside)
-            .is_some_and(|offset| offset < line.size)
-    })
+    lines.iter().any(|line| id.checked_sub(line.inside).is_some_and(|offset| offset < line.size))
 }
 
 /// `uidMappings` and `gidMappings` below `field`; `None` when neither is given.
@@ -83,14 +79,8 @@ pub(super) fn mappings(
     let (uids, gids) = (uids.unwrap_or_default(), gids.unwrap_or_default());
     match (uids.is_empty(), gids.is_empty()) {
         (true, true) => Ok(None),
-        (true, false) => refuse(
-            format!("{field}.uidMappings"),
-            "expected beside gidMappings",
-        ),
-        (false, true) => refuse(
-            format!("{field}.gidMappings"),
-            "expected beside uidMappings",
-        ),
+        (true, false) => refuse(format!("{field}.uidMappings"), "expected beside gidMappings"),
+        (false, true) => refuse(format!("{field}.gidMappings"), "expected beside uidMappings"),
         (false, false) => Ok(Some(Mappings {
             uids: lines(&format!("{field}.uidMappings"), uids)?,
             gids: lines(&format!("{field}.gidMappings"), gids)?,
@@ -101,10 +91,7 @@ pub(super) fn mappings(
 /// What the kernel would answer with EINVAL when it is written to uid_map.
 fn lines(field: &str, given: &[LinuxIdMapping]) -> Result<Vec<IdMapping>> {
     if given.len() > MAX_LINES {
-        return refuse(
-            field,
-            format!("has {} lines; expected at most {MAX_LINES}", given.len()),
-        );
+        return refuse(field, format!("has {} lines; expected at most {MAX_LINES}", given.len()));
     }
     let mut lines: Vec<IdMapping> = Vec::with_capacity(given.len());
     for (i, line) in given.iter().enumerate() {
@@ -116,11 +103,7 @@ fn lines(field: &str, given: &[LinuxIdMapping]) -> Result<Vec<IdMapping>> {
                 format!("{size} IDs from {inside} inside and {outside} outside are no valid range"),
             );
         }
-        let new = IdMapping {
-            inside,
-            outside,
-            size,
-        };
+        let new = IdMapping { inside, outside, size };
         if lines.iter().any(|old| overlaps(*old, new)) {
             return refuse(format!("{field}[{i}]"), "overlaps another line");
         }

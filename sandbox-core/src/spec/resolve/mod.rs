@@ -77,11 +77,7 @@ pub fn plan(spec: &Spec, context: &Context<'_>) -> Result<Plan> {
         process: first_process(spec, linux, ids)?,
         namespaces: resolved.namespaces,
         user_namespace: user.made,
-        readonly_root: spec
-            .root()
-            .as_ref()
-            .and_then(|root| root.readonly())
-            .unwrap_or(false),
+        readonly_root: spec.root().as_ref().and_then(|root| root.readonly()).unwrap_or(false),
         root_propagation: root_propagation(linux)?,
         mounts: mounts.container,
         devices: devices.iter().map(|node| node.path.clone()).collect(),
@@ -101,7 +97,7 @@ pub fn plan(spec: &Spec, context: &Context<'_>) -> Result<Plan> {
         network: resolved.network,
         mappings: user.mappings,
         no_user_namespace: user.excuse,
-        oom_score_adj: spec.process().as_ref().and_then(|p| p.oom_score_adj()),
+        oom_score_adj: process_oom_score_adj(spec),
         network_sysctls,
         seccomp: linux.seccomp().clone(),
         hooks,
@@ -109,6 +105,11 @@ pub fn plan(spec: &Spec, context: &Context<'_>) -> Result<Plan> {
         bundle: context.bundle.into(),
     };
     Ok(Plan { container, host })
+}
+
+/// That of the first process, which for a pause container is boot's alone.
+fn process_oom_score_adj(spec: &Spec) -> Option<i32> {
+    spec.process().as_ref().and_then(|process| process.oom_score_adj())
 }
 
 /// IDs become names of directories (runc, `libcontainer/factory_linux.go`,
@@ -127,10 +128,7 @@ fn check_id(id: &str) -> Result<()> {
 fn rootfs(spec: &Spec, context: &Context<'_>) -> Result<PathBuf> {
     let path = match spec.root().as_ref().map(|root| root.path()) {
         None => {
-            return refuse(
-                "root",
-                "is missing; expected the container's root file system",
-            );
+            return refuse("root", "is missing; expected the container's root file system");
         }
         Some(path) if path.as_os_str().is_empty() => {
             return refuse("root.path", "is empty; expected a directory");
@@ -143,10 +141,7 @@ fn rootfs(spec: &Spec, context: &Context<'_>) -> Result<PathBuf> {
         match std::fs::metadata(&path) {
             Ok(metadata) if metadata.is_dir() => {}
             Ok(_) => {
-                return refuse(
-                    "root.path",
-                    format!("{} is not a directory", path.display()),
-                );
+                return refuse("root.path", format!("{} is not a directory", path.display()));
             }
             Err(error) => return refuse("root.path", format!("{}: {error}", path.display())),
         }
@@ -177,9 +172,7 @@ fn root_propagation(linux: &Linux) -> Result<Propagation> {
 
 fn paths(field: &str, paths: Option<&[String]>) -> Result<Vec<PathBuf>> {
     let paths = paths.unwrap_or_default().iter().enumerate();
-    paths
-        .map(|(i, path)| inside(|| format!("{field}[{i}]"), Path::new(path)))
-        .collect()
+    paths.map(|(i, path)| inside(|| format!("{field}[{i}]"), Path::new(path))).collect()
 }
 
 /// sethostname(2) and setdomainname(2) take 64 bytes. An empty name is what Go
@@ -199,10 +192,7 @@ fn cgroups_path(linux: &Linux) -> Result<String> {
         return Ok(String::new());
     };
     let shown = text(|| "linux.cgroupsPath".into(), path)?;
-    if path
-        .components()
-        .any(|part| part == std::path::Component::ParentDir)
-    {
+    if path.components().any(|part| part == std::path::Component::ParentDir) {
         return refuse("linux.cgroupsPath", format!("{shown:?} holds \"..\""));
     }
     Ok(shown.into())

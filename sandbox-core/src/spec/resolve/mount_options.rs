@@ -83,12 +83,7 @@ fn attribute(attributes: &mut MountAttributes, option: &str) -> bool {
         return true;
     }
     if let Some((set, clear)) = option.strip_prefix('r').and_then(change) {
-        apply(
-            &mut attributes.recursive_set,
-            &mut attributes.recursive_clear,
-            set,
-            clear,
-        );
+        apply(&mut attributes.recursive_set, &mut attributes.recursive_clear, set, clear);
         return true;
     }
     false

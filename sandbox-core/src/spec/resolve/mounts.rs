@@ -32,12 +32,8 @@ const PROC_FILES: [&str; 11] = [
 
 /// Options of the host's cgroup2 hierarchy that containerd copies into a spec.
 /// From inside a cgroup namespace they change nothing (cgroups(7)).
-const CGROUP_OPTIONS: [&str; 4] = [
-    "nsdelegate",
-    "memory_recursiveprot",
-    "memory_localevents",
-    "favordynmods",
-];
+const CGROUP_OPTIONS: [&str; 4] =
+    ["nsdelegate", "memory_recursiveprot", "memory_localevents", "favordynmods"];
 
 /// Both halves of the plan's mounts.
 #[derive(Debug, Default)]
@@ -59,11 +55,7 @@ pub(super) fn plan(spec: &Spec, around: &Surroundings<'_>) -> Result<Mounts> {
     let mounts = spec.mounts().as_deref().unwrap_or_default();
     let mut all = Mounts::default();
     for (index, mount) in mounts.iter().enumerate() {
-        let one = One {
-            field: format!("mounts[{index}]"),
-            mount,
-            around,
-        };
+        let one = One { field: format!("mounts[{index}]"), mount, around };
         let (planned, donated) = one.plan()?;
         all.container.push(planned);
         all.donated.extend(donated.map(|source| (index, source)));
@@ -97,34 +89,18 @@ impl One<'_> {
             }
             "mqueue" => (self.plain(&options, MountSource::Mqueue)?, None),
             "cgroup" | "cgroup2" => {
-                options
-                    .data
-                    .retain(|(key, _)| !CGROUP_OPTIONS.contains(&key.as_str()));
+                options.data.retain(|(key, _)| !CGROUP_OPTIONS.contains(&key.as_str()));
                 (self.plain(&options, MountSource::Cgroup)?, None)
             }
             "devpts" => (MountSource::Devpts(self.labelled(&options)), None),
             "tmpfs" => {
                 let copy_up = options.copy_up;
-                (
-                    MountSource::Tmpfs {
-                        options: self.labelled(&options),
-                        copy_up,
-                    },
-                    None,
-                )
+                (MountSource::Tmpfs { options: self.labelled(&options), copy_up }, None)
             }
             _ => self.file_system(&options, kind.clone())?,
         };
         let (attributes, propagation) = (options.attributes, options.propagation);
-        Ok((
-            MountPlan {
-                destination,
-                source,
-                attributes,
-                propagation,
-            },
-            donated,
-        ))
+        Ok((MountPlan { destination, source, attributes, propagation }, donated))
     }
 
     fn refuse<T>(&self, said: impl AsRef<str>) -> Result<T> {
@@ -146,10 +122,7 @@ impl One<'_> {
     }
 
     fn destination(&self, kind: &str) -> Result<PathBuf> {
-        let path = inside(
-            || format!("{}.destination", self.field),
-            self.mount.destination(),
-        )?;
+        let path = inside(|| format!("{}.destination", self.field), self.mount.destination())?;
         if path == Path::new("/") {
             return self
                 .refuse("destination is the root of the container; expected a path below it");
@@ -179,19 +152,14 @@ impl One<'_> {
 
     /// How owners appear; only binds have any.
     fn idmap(&self, options: &Options, bind: bool) -> Result<IdmapChoice> {
-        let (uids, gids) = (
-            self.mount.uid_mappings().as_deref(),
-            self.mount.gid_mappings().as_deref(),
-        );
+        let (uids, gids) =
+            (self.mount.uid_mappings().as_deref(), self.mount.gid_mappings().as_deref());
         let mappings = ids::mappings(&self.field, uids, gids)?;
         if !bind && (mappings.is_some() || options.idmap.is_some()) {
             return self.refuse("ID mappings are for bind mounts only");
         }
         let recursive = options.idmap == Some(Idmap::Recursive);
-        let none = Mappings {
-            uids: Vec::new(),
-            gids: Vec::new(),
-        };
+        let none = Mappings { uids: Vec::new(), gids: Vec::new() };
         match (options.idmap, mappings) {
             (Some(Idmap::Off), Some(_)) => self.refuse("brings both ID mappings and the option noidmap"),
             (_, Some(mappings)) => Ok(IdmapChoice::Mappings { mappings, recursive }),
@@ -225,11 +193,8 @@ impl One<'_> {
             );
         }
         let field = || format!("{}.source", self.field);
-        let Some(source) = self
-            .mount
-            .source()
-            .as_deref()
-            .filter(|path| !path.as_os_str().is_empty())
+        let Some(source) =
+            self.mount.source().as_deref().filter(|path| !path.as_os_str().is_empty())
         else {
             return refuse(field(), "expected the path of a file or directory");
         };
@@ -239,11 +204,7 @@ impl One<'_> {
             Ok(metadata) => !metadata.is_dir(),
             Err(error) => return refuse(field(), format!("{}: {error}", source.display())),
         };
-        let donated = DonatedSource::Bind {
-            source,
-            recursive: options.recursive_bind,
-            idmap,
-        };
+        let donated = DonatedSource::Bind { source, recursive: options.recursive_bind, idmap };
         Ok((MountSource::Donated { is_file }, Some(donated)))
     }
 
@@ -280,11 +241,7 @@ impl One<'_> {
         if options.attributes.set & READ_ONLY != 0 {
             all.push(("ro".into(), None));
         }
-        let donated = DonatedSource::FileSystem {
-            fs_type,
-            source: source.into(),
-            options: all,
-        };
+        let donated = DonatedSource::FileSystem { fs_type, source: source.into(), options: all };
         Ok((MountSource::Donated { is_file: false }, Some(donated)))
     }
 }

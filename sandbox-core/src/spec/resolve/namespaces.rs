@@ -46,11 +46,8 @@ enum Wanted<'a> {
 /// Resolves the list.
 pub(super) fn resolve(spec: &Spec, context: &Context<'_>) -> Result<Resolved> {
     let linux = spec.linux().as_ref();
-    let listed = Listed::parse(
-        linux
-            .and_then(|linux| linux.namespaces().as_deref())
-            .unwrap_or_default(),
-    )?;
+    let listed =
+        Listed::parse(linux.and_then(|linux| linux.namespaces().as_deref()).unwrap_or_default())?;
     listed.check_mount()?;
     listed.check_without_path(Type::Cgroup)?;
     let facts = context.sandbox;
@@ -65,17 +62,8 @@ pub(super) fn resolve(spec: &Spec, context: &Context<'_>) -> Result<Resolved> {
         Some(facts) => listed.pod_network(facts)?,
     };
     Ok(Resolved {
-        namespaces: Namespaces {
-            pid,
-            ipc,
-            uts,
-            cgroup: true,
-        },
-        host: if facts.is_none() {
-            listed.host(&network)
-        } else {
-            None
-        },
+        namespaces: Namespaces { pid, ipc, uts, cgroup: true },
+        host: if facts.is_none() { listed.host(&network) } else { None },
         network,
         user: listed.user(),
         ipc_listed: listed.has(Type::Ipc),
@@ -96,10 +84,7 @@ impl<'a> Listed<'a> {
                 return refuse(field(), "time namespaces are not supported");
             }
             // Go programs write an absent path as an empty one.
-            let path = namespace
-                .path()
-                .as_deref()
-                .filter(|path| !path.as_os_str().is_empty());
+            let path = namespace.path().as_deref().filter(|path| !path.as_os_str().is_empty());
             if let Some(path) = path {
                 absolute(|| format!("{}.path", field()), path)?;
             }
@@ -195,10 +180,9 @@ impl<'a> Listed<'a> {
                 "a new one is asked for (no path is given), but containers of a pod share the pod's"
                     .into()
             }
-            Wanted::At(path) => format!(
-                "{} is not the namespace of this pod's sandbox",
-                path.display()
-            ),
+            Wanted::At(path) => {
+                format!("{} is not the namespace of this pod's sandbox", path.display())
+            }
         };
         refuse("linux.namespaces", format!("network: {said}"))
     }
@@ -218,10 +202,7 @@ impl<'a> Listed<'a> {
 
 fn identify(kind: Type, path: &Path) -> Result<NamespaceId> {
     NamespaceId::of(path).or_else(|error| {
-        refuse(
-            "linux.namespaces",
-            format!("{}: {}: {error}", name(kind), path.display()),
-        )
+        refuse("linux.namespaces", format!("{}: {}: {error}", name(kind), path.display()))
     })
 }
 

@@ -7,25 +7,18 @@ use oci_spec::runtime::{Capability, Linux, Spec};
 
 /// `io.kubernetes.cri.container-type` (containerd, `internal/cri/annotations`)
 /// and CRI-O's `io.kubernetes.cri-o.ContainerType`.
-const CONTAINER_TYPE: [&str; 2] = [
-    "io.kubernetes.cri.container-type",
-    "io.kubernetes.cri-o.ContainerType",
-];
+const CONTAINER_TYPE: [&str; 2] =
+    ["io.kubernetes.cri.container-type", "io.kubernetes.cri-o.ContainerType"];
 
 /// Whether this is the sandbox container of a Kubernetes pod.
 pub(super) fn is_sandbox(spec: &Spec) -> bool {
-    CONTAINER_TYPE
-        .iter()
-        .any(|key| annotation(spec, key) == Some("sandbox"))
+    CONTAINER_TYPE.iter().any(|key| annotation(spec, key) == Some("sandbox"))
 }
 
 /// Whether this is the well-known pause container, which does nothing that
 /// boot does not do as well: hold the namespaces, reap, wait for a signal.
 pub(super) fn is_pause(spec: &Spec) -> bool {
-    let args = spec
-        .process()
-        .as_ref()
-        .and_then(|process| process.args().as_deref());
+    let args = spec.process().as_ref().and_then(|process| process.args().as_deref());
     is_sandbox(spec) && args.is_some_and(|args| args == ["/pause"])
 }
 
@@ -60,10 +53,7 @@ fn privileged_pod(spec: &Spec) -> Option<&'static str> {
         return Some("the pod is privileged");
     }
     let before_2_0 = annotation(spec, "io.kubernetes.cri.podsandbox.image-name").is_none();
-    let seccomp = spec
-        .linux()
-        .as_ref()
-        .is_some_and(|linux| linux.seccomp().is_some());
+    let seccomp = spec.linux().as_ref().is_some_and(|linux| linux.seccomp().is_some());
     (before_2_0 && !seccomp && is_from_kubelet(spec))
         .then_some("the pod is privileged (its sandbox container has no seccomp profile)")
 }
@@ -77,12 +67,7 @@ fn sys_options(spec: &Spec) -> Option<&[String]> {
 /// kubelet's `BuildPodLogsDirectory`.
 fn is_from_kubelet(spec: &Spec) -> bool {
     let part = |key: &str| annotation(spec, &format!("io.kubernetes.cri.sandbox-{key}"));
-    let parts = (
-        part("log-directory"),
-        part("namespace"),
-        part("name"),
-        part("uid"),
-    );
+    let parts = (part("log-directory"), part("namespace"), part("name"), part("uid"));
     let (Some(directory), Some(namespace), Some(name), Some(uid)) = parts else {
         return false;
     };
@@ -94,16 +79,9 @@ fn is_from_kubelet(spec: &Spec) -> bool {
 /// in common: capabilities over the whole machine, and no seccomp profile, no
 /// masked and no read-only paths.
 fn privileged_container(spec: &Spec) -> bool {
-    let capabilities = spec
-        .process()
-        .as_ref()
-        .and_then(|process| process.capabilities().as_ref());
+    let capabilities = spec.process().as_ref().and_then(|process| process.capabilities().as_ref());
     let bounding = capabilities.and_then(|sets| sets.bounding().as_ref());
-    let machine = [
-        Capability::SysAdmin,
-        Capability::SysModule,
-        Capability::SysRawio,
-    ];
+    let machine = [Capability::SysAdmin, Capability::SysModule, Capability::SysRawio];
     let all = bounding.is_some_and(|set| machine.iter().all(|capability| set.contains(capability)));
     all && spec.linux().as_ref().is_some_and(unconfined)
 }

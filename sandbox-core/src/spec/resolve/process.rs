@@ -53,22 +53,12 @@ pub(super) fn first(
     ids: Ids,
 ) -> Result<ProcessPlan> {
     let personality = personality.map(persona).transpose()?;
-    common(
-        process,
-        &ProcessDefaults {
-            personality,
-            no_new_keyring: false,
-            ids,
-        },
-    )
+    common(process, &ProcessDefaults { personality, no_new_keyring: false, ids })
 }
 
 fn common(process: &Process, defaults: &ProcessDefaults) -> Result<ProcessPlan> {
     if process.command_line().is_some() {
-        return refuse(
-            "process.commandLine",
-            "is for Windows; expected process.args",
-        );
+        return refuse("process.commandLine", "is for Windows; expected process.args");
     }
     let user = process.user();
     let additional_gids = user.additional_gids().clone().unwrap_or_default();
@@ -87,16 +77,8 @@ fn common(process: &Process, defaults: &ProcessDefaults) -> Result<ProcessPlan> 
         oom_score_adj: process.oom_score_adj().map(oom_score_adj).transpose()?,
         no_new_privileges: process.no_new_privileges().unwrap_or(false),
         personality: defaults.personality,
-        scheduler: process
-            .scheduler()
-            .as_ref()
-            .map(scheduling::scheduler)
-            .transpose()?,
-        io_priority: process
-            .io_priority()
-            .as_ref()
-            .map(scheduling::io_priority)
-            .transpose()?,
+        scheduler: process.scheduler().as_ref().map(scheduling::scheduler).transpose()?,
+        io_priority: process.io_priority().as_ref().map(scheduling::io_priority).transpose()?,
         cpu_affinity: None,
         apparmor_profile: labels::apparmor(process.apparmor_profile().as_deref())?,
         selinux_label: labels::selinux("process.selinuxLabel", process.selinux_label().as_deref())?,
@@ -128,15 +110,8 @@ fn env(env: &[String]) -> Result<Vec<String>> {
 }
 
 fn check_user(user: &User, additional: &[u32], ids: &Ids) -> Result<()> {
-    if user
-        .username()
-        .as_deref()
-        .is_some_and(|name| !name.is_empty())
-    {
-        return refuse(
-            "process.user.username",
-            "is for Windows; expected process.user.uid",
-        );
+    if user.username().as_deref().is_some_and(|name| !name.is_empty()) {
+        return refuse("process.user.username", "is for Windows; expected process.user.uid");
     }
     ids.check_uid("process.user.uid", user.uid())?;
     ids.check_gid("process.user.gid", user.gid())?;
@@ -149,10 +124,7 @@ fn check_user(user: &User, additional: &[u32], ids: &Ids) -> Result<()> {
 fn umask(mask: u32) -> Result<u32> {
     match mask {
         0..=0o777 => Ok(mask),
-        _ => refuse(
-            "process.user.umask",
-            format!("is {mask:#o}; expected at most 0o777"),
-        ),
+        _ => refuse("process.user.umask", format!("is {mask:#o}; expected at most 0o777")),
     }
 }
 
@@ -166,11 +138,7 @@ fn terminal(wanted: Option<bool>, size: Option<ConsoleSize>) -> Result<Option<Te
         (Ok(width), Ok(height)) => Ok(Some(Terminal { width, height })),
         _ => refuse(
             "process.consoleSize",
-            format!(
-                "is {} by {}; expected at most 65535 each",
-                size.width(),
-                size.height()
-            ),
+            format!("is {} by {}; expected at most 65535 each", size.width(), size.height()),
         ),
     }
 }
@@ -178,23 +146,13 @@ fn terminal(wanted: Option<bool>, size: Option<ConsoleSize>) -> Result<Option<Te
 fn oom_score_adj(value: i32) -> Result<i32> {
     match value {
         -1000..=1000 => Ok(value),
-        _ => refuse(
-            "process.oomScoreAdj",
-            format!("is {value}; expected -1000 to 1000"),
-        ),
+        _ => refuse("process.oomScoreAdj", format!("is {value}; expected -1000 to 1000")),
     }
 }
 
 fn persona(personality: &LinuxPersonality) -> Result<u64> {
-    if personality
-        .flags()
-        .as_ref()
-        .is_some_and(|flags| !flags.is_empty())
-    {
-        return refuse(
-            "linux.personality.flags",
-            "no flags are defined; expected none",
-        );
+    if personality.flags().as_ref().is_some_and(|flags| !flags.is_empty()) {
+        return refuse("linux.personality.flags", "no flags are defined; expected none");
     }
     Ok(match personality.domain() {
         LinuxPersonalityDomain::PerLinux => 0x0000,

@@ -16,20 +16,13 @@ pub(super) fn plan(limits: &[PosixRlimit]) -> Result<Vec<Rlimit>> {
         if soft > hard {
             return refuse(
                 field(),
-                format!(
-                    "{}: soft limit {soft} is above hard limit {hard}",
-                    limit.typ()
-                ),
+                format!("{}: soft limit {soft} is above hard limit {hard}", limit.typ()),
             );
         }
         if planned.iter().any(|other| other.resource == resource) {
             return refuse(field(), format!("{} is given twice", limit.typ()));
         }
-        planned.push(Rlimit {
-            resource,
-            soft,
-            hard,
-        });
+        planned.push(Rlimit { resource, soft, hard });
     }
     Ok(planned)
 }

@@ -24,10 +24,7 @@ pub(super) fn scheduler(spec: &SpecScheduler) -> Result<Scheduler> {
         Policy::SchedIdle => 5,
         Policy::SchedDeadline => 6,
         Policy::SchedIso => {
-            return refuse(
-                "process.scheduler.policy",
-                "SCHED_ISO was never implemented by Linux",
-            );
+            return refuse("process.scheduler.policy", "SCHED_ISO was never implemented by Linux");
         }
     };
     let nice = nice(policy, spec.nice().unwrap_or(0))?;
@@ -41,15 +38,7 @@ pub(super) fn scheduler(spec: &SpecScheduler) -> Result<Scheduler> {
     }
     let flags = flags(spec.flags().as_deref().unwrap_or_default())?;
     let [runtime, deadline, period] = times;
-    Ok(Scheduler {
-        policy: number,
-        flags,
-        nice,
-        priority,
-        runtime,
-        deadline,
-        period,
-    })
+    Ok(Scheduler { policy: number, flags, nice, priority, runtime, deadline, period })
 }
 
 fn nice(policy: Policy, nice: i32) -> Result<i32> {
@@ -57,14 +46,8 @@ fn nice(policy: Policy, nice: i32) -> Result<i32> {
     match nice {
         0 => Ok(0),
         -20..=19 if used => Ok(nice),
-        _ if used => refuse(
-            "process.scheduler.nice",
-            format!("is {nice}; expected -20 to 19"),
-        ),
-        _ => refuse(
-            "process.scheduler.nice",
-            "belongs to SCHED_OTHER and SCHED_BATCH only",
-        ),
+        _ if used => refuse("process.scheduler.nice", format!("is {nice}; expected -20 to 19")),
+        _ => refuse("process.scheduler.nice", "belongs to SCHED_OTHER and SCHED_BATCH only"),
     }
 }
 
@@ -73,14 +56,10 @@ fn priority(policy: Policy, priority: i32) -> Result<u32> {
     match priority {
         0 if !used => Ok(0),
         1..=99 if used => Ok(priority.unsigned_abs()),
-        _ if used => refuse(
-            "process.scheduler.priority",
-            format!("is {priority}; expected 1 to 99"),
-        ),
-        _ => refuse(
-            "process.scheduler.priority",
-            "belongs to SCHED_FIFO and SCHED_RR only",
-        ),
+        _ if used => {
+            refuse("process.scheduler.priority", format!("is {priority}; expected 1 to 99"))
+        }
+        _ => refuse("process.scheduler.priority", "belongs to SCHED_FIFO and SCHED_RR only"),
     }
 }
 
@@ -94,10 +73,7 @@ fn flags(flags: &[Flag]) -> Result<u64> {
             Flag::SchedFlagKeepParams => 0x10,
             // The spec has no field for the values to clamp to.
             Flag::SchedFlagUtilClampMin | Flag::SchedFlagUtilClampMax => {
-                return refuse(
-                    "process.scheduler.flags",
-                    format!("{flag} is not supported"),
-                );
+                return refuse("process.scheduler.flags", format!("{flag} is not supported"));
             }
         };
         Ok(all | bit)

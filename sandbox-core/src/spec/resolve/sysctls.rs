@@ -73,17 +73,12 @@ fn swapped(name: &str) -> String {
 /// The dotted form. Whichever of `.` and `/` comes first separates the parts.
 fn canonical(key: &str) -> Result<String> {
     without_nul(|| field(key), key)?;
-    let slashed = key
-        .find(['.', '/'])
-        .is_some_and(|at| key[at..].starts_with('/'));
+    let slashed = key.find(['.', '/']).is_some_and(|at| key[at..].starts_with('/'));
     let name = if slashed { swapped(key) } else { key.into() };
     // Parts of the path below /proc/sys: none may be empty or lead upwards.
     let wrong = |part: &str| matches!(part, "" | "." | "..");
     if swapped(&name).split('/').any(wrong) || !name.contains('.') {
-        return refuse(
-            field(key),
-            "is no sysctl; expected a name such as net.core.somaxconn",
-        );
+        return refuse(field(key), "is no sysctl; expected a name such as net.core.somaxconn");
     }
     Ok(name)
 }

@@ -29,14 +29,8 @@ fn check_linux(linux: &Linux) -> Result<()> {
     let unsupported = [
         ("linux.intelRdt", linux.intel_rdt().is_some()),
         ("linux.memoryPolicy", linux.memory_policy().is_some()),
-        (
-            "linux.netDevices",
-            linux.net_devices().as_ref().is_some_and(|d| !d.is_empty()),
-        ),
-        (
-            "linux.timeOffsets",
-            linux.time_offsets().as_ref().is_some_and(|o| !o.is_empty()),
-        ),
+        ("linux.netDevices", linux.net_devices().as_ref().is_some_and(|d| !d.is_empty())),
+        ("linux.timeOffsets", linux.time_offsets().as_ref().is_some_and(|o| !o.is_empty())),
     ];
     for (field, present) in unsupported {
         if present {

@@ -38,31 +38,19 @@ pub(super) fn resolve(
     let Some(facts) = context.sandbox else {
         check_root_user(resolved, mappings.as_ref())?;
         let made = decide(context.userns, mappings.as_ref(), excuse.as_deref())?;
-        return Ok(UserNamespace {
-            made,
-            mappings,
-            excuse,
-        });
+        return Ok(UserNamespace { made, mappings, excuse });
     };
     check_pod_user(resolved, mappings.as_ref(), facts)?;
-    Ok(UserNamespace {
-        made: facts.user_namespace,
-        mappings: facts.mappings.clone(),
-        excuse,
-    })
+    Ok(UserNamespace { made: facts.user_namespace, mappings: facts.mappings.clone(), excuse })
 }
 
 fn spec_mappings(linux: &Linux, resolved: &Resolved) -> Result<Option<Mappings>> {
-    let (uids, gids) = (
-        linux.uid_mappings().as_deref(),
-        linux.gid_mappings().as_deref(),
-    );
+    let (uids, gids) = (linux.uid_mappings().as_deref(), linux.gid_mappings().as_deref());
     let mappings = ids::mappings("linux", uids, gids)?;
     match &mappings {
-        Some(_) if resolved.user.is_none() => refuse(
-            "linux.uidMappings",
-            "no user namespace is listed in linux.namespaces",
-        ),
+        Some(_) if resolved.user.is_none() => {
+            refuse("linux.uidMappings", "no user namespace is listed in linux.namespaces")
+        }
         Some(given) => check_root(given).map(|()| mappings),
         None => Ok(None),
     }
@@ -80,10 +68,9 @@ fn check_root_user(resolved: &Resolved, mappings: Option<&Mappings>) -> Result<(
                 path.display()
             ),
         ),
-        (Some(None), None) => refuse(
-            "linux.uidMappings",
-            "expected beside the user namespace in linux.namespaces",
-        ),
+        (Some(None), None) => {
+            refuse("linux.uidMappings", "expected beside the user namespace in linux.namespaces")
+        }
         _ => Ok(()),
     }
 }
@@ -130,15 +117,9 @@ fn decide(userns: Userns, mappings: Option<&Mappings>, excuse: Option<&str>) -> 
 
 /// A container needs a root: its file system is put together by that ID.
 fn check_root(mappings: &Mappings) -> Result<()> {
-    for (field, lines) in [
-        ("uidMappings", &mappings.uids),
-        ("gidMappings", &mappings.gids),
-    ] {
+    for (field, lines) in [("uidMappings", &mappings.uids), ("gidMappings", &mappings.gids)] {
         if !covered(lines, 0) {
-            return refuse(
-                format!("linux.{field}"),
-                "expected container ID 0 to be mapped",
-            );
+            return refuse(format!("linux.{field}"), "expected container ID 0 to be mapped");
         }
     }
     Ok(())

@@ -55,10 +55,7 @@ pub fn compile(profile: &LinuxSeccomp) -> Result<Compiled> {
             "linux.seccomp: makes {instructions} instructions; the kernel takes at most {MAX_INSTRUCTIONS}"
         )));
     }
-    Ok(Compiled {
-        program,
-        flags: flags(profile),
-    })
+    Ok(Compiled { program, flags: flags(profile) })
 }
 
 fn add(filter: &mut ScmpFilterContext, rule: &LinuxSyscall, action: ScmpAction) -> Result<()> {
@@ -75,14 +72,10 @@ fn add(filter: &mut ScmpFilterContext, rule: &LinuxSyscall, action: ScmpAction) 
             // Conditions of one rule must all hold, and libseccomp takes one
             // for each argument. Profiles from before it was so mean "or".
             for arg in &args {
-                filter
-                    .add_rule_conditional(action, number, &[*arg])
-                    .map_err(failed)?;
+                filter.add_rule_conditional(action, number, &[*arg]).map_err(failed)?;
             }
         } else {
-            filter
-                .add_rule_conditional(action, number, &args)
-                .map_err(failed)?;
+            filter.add_rule_conditional(action, number, &args).map_err(failed)?;
         }
     }
     Ok(())
@@ -91,10 +84,7 @@ fn add(filter: &mut ScmpFilterContext, rule: &LinuxSyscall, action: ScmpAction) 
 fn same_index_twice(rule: &LinuxSyscall) -> bool {
     let mut seen = [false; 6];
     let mut args = rule.args().iter().flatten();
-    args.any(|arg| {
-        seen.get_mut(arg.index())
-            .is_some_and(|seen| std::mem::replace(seen, true))
-    })
+    args.any(|arg| seen.get_mut(arg.index()).is_some_and(|seen| std::mem::replace(seen, true)))
 }
 
 fn compare(arg: &LinuxSeccompArg) -> ScmpArgCompare {
@@ -106,10 +96,9 @@ fn compare(arg: &LinuxSeccompArg) -> ScmpArgCompare {
         Operator::ScmpCmpEq => (ScmpCompareOp::Equal, arg.value()),
         Operator::ScmpCmpGe => (ScmpCompareOp::GreaterEqual, arg.value()),
         Operator::ScmpCmpGt => (ScmpCompareOp::Greater, arg.value()),
-        Operator::ScmpCmpMaskedEq => (
-            ScmpCompareOp::MaskedEqual(arg.value()),
-            arg.value_two().unwrap_or(0),
-        ),
+        Operator::ScmpCmpMaskedEq => {
+            (ScmpCompareOp::MaskedEqual(arg.value()), arg.value_two().unwrap_or(0))
+        }
     };
     // The index was checked to be at most 5.
     ScmpArgCompare::new(arg.index() as u32, operator, datum)
@@ -134,9 +123,7 @@ fn action(action: Action, errno: Option<u32>) -> ScmpAction {
 fn export(filter: &ScmpFilterContext) -> Result<Vec<u8>> {
     let file = memfd_create("seccomp", MemfdFlags::CLOEXEC).context(|| "memfd_create seccomp")?;
     let mut file = File::from(file);
-    filter
-        .export_bpf(&file)
-        .map_err(|e| failed("seccomp_export_bpf", e))?;
+    filter.export_bpf(&file).map_err(|e| failed("seccomp_export_bpf", e))?;
     let mut program = Vec::new();
     file.rewind()
         .and_then(|()| file.read_to_end(&mut program))

@@ -39,11 +39,7 @@ pub fn key(profile: &LinuxSeccomp) -> Result<String> {
         Error::internal(format!("linux.seccomp: cannot be written as JSON: {error}"))
     })?;
     hash.update(json);
-    Ok(hash
-        .finalize()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect())
+    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 /// `SECCOMP_FILTER_FLAG_` bits to load the program with.
@@ -82,12 +78,7 @@ pub fn check(profile: &LinuxSeccomp) -> Result<()> {
     )?;
     for (i, rule) in profile.syscalls().iter().flatten().enumerate() {
         let field = |name: &str| format!("syscalls[{i}].{name}");
-        action(
-            &field("action"),
-            rule.action(),
-            &field("errnoRet"),
-            rule.errno_ret(),
-        )?;
+        action(&field("action"), rule.action(), &field("errnoRet"), rule.errno_ret())?;
         if rule.names().is_empty() {
             return refuse(&field("names"), "expected at least one system call");
         }

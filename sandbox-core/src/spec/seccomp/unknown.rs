@@ -98,11 +98,7 @@ fn ranges(profile: &LinuxSeccomp, listed: &[Arch]) -> Vec<(u32, Vec<Range>)> {
 
 /// The highest number of a system call that the profile names.
 fn highest(profile: &LinuxSeccomp, arch: Arch) -> Option<u32> {
-    let names = profile
-        .syscalls()
-        .iter()
-        .flatten()
-        .flat_map(|rule| rule.names());
+    let names = profile.syscalls().iter().flatten().flat_map(|rule| rule.names());
     names
         .filter_map(|name| ScmpSyscall::from_name_by_arch(name, architecture(arch)).ok())
         // libseccomp gives negative numbers to what an architecture has not.
