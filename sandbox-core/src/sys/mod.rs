@@ -7,3 +7,4 @@ pub mod descriptor;
 pub mod mount;
 pub mod network;
 pub mod process;
+pub mod cgroup;
