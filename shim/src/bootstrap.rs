@@ -67,22 +67,12 @@ impl Dialect {
 /// What was asked, from the environment, stdin and our parent.
 pub(crate) fn read(flags: &Flags) -> Result<(StartOpts, Dialect)> {
     let mut input = Vec::new();
-    std::io::stdin()
-        .lock()
-        .take(MAX_INPUT)
-        .read_to_end(&mut input)
-        .context(|| "read stdin")?;
+    std::io::stdin().lock().take(MAX_INPUT).read_to_end(&mut input).context(|| "read stdin")?;
     let env = |name: &str| std::env::var(name).unwrap_or_default();
     let (options, dialect) = parse(flags, &input, &env)?;
     Ok((
         options,
-        dialect.unwrap_or_else(|| {
-            if parent_is_v2() {
-                Dialect::Json
-            } else {
-                Dialect::Plain
-            }
-        }),
+        dialect.unwrap_or_else(|| if parent_is_v2() { Dialect::Json } else { Dialect::Plain }),
     ))
 }
 
@@ -104,18 +94,10 @@ fn parse(
         ..Default::default()
     };
     if params.containerd_ttrpc_address.is_empty() {
-        return Err(Error::invalid(
-            "TTRPC_ADDRESS is not set: where would events go to?",
-        ));
+        return Err(Error::invalid("TTRPC_ADDRESS is not set: where would events go to?"));
     }
-    if let Some(any) = Any::parse_from_bytes(input)
-        .ok()
-        .filter(|any| !any.type_url.is_empty())
-    {
-        params.extensions.push(Extension {
-            value: Some(any).into(),
-            ..Default::default()
-        });
+    if let Some(any) = Any::parse_from_bytes(input).ok().filter(|any| !any.type_url.is_empty()) {
+        params.extensions.push(Extension { value: Some(any).into(), ..Default::default() });
     }
     let mut options = StartOpts::from(params);
     options.debug = flags.debug;
@@ -151,10 +133,7 @@ fn bootstrap_params(flags: &Flags, input: &[u8]) -> Result<Option<BootstrapParam
 fn parent_is_v2() -> bool {
     let path = format!("/proc/{}/exe", std::os::unix::process::parent_id());
     // Whoever cannot be looked at is answered in the form that all understand.
-    File::open(path)
-        .ok()
-        .and_then(|exe| modules(&exe))
-        .is_some_and(|m| is_v2(&m))
+    File::open(path).ok().and_then(|exe| modules(&exe)).is_some_and(|m| is_v2(&m))
 }
 
 fn is_v2(modules: &[u8]) -> bool {
@@ -180,20 +159,14 @@ fn buildinfo(exe: &File) -> Option<Vec<u8>> {
         exe.read_exact_at(&mut buffer, at).ok().map(|()| buffer)
     };
     let header = read(0, 64).filter(|h| h.starts_with(b"\x7fELF\x02\x01"))?;
-    let (entry, count) = (
-        usize::from(u16_at(&header, 58)?),
-        usize::from(u16_at(&header, 60)?),
-    );
+    let (entry, count) = (usize::from(u16_at(&header, 58)?), usize::from(u16_at(&header, 60)?));
     let table = read(u64_at(&header, 40)?, entry * count)?;
     let section = |index: usize| table.get(index * entry..(index + 1) * entry);
     let names = section(usize::from(u16_at(&header, 62)?))?;
     let names = read(u64_at(names, 24)?, bounded(u64_at(names, 32)?)?)?;
     let found = (0..count).filter_map(section).find(|s| {
-        let name = s
-            .get(..4)
-            .map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]) as usize);
-        name.and_then(|n| names.get(n..))
-            .is_some_and(|n| n.starts_with(b".go.buildinfo\0"))
+        let name = s.get(..4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]) as usize);
+        name.and_then(|n| names.get(n..)).is_some_and(|n| n.starts_with(b".go.buildinfo\0"))
     })?;
     read(u64_at(found, 24)?, bounded(u64_at(found, 32)?)?)
 }
@@ -245,10 +218,7 @@ mod tests {
     #[test]
     fn containerd_1_6_gets_the_plain_address() {
         let (options, dialect) = parse(&flags(), b"", &env("")).unwrap();
-        assert_eq!(
-            (options.id.as_str(), options.ttrpc_address.as_str()),
-            ("a", "/c.sock.ttrpc")
-        );
+        assert_eq!((options.id.as_str(), options.ttrpc_address.as_str()), ("a", "/c.sock.ttrpc"));
         assert_eq!(dialect, Some(Dialect::Plain));
         assert_eq!(Dialect::Plain.answer("unix:///s").unwrap(), b"unix:///s");
     }
@@ -256,15 +226,9 @@ mod tests {
     #[test]
     fn from_1_7_to_2_2_the_parent_tells() {
         assert_eq!(parse(&flags(), b"", &env("2")).unwrap().1, None);
-        assert!(is_v2(
-            b"path\tgithub.com/containerd/containerd/v2/cmd/containerd\n"
-        ));
-        assert!(is_v2(
-            b"path\tk3s\ndep\tgithub.com/containerd/containerd/v2\tv2.1.0\n"
-        ));
-        assert!(!is_v2(
-            b"path\tgithub.com/containerd/containerd/cmd/containerd\n"
-        ));
+        assert!(is_v2(b"path\tgithub.com/containerd/containerd/v2/cmd/containerd\n"));
+        assert!(is_v2(b"path\tk3s\ndep\tgithub.com/containerd/containerd/v2\tv2.1.0\n"));
+        assert!(!is_v2(b"path\tgithub.com/containerd/containerd/cmd/containerd\n"));
         let answer = Dialect::Json.answer("unix:///s").unwrap();
         let answer: serde_json::Value = serde_json::from_slice(&answer).unwrap();
         assert_eq!(
@@ -297,27 +261,12 @@ mod tests {
         let bytes = params.write_to_bytes().unwrap();
         let (options, dialect) = parse(&flags(), &bytes, &env("2")).unwrap();
         assert_eq!(dialect, Some(Dialect::Protobuf));
-        assert!(
-            options
-                .socket_address("a")
-                .starts_with("unix:///run/elsewhere/")
-        );
+        assert!(options.socket_address("a").starts_with("unix:///run/elsewhere/"));
         let answer = Dialect::Protobuf.answer("unix:///s").unwrap();
-        assert_eq!(
-            BootstrapResult::parse_from_bytes(&answer).unwrap().version,
-            3
-        );
+        assert_eq!(BootstrapResult::parse_from_bytes(&answer).unwrap().version, 3);
 
-        let other = Flags {
-            id: "b".into(),
-            ..flags()
-        };
-        assert!(
-            parse(&other, &bytes, &env("2"))
-                .unwrap_err()
-                .to_string()
-                .contains("n/a")
-        );
+        let other = Flags { id: "b".into(), ..flags() };
+        assert!(parse(&other, &bytes, &env("2")).unwrap_err().to_string().contains("n/a"));
     }
 
     #[test]

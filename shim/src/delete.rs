@@ -21,11 +21,7 @@ use crate::options::STATE_ROOT;
 const KILLED: u32 = 128 + 9;
 
 pub(crate) fn delete(flags: &Flags) -> Result<()> {
-    let bundle = if flags.bundle.is_empty() {
-        Path::new(".")
-    } else {
-        Path::new(&flags.bundle)
-    };
+    let bundle = if flags.bundle.is_empty() { Path::new(".") } else { Path::new(&flags.bundle) };
     let address = fs::read_to_string(bundle.join("address")).unwrap_or_default();
     let pid = if serves(&address) {
         // Only containerd's connection for one container went away: with 1.x
@@ -38,19 +34,13 @@ pub(crate) fn delete(flags: &Flags) -> Result<()> {
         pid
     };
     let response = DeleteResponse {
-        pid: pid
-            .and_then(|pid| u32::try_from(pid.0).ok())
-            .unwrap_or_default(),
+        pid: pid.and_then(|pid| u32::try_from(pid.0).ok()).unwrap_or_default(),
         exit_status: KILLED,
         exited_at: Some(Timestamp::from(SystemTime::now())).into(),
         ..Default::default()
     };
-    let bytes = response
-        .write_to_bytes()
-        .context(|| "encode the DeleteResponse")?;
-    std::io::stdout()
-        .write_all(&bytes)
-        .context(|| "write the DeleteResponse to stdout")
+    let bytes = response.write_to_bytes().context(|| "encode the DeleteResponse")?;
+    std::io::stdout().write_all(&bytes).context(|| "write the DeleteResponse to stdout")
 }
 
 /// Whether a shim lives at that address.
@@ -60,12 +50,7 @@ fn serves(address: &str) -> bool {
 
 /// The path in an address such as `unix:///run/containerd/s/…`.
 pub(crate) fn socket_path(address: &str) -> PathBuf {
-    PathBuf::from(
-        address
-            .trim()
-            .strip_prefix("unix://")
-            .unwrap_or(address.trim()),
-    )
+    PathBuf::from(address.trim().strip_prefix("unix://").unwrap_or(address.trim()))
 }
 
 /// Removes a socket file, and nothing but a socket.

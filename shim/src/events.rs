@@ -81,17 +81,10 @@ impl Events {
     pub(crate) fn new(namespace: &str, address: &str) -> Self {
         let (sender, receiver) = mpsc::unbounded_channel();
         let queued = watch::Sender::new(0);
-        let delivery = Delivery {
-            address: address.to_string(),
-            queued: queued.clone(),
-            client: None,
-        };
+        let delivery =
+            Delivery { address: address.to_string(), queued: queued.clone(), client: None };
         tokio::spawn(delivery.run(receiver));
-        Self {
-            namespace: namespace.to_string(),
-            sender,
-            queued,
-        }
+        Self { namespace: namespace.to_string(), sender, queued }
     }
 
     /// Queues an event. Never waits and never fails.
@@ -100,11 +93,8 @@ impl Events {
             Ok(value) => value,
             Err(e) => return log::error!("event {} cannot be encoded: {e}", E::TOPIC),
         };
-        let any = Any {
-            type_url: format!("containerd.events.{}", E::NAME),
-            value,
-            ..Default::default()
-        };
+        let any =
+            Any { type_url: format!("containerd.events.{}", E::NAME), value, ..Default::default() };
         let envelope = Envelope {
             timestamp: MessageField::some(Timestamp::from(SystemTime::now())),
             namespace: self.namespace.clone(),
@@ -112,10 +102,8 @@ impl Events {
             event: MessageField::some(any),
             ..Default::default()
         };
-        let request = ForwardRequest {
-            envelope: MessageField::some(envelope),
-            ..Default::default()
-        };
+        let request =
+            ForwardRequest { envelope: MessageField::some(envelope), ..Default::default() };
         self.queued.send_modify(|queued| *queued += 1);
         // The task ends only with the last sender.
         let _ = self.sender.send(request);
@@ -244,9 +232,8 @@ async fn forward(client: &EventsClient, request: &ForwardRequest) -> ttrpc::Resu
 
 async fn connect(address: &str) -> Result<EventsClient> {
     let path = address.strip_prefix("unix://").unwrap_or(address);
-    let stream = UnixStream::connect(Path::new(path))
-        .await
-        .context(|| format!("connect {path}"))?;
+    let stream =
+        UnixStream::connect(Path::new(path)).await.context(|| format!("connect {path}"))?;
     Ok(EventsClient::new(Client::new(Socket::new(stream))))
 }
 
@@ -287,18 +274,13 @@ mod tests {
         listener.set_nonblocking(true).unwrap();
         let service = create_events(Arc::new(Containerd { seen: seen.clone() }));
         let listener = Listener::try_from(listener).unwrap();
-        let mut server = Server::new()
-            .add_listener(listener)
-            .register_service(service);
+        let mut server = Server::new().add_listener(listener).register_service(service);
         server.start().await.unwrap();
         server
     }
 
     fn exit(id: usize) -> TaskExit {
-        TaskExit {
-            container_id: id.to_string(),
-            ..Default::default()
-        }
+        TaskExit { container_id: id.to_string(), ..Default::default() }
     }
 
     #[tokio::test]
@@ -332,10 +314,7 @@ mod tests {
         let (seen, mut arrived) = mpsc::unbounded_channel();
         let _server = containerd(&path, &seen).await;
         let events = Events::new("ns", &format!("unix://{}", path.display()));
-        events.publish(&TaskExit {
-            exit_status: 254,
-            ..exit(1)
-        });
+        events.publish(&TaskExit { exit_status: 254, ..exit(1) });
         events.publish(&exit(2));
         events.flush(Duration::from_secs(5)).await;
         assert_eq!(arrived.try_recv().unwrap().1, "2");
@@ -349,10 +328,7 @@ mod tests {
         // Many OOM kills of one container need the room of one or two.
         let events = Events::new("ns", "/nowhere");
         for _ in 0..1000 {
-            events.publish(&TaskOOM {
-                container_id: "a".into(),
-                ..Default::default()
-            });
+            events.publish(&TaskOOM { container_id: "a".into(), ..Default::default() });
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
         assert!(*events.queued.borrow() <= 2);

@@ -16,12 +16,8 @@ use crate::error::{Context, Result};
 const FEATURES: &str = "types.containerd.io/opencontainers/runtime-spec/1/features/Features";
 
 pub(crate) fn info() -> Result<()> {
-    let bytes = runtime_info()?
-        .write_to_bytes()
-        .context(|| "encode the RuntimeInfo")?;
-    std::io::stdout()
-        .write_all(&bytes)
-        .context(|| "write the RuntimeInfo to stdout")
+    let bytes = runtime_info()?.write_to_bytes().context(|| "encode the RuntimeInfo")?;
+    std::io::stdout().write_all(&bytes).context(|| "write the RuntimeInfo to stdout")
 }
 
 fn runtime_info() -> Result<RuntimeInfo> {
@@ -30,10 +26,8 @@ fn runtime_info() -> Result<RuntimeInfo> {
         value: serde_json::to_vec(&features()).context(|| "encode the features")?,
         ..Default::default()
     };
-    let version = RuntimeVersion {
-        version: env!("CARGO_PKG_VERSION").to_string(),
-        ..Default::default()
-    };
+    let version =
+        RuntimeVersion { version: env!("CARGO_PKG_VERSION").to_string(), ..Default::default() };
     Ok(RuntimeInfo {
         name: crate::RUNTIME.to_string(),
         version: MessageField::some(version),
@@ -144,11 +138,8 @@ const SECCOMP_OPERATORS: &[&str] = &[
     "SCMP_CMP_NE",
 ];
 
-const SECCOMP_FLAGS: &[&str] = &[
-    "SECCOMP_FILTER_FLAG_LOG",
-    "SECCOMP_FILTER_FLAG_SPEC_ALLOW",
-    "SECCOMP_FILTER_FLAG_TSYNC",
-];
+const SECCOMP_FLAGS: &[&str] =
+    &["SECCOMP_FILTER_FLAG_LOG", "SECCOMP_FILTER_FLAG_SPEC_ALLOW", "SECCOMP_FILTER_FLAG_TSYNC"];
 
 const CAPABILITIES: &[&str] = &[
     "CAP_CHOWN",
@@ -206,20 +197,8 @@ mod tests {
         assert_eq!(info.name, "io.containerd.palisade.v1");
         let features: Features = serde_json::from_slice(&info.features.value).unwrap();
         let linux = features.linux().as_ref().unwrap();
-        let idmap = linux
-            .mount_extensions()
-            .as_ref()
-            .unwrap()
-            .idmap()
-            .as_ref()
-            .unwrap();
+        let idmap = linux.mount_extensions().as_ref().unwrap().idmap().as_ref().unwrap();
         assert_eq!(*idmap.enabled(), Some(true));
-        assert!(
-            features
-                .mount_options()
-                .as_ref()
-                .unwrap()
-                .contains(&"rro".to_string())
-        );
+        assert!(features.mount_options().as_ref().unwrap().contains(&"rro".to_string()));
     }
 }

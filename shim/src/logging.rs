@@ -31,16 +31,8 @@ pub(crate) fn init(path: &Path, id: &str, debug: bool) -> io::Result<()> {
         .write(true)
         .custom_flags(OFlags::NONBLOCK.bits() as i32)
         .open(path)?;
-    let logger = FifoLog {
-        fifo,
-        id: id.to_string(),
-        lost: AtomicU32::new(0),
-    };
-    log::set_max_level(if debug {
-        LevelFilter::Debug
-    } else {
-        LevelFilter::Info
-    });
+    let logger = FifoLog { fifo, id: id.to_string(), lost: AtomicU32::new(0) };
+    log::set_max_level(if debug { LevelFilter::Debug } else { LevelFilter::Info });
     log::set_boxed_logger(Box::new(logger)).map_err(io::Error::other)?;
     std::panic::set_hook(Box::new(|info| log::error!("the shim panicked: {info}")));
     Ok(())
@@ -57,11 +49,7 @@ impl FifoLog {
             log::Level::Debug | log::Level::Trace => "debug",
         };
         let message = serde_json::to_string(&format_args!("{}", record.args())).unwrap_or_default();
-        let _ = write!(
-            line,
-            "time=\"{}\" level={level} msg={message}",
-            rfc3339(SystemTime::now())
-        );
+        let _ = write!(line, "time=\"{}\" level={level} msg={message}", rfc3339(SystemTime::now()));
         let lost = self.lost.swap(0, Ordering::Relaxed);
         if lost > 0 {
             let _ = write!(line, " lost={lost}");
@@ -85,10 +73,7 @@ impl Log for FifoLog {
             return;
         }
         // One write: up to PIPE_BUF bytes are never mixed with another writer's.
-        if (&self.fifo)
-            .write_all(self.line(record).as_bytes())
-            .is_err()
-        {
+        if (&self.fifo).write_all(self.line(record).as_bytes()).is_err() {
             self.lost.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -99,10 +84,7 @@ impl Log for FifoLog {
 /// Seconds are enough for a log; the date arithmetic is days-from-civil turned
 /// round (proleptic Gregorian, valid for all of `SystemTime` after 1970).
 fn rfc3339(time: SystemTime) -> String {
-    let seconds = time
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default()
-        .as_secs();
+    let seconds = time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     let (days, of_day) = (seconds / 86400, seconds % 86400);
     let shifted = days + 719_468;
     let era = shifted / 146_097;
@@ -112,11 +94,7 @@ fn rfc3339(time: SystemTime) -> String {
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let shifted_month = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
-    let month = if shifted_month < 10 {
-        shifted_month + 3
-    } else {
-        shifted_month - 9
-    };
+    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
     let year = year_of_era + era * 400 + u64::from(month <= 2);
     format!(
         "{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z",

@@ -17,6 +17,7 @@ mod events;
 mod info;
 mod logging;
 mod options;
+mod ready;
 mod serve;
 mod start;
 mod stdio;
@@ -57,8 +58,8 @@ fn run() -> Result<()> {
         "start" => start::start(&flags),
         "delete" => delete::delete(&flags),
         "" => serve::serve(&flags),
-        action => Err(Error::invalid(format!(
-            "unknown action {action:?}: expected start or delete"
-        ))),
+        action => {
+            Err(Error::invalid(format!("unknown action {action:?}: expected start or delete")))
+        }
     }
 }

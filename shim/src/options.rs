@@ -117,9 +117,7 @@ impl Options {
                 Ok(text) => (DEFAULT_FILE.to_string(), text),
                 Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Self::default()),
                 Err(e) => {
-                    return Err(Error::internal(format!(
-                        "options: read {DEFAULT_FILE}: {e}"
-                    )));
+                    return Err(Error::internal(format!("options: read {DEFAULT_FILE}: {e}")));
                 }
             }
         };
@@ -226,14 +224,9 @@ fn parsed<T: for<'a> Deserialize<'a>>(key: &str, value: &str) -> Result<T> {
         value: T,
     }
     let read = |text: String| toml::from_str::<Wrapped<T>>(&text).map(|wrapped| wrapped.value);
-    read(format!("value = {value}"))
-        .or_else(|_| read(format!("value = {value:?}")))
-        .map_err(|e| {
-            Error::invalid(format!(
-                "annotation {ANNOTATIONS}{key}={value:?}: {}",
-                e.message()
-            ))
-        })
+    read(format!("value = {value}")).or_else(|_| read(format!("value = {value:?}"))).map_err(|e| {
+        Error::invalid(format!("annotation {ANNOTATIONS}{key}={value:?}: {}", e.message()))
+    })
 }
 
 /// `config_path` and `config_body` of a `runtimeoptions.v1.Options`; 1.6 calls
@@ -278,11 +271,7 @@ mod tests {
     use super::*;
 
     fn any(type_url: &str, value: &[u8]) -> Any {
-        Any {
-            type_url: type_url.into(),
-            value: value.into(),
-            ..Default::default()
-        }
+        Any { type_url: type_url.into(), value: value.into(), ..Default::default() }
     }
 
     fn body(text: &str) -> Any {
@@ -292,19 +281,13 @@ mod tests {
     }
 
     fn annotations(pairs: &[(&str, &str)]) -> HashMap<String, String> {
-        pairs
-            .iter()
-            .map(|(k, v)| (format!("dev.palisade.{k}"), (*v).to_string()))
-            .collect()
+        pairs.iter().map(|(k, v)| (format!("dev.palisade.{k}"), (*v).to_string())).collect()
     }
 
     #[test]
     fn options_come_from_toml() {
         let options = Options::read(Some(&body("userns = 'spec'\ncpu_minimum = 1"))).unwrap();
-        assert_eq!(
-            (options.userns, options.cpu_minimum),
-            (UsernsOption::Spec, 1)
-        );
+        assert_eq!((options.userns, options.cpu_minimum), (UsernsOption::Spec, 1));
         let options = Options::read(Some(&body("SystemdCgroup = true"))).unwrap();
         assert_eq!(options.cgroup_driver, CgroupDriver::Systemd);
     }
@@ -316,67 +299,38 @@ mod tests {
         let path = file.path().to_str().unwrap();
         let mut value = vec![18, u8::try_from(path.len()).unwrap()];
         value.extend_from_slice(path.as_bytes());
-        assert!(
-            Options::read(Some(&any("cri.runtimeoptions.v1.Options", &value)))
-                .unwrap()
-                .debug
-        );
+        assert!(Options::read(Some(&any("cri.runtimeoptions.v1.Options", &value))).unwrap().debug);
         let missing = any("runtimeoptions.v1.Options", b"\x12\x08/nowhere");
-        assert!(
-            Options::read(Some(&missing))
-                .unwrap_err()
-                .to_string()
-                .contains("/nowhere")
-        );
+        assert!(Options::read(Some(&missing)).unwrap_err().to_string().contains("/nowhere"));
     }
 
     #[test]
     fn what_is_unknown_is_refused_by_name() {
-        let error = Options::read(Some(&body("userspace = 1")))
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.contains("userspace") && error.contains("config_body"),
-            "{error}"
-        );
-        let error = Options::read(Some(&any("x/some.Other", b"")))
-            .unwrap_err()
-            .to_string();
+        let error = Options::read(Some(&body("userspace = 1"))).unwrap_err().to_string();
+        assert!(error.contains("userspace") && error.contains("config_body"), "{error}");
+        let error = Options::read(Some(&any("x/some.Other", b""))).unwrap_err().to_string();
         assert!(error.contains("some.Other"), "{error}");
         let error =
             Options::read(Some(&body("allow_annotations = ['id_range_start']"))).unwrap_err();
         assert!(error.to_string().contains("id_range_start"), "{error}");
-        let error = Options::default()
-            .annotated(&annotations(&[("colour", "red")]))
-            .unwrap_err();
+        let error = Options::default().annotated(&annotations(&[("colour", "red")])).unwrap_err();
         assert!(error.to_string().contains("dev.palisade.colour"), "{error}");
     }
 
     #[test]
     fn annotations_tighten() {
-        let node = Options {
-            userns: UsernsOption::Never,
-            cpu_minimum: 4,
-            ..Options::default()
-        };
-        let pod = node
-            .annotated(&annotations(&[("userns", "auto"), ("cpu_minimum", "1")]))
-            .unwrap();
+        let node = Options { userns: UsernsOption::Never, cpu_minimum: 4, ..Options::default() };
+        let pod =
+            node.annotated(&annotations(&[("userns", "auto"), ("cpu_minimum", "1")])).unwrap();
         assert_eq!((pod.userns, pod.cpu_minimum), (UsernsOption::Auto, 1));
     }
 
     #[test]
     fn annotations_loosen_only_where_the_node_says_so() {
         let loosen = annotations(&[("userns", "never")]);
-        let error = Options::default()
-            .annotated(&loosen)
-            .unwrap_err()
-            .to_string();
+        let error = Options::default().annotated(&loosen).unwrap_err().to_string();
         assert!(error.contains("allow_annotations"), "{error}");
-        let node = Options {
-            allow_annotations: vec!["userns".into()],
-            ..Options::default()
-        };
+        let node = Options { allow_annotations: vec!["userns".into()], ..Options::default() };
         assert_eq!(node.annotated(&loosen).unwrap().userns, UsernsOption::Never);
     }
 }

@@ -52,9 +52,7 @@ pub(crate) fn start(flags: &Flags) -> Result<()> {
     }
     // For containerd 1.x, which looks here after a restart.
     fs::write("address", &address).context(|| "write the bundle's address file")?;
-    std::io::stdout()
-        .write_all(&dialect.answer(&address)?)
-        .context(|| "write the answer to stdout")
+    std::io::stdout().write_all(&dialect.answer(&address)?).context(|| "write the answer to stdout")
 }
 
 /// The group's ID: the container's own when no annotation names one.
@@ -63,10 +61,7 @@ fn group(config: &Path, id: &str) -> Result<String> {
     let spec: Annotated = serde_json::from_reader(BufReader::new(file))
         .map_err(|e| Error::invalid(format!("{} is not valid: {e}", config.display())))?;
     let annotations = spec.annotations.unwrap_or_default();
-    let group = GROUPS
-        .iter()
-        .find_map(|name| annotations.get(*name))
-        .filter(|g| !g.is_empty());
+    let group = GROUPS.iter().find_map(|name| annotations.get(*name)).filter(|g| !g.is_empty());
     Ok(group.map_or(id, String::as_str).to_string())
 }
 
@@ -95,22 +90,14 @@ fn listen(address: &str) -> Result<Option<UnixListener>> {
             Err(_) => delete::remove_socket(address),
         }
     }
-    Err(Error::internal(format!(
-        "bind {}: in use, yet nobody answers there",
-        path.display()
-    )))
+    Err(Error::internal(format!("bind {}: in use, yet nobody answers there", path.display())))
 }
 
 /// Starts the serving process: its own process group, containerd's oom_score_adj
 /// plus one, and nothing of ours but the socket.
 fn spawn(options: &StartOpts, address: &str, listener: UnixListener) -> Result<()> {
     adjust_oom_score();
-    let config = Options::read(
-        options
-            .extensions
-            .iter()
-            .find(|any| !any_is::<api::Options>(any)),
-    )?;
+    let config = Options::read(options.extensions.iter().find(|any| !any_is::<api::Options>(any)))?;
     let shim = std::env::current_exe().context(|| "find the shim's own executable")?;
     let mut command = Command::new(&shim);
     command
@@ -124,9 +111,7 @@ fn spawn(options: &StartOpts, address: &str, listener: UnixListener) -> Result<(
     if options.debug || config.debug {
         command.arg("-debug");
     }
-    let mut child = command
-        .spawn()
-        .context(|| format!("run {}", shim.display()))?;
+    let mut child = command.spawn().context(|| format!("run {}", shim.display()))?;
     confine(options, &config, child.id()).inspect_err(|_| {
         let _ = child.kill();
         let _ = child.wait();
@@ -135,13 +120,8 @@ fn spawn(options: &StartOpts, address: &str, listener: UnixListener) -> Result<(
 
 /// The serving process inherits what is set here: containerd must outlive it.
 fn adjust_oom_score() {
-    let parent = format!(
-        "/proc/{}/oom_score_adj",
-        std::os::unix::process::parent_id()
-    );
-    let score = fs::read_to_string(parent)
-        .ok()
-        .and_then(|text| text.trim().parse::<i32>().ok());
+    let parent = format!("/proc/{}/oom_score_adj", std::os::unix::process::parent_id());
+    let score = fs::read_to_string(parent).ok().and_then(|text| text.trim().parse::<i32>().ok());
     if let Some(score) = score.filter(|score| *score < 1000) {
         // Refused only where containerd itself is confined; then the shim
         // keeps containerd's, which is what it would get from a fork.
@@ -152,10 +132,7 @@ fn adjust_oom_score() {
 /// Puts the shim into the cgroup that the options ask for, in each hierarchy
 /// that has it.
 fn confine(options: &StartOpts, config: &Options, pid: u32) -> Result<()> {
-    let runc = options
-        .extensions
-        .iter()
-        .find(|any| any_is::<api::Options>(any));
+    let runc = options.extensions.iter().find(|any| any_is::<api::Options>(any));
     let runc = runc.and_then(|any| api::Options::parse_from_bytes(&any.value).ok());
     let cgroup = runc.map_or_else(|| config.shim_cgroup.clone(), |runc| runc.shim_cgroup);
     if cgroup.is_empty() {
@@ -163,18 +140,10 @@ fn confine(options: &StartOpts, config: &Options, pid: u32) -> Result<()> {
     }
     let root = Path::new("/sys/fs/cgroup");
     let mut roots: Vec<PathBuf> = vec![root.to_path_buf()];
-    roots.extend(
-        fs::read_dir(root)
-            .into_iter()
-            .flatten()
-            .flatten()
-            .map(|entry| entry.path()),
-    );
+    roots.extend(fs::read_dir(root).into_iter().flatten().flatten().map(|entry| entry.path()));
     let mut joined = 0;
     for hierarchy in roots {
-        let procs = hierarchy
-            .join(cgroup.trim_start_matches('/'))
-            .join("cgroup.procs");
+        let procs = hierarchy.join(cgroup.trim_start_matches('/')).join("cgroup.procs");
         if procs.exists() {
             fs::write(&procs, pid.to_string())
                 .context(|| format!("put the shim into {}", procs.display()))?;
@@ -203,29 +172,21 @@ mod tests {
     #[test]
     fn containers_of_a_pod_are_grouped() {
         for name in GROUPS {
-            let file = config(&format!(
-                r#"{{"process":{{}},"annotations":{{"{name}":"pod"}}}}"#
-            ));
+            let file = config(&format!(r#"{{"process":{{}},"annotations":{{"{name}":"pod"}}}}"#));
             assert_eq!(group(file.path(), "c").unwrap(), "pod");
         }
     }
 
     #[test]
     fn a_container_alone_is_its_own_group() {
-        for json in [
-            "{}",
-            r#"{"annotations":null}"#,
-            r#"{"annotations":{"a":"b"}}"#,
-        ] {
+        for json in ["{}", r#"{"annotations":null}"#, r#"{"annotations":{"a":"b"}}"#] {
             assert_eq!(group(config(json).path(), "c").unwrap(), "c");
         }
     }
 
     #[test]
     fn a_broken_config_is_named() {
-        let error = group(Path::new("/nowhere/config.json"), "c")
-            .unwrap_err()
-            .to_string();
+        let error = group(Path::new("/nowhere/config.json"), "c").unwrap_err().to_string();
         assert!(error.contains("/nowhere/config.json"), "{error}");
         let error = group(config("{").path(), "c").unwrap_err().to_string();
         assert!(error.contains("is not valid"), "{error}");
@@ -238,9 +199,6 @@ mod tests {
         let first = listen(&address).unwrap().expect("a new socket");
         assert!(listen(&address).unwrap().is_none());
         drop(first);
-        assert!(
-            listen(&address).unwrap().is_some(),
-            "a dead socket is replaced"
-        );
+        assert!(listen(&address).unwrap().is_some(), "a dead socket is replaced");
     }
 }

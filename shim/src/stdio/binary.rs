@@ -14,11 +14,11 @@ use rustix::process::{
     Pid, PidfdFlags, Signal, WaitOptions, pidfd_open, pidfd_send_signal, waitpid,
 };
 use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 use tokio::sync::oneshot;
 
 use super::Owner;
 use crate::error::{Context, Error, Result};
+use crate::ready::register;
 
 /// How long a logger may take to say that it is ready.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -48,11 +48,7 @@ pub(super) fn uri(text: &str) -> Option<Uri> {
         // Go's Query() has a value for each key, an empty one if need be.
         args.extend([key, value].map(|text| unescape(&text.replace('+', " "))));
     }
-    Some(Uri {
-        path: unescape(path),
-        args,
-        strict,
-    })
+    Some(Uri { path: unescape(path), args, strict })
 }
 
 /// Percent-encoding.
@@ -97,15 +93,11 @@ pub(super) async fn start(uri: &Uri, owner: &Owner<'_>) -> Result<(Logger, [Owne
     tokio::spawn(reap(pid, pidfd, unused));
     let said = tokio::time::timeout(PATIENCE, first_byte(ready_read)).await;
     match said {
-        Ok(Ok(0)) if uri.strict => Err(Error::internal(format!(
-            "the logger {} ended without being ready",
-            uri.path
-        ))),
+        Ok(Ok(0)) if uri.strict => {
+            Err(Error::internal(format!("the logger {} ended without being ready", uri.path)))
+        }
         Ok(Ok(_)) => Ok((Logger(logger), [out, err])),
-        Ok(Err(e)) => Err(Error::internal(format!(
-            "hear from the logger {}: {e}",
-            uri.path
-        ))),
+        Ok(Err(e)) => Err(Error::internal(format!("hear from the logger {}: {e}", uri.path))),
         Err(_) => Err(Error::internal(format!(
             "the logger {} was not ready within {} s",
             uri.path,
@@ -116,11 +108,8 @@ pub(super) async fn start(uri: &Uri, owner: &Owner<'_>) -> Result<(Logger, [Owne
 
 async fn first_byte(fd: OwnedFd) -> std::io::Result<usize> {
     rustix::io::ioctl_fionbio(&fd, true)?;
-    let fd = AsyncFd::with_interest(fd, Interest::READABLE)?;
-    fd.async_io(Interest::READABLE, |fd| {
-        Ok(rustix::io::read(fd, &mut [0u8; 1])?)
-    })
-    .await
+    let fd = register(fd, Interest::READABLE)?;
+    fd.async_io(Interest::READABLE, |fd| Ok(rustix::io::read(fd, &mut [0u8; 1])?)).await
 }
 
 /// posix_spawn(3): the one way to a program with more than three descriptors
@@ -133,9 +122,7 @@ fn spawn(uri: &Uri, owner: &Owner<'_>, donated: [&OwnedFd; 3]) -> Result<Pid> {
     let mut kept = Vec::new();
     for (target, fd) in (3..).zip(high) {
         let fd = fd?;
-        actions
-            .add_dup2(fd.as_raw_fd(), target as RawFd)
-            .map_err(failed)?;
+        actions.add_dup2(fd.as_raw_fd(), target as RawFd).map_err(failed)?;
         kept.push(fd);
     }
     let mut attributes = PosixSpawnAttr::init().map_err(failed)?;
@@ -143,9 +130,7 @@ fn spawn(uri: &Uri, owner: &Owner<'_>, donated: [&OwnedFd; 3]) -> Result<Pid> {
     let mut defaults = SigSet::empty();
     defaults.add(NixSignal::SIGPIPE);
     attributes.set_sigdefault(&defaults).map_err(failed)?;
-    attributes
-        .set_flags(PosixSpawnFlags::POSIX_SPAWN_SETSIGDEF)
-        .map_err(failed)?;
+    attributes.set_flags(PosixSpawnFlags::POSIX_SPAWN_SETSIGDEF).map_err(failed)?;
     let text = |text: &str| {
         CString::new(text).map_err(|_| Error::invalid(format!("logger {text:?} has a NUL in it")))
     };
@@ -162,7 +147,7 @@ fn spawn(uri: &Uri, owner: &Owner<'_>, donated: [&OwnedFd; 3]) -> Result<Pid> {
 
 /// Collects the logger; reminds it once it has been without work for a while.
 async fn reap(pid: Pid, pidfd: OwnedFd, unused: oneshot::Receiver<()>) {
-    let Ok(pidfd) = AsyncFd::with_interest(pidfd, Interest::READABLE) else {
+    let Ok(pidfd) = register(pidfd, Interest::READABLE) else {
         return;
     };
     tokio::select! {
@@ -202,19 +187,10 @@ mod tests {
         std::fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
         let out = directory.path().join("out").display().to_string();
-        Uri {
-            path: path.display().to_string(),
-            args: vec![out],
-            strict: false,
-        }
+        Uri { path: path.display().to_string(), args: vec![out], strict: false }
     }
 
-    const OWNER: Owner<'_> = Owner {
-        uid: 0,
-        gid: 0,
-        namespace: "n",
-        container: "c",
-    };
+    const OWNER: Owner<'_> = Owner { uid: 0, gid: 0, namespace: "n", container: "c" };
 
     #[tokio::test]
     async fn a_logger_gets_both_streams() {
@@ -230,27 +206,17 @@ mod tests {
                 break;
             }
         }
-        assert_eq!(
-            std::fs::read_to_string(path).unwrap(),
-            "to stdout\nto stderr\nc n\n"
-        );
+        assert_eq!(std::fs::read_to_string(path).unwrap(), "to stdout\nto stderr\nc n\n");
         drop(logger);
     }
 
     #[tokio::test]
     async fn a_logger_that_fails_is_named() {
         let directory = tempfile::tempdir().unwrap();
-        let missing = Uri {
-            path: "/nowhere/logger".into(),
-            args: vec![],
-            strict: false,
-        };
+        let missing = Uri { path: "/nowhere/logger".into(), args: vec![], strict: false };
         let error = start(&missing, &OWNER).await.err().unwrap().to_string();
         assert!(error.contains("/nowhere/logger"), "{error}");
-        let dies = Uri {
-            strict: true,
-            ..script(&directory, "exit 1")
-        };
+        let dies = Uri { strict: true, ..script(&directory, "exit 1") };
         let error = start(&dies, &OWNER).await.err().unwrap().to_string();
         assert!(error.contains("without being ready"), "{error}");
     }

@@ -18,6 +18,7 @@ use tokio::task::AbortHandle;
 
 use super::{Sink, fifo};
 use crate::error::{Context, Result};
+use crate::ready::register;
 
 /// How long an exit waits for a client that does not read. The copying goes on
 /// after that, until the process is forgotten.
@@ -63,33 +64,18 @@ impl Console {
         let (gone, process) = watch::channel(false);
         let (done, drained) = watch::channel(false);
         let sink = sink.map(Writer::new).transpose()?;
-        let output = Output {
-            master: master.clone(),
-            sink,
-            process,
-            forgotten,
-        };
+        let output = Output { master: master.clone(), sink, process, forgotten };
         tokio::spawn(async move {
             let sink = output.run().await;
             let _ = done.send(true);
             drop(sink);
         });
-        Ok(Self {
-            master,
-            gone,
-            drained,
-            input,
-        })
+        Ok(Self { master, gone, drained, input })
     }
 
-    pub(super) fn resize(&self, width: u32, height: u32) -> Result<()> {
-        let clamp = |n: u32| u16::try_from(n).unwrap_or(u16::MAX);
-        let size = Winsize {
-            ws_row: clamp(height),
-            ws_col: clamp(width),
-            ws_xpixel: 0,
-            ws_ypixel: 0,
-        };
+    pub(super) fn resize(&self, size: Terminal) -> Result<()> {
+        let Terminal { width, height } = size;
+        let size = Winsize { ws_row: height, ws_col: width, ws_xpixel: 0, ws_ypixel: 0 };
         tcsetwinsize(&*self.master, size)
             .context(|| format!("set the terminal to {width}x{height}"))
     }
@@ -105,7 +91,7 @@ impl Console {
 
 fn nonblocking(fd: OwnedFd) -> Result<AsyncFd<OwnedFd>> {
     ioctl_fionbio(&fd, true).context(|| "FIONBIO")?;
-    AsyncFd::new(fd).context(|| "register with epoll")
+    register(fd, Interest::READABLE | Interest::WRITABLE).context(|| "register with epoll")
 }
 
 /// From the client to the terminal, until every writer of the FIFO is gone.
@@ -223,9 +209,7 @@ async fn read_some(fd: &AsyncFd<OwnedFd>, buffer: &mut [u8]) -> io::Result<usize
 async fn write_all(fd: &AsyncFd<OwnedFd>, bytes: &[u8]) -> io::Result<()> {
     let mut rest = bytes;
     while !rest.is_empty() {
-        let written = fd
-            .async_io(Interest::WRITABLE, |fd| Ok(write(fd, rest)?))
-            .await?;
+        let written = fd.async_io(Interest::WRITABLE, |fd| Ok(write(fd, rest)?)).await?;
         rest = &rest[written..];
     }
     Ok(())
@@ -249,29 +233,15 @@ mod tests {
             nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
             path.to_str().unwrap().to_string()
         };
-        let stdio = Stdio {
-            stdin: path("in"),
-            stdout: path("out"),
-            stderr: String::new(),
-            terminal: true,
-        };
-        let owner = Owner {
-            uid: 0,
-            gid: 0,
-            namespace: "n",
-            container: "c",
-        };
+        let stdio =
+            Stdio { stdin: path("in"), stdout: path("out"), stderr: String::new(), terminal: true };
+        let owner = Owner { uid: 0, gid: 0, namespace: "n", container: "c" };
         let (mut io, donated) = open(&stdio, owner).await.unwrap();
         assert!(donated.stdin.is_none() && donated.stdout.is_none());
         let pty = openpty(None, None).unwrap();
         io.attach(pty.master).unwrap();
         let client = |path: &str| File::options().read(true).write(true).open(path).unwrap();
-        (
-            io,
-            File::from(pty.slave),
-            client(&stdio.stdin),
-            client(&stdio.stdout),
-        )
+        (io, File::from(pty.slave), client(&stdio.stdin), client(&stdio.stdout))
     }
 
     async fn read_text(file: &File, length: usize) -> String {

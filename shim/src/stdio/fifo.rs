@@ -25,17 +25,12 @@ impl Input {
     pub(super) fn open(path: &str, owner: &Owner<'_>) -> Result<Self> {
         let path = path.strip_prefix("fifo://").unwrap_or(path);
         let both = open_fifo(path)?;
-        owner
-            .take(&both)
-            .context(|| format!("chown of stdin FIFO {path}"))?;
+        owner.take(&both).context(|| format!("chown of stdin FIFO {path}"))?;
         let read_end =
             again(&both, OFlags::RDONLY).context(|| format!("open stdin FIFO {path}"))?;
         let write_end =
             again(&both, OFlags::WRONLY).context(|| format!("open stdin FIFO {path}"))?;
-        Ok(Self {
-            read_end,
-            write_end,
-        })
+        Ok(Self { read_end, write_end })
     }
 }
 
@@ -47,9 +42,7 @@ impl Output {
     /// Opens it, and a write end for the container.
     pub(super) fn open(path: &str, owner: &Owner<'_>) -> Result<(Self, OwnedFd)> {
         let both = open_fifo(path)?;
-        owner
-            .take(&both)
-            .context(|| format!("chown of output FIFO {path}"))?;
+        owner.take(&both).context(|| format!("chown of output FIFO {path}"))?;
         let write_end =
             again(&both, OFlags::WRONLY).context(|| format!("open output FIFO {path}"))?;
         Ok((Self(both), write_end))
@@ -107,12 +100,7 @@ mod tests {
 
     use super::*;
 
-    const OWNER: Owner<'_> = Owner {
-        uid: 0,
-        gid: 0,
-        namespace: "n",
-        container: "c",
-    };
+    const OWNER: Owner<'_> = Owner { uid: 0, gid: 0, namespace: "n", container: "c" };
 
     struct Fifo {
         _directory: tempfile::TempDir,
@@ -124,19 +112,12 @@ mod tests {
             let directory = tempfile::tempdir().unwrap();
             let path = directory.path().join("fifo");
             nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
-            Self {
-                path: path.to_str().unwrap().to_string(),
-                _directory: directory,
-            }
+            Self { path: path.to_str().unwrap().to_string(), _directory: directory }
         }
 
         fn reader(&self) -> File {
             let flags = OFlags::NONBLOCK.bits() as i32;
-            File::options()
-                .read(true)
-                .custom_flags(flags)
-                .open(&self.path)
-                .unwrap()
+            File::options().read(true).custom_flags(flags).open(&self.path).unwrap()
         }
     }
 
@@ -187,10 +168,7 @@ mod tests {
         let mut read = [0; 5];
         container.read_exact(&mut read).unwrap();
         rustix::io::ioctl_fionbio(&container, true).unwrap();
-        assert!(
-            container.read(&mut read).is_err(),
-            "no EOF although the client is gone"
-        );
+        assert!(container.read(&mut read).is_err(), "no EOF although the client is gone");
         drop(input.write_end);
         assert_eq!(container.read(&mut read).unwrap(), 0);
     }
@@ -198,11 +176,7 @@ mod tests {
     #[test]
     fn the_process_owns_what_it_writes_to() {
         let fifo = Fifo::new();
-        let owner = Owner {
-            uid: 4242,
-            gid: 4343,
-            ..OWNER
-        };
+        let owner = Owner { uid: 4242, gid: 4343, ..OWNER };
         Output::open(&fifo.path, &owner).unwrap();
         let metadata = std::fs::metadata(&fifo.path).unwrap();
         assert_eq!((metadata.uid(), metadata.gid()), (4242, 4343));
@@ -211,9 +185,7 @@ mod tests {
     #[test]
     fn what_is_no_fifo_is_refused() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        let error = Output::open(file.path().to_str().unwrap(), &OWNER)
-            .err()
-            .unwrap();
+        let error = Output::open(file.path().to_str().unwrap(), &OWNER).err().unwrap();
         assert!(error.to_string().contains("is not a FIFO"), "{error}");
         let error = Output::open("/nowhere/fifo", &OWNER).err().unwrap();
         assert!(error.to_string().contains("/nowhere/fifo"), "{error}");

@@ -66,10 +66,7 @@ pub(crate) struct Donated {
 impl Donated {
     /// In the order in which they travel.
     pub(crate) fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        [&self.stdin, &self.stdout, &self.stderr]
-            .into_iter()
-            .flatten()
-            .map(AsFd::as_fd)
+        [&self.stdin, &self.stdout, &self.stderr].into_iter().flatten().map(AsFd::as_fd)
     }
 }
 
@@ -141,13 +138,7 @@ async fn outputs(
     if let Some(uri) = binary::uri(&stdio.stdout) {
         let (logger, [stdout, stderr]) = binary::start(&uri, owner).await?;
         io.logger = Some(logger);
-        let opened = |descriptor| {
-            Some(Opened {
-                descriptor,
-                fifo: None,
-                logger: true,
-            })
-        };
+        let opened = |descriptor| Some(Opened { descriptor, fifo: None, logger: true });
         return Ok((opened(stdout), opened(stderr)));
     }
     let stderr = if stdio.terminal { "" } else { &stdio.stderr };
@@ -160,17 +151,11 @@ fn output(uri: &str, owner: &Owner<'_>) -> Result<Option<Opened>> {
         None | Some(("fifo", _)) => {
             let path = uri.strip_prefix("fifo://").unwrap_or(uri);
             let (fifo, descriptor) = fifo::Output::open(path, owner)?;
-            Opened {
-                descriptor,
-                fifo: Some(fifo),
-                logger: false,
-            }
+            Opened { descriptor, fifo: Some(fifo), logger: false }
         }
-        Some(("file", path)) => Opened {
-            descriptor: file::open(path, owner)?,
-            fifo: None,
-            logger: false,
-        },
+        Some(("file", path)) => {
+            Opened { descriptor: file::open(path, owner)?, fifo: None, logger: false }
+        }
         Some((scheme, _)) => {
             return Err(Error::invalid(format!(
                 "stdio {uri:?}: {scheme:?} is not supported; expected a FIFO, file:// or binary://"
@@ -188,12 +173,7 @@ impl Io {
             self.stdin = Some(stdin.write_end);
             stdin.read_end
         });
-        self.console = Some(Console::start(
-            master,
-            stdin,
-            sink,
-            self.forgotten.subscribe(),
-        )?);
+        self.console = Some(Console::start(master, stdin, sink, self.forgotten.subscribe())?);
         Ok(())
     }
 
@@ -203,10 +183,8 @@ impl Io {
     }
 
     /// ResizePty; nothing without a terminal.
-    pub(crate) fn resize(&self, width: u32, height: u32) -> Result<()> {
-        self.console
-            .as_ref()
-            .map_or(Ok(()), |console| console.resize(width, height))
+    pub(crate) fn resize(&self, size: Terminal) -> Result<()> {
+        self.console.as_ref().map_or(Ok(()), |console| console.resize(size))
     }
 
     /// Tells the console that its process is gone; the future ends when all

@@ -14,14 +14,18 @@ use sandbox_core::sandbox::{self, NewSandbox, checked_terminal};
 use sandbox_core::spec;
 use sandbox_core::spec::plan::Plan;
 
-use super::sandbox::{Boot, Gifts, listen, readable, relay_log};
+use super::sandbox::{Boot, Gifts, listen, relay_log};
 use super::table::{Container, Process, Reservation, Shim};
 use super::{exec, exits, hooks, oom, update};
 use crate::error::{Error, Result};
 use crate::options::{self, CgroupDriver, Options};
+use crate::ready::readable;
 use crate::stdio::{self, Io, Owner, Stdio};
 
-pub(super) async fn create(shim: Arc<Shim>, request: CreateTaskRequest) -> Result<CreateTaskResponse> {
+pub(super) async fn create(
+    shim: Arc<Shim>,
+    request: CreateTaskRequest,
+) -> Result<CreateTaskResponse> {
     shim.events.has_room()?;
     let reservation = Reservation::take(&shim, &request.id)?;
     let order = Order::read(request, reservation.boot())?;
@@ -193,11 +197,18 @@ fn watch_oom(id: &str, cgroup: &Cgroup) -> Option<OomWatch> {
 }
 
 /// The first container's sandbox, while a gofer fetches its mounts.
-async fn spawn(shim: &Arc<Shim>, order: &Order, cgroup: Arc<Cgroup>, made: &mut Made) -> Result<Arc<Boot>> {
+async fn spawn(
+    shim: &Arc<Shim>,
+    order: &Order,
+    cgroup: Arc<Cgroup>,
+    made: &mut Made,
+) -> Result<Arc<Boot>> {
     let (id, plan) = (&order.request.id, &order.plan);
     let mut config = order.options.config(options::palisade()?);
     config.debug |= log::max_level() >= log::LevelFilter::Debug;
-    if let Some(reason) = plan.host.no_user_namespace.as_ref().filter(|_| order.options.wants_userns()) {
+    if let Some(reason) =
+        plan.host.no_user_namespace.as_ref().filter(|_| order.options.wants_userns())
+    {
         log::warn!("sandbox {id} gets no user namespace: {reason}");
     }
     let limits = cgroup.limits(order.policy())?;

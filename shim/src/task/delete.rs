@@ -11,10 +11,11 @@ use containerd_shim_protos::protobuf::MessageField;
 use containerd_shim_protos::protobuf::well_known_types::timestamp::Timestamp;
 
 use super::lifecycle::{State, Step};
-use super::sandbox::{Boot, readable};
+use super::sandbox::Boot;
 use super::table::{Exit, Sandbox, Shim};
 use super::{exits, hooks};
 use crate::error::Result;
+use crate::ready::readable;
 
 /// How long the kernel may take over a SIGKILL.
 const PATIENCE: Duration = Duration::from_secs(5);

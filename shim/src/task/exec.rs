@@ -151,9 +151,7 @@ fn gifts(shim: &Shim, id: &str, boot: &Boot, donated: &Donated) -> Result<Gifts>
 }
 
 /// The pidfd and the terminal of a new process.
-pub(super) fn take_process(
-    reply: (Done, Vec<OwnedFd>),
-) -> Result<(Handle, Option<OwnedFd>)> {
+pub(super) fn take_process(reply: (Done, Vec<OwnedFd>)) -> Result<(Handle, Option<OwnedFd>)> {
     let (done, descriptors) = reply;
     let mut descriptors = descriptors.into_iter();
     let (Done::Process { terminal }, Some(pidfd)) = (done, descriptors.next()) else {

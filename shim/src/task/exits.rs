@@ -37,7 +37,9 @@ pub(super) fn ended(shim: &Arc<Shim>, id: &str, exec: &str, status: u32) {
             return log::debug!("the sandbox reports an exit in {id:?}, which does not exist");
         };
         let Ok(process) = container.process(exec) else {
-            return log::debug!("the sandbox reports the exit of {exec:?} in {id:?}, which does not exist");
+            return log::debug!(
+                "the sandbox reports the exit of {exec:?} in {id:?}, which does not exist"
+            );
         };
         match process.state() {
             State::Starting => {
@@ -63,7 +65,8 @@ pub(super) fn ended(shim: &Arc<Shim>, id: &str, exec: &str, status: u32) {
         if exec.is_empty() {
             clear(&shim, &id).await;
         }
-        let drained = shim.table().process(&id, &exec).ok().and_then(|process| process.io.drained());
+        let drained =
+            shim.table().process(&id, &exec).ok().and_then(|process| process.io.drained());
         if let Some(drained) = drained {
             drained.await;
         }
@@ -82,7 +85,8 @@ pub(super) fn catch_up(shim: &Arc<Shim>, id: &str, exec: &str) {
 /// Nothing of a container lives longer than its init. Where the init is not
 /// PID 1 of a namespace of its own, the kernel leaves that to us.
 async fn clear(shim: &Arc<Shim>, id: &str) {
-    let Some(mut unsettled) = shim.table().container(id).ok().map(|c| c.unsettled.subscribe()) else {
+    let Some(mut unsettled) = shim.table().container(id).ok().map(|c| c.unsettled.subscribe())
+    else {
         return;
     };
     let deadline = tokio::time::Instant::now() + PATIENCE;
@@ -92,12 +96,16 @@ async fn clear(shim: &Arc<Shim>, id: &str) {
             _ => 0,
         };
         let settled = unsettled.wait_for(|execs| *execs == 0);
-        match tokio::time::timeout(Duration::from_millis(5), settled).await {
-            Ok(_) if left == 0 => return,
-            _ if tokio::time::Instant::now() > deadline => break,
+        let settled = tokio::time::timeout(Duration::from_millis(5), settled).await.is_ok();
+        if settled && left == 0 {
+            return;
+        }
+        if tokio::time::Instant::now() > deadline {
+            break;
+        }
+        if settled {
             // All have been told, only the kernel is not done with some.
-            Ok(_) => tokio::time::sleep(Duration::from_millis(1)).await,
-            Err(_) => {}
+            tokio::time::sleep(Duration::from_millis(1)).await;
         }
     }
     log::warn!("container {id}: processes are left {PATIENCE:?} after its init has ended");

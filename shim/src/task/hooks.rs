@@ -14,8 +14,8 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use sandbox_core::sandbox::printable;
 use sandbox_core::spec::plan::{HookPlan, Plan};
 
-use super::sandbox::readable;
 use crate::error::{Context, Error, Result};
+use crate::ready::readable;
 
 /// How long a hook without a timeout may run: containerd itself gives up on
 /// the request much sooner.
@@ -70,7 +70,8 @@ pub(super) async fn run(hook: &HookPlan, state: &State<'_>) -> Result<()> {
         return Ok(());
     }
     let mut said = Vec::new();
-    let _ = stderr.rewind().and_then(|()| stderr.by_ref().take(4096).read_to_end(&mut said));
+    let _ =
+        stderr.rewind().and_then(|()| Read::by_ref(&mut stderr).take(4096).read_to_end(&mut said));
     let said = printable(&said);
     let said = said.trim();
     let colon = if said.is_empty() { "" } else { ": " };

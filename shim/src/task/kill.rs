@@ -39,8 +39,9 @@ fn dies_with_init(container: &Container, signal: i32) -> bool {
 
 /// Every process of the container's cgroup but boot.
 fn kill_all(container: &Container, number: i32) -> Result<()> {
-    let signal = Signal::from_named_raw(number)
-        .ok_or_else(|| Error::invalid(format!("signal {number} is for one process, not for all")))?;
+    let signal = Signal::from_named_raw(number).ok_or_else(|| {
+        Error::invalid(format!("signal {number} is for one process, not for all"))
+    })?;
     let boot = container.boot.handle.pid();
     for pid in container.cgroup.pids()? {
         if pid != boot {

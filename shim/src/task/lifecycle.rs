@@ -61,11 +61,9 @@ impl State {
             (Paused, Step::Resume) => Ok(Running),
             (Created | Starting | Running | Paused, Step::Exit) => Ok(Stopped),
             (Created | Stopped, Step::Delete) => Ok(Deleting),
-            (state, step) => Err(Error::state(format!(
-                "cannot {} a {} process",
-                step.verb(),
-                state.word()
-            ))),
+            (state, step) => {
+                Err(Error::state(format!("cannot {} a {} process", step.verb(), state.word())))
+            }
         }
     }
 
@@ -116,28 +114,17 @@ mod tests {
     use crate::error::Code;
 
     fn walk(steps: &[Step]) -> Result<State> {
-        steps
-            .iter()
-            .try_fold(State::Created, |state, step| state.next(*step))
+        steps.iter().try_fold(State::Created, |state, step| state.next(*step))
     }
 
     #[test]
     fn a_whole_life() {
         use Step::{Delete, Exit, Pause, Resume, Start, Started};
-        assert_eq!(
-            walk(&[Start, Started, Pause, Resume, Exit, Delete]).unwrap(),
-            State::Deleting
-        );
-        assert_eq!(
-            walk(&[Start, Started, Pause, Exit]).unwrap(),
-            State::Stopped
-        );
+        assert_eq!(walk(&[Start, Started, Pause, Resume, Exit, Delete]).unwrap(), State::Deleting);
+        assert_eq!(walk(&[Start, Started, Pause, Exit]).unwrap(), State::Stopped);
         assert_eq!(walk(&[Exit, Delete]).unwrap(), State::Deleting);
         assert_eq!(walk(&[Delete]).unwrap(), State::Deleting);
-        assert_eq!(
-            walk(&[Start, Step::NotStarted, Start, Started]).unwrap(),
-            State::Running
-        );
+        assert_eq!(walk(&[Start, Step::NotStarted, Start, Started]).unwrap(), State::Running);
     }
 
     #[test]
@@ -156,11 +143,7 @@ mod tests {
             &[Exit, Exit],
             &[Exit, Delete, Delete],
         ] {
-            assert_eq!(
-                walk(steps).unwrap_err().code,
-                Code::FAILED_PRECONDITION,
-                "{steps:?}"
-            );
+            assert_eq!(walk(steps).unwrap_err().code, Code::FAILED_PRECONDITION, "{steps:?}");
         }
         let error = walk(&[Start, Started, Delete]).unwrap_err().to_string();
         assert_eq!(error, "cannot delete a running process");

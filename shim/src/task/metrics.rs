@@ -13,8 +13,12 @@ use crate::error::{Context, Result};
 /// The statistics in an `Any` of the type that containerd's typeurl knows.
 pub(super) fn encode(stats: &Stats) -> Result<Any> {
     let (type_url, value) = match stats {
-        Stats::V1(stats) => ("io.containerd.cgroups.v1.Metrics", metrics_v1(stats).write_to_bytes()),
-        Stats::V2(stats) => ("io.containerd.cgroups.v2.Metrics", metrics_v2(stats).write_to_bytes()),
+        Stats::V1(stats) => {
+            ("io.containerd.cgroups.v1.Metrics", metrics_v1(stats).write_to_bytes())
+        }
+        Stats::V2(stats) => {
+            ("io.containerd.cgroups.v2.Metrics", metrics_v2(stats).write_to_bytes())
+        }
     };
     let value = value.context(|| "encode the metrics")?;
     Ok(Any { type_url: type_url.to_string(), value, ..Default::default() })
@@ -34,17 +38,20 @@ fn field<T, M>(value: Option<&T>, message: impl FnOnce(&T) -> M) -> MessageField
 }
 
 fn metrics_v1(stats: &stats::StatsV1) -> v1::Metrics {
-    let hugetlb = |h: &stats::HugetlbStat| message!(v1::HugetlbStat, h, { usage max failcnt pagesize });
+    let hugetlb =
+        |h: &stats::HugetlbStat| message!(v1::HugetlbStat, h, { usage max failcnt pagesize });
     v1::Metrics {
         hugetlb: stats.hugetlb.iter().map(hugetlb).collect(),
         pids: field(stats.pids.as_ref(), |p| message!(v1::PidsStat, p, { current limit })),
         cpu: MessageField::some(v1::CPUStat {
-            usage: field(stats.cpu_usage.as_ref(), |u| {
-                message!(v1::CPUUsage, u, { total kernel user per_cpu })
-            }),
-            throttling: field(stats.cpu_throttling.as_ref(), |t| {
-                message!(v1::Throttle, t, { periods throttled_periods throttled_time })
-            }),
+            usage: field(
+                stats.cpu_usage.as_ref(),
+                |u| message!(v1::CPUUsage, u, { total kernel user per_cpu }),
+            ),
+            throttling: field(
+                stats.cpu_throttling.as_ref(),
+                |t| message!(v1::Throttle, t, { periods throttled_periods throttled_time }),
+            ),
             ..Default::default()
         }),
         memory: field(stats.memory.as_ref(), memory_v1),
@@ -57,9 +64,10 @@ fn metrics_v1(stats: &stats::StatsV1) -> v1::Metrics {
                 ..Default::default()
             }
         }),
-        memory_oom_control: field(stats.memory_oom_control.as_ref(), |oom| {
-            message!(v1::MemoryOomControl, oom, { oom_kill_disable under_oom oom_kill })
-        }),
+        memory_oom_control: field(
+            stats.memory_oom_control.as_ref(),
+            |oom| message!(v1::MemoryOomControl, oom, { oom_kill_disable under_oom oom_kill }),
+        ),
         ..Default::default()
     }
 }
@@ -85,7 +93,8 @@ fn memory_v1(stats: &stats::MemoryStatV1) -> v1::MemoryStat {
 }
 
 fn blkio(stats: &stats::StatsV1) -> v1::BlkIOStat {
-    let entry = |e: &stats::BlkioEntry| message!(v1::BlkIOEntry, e, { op device major minor value });
+    let entry =
+        |e: &stats::BlkioEntry| message!(v1::BlkIOEntry, e, { op device major minor value });
     let entries = |name: &str| stats.blkio.get(name).into_iter().flatten().map(entry).collect();
     v1::BlkIOStat {
         io_service_bytes_recursive: entries("io_service_bytes_recursive"),
@@ -101,9 +110,7 @@ fn blkio(stats: &stats::StatsV1) -> v1::BlkIOStat {
 }
 
 fn metrics_v2(stats: &stats::StatsV2) -> v2::Metrics {
-    let hugetlb = |h: &stats::HugetlbStat| {
-        message!(v2::HugeTlbStat, h, { max failcnt pagesize }, current: h.usage)
-    };
+    let hugetlb = |h: &stats::HugetlbStat| message!(v2::HugeTlbStat, h, { max failcnt pagesize }, current: h.usage);
     v2::Metrics {
         pids: field(stats.pids.as_ref(), |p| message!(v2::PidsStat, p, { current limit })),
         cpu: field(stats.cpu.as_ref(), cpu_v2),
@@ -117,9 +124,7 @@ fn metrics_v2(stats: &stats::StatsV2) -> v2::Metrics {
             }
         }),
         io: field(stats.io.as_ref(), |io| {
-            let entry = |e: &stats::IoEntry| {
-                message!(v2::IOEntry, e, { major minor rbytes wbytes rios wios })
-            };
+            let entry = |e: &stats::IoEntry| message!(v2::IOEntry, e, { major minor rbytes wbytes rios wios });
             v2::IOStat {
                 usage: io.usage.iter().map(entry).collect(),
                 psi: field(io.psi.as_ref(), pressure),
@@ -127,9 +132,10 @@ fn metrics_v2(stats: &stats::StatsV2) -> v2::Metrics {
             }
         }),
         hugetlb: stats.hugetlb.iter().map(hugetlb).collect(),
-        memory_events: field(stats.memory_events.as_ref(), |events| {
-            message!(v2::MemoryEvents, events, { low high max oom oom_kill oom_group_kill })
-        }),
+        memory_events: field(
+            stats.memory_events.as_ref(),
+            |events| message!(v2::MemoryEvents, events, { low high max oom oom_kill oom_group_kill }),
+        ),
         ..Default::default()
     }
 }

@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use sandbox_core::cgroup::OomWatch;
 use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 
 use super::exits::publish_oom;
 use super::lifecycle::State;
 use super::table::Shim;
+use crate::ready::register;
 
 /// cgroup v1 tells before it kills: when to look again.
 const AGAIN: [Duration; 3] =
@@ -22,9 +22,13 @@ pub(super) fn descriptor(watch: &OomWatch) -> std::io::Result<OwnedFd> {
 }
 
 /// Until the container has ended: then its last kills were told with its exit.
-pub(super) async fn watch(shim: Arc<Shim>, id: String, descriptor: Option<std::io::Result<OwnedFd>>) {
+pub(super) async fn watch(
+    shim: Arc<Shim>,
+    id: String,
+    descriptor: Option<std::io::Result<OwnedFd>>,
+) {
     let Some(Ok(descriptor)) = descriptor else { return };
-    let Ok(event) = AsyncFd::with_interest(descriptor, Interest::READABLE) else { return };
+    let Ok(event) = register(descriptor, Interest::READABLE) else { return };
     while let Ok(mut ready) = event.readable().await {
         let mut told = tell(&shim, &id);
         ready.clear_ready();

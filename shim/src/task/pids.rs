@@ -22,7 +22,8 @@ pub(super) fn pids(shim: &Shim, request: &PidsRequest) -> Result<PidsResponse> {
     let pids = pids.filter_map(|pid| u32::try_from(pid.0).ok());
     let mut processes = Vec::new();
     for pid in pids {
-        let exec = container.execs.iter().find(|(_, exec)| exec.pid == pid && exec.state().is_alive());
+        let exec =
+            container.execs.iter().find(|(_, exec)| exec.pid == pid && exec.state().is_alive());
         let info = exec.map(|(id, _)| details(id)).transpose()?.map(Box::new);
         processes.push(ProcessInfo { pid, info: MessageField(info), ..Default::default() });
     }

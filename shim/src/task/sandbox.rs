@@ -15,13 +15,13 @@ use sandbox_core::sandbox::{Sandbox, printable};
 use sandbox_core::spec::SandboxFacts;
 use sandbox_core::spec::plan::Plan;
 use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 use tokio::sync::{oneshot, watch};
 
 use super::exits;
 use super::lifecycle::State;
 use super::table::{Reply, Shim, Table};
 use crate::error::{Context, Error, Result};
+use crate::ready::{readable, register};
 use crate::stdio::Donated;
 
 /// What a pod is told that was killed along with its sandbox.
@@ -47,7 +47,12 @@ pub(super) struct Boot {
 impl Boot {
     /// Of a sandbox that was just spawned; takes it down again if its
     /// namespaces cannot be looked at.
-    pub(super) fn new(handle: Sandbox, root: &str, cgroup: Arc<Cgroup>, plan: &Plan) -> Result<Self> {
+    pub(super) fn new(
+        handle: Sandbox,
+        root: &str,
+        cgroup: Arc<Cgroup>,
+        plan: &Plan,
+    ) -> Result<Self> {
         let mappings = plan.host.mappings.clone();
         let facts = SandboxFacts::read(handle.pid(), handle.has_user_namespace(), mappings);
         let facts = facts.inspect_err(|_| drop(handle.destroy()))?;
@@ -167,7 +172,8 @@ impl Shim {
         };
         boot.tear_down().await;
         // By then the listening task has told all exits.
-        let _ = tokio::time::timeout(PATIENCE, boot.gone.subscribe().wait_for(Option::is_some)).await;
+        let _ =
+            tokio::time::timeout(PATIENCE, boot.gone.subscribe().wait_for(Option::is_some)).await;
         for cgroup in cgroups {
             let _ = cgroup.remove();
         }
@@ -209,13 +215,6 @@ impl Gifts {
     }
 }
 
-/// Waits until a descriptor is readable.
-pub(super) async fn readable(fd: BorrowedFd<'_>) -> Result<()> {
-    let fd = AsyncFd::with_interest(fd, Interest::READABLE).context(|| "register with epoll")?;
-    let _ready = fd.readable().await.context(|| "wait for a descriptor")?;
-    Ok(())
-}
-
 /// Listens to boot until it is gone, and then tells everybody.
 pub(super) async fn listen(shim: Arc<Shim>, boot: Arc<Boot>) {
     if let Err(error) = hear_out(&shim, &boot).await {
@@ -233,8 +232,8 @@ pub(super) async fn listen(shim: Arc<Shim>, boot: Arc<Boot>) {
 
 async fn hear_out(shim: &Arc<Shim>, boot: &Boot) -> Result<()> {
     let interest = Interest::READABLE;
-    let control = AsyncFd::with_interest(boot.handle.control(), interest).context(|| "epoll")?;
-    let pidfd = AsyncFd::with_interest(boot.handle.pidfd(), interest).context(|| "epoll")?;
+    let control = register(boot.handle.control(), interest).context(|| "epoll")?;
+    let pidfd = register(boot.handle.pidfd(), interest).context(|| "epoll")?;
     loop {
         tokio::select! {
             biased;
@@ -257,7 +256,9 @@ fn dispatch(shim: &Arc<Shim>, message: Upward, descriptors: Vec<OwnedFd>) {
             let reply: Reply = (outcome, descriptors);
             match waiting {
                 Some(waiting) => drop(waiting.send(reply)),
-                None => log::debug!("the sandbox answers {number}, which nobody asked or waits for"),
+                None => {
+                    log::debug!("the sandbox answers {number}, which nobody asked or waits for")
+                }
             }
         }
         Upward::Exited { container, exec, status } => {
@@ -292,7 +293,7 @@ fn gone(shim: &Arc<Shim>, boot: &Boot) {
 
 /// Relays boot's log by lines.
 pub(super) async fn relay_log(boot: Arc<Boot>) {
-    let Ok(pipe) = AsyncFd::with_interest(boot.handle.log(), Interest::READABLE) else { return };
+    let Ok(pipe) = register(boot.handle.log(), Interest::READABLE) else { return };
     let mut pending = Vec::new();
     let mut buffer = [0; 1024];
     loop {

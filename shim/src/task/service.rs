@@ -29,7 +29,8 @@ struct TaskService(Arc<Shim>);
 /// for v3.
 pub(crate) fn services(shim: &Arc<Shim>) -> HashMap<String, Service> {
     let service = || create_task(Arc::new(TaskService(shim.clone())));
-    let older = service().into_iter().map(|(name, methods)| (name.replace(".v3.", ".v2."), methods));
+    let older =
+        service().into_iter().map(|(name, methods)| (name.replace(".v3.", ".v2."), methods));
     service().into_iter().chain(older).collect()
 }
 
@@ -52,7 +53,11 @@ impl Task for TaskService {
     async fn state(&self, _: &TtrpcContext, r: StateRequest) -> TtrpcResult<StateResponse> {
         Ok(state::state(&self.0, &r)?)
     }
-    async fn create(&self, _: &TtrpcContext, r: CreateTaskRequest) -> TtrpcResult<CreateTaskResponse> {
+    async fn create(
+        &self,
+        _: &TtrpcContext,
+        r: CreateTaskRequest,
+    ) -> TtrpcResult<CreateTaskResponse> {
         self.run(|shim| create::create(shim, r)).await
     }
     async fn start(&self, _: &TtrpcContext, r: StartRequest) -> TtrpcResult<StartResponse> {

@@ -109,10 +109,9 @@ impl Table {
     }
 
     /// IDs of the containers that are being created.
-    fn reserved(&self) -> Vec<String> {
-        let reserved = |(id, slot): (&String, &Slot)| {
-            matches!(slot, Slot::Reserved(_)).then(|| id.clone())
-        };
+    pub(super) fn reserved(&self) -> Vec<String> {
+        let reserved =
+            |(id, slot): (&String, &Slot)| matches!(slot, Slot::Reserved(_)).then(|| id.clone());
         self.slots.iter().filter_map(reserved).collect()
     }
 
@@ -129,7 +128,9 @@ impl Table {
     pub(super) fn container(&mut self, id: &str) -> Result<&mut Container> {
         match self.slots.get_mut(id) {
             Some(Slot::Made(container)) => Ok(container),
-            Some(Slot::Reserved(_)) => Err(Error::not_found(format!("container {id} is still being created"))),
+            Some(Slot::Reserved(_)) => {
+                Err(Error::not_found(format!("container {id} is still being created")))
+            }
             None => Err(Error::not_found(format!("container {id} does not exist"))),
         }
     }
@@ -228,7 +229,8 @@ impl Container {
         if exec.is_empty() {
             return Ok(&mut self.init);
         }
-        let missing = || Error::not_found(format!("exec {exec} does not exist in container {}", self.id));
+        let missing =
+            || Error::not_found(format!("exec {exec} does not exist in container {}", self.id));
         self.execs.get_mut(exec).ok_or_else(missing)
     }
 
