@@ -1,2 +1,5 @@
 //! System calls: the only place with `unsafe`.
 #![allow(unsafe_code)]
+
+#[cfg(test)]
+pub(crate) mod spec;
