@@ -55,6 +55,8 @@ pub struct ContainerPlan {
     /// Namespaced sysctls, `a.b.c` to value, already checked against the
     /// namespaces that they belong to.
     pub sysctls: Vec<(String, String)>,
+    /// The bundle directory, which hooks are told.
+    pub bundle: PathBuf,
     /// `startContainer` hooks, run inside the container just before execve.
     pub start_hooks: Vec<HookPlan>,
 }
@@ -279,7 +281,9 @@ pub struct HostPlan {
     /// ID mappings that the spec brings, if it does.
     pub mappings: Option<Mappings>,
     /// The first reason why `userns = "auto"` gives this sandbox no user
-    /// namespace (a sentence part such as "the pod is privileged").
+    /// namespace (a sentence part such as "the pod is privileged"). For a later
+    /// container, why it would have needed none: worth a warning if
+    /// [`ContainerPlan::user_namespace`] says that it has one nevertheless.
     pub no_user_namespace: Option<String>,
     /// `process.oomScoreAdj` of the root container, which is also boot's.
     pub oom_score_adj: Option<i32>,
