@@ -18,7 +18,7 @@ use serde_json::Value;
 
 use crate::containerd::Containerd;
 use crate::stdio::{Stdio, Streams};
-use crate::{image, spec};
+use crate::{image, sandbox, spec};
 
 /// What containerd's runtime-spec types are called on the wire.
 const SPEC_URL: &str = "types.containerd.io/opencontainers/runtime-spec/1/Spec";
@@ -343,19 +343,9 @@ impl Container<'_> {
         task_call!(self.containerd, checkpoint, request).map(|_| ())
     }
 
-    /// The shim's process ID: who a container's first process or its sandbox
-    /// was started by.
+    /// The shim's process ID.
     pub fn shim(&self) -> i32 {
-        let mut pid = self.pid();
-        loop {
-            let process = crate::host::process(pid).expect("an ancestor of a running container");
-            let name = process.args.first().cloned().unwrap_or_default();
-            if name.contains("containerd-shim") {
-                return pid;
-            }
-            assert!(pid > 1, "no shim above process {} of {}", self.pid(), self.id);
-            pid = process.parent;
-        }
+        sandbox::shim_of(self.pid())
     }
 
     /// A descriptor that becomes readable when the first process ends.
