@@ -1,8 +1,26 @@
 //! The short-lived privileged helper that opens what a container may see.
+//!
+//! It runs as root in the host's namespaces, is told what to open by the shim
+//! alone, and hands it to boot as detached mounts. It gives boot no path, no
+//! directory that leads out of a mount, and nothing that the plan does not name.
+//!
+//! The road of one request: [`serve`] → [`rootfs`] ([`overlay`], [`bind`],
+//! [`filesystem`]) → [`devices`] → each mount → [`delivery`] → [`seccomp`].
 
+mod bind;
+mod child;
+mod delivery;
+mod devices;
+mod filesystem;
+mod idmap;
+mod mountinfo;
+mod options;
+mod overlay;
+mod overlay_attached;
 pub mod request;
+mod rootfs;
+mod seccomp;
+mod serve;
+mod users;
 
-/// Placeholder.
-pub fn run(_socket: std::os::fd::OwnedFd) -> std::process::ExitCode {
-    std::process::ExitCode::FAILURE
-}
+pub use serve::run;

@@ -9,33 +9,54 @@ use std::path::PathBuf;
 use oci_spec::runtime::LinuxSeccomp;
 use serde::{Deserialize, Serialize};
 
-use crate::spec::plan::{DeviceNode, DonatedSource, FsOption};
+use crate::control::message::FailureKind;
+use crate::error::Error;
+use crate::spec::plan::{DeviceNode, DonatedSource, Mappings, PropagationKind};
 
 /// One container's request. Descriptors travel beside it, in this order: the
-/// mounts channel; the sandbox's user namespace when `user_namespace`; the
-/// sandbox's network namespace when a sysfs is wanted; boot's pidfd when
-/// `sandbox_proc`.
+/// mounts channel; the sandbox's user namespace when it has one
+/// (`user_namespace`); the sandbox's network namespace when a sysfs is among
+/// the mounts; boot's pidfd when `sandbox_proc`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct GoferRequest {
     /// Tags the packets that go into the mounts channel.
     pub container: String,
-    /// Whether mounts are idmapped into the user namespace given.
-    pub user_namespace: bool,
-    /// Host user and group of the sandbox's ID 0.
-    pub root_id: (u32, u32),
+    /// The mappings of the sandbox's user namespace, which mounts are
+    /// idmapped into. `None` when the sandbox has no namespace of its own.
+    pub user_namespace: Option<Mappings>,
     /// Also make a proc of boot's PID namespace (first container only).
     pub sandbox_proc: bool,
     /// Also make the default device nodes (first container only).
     pub default_devices: bool,
     /// The root file system.
     pub rootfs: RootfsSource,
-    /// The mounts, with the index of each in the plan, ascending.
-    pub mounts: Vec<(usize, DonatedSource)>,
+    /// The mounts, ascending by index.
+    pub mounts: Vec<DonatedMount>,
     /// Device nodes beyond the default ones.
     pub devices: Vec<DeviceNode>,
     /// Compile this seccomp profile into this file, unless it exists.
     /// JSON of [`LinuxSeccomp`], since its form on the wire is the spec's.
     pub seccomp: Option<SeccompJob>,
+}
+
+impl GoferRequest {
+    /// Whether the sandbox's network namespace has to travel along.
+    pub fn wants_network(&self) -> bool {
+        self.mounts.iter().any(|m| m.source == DonatedSource::Sysfs)
+    }
+}
+
+/// One mount that the gofer opens.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DonatedMount {
+    /// Index into [`crate::spec::plan::ContainerPlan::mounts`].
+    pub index: usize,
+    /// Where it comes from.
+    pub source: DonatedSource,
+    /// What the plan asks for. A mount leaves the host as a slave only for
+    /// `Slave` and `Shared`, as a peer only for `Shared` without a user
+    /// namespace, and private otherwise.
+    pub propagation: Option<PropagationKind>,
 }
 
 /// A profile to compile, and where the program belongs.
@@ -116,8 +137,11 @@ pub struct GoferError {
     pub message: String,
 }
 
-/// File system options as `fsconfig` takes them.
-pub type Options = Vec<FsOption>;
+impl From<Error> for GoferError {
+    fn from(error: Error) -> Self {
+        Self { invalid: error.kind == FailureKind::Invalid, message: error.to_string() }
+    }
+}
 
 /// A JSON string inside the binary encoding, for types that are only
 /// self-describing on the wire.

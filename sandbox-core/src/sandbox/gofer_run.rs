@@ -14,8 +14,10 @@ use super::{Sandbox, open_namespace, printable};
 use crate::control::message::{FailureKind, MAX_PACKET};
 use crate::control::packet::{Received, receive_packet, send_packet};
 use crate::error::{Context, Error, Result};
-use crate::gofer::request::{GoferAnswer, GoferRequest, RootfsMount, RootfsSource, SeccompJob};
-use crate::spec::plan::{DonatedSource, Plan};
+use crate::gofer::request::{
+    DonatedMount, GoferAnswer, GoferRequest, RootfsMount, RootfsSource, SeccompJob,
+};
+use crate::spec::plan::Plan;
 use crate::spec::seccomp;
 use crate::sys::clone::{Cloned, SingleThreaded, clone_into};
 use crate::sys::descriptor::{cloexec_from, donate};
@@ -99,15 +101,25 @@ fn request(
     };
     Ok(GoferRequest {
         container: plan.container.id.clone(),
-        user_namespace: sandbox.has_user_namespace(),
-        root_id: (sandbox.host_uid(0), sandbox.host_gid(0)),
+        user_namespace: sandbox.user_namespace.as_ref().map(|user| user.mappings.clone()),
         sandbox_proc: first,
         default_devices: first,
         rootfs,
-        mounts: if runs { plan.host.donated.clone() } else { Vec::new() },
+        mounts: if runs { donated_mounts(plan) } else { Vec::new() },
         devices: if runs { plan.host.devices.clone() } else { Vec::new() },
         seccomp: if runs { seccomp_job(&sandbox.state_root, plan)? } else { None },
     })
+}
+
+/// The mounts that the gofer opens, with the propagation that the plan asks of
+/// each.
+fn donated_mounts(plan: &Plan) -> Vec<DonatedMount> {
+    let donated = plan.host.donated.iter().map(|(index, source)| DonatedMount {
+        index: *index,
+        source: source.clone(),
+        propagation: plan.container.mounts[*index].propagation.map(|p| p.kind),
+    });
+    donated.collect()
 }
 
 /// Asks for the program of a profile that no container had before.
@@ -137,8 +149,8 @@ pub(super) fn open_seccomp(state_root: &Path, plan: &Plan) -> Result<Option<(Own
 /// Sends the request with what it needs, in the order that
 /// [`GoferRequest`] documents.
 fn send_request(sandbox: &Sandbox, socket: &OwnedFd, request: &GoferRequest) -> Result<()> {
-    let wants_sysfs = request.mounts.iter().any(|(_, s)| matches!(s, DonatedSource::Sysfs));
-    let network = wants_sysfs.then(|| open_namespace(sandbox.boot, "net")).transpose()?;
+    let network =
+        request.wants_network().then(|| open_namespace(sandbox.boot, "net")).transpose()?;
     let mut descriptors = vec![sandbox.mounts.as_fd()];
     descriptors.extend(sandbox.user_namespace.as_ref().map(|user| user.fd.as_fd()));
     descriptors.extend(network.as_ref().map(AsFd::as_fd));

@@ -2,9 +2,10 @@
 //! descriptors and returns owned ones, and adds nothing to what the kernel does.
 #![allow(unsafe_code)]
 
+pub mod cgroup;
 pub mod clone;
 pub mod descriptor;
+pub mod gofer;
 pub mod mount;
 pub mod network;
 pub mod process;
-pub mod cgroup;

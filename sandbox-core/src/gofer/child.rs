@@ -1,0 +1,122 @@
+//! Forked children, for the few things that need another namespace to stand in.
+//! The gofer has one thread, which each fork proves again.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use rustix::process::{Signal, WaitId, WaitIdOptions};
+
+use crate::control::message::Failure;
+use crate::control::packet::{Received, receive_packet, send_packet};
+use crate::error::{Context, Error, Result};
+use crate::sys::clone::{Cloned, SingleThreaded, clone_into};
+use crate::sys::process::{die_with_parent, exit_now};
+
+/// A child process. Killed and collected when dropped.
+pub(super) struct Child {
+    pid: i32,
+    pidfd: OwnedFd,
+}
+
+impl Child {
+    /// A child in new namespaces that does nothing but exist.
+    pub(super) fn parked(flags: libc::c_int) -> Result<Self> {
+        Self::run(flags, || {
+            loop {
+                rustix::event::pause();
+            }
+        })
+    }
+
+    /// Its ID in the gofer's PID namespace.
+    pub(super) fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    fn run(flags: libc::c_int, work: impl FnOnce()) -> Result<Self> {
+        let proof = SingleThreaded::prove().context(|| "counting threads")?;
+        let parent = rustix::process::getpid();
+        match clone_into(&proof, flags, None).context(|| "clone3")? {
+            Cloned::Parent { pid, pidfd } => Ok(Self { pid, pidfd }),
+            Cloned::Child => {
+                // The child must never return into its copy of the caller.
+                let work = AssertUnwindSafe(|| {
+                    // Dead before it could be asked for the signal? In a PID
+                    // namespace of its own the child sees no parent at all.
+                    let orphan = || rustix::process::getppid().is_some_and(|p| p != parent);
+                    if die_with_parent().is_ok() && !orphan() {
+                        work();
+                    }
+                });
+                exit_now(catch_unwind(work).map_or(101, |()| 0))
+            }
+        }
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        // Neither can fail on a child that nobody else collects.
+        let _ = rustix::process::pidfd_send_signal(&self.pidfd, Signal::KILL);
+        let exited = WaitIdOptions::EXITED;
+        while let Err(rustix::io::Errno::INTR) =
+            rustix::process::waitid(WaitId::PidFd(self.pidfd.as_fd()), exited)
+        {}
+    }
+}
+
+/// Runs `work` in a child in new namespaces (`CLONE_NEW*`) and takes over the
+/// descriptor that it makes.
+pub(super) fn made_in_child(
+    flags: libc::c_int,
+    work: impl FnOnce() -> Result<OwnedFd>,
+) -> Result<OwnedFd> {
+    let (ours, theirs) = rustix::net::socketpair(
+        AddressFamily::UNIX,
+        SocketType::SEQPACKET,
+        SocketFlags::CLOEXEC,
+        None,
+    )
+    .context(|| "socketpair")?;
+    let child = Child::run(flags, || report(&theirs, work()))?;
+    // So that the child's death reads as the end of the channel.
+    drop(theirs);
+    let received = receive_packet(&ours, 64 * 1024, 1).context(|| "receiving from a child")?;
+    drop(child);
+    match received {
+        Received::Packet { mut fds, bytes } if bytes.is_empty() => {
+            fds.pop().ok_or_else(|| Error::internal("a child of the gofer sent no descriptor"))
+        }
+        Received::Packet { bytes, .. } => Err(postcard::from_bytes::<Failure>(&bytes)
+            .map_or_else(|e| Error::internal(format!("a child of the gofer: {e}")), Error::from)),
+        Received::Closed | Received::WouldBlock => {
+            Err(Error::internal("a child of the gofer died without a word"))
+        }
+    }
+}
+
+/// An empty packet with a descriptor, or a [`Failure`].
+fn report(socket: &OwnedFd, outcome: Result<OwnedFd>) {
+    // With the parent gone there is nobody to tell.
+    let _ = match outcome {
+        Ok(fd) => send_packet(socket, &[], &[fd.as_fd()]),
+        Err(error) => {
+            let bytes = postcard::to_stdvec(&Failure::from(error)).unwrap_or_default();
+            send_packet(socket, &bytes, &[])
+        }
+    };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // Under the test harness this process has more than one thread, and the
+    // children refuse to be made: the road is tested through the executable.
+    #[test]
+    fn no_child_is_forked_from_a_threaded_process() {
+        let error = Child::parked(0).map(drop).unwrap_err();
+        assert!(error.to_string().contains("threads"), "{error}");
+    }
+}

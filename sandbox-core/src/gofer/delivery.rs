@@ -1,0 +1,64 @@
+//! Packets into the sandbox's mounts channel.
+
+use std::io::ErrorKind;
+use std::mem::take;
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::event::PollFlags;
+
+use crate::control::packet::send_packet;
+use crate::error::{Context, Error, Result};
+use crate::gofer::request::{Delivery, Slot};
+use crate::gofer::serve::wait_for;
+
+/// Below `MAX_DESCRIPTORS`, so that a packet always finds room.
+const PER_PACKET: usize = 30;
+
+/// Collects mounts into packets of up to [`PER_PACKET`].
+pub(super) struct Outbox {
+    channel: OwnedFd,
+    container: String,
+    slots: Vec<Slot>,
+    mounts: Vec<OwnedFd>,
+}
+
+impl Outbox {
+    pub(super) fn new(channel: OwnedFd, container: String) -> Self {
+        Self { channel, container, slots: Vec::new(), mounts: Vec::new() }
+    }
+
+    pub(super) fn put(&mut self, slot: Slot, mount: OwnedFd) -> Result<()> {
+        if self.slots.len() == PER_PACKET {
+            self.send(false)?;
+        }
+        self.slots.push(slot);
+        self.mounts.push(mount);
+        Ok(())
+    }
+
+    /// Sends what is left. boot knows by this packet that it has everything.
+    pub(super) fn finish(mut self) -> Result<()> {
+        self.send(true)
+    }
+
+    fn send(&mut self, last: bool) -> Result<()> {
+        let container = self.container.clone();
+        let delivery = Delivery { container, slots: take(&mut self.slots), last };
+        let bytes = postcard::to_stdvec(&delivery)
+            .map_err(|e| Error::internal(format!("encoding a delivery: {e}")))?;
+        // The packet holds the mounts from here on: closing ours is cheap.
+        let mounts = take(&mut self.mounts);
+        let fds: Vec<_> = mounts.iter().map(AsFd::as_fd).collect();
+        loop {
+            match send_packet(&self.channel, &bytes, &fds) {
+                Err(e) if e.kind() == ErrorKind::WouldBlock => {
+                    wait_for(&self.channel, PollFlags::OUT)?;
+                }
+                Err(e) if e.kind() == ErrorKind::BrokenPipe => {
+                    return Err(Error::internal("the sandbox died before it took its mounts"));
+                }
+                result => return result.context(|| "sending mounts to the sandbox"),
+            }
+        }
+    }
+}

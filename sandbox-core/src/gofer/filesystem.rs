@@ -1,0 +1,158 @@
+//! File systems made afresh: proc, sysfs, and whatever else has a type.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::fs::StatVfsMountFlags;
+use rustix::io::Errno;
+use rustix::mount::MountAttrFlags;
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+use crate::control::message::FailureKind;
+use crate::error::{Context, Error, Result};
+use crate::gofer::child::made_in_child;
+use crate::gofer::idmap::{Detached, MOUNT_REMEDY, map_owners};
+use crate::gofer::options::Options;
+use crate::gofer::users::Users;
+use crate::spec::plan::FsOption;
+use crate::sys::gofer::pid_namespace_of;
+use crate::sys::mount::{Depth, FsContext, FsError};
+use crate::sys::process::enter_namespaces_of;
+
+/// Types that are read-only by nature and say so without being asked.
+const READ_ONLY_TYPES: [&str; 5] = ["erofs", "squashfs", "cramfs", "iso9660", "romfs"];
+
+/// A proc of boot's PID namespace. boot cannot make the first one itself: the
+/// kernel wants a whole proc to be visible already (`mount_too_revealing`).
+pub(super) fn proc_of(boot: &OwnedFd) -> Result<OwnedFd> {
+    // Since Linux 6.17 the namespace can be named; before, a process in it has
+    // to do it, and only a child can be one.
+    let named = pid_namespace_of(boot).map_err(drop).and_then(|namespace| {
+        let context = FsContext::open("proc").map_err(drop)?;
+        context.fd("pidns", namespace).map_err(drop)?;
+        Ok(context)
+    });
+    match named {
+        Ok(context) => finish(&context, MountAttrFlags::empty()).context(|| "mounting proc"),
+        Err(()) => made_in_child(0, || {
+            enter_namespaces_of(boot, libc::CLONE_NEWPID)
+                .context(|| "setns into boot's PID namespace")?;
+            made_in_child(0, || {
+                let context = FsContext::open("proc").context(|| "fsopen proc")?;
+                finish(&context, MountAttrFlags::empty()).context(|| "mounting proc")
+            })
+        }),
+    }
+}
+
+/// A sysfs of the sandbox's network namespace, which shows its devices and
+/// nobody else's. The gofer leaves that namespace again: a network file system
+/// later in the list is the host's business.
+pub(super) fn sysfs(network: Option<&OwnedFd>) -> Result<OwnedFd> {
+    let network = network.ok_or_else(|| Error::internal("a sysfs without a network namespace"))?;
+    let kind = Some(LinkNameSpaceType::Network);
+    let own = std::fs::File::open("/proc/self/ns/net").context(|| "opening /proc/self/ns/net")?;
+    move_into_link_name_space(network.as_fd(), kind).context(|| "setns into the network")?;
+    let made = FsContext::open("sysfs")
+        .and_then(|context| finish(&context, MountAttrFlags::empty()))
+        .context(|| "mounting sysfs");
+    move_into_link_name_space(own.as_fd(), kind)
+        .context(|| "setns back into the host's network")?;
+    made
+}
+
+/// A file system of any type, for a mount of the spec.
+pub(super) fn fresh(
+    fs_type: &str,
+    source: &str,
+    options: &[FsOption],
+    users: Option<&Users>,
+) -> Result<OwnedFd> {
+    let read_only = options.iter().any(|(key, _)| key == "ro");
+    let mount = make(fs_type, source, options, 0, read_only)?;
+    adopt_owners(&mount, source, MOUNT_REMEDY, users)?;
+    Ok(mount)
+}
+
+/// A file system of any type, for the root file system.
+pub(super) fn fresh_root(
+    fs_type: &str,
+    source: &str,
+    options: &Options,
+    users: Option<&Users>,
+    remedy: &'static str,
+) -> Result<OwnedFd> {
+    let read_only = options.read_only;
+    let mut fs_options = options.fs.clone();
+    if read_only {
+        // The superblock as well: a read-only block device allows no other.
+        fs_options.push(("ro".to_owned(), None));
+    }
+    let mount = make(fs_type, source, &fs_options, options.attributes, read_only)?;
+    adopt_owners(&mount, source, remedy, users)?;
+    Ok(mount)
+}
+
+fn adopt_owners(
+    mount: &OwnedFd,
+    source: &str,
+    remedy: &'static str,
+    users: Option<&Users>,
+) -> Result<()> {
+    let source = std::path::Path::new(source);
+    let detached = Detached { mount: mount.as_fd(), depth: Depth::Top, source, remedy };
+    map_owners(&detached, users.map(Users::namespace), None)
+}
+
+fn make(
+    fs_type: &str,
+    source: &str,
+    options: &[FsOption],
+    attributes: u64,
+    read_only: bool,
+) -> Result<OwnedFd> {
+    let what = || format!("mounting {fs_type} from {source:?}");
+    let context = FsContext::open(fs_type).map_err(|e| match e.errno {
+        Errno::NODEV => Error::invalid(format!("the kernel knows no file system type {fs_type:?}")),
+        _ => refused(&what(), &e),
+    })?;
+    if !source.is_empty() {
+        context.string("source", source).map_err(|e| refused(&what(), &e))?;
+    }
+    for (key, value) in options {
+        context
+            .option(key, value.as_deref())
+            .map_err(|e| refused(&format!("{}: option {key:?}", what()), &e))?;
+    }
+    let attributes = MountAttrFlags::from_bits_retain(attributes as u32);
+    let mount = finish(&context, attributes).map_err(|e| refused(&what(), &e))?;
+    if !read_only && !READ_ONLY_TYPES.contains(&fs_type) && is_read_only(&mount)? {
+        return Err(Error::invalid(format!(
+            "{}: it came back read-only though \"ro\" was not among its options",
+            what()
+        )));
+    }
+    Ok(mount)
+}
+
+/// What is wrong with a source or an option is the user's to mend.
+pub(super) fn refused(what: &str, error: &FsError) -> Error {
+    let kind = match error.errno {
+        Errno::INVAL | Errno::NOENT | Errno::NOTBLK | Errno::NOTDIR => FailureKind::Invalid,
+        _ => FailureKind::Internal,
+    };
+    Error::new(kind, format!("{what}: {error}"))
+}
+
+pub(super) fn finish(
+    context: &FsContext,
+    attributes: MountAttrFlags,
+) -> std::result::Result<OwnedFd, FsError> {
+    context.create()?;
+    context.mount(attributes)
+}
+
+/// Whether the mount or the file system below it is read-only: statvfs(3).
+pub(super) fn is_read_only(mount: &OwnedFd) -> Result<bool> {
+    let stat = rustix::fs::fstatvfs(mount).context(|| "fstatvfs")?;
+    Ok(stat.f_flag.contains(StatVfsMountFlags::RDONLY))
+}

@@ -1,0 +1,100 @@
+//! The mount table, read only to say in an error which mount is meant
+//! (proc_pid_mountinfo(5)).
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
+
+/// All mounts of this mount namespace, in the order of the kernel.
+pub(super) struct MountTable(Vec<Mount>);
+
+/// One line of the table.
+#[derive(Debug, PartialEq)]
+pub(super) struct Mount {
+    /// Where it is mounted.
+    pub(super) point: PathBuf,
+    /// Its file system type.
+    pub(super) fs_type: String,
+    options: String,
+}
+
+impl Mount {
+    /// Whether it is idmapped (shown since Linux 5.15).
+    pub(super) fn idmapped(&self) -> bool {
+        self.options.split(',').any(|option| option == "idmapped")
+    }
+
+    fn parse(line: &str) -> Option<Self> {
+        let mut fields = line.split(' ');
+        let point = unescape(fields.nth(4)?);
+        let options = fields.next()?.to_owned();
+        // Optional fields end with a dash.
+        fields.find(|field| *field == "-")?;
+        let fs_type = fields.next()?.to_owned();
+        Some(Self { point, fs_type, options })
+    }
+}
+
+impl MountTable {
+    /// The table as it is now; empty when it cannot be read, since this only
+    /// embellishes an error.
+    pub(super) fn read() -> Self {
+        let text = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        Self(text.lines().filter_map(Mount::parse).collect())
+    }
+
+    /// The mount that a canonical path lies on: the longest mount point that it
+    /// begins with, and of several there the last, which covers the others.
+    pub(super) fn holding(&self, path: &Path) -> Option<&Mount> {
+        let holding = self.0.iter().filter(|mount| path.starts_with(&mount.point));
+        holding.max_by_key(|mount| mount.point.components().count())
+    }
+
+    /// The mounts below a canonical path.
+    pub(super) fn below(&self, path: &Path) -> impl Iterator<Item = &Mount> {
+        self.0.iter().filter(move |mount| mount.point != path && mount.point.starts_with(path))
+    }
+}
+
+/// Turns `\040` and the like back.
+fn unescape(field: &str) -> PathBuf {
+    let mut bytes = Vec::with_capacity(field.len());
+    let mut rest = field.as_bytes();
+    while let Some((&first, tail)) = rest.split_first() {
+        let octal = tail.get(..3).and_then(|digits| std::str::from_utf8(digits).ok());
+        match octal.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
+            Some(byte) if first == b'\\' => {
+                bytes.push(byte);
+                rest = &tail[3..];
+            }
+            _ => {
+                bytes.push(first);
+                rest = tail;
+            }
+        }
+    }
+    OsString::from_vec(bytes).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn table(text: &str) -> MountTable {
+        MountTable(text.lines().filter_map(Mount::parse).collect())
+    }
+
+    #[test]
+    fn a_path_lies_on_the_deepest_and_latest_mount() {
+        let table = table(
+            "1 0 8:1 / / rw - ext4 /dev/a rw\n\
+             2 1 0:2 / /a\\040b rw,idmapped shared:1 master:2 - tmpfs none rw\n\
+             3 2 0:3 / /a\\040b rw - nfs4 host:/x rw\n\
+             4 1 0:4 / /a rw - proc proc rw\n",
+        );
+        assert_eq!(table.holding(Path::new("/a b/c")).unwrap().fs_type, "nfs4");
+        assert_eq!(table.holding(Path::new("/ab")).unwrap().fs_type, "ext4");
+        let below: Vec<_> = table.below(Path::new("/")).map(Mount::idmapped).collect();
+        assert_eq!(below, [true, false, false]);
+    }
+}

@@ -1,0 +1,150 @@
+//! The root file system, from what the Create request carries.
+
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use rustix::fs::{CWD, Mode, OFlags};
+
+use crate::error::{Context, Error, Result};
+use crate::gofer::bind::restrict;
+use crate::gofer::child::made_in_child;
+use crate::gofer::filesystem::fresh_root;
+use crate::gofer::idmap::{ROOTFS_REMEDY, mapped_clone, missing};
+use crate::gofer::options::Options;
+use crate::gofer::overlay;
+use crate::gofer::request::{RootfsMount, RootfsSource};
+use crate::gofer::serve::Gofer;
+use crate::gofer::users::{Users, namespace_with, parse_mappings};
+use crate::spec::plan::{Mappings, PropagationKind};
+use crate::sys::mount::{
+    AttrChange, Depth, attach_at, attach_to, clone_mount, mount_setattr_at, open_in_root,
+};
+
+/// Makes the root file system as one detached tree, where one is wanted.
+pub(super) fn make(source: &RootfsSource, gofer: &mut Gofer) -> Result<Option<OwnedFd>> {
+    let made = match source {
+        RootfsSource::None => return Ok(None),
+        RootfsSource::Directory(path) => tree(path, Depth::Tree, gofer.users.as_ref()),
+        RootfsSource::Mounts(mounts) => all(mounts, gofer),
+    };
+    made.map(Some).map_err(|e| Error::new(e.kind, format!("root file system: {e}")))
+}
+
+/// The mounts in order: one without a target hides all before it, one with a
+/// target goes below (containerd, `mount.All`).
+fn all(mounts: &[RootfsMount], gofer: &mut Gofer) -> Result<OwnedFd> {
+    let mut root = None;
+    let mut below = Vec::new();
+    for (index, mount) in mounts.iter().enumerate() {
+        let made = one(mount, gofer)
+            .map_err(|e| Error::new(e.kind, format!("rootfs[{index}] ({}): {e}", mount.fs_type)))?;
+        if matches!(mount.target.as_str(), "" | "/") {
+            gofer.leftovers.extend(root.replace(made));
+            gofer.leftovers.extend(below.drain(..).map(|(_, hidden)| hidden));
+        } else {
+            below.push((mount.target.as_str(), made));
+        }
+    }
+    let root = root.ok_or_else(|| {
+        Error::invalid("the request carries no mount for the root itself (one without a target)")
+    })?;
+    if below.is_empty() { Ok(root) } else { assemble(&root, &below) }
+}
+
+fn one(mount: &RootfsMount, gofer: &mut Gofer) -> Result<OwnedFd> {
+    let mut options = Options::parse(&mount.options)?;
+    let mapping = Mapping::take(&mut options, gofer.users.as_ref())?;
+    match (mount.fs_type.as_str(), options.bind) {
+        ("overlay", _) => overlay::make(options, mapping, gofer),
+        ("bind", recursive) | (_, recursive @ Some(_)) => {
+            let depth = Depth::from(recursive.unwrap_or(false));
+            let source = Path::new(&mount.source);
+            let made = match mapping {
+                Mapping::Own(namespace) => {
+                    mapped_clone(source, depth, Some(std::os::fd::AsFd::as_fd(&namespace)))
+                }
+                Mapping::Sandbox => tree(source, depth, gofer.users.as_ref()),
+            }?;
+            restrict(&made, options.attributes)?;
+            Ok(made)
+        }
+        (fs_type, None) => {
+            fresh_root(fs_type, &mount.source, &options, gofer.users.as_ref(), ROOTFS_REMEDY)
+        }
+    }
+}
+
+/// How the owners of the lower layers are mapped.
+pub(super) enum Mapping {
+    /// As everything of the sandbox.
+    Sandbox,
+    /// By the options `uidmap=` and `gidmap=` that containerd 2 adds for a
+    /// snapshot whose upper directory it has shifted itself.
+    Own(OwnedFd),
+}
+
+impl Mapping {
+    fn take(options: &mut Options, users: Option<&Users>) -> Result<Self> {
+        let (Some(uids), Some(gids)) = (options.take("uidmap"), options.take("gidmap")) else {
+            return Ok(Self::Sandbox);
+        };
+        let mappings = Mappings {
+            uids: parse_mappings("uidmap", &uids)?,
+            gids: parse_mappings("gidmap", &gids)?,
+        };
+        let namespace = match users {
+            Some(users) if *users.mappings() == mappings => {
+                users.namespace().try_clone_to_owned().context(|| "dup")?
+            }
+            _ => namespace_with(&mappings)?,
+        };
+        Ok(Self::Own(namespace))
+    }
+}
+
+/// A directory of the host with its owners mapped, unless it was shifted into
+/// the sandbox's range before, as the runtime specification expects of a bundle
+/// that brings mappings.
+fn tree(path: &Path, depth: Depth, users: Option<&Users>) -> Result<OwnedFd> {
+    let users = match users {
+        Some(users) if !already_shifted(path, users)? => Some(users),
+        _ => None,
+    };
+    mapped_clone(path, depth, users.map(Users::namespace))
+}
+
+/// Whether the owner of a layer's top directory is one of the sandbox's own
+/// host IDs.
+pub(super) fn already_shifted(path: &Path, users: &Users) -> Result<bool> {
+    let stat = rustix::fs::stat(path).map_err(|e| missing(path, &e.into()))?;
+    Ok(users.owns(stat.st_uid))
+}
+
+/// Puts mounts below a root, where only what is attached can be mounted on: in
+/// a mount namespace that ends with the child.
+fn assemble(root: &OwnedFd, below: &[(&str, OwnedFd)]) -> Result<OwnedFd> {
+    made_in_child(libc::CLONE_NEWNS, || {
+        isolate_mounts()?;
+        attach_at(root, c"/").context(|| "move_mount onto /")?;
+        for (target, mount) in below {
+            let what = || format!("target {target:?} in the root file system");
+            let place = open_in_root(root, target, OFlags::PATH, Mode::empty())
+                .map_err(|e| Error::invalid(format!("{}: {e}", what())))?;
+            attach_to(mount, &place).context(what)?;
+        }
+        clone_mount(root, c"", Depth::Tree).context(|| "open_tree of the root file system")
+    })
+}
+
+/// Keeps what happens in a new mount namespace from the host.
+pub(super) fn isolate_mounts() -> Result<()> {
+    let propagation = Some(PropagationKind::Private);
+    mount_setattr_at(c"/", Depth::Tree, AttrChange { propagation, ..AttrChange::default() })
+        .context(|| "making / private")
+}
+
+/// Opens a directory for nothing but as a place to start from.
+pub(super) fn place(path: &Path) -> Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::openat(CWD, path, flags, Mode::empty()).map_err(|e| missing(path, &e.into()))
+}

@@ -1,0 +1,155 @@
+//! One request, from the socket to the answer.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::process::ExitCode;
+
+use rustix::event::{PollFd, PollFlags};
+use rustix::fs::Mode;
+
+use crate::control::packet::{Received, receive_packet, send_packet};
+use crate::error::{Context, Error, Result};
+use crate::gofer::delivery::Outbox;
+use crate::gofer::request::{DonatedMount, GoferAnswer, GoferRequest, Slot};
+use crate::gofer::users::Users;
+use crate::gofer::{bind, devices, filesystem, rootfs, seccomp};
+use crate::spec::plan::DonatedSource;
+use crate::sys::process::die_with_parent;
+
+/// A request with a large seccomp profile and thousands of mounts is below a
+/// tenth of this.
+const MAX_REQUEST: usize = 16 * 1024 * 1024;
+
+/// What one request is carried out with.
+pub(super) struct Gofer {
+    /// Whom the mounts are for; `None` without a user namespace.
+    pub(super) users: Option<Users>,
+    /// The sandbox's network namespace.
+    pub(super) network: Option<OwnedFd>,
+    /// boot.
+    pub(super) boot: Option<OwnedFd>,
+    /// Detached mounts that were only needed on the way. Taking one down waits
+    /// for the whole kernel (60 µs), so that is left until after the answer.
+    pub(super) leftovers: Vec<OwnedFd>,
+}
+
+/// Serves the one request that comes over `socket` and answers it there.
+/// Fails only when there is nobody to tell.
+pub fn run(socket: OwnedFd) -> ExitCode {
+    let mut leftovers = Vec::new();
+    let answer: GoferAnswer = receive(&socket)
+        .and_then(|(request, fds)| serve(request, fds, &mut leftovers))
+        .map_err(Into::into);
+    match reply(&socket, &answer) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("palisade gofer: answering {answer:?}: {e}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn serve(request: GoferRequest, fds: Vec<OwnedFd>, leftovers: &mut Vec<OwnedFd>) -> Result<()> {
+    // Modes of device nodes are meant as they are given.
+    rustix::process::umask(Mode::empty());
+    let (channel, mut gofer) = Gofer::equip(&request, fds)?;
+    let mut outbox = Outbox::new(channel, request.container);
+
+    if let Some(boot) = &gofer.boot {
+        outbox.put(Slot::SandboxProc, filesystem::proc_of(boot)?)?;
+    }
+    if request.default_devices {
+        outbox.put(Slot::DefaultDevices, devices::default(gofer.users.as_ref())?)?;
+    }
+    if let Some(root) = rootfs::make(&request.rootfs, &mut gofer)? {
+        outbox.put(Slot::Rootfs, root)?;
+    }
+    if !request.devices.is_empty() {
+        outbox.put(Slot::Devices, devices::make(&request.devices, gofer.users.as_ref())?)?;
+    }
+    for mount in &request.mounts {
+        let (fd, is_file) = make(mount, &gofer)?;
+        outbox.put(Slot::Mount { index: mount.index, is_file }, fd)?;
+    }
+    outbox.finish()?;
+    *leftovers = gofer.leftovers;
+
+    // Last, so that boot can already attach the mounts.
+    request.seccomp.as_ref().map_or(Ok(()), seccomp::ensure)
+}
+
+/// Makes one mount of the spec; also tells whether its root is no directory.
+fn make(mount: &DonatedMount, gofer: &Gofer) -> Result<(OwnedFd, bool)> {
+    let users = gofer.users.as_ref();
+    let made = match &mount.source {
+        DonatedSource::Bind { source, recursive, idmap } => {
+            bind::donate(source, (*recursive).into(), idmap, mount.propagation, users)
+        }
+        DonatedSource::Sysfs => filesystem::sysfs(gofer.network.as_ref()).map(|fd| (fd, false)),
+        DonatedSource::FileSystem { fs_type, source, options } => {
+            filesystem::fresh(fs_type, source, options, users).map(|fd| (fd, false))
+        }
+    };
+    made.map_err(|e| Error::new(e.kind, format!("mounts[{}]: {e}", mount.index)))
+}
+
+impl Gofer {
+    /// Sorts the descriptors that came with the request, by the rules of
+    /// [`GoferRequest`]. Also returns the mounts channel.
+    fn equip(request: &GoferRequest, fds: Vec<OwnedFd>) -> Result<(OwnedFd, Self)> {
+        let count = fds.len();
+        let mut fds = fds.into_iter();
+        let mut take = |what: &str| {
+            fds.next().ok_or_else(|| {
+                Error::internal(format!(
+                    "the request came with {count} descriptors, without {what}"
+                ))
+            })
+        };
+        let channel = take("the mounts channel")?;
+        let users = match &request.user_namespace {
+            Some(mappings) => Some(Users::new(take("the user namespace")?, mappings.clone())?),
+            None => None,
+        };
+        let network = request.wants_network().then(|| take("the network namespace"));
+        let boot = request.sandbox_proc.then(|| take("boot's pidfd"));
+        let gofer = Self {
+            users,
+            network: network.transpose()?,
+            boot: boot.transpose()?,
+            leftovers: Vec::new(),
+        };
+        match fds.count() {
+            0 => Ok((channel, gofer)),
+            n => Err(Error::internal(format!("the request came with {n} descriptors too many"))),
+        }
+    }
+}
+
+fn receive(socket: &OwnedFd) -> Result<(GoferRequest, Vec<OwnedFd>)> {
+    // Nobody would wait for the answer.
+    die_with_parent().context(|| "prctl PR_SET_PDEATHSIG")?;
+    loop {
+        match receive_packet(socket, MAX_REQUEST, 4).context(|| "receiving the request")? {
+            Received::Packet { bytes, fds } => {
+                let request = postcard::from_bytes(&bytes)
+                    .map_err(|e| Error::internal(format!("decoding the request: {e}")))?;
+                return Ok((request, fds));
+            }
+            Received::WouldBlock => wait_for(socket, PollFlags::IN)?,
+            Received::Closed => {
+                return Err(Error::internal("the shim closed the socket without a request"));
+            }
+        }
+    }
+}
+
+fn reply(socket: &OwnedFd, answer: &GoferAnswer) -> io::Result<()> {
+    let bytes = postcard::to_stdvec(answer).map_err(io::Error::other)?;
+    send_packet(socket, &bytes, &[])
+}
+
+/// Waits for a socket whose owner made it non-blocking.
+pub(super) fn wait_for(socket: impl AsFd, what: PollFlags) -> Result<()> {
+    rustix::event::poll(&mut [PollFd::new(&socket, what)], None).map(drop).context(|| "poll")
+}

@@ -1,0 +1,138 @@
+//! Whose files the mounts show: the sandbox's user namespace and its mappings.
+
+use std::fs;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use nix::unistd::{Gid, Uid, setfsgid, setfsuid};
+
+use crate::error::{Context, Error, Result};
+use crate::gofer::child::Child;
+use crate::sandbox::users::{map_out, map_text};
+use crate::spec::plan::{IdMapping, Mappings};
+
+/// The users of a sandbox that has a user namespace.
+pub(super) struct Users {
+    namespace: OwnedFd,
+    mappings: Mappings,
+    root: (u32, u32),
+}
+
+impl Users {
+    /// A user namespace with its mappings, which must have a root.
+    pub(super) fn new(namespace: OwnedFd, mappings: Mappings) -> Result<Self> {
+        let root = |map: &[IdMapping], file: &str| {
+            map_out(map, 0).ok_or_else(|| {
+                Error::invalid(format!("linux.{file}: container ID 0 is not mapped"))
+            })
+        };
+        let ids = (root(&mappings.uids, "uidMappings")?, root(&mappings.gids, "gidMappings")?);
+        Ok(Self { namespace, mappings, root: ids })
+    }
+
+    /// The namespace, as `MOUNT_ATTR_IDMAP` wants it.
+    pub(super) fn namespace(&self) -> BorrowedFd<'_> {
+        self.namespace.as_fd()
+    }
+
+    /// The mappings, for comparing.
+    pub(super) fn mappings(&self) -> &Mappings {
+        &self.mappings
+    }
+
+    /// Host user and group of the container's root.
+    pub(super) fn root(&self) -> (u32, u32) {
+        self.root
+    }
+
+    /// Host user of a user in the container.
+    pub(super) fn host_uid(&self, inside: u32) -> Option<u32> {
+        map_out(&self.mappings.uids, inside)
+    }
+
+    /// Host group of a group in the container.
+    pub(super) fn host_gid(&self, inside: u32) -> Option<u32> {
+        map_out(&self.mappings.gids, inside)
+    }
+
+    /// Whether a file of this host user belongs to the sandbox as it is, so
+    /// that whoever made it has shifted the owners already.
+    pub(super) fn owns(&self, host_uid: u32) -> bool {
+        let within = |m: &IdMapping| host_uid >= m.outside && host_uid - m.outside < m.size;
+        self.mappings.uids.iter().any(within)
+    }
+}
+
+/// Does `work` with the file system user and group of the sandbox's root, but
+/// all of the gofer's capabilities (setfsuid(2), capabilities(7)). New files
+/// then belong to the container's root. The initial user namespace's
+/// capabilities stay in force, since only they can make the mount.
+pub(super) fn as_root_of<T>(users: Option<&Users>, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    let Some(users) = users else { return work() };
+    let (uid, gid) = users.root();
+    let (own_uid, own_gid) = become_for_files(Uid::from_raw(uid), Gid::from_raw(gid))?;
+    let result = work();
+    become_for_files(own_uid, own_gid)?;
+    result
+}
+
+/// Changes the file system user and group; returns the former ones.
+fn become_for_files(uid: Uid, gid: Gid) -> Result<(Uid, Gid)> {
+    // setfsuid away from 0 takes the file capabilities out of the effective
+    // set; the permitted set keeps them.
+    let capabilities = rustix::thread::capabilities(None).context(|| "capget")?;
+    let former = (setfsuid(uid), setfsgid(gid));
+    rustix::thread::set_capabilities(None, capabilities).context(|| "capset")?;
+    // Both calls fail silently; a second one tells.
+    if setfsuid(uid) != uid || setfsgid(gid) != gid {
+        return Err(Error::internal(format!("the kernel refused setfsuid {uid}, setfsgid {gid}")));
+    }
+    Ok(former)
+}
+
+/// A user namespace with the given mappings, held by its descriptor alone. For
+/// mounts that bring mappings of their own.
+pub(super) fn namespace_with(mappings: &Mappings) -> Result<OwnedFd> {
+    let child = Child::parked(libc::CLONE_NEWUSER)?;
+    let file = |name: &str| format!("/proc/{}/{name}", child.pid());
+    for (name, map) in [("uid_map", &mappings.uids), ("gid_map", &mappings.gids)] {
+        // One write(2), as user_namespaces(7) demands.
+        fs::write(file(name), map_text(map)).map_err(|e| {
+            let text = map_text(map).trim_end().replace('\n', ", ");
+            Error::invalid(format!("the kernel refuses {text:?} as {name}: {e}"))
+        })?;
+    }
+    let namespace = fs::File::open(file("ns/user")).context(|| "opening a user namespace")?;
+    Ok(namespace.into())
+}
+
+/// Mappings as containerd writes them into mount options:
+/// `inside:outside:size`, separated by commas (containerd, `mount_idmapped_linux.go`).
+pub(super) fn parse_mappings(option: &str, text: &str) -> Result<Vec<IdMapping>> {
+    let parse = |entry: &str| {
+        let mut numbers = entry.split(':').map(str::parse);
+        match (numbers.next(), numbers.next(), numbers.next(), numbers.next()) {
+            (Some(Ok(inside)), Some(Ok(outside)), Some(Ok(size)), None) => {
+                Some(IdMapping { inside, outside, size })
+            }
+            _ => None,
+        }
+    };
+    text.split(',').map(parse).collect::<Option<_>>().ok_or_else(|| {
+        Error::invalid(format!("option {option}={text}: expected container:host:size"))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mappings_of_mount_options_are_read_whole_or_refused() {
+        let map = parse_mappings("uidmap", "0:65536:10,10:1000:1").unwrap();
+        assert_eq!(map[1], IdMapping { inside: 10, outside: 1000, size: 1 });
+        for wrong in ["", "0:1", "0:1:2:3", "0:1:2,", "a:1:2", "0:-1:2"] {
+            let error = parse_mappings("uidmap", wrong).unwrap_err().to_string();
+            assert!(error.contains("uidmap="), "{error}");
+        }
+    }
+}
