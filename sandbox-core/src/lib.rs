@@ -6,10 +6,13 @@
 
 #![deny(unsafe_code)]
 
+pub mod boot;
 pub mod cgroup;
+mod container;
 pub mod control;
 pub mod error;
 pub mod gofer;
+pub mod network;
 pub mod sandbox;
 pub mod spec;
 pub mod sys;

@@ -1,2 +1,59 @@
-//! The `palisade` executable: the sandbox process and its gofer.
-fn main() {}
+//! The `palisade` executable: the sandbox process and its gofer. The shim
+//! starts both; a person only asks it for its version.
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use sandbox_core::boot;
+use sandbox_core::control::donation::BootFlags;
+use sandbox_core::gofer;
+use sandbox_core::sys::descriptor::adopt;
+
+const USAGE: &str = "\
+palisade: the sandbox process of the containerd runtime io.containerd.palisade.v1
+
+containerd-shim-palisade-v1 starts this program by itself:
+  palisade --log-fd=N --panic-log-fd=N boot ... ID   becomes a sandbox process
+  palisade gofer --request-fd=N                      opens what a container may see
+
+  palisade --version                                 tells the version";
+
+fn main() -> ExitCode {
+    let args: Vec<OsString> = std::env::args_os().skip(1).collect();
+    let is = |word: &str| args.iter().any(|arg| arg == word);
+    if is("boot") {
+        return boot(args);
+    }
+    if is("gofer") {
+        return gofer(&args);
+    }
+    if is("--version") {
+        println!("palisade {}", env!("CARGO_PKG_VERSION"));
+        return ExitCode::SUCCESS;
+    }
+    println!("{USAGE}");
+    if args.is_empty() || is("--help") { ExitCode::SUCCESS } else { ExitCode::from(2) }
+}
+
+fn boot(args: Vec<OsString>) -> ExitCode {
+    match BootFlags::parse(args) {
+        Ok(flags) => boot::run(&flags),
+        Err(error) => refuse(&error),
+    }
+}
+
+fn gofer(args: &[OsString]) -> ExitCode {
+    let number = args.iter().find_map(|a| a.to_str()?.strip_prefix("--request-fd=")?.parse().ok());
+    let Some(number) = number else {
+        return refuse(&"gofer: --request-fd=N is missing; the gofer is started by the shim");
+    };
+    match adopt(number) {
+        Ok(socket) => gofer::run(socket),
+        Err(error) => refuse(&format!("gofer: --request-fd={number}: {error}")),
+    }
+}
+
+fn refuse(why: &dyn std::fmt::Display) -> ExitCode {
+    eprintln!("palisade: {why}");
+    ExitCode::from(2)
+}

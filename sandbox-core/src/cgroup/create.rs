@@ -51,22 +51,11 @@ pub(super) fn in_all(
 ) -> Result<Cgroup> {
     let dir = |h: &Hierarchy| {
         let path = h.mount.join(below(h)?);
-        Ok(Dir {
-            controllers: h.controllers.clone(),
-            mount: h.mount.clone(),
-            path,
-        })
+        Ok(Dir { controllers: h.controllers.clone(), mount: h.mount.clone(), path })
     };
     let dirs = hierarchies.all.iter().map(dir).collect::<Result<_>>()?;
-    let saved = SavedCgroup {
-        v2: hierarchies.mode.is_v2(),
-        dirs,
-        unit: None,
-    };
-    Ok(Cgroup {
-        saved,
-        holder: None,
-    })
+    let saved = SavedCgroup { v2: hierarchies.mode.is_v2(), dirs, unit: None };
+    Ok(Cgroup { saved, holder: None })
 }
 
 /// Below the caller's own cgroup; on version 2 beside it, because a cgroup with
@@ -78,9 +67,7 @@ fn beside_caller(hierarchies: &Hierarchies, below: &Path) -> Result<Cgroup> {
     in_all(hierarchies, |hierarchy| {
         let missing = || {
             let names = hierarchy.controllers.join(",");
-            Error::internal(format!(
-                "{path}: expected a line for the hierarchy {names:?}"
-            ))
+            Error::internal(format!("{path}: expected a line for the hierarchy {names:?}"))
         };
         let own = hierarchy.own(&text).ok_or_else(missing)?;
         let parent = match own.parent() {
@@ -182,21 +169,14 @@ fn inherited(dir: &Path, mount: &Path, name: &str) -> Result<String> {
 /// then its file is missing.
 fn enable_controllers(dir: &Dir) -> Result<()> {
     let available = file::read(&dir.mount.join("cgroup.controllers"))?;
-    let parents: Vec<&Path> = dir
-        .path
-        .ancestors()
-        .skip(1)
-        .take_while(|p| p.starts_with(&dir.mount))
-        .collect();
+    let parents: Vec<&Path> =
+        dir.path.ancestors().skip(1).take_while(|p| p.starts_with(&dir.mount)).collect();
     for parent in parents.into_iter().rev() {
         let control = parent.join("cgroup.subtree_control");
         let enabled = file::read(&control)?;
         let wanted = |c: &&str| !enabled.split_whitespace().any(|e| e == *c);
-        let missing: Vec<String> = available
-            .split_whitespace()
-            .filter(wanted)
-            .map(|c| format!("+{c}"))
-            .collect();
+        let missing: Vec<String> =
+            available.split_whitespace().filter(wanted).map(|c| format!("+{c}")).collect();
         if missing.is_empty() || file::write_io(&control, &missing.join(" ")).is_ok() {
             continue;
         }
@@ -236,10 +216,7 @@ fn check_unused(cgroup: &Cgroup, made: &Made) -> Result<()> {
         ));
     }
     if cgroup.is_frozen()? {
-        return refuse(format!(
-            "{} exists and is frozen, expected it to be thawed",
-            cgroup.name()
-        ));
+        return refuse(format!("{} exists and is frozen, expected it to be thawed", cgroup.name()));
     }
     Ok(())
 }

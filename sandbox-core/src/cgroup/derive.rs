@@ -18,10 +18,7 @@ pub struct LimitsPolicy {
 
 impl Default for LimitsPolicy {
     fn default() -> Self {
-        Self {
-            cpu_from_quota: true,
-            minimum: 2,
-        }
+        Self { cpu_from_quota: true, minimum: 2 }
     }
 }
 
@@ -62,19 +59,14 @@ impl Cgroup {
             Some(dir) => least_memory(dir, self.saved.v2)?.min(host.memory),
             None => host.memory,
         };
-        Ok(Limits {
-            cpus: cpus.max(1),
-            memory,
-        })
+        Ok(Limits { cpus: cpus.max(1), memory })
     }
 }
 
 impl Dir {
     /// The cgroup and every ancestor up to the root.
     fn levels(&self) -> impl Iterator<Item = &Path> {
-        self.path
-            .ancestors()
-            .take_while(|p| p.starts_with(&self.mount))
+        self.path.ancestors().take_while(|p| p.starts_with(&self.mount))
     }
 }
 
@@ -84,11 +76,7 @@ fn cpuset(dir: &Dir) -> Result<Option<u32>> {
     let mut common: Option<CpuSet> = None;
     for level in dir.levels() {
         // Version 2; version 1; version 1 before Linux 3.17.
-        for name in [
-            "cpuset.cpus.effective",
-            "cpuset.effective_cpus",
-            "cpuset.cpus",
-        ] {
+        for name in ["cpuset.cpus.effective", "cpuset.effective_cpus", "cpuset.cpus"] {
             let path = level.join(name);
             let Some(text) = file::read_if_any(&path)? else {
                 continue;
@@ -117,11 +105,7 @@ fn cpuset(dir: &Dir) -> Result<Option<u32>> {
 fn tightest_quota(dir: &Dir, v2: bool) -> Result<Option<u32>> {
     let mut tightest: Option<u64> = None;
     for level in dir.levels() {
-        let (quota, period) = if v2 {
-            cpu_max(level)?
-        } else {
-            cfs_quota(level)?
-        };
+        let (quota, period) = if v2 { cpu_max(level)? } else { cfs_quota(level)? };
         if let (Some(quota), Some(period)) = (quota, period)
             && period > 0
         {
@@ -151,11 +135,7 @@ fn cfs_quota(level: &Path) -> Result<(Option<u64>, Option<u64>)> {
 /// The smallest limit of all levels; without one the number is so large that
 /// the host's memory is smaller (version 1 says 2^63 less a page).
 fn least_memory(dir: &Dir, v2: bool) -> Result<u64> {
-    let name = if v2 {
-        "memory.max"
-    } else {
-        "memory.limit_in_bytes"
-    };
+    let name = if v2 { "memory.max" } else { "memory.limit_in_bytes" };
     let mut least = u64::MAX;
     for level in dir.levels() {
         if let Some(limit) = file::read_number(&level.join(name))? {
@@ -173,12 +153,8 @@ fn host() -> Result<Host> {
     }
     let path = Path::new("/sys/devices/system/cpu/online");
     let text = file::read(path)?;
-    let wrong = || {
-        Error::internal(format!(
-            "{}: expected a list of CPUs, found {text:?}",
-            path.display()
-        ))
-    };
+    let wrong =
+        || Error::internal(format!("{}: expected a list of CPUs, found {text:?}", path.display()));
     let cpus = CpuSet::parse(&text).ok_or_else(wrong)?.count();
     let info = rustix::system::sysinfo();
     let memory = info.totalram.saturating_mul(info.mem_unit.into());

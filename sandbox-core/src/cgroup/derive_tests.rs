@@ -7,10 +7,7 @@ use super::*;
 use crate::cgroup::SavedCgroup;
 
 const GIB: u64 = 1 << 30;
-const HOST: Host = Host {
-    cpus: 2,
-    memory: 8 * GIB,
-};
+const HOST: Host = Host { cpus: 2, memory: 8 * GIB };
 
 /// A tree `root/pod/c` with files in it; `/` in a key separates the level.
 struct Tree {
@@ -20,10 +17,7 @@ struct Tree {
 
 impl Tree {
     fn new(v2: bool, files: &[(&str, &str)]) -> Tree {
-        let tree = Tree {
-            root: tempfile::tempdir().unwrap(),
-            v2,
-        };
+        let tree = Tree { root: tempfile::tempdir().unwrap(), v2 };
         fs::create_dir_all(tree.root.path().join("pod/c")).unwrap();
         for (path, content) in files {
             fs::write(tree.root.path().join(path), format!("{content}\n")).unwrap();
@@ -36,17 +30,8 @@ impl Tree {
         let path = mount.join("pod/c");
         let controllers = ["cpu", "cpuset", "memory"].map(str::to_owned).to_vec();
         let controllers = if self.v2 { Vec::new() } else { controllers };
-        let dirs = vec![Dir {
-            controllers,
-            mount,
-            path,
-        }];
-        let cgroup = Cgroup::open(SavedCgroup {
-            v2: self.v2,
-            dirs,
-            unit: None,
-        })
-        .unwrap();
+        let dirs = vec![Dir { controllers, mount, path }];
+        let cgroup = Cgroup::open(SavedCgroup { v2: self.v2, dirs, unit: None }).unwrap();
         cgroup.limits_on(HOST, policy).unwrap()
     }
 
@@ -82,43 +67,16 @@ fn quotas_of_half_two_and_a_half_and_three_cpus_on_a_host_of_two() {
 #[test]
 fn the_minimum_and_the_quota_are_options() {
     let half = quota_v1(50, "0-1");
-    assert_eq!(
-        half.limits(LimitsPolicy {
-            cpu_from_quota: true,
-            minimum: 1
-        })
-        .cpus,
-        1
-    );
-    assert_eq!(
-        half.limits(LimitsPolicy {
-            cpu_from_quota: false,
-            minimum: 1
-        })
-        .cpus,
-        2
-    );
-    assert_eq!(
-        half.limits(LimitsPolicy {
-            cpu_from_quota: true,
-            minimum: 9
-        })
-        .cpus,
-        2
-    );
+    assert_eq!(half.limits(LimitsPolicy { cpu_from_quota: true, minimum: 1 }).cpus, 1);
+    assert_eq!(half.limits(LimitsPolicy { cpu_from_quota: false, minimum: 1 }).cpus, 2);
+    assert_eq!(half.limits(LimitsPolicy { cpu_from_quota: true, minimum: 9 }).cpus, 2);
 }
 
 #[test]
 fn a_quota_is_rounded_up() {
-    let files = [
-        ("cpuset.cpus.effective", "0-7"),
-        ("pod/c/cpu.max", "250000 100000"),
-    ];
+    let files = [("cpuset.cpus.effective", "0-7"), ("pod/c/cpu.max", "250000 100000")];
     assert_eq!(Tree::new(true, &files).cpus(), 3);
-    let files = [
-        ("cpuset.cpus.effective", "0-7"),
-        ("pod/c/cpu.max", "max 100000"),
-    ];
+    let files = [("cpuset.cpus.effective", "0-7"), ("pod/c/cpu.max", "max 100000")];
     assert_eq!(Tree::new(true, &files).cpus(), 8);
 }
 
@@ -133,57 +91,27 @@ fn a_limit_on_the_parent_alone_counts() {
         ("pod/c/memory.max", "max"),
     ];
     let limits = Tree::new(true, &files).limits(LimitsPolicy::default());
-    assert_eq!(
-        limits,
-        Limits {
-            cpus: 3,
-            memory: GIB
-        }
-    );
-    let without = LimitsPolicy {
-        cpu_from_quota: false,
-        minimum: 2,
-    };
+    assert_eq!(limits, Limits { cpus: 3, memory: GIB });
+    let without = LimitsPolicy { cpu_from_quota: false, minimum: 2 };
     assert_eq!(Tree::new(true, &files).limits(without).cpus, 6);
 }
 
 #[test]
 fn no_memory_limit_means_the_host_s() {
     let unset = [("pod/c/memory.limit_in_bytes", "9223372036854771712")];
-    assert_eq!(
-        Tree::new(false, &unset)
-            .limits(LimitsPolicy::default())
-            .memory,
-        8 * GIB
-    );
+    assert_eq!(Tree::new(false, &unset).limits(LimitsPolicy::default()).memory, 8 * GIB);
     let unset = [("pod/c/memory.max", "max")];
-    assert_eq!(
-        Tree::new(true, &unset)
-            .limits(LimitsPolicy::default())
-            .memory,
-        8 * GIB
-    );
+    assert_eq!(Tree::new(true, &unset).limits(LimitsPolicy::default()).memory, 8 * GIB);
     assert_eq!(
         Tree::new(true, &[]).limits(LimitsPolicy::default()),
-        Limits {
-            cpus: 2,
-            memory: 8 * GIB
-        }
+        Limits { cpus: 2, memory: 8 * GIB }
     );
 }
 
 #[test]
 fn the_smallest_memory_limit_of_all_levels_counts() {
-    let files = [
-        ("pod/memory.limit_in_bytes", "3000"),
-        ("pod/c/memory.limit_in_bytes", "4000"),
-    ];
-    assert_eq!(
-        Tree::new(false, &files)
-            .limits(LimitsPolicy::default())
-            .memory,
-        3000
-    );
+    let files = [("pod/memory.limit_in_bytes", "3000"), ("pod/c/memory.limit_in_bytes", "4000")];
+    assert_eq!(Tree::new(false, &files).limits(LimitsPolicy::default()).memory, 3000);
 }
 
 #[test]

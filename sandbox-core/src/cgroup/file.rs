@@ -53,9 +53,7 @@ pub(super) fn read_if_any(path: &Path) -> Result<Option<String>> {
 /// or that the kernel does not support it.
 pub(super) fn gone(error: &io::Error) -> bool {
     let errno = Errno::from_io_error(error);
-    [Errno::NOENT, Errno::NODEV, Errno::OPNOTSUPP]
-        .map(Some)
-        .contains(&errno)
+    [Errno::NOENT, Errno::NODEV, Errno::OPNOTSUPP].map(Some).contains(&errno)
 }
 
 /// Writes a value in one write, which is what cgroup files expect.
@@ -84,12 +82,8 @@ pub(super) fn read_number(path: &Path) -> Result<Option<u64>> {
         return Ok(None);
     };
     let value = number(&text);
-    let wrong = || {
-        Error::internal(format!(
-            "{}: expected a number, found {text:?}",
-            path.display()
-        ))
-    };
+    let wrong =
+        || Error::internal(format!("{}: expected a number, found {text:?}", path.display()));
     value.map(Some).ok_or_else(wrong)
 }
 

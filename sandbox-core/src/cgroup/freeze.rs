@@ -19,11 +19,7 @@ impl Cgroup {
     /// Stops all processes, and returns once the kernel says that they are
     /// stopped. When it cannot be done in time, they go on running.
     pub fn freeze(&self) -> Result<()> {
-        let done = if self.saved.v2 {
-            self.freeze_v2()?
-        } else {
-            self.freeze_v1()?
-        };
+        let done = if self.saved.v2 { self.freeze_v2()? } else { self.freeze_v1()? };
         if done {
             return Ok(());
         }
@@ -109,10 +105,7 @@ pub(super) fn wait_for(
         let Some(left) = deadline.checked_duration_since(Instant::now()) else {
             return Ok(false);
         };
-        let mut watched = [PollFd::from_borrowed_fd(
-            fd.as_fd(),
-            PollFlags::PRI | PollFlags::ERR,
-        )];
+        let mut watched = [PollFd::from_borrowed_fd(fd.as_fd(), PollFlags::PRI | PollFlags::ERR)];
         match poll(&mut watched, Some(&timespec(left))) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(e) => return Err(e.into()),

@@ -79,15 +79,8 @@ impl Hierarchies {
     }
 
     fn unified(mount: PathBuf, root: PathBuf) -> Hierarchies {
-        let all = vec![Hierarchy {
-            controllers: Vec::new(),
-            mount,
-            root,
-        }];
-        Hierarchies {
-            mode: Mode::V2,
-            all,
-        }
+        let all = vec![Hierarchy { controllers: Vec::new(), mount, root }];
+        Hierarchies { mode: Mode::V2, all }
     }
 
     /// From the text of `/proc/self/mountinfo` (proc_pid_mountinfo(5)).
@@ -111,11 +104,7 @@ impl Hierarchies {
                     let known = v1.iter().any(|h| h.controllers == controllers);
                     // A hierarchy may be mounted again elsewhere; the first counts.
                     if !known && !controllers.is_empty() {
-                        v1.push(Hierarchy {
-                            controllers,
-                            mount,
-                            root,
-                        });
+                        v1.push(Hierarchy { controllers, mount, root });
                     }
                 }
                 "cgroup2" if v2.is_none() => v2 = Some((mount, root)),
@@ -157,16 +146,8 @@ impl Hierarchy {
 /// The controllers among the super block options of a version 1 mount: all
 /// but the generic ones.
 fn controllers_of(options: &str) -> Vec<String> {
-    const GENERIC: [&str; 8] = [
-        "rw",
-        "ro",
-        "xattr",
-        "noprefix",
-        "clone_children",
-        "none",
-        "seclabel",
-        "cpuset_v2_mode",
-    ];
+    const GENERIC: [&str; 8] =
+        ["rw", "ro", "xattr", "noprefix", "clone_children", "none", "seclabel", "cpuset_v2_mode"];
     options
         .split(',')
         .filter(|o| !GENERIC.contains(o) && !o.starts_with("release_agent="))
@@ -180,9 +161,7 @@ fn unescape(field: &str) -> PathBuf {
     let mut rest = field;
     while let Some(at) = rest.find('\\') {
         plain.push_str(&rest[..at]);
-        let code = rest
-            .get(at + 1..at + 4)
-            .and_then(|o| u8::from_str_radix(o, 8).ok());
+        let code = rest.get(at + 1..at + 4).and_then(|o| u8::from_str_radix(o, 8).ok());
         match code {
             Some(byte) if byte.is_ascii() => {
                 plain.push(byte.into());
@@ -234,10 +213,7 @@ mod tests {
     #[test]
     fn without_cgroups_the_error_says_so() {
         let error = Hierarchies::parse("27 1 254:0 / / rw - ext4 /dev/vda rw\n").unwrap_err();
-        assert!(
-            error.to_string().contains("no cgroup file system"),
-            "{error}"
-        );
+        assert!(error.to_string().contains("no cgroup file system"), "{error}");
     }
 
     #[test]

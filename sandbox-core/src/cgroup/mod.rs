@@ -128,11 +128,8 @@ impl Cgroup {
     /// process. It need not exist any more.
     pub fn open(saved: SavedCgroup) -> Result<Cgroup> {
         for dir in &saved.dirs {
-            let below = dir
-                .path
-                .strip_prefix(&dir.mount)
-                .ok()
-                .filter(|b| !b.as_os_str().is_empty());
+            let below =
+                dir.path.strip_prefix(&dir.mount).ok().filter(|b| !b.as_os_str().is_empty());
             let plain = |p: &Path| !p.components().any(|c| c == Component::ParentDir);
             if !dir.mount.is_absolute() || !plain(&dir.path) || below.is_none() {
                 return Err(Error::invalid(format!(
@@ -143,14 +140,9 @@ impl Cgroup {
             }
         }
         if saved.dirs.is_empty() {
-            return Err(Error::invalid(
-                "saved cgroup: expected at least one directory",
-            ));
+            return Err(Error::invalid("saved cgroup: expected at least one directory"));
         }
-        Ok(Cgroup {
-            saved,
-            holder: None,
-        })
+        Ok(Cgroup { saved, holder: None })
     }
 
     /// What [`Cgroup::open`] needs.
@@ -194,9 +186,7 @@ impl Cgroup {
         }
         let dir = &self.saved.dirs[0].path;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY;
-        file::open(dir, flags)
-            .map(Some)
-            .context(|| format!("open {}", dir.display()))
+        file::open(dir, flags).map(Some).context(|| format!("open {}", dir.display()))
     }
 
     /// Says that a process of the container is in the cgroup, which from now

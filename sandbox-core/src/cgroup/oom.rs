@@ -53,17 +53,9 @@ impl Cgroup {
     /// Starts watching; kills before this call are not reported.
     pub fn oom_watch(&self) -> Result<OomWatch> {
         let counter = self.oom_counter()?;
-        let event = if self.saved.v2 {
-            self.watch_v2(&counter)?
-        } else {
-            self.watch_v1(&counter)?
-        };
+        let event = if self.saved.v2 { self.watch_v2(&counter)? } else { self.watch_v1(&counter)? };
         let seen = kills(&counter)?.unwrap_or(0);
-        Ok(OomWatch {
-            event,
-            counter,
-            seen,
-        })
+        Ok(OomWatch { event, counter, seen })
     }
 
     /// How many processes were killed for want of memory, ever.
@@ -76,11 +68,7 @@ impl Cgroup {
             Error::internal("this host has no memory cgroup, which tells of out-of-memory kills")
         };
         let dir = self.dir("memory").ok_or_else(missing)?;
-        Ok(dir.join(if self.saved.v2 {
-            "memory.events"
-        } else {
-            "memory.oom_control"
-        }))
+        Ok(dir.join(if self.saved.v2 { "memory.events" } else { "memory.oom_control" }))
     }
 
     /// An eventfd, registered with `cgroup.event_control` (memcg_test.rst).

@@ -48,10 +48,9 @@ pub(super) fn place(id: &str, cgroups_path: &str, driver: Driver) -> Result<Plac
     }
     match (driver, cgroups_path) {
         (Driver::Systemd, "") => unit(id, "", "palisade", id).map(Place::Unit),
-        (Driver::Systemd, _) => Err(invalid(
-            cgroups_path,
-            "the form slice:prefix:name that the systemd driver needs",
-        )),
+        (Driver::Systemd, _) => {
+            Err(invalid(cgroups_path, "the form slice:prefix:name that the systemd driver needs"))
+        }
         (Driver::Cgroupfs, "") => below(id, id).map(Place::Absolute),
         (Driver::Cgroupfs, path) if path.starts_with('/') => below(path, path).map(Place::Absolute),
         (Driver::Cgroupfs, path) => below(path, path).map(Place::Relative),
@@ -81,11 +80,7 @@ fn below(cgroups_path: &str, path: &str) -> Result<PathBuf> {
 
 /// `prefix-name.scope`, or `name` itself when that is a slice.
 fn unit(cgroups_path: &str, slice: &str, prefix: &str, name: &str) -> Result<Unit> {
-    let slice = if slice.is_empty() {
-        "system.slice"
-    } else {
-        slice
-    };
+    let slice = if slice.is_empty() { "system.slice" } else { slice };
     let name = match (name, prefix) {
         ("", _) => return Err(invalid(cgroups_path, "a name after the second colon")),
         (name, _) if name.ends_with(".slice") => name.to_owned(),
@@ -93,10 +88,7 @@ fn unit(cgroups_path: &str, slice: &str, prefix: &str, name: &str) -> Result<Uni
         (name, prefix) => format!("{prefix}-{name}.scope"),
     };
     expand_slice(slice).ok_or_else(|| invalid(cgroups_path, "a slice such as a-b.slice first"))?;
-    Ok(Unit {
-        slice: slice.to_owned(),
-        name,
-    })
+    Ok(Unit { slice: slice.to_owned(), name })
 }
 
 /// Where systemd keeps a slice: `a-b.slice` is in `a.slice/a-b.slice`
@@ -119,9 +111,7 @@ pub(super) fn expand_slice(slice: &str) -> Option<PathBuf> {
 }
 
 fn invalid(cgroups_path: &str, expected: &str) -> Error {
-    Error::invalid(format!(
-        "linux.cgroupsPath {cgroups_path:?}: expected {expected}"
-    ))
+    Error::invalid(format!("linux.cgroupsPath {cgroups_path:?}: expected {expected}"))
 }
 
 #[cfg(test)]
@@ -134,14 +124,8 @@ mod tests {
 
     #[test]
     fn paths_are_cleaned_and_stay_below_the_root() {
-        assert_eq!(
-            cgroupfs("/kubepods/pod1/c1"),
-            Place::Absolute("kubepods/pod1/c1".into())
-        );
-        assert_eq!(
-            cgroupfs("/../../etc//x/./y"),
-            Place::Absolute("etc/x/y".into())
-        );
+        assert_eq!(cgroupfs("/kubepods/pod1/c1"), Place::Absolute("kubepods/pod1/c1".into()));
+        assert_eq!(cgroupfs("/../../etc//x/./y"), Place::Absolute("etc/x/y".into()));
         assert_eq!(cgroupfs("a/../../b"), Place::Relative("b".into()));
         assert_eq!(cgroupfs(""), Place::Absolute("c1".into()));
         for root in ["/", "..", "/a/..", "."] {
@@ -153,10 +137,7 @@ mod tests {
     #[test]
     fn the_systemd_form_means_systemd_whatever_the_driver() {
         let unit = |slice: &str, name: &str| {
-            Place::Unit(Unit {
-                slice: slice.to_owned(),
-                name: name.to_owned(),
-            })
+            Place::Unit(Unit { slice: slice.to_owned(), name: name.to_owned() })
         };
         for driver in [Driver::Cgroupfs, Driver::Systemd] {
             let place = |path| place("c1", path, driver).unwrap();
@@ -166,22 +147,13 @@ mod tests {
             );
             assert_eq!(place(":docker:c1"), unit("system.slice", "docker-c1.scope"));
             assert_eq!(place("user.slice::c1"), unit("user.slice", "c1.scope"));
-            assert_eq!(
-                place("user.slice:x:user-c1.slice"),
-                unit("user.slice", "user-c1.slice")
-            );
+            assert_eq!(place("user.slice:x:user-c1.slice"), unit("user.slice", "user-c1.slice"));
         }
         assert_eq!(
             place("c1", "", Driver::Systemd).unwrap(),
             unit("system.slice", "palisade-c1.scope")
         );
-        for bad in [
-            "/kubepods/c1",
-            "a.slice:b",
-            "a:b:c",
-            "a--b.slice:x:y",
-            "a.slice:x:",
-        ] {
+        for bad in ["/kubepods/c1", "a.slice:b", "a:b:c", "a--b.slice:x:y", "a.slice:x:"] {
             assert!(place("c1", bad, Driver::Systemd).is_err(), "{bad}");
         }
     }

@@ -32,10 +32,7 @@ impl Cgroup {
                 None => continue,
             };
             // Processes of another PID namespace are listed as 0.
-            let found = procs
-                .lines()
-                .filter_map(|l| l.parse().ok())
-                .filter(|p| *p > 0);
+            let found = procs.lines().filter_map(|l| l.parse().ok()).filter(|p| *p > 0);
             pids.extend(found.filter(|p| Some(*p) != holder).map(HostPid));
         }
         pids.sort_unstable();

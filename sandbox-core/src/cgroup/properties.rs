@@ -29,20 +29,13 @@ const PERIOD: u64 = 100_000;
 
 /// What the unit is.
 pub(super) fn of_unit(id: &str, unit: &Unit, v2: bool, holder: Option<&Holder>) -> Vec<Property> {
-    let io = if v2 {
-        "IOAccounting"
-    } else {
-        "BlockIOAccounting"
-    };
+    let io = if v2 { "IOAccounting" } else { "BlockIOAccounting" };
     let mut all = vec![text("Description", format!("Palisade container {id}"))];
     if let Some(holder) = holder {
         all.push(text("Slice", unit.slice.clone()));
         // systemd keeps its hands off what is below, and off our controllers.
         all.push(flag("Delegate", true));
-        all.push((
-            "PIDs".to_owned(),
-            Value::Pids(vec![holder.pid().cast_unsigned()]),
-        ));
+        all.push(("PIDs".to_owned(), Value::Pids(vec![holder.pid().cast_unsigned()])));
         // A scope whose processes failed is forgotten like any other.
         all.push(text("CollectMode", "inactive-or-failed".to_owned()));
     } else {
@@ -73,11 +66,8 @@ pub(super) fn of_resources(
         None | Some(0) => {}
         Some(limit) => all.push(number("TasksMax", limited(limit))),
     }
-    if let Some(weight) = resources
-        .block_io()
-        .as_ref()
-        .and_then(|io| io.weight())
-        .filter(|w| *w != 0)
+    if let Some(weight) =
+        resources.block_io().as_ref().and_then(|io| io.weight()).filter(|w| *w != 0)
     {
         let name = if v2 { "IOWeight" } else { "BlockIOWeight" };
         all.push(number(name, weight.into()));
@@ -98,10 +88,7 @@ fn of_cpu(cpu: &LinuxCpu, v2: bool, now: Option<&Cgroup>, all: &mut Vec<Property
             number("CPUShares", shares)
         });
     }
-    let (quota, period) = (
-        cpu.quota().filter(|q| *q != 0),
-        cpu.period().filter(|p| *p != 0),
-    );
+    let (quota, period) = (cpu.quota().filter(|q| *q != 0), cpu.period().filter(|p| *p != 0));
     if quota.is_some() || period.is_some() {
         let (old_quota, old_period) = now.map(|cg| bandwidth(cg, v2)).unwrap_or_default();
         let period = period.or(old_period).unwrap_or(PERIOD);
@@ -112,10 +99,8 @@ fn of_cpu(cpu: &LinuxCpu, v2: bool, now: Option<&Cgroup>, all: &mut Vec<Property
         all.push(number("CPUQuotaPerSecUSec", per_second(quota, period)));
         all.push(number("CPUQuotaPeriodUSec", period));
     }
-    let lists = [
-        ("AllowedCPUs", "cpu.cpus", cpu.cpus()),
-        ("AllowedMemoryNodes", "cpu.mems", cpu.mems()),
-    ];
+    let lists =
+        [("AllowedCPUs", "cpu.cpus", cpu.cpus()), ("AllowedMemoryNodes", "cpu.mems", cpu.mems())];
     for (name, field, list) in lists {
         if let Some(list) = list.as_deref().filter(|l| v2 && !l.is_empty()) {
             let wrong = || {
@@ -134,9 +119,7 @@ fn of_cpu(cpu: &LinuxCpu, v2: bool, now: Option<&Cgroup>, all: &mut Vec<Property
 fn per_second(quota: Option<u64>, period: u64) -> u64 {
     const STEP: u64 = 10_000;
     quota.map_or(INFINITY, |quota| {
-        (quota.saturating_mul(1_000_000) / period.max(1))
-            .div_ceil(STEP)
-            .saturating_mul(STEP)
+        (quota.saturating_mul(1_000_000) / period.max(1)).div_ceil(STEP).saturating_mul(STEP)
     })
 }
 
@@ -153,19 +136,13 @@ fn bandwidth(cg: &Cgroup, v2: bool) -> (Option<u64>, Option<u64>) {
         let max = dir.join("cpu.max");
         return (field(&max, 0), field(&max, 1));
     }
-    (
-        field(&dir.join("cpu.cfs_quota_us"), 0),
-        field(&dir.join("cpu.cfs_period_us"), 0),
-    )
+    (field(&dir.join("cpu.cfs_quota_us"), 0), field(&dir.join("cpu.cfs_period_us"), 0))
 }
 
 fn of_memory(memory: &LinuxMemory, v2: bool, all: &mut Vec<Property>) -> Result<()> {
     let limit = memory.limit().filter(|l| *l != 0);
     if let Some(limit) = limit {
-        all.push(number(
-            if v2 { "MemoryMax" } else { "MemoryLimit" },
-            limited(limit),
-        ));
+        all.push(number(if v2 { "MemoryMax" } else { "MemoryLimit" }, limited(limit)));
     }
     if !v2 {
         return Ok(());
@@ -259,15 +236,8 @@ mod tests {
 
     #[test]
     fn limits_become_properties() {
-        let cpu = LinuxCpuBuilder::default()
-            .shares(1024u64)
-            .quota(150_000i64)
-            .cpus("0,9")
-            .build();
-        let memory = LinuxMemoryBuilder::default()
-            .limit(100i64)
-            .swap(150i64)
-            .build();
+        let cpu = LinuxCpuBuilder::default().shares(1024u64).quota(150_000i64).cpus("0,9").build();
+        let memory = LinuxMemoryBuilder::default().limit(100i64).swap(150i64).build();
         let resources = LinuxResourcesBuilder::default()
             .cpu(cpu.unwrap())
             .memory(memory.unwrap())

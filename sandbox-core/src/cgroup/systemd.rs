@@ -43,11 +43,7 @@ pub(super) fn create(
         false => None,
     };
     let mut all = properties::of_unit(id, unit, hierarchies.mode.is_v2(), holder.as_ref());
-    all.extend(properties::of_resources(
-        resources,
-        hierarchies.mode.is_v2(),
-        None,
-    )?);
+    all.extend(properties::of_resources(resources, hierarchies.mode.is_v2(), None)?);
     bus.start(&unit.name, &all)?;
     let made = placed(&mut bus, unit, hierarchies).inspect_err(|_| {
         if let Err(e) = bus.stop(&unit.name) {
@@ -64,9 +60,7 @@ fn placed(bus: &mut Bus, unit: &Unit, hierarchies: &Hierarchies) -> Result<Cgrou
     let mut below = told.trim_start_matches('/').into();
     if told.is_empty() {
         // A slice without processes may have none yet.
-        below = expand_slice(&unit.slice)
-            .unwrap_or_default()
-            .join(&unit.name);
+        below = expand_slice(&unit.slice).unwrap_or_default().join(&unit.name);
     }
     let mut cgroup = in_all(hierarchies, |_| Ok(below.clone()))?;
     cgroup.saved.unit = Some(unit.name.clone());
@@ -81,10 +75,7 @@ pub(super) fn update(unit: &str, cgroup: &Cgroup, resources: &LinuxResources) ->
     }
     let mut call = manager_call("SetUnitProperties");
     push(&mut call, |body| body.push_param3(unit, true, &changes[..]))?;
-    Bus::connect()?
-        .call(call)
-        .map(drop)
-        .map_err(|e| e.of("SetUnitProperties", unit))
+    Bus::connect()?.call(call).map(drop).map_err(|e| e.of("SetUnitProperties", unit))
 }
 
 /// Stops the unit with all its processes. One that is gone already is fine.
@@ -110,19 +101,13 @@ struct Failed {
 
 impl Failed {
     fn of(self, call: &str, unit: &str) -> Error {
-        Error::internal(format!(
-            "systemd {call} {unit}: {} {}",
-            self.name, self.message
-        ))
+        Error::internal(format!("systemd {call} {unit}: {} {}", self.name, self.message))
     }
 }
 
 impl From<rustbus::connection::Error> for Failed {
     fn from(error: rustbus::connection::Error) -> Failed {
-        Failed {
-            name: "no answer on the system bus:".to_owned(),
-            message: error.to_string(),
-        }
+        Failed { name: "no answer on the system bus:".to_owned(), message: error.to_string() }
     }
 }
 
@@ -147,16 +132,8 @@ impl Bus {
         if answer.typ != MessageType::Error {
             return Ok(answer);
         }
-        let message = answer
-            .body
-            .parser()
-            .get::<&str>()
-            .unwrap_or_default()
-            .to_owned();
-        Err(Failed {
-            name: answer.dynheader.error_name.unwrap_or_default(),
-            message,
-        })
+        let message = answer.body.parser().get::<&str>().unwrap_or_default().to_owned();
+        Err(Failed { name: answer.dynheader.error_name.unwrap_or_default(), message })
     }
 
     /// StartTransientUnit, to the end of its job.
@@ -167,16 +144,11 @@ impl Bus {
             push(&mut call, |body| body.push_param2(unit, "replace"))?;
             push(&mut call, |body| body.push_param(properties))?;
             // No auxiliary units.
-            push(&mut call, |body| {
-                body.push_param::<&[(&str, &[Property])]>(&[])
-            })?;
+            push(&mut call, |body| body.push_param::<&[(&str, &[Property])]>(&[]))?;
             Ok(call)
         };
         let mut answer = self.call(message()?);
-        if answer
-            .as_ref()
-            .is_err_and(|e| e.name.ends_with(".UnitExists"))
-        {
+        if answer.as_ref().is_err_and(|e| e.name.ends_with(".UnitExists")) {
             // One that failed stays listed until it is reset.
             self.reset_failed(unit);
             answer = self.call(message()?);
@@ -217,19 +189,13 @@ impl Bus {
     fn watch_jobs(&mut self) -> Result<()> {
         let rule = format!("type='signal',interface='{MANAGER}',member='JobRemoved'");
         let call = rustbus::standard_messages::add_match(&rule);
-        self.call(call)
-            .map(drop)
-            .map_err(|e| e.of("AddMatch", "JobRemoved"))
+        self.call(call).map(drop).map_err(|e| e.of("AddMatch", "JobRemoved"))
     }
 
     /// Waits for the job that a call was answered with.
     fn job_result(&mut self, answer: &MarshalledMessage, unit: &str) -> Result<String> {
         let broken = |_| Error::internal(format!("systemd: unreadable answer about {unit}"));
-        let job = answer
-            .body
-            .parser()
-            .get::<ObjectPath<&str>>()
-            .map_err(broken)?;
+        let job = answer.body.parser().get::<ObjectPath<&str>>().map_err(broken)?;
         let deadline = Instant::now() + PATIENCE;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -243,9 +209,8 @@ impl Bus {
                 continue;
             }
             let mut body = signal.body.parser();
-            let (_, path, _, result) = body
-                .get4::<u32, ObjectPath<&str>, &str, &str>()
-                .map_err(broken)?;
+            let (_, path, _, result) =
+                body.get4::<u32, ObjectPath<&str>, &str, &str>().map_err(broken)?;
             if path == job {
                 return Ok(result.to_owned());
             }
@@ -257,28 +222,16 @@ impl Bus {
         push(&mut call, |body| body.push_param(unit))?;
         let answer = self.call(call).map_err(|e| e.of("GetUnit", unit))?;
         let broken = |_| Error::internal(format!("systemd: unreadable answer about {unit}"));
-        let object = answer
-            .body
-            .parser()
-            .get::<ObjectPath<&str>>()
-            .map_err(broken)?;
-        let kind = if unit.ends_with(".slice") {
-            "Slice"
-        } else {
-            "Scope"
-        };
+        let object = answer.body.parser().get::<ObjectPath<&str>>().map_err(broken)?;
+        let kind = if unit.ends_with(".slice") { "Slice" } else { "Scope" };
         let mut call = MessageBuilder::new()
             .call("Get")
             .with_interface("org.freedesktop.DBus.Properties")
             .on(object.as_ref())
             .at(SERVICE)
             .build();
-        push(&mut call, |body| {
-            body.push_param2(format!("{SERVICE}.{kind}"), "ControlGroup")
-        })?;
-        let answer = self
-            .call(call)
-            .map_err(|e| e.of("Get ControlGroup", unit))?;
+        push(&mut call, |body| body.push_param2(format!("{SERVICE}.{kind}"), "ControlGroup"))?;
+        let answer = self.call(call).map_err(|e| e.of("Get ControlGroup", unit))?;
         let value = answer.body.parser().get::<Variant>().map_err(broken)?;
         value.get::<String>().map_err(broken)
     }

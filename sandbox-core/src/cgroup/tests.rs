@@ -46,21 +46,14 @@ struct Scratch {
 
 fn unique() -> String {
     static NEXT: AtomicU32 = AtomicU32::new(0);
-    format!(
-        "palisade-test-{}-{}",
-        std::process::id(),
-        NEXT.fetch_add(1, Ordering::Relaxed)
-    )
+    format!("palisade-test-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
 impl Scratch {
     fn new(resources: &LinuxResources) -> Scratch {
         let id = unique();
         let cgroup = Cgroup::create(&id, &format!("/{id}"), Driver::Cgroupfs, resources).unwrap();
-        Scratch {
-            cgroup,
-            children: Vec::new(),
-        }
+        Scratch { cgroup, children: Vec::new() }
     }
 
     fn plain() -> Scratch {
@@ -103,21 +96,14 @@ impl Drop for Scratch {
         if !std::thread::panicking() {
             killed.unwrap();
             removed.unwrap();
-            assert!(
-                !self.cgroup.exists(),
-                "a cgroup is left: {}",
-                self.cgroup.name()
-            );
+            assert!(!self.cgroup.exists(), "a cgroup is left: {}", self.cgroup.name());
         }
     }
 }
 
 fn memory(limit: i64) -> LinuxResources {
     let memory = LinuxMemoryBuilder::default().limit(limit).build().unwrap();
-    LinuxResourcesBuilder::default()
-        .memory(memory)
-        .build()
-        .unwrap()
+    LinuxResourcesBuilder::default().memory(memory).build().unwrap()
 }
 
 fn cpu(shape: impl FnOnce(LinuxCpuBuilder) -> LinuxCpuBuilder) -> LinuxResources {
@@ -177,32 +163,16 @@ fn limits_arrive_in_the_files_and_can_be_changed() {
     for (controller, name, value) in expected {
         assert_eq!(scratch.file(controller, name), value, "{name}");
     }
-    assert!(
-        scratch
-            .file("memory", "memory.oom_control")
-            .contains("oom_kill_disable 1")
-    );
+    assert!(scratch.file("memory", "memory.oom_control").contains("oom_kill_disable 1"));
 
     // Raised beyond the old swap limit, and lowered below: both orders.
     for mib in [256i64, 16] {
-        let memory = LinuxMemoryBuilder::default()
-            .limit(mib << 20)
-            .swap(mib << 21)
-            .build()
-            .unwrap();
-        let update = LinuxResourcesBuilder::default()
-            .memory(memory)
-            .build()
-            .unwrap();
+        let memory =
+            LinuxMemoryBuilder::default().limit(mib << 20).swap(mib << 21).build().unwrap();
+        let update = LinuxResourcesBuilder::default().memory(memory).build().unwrap();
         scratch.cgroup.update(&update).unwrap();
-        assert_eq!(
-            scratch.file("memory", "memory.limit_in_bytes"),
-            (mib << 20).to_string()
-        );
-        assert_eq!(
-            scratch.file("memory", "memory.memsw.limit_in_bytes"),
-            (mib << 21).to_string()
-        );
+        assert_eq!(scratch.file("memory", "memory.limit_in_bytes"), (mib << 20).to_string());
+        assert_eq!(scratch.file("memory", "memory.memsw.limit_in_bytes"), (mib << 21).to_string());
     }
     scratch.cgroup.update(&cpu(|c| c.quota(-1i64))).unwrap();
     assert_eq!(scratch.file("cpu", "cpu.cfs_quota_us"), "-1");
@@ -221,15 +191,9 @@ fn a_shorter_period_and_a_smaller_quota_may_come_together() {
         Driver::Cgroupfs,
         &cpu(|c| c.quota(50_000i64).period(100_000u64)),
     );
-    let child = Scratch {
-        cgroup: child.unwrap(),
-        children: Vec::new(),
-    };
+    let child = Scratch { cgroup: child.unwrap(), children: Vec::new() };
     // Half the period alone would make it more than the parent has.
-    child
-        .cgroup
-        .update(&cpu(|c| c.quota(10_000i64).period(20_000u64)))
-        .unwrap();
+    child.cgroup.update(&cpu(|c| c.quota(10_000i64).period(20_000u64))).unwrap();
     assert_eq!(child.file("cpu", "cpu.cfs_quota_us"), "10000");
     drop(child);
 }
@@ -237,11 +201,8 @@ fn a_shorter_period_and_a_smaller_quota_may_come_together() {
 #[test]
 fn what_cannot_be_done_is_refused_by_name_and_leaves_nothing() {
     v1_or_return!();
-    let hugepages = LinuxHugepageLimitBuilder::default()
-        .page_size("2MB")
-        .limit(1i64)
-        .build()
-        .unwrap();
+    let hugepages =
+        LinuxHugepageLimitBuilder::default().page_size("2MB").limit(1i64).build().unwrap();
     let cases = [
         (
             LinuxResourcesBuilder::default().hugepage_limits(vec![hugepages]),
@@ -252,12 +213,8 @@ fn what_cannot_be_done_is_refused_by_name_and_leaves_nothing() {
             "linux.resources.unified.memory.high",
         ),
         (
-            LinuxResourcesBuilder::default().block_io(
-                LinuxBlockIoBuilder::default()
-                    .leaf_weight(100u16)
-                    .build()
-                    .unwrap(),
-            ),
+            LinuxResourcesBuilder::default()
+                .block_io(LinuxBlockIoBuilder::default().leaf_weight(100u16).build().unwrap()),
             "linux.resources.blockIO.leafWeight",
         ),
         (
@@ -271,12 +228,8 @@ fn what_cannot_be_done_is_refused_by_name_and_leaves_nothing() {
             "linux.resources.cpu.cpus",
         ),
         (
-            LinuxResourcesBuilder::default().memory(
-                LinuxMemoryBuilder::default()
-                    .swappiness(101u64)
-                    .build()
-                    .unwrap(),
-            ),
+            LinuxResourcesBuilder::default()
+                .memory(LinuxMemoryBuilder::default().swappiness(101u64).build().unwrap()),
             "linux.resources.memory.swappiness",
         ),
     ];
@@ -289,10 +242,7 @@ fn what_cannot_be_done_is_refused_by_name_and_leaves_nothing() {
         assert!(error.to_string().starts_with(field), "{error}");
         assert_eq!(error.kind, FailureKind::Invalid, "{error}");
         for hierarchy in &hierarchy::Hierarchies::of_host().unwrap().all {
-            assert!(
-                !hierarchy.mount.join(&parent).exists(),
-                "{field}: {parent} is left"
-            );
+            assert!(!hierarchy.mount.join(&parent).exists(), "{field}: {parent} is left");
         }
     }
 }
@@ -302,10 +252,7 @@ fn only_the_default_devices_are_open() {
     v1_or_return!();
     let scratch = Scratch::plain();
     let list = scratch.file("devices", "devices.list");
-    assert!(
-        list.contains("c 1:3 rwm") && list.contains("c 136:* rwm"),
-        "{list}"
-    );
+    assert!(list.contains("c 1:3 rwm") && list.contains("c 136:* rwm"), "{list}");
     assert!(!list.contains("a *:*"), "{list}");
 }
 
@@ -318,50 +265,23 @@ fn processes_join_by_the_descriptors_and_are_listed() {
     assert_eq!(procs.len(), hierarchies);
     let child = Command::new("sleep").arg("60").spawn().unwrap();
     for fd in procs {
-        fs::File::from(fd)
-            .write_all(child.id().to_string().as_bytes())
-            .unwrap();
+        fs::File::from(fd).write_all(child.id().to_string().as_bytes()).unwrap();
     }
     let seen = fs::read_to_string(format!("/proc/{}/cgroup", child.id())).unwrap();
-    let name = scratch
-        .cgroup
-        .any_dir()
-        .file_name()
-        .unwrap()
-        .to_str()
-        .unwrap()
-        .to_owned();
-    assert_eq!(
-        seen.lines().filter(|l| l.ends_with(&name)).count(),
-        hierarchies,
-        "{seen}"
-    );
-    assert_eq!(
-        scratch.cgroup.pids().unwrap(),
-        [crate::sandbox::HostPid(child.id().cast_signed())]
-    );
+    let name = scratch.cgroup.any_dir().file_name().unwrap().to_str().unwrap().to_owned();
+    assert_eq!(seen.lines().filter(|l| l.ends_with(&name)).count(), hierarchies, "{seen}");
+    assert_eq!(scratch.cgroup.pids().unwrap(), [crate::sandbox::HostPid(child.id().cast_signed())]);
     assert!(scratch.cgroup.dir_fd().unwrap().is_none());
     scratch.children.push(child);
     scratch.cgroup.kill_all().unwrap();
-    assert_eq!(
-        scratch.cgroup.pids().unwrap(),
-        [],
-        "a zombie does not count"
-    );
+    assert_eq!(scratch.cgroup.pids().unwrap(), [], "a zombie does not count");
 }
 
 #[test]
 fn a_cgroup_is_reused_when_empty_and_refused_when_not() {
     v1_or_return!();
     let mut first = Scratch::plain();
-    let name = first
-        .cgroup
-        .any_dir()
-        .file_name()
-        .unwrap()
-        .to_str()
-        .unwrap()
-        .to_owned();
+    let name = first.cgroup.any_dir().file_name().unwrap().to_str().unwrap().to_owned();
     let again = || Cgroup::create(&name, "", Driver::Cgroupfs, &LinuxResources::default());
     again().unwrap();
     first.cgroup.freeze().unwrap();
@@ -372,10 +292,7 @@ fn a_cgroup_is_reused_when_empty_and_refused_when_not() {
     let error = again().unwrap_err();
     assert!(error.to_string().contains("has 1 processes"), "{error}");
     assert_eq!(error.kind, FailureKind::Exists);
-    assert!(
-        first.cgroup.exists(),
-        "a refused create must not remove what was there"
-    );
+    assert!(first.cgroup.exists(), "a refused create must not remove what was there");
 }
 
 #[test]
@@ -455,29 +372,14 @@ fn an_out_of_memory_kill_is_told_once() {
 fn statistics_carry_what_containerd_wants() {
     v1_or_return!();
     let pids = LinuxPidsBuilder::default().limit(50).build().unwrap();
-    let memory = LinuxMemoryBuilder::default()
-        .limit(64i64 << 20)
-        .build()
-        .unwrap();
-    let both = LinuxResourcesBuilder::default()
-        .pids(pids)
-        .memory(memory)
-        .build()
-        .unwrap();
+    let memory = LinuxMemoryBuilder::default().limit(64i64 << 20).build().unwrap();
+    let both = LinuxResourcesBuilder::default().pids(pids).memory(memory).build().unwrap();
     let mut scratch = Scratch::new(&both);
     scratch.run("while :; do :; done");
     // The kernel accounts at the next tick.
     std::thread::sleep(Duration::from_millis(50));
-    let Stats::V1(stats) = scratch.cgroup.stats().unwrap() else {
-        panic!("expected version 1")
-    };
-    assert_eq!(
-        stats.pids.unwrap(),
-        stats::PidsStat {
-            current: 1,
-            limit: 50
-        }
-    );
+    let Stats::V1(stats) = scratch.cgroup.stats().unwrap() else { panic!("expected version 1") };
+    assert_eq!(stats.pids.unwrap(), stats::PidsStat { current: 1, limit: 50 });
     let cpu = stats.cpu_usage.unwrap();
     assert!(cpu.total > 0 && !cpu.per_cpu.is_empty());
     let memory = stats.memory.unwrap();
@@ -494,9 +396,7 @@ fn statistics_of_a_cgroup_that_is_gone_are_empty() {
     v1_or_return!();
     let scratch = Scratch::plain();
     scratch.cgroup.remove().unwrap();
-    let Stats::V1(stats) = scratch.cgroup.stats().unwrap() else {
-        panic!("expected version 1")
-    };
+    let Stats::V1(stats) = scratch.cgroup.stats().unwrap() else { panic!("expected version 1") };
     assert_eq!(*stats, stats::StatsV1::default());
     assert_eq!(scratch.cgroup.pids().unwrap(), []);
 }
@@ -528,20 +428,9 @@ fn another_process_finds_it_again() {
     found.remove().unwrap();
     assert!(!scratch.cgroup.exists());
     for bad in ["/sys/fs/cgroup/cpu", "/sys/fs/cgroup/cpu/../x", "/etc"] {
-        let dirs = vec![Dir {
-            controllers: vec![],
-            mount: "/sys/fs/cgroup/cpu".into(),
-            path: bad.into(),
-        }];
-        assert!(
-            Cgroup::open(SavedCgroup {
-                v2: false,
-                dirs,
-                unit: None
-            })
-            .is_err(),
-            "{bad}"
-        );
+        let dirs =
+            vec![Dir { controllers: vec![], mount: "/sys/fs/cgroup/cpu".into(), path: bad.into() }];
+        assert!(Cgroup::open(SavedCgroup { v2: false, dirs, unit: None }).is_err(), "{bad}");
     }
 }
 
@@ -550,15 +439,9 @@ fn a_relative_path_is_below_the_caller_s_own() {
     v1_or_return!();
     let id = unique();
     let cgroup = Cgroup::create(&id, &id, Driver::Cgroupfs, &LinuxResources::default()).unwrap();
-    let scratch = Scratch {
-        cgroup,
-        children: Vec::new(),
-    };
+    let scratch = Scratch { cgroup, children: Vec::new() };
     let own = fs::read_to_string("/proc/self/cgroup").unwrap();
-    let line = own
-        .lines()
-        .find(|l| l.split(':').nth(1) == Some("memory"))
-        .unwrap();
+    let line = own.lines().find(|l| l.split(':').nth(1) == Some("memory")).unwrap();
     let expected = format!(
         "/sys/fs/cgroup/memory{}/{id}",
         line.splitn(3, ':').nth(2).unwrap().trim_end_matches('/')

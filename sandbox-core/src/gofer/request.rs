@@ -21,6 +21,8 @@ pub struct GoferRequest {
     pub container: String,
     /// Whether mounts are idmapped into the user namespace given.
     pub user_namespace: bool,
+    /// Host user and group of the sandbox's ID 0.
+    pub root_id: (u32, u32),
     /// Also make a proc of boot's PID namespace (first container only).
     pub sandbox_proc: bool,
     /// Also make the default device nodes (first container only).
@@ -49,6 +51,8 @@ pub struct SeccompJob {
 /// Where the root file system comes from.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum RootfsSource {
+    /// No root file system is wanted: the pause container runs nothing.
+    None,
     /// The mounts of the Create request, applied in order.
     Mounts(Vec<RootfsMount>),
     /// A directory that is there already (`root.path`).
@@ -118,12 +122,15 @@ pub type Options = Vec<FsOption>;
 /// A JSON string inside the binary encoding, for types that are only
 /// self-describing on the wire.
 mod json {
-    use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _, ser::Error as _};
+    use serde::{
+        Deserialize, Deserializer, Serialize, Serializer, de::Error as _, ser::Error as _,
+    };
 
-    pub(super) fn serialize<T: Serialize, S: Serializer>(value: &T, to: S) -> Result<S::Ok, S::Error> {
-        serde_json::to_string(value)
-            .map_err(S::Error::custom)?
-            .serialize(to)
+    pub(super) fn serialize<T: Serialize, S: Serializer>(
+        value: &T,
+        to: S,
+    ) -> Result<S::Ok, S::Error> {
+        serde_json::to_string(value).map_err(S::Error::custom)?.serialize(to)
     }
 
     pub(super) fn deserialize<'a, T: for<'b> Deserialize<'b>, D: Deserializer<'a>>(

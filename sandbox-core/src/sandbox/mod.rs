@@ -11,14 +11,37 @@
 //! | [`Sandbox::send`] | [`Sandbox::control`] | [`Sandbox::receive`] |
 //! | [`Sandbox::kill`] | [`Sandbox::pidfd`] | [`Sandbox::reap`] |
 
+mod clean_up;
+mod executable;
+mod gofer_run;
+mod maps;
+mod process;
+mod spawn;
+mod state;
+mod users;
+
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use crate::cgroup::Cgroup;
-use crate::control::message::{Request, Upward};
-use crate::error::Result;
+use rustix::io::Errno;
+use rustix::process::{Signal, WaitIdOptions, pidfd_send_signal, waitid};
+
+use crate::cgroup::{Cgroup, SavedCgroup};
+use crate::control::donation::STARTED;
+use crate::control::message::{MAX_DESCRIPTORS, MAX_PACKET, Numbered, Request, Upward};
+use crate::control::packet::{Received, receive_packet, send_packet};
+use crate::error::{Context, Error, Result};
 use crate::gofer::request::RootfsMount;
-use crate::spec::plan::Plan;
+use crate::spec::plan::{Mappings, Plan};
+
+pub use clean_up::clean_up;
+pub use executable::Executable;
+pub use gofer_run::GoferRun;
+pub use process::{Process, checked_terminal};
+use state::StateDirectory;
+pub(crate) use users::map_text;
 
 /// A process ID in the host's (the shim's) PID namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -65,138 +88,270 @@ pub struct NewSandbox<'a> {
     pub namespace: &'a str,
     /// The root container's plan.
     pub plan: &'a Plan,
-    /// The root container's cgroup; boot is put into it.
+    /// The root container's cgroup; boot belongs into it.
     pub cgroup: &'a Cgroup,
+    /// CPUs that the sandbox is told it has.
+    pub cpus: u32,
+    /// Bytes of memory that the sandbox is told it has.
+    pub memory: u64,
     /// Node configuration.
     pub config: &'a Config,
 }
 
 /// One running sandbox.
 #[derive(Debug)]
-pub struct Sandbox {}
+pub struct Sandbox {
+    /// `<namespace>/<id>`: the owner of an ID range.
+    owner: String,
+    directory: StateDirectory,
+    state_root: PathBuf,
+    boot: HostPid,
+    pidfd: OwnedFd,
+    reaped: AtomicBool,
+    control: OwnedFd,
+    mounts: OwnedFd,
+    start_sync: OwnedFd,
+    log: OwnedFd,
+    panic_log: OwnedFd,
+    executable: Executable,
+    user_namespace: Option<UserNamespace>,
+    id_range: Option<PathBuf>,
+    next_number: AtomicU64,
+    gofers_started: AtomicU64,
+    /// Gofers that were not collected yet.
+    gofers: Mutex<Vec<OwnedFd>>,
+}
+
+/// The sandbox's user namespace, as the host sees it.
+#[derive(Debug)]
+struct UserNamespace {
+    fd: OwnedFd,
+    mappings: Mappings,
+}
 
 impl Sandbox {
-    /// Clones boot into its namespaces and its cgroup, hands it its
-    /// descriptors and writes the state file. Does not wait for it.
-    pub fn spawn(_new: NewSandbox<'_>) -> Result<Sandbox> {
-        todo!()
+    /// Clones boot into its namespaces, hands it its descriptors and writes
+    /// the state file. Does not wait for it. Follow up with
+    /// [`Sandbox::gofer`] and [`Sandbox::enter_cgroup`], which go on while
+    /// boot starts.
+    ///
+    /// # Errors
+    /// `Exists` when there is state of a sandbox with this ID. Nothing is left
+    /// behind.
+    pub fn spawn(new: NewSandbox<'_>) -> Result<Sandbox> {
+        spawn::spawn(new)
     }
+
+    /// Puts boot into the root container's cgroup, which its children then
+    /// inherit. On cgroup v1 this may wait some milliseconds for the kernel.
+    pub fn enter_cgroup(&self, cgroup: &Cgroup) -> Result<()> {
+        for procs in cgroup.procs()? {
+            rustix::io::write(&procs, self.boot.0.to_string().as_bytes())
+                .context(|| "write the sandbox's PID to cgroup.procs")?;
+        }
+        Ok(())
+    }
+
     /// Readable once boot is up or dead.
     pub fn start_sync(&self) -> BorrowedFd<'_> {
-        todo!()
+        self.start_sync.as_fd()
     }
+
     /// Ok when boot is up; otherwise why it is not.
     pub fn finish_start(&self) -> Result<()> {
-        todo!()
+        let mut said = [0; 4096];
+        let length = rustix::io::read(&self.start_sync, &mut said)
+            .context(|| "read start-sync of the sandbox process")?;
+        match &said[..length] {
+            [STARTED, ..] => Ok(()),
+            [] => Err(Error::internal(format!(
+                "the sandbox process died while starting{}",
+                self.last_words()
+            ))),
+            sentence => Err(Error::internal(format!(
+                "the sandbox process could not start: {}",
+                printable(sentence)
+            ))),
+        }
     }
+
+    /// How boot ended, as far as it can be known: its panic message, else its
+    /// last log line.
+    pub fn last_words(&self) -> String {
+        let panic = self.panic_log();
+        let mut logged = vec![0; MAX_PACKET];
+        let length = rustix::io::read(&self.log, &mut logged).unwrap_or(0);
+        let logged = printable(&logged[..length]);
+        match panic.lines().chain(logged.lines().rev()).find(|line| !line.is_empty()) {
+            Some(line) => format!(": {line}"),
+            None => String::new(),
+        }
+    }
+
     /// Starts the gofer for one container's root file system and mounts. May
-    /// be called before boot is up.
-    pub fn gofer(&self, _plan: &Plan, _rootfs: Vec<RootfsMount>) -> Result<GoferRun> {
-        todo!()
+    /// be called before boot is up. One at a time.
+    pub fn gofer(&self, plan: &Plan, rootfs: Vec<RootfsMount>) -> Result<GoferRun> {
+        let first = self.gofers_started.fetch_add(1, Ordering::Relaxed) == 0;
+        gofer_run::start(self, plan, rootfs, first)
     }
+
     /// Sends a request and tells its number.
-    pub fn send(&self, _request: Request, _descriptors: &[BorrowedFd<'_>]) -> Result<u64> {
-        todo!()
+    pub fn send(&self, request: Request, descriptors: &[BorrowedFd<'_>]) -> Result<u64> {
+        gofer_run::collect(self, false);
+        let number = self.next_number.fetch_add(1, Ordering::Relaxed);
+        let bytes = postcard::to_stdvec(&Numbered { number, request })
+            .map_err(|e| Error::internal(format!("encode a request: {e}")))?;
+        send_packet(&self.control, &bytes, descriptors)
+            .context(|| "send a request to the sandbox process")?;
+        Ok(number)
     }
+
     /// The control channel, non-blocking.
     pub fn control(&self) -> BorrowedFd<'_> {
-        todo!()
+        self.control.as_fd()
     }
+
     /// The next message from boot; `None` when none is waiting; an error when
     /// boot has closed the channel or sends what is no message.
     pub fn receive(&self) -> Result<Option<(Upward, Vec<OwnedFd>)>> {
-        todo!()
+        let received = receive_packet(&self.control, MAX_PACKET, MAX_DESCRIPTORS)
+            .context(|| "receive from the sandbox process")?;
+        match received {
+            Received::WouldBlock => Ok(None),
+            Received::Closed => Err(Error::internal("the sandbox process has closed its channel")),
+            Received::Packet { bytes, fds } => match postcard::from_bytes(&bytes) {
+                Ok(message) => Ok(Some((message, fds))),
+                Err(e) => Err(Error::internal(format!(
+                    "the sandbox process sent what is no message: {e}"
+                ))),
+            },
+        }
     }
+
     /// boot's process ID.
     pub fn pid(&self) -> HostPid {
-        todo!()
+        self.boot
     }
+
     /// Readable once boot has exited.
     pub fn pidfd(&self) -> BorrowedFd<'_> {
-        todo!()
+        self.pidfd.as_fd()
     }
+
     /// Whether boot lives.
     pub fn is_running(&self) -> bool {
-        todo!()
+        if self.reaped.load(Ordering::Relaxed) {
+            return false;
+        }
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        matches!(waitid(rustix::process::WaitId::PidFd(self.pidfd.as_fd()), options), Ok(None))
     }
-    /// SIGKILL to boot: the kernel takes the pod along.
+
+    /// SIGKILL to boot: the kernel takes the pod along. Idempotent.
     pub fn kill(&self) -> Result<()> {
-        todo!()
+        match pidfd_send_signal(&self.pidfd, Signal::KILL) {
+            Ok(()) | Err(Errno::SRCH) => Ok(()),
+            Err(e) => Err(e).context(|| format!("kill the sandbox process {}", self.boot.0)),
+        }
     }
-    /// Collects the exit status of a boot that has exited. Idempotent.
+
+    /// Collects the exit status of a boot that has exited. Idempotent; does
+    /// nothing while it lives.
     pub fn reap(&self) -> Result<()> {
-        todo!()
+        self.collect(WaitIdOptions::NOHANG)
     }
+
+    fn collect(&self, options: WaitIdOptions) -> Result<()> {
+        if self.reaped.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let id = rustix::process::WaitId::PidFd(self.pidfd.as_fd());
+        match waitid(id, WaitIdOptions::EXITED | options) {
+            Ok(None) => {}
+            Ok(Some(_)) | Err(Errno::CHILD) => self.reaped.store(true, Ordering::Relaxed),
+            Err(e) => return Err(e).context(|| "wait for the sandbox process"),
+        }
+        Ok(())
+    }
+
     /// The pipe that boot logs into, non-blocking, to be relayed by lines.
     pub fn log(&self) -> BorrowedFd<'_> {
-        todo!()
+        self.log.as_fd()
     }
+
     /// What boot wrote when it panicked, at most 16 KiB.
     pub fn panic_log(&self) -> String {
-        todo!()
+        let mut text = vec![0; PANIC_LOG_SIZE as usize];
+        let length = rustix::io::pread(&self.panic_log, &mut text, 0).unwrap_or(0);
+        let end = text[..length].iter().position(|b| *b == 0).unwrap_or(length);
+        printable(&text[..end])
     }
-    /// Host ID of an ID inside the sandbox's user namespace.
-    pub fn host_id(&self, _inside: u32) -> u32 {
-        todo!()
+
+    /// Host ID of a user ID inside the sandbox's user namespace; the overflow
+    /// ID when it has none there.
+    pub fn host_uid(&self, inside: u32) -> u32 {
+        self.user_namespace.as_ref().map_or(inside, |user| {
+            users::map_out(&user.mappings.uids, inside).unwrap_or(OVERFLOW_ID)
+        })
     }
-    /// The seccomp program that the gofer compiled for this plan, to be
-    /// donated with Create and Exec; `None` when the plan has no profile.
-    pub fn seccomp(&self, _plan: &Plan) -> Result<Option<(OwnedFd, u32)>> {
-        todo!()
+
+    /// As [`Sandbox::host_uid`], for a group.
+    pub fn host_gid(&self, inside: u32) -> u32 {
+        self.user_namespace.as_ref().map_or(inside, |user| {
+            users::map_out(&user.mappings.gids, inside).unwrap_or(OVERFLOW_ID)
+        })
     }
-    /// Kills what is left, gives the ID range back and removes the state.
+
+    /// Whether the sandbox has a user namespace of its own.
+    pub fn has_user_namespace(&self) -> bool {
+        self.user_namespace.is_some()
+    }
+
+    /// The seccomp program that the gofer compiled for this plan, with the
+    /// flags to load it with, to be donated with Create and Exec; `None` when
+    /// the plan has no profile. Call it once the gofer has finished.
+    pub fn seccomp(&self, plan: &Plan) -> Result<Option<(OwnedFd, u32)>> {
+        gofer_run::open_seccomp(&self.state_root, plan)
+    }
+
+    /// Records a container for `delete` to find.
+    pub fn add_container(&self, id: &str, bundle: &Path, cgroup: SavedCgroup) -> Result<()> {
+        self.directory.add_container(id, bundle, cgroup)
+    }
+
+    /// Forgets a container.
+    pub fn remove_container(&self, id: &str) -> Result<()> {
+        self.directory.remove_container(id)
+    }
+
+    /// Kills what is left, waits until the kernel has taken it all away, gives
+    /// the ID range back and removes the state. Idempotent.
     pub fn destroy(&self) -> Result<()> {
-        todo!()
+        self.kill()?;
+        gofer_run::collect(self, true);
+        self.collect(WaitIdOptions::empty())?;
+        if let Some(link) = &self.id_range {
+            users::release(link, &self.owner)?;
+        }
+        self.directory.remove()
     }
 }
 
-/// A gofer at work.
-#[derive(Debug)]
-pub struct GoferRun {}
+/// What an ID outside a user namespace's mappings appears as.
+const OVERFLOW_ID: u32 = 65534;
 
-impl AsFd for GoferRun {
-    /// Readable once the gofer has answered or died.
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        todo!()
-    }
+/// Room for a panic message. The memfd is sealed at this size, since boot may
+/// be hostile.
+const PANIC_LOG_SIZE: u64 = 16 * 1024;
+
+/// Text from an untrusted place, cut and without control characters.
+pub fn printable(text: &[u8]) -> String {
+    let keep = |c: &char| *c == '\n' || !c.is_control();
+    String::from_utf8_lossy(&text[..text.len().min(4096)]).chars().filter(keep).collect()
 }
 
-impl GoferRun {
-    /// Reads the answer and collects the process.
-    pub fn finish(self) -> Result<()> {
-        todo!()
-    }
-}
-
-/// A container's process, known by a pidfd that came from boot and was checked
-/// to belong to a PID namespace below the shim's.
-#[derive(Debug)]
-pub struct Process {
-    /// Its host PID.
-    pub pid: HostPid,
-    /// Readable once it has exited.
-    pub pidfd: OwnedFd,
-}
-
-impl Process {
-    /// Checks a descriptor that boot sent.
-    pub fn from_boot(_pidfd: OwnedFd) -> Result<Process> {
-        todo!()
-    }
-    /// pidfd_send_signal(2). `NotFound` when it has exited.
-    pub fn signal(&self, _signal: i32) -> Result<()> {
-        todo!()
-    }
-}
-
-/// Checks that a descriptor from boot is the master side of a pseudo terminal.
-pub fn checked_terminal(_fd: OwnedFd) -> Result<OwnedFd> {
-    todo!()
-}
-
-/// Cleans up after a shim that died: kills the sandbox if it lives, removes
-/// its cgroups, gives its ID range back, removes its state. Idempotent; needs
-/// nothing but the state on disk. Returns boot's PID when it is known.
-pub fn clean_up(_state_root: &Path, _namespace: &str, _id: &str) -> Result<Option<HostPid>> {
-    todo!()
+/// Opens a namespace file of a process: `/proc/<pid>/ns/<name>`.
+fn open_namespace(pid: HostPid, name: &str) -> Result<OwnedFd> {
+    let path = format!("/proc/{}/ns/{name}", pid.0);
+    std::fs::File::open(&path).map(Into::into).context(|| path)
 }

@@ -1,3 +1,21 @@
 //! From config.json to a plan.
+//!
+//! [`load`] reads and parses, once; [`plan()`] checks everything and resolves it
+//! into [`plan::Plan`]; [`seccomp`] turns a profile into the program that the
+//! kernel loads. Nothing here changes anything on the machine: what is read
+//! besides the spec is the identity of namespaces, the kind of bind sources
+//! and which security modules the kernel has.
 
+pub mod load;
 pub mod plan;
+pub mod resolve;
+pub mod seccomp;
+
+#[cfg(test)]
+mod tests;
+
+pub use load::{load, load_process};
+pub use resolve::facts::{NamespaceId, SandboxFacts};
+pub use resolve::process::{ProcessDefaults, plan_process};
+pub use resolve::sysctls::sysctl_file;
+pub use resolve::{Context, plan};

@@ -281,6 +281,8 @@ pub struct HostPlan {
     /// The first reason why `userns = "auto"` gives this sandbox no user
     /// namespace (a sentence part such as "the pod is privileged").
     pub no_user_namespace: Option<String>,
+    /// `process.oomScoreAdj` of the root container, which is also boot's.
+    pub oom_score_adj: Option<i32>,
     /// Network sysctls, which the shim writes inside the network namespace.
     pub network_sysctls: Vec<(String, String)>,
     /// The seccomp profile, not yet compiled.

@@ -72,19 +72,9 @@ unsafe fn bpf<T>(command: c_long, attr: &mut T) -> io::Result<c_long> {
     // SAFETY: the kernel reads, and for PROG_QUERY writes, at most the size
     // given of `attr`, which is exclusively ours; the caller answers for the
     // addresses in it.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_bpf,
-            command,
-            std::ptr::from_mut(attr),
-            size_of::<T>(),
-        )
-    };
-    if result < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(result)
-    }
+    let result =
+        unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attr), size_of::<T>()) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
 /// A descriptor number as bpf.h has it.
@@ -147,11 +137,7 @@ pub fn device_programs(cgroup: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
 /// Detaches a program by its ID; one that is gone already is fine. bpf(2),
 /// `BPF_PROG_DETACH`.
 pub fn detach_device_program(cgroup: BorrowedFd<'_>, id: u32) -> io::Result<()> {
-    let mut attr = IdAttr {
-        id,
-        next_id: 0,
-        open_flags: 0,
-    };
+    let mut attr = IdAttr { id, next_id: 0, open_flags: 0 };
     // SAFETY: no addresses in it.
     let program = match unsafe { bpf(PROG_GET_FD_BY_ID, &mut attr) } {
         Ok(fd) => owned(fd)?,

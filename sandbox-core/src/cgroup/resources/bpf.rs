@@ -65,12 +65,7 @@ fn compile(policy: &Policy) -> Vec<u64> {
         insn(LDX_W, 5, 1, 8, 0),
     ];
     for exception in &policy.exceptions {
-        block(
-            &mut program,
-            exception,
-            policy.allow,
-            &verdict(!policy.allow),
-        );
+        block(&mut program, exception, policy.allow, &verdict(!policy.allow));
     }
     program.extend(verdict(policy.allow));
     program
@@ -86,11 +81,7 @@ fn block(program: &mut Vec<u64>, exception: &Exception, allow: bool, verdict: &[
         (AND_K, 1, 0, exception.access.into()),
         // To be allowed, all that is asked for has to be; one bit is enough to
         // be denied.
-        if allow {
-            (JEQ_K, 1, 0, 0)
-        } else {
-            (JNE_X, 1, 3, 0)
-        },
+        if allow { (JEQ_K, 1, 0, 0) } else { (JNE_X, 1, 3, 0) },
     ];
     for (register, number) in [(4, exception.major), (5, exception.minor)] {
         if let Some(number) = number {

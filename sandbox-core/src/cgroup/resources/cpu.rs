@@ -25,11 +25,7 @@ pub(super) fn apply(cg: &Cgroup, cpu: &LinuxCpu) -> Result<()> {
         return Ok(());
     }
     let dir = dir_for(cg, "cpu", "cpu")?;
-    if cg.saved.v2 {
-        version_2(dir, cpu)
-    } else {
-        version_1(dir, cpu)
-    }
+    if cg.saved.v2 { version_2(dir, cpu) } else { version_1(dir, cpu) }
 }
 
 fn cpuset(dir: &Path, cpu: &LinuxCpu) -> Result<()> {
@@ -88,18 +84,11 @@ fn version_2(dir: &Path, cpu: &LinuxCpu) -> Result<()> {
     }
     let mut steps = Steps::default();
     if let Some(shares) = cpu.shares().filter(|s| *s != 0) {
-        steps.library("cpu.shares", move || {
-            set.set_shares(weight_of_shares(shares))
-        });
+        steps.library("cpu.shares", move || set.set_shares(weight_of_shares(shares)));
     }
-    let (quota, period) = (
-        cpu.quota().filter(|q| *q != 0),
-        cpu.period().filter(|p| *p != 0),
-    );
+    let (quota, period) = (cpu.quota().filter(|q| *q != 0), cpu.period().filter(|p| *p != 0));
     if quota.is_some() || period.is_some() {
-        steps.library("cpu.quota", move || {
-            set.set_cfs_quota_and_period(quota, period)
-        });
+        steps.library("cpu.quota", move || set.set_cfs_quota_and_period(quota, period));
     }
     if let Some(burst) = cpu.burst() {
         steps.plain("cpu.burst", dir.join("cpu.max.burst"), burst);
@@ -134,13 +123,7 @@ mod tests {
 
     #[test]
     fn shares_keep_their_extremes_and_their_default() {
-        let pairs = [
-            (0, 1),
-            (2, 1),
-            (1024, 100),
-            (262_144, 10_000),
-            (u64::MAX, 10_000),
-        ];
+        let pairs = [(0, 1), (2, 1), (1024, 100), (262_144, 10_000), (u64::MAX, 10_000)];
         for (shares, weight) in pairs {
             assert_eq!(weight_of_shares(shares), weight, "{shares}");
         }

@@ -26,11 +26,7 @@ pub(super) fn apply(cg: &Cgroup, rules: &[LinuxDeviceCgroup]) -> Result<()> {
 fn version_1(cg: &Cgroup, policy: &Policy) -> Result<()> {
     let dir = dir_for(cg, "devices", "devices")?;
     let (open, shut) = (dir.join("devices.allow"), dir.join("devices.deny"));
-    let (base, exceptions) = if policy.allow {
-        (open, shut)
-    } else {
-        (shut, open)
-    };
+    let (base, exceptions) = if policy.allow { (open, shut) } else { (shut, open) };
     let all = file::read(&dir.join("devices.list"))?.trim() == "a *:* rwm";
     if !policy.allow || !all {
         file::write(&base, "a").context_field()?;
@@ -43,10 +39,7 @@ fn version_1(cg: &Cgroup, policy: &Policy) -> Result<()> {
     for exception in &policy.exceptions {
         let line = exception.line();
         rustix::io::retry_on_intr(|| rustix::io::write(&fd, line.as_bytes())).context(|| {
-            format!(
-                "linux.resources.devices: write {line:?} to {}",
-                exceptions.display()
-            )
+            format!("linux.resources.devices: write {line:?} to {}", exceptions.display())
         })?;
     }
     Ok(())
@@ -93,10 +86,7 @@ pub(super) const WRITE: u8 = 4;
 
 impl Policy {
     fn from_spec(rules: &[LinuxDeviceCgroup]) -> Result<Policy> {
-        let mut policy = Policy {
-            allow: false,
-            exceptions: Vec::new(),
-        };
+        let mut policy = Policy { allow: false, exceptions: Vec::new() };
         for rule in rules {
             policy.rule(rule)?;
         }
@@ -110,10 +100,8 @@ impl Policy {
 
     fn rule(&mut self, rule: &LinuxDeviceCgroup) -> Result<()> {
         let access = access(rule)?;
-        let (major, minor) = (
-            device_number(rule.major(), rule)?,
-            device_number(rule.minor(), rule)?,
-        );
+        let (major, minor) =
+            (device_number(rule.major(), rule)?, device_number(rule.minor(), rule)?);
         let kinds: &[bool] = match rule.typ().unwrap_or(LinuxDeviceType::A) {
             LinuxDeviceType::B => &[true],
             LinuxDeviceType::C | LinuxDeviceType::U => &[false],
@@ -122,19 +110,11 @@ impl Policy {
         };
         if kinds.len() == 2 && major.is_none() && minor.is_none() && access == READ | WRITE | MKNOD
         {
-            *self = Policy {
-                allow: rule.allow(),
-                exceptions: Vec::new(),
-            };
+            *self = Policy { allow: rule.allow(), exceptions: Vec::new() };
             return Ok(());
         }
         for block in kinds {
-            let exception = Exception {
-                block: *block,
-                major,
-                minor,
-                access,
-            };
+            let exception = Exception { block: *block, major, minor, access };
             if rule.allow() == self.allow {
                 self.take_back(exception, rule)?;
             } else {
@@ -159,10 +139,7 @@ impl Policy {
             if back.covers(old) {
                 old.access &= !back.access;
             } else if back.overlaps(old) {
-                return Err(invalid(
-                    rule,
-                    "no rule for a part of the devices of an earlier one",
-                ));
+                return Err(invalid(rule, "no rule for a part of the devices of an earlier one"));
             }
         }
         self.exceptions.retain(|e| e.access != 0);
@@ -208,12 +185,8 @@ impl Exception {
 /// null, zero, full, random, urandom, tty, console, ptmx, and terminals.
 fn defaults() -> impl Iterator<Item = Exception> {
     let all = READ | WRITE | MKNOD;
-    let make = [true, false].map(|block| Exception {
-        block,
-        major: None,
-        minor: None,
-        access: MKNOD,
-    });
+    let make =
+        [true, false].map(|block| Exception { block, major: None, minor: None, access: MKNOD });
     let nodes = [
         (1, Some(3)),
         (1, Some(5)),
@@ -251,17 +224,13 @@ fn access(rule: &LinuxDeviceCgroup) -> Result<u8> {
 fn device_number(number: Option<i64>, rule: &LinuxDeviceCgroup) -> Result<Option<u32>> {
     match number {
         None | Some(-1) => Ok(None),
-        Some(n) => u32::try_from(n)
-            .map(Some)
-            .map_err(|_| invalid(rule, "device numbers")),
+        Some(n) => u32::try_from(n).map(Some).map_err(|_| invalid(rule, "device numbers")),
     }
 }
 
 fn invalid(rule: &LinuxDeviceCgroup, expected: &str) -> Error {
     let verb = if rule.allow() { "allow" } else { "deny" };
-    Error::invalid(format!(
-        "linux.resources.devices: {verb} {rule}: expected {expected}"
-    ))
+    Error::invalid(format!("linux.resources.devices: {verb} {rule}: expected {expected}"))
 }
 
 #[cfg(test)]
@@ -276,10 +245,7 @@ mod tests {
         device: (i64, i64),
         access: &str,
     ) -> LinuxDeviceCgroup {
-        let builder = LinuxDeviceCgroupBuilder::default()
-            .allow(allow)
-            .typ(kind)
-            .access(access);
+        let builder = LinuxDeviceCgroupBuilder::default().allow(allow).typ(kind).access(access);
         builder.major(device.0).minor(device.1).build().unwrap()
     }
 
@@ -298,19 +264,9 @@ mod tests {
 
     #[test]
     fn a_privileged_container_may_use_all() {
-        let all = LinuxDeviceCgroupBuilder::default()
-            .allow(true)
-            .access("rwm")
-            .build()
-            .unwrap();
+        let all = LinuxDeviceCgroupBuilder::default().allow(true).access("rwm").build().unwrap();
         let policy = Policy::from_spec(&[all]).unwrap();
-        assert_eq!(
-            policy,
-            Policy {
-                allow: true,
-                exceptions: Vec::new()
-            }
-        );
+        assert_eq!(policy, Policy { allow: true, exceptions: Vec::new() });
     }
 
     #[test]
@@ -332,10 +288,7 @@ mod tests {
         use LinuxDeviceType::C;
         let hole = [rule(true, C, (10, -1), "rw"), rule(false, C, (10, 5), "r")];
         let error = Policy::from_spec(&hole).unwrap_err().to_string();
-        assert!(
-            error.contains("linux.resources.devices: deny c 10:5 r"),
-            "{error}"
-        );
+        assert!(error.contains("linux.resources.devices: deny c 10:5 r"), "{error}");
         assert!(Policy::from_spec(&[rule(true, C, (1, 1), "x")]).is_err());
         assert!(Policy::from_spec(&[rule(true, LinuxDeviceType::P, (1, 1), "r")]).is_err());
     }

@@ -65,11 +65,7 @@ fn weights(steps: &mut Steps<'_>, dir: &Path, v2: bool, io: &LinuxBlockIo) -> Re
     let (plain, bfq, device) = if v2 {
         ("io.weight", "io.bfq.weight", "io.bfq.weight")
     } else {
-        (
-            "blkio.weight",
-            "blkio.bfq.weight",
-            "blkio.bfq.weight_device",
-        )
+        ("blkio.weight", "blkio.bfq.weight", "blkio.bfq.weight_device")
     };
     if let Some(weight) = io.weight().filter(|w| *w != 0) {
         let field = "blockIO.weight";
@@ -111,23 +107,16 @@ fn leaf_weights<'a>(
     let leaf = io.leaf_weight().filter(|w| *w != 0);
     let devices = io.weight_device().iter().flatten();
     if v2 && (leaf.is_some() || devices.clone().any(|wd| asked(wd).is_some())) {
-        return Err(unsupported(
-            "blockIO.leafWeight",
-            "cgroup version 2 has no leaf weights",
-        ));
+        return Err(unsupported("blockIO.leafWeight", "cgroup version 2 has no leaf weights"));
     }
     if let Some(weight) = leaf {
-        steps.library("blockIO.leafWeight", move || {
-            set.set_leaf_weight(weight.into())
-        });
+        steps.library("blockIO.leafWeight", move || set.set_leaf_weight(weight.into()));
     }
     for wd in devices {
         let Some(weight) = asked(wd) else { continue };
         let field = "blockIO.weightDevice.leafWeight";
         let (major, minor) = number(field, wd.major(), wd.minor())?;
-        steps.library(field, move || {
-            set.set_leaf_weight_for_device(major, minor, weight.into())
-        });
+        steps.library(field, move || set.set_leaf_weight_for_device(major, minor, weight.into()));
     }
     Ok(())
 }

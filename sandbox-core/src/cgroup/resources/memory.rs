@@ -25,11 +25,7 @@ pub(super) fn apply(cg: &Cgroup, memory: &LinuxMemory) -> Result<()> {
         return Ok(());
     }
     let dir = dir_for(cg, "memory", "memory")?;
-    if cg.saved.v2 {
-        version_2(dir, memory)
-    } else {
-        version_1(dir, memory)
-    }
+    if cg.saved.v2 { version_2(dir, memory) } else { version_1(dir, memory) }
 }
 
 /// memory.rst. Zero means "not set" as with runc. Whether memory or swap has
@@ -49,9 +45,7 @@ fn version_1(dir: &Path, memory: &LinuxMemory) -> Result<()> {
         steps.library("memory.swap", move || set.set_memswap_limit(swap));
     }
     if let Some(reservation) = memory.reservation().filter(|r| *r != 0) {
-        steps.library("memory.reservation", move || {
-            set.set_soft_limit(reservation)
-        });
+        steps.library("memory.reservation", move || set.set_soft_limit(reservation));
     }
     if let Some(swappiness) = memory.swappiness() {
         if swappiness > 100 {
@@ -70,10 +64,7 @@ fn version_1(dir: &Path, memory: &LinuxMemory) -> Result<()> {
 /// cgroup-v2.rst, "Memory Interface Files".
 fn version_2(dir: &Path, memory: &LinuxMemory) -> Result<()> {
     if memory.swappiness().is_some() {
-        return Err(unsupported(
-            "memory.swappiness",
-            "cgroup version 2 has no swappiness",
-        ));
+        return Err(unsupported("memory.swappiness", "cgroup version 2 has no swappiness"));
     }
     if memory.disable_oom_killer() == Some(true) {
         return Err(unsupported(
@@ -92,11 +83,7 @@ fn version_2(dir: &Path, memory: &LinuxMemory) -> Result<()> {
         steps.library("memory.limit", move || set.set_limit(limit));
     }
     if let Some(reservation) = memory.reservation().filter(|r| *r != 0) {
-        let low = if reservation < 0 {
-            "max".to_owned()
-        } else {
-            reservation.to_string()
-        };
+        let low = if reservation < 0 { "max".to_owned() } else { reservation.to_string() };
         steps.plain("memory.reservation", dir.join("memory.low"), low);
     }
     steps.settle()
@@ -122,11 +109,7 @@ pub(in crate::cgroup) fn swap_beside(limit: Option<i64>, swap: Option<i64>) -> R
 /// amount of swap are as good as written.
 fn write_swap(dir: &Path, swap: i64) -> Result<()> {
     let path = dir.join("memory.swap.max");
-    let value = if swap == -1 {
-        "max".to_owned()
-    } else {
-        swap.to_string()
-    };
+    let value = if swap == -1 { "max".to_owned() } else { swap.to_string() };
     match put(&path, &value) {
         Err(e) if e.errno == Some(rustix::io::Errno::NOENT) && matches!(swap, -1 | 0) => Ok(()),
         result => result.map_err(|e| e.of("memory.swap")),
@@ -166,11 +149,7 @@ mod tests {
             (Some(-1), Some(70), Some(70)),
         ];
         for (limit, swap, beside) in cases {
-            assert_eq!(
-                swap_beside(limit, swap).unwrap(),
-                beside,
-                "{limit:?} {swap:?}"
-            );
+            assert_eq!(swap_beside(limit, swap).unwrap(), beside, "{limit:?} {swap:?}");
         }
         for (limit, swap) in [(Some(100), Some(50)), (None, Some(50))] {
             let error = swap_beside(limit, swap).unwrap_err().to_string();

@@ -150,9 +150,7 @@ impl From<LibraryError> for Refused {
             // The library opens with O_CREAT, which cgroup file systems answer
             // with EACCES where there is no such file.
             ErrorKind::WriteFailed(path, value) if value == "[CREATE FILE]" => {
-                errno = errno
-                    .filter(|_| Path::new(path).exists())
-                    .or(Some(Errno::NOENT));
+                errno = errno.filter(|_| Path::new(path).exists()).or(Some(Errno::NOENT));
                 if errno == Some(Errno::NOENT) {
                     missing(Path::new(path))
                 } else {
@@ -181,7 +179,5 @@ fn dir_for<'a>(cg: &'a Cgroup, controller: &str, field: &str) -> Result<&'a Path
 
 /// A field that the cgroup version knows no equivalent of.
 fn unsupported(field: &str, why: &str) -> Error {
-    Error::invalid(format!(
-        "linux.resources.{field}: not supported here: {why}"
-    ))
+    Error::invalid(format!("linux.resources.{field}: not supported here: {why}"))
 }

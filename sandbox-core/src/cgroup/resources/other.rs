@@ -64,10 +64,7 @@ pub(super) fn network(cg: &Cgroup, network: &LinuxNetwork) -> Result<()> {
     let priorities = network.priorities().as_deref().unwrap_or_default();
     let class = network.class_id().filter(|c| *c != 0);
     if cg.saved.v2 && (class.is_some() || !priorities.is_empty()) {
-        return Err(unsupported(
-            "network",
-            "cgroup version 2 has neither net_cls nor net_prio",
-        ));
+        return Err(unsupported("network", "cgroup version 2 has neither net_cls nor net_prio"));
     }
     if let Some(class) = class {
         let dir = dir_for(cg, "net_cls", "network.classID")?;
@@ -117,10 +114,7 @@ pub(super) fn unified(cg: &Cgroup, unified: &HashMap<String, String>) -> Result<
         return Ok(());
     };
     if !cg.saved.v2 {
-        return Err(unsupported(
-            &format!("unified.{first}"),
-            "this host has cgroup version 1",
-        ));
+        return Err(unsupported(&format!("unified.{first}"), "this host has cgroup version 1"));
     }
     let dir = &cg.saved.dirs[0].path;
     for (name, value) in unified {

@@ -87,18 +87,10 @@ impl Cgroup {
 fn huge_page_sizes() -> &'static [String] {
     static SIZES: OnceLock<Vec<String>> = OnceLock::new();
     SIZES.get_or_init(|| {
-        let entries = fs::read_dir("/sys/kernel/mm/hugepages")
-            .into_iter()
-            .flatten()
-            .flatten();
+        let entries = fs::read_dir("/sys/kernel/mm/hugepages").into_iter().flatten().flatten();
         let mut sizes: Vec<_> = entries
             .filter_map(|e| {
-                e.file_name()
-                    .to_str()?
-                    .strip_prefix("hugepages-")?
-                    .strip_suffix("kB")?
-                    .parse()
-                    .ok()
+                e.file_name().to_str()?.strip_prefix("hugepages-")?.strip_suffix("kB")?.parse().ok()
             })
             .collect();
         sizes.sort_unstable();
@@ -118,10 +110,7 @@ fn huge_page_name(kib: u64) -> String {
 fn rdma_entries(text: &str) -> Vec<RdmaEntry> {
     let entry = |line: &str| {
         let mut fields = line.split_whitespace();
-        let mut entry = RdmaEntry {
-            device: fields.next()?.to_owned(),
-            ..RdmaEntry::default()
-        };
+        let mut entry = RdmaEntry { device: fields.next()?.to_owned(), ..RdmaEntry::default() };
         for field in fields {
             let (key, value) = field.split_once('=')?;
             let value = super::file::number(value)?.try_into().unwrap_or(u32::MAX);
@@ -142,18 +131,12 @@ mod tests {
 
     #[test]
     fn huge_pages_are_named_as_the_controller_names_them() {
-        assert_eq!(
-            [64, 2048, 1 << 20].map(huge_page_name),
-            ["64KB", "2MB", "1GB"]
-        );
+        assert_eq!([64, 2048, 1 << 20].map(huge_page_name), ["64KB", "2MB", "1GB"]);
     }
 
     #[test]
     fn rdma_lines_are_read() {
         let entries = rdma_entries("mlx4_0 hca_handle=2 hca_object=max\n");
-        assert_eq!(
-            (entries[0].hca_handles, entries[0].hca_objects),
-            (2, u32::MAX)
-        );
+        assert_eq!((entries[0].hca_handles, entries[0].hca_objects), (2, u32::MAX));
     }
 }

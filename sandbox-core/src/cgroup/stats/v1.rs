@@ -185,14 +185,10 @@ pub(super) fn read(cg: &Cgroup) -> Result<StatsV1> {
     }
     if let Some(dir) = cg.dir("rdma") {
         let entries = |name: &str| -> Result<_> {
-            Ok(file::read_if_any(&dir.join(name))?
-                .map(|t| rdma_entries(&t))
-                .unwrap_or_default())
+            Ok(file::read_if_any(&dir.join(name))?.map(|t| rdma_entries(&t)).unwrap_or_default())
         };
-        stats.rdma = Some(RdmaStat {
-            current: entries("rdma.current")?,
-            limit: entries("rdma.max")?,
-        });
+        stats.rdma =
+            Some(RdmaStat { current: entries("rdma.current")?, limit: entries("rdma.max")? });
     }
     Ok(stats)
 }
@@ -211,10 +207,7 @@ fn cpu_usage(dir: &Path) -> Result<Option<CpuUsageV1>> {
         total,
         kernel: ticks("system"),
         user: ticks("user"),
-        per_cpu: per_cpu
-            .split_whitespace()
-            .filter_map(|n| n.parse().ok())
-            .collect(),
+        per_cpu: per_cpu.split_whitespace().filter_map(|n| n.parse().ok()).collect(),
     }))
 }
 
@@ -267,10 +260,7 @@ fn pids(dir: &Path) -> Result<Option<PidsStat>> {
         return Ok(None);
     };
     let limit = file::read_number(&dir.join("pids.max"))?.filter(|l| *l != u64::MAX);
-    Ok(Some(PidsStat {
-        current,
-        limit: limit.unwrap_or(0),
-    }))
+    Ok(Some(PidsStat { current, limit: limit.unwrap_or(0) }))
 }
 
 fn hugetlb(dir: &Path) -> Result<Vec<HugetlbStat>> {
@@ -282,12 +272,7 @@ fn hugetlb(dir: &Path) -> Result<Vec<HugetlbStat>> {
         };
         let max = value("max_usage_in_bytes")?.unwrap_or(0);
         let failcnt = value("failcnt")?.unwrap_or(0);
-        all.push(HugetlbStat {
-            usage,
-            max,
-            failcnt,
-            pagesize: size.clone(),
-        });
+        all.push(HugetlbStat { usage, max, failcnt, pagesize: size.clone() });
     }
     Ok(all)
 }
@@ -309,11 +294,7 @@ fn blkio(dir: &Path) -> Result<HashMap<&'static str, Vec<BlkioEntry>>> {
     for prefix in ["blkio.", "blkio.bfq.", "blkio.throttle."] {
         let mut stats = HashMap::new();
         // The throttling layer has the first two only.
-        let fields = if prefix == "blkio.throttle." {
-            &ALL[..2]
-        } else {
-            &ALL[..]
-        };
+        let fields = if prefix == "blkio.throttle." { &ALL[..2] } else { &ALL[..] };
         for (field, name) in fields {
             let Some(text) = file::read_if_any(&dir.join(format!("{prefix}{name}")))? else {
                 break;
@@ -369,10 +350,7 @@ mod tests {
     #[test]
     fn block_device_lines_come_with_and_without_an_operation() {
         let entry = blkio_entry("8:16 Read 42").unwrap();
-        assert_eq!(
-            (entry.op.as_str(), entry.major, entry.minor, entry.value),
-            ("Read", 8, 16, 42)
-        );
+        assert_eq!((entry.op.as_str(), entry.major, entry.minor, entry.value), ("Read", 8, 16, 42));
         assert_eq!(blkio_entry("8:0 7").unwrap().value, 7);
         assert_eq!(blkio_entry("Total 49"), None);
     }

@@ -165,10 +165,7 @@ pub(super) fn read(dir: &Path) -> Result<StatsV2> {
     }
     if let Some(io) = text("io.stat")? {
         let usage = io.lines().filter_map(io_entry).collect();
-        stats.io = Some(IoStat {
-            usage,
-            psi: psi(dir, "io.pressure")?,
-        });
+        stats.io = Some(IoStat { usage, psi: psi(dir, "io.pressure")? });
     }
     Ok(stats)
 }
@@ -209,10 +206,7 @@ fn rdma(dir: &Path) -> Result<Option<RdmaStat>> {
         return Ok(None);
     };
     let limit = file::read_if_any(&dir.join("rdma.max"))?.unwrap_or_default();
-    Ok(Some(RdmaStat {
-        current: rdma_entries(&current),
-        limit: rdma_entries(&limit),
-    }))
+    Ok(Some(RdmaStat { current: rdma_entries(&current), limit: rdma_entries(&limit) }))
 }
 
 fn hugetlb(dir: &Path) -> Result<Vec<HugetlbStat>> {
@@ -225,12 +219,7 @@ fn hugetlb(dir: &Path) -> Result<Vec<HugetlbStat>> {
         let max = file::read_number(&path("max"))?.unwrap_or(u64::MAX);
         let events = file::read_if_any(&path("events"))?.unwrap_or_default();
         let failcnt = file::value_of(&events, "max").unwrap_or(0);
-        all.push(HugetlbStat {
-            usage,
-            max,
-            failcnt,
-            pagesize: size.clone(),
-        });
+        all.push(HugetlbStat { usage, max, failcnt, pagesize: size.clone() });
     }
     Ok(all)
 }
@@ -239,11 +228,8 @@ fn hugetlb(dir: &Path) -> Result<Vec<HugetlbStat>> {
 fn io_entry(line: &str) -> Option<IoEntry> {
     let mut fields = line.split_whitespace();
     let (major, minor) = fields.next()?.split_once(':')?;
-    let mut entry = IoEntry {
-        major: major.parse().ok()?,
-        minor: minor.parse().ok()?,
-        ..IoEntry::default()
-    };
+    let mut entry =
+        IoEntry { major: major.parse().ok()?, minor: minor.parse().ok()?, ..IoEntry::default() };
     for (key, value) in fields.filter_map(|f| f.split_once('=')) {
         let value = value.parse().unwrap_or(0);
         match key {
@@ -294,12 +280,7 @@ mod tests {
             "some avg10=1.50 avg60=0.00 avg300=0.25 total=12\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=7\n",
         );
         assert_eq!(
-            (
-                psi.some.avg10,
-                psi.some.avg300,
-                psi.some.total,
-                psi.full.total
-            ),
+            (psi.some.avg10, psi.some.avg300, psi.some.total, psi.full.total),
             (1.5, 0.25, 12, 7)
         );
     }
@@ -307,9 +288,6 @@ mod tests {
     #[test]
     fn io_lines_may_have_unknown_keys() {
         let entry = io_entry("8:0 rbytes=1 wbytes=2 rios=3 wios=4 dbytes=5 dios=6").unwrap();
-        assert_eq!(
-            (entry.rbytes, entry.wbytes, entry.rios, entry.wios),
-            (1, 2, 3, 4)
-        );
+        assert_eq!((entry.rbytes, entry.wbytes, entry.rios, entry.wios), (1, 2, 3, 4));
     }
 }

@@ -1,0 +1,43 @@
+//! Taking over what the flags announce.
+
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::{OwnedFd, RawFd};
+
+use crate::control::donation::BootFlags;
+use crate::error::{Context, Result};
+use crate::sys::descriptor::adopt;
+
+/// The descriptors of boot's whole life.
+pub(super) struct Descriptors {
+    pub(super) log: OwnedFd,
+    pub(super) panic_log: OwnedFd,
+    pub(super) control: OwnedFd,
+    pub(super) mounts: OwnedFd,
+    certificate: OwnedFd,
+}
+
+impl Descriptors {
+    /// Adopts each announced number once; start-sync apart, since it is closed
+    /// as soon as boot is up.
+    pub(super) fn adopt(flags: &BootFlags) -> Result<(Self, OwnedFd)> {
+        let take = |flag: &str, number: RawFd| adopt(number).context(|| format!("{flag}={number}"));
+        let start_sync = take("--start-sync-fd", flags.start_sync_fd)?;
+        let adopted = Self {
+            log: take("--log-fd", flags.log_fd)?,
+            panic_log: take("--panic-log-fd", flags.panic_log_fd)?,
+            control: take("--controller-fd", flags.controller_fd)?,
+            mounts: take("--mounts-fd", flags.mounts_fd)?,
+            certificate: take("--spec-fd", flags.spec_fd)?,
+        };
+        Ok((adopted, start_sync))
+    }
+
+    /// The bytes of the birth certificate.
+    pub(super) fn read_certificate(&self) -> Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        let file = self.certificate.try_clone().context(|| "dup of --spec-fd")?;
+        File::from(file).read_to_end(&mut bytes).context(|| "read --spec-fd")?;
+        Ok(bytes)
+    }
+}

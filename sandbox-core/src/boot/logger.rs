@@ -1,0 +1,42 @@
+//! boot's log: one line a record into the pipe that the shim relays, and the
+//! panic message into a file that outlives boot.
+
+use std::io::Write;
+use std::os::fd::OwnedFd;
+
+use log::{LevelFilter, Log, Metadata, Record};
+use rustix::io::{pwrite, write};
+
+use super::descriptors::Descriptors;
+use crate::error::{Context, Result};
+
+struct Logger(OwnedFd);
+
+impl Log for Logger {
+    fn enabled(&self, _: &Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        let mut line = Vec::with_capacity(128);
+        let _ = writeln!(line, "{} {}", record.level(), record.args());
+        // A full pipe or a dead shim must not stop the pod.
+        let _ = write(&self.0, &line);
+    }
+
+    fn flush(&self) {}
+}
+
+/// Sets logger and panic hook.
+pub(super) fn start(descriptors: &Descriptors, debug: bool) -> Result<()> {
+    let log = descriptors.log.try_clone().context(|| "dup of --log-fd")?;
+    rustix::io::ioctl_fionbio(&log, true).context(|| "make the log non-blocking")?;
+    log::set_max_level(if debug { LevelFilter::Debug } else { LevelFilter::Info });
+    // The only other caller would be a second boot in this process.
+    let _ = log::set_boxed_logger(Box::new(Logger(log)));
+    let panic_log = descriptors.panic_log.try_clone().context(|| "dup of --panic-log-fd")?;
+    std::panic::set_hook(Box::new(move |panic| {
+        let _ = pwrite(&panic_log, format!("palisade boot: {panic}\n").as_bytes(), 0);
+    }));
+    Ok(())
+}

@@ -1,0 +1,165 @@
+//! boot: the sandbox process. PID 1 of the pod, blocking, single-threaded,
+//! with nothing in its hands but what it was donated.
+//!
+//! One file per request, named as in the shim: `create.rs`, `start.rs`,
+//! `exec.rs`, `delete.rs`. What it makes them of is in `container/`.
+
+mod create;
+mod delete;
+mod descriptors;
+mod events;
+mod exec;
+mod logger;
+mod mounts_channel;
+mod pending;
+mod privileges;
+mod reap;
+mod root;
+mod start;
+mod table;
+
+use std::os::fd::OwnedFd;
+use std::process::ExitCode;
+
+pub(crate) use mounts_channel::DeliveredMounts;
+pub(crate) use privileges::restore as restore_privileges;
+pub(crate) use root::{CONTAINERS, DEV_NULL, DEVICES, PROC};
+
+use descriptors::Descriptors;
+use mounts_channel::MountsChannel;
+use table::Table;
+
+use crate::control::donation::{Birth, BootFlags, STARTED};
+use crate::control::message::{Done, Failure, Upward};
+use crate::control::packet::send_packet;
+use crate::error::{Context, Error, Result};
+use crate::network;
+use crate::spec::plan::IdMapping;
+use crate::sys::clone::SingleThreaded;
+use crate::sys::process::{die_with_parent, set_dumpable};
+
+/// The sandbox process once it is up.
+pub(crate) struct Boot {
+    control: OwnedFd,
+    mounts: MountsChannel,
+    containers: Table,
+    events: events::Events,
+    own_pid_namespace: OwnedFd,
+    identities: Identities,
+    alone: SingleThreaded,
+    trees_made: u64,
+}
+
+/// The ID maps that a container's user namespace gets: the sandbox's own IDs,
+/// one to one.
+#[derive(Clone, Debug)]
+pub(crate) struct Identities {
+    pub(crate) users: Vec<IdMapping>,
+    pub(crate) groups: Vec<IdMapping>,
+}
+
+/// Runs `palisade boot` until its control channel closes or it is killed.
+pub fn run(flags: &BootFlags) -> ExitCode {
+    let (descriptors, start_sync) = match Descriptors::adopt(flags) {
+        Ok(adopted) => adopted,
+        Err(error) => {
+            eprintln!("palisade boot: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match start(flags, descriptors) {
+        Ok(boot) => {
+            // Nobody waits for a byte more or less once the shim is gone.
+            let _ = rustix::io::write(&start_sync, &[STARTED]);
+            drop(start_sync);
+            boot.serve()
+        }
+        Err(error) => {
+            let _ = rustix::io::write(&start_sync, error.to_string().as_bytes());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// From a process that was just executed to the sandbox process.
+fn start(flags: &BootFlags, descriptors: Descriptors) -> Result<Boot> {
+    logger::start(&descriptors, flags.debug_log_fd.is_some())?;
+    let birth = Birth::decode(&descriptors.read_certificate()?)?;
+    let alone = SingleThreaded::prove().context(|| "start as the sandbox process")?;
+    set_up_network(&birth)?;
+    let own_pid_namespace = open_own_pid_namespace(flags.pidns)?;
+    if flags.setup_root {
+        root::enter_empty()?;
+    }
+    if flags.apply_caps {
+        privileges::drop_all_but_needed()?;
+    }
+    set_dumpable(false).context(|| "prctl PR_SET_DUMPABLE")?;
+    if flags.attached {
+        die_with_parent().context(|| "prctl PR_SET_PDEATHSIG")?;
+    }
+    log::debug!("up with {} CPUs and {} bytes of memory", flags.cpu_num, flags.total_memory);
+    Ok(Boot {
+        events: events::Events::new(&descriptors.control)?,
+        control: descriptors.control,
+        mounts: MountsChannel::new(descriptors.mounts),
+        containers: Table::default(),
+        own_pid_namespace,
+        identities: Identities::one_to_one(&birth),
+        alone,
+        trees_made: 0,
+    })
+}
+
+/// Brings a new network namespace to the state in which a user expects it.
+fn set_up_network(birth: &Birth) -> Result<()> {
+    if !birth.new_network {
+        return Ok(());
+    }
+    crate::sys::network::bring_loopback_up().context(|| "bring the loopback interface up")?;
+    network::write_sysctls(&birth.network_sysctls)
+}
+
+/// The namespace to come back to after a container's was visited. Opened while
+/// the host's /proc is still in sight.
+fn open_own_pid_namespace(is_init: bool) -> Result<OwnedFd> {
+    let pid = rustix::process::getpid();
+    if is_init && !pid.is_init() {
+        return Err(Error::internal(format!(
+            "boot is process {pid:?}, not PID 1 of a new PID namespace"
+        )));
+    }
+    let path = "/proc/self/ns/pid";
+    std::fs::File::open(path).map(OwnedFd::from).context(|| format!("open {path}"))
+}
+
+impl Identities {
+    fn one_to_one(birth: &Birth) -> Self {
+        let lines = |ids: &[(u32, u32)]| {
+            ids.iter().map(|&(id, size)| IdMapping { inside: id, outside: id, size }).collect()
+        };
+        Self { users: lines(&birth.user_ids), groups: lines(&birth.group_ids) }
+    }
+}
+
+impl Boot {
+    /// Sends one message up. The shim being gone is noticed by the event loop.
+    fn say(&self, message: &Upward, descriptors: &[std::os::fd::BorrowedFd<'_>]) {
+        let sent = postcard::to_stdvec(message)
+            .map_err(std::io::Error::other)
+            .and_then(|bytes| send_packet(&self.control, &bytes, descriptors));
+        if let Err(error) = sent {
+            log::error!("cannot tell the shim: {error}");
+        }
+    }
+
+    fn reply(
+        &self,
+        number: u64,
+        outcome: Result<Done>,
+        descriptors: &[std::os::fd::BorrowedFd<'_>],
+    ) {
+        let outcome = outcome.map_err(Failure::from);
+        self.say(&Upward::Reply { number, outcome }, descriptors);
+    }
+}

@@ -1,0 +1,78 @@
+//! Where the gofer's mounts arrive.
+
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+
+use super::root::{DEVICES, PROC};
+use crate::control::message::MAX_PACKET;
+use crate::control::packet::{Received, receive_packet};
+use crate::error::{Context, Error, Result};
+use crate::gofer::request::{Delivery, Slot};
+use crate::sys::mount::attach_at;
+
+/// The receiving end.
+pub(super) struct MountsChannel(OwnedFd);
+
+/// One container's mounts, still detached.
+#[derive(Debug, Default)]
+pub(crate) struct DeliveredMounts {
+    /// The root file system; absent for a container that runs nothing.
+    pub(crate) rootfs: Option<OwnedFd>,
+    /// By index into the plan's mounts, with whether it is no directory.
+    pub(crate) mounts: BTreeMap<usize, (OwnedFd, bool)>,
+    /// The container's own device nodes.
+    pub(crate) devices: Option<OwnedFd>,
+}
+
+/// The most descriptors one delivery carries (the kernel's `SCM_MAX_FD`).
+const MAX_SLOTS: usize = 253;
+
+impl MountsChannel {
+    pub(super) fn new(channel: OwnedFd) -> Self {
+        Self(channel)
+    }
+
+    /// Takes what was delivered for a container. It is all there: the shim
+    /// asks for a container only after its gofer has finished. What comes
+    /// first and is for another was meant for one that failed, and is dropped.
+    pub(super) fn take(&self, container: &str) -> Result<DeliveredMounts> {
+        let mut taken = DeliveredMounts::default();
+        loop {
+            let (delivery, descriptors) = self.receive()?;
+            let mine = delivery.container == container;
+            for (slot, mount) in delivery.slots.into_iter().zip(descriptors) {
+                match slot {
+                    Slot::SandboxProc => attach(&mount, PROC)?,
+                    Slot::DefaultDevices => attach(&mount, DEVICES)?,
+                    _ if !mine => {}
+                    Slot::Rootfs => taken.rootfs = Some(mount),
+                    Slot::Devices => taken.devices = Some(mount),
+                    Slot::Mount { index, is_file } => {
+                        taken.mounts.insert(index, (mount, is_file));
+                    }
+                }
+            }
+            if mine && delivery.last {
+                return Ok(taken);
+            }
+        }
+    }
+
+    fn receive(&self) -> Result<(Delivery, Vec<OwnedFd>)> {
+        let received = receive_packet(&self.0, MAX_PACKET, MAX_SLOTS)
+            .context(|| "receive from the mounts channel")?;
+        let Received::Packet { bytes, fds } = received else {
+            return Err(Error::internal("the gofer has delivered no mounts for this container"));
+        };
+        let delivery: Delivery = postcard::from_bytes(&bytes)
+            .map_err(|e| Error::internal(format!("mounts channel: {e}")))?;
+        if delivery.slots.len() != fds.len() {
+            return Err(Error::internal("the gofer announced more mounts than it delivered"));
+        }
+        Ok((delivery, fds))
+    }
+}
+
+fn attach(mount: &OwnedFd, path: &str) -> Result<()> {
+    attach_at(mount, path).context(|| format!("attach the sandbox's {path}"))
+}

@@ -1,0 +1,61 @@
+//! What boot may still do once it is up.
+
+use caps::{CapSet, Capability, CapsHashSet};
+use nix::unistd::{Gid, Uid, seteuid, setgroups, setresgid, setresuid};
+
+use crate::error::{Context, Error, Result};
+use crate::sys::process::keep_capabilities;
+
+/// The ID that boot runs under, inside its user namespace.
+const NOBODY: u32 = 65534;
+
+/// What boot needs inside its user namespace, and for what.
+const NEEDED: [Capability; 9] = [
+    // Mounts, and entering containers.
+    Capability::CAP_SYS_ADMIN,
+    // The ID maps of containers, ID 0 among them.
+    Capability::CAP_SETUID,
+    Capability::CAP_SETGID,
+    Capability::CAP_SETFCAP,
+    // Mount points in root file systems that belong to container users.
+    Capability::CAP_DAC_OVERRIDE,
+    Capability::CAP_FOWNER,
+    // Terminals belong to the user of their process.
+    Capability::CAP_CHOWN,
+    // Containers that are deleted before they started.
+    Capability::CAP_KILL,
+    // The pod's host name lies in a namespace of boot's; see also SYS_ADMIN.
+    Capability::CAP_SYS_CHROOT,
+];
+
+/// Becomes nobody with the capabilities that are needed and no others.
+pub(super) fn drop_all_but_needed() -> Result<()> {
+    let needed: CapsHashSet = NEEDED.into_iter().collect();
+    for capability in caps::all().difference(&needed) {
+        // A kernel that does not know it has nothing to drop.
+        let _ = caps::drop(None, CapSet::Bounding, *capability);
+    }
+    keep_capabilities(true).context(|| "prctl PR_SET_KEEPCAPS")?;
+    setgroups(&[]).context(|| "setgroups")?;
+    let gid = Gid::from_raw(NOBODY);
+    setresgid(gid, gid, gid).context(|| "setresgid to nobody")?;
+    let uid = Uid::from_raw(NOBODY);
+    setresuid(uid, uid, uid).context(|| "setresuid to nobody")?;
+    keep_capabilities(false).context(|| "prctl PR_SET_KEEPCAPS")?;
+    // The change of user has emptied effective.
+    set(CapSet::Effective, &needed)?;
+    set(CapSet::Permitted, &needed)?;
+    set(CapSet::Inheritable, &CapsHashSet::new())
+}
+
+/// Becomes nobody again after having been the user namespace's root for a
+/// moment.
+pub(crate) fn restore() -> Result<()> {
+    seteuid(Uid::from_raw(NOBODY)).context(|| "seteuid to nobody")?;
+    set(CapSet::Effective, &NEEDED.into_iter().collect())
+}
+
+fn set(which: CapSet, members: &CapsHashSet) -> Result<()> {
+    caps::set(None, which, members)
+        .map_err(|e| Error::internal(format!("set {which:?} capabilities: {e}")))
+}

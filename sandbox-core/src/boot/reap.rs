@@ -1,0 +1,33 @@
+//! Collecting the dead, as every PID 1 must.
+
+use super::Boot;
+use super::table::PodPid;
+use crate::control::message::Upward;
+use crate::sys::process::collect_child;
+
+impl Boot {
+    /// Collects every child that has exited, orphans of the pod among them, and
+    /// tells the shim of those that are a container's. The init of a container
+    /// with its own PID namespace comes after its exec'd processes by itself:
+    /// the kernel keeps it until all others there are collected.
+    pub(super) fn reap(&mut self) {
+        while let Some((pid, status)) = collect_child() {
+            self.reaped(PodPid(pid), status);
+        }
+    }
+
+    fn reaped(&mut self, pid: PodPid, status: u32) {
+        // It may have said why, or that it came up, before it died.
+        let token = self.containers.pending.iter().find(|(_, p)| p.pid == pid).map(|(t, _)| *t);
+        if let Some(token) = token {
+            self.hear(token);
+        }
+        let Some(owner) = self.containers.disown(pid) else {
+            return;
+        };
+        if owner.exec.is_none() {
+            self.containers.init_ended(&owner.container);
+        }
+        self.say(&Upward::Exited { container: owner.container, exec: owner.exec, status }, &[]);
+    }
+}

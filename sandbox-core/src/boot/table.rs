@@ -1,0 +1,101 @@
+//! The containers and processes that boot knows.
+
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+
+use super::pending::Pending;
+use crate::container::Inside;
+use crate::control::message::FailureKind;
+use crate::error::{Error, Result};
+
+/// A process ID in the pod's PID namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct PodPid(pub(crate) i32);
+
+/// All containers, and whose process is whose.
+#[derive(Default)]
+pub(super) struct Table {
+    containers: HashMap<String, Container>,
+    processes: HashMap<PodPid, Owner>,
+    /// Processes that have not said yet whether they came up, by the number
+    /// that the event loop knows them by.
+    pub(super) pending: HashMap<u64, Pending>,
+    next_token: u64,
+}
+
+/// One container.
+pub(super) struct Container {
+    /// Its init; `None` for the pause container.
+    pub(super) init: Option<Init>,
+    /// What processes need to know to join it.
+    pub(super) inside: Rc<Inside>,
+}
+
+/// A container's first process.
+pub(super) struct Init {
+    pub(super) pid: PodPid,
+    pub(super) pidfd: OwnedFd,
+    /// The channel to a process that waits at its gate.
+    pub(super) gate: Option<crate::container::Channel>,
+    pub(super) running: bool,
+}
+
+/// Whose process a PID is.
+#[derive(Clone, Debug)]
+pub(super) struct Owner {
+    pub(super) container: String,
+    /// `None` for the init.
+    pub(super) exec: Option<String>,
+}
+
+impl Table {
+    /// Refuses an ID that is taken.
+    pub(super) fn check_free(&self, id: &str) -> Result<()> {
+        match self.containers.contains_key(id) {
+            true => Err(Error::new(FailureKind::Exists, format!("container {id} exists already"))),
+            false => Ok(()),
+        }
+    }
+
+    pub(super) fn insert(&mut self, id: String, container: Container) {
+        if let Some(init) = &container.init {
+            self.own(init.pid, Owner { container: id.clone(), exec: None });
+        }
+        self.containers.insert(id, container);
+    }
+
+    pub(super) fn own(&mut self, pid: PodPid, owner: Owner) {
+        self.processes.insert(pid, owner);
+    }
+
+    pub(super) fn get(&mut self, id: &str) -> Result<&mut Container> {
+        self.containers
+            .get_mut(id)
+            .ok_or_else(|| Error::new(FailureKind::NotFound, format!("no container {id} here")))
+    }
+
+    pub(super) fn remove(&mut self, id: &str) -> Option<Container> {
+        self.containers.remove(id)
+    }
+
+    /// A container's first process is no more.
+    pub(super) fn init_ended(&mut self, id: &str) {
+        if let Some(init) = self.containers.get_mut(id).and_then(|c| c.init.as_mut()) {
+            init.running = false;
+            init.gate = None;
+        }
+    }
+
+    /// Whose the process was; it is forgotten.
+    pub(super) fn disown(&mut self, pid: PodPid) -> Option<Owner> {
+        self.processes.remove(&pid)
+    }
+
+    /// Registers a process that has yet to come up; tells its token.
+    pub(super) fn add_pending(&mut self, pending: Pending) -> u64 {
+        self.next_token += 1;
+        self.pending.insert(self.next_token, pending);
+        self.next_token
+    }
+}

@@ -1,0 +1,104 @@
+//! Making a mount of the plan and putting it into its place.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use rustix::mount::MountAttrFlags;
+
+use super::destination::{self, Kind};
+use super::{cgroup_mount, copy_up};
+use crate::error::{Context, Error, Result};
+use crate::spec::plan::{FsOption, MountAttributes, MountPlan, MountSource};
+use crate::sys::mount::{AttrChange, Depth, FsContext, attach_to, mount_setattr};
+
+/// A mount of the plan with what the gofer delivered for it.
+#[derive(Debug)]
+pub(crate) struct Ready<'a> {
+    pub(crate) plan: &'a MountPlan,
+    pub(crate) donated: Option<(OwnedFd, bool)>,
+}
+
+/// Attaches one mount below `root`; returns it when it is a devpts, where
+/// terminals are made.
+pub(super) fn attach(root: BorrowedFd<'_>, ready: Ready<'_>) -> Result<Option<OwnedFd>> {
+    let plan = ready.plan;
+    let at = || format!("mount {}", plan.destination.display());
+    let (mount, kind) = match (&plan.source, ready.donated) {
+        (MountSource::Donated { .. }, Some((mount, is_file))) => {
+            (mount, if is_file { Kind::File } else { Kind::Directory })
+        }
+        (MountSource::Donated { .. }, None) => {
+            return Err(Error::internal(format!("{}: the gofer delivered nothing", at())));
+        }
+        (source, _) => (make(root, &plan.destination, source)?, Kind::Directory),
+    };
+    set_attributes(&mount, &plan.attributes).context(at)?;
+    if let Some(propagation) = plan.propagation {
+        let change = AttrChange { propagation: Some(propagation.kind), ..AttrChange::default() };
+        mount_setattr(&mount, propagation.recursive.into(), change).context(at)?;
+    }
+    let place = destination::ensure(root, &plan.destination, kind)?;
+    attach_to(&mount, &place).context(at)?;
+    if let MountSource::Cgroup = plan.source {
+        cgroup_mount::fill(&mount, &plan.attributes)?;
+    }
+    Ok(matches!(plan.source, MountSource::Devpts(_)).then_some(mount))
+}
+
+/// Makes a file system that needs nothing from the host.
+fn make(root: BorrowedFd<'_>, destination: &Path, source: &MountSource) -> Result<OwnedFd> {
+    match source {
+        MountSource::Proc => file_system("proc", &[]),
+        MountSource::Mqueue => file_system("mqueue", &[]),
+        MountSource::Devpts(options) => file_system("devpts", options),
+        MountSource::Cgroup => cgroup_mount::make(),
+        MountSource::Tmpfs { options, copy_up } => {
+            let below = destination::find(root, destination)?;
+            let mount = tmpfs(options, below.as_ref())?;
+            if let Some(below) = below.filter(|_| *copy_up) {
+                copy_up::copy(&below, &mount)
+                    .context(|| format!("tmpcopyup of {}", destination.display()))?;
+            }
+            Ok(mount)
+        }
+        MountSource::Donated { .. } => Err(Error::internal("a donated mount is not made here")),
+    }
+}
+
+/// A tmpfs that has the mode of what it hides, unless the spec gives one: an
+/// image's `/tmp` stays 1777.
+fn tmpfs(options: &[FsOption], below: Option<&OwnedFd>) -> Result<OwnedFd> {
+    let mut options = options.to_vec();
+    if let (Some(below), false) = (below, options.iter().any(|(key, _)| key == "mode")) {
+        let stat = rustix::fs::fstat(below).context(|| "fstat of a mount point")?;
+        options.push(("mode".to_owned(), Some(format!("{:o}", stat.st_mode & 0o7777))));
+    }
+    file_system("tmpfs", &options)
+}
+
+/// fsopen(2) to fsmount(2).
+pub(super) fn file_system(fs_type: &str, options: &[FsOption]) -> Result<OwnedFd> {
+    let context = FsContext::open(fs_type).context(|| format!("fsopen {fs_type}"))?;
+    for (key, value) in options {
+        context.option(key, value.as_deref()).context(|| match value {
+            Some(value) => format!("{fs_type} option {key}={value}"),
+            None => format!("{fs_type} option {key}"),
+        })?;
+    }
+    context.create().context(|| format!("make a {fs_type}"))?;
+    context.mount(MountAttrFlags::empty()).context(|| format!("mount a {fs_type}"))
+}
+
+/// Sets `MOUNT_ATTR_`s, recursive ones first so that the mount's own win.
+pub(super) fn set_attributes(mount: impl AsFd, wanted: &MountAttributes) -> std::io::Result<()> {
+    let changes = [
+        (Depth::Tree, wanted.recursive_set, wanted.recursive_clear),
+        (Depth::Top, wanted.set, wanted.clear),
+    ];
+    for (depth, set, clear) in changes {
+        if set | clear != 0 {
+            mount_setattr(&mount, depth, AttrChange { set, clear, ..AttrChange::default() })?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,49 @@
+//! Joining a container: the steps of an exec'd process from clone to execve,
+//! in order. Its PID namespace it was cloned into.
+
+use std::os::fd::OwnedFd;
+
+use nix::sched::CloneFlags;
+
+use super::donated::Donated;
+use super::process::{OwnProcFiles, Prepared};
+use super::terminal::Terminal;
+use super::{Channel, Inside, identity};
+use crate::error::{Context, Result};
+use crate::spec::plan::ProcessPlan;
+use crate::sys::process::{enter_namespaces_of, exit_now};
+
+/// All that an exec'd process is born with.
+#[derive(Clone, Copy)]
+pub(crate) struct Joining<'a> {
+    pub(crate) process: &'a ProcessPlan,
+    pub(crate) inside: &'a Inside,
+    pub(crate) init: &'a OwnedFd,
+    pub(crate) terminal: Option<&'a Terminal>,
+    pub(crate) donated: &'a Donated,
+    pub(crate) channel: &'a Channel,
+}
+
+/// Never returns into boot's code, whose copy this is.
+pub(crate) fn run(joining: Joining<'_>) -> ! {
+    let error = match to_execve(joining) {
+        Ok(prepared) => prepared.execute(),
+        Err(error) => error,
+    };
+    joining.channel.fail(error);
+    exit_now(1)
+}
+
+fn to_execve(joining: Joining<'_>) -> Result<Prepared<'_>> {
+    let own_files = OwnProcFiles::open(joining.process)?;
+    joining.donated.join_cgroups()?;
+    joining.donated.install_stdio(joining.terminal)?;
+    let namespaces = joining.inside.namespaces - CloneFlags::CLONE_NEWPID;
+    enter_namespaces_of(joining.init, namespaces.bits())
+        .context(|| "enter the container's namespaces")?;
+    if namespaces.contains(CloneFlags::CLONE_NEWUSER) {
+        identity::become_root()?;
+    }
+    let seccomp = joining.inside.seccomp.as_ref();
+    Prepared::new(joining.process, seccomp, joining.terminal.is_some(), own_files)
+}

@@ -1,0 +1,104 @@
+//! The birth of a container: the steps of its first process from clone to
+//! gate, in order.
+
+use std::fs;
+use std::os::fd::AsFd;
+
+use nix::sched::{CloneFlags, unshare};
+use rustix::mount::{UnmountFlags, unmount};
+use rustix::process::{chdir, fchdir, pivot_root};
+
+use super::donated::Donated;
+use super::process::{OwnProcFiles, Prepared};
+use super::terminal::Terminal;
+use super::tree::Tree;
+use super::{Channel, identity, names, own_namespaces};
+use crate::boot::{Identities, PROC};
+use crate::error::{Context, Error, Result};
+use crate::sandbox::map_text;
+use crate::spec::plan::{ContainerPlan, ProcessPlan};
+use crate::sys::mount::{AttrChange, mount_setattr_at};
+use crate::sys::process::exit_now;
+
+/// All that a container's first process is born with. It is a copy of boot, so
+/// nothing of this is sent.
+#[derive(Clone, Copy)]
+pub(crate) struct Newborn<'a> {
+    pub(crate) plan: &'a ContainerPlan,
+    pub(crate) process: &'a ProcessPlan,
+    pub(crate) tree: &'a Tree,
+    pub(crate) terminal: Option<&'a Terminal>,
+    pub(crate) donated: &'a Donated,
+    pub(crate) channel: &'a Channel,
+}
+
+/// The namespaces that the clone makes. The cgroup namespace comes later: its
+/// root is the cgroup that its maker is in.
+pub(crate) fn clone_flags(plan: &ContainerPlan) -> i32 {
+    (own_namespaces(plan) - CloneFlags::CLONE_NEWCGROUP).bits()
+}
+
+/// boot: gives the user namespace of a newborn container the sandbox's IDs.
+pub(crate) fn write_maps(pid: i32, identities: &Identities) -> Result<()> {
+    for (file, map) in [("uid_map", &identities.users), ("gid_map", &identities.groups)] {
+        let path = format!("{PROC}/{pid}/{file}");
+        fs::write(&path, map_text(map)).context(|| format!("write {path}"))?;
+    }
+    Ok(())
+}
+
+/// Never returns into boot's code, whose copy this is.
+pub(crate) fn run(newborn: Newborn<'_>) -> ! {
+    let error = match to_gate(newborn) {
+        Ok(prepared) => match pass_gate(newborn) {
+            Ok(()) => prepared.execute(),
+            Err(error) => error,
+        },
+        Err(error) => error,
+    };
+    newborn.channel.fail(error);
+    exit_now(1)
+}
+
+fn to_gate(newborn: Newborn<'_>) -> Result<Prepared<'_>> {
+    let Newborn { plan, process, .. } = newborn;
+    let own_files = OwnProcFiles::open(process)?;
+    newborn.channel.wait()?;
+    if plan.user_namespace {
+        identity::become_root()?;
+    }
+    newborn.donated.join_cgroups()?;
+    if plan.namespaces.cgroup {
+        unshare(CloneFlags::CLONE_NEWCGROUP).context(|| "unshare the cgroup namespace")?;
+    }
+    newborn.donated.install_stdio(newborn.terminal)?;
+    enter_root(newborn)?;
+    names::set_own(plan)?;
+    Prepared::new(process, newborn.donated.seccomp.as_ref(), newborn.terminal.is_some(), own_files)
+}
+
+/// Leaves boot's root for the container's.
+fn enter_root(newborn: Newborn<'_>) -> Result<()> {
+    let root = newborn.tree.complete(newborn.plan)?;
+    fchdir(root.as_fd()).context(|| "enter the container's root")?;
+    pivot_root(".", ".").context(|| "pivot_root into the container")?;
+    unmount(".", UnmountFlags::DETACH).context(|| "detach the sandbox's root")?;
+    chdir("/").context(|| "chdir /")?;
+    let propagation = newborn.plan.root_propagation;
+    let change = AttrChange { propagation: Some(propagation.kind), ..AttrChange::default() };
+    mount_setattr_at("/", propagation.recursive.into(), change)
+        .context(|| "linux.rootfsPropagation")
+}
+
+/// Parks, and goes on when Start says so.
+fn pass_gate(newborn: Newborn<'_>) -> Result<()> {
+    newborn.channel.park()?;
+    newborn.channel.wait()?;
+    match newborn.plan.start_hooks.first() {
+        None => Ok(()),
+        Some(hook) => Err(Error::internal(format!(
+            "hooks.startContainer: {} cannot be run yet",
+            hook.path.display()
+        ))),
+    }
+}

@@ -1,0 +1,92 @@
+//! Finding the program and the home directory, inside the container.
+
+use std::ffi::CString;
+use std::fs::OpenOptions;
+use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
+
+use rustix::fs::{Access, AtFlags, CWD, accessat, statat};
+
+use crate::error::{Error, Result};
+use crate::spec::plan::ProcessPlan;
+
+/// More than any real passwd file has.
+const MAX_PASSWD: u64 = 1 << 20;
+
+/// The program that `args[0]` names: itself when it holds a slash, else the
+/// first executable file of that name in `PATH`. As the process's own user,
+/// after all else is set, so that what is found is what can be executed.
+pub(super) fn program(process: &ProcessPlan) -> Result<CString> {
+    let name = process.args.first().map(String::as_str).unwrap_or_default();
+    let found = if name.contains('/') {
+        executable(name).map_err(|e| refused(name, &e)).map(|()| name.to_owned())
+    } else {
+        search(name, process)
+    }?;
+    CString::new(found).map_err(|_| Error::invalid("process.args[0] holds a NUL byte"))
+}
+
+fn search(name: &str, process: &ProcessPlan) -> Result<String> {
+    let path = process.env.iter().rev().find_map(|e| e.strip_prefix("PATH=")).unwrap_or_default();
+    let mut refusal = None;
+    for directory in path.split(':').filter(|d| d.starts_with('/')) {
+        let candidate = format!("{}/{name}", directory.trim_end_matches('/'));
+        match executable(&candidate) {
+            Ok(()) => return Ok(candidate),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(e) => refusal = refusal.or(Some(refused(&candidate, &e))),
+        }
+    }
+    let missing = || Error::invalid(format!("exec: {name:?}: executable file not found in $PATH"));
+    Err(refusal.unwrap_or_else(missing))
+}
+
+/// Whether this process may execute a file, as execve(2) would find.
+fn executable(path: &str) -> io::Result<()> {
+    let stat = statat(CWD, path, AtFlags::empty())?;
+    if stat.st_mode & libc::S_IFMT == libc::S_IFDIR {
+        return Err(io::Error::from_raw_os_error(libc::EISDIR));
+    }
+    Ok(accessat(CWD, path, Access::EXEC_OK, AtFlags::EACCESS)?)
+}
+
+/// The sentence for a program that cannot be executed. Docker and kubelet look
+/// for the kernel's words in it.
+pub(super) fn refused(program: &str, error: &io::Error) -> Error {
+    let why = match error.raw_os_error() {
+        Some(libc::ENOENT) => "no such file or directory".to_owned(),
+        Some(libc::EACCES) => "permission denied".to_owned(),
+        Some(libc::EISDIR) => "is a directory".to_owned(),
+        Some(libc::ENOEXEC) => "exec format error".to_owned(),
+        _ => error.to_string(),
+    };
+    Error::invalid(format!("exec: {program:?}: {why}"))
+}
+
+/// The home directory of the process's user by the image's /etc/passwd, `/`
+/// when that does not know.
+pub(super) fn home_directory(process: &ProcessPlan) -> String {
+    let uid = process.uid.to_string();
+    read_passwd()
+        .unwrap_or_default()
+        .lines()
+        .map(|line| line.split(':').collect::<Vec<_>>())
+        .find(|fields| fields.get(2) == Some(&uid.as_str()))
+        .and_then(|fields| fields.get(5).map(|home| (*home).to_owned()))
+        .filter(|home| !home.is_empty())
+        .unwrap_or_else(|| "/".to_owned())
+}
+
+/// The file is the image's: it may be a FIFO or have no end.
+fn read_passwd() -> io::Result<String> {
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY | libc::O_CLOEXEC)
+        .open("/etc/passwd")?;
+    if !file.metadata()?.is_file() {
+        return Ok(String::new());
+    }
+    let mut text = String::new();
+    file.take(MAX_PASSWD).read_to_string(&mut text)?;
+    Ok(text)
+}

@@ -1,0 +1,58 @@
+//! Masked and read-only paths (OCI `linux.maskedPaths`, `linux.readonlyPaths`).
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
+
+use rustix::fs::CWD;
+
+use super::attach::file_system;
+use super::destination::{find, is_directory};
+use crate::boot::DEV_NULL;
+use crate::error::{Context, Error, Result};
+use crate::sys::mount::{AttrChange, Depth, attach_to, clone_mount, mount_setattr};
+
+const READ_ONLY: AttrChange<'_> =
+    AttrChange { set: libc::MOUNT_ATTR_RDONLY, clear: 0, propagation: None, idmap: None };
+
+/// Makes a path read as empty: a file as /dev/null, a directory as an empty
+/// one. What does not exist needs no mask.
+pub(super) fn mask(root: BorrowedFd<'_>, path: &Path) -> Result<()> {
+    let Some(place) = find(root, path)? else {
+        return Ok(());
+    };
+    let what = || format!("mask {}", path.display());
+    let cover = if is_directory(&place)? {
+        let empty = file_system("tmpfs", &[("nr_inodes".to_owned(), Some("1".to_owned()))])?;
+        mount_setattr(&empty, Depth::Top, READ_ONLY).context(what)?;
+        empty
+    } else {
+        null_device().context(what)?
+    };
+    attach_to(&cover, &place).context(what)
+}
+
+/// Makes a path and what is mounted below it read-only.
+pub(super) fn make_read_only(root: BorrowedFd<'_>, path: &Path) -> Result<()> {
+    let Some(place) = find(root, path)? else {
+        return Ok(());
+    };
+    let what = || format!("make {} read-only", path.display());
+    let again = clone_mount(&place, "", Depth::Tree).context(what)?;
+    mount_setattr(&again, Depth::Tree, READ_ONLY).context(what)?;
+    attach_to(&again, place.as_fd()).context(what)
+}
+
+/// The sandbox's own null device. The container's `/dev/null` is the image's
+/// to fake (CVE-2025-31133).
+fn null_device() -> std::io::Result<std::os::fd::OwnedFd> {
+    let null = clone_mount(CWD, DEV_NULL, Depth::Top)?;
+    let stat = rustix::fs::fstat(&null)?;
+    let is_null =
+        stat.st_mode & libc::S_IFMT == libc::S_IFCHR && stat.st_rdev == libc::makedev(1, 3);
+    match is_null {
+        true => Ok(null),
+        false => Err(std::io::Error::other(Error::internal(format!(
+            "{DEV_NULL} is not the null device"
+        )))),
+    }
+}

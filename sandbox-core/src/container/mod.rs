@@ -1,0 +1,69 @@
+//! One container, from its mounts to its execve. `init.rs` is the table of
+//! contents of a container's birth, `exec.rs` of joining one.
+
+pub(crate) mod attach;
+mod cgroup_mount;
+mod channel;
+mod copy_up;
+mod destination;
+pub(crate) mod donated;
+pub(crate) mod exec;
+mod identity;
+pub(crate) mod init;
+mod lookup;
+mod masks;
+pub(crate) mod names;
+mod process;
+pub(crate) mod terminal;
+pub(crate) mod tree;
+
+use std::os::fd::{BorrowedFd, OwnedFd};
+
+use nix::sched::CloneFlags;
+
+pub(crate) use channel::{Channel, Word};
+use donated::Seccomp;
+use tree::Tree;
+
+use crate::spec::plan::ContainerPlan;
+
+/// What is kept of a container for those who join it.
+#[derive(Debug)]
+pub(crate) struct Inside {
+    namespaces: CloneFlags,
+    terminals: Option<OwnedFd>,
+    seccomp: Option<Seccomp>,
+}
+
+impl Inside {
+    /// Of a container that runs.
+    pub(crate) fn new(plan: &ContainerPlan, tree: Tree, seccomp: Option<Seccomp>) -> Self {
+        Self { namespaces: own_namespaces(plan), terminals: tree.into_terminals(), seccomp }
+    }
+
+    /// Of the pause container, which nobody joins.
+    pub(crate) fn pause(plan: &ContainerPlan) -> Self {
+        Self { namespaces: own_namespaces(plan), terminals: None, seccomp: None }
+    }
+
+    /// The devpts that terminals are made in.
+    pub(crate) fn terminals(&self) -> Option<BorrowedFd<'_>> {
+        self.terminals.as_ref().map(std::os::fd::AsFd::as_fd)
+    }
+
+    /// Whether it has a PID namespace below boot's.
+    pub(crate) fn own_pid_namespace(&self) -> bool {
+        self.namespaces.contains(CloneFlags::CLONE_NEWPID)
+    }
+}
+
+/// The namespaces that are the container's and not boot's.
+fn own_namespaces(plan: &ContainerPlan) -> CloneFlags {
+    let mut flags = CloneFlags::CLONE_NEWNS;
+    flags.set(CloneFlags::CLONE_NEWUSER, plan.user_namespace);
+    flags.set(CloneFlags::CLONE_NEWPID, plan.namespaces.pid);
+    flags.set(CloneFlags::CLONE_NEWIPC, plan.namespaces.ipc);
+    flags.set(CloneFlags::CLONE_NEWUTS, plan.namespaces.uts);
+    flags.set(CloneFlags::CLONE_NEWCGROUP, plan.namespaces.cgroup);
+    flags
+}

@@ -1,0 +1,243 @@
+//! What the plan says of a process, applied to this one in the order in which
+//! each step still has the privilege it needs.
+
+use std::ffi::CString;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::fd::AsFd;
+
+use caps::{CapSet, Capability, CapsHashSet};
+use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
+use rustix::fs::Mode;
+use rustix::process::{chdir, setsid, umask};
+
+use super::donated::Seccomp;
+use super::lookup;
+use crate::boot::PROC;
+use crate::control::message::FailureKind;
+use crate::error::{Context, Error, Result};
+use crate::spec::plan::{CapabilitySets, ProcessPlan};
+use crate::sys::process as sys;
+
+/// What a process says about itself in /proc, done or opened while the
+/// sandbox's own proc is in sight: the container's may be anything.
+#[derive(Debug)]
+pub(super) struct OwnProcFiles {
+    label: Option<(File, String)>,
+}
+
+impl OwnProcFiles {
+    pub(super) fn open(process: &ProcessPlan) -> Result<Self> {
+        if let Some(score) = process.oom_score_adj {
+            let path = format!("{PROC}/self/oom_score_adj");
+            std::fs::write(&path, score.to_string()).context(|| {
+                format!("process.oomScoreAdj: set {score} (below the sandbox's own takes CAP_SYS_RESOURCE)")
+            })?;
+        }
+        let wanted = match (&process.apparmor_profile, &process.selinux_label) {
+            (Some(profile), _) => Some(("apparmor/exec", format!("exec {profile}"))),
+            (None, Some(label)) => Some(("exec", label.clone())),
+            (None, None) => None,
+        };
+        let label = wanted.map(|(file, text)| {
+            let path = format!("{PROC}/self/attr/{file}");
+            let opened = OpenOptions::new().write(true).open(&path);
+            opened.context(|| format!("open {path}")).map(|file| (file, text))
+        });
+        Ok(Self { label: label.transpose()? })
+    }
+}
+
+/// A process that has become what the plan says, but for its last steps.
+#[derive(Debug)]
+pub(super) struct Prepared<'a> {
+    program: CString,
+    args: Vec<CString>,
+    env: Vec<CString>,
+    late_seccomp: Option<&'a Seccomp>,
+    own_files: OwnProcFiles,
+}
+
+impl<'a> Prepared<'a> {
+    /// Becomes it. The container's root and working directory are in place.
+    pub(super) fn new(
+        process: &ProcessPlan,
+        seccomp: Option<&'a Seccomp>,
+        has_terminal: bool,
+        own_files: OwnProcFiles,
+    ) -> Result<Self> {
+        begin_session(has_terminal)?;
+        if !process.no_new_keyring {
+            sys::join_new_session_keyring().or_else(allow_missing_keyrings)?;
+        }
+        set_scheduling(process)?;
+        for limit in &process.rlimits {
+            sys::set_rlimit(*limit)
+                .context(|| format!("process.rlimits: set {limit:?} (raising takes privilege)"))?;
+        }
+        let home = lookup::home_directory(process);
+        // Without no_new_privileges loading a filter takes CAP_SYS_ADMIN, which
+        // the next steps give up; with it, the filter comes last.
+        let (early, late) = match process.no_new_privileges {
+            true => (None, seccomp),
+            false => (seccomp, None),
+        };
+        early.map_or(Ok(()), load_seccomp)?;
+        become_user(process)?;
+        enter_working_directory(process)?;
+        if process.no_new_privileges {
+            sys::no_new_privileges().context(|| "process.noNewPrivileges")?;
+        }
+        let env = environment(process, home)?;
+        let program = lookup::program(process)?;
+        let args = c_strings("process.args", process.args.iter().cloned())?;
+        Ok(Self { program, args, env, late_seccomp: late, own_files })
+    }
+
+    /// The last steps, and execve. Returns only to say why not.
+    pub(super) fn execute(self) -> Error {
+        if let Some((mut file, text)) = self.own_files.label
+            && let Err(e) = file.write_all(text.as_bytes())
+        {
+            return Error::internal(format!("set the security label {text:?}: {e}"));
+        }
+        if let Some(Err(error)) = self.late_seccomp.map(load_seccomp) {
+            return error;
+        }
+        match sys::execute(&self.program, &self.args, &self.env) {
+            Err(e) => lookup::refused(&self.program.to_string_lossy(), &e),
+            Ok(never) => match never {},
+        }
+    }
+}
+
+/// A session of its own, with the terminal as the controlling one; signals as
+/// a new program expects them.
+fn begin_session(has_terminal: bool) -> Result<()> {
+    sys::reset_signals().context(|| "reset signals")?;
+    setsid().context(|| "setsid")?;
+    if has_terminal {
+        sys::set_controlling_terminal(io::stdin().as_fd())
+            .context(|| "take the controlling terminal")?;
+    }
+    Ok(())
+}
+
+/// A kernel without keyrings has none to keep apart.
+fn allow_missing_keyrings(error: io::Error) -> Result<()> {
+    match error.raw_os_error() {
+        Some(libc::ENOSYS) => Ok(()),
+        _ => Err(error).context(|| "join a new session keyring"),
+    }
+}
+
+fn set_scheduling(process: &ProcessPlan) -> Result<()> {
+    if let Some(scheduler) = &process.scheduler {
+        sys::set_scheduler(scheduler).context(|| "process.scheduler: sched_setattr")?;
+    }
+    if let Some(priority) = process.io_priority {
+        sys::set_io_priority(priority).context(|| "process.ioPriority: ioprio_set")?;
+    }
+    if let Some(cpus) = &process.cpu_affinity {
+        let mut set = rustix::thread::CpuSet::new();
+        cpus.iter().for_each(|cpu| set.set(*cpu as usize));
+        rustix::thread::sched_setaffinity(None, &set)
+            .context(|| "process.execCPUAffinity: sched_setaffinity")?;
+    }
+    if let Some(persona) = process.personality {
+        sys::set_personality(persona).context(|| "linux.personality")?;
+    }
+    if let Some(mask) = process.umask {
+        umask(Mode::from_raw_mode(mask & 0o777));
+    }
+    Ok(())
+}
+
+fn load_seccomp(seccomp: &Seccomp) -> Result<()> {
+    sys::load_seccomp(&seccomp.program, seccomp.flags).context(|| "linux.seccomp: load the filter")
+}
+
+/// User, groups and capabilities. Each step keeps what the next one needs:
+/// bounding takes CAP_SETPCAP, the IDs CAP_SETUID and CAP_SETGID, ambient
+/// wants permitted and inheritable first (capabilities(7)).
+fn become_user(process: &ProcessPlan) -> Result<()> {
+    let wanted = &process.capabilities;
+    drop_bounding(wanted.bounding)?;
+    sys::keep_capabilities(true).context(|| "prctl PR_SET_KEEPCAPS")?;
+    let groups: Vec<Gid> = process.additional_gids.iter().map(|g| Gid::from_raw(*g)).collect();
+    setgroups(&groups).context(|| format!("process.user.additionalGids: setgroups {groups:?}"))?;
+    let gid = Gid::from_raw(process.gid);
+    setresgid(gid, gid, gid).context(|| format!("process.user.gid: setresgid {gid}"))?;
+    let uid = Uid::from_raw(process.uid);
+    setresuid(uid, uid, uid).context(|| format!("process.user.uid: setresuid {uid}"))?;
+    sys::keep_capabilities(false).context(|| "prctl PR_SET_KEEPCAPS")?;
+    set_capabilities(wanted)
+}
+
+fn drop_bounding(keep: u64) -> Result<()> {
+    for capability in caps::all() {
+        let gone = keep & capability.bitmask() == 0;
+        // One that this kernel does not know is in no set.
+        if gone && caps::has_cap(None, CapSet::Bounding, capability).unwrap_or(false) {
+            caps::drop(None, CapSet::Bounding, capability).map_err(|e| {
+                Error::internal(format!("process.capabilities.bounding: drop {capability}: {e}"))
+            })?;
+        }
+    }
+    Ok(())
+}
+
+fn set_capabilities(wanted: &CapabilitySets) -> Result<()> {
+    let sets = [
+        // Effective may not exceed permitted at any moment.
+        (CapSet::Effective, wanted.effective & wanted.permitted, "effective"),
+        (CapSet::Permitted, wanted.permitted, "permitted"),
+        (CapSet::Inheritable, wanted.inheritable, "inheritable"),
+    ];
+    // After the change of user, effective is empty: raise it to permitted
+    // before anything is taken away.
+    for (set, mask, name) in sets {
+        caps::set(None, set, &members(mask)).map_err(|e| {
+            Error::internal(format!("process.capabilities.{name}: set {mask:#x}: {e}"))
+        })?;
+    }
+    for capability in members(wanted.ambient) {
+        if let Err(e) = caps::raise(None, CapSet::Ambient, capability) {
+            log::debug!("process.capabilities.ambient: {capability} is not raised: {e}");
+        }
+    }
+    Ok(())
+}
+
+fn members(mask: u64) -> CapsHashSet {
+    caps::all().into_iter().filter(|c: &Capability| mask & c.bitmask() != 0).collect()
+}
+
+fn enter_working_directory(process: &ProcessPlan) -> Result<()> {
+    chdir(&process.cwd).map_err(|e| {
+        let message =
+            format!("process.cwd: chdir to {}: {}", process.cwd.display(), io::Error::from(e));
+        Error::new(FailureKind::Invalid, message)
+    })?;
+    // A directory outside of the root would be a way out (CVE-2024-21626).
+    let here = rustix::process::getcwd(Vec::new()).context(|| "process.cwd: getcwd")?;
+    match here.as_bytes().starts_with(b"/") {
+        true => Ok(()),
+        false => Err(Error::invalid("process.cwd lies outside of the container's root")),
+    }
+}
+
+/// The environment, with HOME where the image says nothing, as runc gives it.
+fn environment(process: &ProcessPlan, home: String) -> Result<Vec<CString>> {
+    let given = process.env.iter().any(|e| e.starts_with("HOME="));
+    let home = (!given).then(|| format!("HOME={home}"));
+    c_strings("process.env", process.env.iter().cloned().chain(home))
+}
+
+fn c_strings(field: &str, strings: impl Iterator<Item = String>) -> Result<Vec<CString>> {
+    let convert = |s| {
+        CString::new(s)
+            .map_err(|_| Error::invalid(format!("{field} holds a string with a NUL byte")))
+    };
+    strings.map(convert).collect()
+}

@@ -1,0 +1,226 @@
+//! A container's mounts, put together in boot's mount namespace. The container
+//! is cloned with a copy of them, in which whatever boot set is locked: a user
+//! namespace below boot's can neither remount nor uncover it.
+//!
+//! Deferred to the container itself is only what needs namespaces that do not
+//! exist before it does (proc, cgroup, the message queues of its own IPC
+//! namespace) and what lies below those.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{CWD, Mode, OFlags, mkdirat, open, symlinkat};
+use rustix::io::Errno;
+use rustix::mount::{UnmountFlags, unmount};
+
+use super::attach::{Ready, attach};
+use super::destination::{self, Kind};
+use super::identity::AsContainerRoot;
+use super::masks;
+use super::terminal::Terminal;
+use crate::boot::{CONTAINERS, DEVICES, DeliveredMounts};
+use crate::error::{Context, Error, Result};
+use crate::spec::plan::{ContainerPlan, MountPlan, MountSource};
+use crate::sys::mount::{AttrChange, Depth, attach_at, attach_to, clone_mount, mount_setattr};
+
+/// A tree under construction; taken apart on drop, which leaves the copies that
+/// containers have alone.
+#[derive(Debug)]
+pub(crate) struct Tree {
+    path: String,
+    root: OwnedFd,
+    own_devices: Option<String>,
+    terminals: Option<OwnedFd>,
+    deferred: Vec<(usize, Option<(OwnedFd, bool)>)>,
+}
+
+/// The default device nodes: OCI runtime-spec, config-linux, "Default Devices".
+const DEFAULT_DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
+
+/// Symbolic links that programs expect: config-linux, "Default Devices" and
+/// "/dev symbolic links" of the runtime spec.
+const DEVICE_LINKS: [(&str, &str); 5] = [
+    ("fd", "/proc/self/fd"),
+    ("stdin", "/proc/self/fd/0"),
+    ("stdout", "/proc/self/fd/1"),
+    ("stderr", "/proc/self/fd/2"),
+    ("ptmx", "pts/ptmx"),
+];
+
+impl Tree {
+    /// Attaches everything that can be before the container exists.
+    pub(crate) fn build(
+        number: u64,
+        plan: &ContainerPlan,
+        mounts: DeliveredMounts,
+    ) -> Result<Self> {
+        let _as_root = AsContainerRoot::begin();
+        let mut tree = Self::plant(number, mounts.rootfs)?;
+        tree.attach_mounts(plan, mounts.mounts)?;
+        if provides_devices(plan) {
+            tree.place_devices(plan, mounts.devices)?;
+        }
+        if let Some(process) = &plan.process {
+            // As runc does: the working directory exists, if it can be made.
+            let _ = destination::ensure(tree.root.as_fd(), &process.cwd, Kind::Directory);
+        }
+        cover(tree.root.as_fd(), plan, |path| !is_deferred(plan, path))?;
+        if plan.readonly_root {
+            let change = AttrChange { set: libc::MOUNT_ATTR_RDONLY, ..AttrChange::default() };
+            mount_setattr(&tree.root, Depth::Top, change)
+                .context(|| "root.readonly: make the root file system read-only")?;
+        }
+        Ok(tree)
+    }
+
+    fn plant(number: u64, rootfs: Option<OwnedFd>) -> Result<Self> {
+        let path = format!("{CONTAINERS}/{number}");
+        let rootfs = rootfs.ok_or_else(|| Error::internal("the gofer delivered no root"))?;
+        mkdirat(CWD, &path, Mode::from_raw_mode(0o755)).context(|| format!("mkdir {path}"))?;
+        let mut tree =
+            Self { path, root: rootfs, own_devices: None, terminals: None, deferred: Vec::new() };
+        attach_at(&tree.root, &tree.path).context(|| "attach the root file system")?;
+        tree.root = open_root(&tree.path)?;
+        Ok(tree)
+    }
+
+    fn attach_mounts(
+        &mut self,
+        plan: &ContainerPlan,
+        mut donated: std::collections::BTreeMap<usize, (OwnedFd, bool)>,
+    ) -> Result<()> {
+        for (index, mount) in plan.mounts.iter().enumerate() {
+            let donated = donated.remove(&index);
+            if needs_container(plan, mount) || is_deferred(plan, &mount.destination) {
+                self.deferred.push((index, donated));
+                continue;
+            }
+            let devpts = attach(self.root.as_fd(), Ready { plan: mount, donated })?;
+            self.terminals = devpts.or(self.terminals.take());
+        }
+        Ok(())
+    }
+
+    /// Binds the device nodes into the container's `/dev` and links what
+    /// programs expect there.
+    fn place_devices(&mut self, plan: &ContainerPlan, own: Option<OwnedFd>) -> Result<()> {
+        for name in DEFAULT_DEVICES {
+            let node = clone_mount(CWD, format!("{DEVICES}/{name}"), Depth::Top)
+                .context(|| format!("open the sandbox's device {name}"))?;
+            self.place_device(&Path::new("/dev").join(name), &node)?;
+        }
+        if let Some(own) = own {
+            let path = format!("{}.devices", self.path);
+            mkdirat(CWD, &path, Mode::from_raw_mode(0o755)).context(|| format!("mkdir {path}"))?;
+            attach_at(&own, &path).context(|| "attach the container's devices")?;
+            self.own_devices = Some(path.clone());
+            for (number, place) in plan.devices.iter().enumerate() {
+                let node = clone_mount(CWD, format!("{path}/{number}"), Depth::Top)
+                    .context(|| format!("linux.devices: open {}", place.display()))?;
+                self.place_device(place, &node)?;
+            }
+        }
+        let directory = destination::ensure(self.root.as_fd(), Path::new("/dev"), Kind::Directory)?;
+        for (name, target) in DEVICE_LINKS {
+            match symlinkat(target, &directory, name) {
+                Ok(()) | Err(Errno::EXIST | Errno::ROFS) => {}
+                Err(e) => return Err(e).context(|| format!("link /dev/{name} to {target}")),
+            }
+        }
+        Ok(())
+    }
+
+    fn place_device(&self, place: &Path, node: &OwnedFd) -> Result<()> {
+        let target = destination::ensure(self.root.as_fd(), place, Kind::File)?;
+        attach_to(node, &target).context(|| format!("bind the device {}", place.display()))
+    }
+
+    /// Puts the first process's terminal at `/dev/console`.
+    pub(crate) fn place_console(&self, terminal: &Terminal) -> Result<()> {
+        let _as_root = AsContainerRoot::begin();
+        let Some(devpts) = &self.terminals else {
+            return Ok(());
+        };
+        let peer = clone_mount(devpts, terminal.number.to_string(), Depth::Top)
+            .context(|| "open the terminal in its devpts")?;
+        self.place_device(Path::new("/dev/console"), &peer)
+    }
+
+    /// The devpts that terminals are made in.
+    pub(crate) fn terminals(&self) -> Option<BorrowedFd<'_>> {
+        self.terminals.as_ref().map(AsFd::as_fd)
+    }
+
+    /// What outlives the tree.
+    pub(crate) fn into_terminals(mut self) -> Option<OwnedFd> {
+        self.terminals.take()
+    }
+
+    /// Container: makes its copy of the tree a root that it can pivot into, and
+    /// attaches what was deferred. Returns the new root.
+    pub(super) fn complete(&self, plan: &ContainerPlan) -> Result<OwnedFd> {
+        // The copy is locked to its parent; a copy of the copy is not.
+        let again =
+            clone_mount(CWD, &self.path, Depth::Tree).context(|| "open_tree of the root")?;
+        attach_at(&again, &self.path).context(|| "bind the root onto itself")?;
+        let root = open_root(&self.path)?;
+        for (index, donated) in &self.deferred {
+            let donated = match donated {
+                Some((fd, is_file)) => {
+                    Some((fd.try_clone().context(|| "dup of a mount")?, *is_file))
+                }
+                None => None,
+            };
+            attach(root.as_fd(), Ready { plan: &plan.mounts[*index], donated })?;
+        }
+        cover(root.as_fd(), plan, |path| is_deferred(plan, path))?;
+        Ok(root)
+    }
+}
+
+impl Drop for Tree {
+    fn drop(&mut self) {
+        for path in self.own_devices.iter().chain([&self.path]) {
+            let _ = unmount(path.as_str(), UnmountFlags::DETACH);
+            let _ = rustix::fs::rmdir(path.as_str());
+        }
+    }
+}
+
+fn open_root(path: &str) -> Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    open(path, flags, Mode::empty()).context(|| format!("open {path}"))
+}
+
+/// Masks and protects those paths for which it is our turn.
+fn cover(root: BorrowedFd<'_>, plan: &ContainerPlan, ours: impl Fn(&Path) -> bool) -> Result<()> {
+    let turn = |paths: &[PathBuf]| -> Vec<PathBuf> {
+        paths.iter().filter(|path| ours(path)).cloned().collect()
+    };
+    turn(&plan.readonly_paths).iter().try_for_each(|p| masks::make_read_only(root, p))?;
+    turn(&plan.masked_paths).iter().try_for_each(|p| masks::mask(root, p))
+}
+
+/// Whether a mount needs namespaces that are made with the container.
+fn needs_container(plan: &ContainerPlan, mount: &MountPlan) -> bool {
+    match mount.source {
+        MountSource::Proc => plan.namespaces.pid,
+        MountSource::Mqueue => plan.namespaces.ipc,
+        MountSource::Cgroup => true,
+        _ => false,
+    }
+}
+
+/// Whether a path lies at or below a mount that needs the container.
+fn is_deferred(plan: &ContainerPlan, path: &Path) -> bool {
+    plan.mounts
+        .iter()
+        .any(|mount| needs_container(plan, mount) && path.starts_with(&mount.destination))
+}
+
+/// A container whose `/dev` is a directory of the host gets what is there.
+fn provides_devices(plan: &ContainerPlan) -> bool {
+    let is_dev = |mount: &&MountPlan| mount.destination == Path::new("/dev");
+    let bound = |mount: &MountPlan| matches!(mount.source, MountSource::Donated { .. });
+    !plan.mounts.iter().rfind(is_dev).is_some_and(bound)
+}

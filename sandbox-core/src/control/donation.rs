@@ -1,0 +1,252 @@
+//! What boot is given at its birth: the flags of its command line, each
+//! descriptor under the number it has in boot, and the birth certificate that
+//! `--spec-fd` holds.
+//!
+//! Both directions are here: the shim writes ([`BootFlags::to_args`],
+//! [`Birth::encode`]), boot reads ([`BootFlags::parse`], [`Birth::decode`]).
+
+use std::ffi::OsString;
+use std::os::fd::RawFd;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+
+/// The name boot goes by in process lists.
+pub const BOOT_ARGV0: &str = "palisade-sandbox";
+
+/// The byte that boot writes to start-sync once it is up. Anything else is the
+/// first byte of a sentence that says why it will never be.
+pub const STARTED: u8 = 1;
+
+/// The flags of `palisade boot`, in the order they are written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BootFlags {
+    /// Log lines.
+    pub log_fd: RawFd,
+    /// Debug log lines, when wanted.
+    pub debug_log_fd: Option<RawFd>,
+    /// Where a panic is written.
+    pub panic_log_fd: RawFd,
+    /// The root container's bundle, for people who read process lists.
+    pub bundle: PathBuf,
+    /// The control channel.
+    pub controller_fd: RawFd,
+    /// Where the gofer's mounts arrive.
+    pub mounts_fd: RawFd,
+    /// The birth certificate.
+    pub spec_fd: RawFd,
+    /// Where boot says that it is up.
+    pub start_sync_fd: RawFd,
+    /// Whether boot is PID 1 of a namespace of its own.
+    pub pidns: bool,
+    /// Whether boot moves into an empty root.
+    pub setup_root: bool,
+    /// Whether boot drops the capabilities that it does not need.
+    pub apply_caps: bool,
+    /// Whether boot dies with its parent.
+    pub attached: bool,
+    /// CPUs that the sandbox is told it has.
+    pub cpu_num: u32,
+    /// Bytes of memory that the sandbox is told it has.
+    pub total_memory: u64,
+    /// The sandbox's ID.
+    pub id: String,
+}
+
+impl BootFlags {
+    /// The command line, `argv[0]` included.
+    pub fn to_args(&self) -> Vec<String> {
+        let mut args = vec![BOOT_ARGV0.to_owned(), format!("--log-fd={}", self.log_fd)];
+        args.extend(self.debug_log_fd.map(|fd| format!("--debug-log-fd={fd}")));
+        args.extend([
+            format!("--panic-log-fd={}", self.panic_log_fd),
+            "boot".to_owned(),
+            format!("--bundle={}", self.bundle.display()),
+            format!("--controller-fd={}", self.controller_fd),
+            format!("--mounts-fd={}", self.mounts_fd),
+            format!("--spec-fd={}", self.spec_fd),
+            format!("--start-sync-fd={}", self.start_sync_fd),
+            format!("--pidns={}", self.pidns),
+            format!("--setup-root={}", self.setup_root),
+            format!("--apply-caps={}", self.apply_caps),
+            format!("--attached={}", self.attached),
+            format!("--cpu-num={}", self.cpu_num),
+            format!("--total-memory={}", self.total_memory),
+            self.id.clone(),
+        ]);
+        args
+    }
+
+    /// Reads what [`BootFlags::to_args`] wrote, without `argv[0]`.
+    pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Self> {
+        let mut given = Given::default();
+        for arg in args {
+            let arg = arg
+                .into_string()
+                .map_err(|a| Error::invalid(format!("boot: argument {a:?} is not UTF-8")))?;
+            given.take(arg)?;
+        }
+        Ok(Self {
+            log_fd: given.required("--log-fd")?,
+            debug_log_fd: given.optional("--debug-log-fd")?,
+            panic_log_fd: given.required("--panic-log-fd")?,
+            bundle: given.required("--bundle")?,
+            controller_fd: given.required("--controller-fd")?,
+            mounts_fd: given.required("--mounts-fd")?,
+            spec_fd: given.required("--spec-fd")?,
+            start_sync_fd: given.required("--start-sync-fd")?,
+            pidns: given.required("--pidns")?,
+            setup_root: given.required("--setup-root")?,
+            apply_caps: given.required("--apply-caps")?,
+            attached: given.required("--attached")?,
+            cpu_num: given.required("--cpu-num")?,
+            total_memory: given.required("--total-memory")?,
+            id: given.id()?,
+        })
+    }
+}
+
+/// Command-line words before they are looked at one by one.
+#[derive(Default)]
+struct Given {
+    flags: Vec<(String, String)>,
+    words: Vec<String>,
+}
+
+impl Given {
+    fn take(&mut self, arg: String) -> Result<()> {
+        match arg.split_once('=') {
+            Some((name, value)) if name.starts_with("--") => {
+                self.flags.push((name.to_owned(), value.to_owned()));
+            }
+            None if arg.starts_with("--") => {
+                return Err(Error::invalid(format!(
+                    "boot: {arg} needs a value, as in {arg}=VALUE"
+                )));
+            }
+            _ => self.words.push(arg),
+        }
+        Ok(())
+    }
+
+    fn optional<T: std::str::FromStr>(&self, name: &str) -> Result<Option<T>> {
+        let Some((_, value)) = self.flags.iter().find(|(n, _)| n == name) else {
+            return Ok(None);
+        };
+        value
+            .parse()
+            .map(Some)
+            .map_err(|_| Error::invalid(format!("boot: {name}={value} is not a value of its kind")))
+    }
+
+    fn required<T: std::str::FromStr>(&self, name: &str) -> Result<T> {
+        self.optional(name)?.ok_or_else(|| {
+            Error::invalid(format!(
+                "boot: {name} is missing; boot is started by the shim, not by hand"
+            ))
+        })
+    }
+
+    fn id(&mut self) -> Result<String> {
+        match &self.words[..] {
+            [boot, id] if boot == "boot" => Ok(id.clone()),
+            words => Err(Error::invalid(format!("boot: expected `boot ... ID`, found {words:?}"))),
+        }
+    }
+}
+
+/// The birth certificate: what boot must know before it takes requests.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Birth {
+    /// The user IDs of the sandbox's user namespace, as first ID and count;
+    /// empty when it has none of its own.
+    pub user_ids: Vec<(u32, u32)>,
+    /// The group IDs, likewise.
+    pub group_ids: Vec<(u32, u32)>,
+    /// Whether boot's network namespace is new, so that its loopback is down
+    /// and its sysctls are unset.
+    pub new_network: bool,
+    /// Sysctls to set in a new network namespace, as paths below `/proc/sys`.
+    pub network_sysctls: Vec<(String, String)>,
+}
+
+impl Birth {
+    /// The certificate under a line that names the program's version.
+    pub fn encode(&self) -> Result<Vec<u8>> {
+        let mut bytes = header().into_bytes();
+        bytes.extend(
+            postcard::to_stdvec(self).map_err(|e| Error::internal(format!("encode birth: {e}")))?,
+        );
+        Ok(bytes)
+    }
+
+    /// Reads it, if the writer was of this very version.
+    pub fn decode(bytes: &[u8]) -> Result<Self> {
+        let end = bytes.iter().position(|b| *b == b'\n').map_or(0, |at| at + 1);
+        let (first, rest) = bytes.split_at(end);
+        if first != header().as_bytes() {
+            return Err(Error::invalid(format!(
+                "the shim is of version {:?} but the palisade executable beside it is {:?}; install both from one release",
+                String::from_utf8_lossy(first).trim_end(),
+                header().trim_end(),
+            )));
+        }
+        postcard::from_bytes(rest)
+            .map_err(|e| Error::internal(format!("--spec-fd holds no birth certificate: {e}")))
+    }
+}
+
+fn header() -> String {
+    format!("palisade {}\n", env!("CARGO_PKG_VERSION"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn flags() -> BootFlags {
+        BootFlags {
+            log_fd: 3,
+            debug_log_fd: None,
+            panic_log_fd: 4,
+            bundle: "/run/b".into(),
+            controller_fd: 5,
+            mounts_fd: 6,
+            spec_fd: 7,
+            start_sync_fd: 8,
+            pidns: true,
+            setup_root: true,
+            apply_caps: true,
+            attached: false,
+            cpu_num: 2,
+            total_memory: 1 << 40,
+            id: "sandbox".into(),
+        }
+    }
+
+    #[test]
+    fn boot_reads_the_flags_that_the_shim_wrote() {
+        let args = flags().to_args().into_iter().skip(1).map(OsString::from);
+        assert_eq!(BootFlags::parse(args).unwrap(), flags());
+    }
+
+    #[test]
+    fn a_missing_flag_is_named() {
+        let args = flags()
+            .to_args()
+            .into_iter()
+            .skip(1)
+            .filter(|a| !a.contains("spec"))
+            .map(OsString::from);
+        let error = BootFlags::parse(args).unwrap_err().to_string();
+        assert!(error.contains("--spec-fd"), "{error}");
+    }
+
+    #[test]
+    fn a_certificate_of_another_version_is_refused_in_a_sentence() {
+        let error = Birth::decode(b"palisade 0.0.0\nwhatever").unwrap_err().to_string();
+        assert!(error.contains("install both from one release"), "{error}");
+    }
+}

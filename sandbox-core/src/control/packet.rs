@@ -1,0 +1,292 @@
+//! Packets of a seqpacket socket (unix(7)), with descriptors.
+//!
+//! The peer may be hostile: a packet is received whole or not at all, takes no
+//! more memory than it says it is long, and brings no more descriptors than
+//! the caller asked for.
+//!
+//! | first byte | rest |
+//! |---|---|
+//! | [`INLINE`] | the bytes, at most [`MAX_PACKET`] |
+//! | [`IN_MEMFD`] | nothing: the bytes are a sealed memfd, the first descriptor |
+//!
+//! The byte also tells an empty packet from the end of the channel.
+
+use std::fs::File;
+use std::io::{self, ErrorKind, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+
+use rustix::fs::{MemfdFlags, SealFlags};
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags,
+};
+
+use crate::control::message::MAX_PACKET;
+
+/// The most descriptors of one packet that anybody can receive (`SCM_MAX_FD`).
+const SCM_MAX_FD: usize = 253;
+
+const INLINE: u8 = 0;
+const IN_MEMFD: u8 = 1;
+
+/// What a received memfd must be sealed against: with these, neither its size
+/// nor its content can change under the reader.
+const SEALS: SealFlags =
+    SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlags::WRITE).union(SealFlags::SEAL);
+
+/// What [`receive_packet`] found.
+#[derive(Debug)]
+pub enum Received {
+    /// A packet.
+    Packet {
+        /// Its bytes.
+        bytes: Vec<u8>,
+        /// Its descriptors, close-on-exec, in the order they were sent.
+        fds: Vec<OwnedFd>,
+    },
+    /// The peer has closed the channel, and all that it sent was received.
+    Closed,
+    /// The socket is non-blocking and nothing waits.
+    WouldBlock,
+}
+
+/// Sends one packet (sendmsg(2)). Bytes beyond [`MAX_PACKET`] go into a memfd.
+/// A full non-blocking socket is [`ErrorKind::WouldBlock`]; a peer that is gone
+/// [`ErrorKind::BrokenPipe`], without a signal.
+pub fn send_packet(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    if bytes.len() <= MAX_PACKET {
+        return send(socket.as_fd(), INLINE, bytes, fds);
+    }
+    let memfd = sealed_memfd(bytes)?;
+    let mut all = Vec::with_capacity(fds.len() + 1);
+    all.push(memfd.as_fd());
+    all.extend_from_slice(fds);
+    send(socket.as_fd(), IN_MEMFD, &[], &all)
+}
+
+fn send(socket: BorrowedFd<'_>, tag: u8, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    if fds.len() > SCM_MAX_FD {
+        let message = format!("{} descriptors in one packet, at most {SCM_MAX_FD} fit", fds.len());
+        return Err(io::Error::new(ErrorKind::InvalidInput, message));
+    }
+    let mut space = vec![MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(fds.len()))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    if !fds.is_empty() {
+        ancillary.push(SendAncillaryMessage::ScmRights(fds));
+    }
+    let parts = [IoSlice::new(std::slice::from_ref(&tag)), IoSlice::new(bytes)];
+    loop {
+        // A packet goes out whole or not at all, so the count says nothing new.
+        match rustix::net::sendmsg(socket, &parts, &mut ancillary, SendFlags::NOSIGNAL) {
+            Err(rustix::io::Errno::INTR) => continue,
+            result => return Ok(result.map(drop)?),
+        }
+    }
+}
+
+/// Receives one packet (recvmsg(2)), of at most `max_bytes` (in a memfd too)
+/// and `max_fds`. An error means that the peer does not keep to the rules:
+/// give the channel up.
+pub fn receive_packet(socket: impl AsFd, max_bytes: usize, max_fds: usize) -> io::Result<Received> {
+    let socket = socket.as_fd();
+    let length = match waiting(socket) {
+        Ok(0) => return Ok(Received::Closed),
+        Ok(length) => length - 1,
+        Err(e) if e.kind() == ErrorKind::WouldBlock => return Ok(Received::WouldBlock),
+        // The peer closed with unread packets of ours.
+        Err(e) if e.kind() == ErrorKind::ConnectionReset => return Ok(Received::Closed),
+        Err(e) => return Err(e),
+    };
+    if length > max_bytes.min(MAX_PACKET) {
+        return Err(broken(format!("a packet of {length} bytes, at most {max_bytes} expected")));
+    }
+    let mut tag = 0;
+    let mut bytes = vec![0; length];
+    let mut fds = receive(socket, &mut tag, &mut bytes, max_fds + 1)?;
+    match tag {
+        INLINE => {}
+        IN_MEMFD if length == 0 && !fds.is_empty() => {
+            bytes = read_sealed(fds.remove(0), max_bytes)?;
+        }
+        _ => return Err(broken(format!("a packet that begins with the byte {tag}"))),
+    }
+    if fds.len() > max_fds {
+        return Err(broken(format!("{} descriptors, at most {max_fds} expected", fds.len())));
+    }
+    Ok(Received::Packet { bytes, fds })
+}
+
+/// The size of the packet that waits, tag included. Zero when none will come.
+/// Takes no descriptor out: those are only installed by a real receive.
+fn waiting(socket: BorrowedFd<'_>) -> io::Result<usize> {
+    loop {
+        let flags = RecvFlags::PEEK | RecvFlags::TRUNC;
+        match rustix::net::recv(socket, [0_u8; 0].as_mut_slice(), flags) {
+            Err(rustix::io::Errno::INTR) => continue,
+            Err(e) => return Err(e.into()),
+            Ok((_, length)) => return Ok(length),
+        }
+    }
+}
+
+fn receive(
+    socket: BorrowedFd<'_>,
+    tag: &mut u8,
+    bytes: &mut [u8],
+    max_fds: usize,
+) -> io::Result<Vec<OwnedFd>> {
+    let mut space = vec![MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(max_fds))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let expected = bytes.len() + 1;
+    let mut parts = [IoSliceMut::new(std::slice::from_mut(tag)), IoSliceMut::new(bytes)];
+    let message = loop {
+        let flags = RecvFlags::CMSG_CLOEXEC;
+        match rustix::net::recvmsg(socket, &mut parts, &mut ancillary, flags) {
+            Err(rustix::io::Errno::INTR) => continue,
+            result => break result?,
+        }
+    };
+    // Drained before anything is judged, so that whatever came is closed.
+    let mut fds = Vec::new();
+    for message in ancillary.drain() {
+        if let RecvAncillaryMessage::ScmRights(some) = message {
+            fds.extend(some);
+        }
+    }
+    if message.flags.intersects(ReturnFlags::TRUNC) || message.bytes != expected {
+        return Err(broken("a packet that does not fit its announced size".to_owned()));
+    }
+    if message.flags.intersects(ReturnFlags::CTRUNC) {
+        return Err(broken(format!(
+            "more than {max_fds} descriptors in a packet, or no room for them"
+        )));
+    }
+    Ok(fds)
+}
+
+/// A memfd that holds `bytes` and can never change again (memfd_create(2)).
+pub fn sealed_memfd(bytes: &[u8]) -> io::Result<OwnedFd> {
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    let memfd = File::from(rustix::fs::memfd_create("palisade", flags)?);
+    memfd.write_all_at(bytes, 0)?;
+    rustix::fs::fcntl_add_seals(&memfd, SEALS)?;
+    Ok(memfd.into())
+}
+
+/// Reads what a peer claims to be a [`sealed_memfd`]. Asking for the seals also
+/// proves that it is memory: a read of it cannot block.
+fn read_sealed(memfd: OwnedFd, max_bytes: usize) -> io::Result<Vec<u8>> {
+    let seals = rustix::fs::fcntl_get_seals(&memfd)
+        .map_err(|e| broken(format!("a descriptor in place of a memfd (F_GET_SEALS: {e})")))?;
+    if !seals.contains(SEALS) {
+        return Err(broken(format!("a memfd that is not sealed: {seals:?}")));
+    }
+    let memfd = File::from(memfd);
+    let length = usize::try_from(memfd.metadata()?.len()).unwrap_or(usize::MAX);
+    if length > max_bytes {
+        return Err(broken(format!("a memfd of {length} bytes, at most {max_bytes} expected")));
+    }
+    let mut bytes = vec![0; length];
+    memfd.read_exact_at(&mut bytes, 0)?;
+    Ok(bytes)
+}
+
+fn broken(message: String) -> io::Error {
+    io::Error::new(ErrorKind::InvalidData, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::net::{AddressFamily, SocketFlags, SocketType};
+
+    fn pair() -> (OwnedFd, OwnedFd) {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap()
+    }
+
+    fn packet(received: io::Result<Received>) -> (Vec<u8>, Vec<OwnedFd>) {
+        match received.unwrap() {
+            Received::Packet { bytes, fds } => (bytes, fds),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn error(received: io::Result<Received>) -> String {
+        received.unwrap_err().to_string()
+    }
+
+    #[test]
+    fn packets_keep_their_bounds_and_their_descriptors() {
+        let (a, b) = pair();
+        let null = File::open("/dev/null").unwrap();
+        send_packet(&a, b"one", &[null.as_fd(), null.as_fd()]).unwrap();
+        send_packet(&a, b"", &[]).unwrap();
+        let (bytes, fds) = packet(receive_packet(&b, 3, 2));
+        assert_eq!((bytes.as_slice(), fds.len()), (b"one".as_slice(), 2));
+        assert!(rustix::io::fcntl_getfd(&fds[0]).unwrap().contains(rustix::io::FdFlags::CLOEXEC));
+        assert_eq!(packet(receive_packet(&b, 3, 2)).0, b"");
+        assert!(matches!(receive_packet(&b, 3, 2), Ok(Received::WouldBlock)));
+        drop(a);
+        assert!(matches!(receive_packet(&b, 3, 2), Ok(Received::Closed)));
+    }
+
+    #[test]
+    fn a_large_packet_travels_in_a_memfd() {
+        let (a, b) = pair();
+        let null = File::open("/dev/null").unwrap();
+        let long = vec![7; MAX_PACKET + 1];
+        send_packet(&a, &long, &[null.as_fd()]).unwrap();
+        let (bytes, fds) = packet(receive_packet(&b, long.len(), 1));
+        assert_eq!((bytes, fds.len()), (long.clone(), 1));
+        send_packet(&a, &long, &[]).unwrap();
+        assert!(error(receive_packet(&b, long.len() - 1, 1)).contains("at most 65536"));
+        send_packet(&a, &long[1..], &[]).unwrap();
+        assert_eq!(packet(receive_packet(&b, MAX_PACKET, 0)).0.len(), MAX_PACKET);
+    }
+
+    #[test]
+    fn a_peer_that_breaks_the_rules_is_found_out() {
+        let (a, b) = pair();
+        let null = File::open("/dev/null").unwrap();
+        send_packet(&a, b"too long", &[]).unwrap();
+        assert!(error(receive_packet(&b, 4, 0)).contains("8 bytes, at most 4"));
+        receive_packet(&b, 8, 0).unwrap();
+        for count in 2..20 {
+            let many = vec![null.as_fd(); count];
+            send_packet(&a, b"x", &many).unwrap();
+            assert!(error(receive_packet(&b, 4, 1)).contains("descriptors"));
+        }
+        send(a.as_fd(), 9, b"", &[]).unwrap();
+        assert!(error(receive_packet(&b, 4, 0)).contains("the byte 9"));
+        send(a.as_fd(), IN_MEMFD, b"", &[]).unwrap();
+        assert!(error(receive_packet(&b, 4, 0)).contains("the byte 1"));
+    }
+
+    #[test]
+    fn only_a_sealed_memfd_is_read() {
+        let (a, b) = pair();
+        let null = File::open("/dev/null").unwrap();
+        send(a.as_fd(), IN_MEMFD, b"", &[null.as_fd()]).unwrap();
+        assert!(error(receive_packet(&b, 4, 0)).contains("in place of a memfd"));
+        let open = rustix::fs::memfd_create("x", MemfdFlags::ALLOW_SEALING).unwrap();
+        send(a.as_fd(), IN_MEMFD, b"", &[open.as_fd()]).unwrap();
+        assert!(error(receive_packet(&b, 4, 0)).contains("not sealed"));
+    }
+
+    #[test]
+    fn nothing_received_is_left_open_after_an_error() {
+        let count = || std::fs::read_dir("/proc/self/fd").unwrap().count();
+        let (a, b) = pair();
+        let null = File::open("/dev/null").unwrap();
+        let before = count();
+        for _ in 0..100 {
+            send_packet(&a, b"x", &[null.as_fd(); 30]).unwrap();
+            receive_packet(&b, 4, 3).unwrap_err();
+        }
+        // Other tests open descriptors at the same time, but not hundreds.
+        assert!(count() < before + 50);
+    }
+}

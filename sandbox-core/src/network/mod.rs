@@ -1,0 +1,93 @@
+//! The sandbox's network namespace.
+
+use std::fs;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use nix::sched::{CloneFlags, setns};
+
+use crate::error::{Context, Result};
+use crate::spec::plan::{IdMapping, Network};
+use crate::spec::sysctl_file;
+
+/// While it lives, this thread is in another network namespace.
+#[derive(Debug)]
+pub struct Visit {
+    home: OwnedFd,
+}
+
+impl Visit {
+    /// Enters the namespace that `path` names. A child cloned meanwhile is
+    /// born in it: a process in a user namespace of its own could not enter
+    /// one that belongs to the host.
+    ///
+    /// # Errors
+    /// Names the path and the field that it comes from.
+    pub fn enter(path: &Path) -> Result<Self> {
+        let what = || format!("linux.namespaces: join the network namespace {}", path.display());
+        let home = fs::File::open("/proc/thread-self/ns/net")
+            .context(|| "open /proc/thread-self/ns/net")?;
+        let there = fs::File::open(path).context(what)?;
+        setns(there.as_fd(), CloneFlags::CLONE_NEWNET).context(what)?;
+        Ok(Self { home: home.into() })
+    }
+}
+
+impl Drop for Visit {
+    fn drop(&mut self) {
+        // A shim that stayed would act in the pod's network from here on.
+        if setns(self.home.as_fd(), CloneFlags::CLONE_NEWNET).is_err() {
+            crate::sys::process::exit_now(1);
+        }
+    }
+}
+
+/// The sysctls that the pod asked for, and those that make up for what a
+/// container cannot do in a network namespace that belongs to the host: bind to
+/// ports below 1024 and send pings, unless the pod set these itself. As paths
+/// below `/proc/sys`.
+pub fn sysctls(wanted: &[(String, String)], groups: &[IdMapping]) -> Vec<(String, String)> {
+    let path = |name: &str| sysctl_file(name).to_string_lossy().into_owned();
+    let paths = wanted.iter().map(|(name, value)| (path(name), value.clone()));
+    let mut all: Vec<_> = paths.collect();
+    let last_group =
+        groups.iter().map(|m| m.inside + (m.size - 1)).max().unwrap_or(i32::MAX as u32);
+    let defaults = [
+        ("net/ipv4/ip_unprivileged_port_start", "0".to_owned()),
+        ("net/ipv4/ping_group_range", format!("0 {}", last_group.min(i32::MAX as u32))),
+    ];
+    for (path, value) in defaults {
+        if !all.iter().any(|(set, _)| set == path) {
+            all.push((path.to_owned(), value));
+        }
+    }
+    all
+}
+
+/// Writes sysctls of the current network namespace.
+pub fn write_sysctls(sysctls: &[(String, String)]) -> Result<()> {
+    for (path, value) in sysctls {
+        fs::write(Path::new("/proc/sys").join(path), value)
+            .context(|| format!("linux.sysctl: write {value:?} to /proc/sys/{path}"))?;
+    }
+    Ok(())
+}
+
+/// Whether the sandbox gets a network namespace that nobody has set up.
+pub fn is_new(network: &Network) -> bool {
+    matches!(network, Network::New)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_pod_sets_is_not_overridden() {
+        let wanted = [("net.ipv4.ip_unprivileged_port_start".to_owned(), "1024".to_owned())];
+        let all = sysctls(&wanted, &[]);
+        let starts: Vec<_> = all.iter().filter(|(p, _)| p.ends_with("port_start")).collect();
+        assert_eq!(starts.len(), 1);
+        assert_eq!(starts[0].1, "1024");
+    }
+}

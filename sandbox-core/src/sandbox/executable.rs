@@ -1,0 +1,50 @@
+//! The `palisade` executable, opened so that nothing can change it.
+
+use std::ffi::CString;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::CWD;
+
+use crate::error::{Context, Error, Result};
+use crate::sys::mount::{AttrChange, Depth, clone_mount, mount_setattr};
+use crate::sys::process::execute_descriptor;
+
+/// An open executable on a private, read-only mount of its own. A container
+/// that runs as the host's root could otherwise write to it through
+/// `/proc/<pid>/exe` while one of our processes prepares its execve
+/// (CVE-2019-5736).
+#[derive(Debug)]
+pub struct Executable(OwnedFd);
+
+impl Executable {
+    /// Opens it.
+    ///
+    /// # Errors
+    /// A sentence that names the path when it is missing or cannot be executed
+    /// by everybody: the sandbox process runs as nobody.
+    pub fn open(path: &Path) -> Result<Self> {
+        let advice = "install it beside containerd-shim-palisade-v1, owned by root, mode 0755";
+        let wrong = |what: &str| Error::internal(format!("{} {what}; {advice}", path.display()));
+        let mount = match clone_mount(CWD, path, Depth::Top) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Err(wrong("is missing")),
+            other => other.context(|| format!("open_tree {}", path.display()))?,
+        };
+        let stat = rustix::fs::fstat(&mount).context(|| format!("stat {}", path.display()))?;
+        if stat.st_mode & libc::S_IFMT != libc::S_IFREG || stat.st_mode & 0o001 == 0 {
+            return Err(wrong("is not a file that every user may execute"));
+        }
+        let read_only = AttrChange { set: libc::MOUNT_ATTR_RDONLY, ..AttrChange::default() };
+        mount_setattr(&mount, Depth::Top, read_only)
+            .context(|| format!("make a read-only mount of {}", path.display()))?;
+        Ok(Self(mount))
+    }
+
+    /// Executes it with an empty environment. Returns only to say why not.
+    pub fn execute(&self, args: &[CString]) -> Error {
+        match execute_descriptor(self.0.as_fd(), args, &[]) {
+            Err(e) => Error::internal(format!("execveat palisade: {e}")),
+            Ok(never) => match never {},
+        }
+    }
+}

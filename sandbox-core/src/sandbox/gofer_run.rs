@@ -1,0 +1,174 @@
+//! Starting the gofer and hearing what came of it.
+
+use std::ffi::CString;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::PoisonError;
+
+use oci_spec::runtime::LinuxSeccomp;
+use rustix::fs::{Mode, OFlags};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use rustix::process::{WaitId, WaitIdOptions, waitid};
+
+use super::{Sandbox, open_namespace, printable};
+use crate::control::message::{FailureKind, MAX_PACKET};
+use crate::control::packet::{Received, receive_packet, send_packet};
+use crate::error::{Context, Error, Result};
+use crate::gofer::request::{GoferAnswer, GoferRequest, RootfsMount, RootfsSource, SeccompJob};
+use crate::spec::plan::{DonatedSource, Plan};
+use crate::spec::seccomp;
+use crate::sys::clone::{Cloned, SingleThreaded, clone_into};
+use crate::sys::descriptor::{cloexec_from, donate};
+use crate::sys::process::exit_now;
+
+/// A gofer at work.
+#[derive(Debug)]
+pub struct GoferRun {
+    socket: OwnedFd,
+}
+
+impl AsFd for GoferRun {
+    /// Readable once the gofer has answered or died.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+impl GoferRun {
+    /// Reads the answer. The process ends by itself and is collected later:
+    /// taking its mounts down takes the kernel longer than we want to wait.
+    pub fn finish(self) -> Result<()> {
+        let received = receive_packet(&self.socket, MAX_PACKET, 0);
+        let bytes = match received.context(|| "receive the gofer's answer")? {
+            Received::Packet { bytes, .. } => bytes,
+            _ => return Err(Error::internal("the gofer died before it answered")),
+        };
+        let answer: GoferAnswer = postcard::from_bytes(&bytes)
+            .map_err(|e| Error::internal(format!("the gofer's answer is no answer: {e}")))?;
+        answer.map_err(|e| {
+            let kind = if e.invalid { FailureKind::Invalid } else { FailureKind::Internal };
+            Error::new(kind, e.message)
+        })
+    }
+}
+
+/// Collects the gofers that have ended; with `wait`, all.
+pub(super) fn collect(sandbox: &Sandbox, wait: bool) {
+    let options = match wait {
+        true => WaitIdOptions::EXITED,
+        false => WaitIdOptions::EXITED | WaitIdOptions::NOHANG,
+    };
+    let mut gofers = sandbox.gofers.lock().unwrap_or_else(PoisonError::into_inner);
+    gofers.retain(|pidfd| matches!(waitid(WaitId::PidFd(pidfd.as_fd()), options), Ok(None)));
+}
+
+/// See [`Sandbox::gofer`].
+pub(super) fn start(
+    sandbox: &Sandbox,
+    plan: &Plan,
+    rootfs: Vec<RootfsMount>,
+    first: bool,
+) -> Result<GoferRun> {
+    let (ours, theirs) =
+        socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+            .context(|| "socketpair for the gofer")?;
+    let request = request(sandbox, plan, rootfs, first)?;
+    // The kernel queues it: it is there before the gofer asks.
+    send_request(sandbox, &ours, &request)?;
+    let alone = SingleThreaded::prove().context(|| "clone the gofer")?;
+    match clone_into(&alone, 0, None).context(|| "clone3 of the gofer")? {
+        Cloned::Parent { pidfd, .. } => {
+            sandbox.gofers.lock().unwrap_or_else(PoisonError::into_inner).push(pidfd);
+            Ok(GoferRun { socket: ours })
+        }
+        Cloned::Child => become_gofer(sandbox, &theirs),
+    }
+}
+
+fn request(
+    sandbox: &Sandbox,
+    plan: &Plan,
+    rootfs: Vec<RootfsMount>,
+    first: bool,
+) -> Result<GoferRequest> {
+    let runs = plan.container.process.is_some();
+    let rootfs = match rootfs.is_empty() {
+        _ if !runs => RootfsSource::None,
+        true => RootfsSource::Directory(plan.host.rootfs.clone()),
+        false => RootfsSource::Mounts(rootfs),
+    };
+    Ok(GoferRequest {
+        container: plan.container.id.clone(),
+        user_namespace: sandbox.has_user_namespace(),
+        root_id: (sandbox.host_uid(0), sandbox.host_gid(0)),
+        sandbox_proc: first,
+        default_devices: first,
+        rootfs,
+        mounts: if runs { plan.host.donated.clone() } else { Vec::new() },
+        devices: if runs { plan.host.devices.clone() } else { Vec::new() },
+        seccomp: if runs { seccomp_job(&sandbox.state_root, plan)? } else { None },
+    })
+}
+
+/// Asks for the program of a profile that no container had before.
+fn seccomp_job(state_root: &Path, plan: &Plan) -> Result<Option<SeccompJob>> {
+    let Some(profile) = &plan.host.seccomp else {
+        return Ok(None);
+    };
+    let output = seccomp_file(state_root, profile)?;
+    Ok((!output.exists()).then(|| SeccompJob { profile: profile.clone(), output }))
+}
+
+fn seccomp_file(state_root: &Path, profile: &LinuxSeccomp) -> Result<PathBuf> {
+    Ok(state_root.join("seccomp").join(seccomp::key(profile)?))
+}
+
+/// See [`Sandbox::seccomp`].
+pub(super) fn open_seccomp(state_root: &Path, plan: &Plan) -> Result<Option<(OwnedFd, u32)>> {
+    let Some(profile) = &plan.host.seccomp else {
+        return Ok(None);
+    };
+    let path = seccomp_file(state_root, profile)?;
+    let file = rustix::fs::open(&path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        .context(|| format!("open {}", path.display()))?;
+    Ok(Some((file, seccomp::flags(profile))))
+}
+
+/// Sends the request with what it needs, in the order that
+/// [`GoferRequest`] documents.
+fn send_request(sandbox: &Sandbox, socket: &OwnedFd, request: &GoferRequest) -> Result<()> {
+    let wants_sysfs = request.mounts.iter().any(|(_, s)| matches!(s, DonatedSource::Sysfs));
+    let network = wants_sysfs.then(|| open_namespace(sandbox.boot, "net")).transpose()?;
+    let mut descriptors = vec![sandbox.mounts.as_fd()];
+    descriptors.extend(sandbox.user_namespace.as_ref().map(|user| user.fd.as_fd()));
+    descriptors.extend(network.as_ref().map(AsFd::as_fd));
+    if request.sandbox_proc {
+        descriptors.push(sandbox.pidfd.as_fd());
+    }
+    let bytes = postcard::to_stdvec(request)
+        .map_err(|e| Error::internal(format!("encode the gofer's request: {e}")))?;
+    send_packet(socket, &bytes, &descriptors).context(|| "send the gofer its request")
+}
+
+/// The child's road from clone to execve. Failing, it answers in the gofer's
+/// place.
+fn become_gofer(sandbox: &Sandbox, socket: &OwnedFd) -> ! {
+    let error = match prepare(socket) {
+        Ok(args) => sandbox.executable.execute(&args),
+        Err(error) => error,
+    };
+    let message = printable(error.to_string().as_bytes());
+    let answer: GoferAnswer = Err(crate::gofer::request::GoferError { invalid: false, message });
+    if let Ok(bytes) = postcard::to_stdvec(&answer) {
+        let _ = send_packet(socket, &bytes, &[]);
+    }
+    exit_now(1)
+}
+
+fn prepare(socket: &OwnedFd) -> Result<Vec<CString>> {
+    cloexec_from(3).context(|| "close_range")?;
+    let number = donate(socket).context(|| "donate a descriptor")?;
+    let args = ["palisade".to_owned(), "gofer".to_owned(), format!("--request-fd={number}")];
+    let to_c = |arg| CString::new(arg).map_err(|e| Error::internal(format!("argument: {e}")));
+    args.into_iter().map(to_c).collect()
+}

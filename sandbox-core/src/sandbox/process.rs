@@ -1,0 +1,67 @@
+//! Descriptors that came up from boot, checked before they are used.
+
+use std::os::fd::OwnedFd;
+
+use rustix::io::Errno;
+use rustix::process::{Signal, pidfd_send_signal};
+
+use super::HostPid;
+use crate::control::message::FailureKind;
+use crate::error::{Context, Error, Result};
+
+/// A container's process, known by a pidfd that came from boot and was checked
+/// to belong to a PID namespace below the shim's.
+#[derive(Debug)]
+pub struct Process {
+    /// Its host PID.
+    pub pid: HostPid,
+    /// Readable once it has exited.
+    pub pidfd: OwnedFd,
+}
+
+impl Process {
+    /// Checks a descriptor that boot sent: a pidfd of a live process in a PID
+    /// namespace below this one. A boot that was taken over could otherwise
+    /// have the shim signal the shim itself, whose pidfd it can get off the
+    /// control socket. The kernel tells both facts in proc_pid_fdinfo(5).
+    pub fn from_boot(pidfd: OwnedFd) -> Result<Process> {
+        use std::os::fd::AsRawFd;
+        let path = format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd());
+        let info = std::fs::read_to_string(&path).context(|| format!("read {path}"))?;
+        let field = |name| info.lines().find_map(|l| l.strip_prefix(name)).unwrap_or_default();
+        let pid = field("Pid:").trim().parse().unwrap_or(0);
+        let levels = field("NSpid:").split_whitespace().count();
+        if pid <= 0 || levels < 2 {
+            return Err(Error::internal(
+                "the sandbox process sent a descriptor that is not one of its processes",
+            ));
+        }
+        Ok(Self { pid: HostPid(pid), pidfd })
+    }
+
+    /// Sends a signal: pidfd_send_signal(2).
+    ///
+    /// # Errors
+    /// `NotFound` when it has exited; `Invalid` for a number that is no signal.
+    pub fn signal(&self, signal: i32) -> Result<()> {
+        let named = Signal::from_named_raw(signal)
+            .or_else(|| crate::sys::process::realtime_signal(signal))
+            .ok_or_else(|| Error::invalid(format!("{signal} is no signal; use 1 to 64")))?;
+        match pidfd_send_signal(&self.pidfd, named) {
+            Err(Errno::SRCH) => Err(Error::new(FailureKind::NotFound, "process already finished")),
+            other => other.context(|| format!("send signal {signal} to process {}", self.pid.0)),
+        }
+    }
+}
+
+/// Checks that a descriptor from boot is the master side of a pseudo terminal,
+/// so that reading it can do no more than read a terminal.
+pub fn checked_terminal(fd: OwnedFd) -> Result<OwnedFd> {
+    let stat = rustix::fs::fstat(&fd).context(|| "fstat of the terminal")?;
+    let is_character_device = stat.st_mode & libc::S_IFMT == libc::S_IFCHR;
+    // Only the master side of a pty answers TIOCGPTN.
+    if !is_character_device || crate::sys::process::terminal_number(&fd).is_err() {
+        return Err(Error::internal("the sandbox process sent a descriptor that is no terminal"));
+    }
+    Ok(fd)
+}

@@ -1,0 +1,355 @@
+//! Makes boot: from the plan of the root container to a process in its own
+//! namespaces that holds what it was donated.
+
+use std::ffi::CString;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Mutex;
+
+use nix::sched::CloneFlags;
+use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use rustix::pipe::{PipeFlags, pipe_with};
+
+use super::executable::Executable;
+use super::state::{Identity, StateDirectory};
+use super::users::{self, IdRange};
+use super::{HostPid, NewSandbox, PANIC_LOG_SIZE, Sandbox, UserNamespace, maps, open_namespace};
+use crate::control::donation::{Birth, BootFlags};
+use crate::control::packet::sealed_memfd;
+use crate::error::{Context, Error, Result};
+use crate::network;
+use crate::spec::plan::{Mappings, Network};
+use crate::sys::clone::{Cloned, SingleThreaded, clone_into};
+use crate::sys::descriptor::{cloexec_from, donate, install_stdio};
+use crate::sys::process::{die_with_parent, exit_now};
+
+/// See [`Sandbox::spawn`].
+pub(super) fn spawn(new: NewSandbox<'_>) -> Result<Sandbox> {
+    let executable = Executable::open(&new.config.palisade)?;
+    let claim = Claim::make(&new)?;
+    let channels = Channels::make()?;
+    let birth = birth(&new, claim.mappings.as_ref());
+    let certificate =
+        sealed_memfd(&birth.encode()?).context(|| "memfd for the birth certificate")?;
+    let args = ChildArgs { new: &new, executable: &executable, certificate: &certificate };
+    let (boot, pidfd) = clone_boot(args, &channels.boot, &claim)?;
+    let guard = KillOnError(Some(&pidfd));
+    let user_namespace = open_to_work(&new, boot, &claim, &channels)?;
+    let original = set_oom_score_adj(boot, new.plan.host.oom_score_adj)?;
+    let range = claim.range_link();
+    claim.directory.write(new.id, Identity::of(boot, &pidfd)?, original, range.clone())?;
+    guard.disarm();
+    Ok(Sandbox {
+        owner: owner(&new),
+        directory: claim.keep(),
+        state_root: new.config.state_root.clone(),
+        boot,
+        pidfd,
+        reaped: false.into(),
+        control: channels.shim.control,
+        mounts: channels.shim.mounts,
+        start_sync: channels.shim.start_sync,
+        log: channels.shim.log,
+        panic_log: channels.boot.panic_log,
+        executable,
+        user_namespace,
+        id_range: range,
+        next_number: 1.into(),
+        gofers_started: 0.into(),
+        gofers: Mutex::default(),
+    })
+}
+
+/// What a sandbox takes on disk: its state directory and its ID range. Given
+/// back on drop unless kept.
+struct Claim {
+    directory: StateDirectory,
+    range: Option<IdRange>,
+    mappings: Option<Mappings>,
+    owner: String,
+    kept: bool,
+}
+
+impl Claim {
+    fn make(new: &NewSandbox<'_>) -> Result<Self> {
+        let directory = StateDirectory::locate(&new.config.state_root, new.namespace, new.id)?;
+        directory.create()?;
+        let mut claim =
+            Self { directory, range: None, mappings: None, owner: owner(new), kept: false };
+        if new.plan.container.user_namespace {
+            claim.mappings = match &new.plan.host.mappings {
+                Some(mappings) => Some(mappings.clone()),
+                None => {
+                    let config = new.config;
+                    let (start, size) = (config.id_range_start, config.id_range_size);
+                    let range = IdRange::allocate(&config.state_root, start, size, &claim.owner)?;
+                    let mappings = range.mappings();
+                    claim.range = Some(range);
+                    Some(mappings)
+                }
+            };
+        }
+        Ok(claim)
+    }
+
+    fn range_link(&self) -> Option<std::path::PathBuf> {
+        self.range.as_ref().map(|range| range.link().to_owned())
+    }
+
+    fn keep(mut self) -> StateDirectory {
+        self.kept = true;
+        self.directory.clone()
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        if self.kept {
+            return;
+        }
+        if let Some(range) = &self.range {
+            let _ = users::release(range.link(), &self.owner);
+        }
+        let _ = self.directory.remove();
+    }
+}
+
+fn owner(new: &NewSandbox<'_>) -> String {
+    format!("{}/{}", new.namespace, new.id)
+}
+
+/// The two ends of each channel.
+struct Channels {
+    shim: ShimEnds,
+    boot: BootEnds,
+}
+
+struct ShimEnds {
+    control: OwnedFd,
+    mounts: OwnedFd,
+    start_sync: OwnedFd,
+    log: OwnedFd,
+    go: OwnedFd,
+}
+
+struct BootEnds {
+    control: OwnedFd,
+    mounts: OwnedFd,
+    start_sync: OwnedFd,
+    log: OwnedFd,
+    panic_log: OwnedFd,
+    go: OwnedFd,
+}
+
+impl Channels {
+    fn make() -> Result<Self> {
+        let pair = || {
+            let kind = SocketType::SEQPACKET;
+            socketpair(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None)
+                .context(|| "socketpair")
+        };
+        let pipe = || pipe_with(PipeFlags::CLOEXEC).context(|| "pipe");
+        let (control, boot_control) = pair()?;
+        let (mounts, boot_mounts) = pair()?;
+        let (start_sync, boot_start_sync) = pipe()?;
+        let (log, boot_log) = pipe()?;
+        let (boot_go, go) = pipe()?;
+        for fd in [&control, &log] {
+            rustix::io::ioctl_fionbio(fd, true).context(|| "make a channel non-blocking")?;
+        }
+        Ok(Self {
+            shim: ShimEnds { control, mounts, start_sync, log, go },
+            boot: BootEnds {
+                control: boot_control,
+                mounts: boot_mounts,
+                start_sync: boot_start_sync,
+                log: boot_log,
+                panic_log: panic_log()?,
+                go: boot_go,
+            },
+        })
+    }
+}
+
+/// A file of fixed size: a hostile boot can fill it, not grow it.
+fn panic_log() -> Result<OwnedFd> {
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    let file = rustix::fs::memfd_create("palisade-panic", flags).context(|| "memfd_create")?;
+    rustix::fs::ftruncate(&file, PANIC_LOG_SIZE).context(|| "size the panic log")?;
+    let seals = SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
+    rustix::fs::fcntl_add_seals(&file, seals).context(|| "seal the panic log")?;
+    Ok(file)
+}
+
+fn birth(new: &NewSandbox<'_>, mappings: Option<&Mappings>) -> Birth {
+    let new_network = network::is_new(&new.plan.host.network);
+    let wanted = &new.plan.host.network_sysctls;
+    let groups = mappings.map_or(&[][..], |m| &m.gids);
+    let users = mappings.map_or(&[][..], |m| &m.uids);
+    Birth {
+        user_ids: users.iter().map(|m| (m.inside, m.size)).collect(),
+        group_ids: groups.iter().map(|m| (m.inside, m.size)).collect(),
+        new_network,
+        network_sysctls: if new_network { network::sysctls(wanted, groups) } else { Vec::new() },
+    }
+}
+
+/// What the child needs to become boot.
+#[derive(Clone, Copy)]
+struct ChildArgs<'a> {
+    new: &'a NewSandbox<'a>,
+    executable: &'a Executable,
+    certificate: &'a OwnedFd,
+}
+
+/// Clones boot into its namespaces. A network namespace that exists is visited
+/// meanwhile, so that the child is born there.
+fn clone_boot(args: ChildArgs<'_>, ends: &BootEnds, claim: &Claim) -> Result<(HostPid, OwnedFd)> {
+    let mut flags = CloneFlags::CLONE_NEWNS
+        | CloneFlags::CLONE_NEWPID
+        | CloneFlags::CLONE_NEWIPC
+        | CloneFlags::CLONE_NEWUTS;
+    flags.set(CloneFlags::CLONE_NEWUSER, claim.mappings.is_some());
+    let host = &args.new.plan.host;
+    let _visit = match &host.network {
+        Network::Path(path) => {
+            let visit = network::Visit::enter(path)?;
+            network::write_sysctls(&network::sysctls(&host.network_sysctls, &[]))?;
+            Some(visit)
+        }
+        Network::New => {
+            flags |= CloneFlags::CLONE_NEWNET;
+            None
+        }
+        Network::Host => None,
+    };
+    let alone = SingleThreaded::prove().context(|| "clone the sandbox process")?;
+    match clone_into(&alone, flags.bits(), None).context(|| "clone3 of the sandbox process")? {
+        Cloned::Parent { pid, pidfd } => Ok((HostPid(pid), pidfd)),
+        Cloned::Child => become_boot(args, ends, claim.mappings.is_some()),
+    }
+}
+
+/// The child's road from clone to execve. What goes wrong is said on
+/// start-sync, where the shim waits.
+fn become_boot(args: ChildArgs<'_>, ends: &BootEnds, user_namespace: bool) -> ! {
+    let error = match prepare(args, ends, user_namespace) {
+        Ok(command_line) => args.executable.execute(&command_line),
+        Err(error) => error,
+    };
+    let _ = rustix::io::write(&ends.start_sync, error.to_string().as_bytes());
+    exit_now(1)
+}
+
+fn prepare(args: ChildArgs<'_>, ends: &BootEnds, user_namespace: bool) -> Result<Vec<CString>> {
+    // The shim may die before it has written the maps.
+    die_with_parent().context(|| "prctl PR_SET_PDEATHSIG")?;
+    // Nothing of the shim's goes along, whatever flags it was opened with.
+    cloexec_from(3).context(|| "close_range")?;
+    // Wait until the maps are written: before that no ID is valid.
+    if rustix::io::read(&ends.go, &mut [0]).unwrap_or(0) == 0 {
+        exit_now(1);
+    }
+    if user_namespace {
+        become_root()?;
+    }
+    rustix::process::setsid().context(|| "setsid")?;
+    let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
+        .context(|| "open /dev/null")?;
+    for place in 0..3 {
+        install_stdio(&null, place).context(|| "put /dev/null into the place of stdio")?;
+    }
+    let flags = donate_all(args, ends)?;
+    let to_c = |arg| CString::new(arg).map_err(|e| Error::internal(format!("argument: {e}")));
+    flags.to_args().into_iter().map(to_c).collect()
+}
+
+/// Leaves the host's IDs for ID 0 of the sandbox's user namespace.
+fn become_root() -> Result<()> {
+    use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
+    setgroups(&[]).context(|| "setgroups")?;
+    let gid = Gid::from_raw(0);
+    setresgid(gid, gid, gid).context(|| "setresgid")?;
+    let uid = Uid::from_raw(0);
+    setresuid(uid, uid, uid).context(|| "setresuid")
+}
+
+/// Lets what boot is given survive execve, and announces each by a flag.
+fn donate_all(args: ChildArgs<'_>, ends: &BootEnds) -> Result<BootFlags> {
+    let give = |fd: &OwnedFd| donate(fd).context(|| "donate a descriptor");
+    let new = args.new;
+    let log_fd = give(&ends.log)?;
+    Ok(BootFlags {
+        log_fd,
+        debug_log_fd: new.config.debug.then_some(log_fd),
+        panic_log_fd: give(&ends.panic_log)?,
+        bundle: new.plan.host.bundle.clone(),
+        controller_fd: give(&ends.control)?,
+        mounts_fd: give(&ends.mounts)?,
+        spec_fd: give(args.certificate)?,
+        start_sync_fd: give(&ends.start_sync)?,
+        pidns: true,
+        setup_root: true,
+        apply_caps: new.plan.container.user_namespace,
+        attached: new.config.attached,
+        cpu_num: new.cpus,
+        total_memory: new.memory,
+        id: new.id.to_owned(),
+    })
+}
+
+/// Writes the maps that the child waits for and lets it go on.
+fn open_to_work(
+    new: &NewSandbox<'_>,
+    boot: HostPid,
+    claim: &Claim,
+    channels: &Channels,
+) -> Result<Option<UserNamespace>> {
+    let user_namespace = match &claim.mappings {
+        None => {
+            let why = new.plan.host.no_user_namespace.as_deref().unwrap_or("the options say so");
+            log::warn!("sandbox {} runs without a user namespace: {why}", new.id);
+            None
+        }
+        Some(mappings) => {
+            maps::write(boot, mappings)?;
+            let fd = open_namespace(boot, "user")?;
+            Some(UserNamespace { fd, mappings: mappings.clone() })
+        }
+    };
+    rustix::io::write(&channels.shim.go, b"!").context(|| "let the sandbox process go on")?;
+    Ok(user_namespace)
+}
+
+/// Sets boot's `oom_score_adj` to what the root container asks for, and tells
+/// what it was. Only a privileged process may lower it: proc_pid_oom_score_adj(5).
+fn set_oom_score_adj(boot: HostPid, wanted: Option<i32>) -> Result<i32> {
+    let path = format!("/proc/{}/oom_score_adj", boot.0);
+    let text = std::fs::read_to_string(&path).context(|| format!("read {path}"))?;
+    let original = text.trim().parse().unwrap_or(0);
+    if let Some(wanted) = wanted.filter(|w| *w != original) {
+        std::fs::write(&path, wanted.to_string()).context(|| {
+            format!("process.oomScoreAdj: set {wanted} (it is {original}; going below needs CAP_SYS_RESOURCE)")
+        })?;
+    }
+    Ok(original)
+}
+
+/// Kills and reaps a half-made boot.
+struct KillOnError<'a>(Option<&'a OwnedFd>);
+
+impl KillOnError<'_> {
+    fn disarm(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for KillOnError<'_> {
+    fn drop(&mut self) {
+        use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
+        if let Some(pidfd) = self.0 {
+            let _ = pidfd_send_signal(pidfd, Signal::KILL);
+            let _ = waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED);
+        }
+    }
+}

@@ -1,0 +1,268 @@
+//! What a sandbox leaves on disk, for `delete` and for people, when no shim is
+//! left: `<state root>/<namespace>/<sandbox>/`.
+//!
+//! `state.json` holds the facts that never change and is written once;
+//! `containers/<id>.json` exists as long as the container does.
+
+use std::fs::{self, DirBuilder, File};
+use std::io::{ErrorKind, Write};
+use std::os::fd::AsFd;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use std::os::fd::OwnedFd;
+
+use super::HostPid;
+use crate::cgroup::SavedCgroup;
+use crate::control::message::FailureKind;
+use crate::error::{Context, Error, Result};
+
+/// The layout of the files below. A file of another version is refused.
+const VERSION: u32 = 1;
+
+/// The immutable facts of one sandbox.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct State {
+    /// Layout version.
+    version: u32,
+    /// The sandbox's ID.
+    pub id: String,
+    /// boot.
+    pub boot: Identity,
+    /// The `oom_score_adj` that the shim had when it made boot.
+    pub original_oom_score_adj: i32,
+    /// The link that marks the sandbox's ID range taken.
+    pub id_range: Option<PathBuf>,
+}
+
+/// A process that can be told from a later one of the same number.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct Identity {
+    /// Host PID.
+    pub pid: i32,
+    /// Inode number of its pidfd: unique since boot where pidfs exists (Linux
+    /// 6.9), the same for all processes before.
+    pub pidfd_inode: u64,
+}
+
+/// What is known of one container.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ContainerState {
+    /// Layout version.
+    version: u32,
+    /// Its bundle.
+    pub bundle: PathBuf,
+    /// Its cgroup.
+    pub cgroup: SavedCgroup,
+}
+
+impl Identity {
+    /// Reads the identity off a pidfd.
+    pub fn of(pid: HostPid, pidfd: impl AsFd) -> Result<Self> {
+        let stat =
+            rustix::fs::fstat(pidfd).context(|| format!("fstat of the pidfd of {}", pid.0))?;
+        Ok(Self { pid: pid.0, pidfd_inode: stat.st_ino })
+    }
+
+    /// Opens the process if it still is the one that was meant.
+    pub fn open(&self) -> Option<OwnedFd> {
+        let pidfd = pidfd_open(Pid::from_raw(self.pid)?, PidfdFlags::empty()).ok()?;
+        let stat = rustix::fs::fstat(&pidfd).ok()?;
+        (stat.st_ino == self.pidfd_inode).then_some(pidfd)
+    }
+}
+
+/// A sandbox's directory.
+#[derive(Clone, Debug)]
+pub struct StateDirectory(PathBuf);
+
+impl StateDirectory {
+    /// Where the state of a sandbox is.
+    pub fn locate(root: &Path, namespace: &str, id: &str) -> Result<Self> {
+        for (what, name) in [("namespace", namespace), ("sandbox ID", id)] {
+            if name.is_empty() || name.starts_with('.') || name.contains(['/', '\0']) {
+                return Err(Error::invalid(format!(
+                    "{what} {name:?} cannot be a directory's name; use letters, digits, '-', '_' and '.'"
+                )));
+            }
+        }
+        Ok(Self(root.join(namespace).join(id)))
+    }
+
+    /// Makes it; the directory is what makes a sandbox ID unique.
+    pub fn create(&self) -> Result<()> {
+        let make = || DirBuilder::new().mode(0o700).create(&self.0);
+        let made = match make() {
+            Err(e) if e.kind() == ErrorKind::NotFound => {
+                make_private_directory(self.0.parent().unwrap_or(&self.0))?;
+                make()
+            }
+            other => other,
+        };
+        match made {
+            Err(e) if e.kind() == ErrorKind::AlreadyExists => Err(Error::new(
+                FailureKind::Exists,
+                format!("a sandbox has its state in {} already", self.0.display()),
+            )),
+            other => other.context(|| format!("mkdir {}", self.0.display())),
+        }?;
+        let containers = self.0.join("containers");
+        fs::create_dir(&containers).context(|| format!("mkdir {}", containers.display()))
+    }
+
+    /// Writes the immutable facts.
+    pub fn write(
+        &self,
+        id: &str,
+        boot: Identity,
+        original_oom_score_adj: i32,
+        id_range: Option<PathBuf>,
+    ) -> Result<()> {
+        let state =
+            State { version: VERSION, id: id.to_owned(), boot, original_oom_score_adj, id_range };
+        self.write_file("state.json", &state)
+    }
+
+    /// Reads them; `None` when there are none.
+    pub fn read(&self) -> Result<Option<State>> {
+        let state: Option<State> = read_file(&self.0.join("state.json"))?;
+        match state {
+            Some(s) if s.version != VERSION => Err(self.wrong_version("state.json", s.version)),
+            other => Ok(other),
+        }
+    }
+
+    /// Records a container.
+    pub fn add_container(&self, id: &str, bundle: &Path, cgroup: SavedCgroup) -> Result<()> {
+        let state = ContainerState { version: VERSION, bundle: bundle.to_owned(), cgroup };
+        self.write_file(&container_file(id), &state)
+    }
+
+    /// Forgets a container. Idempotent.
+    pub fn remove_container(&self, id: &str) -> Result<()> {
+        let path = self.0.join(container_file(id));
+        match fs::remove_file(&path) {
+            Err(e) if e.kind() != ErrorKind::NotFound => {
+                Err(e).context(|| format!("remove {}", path.display()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The containers that are recorded.
+    pub fn containers(&self) -> Result<Vec<ContainerState>> {
+        let directory = self.0.join("containers");
+        let entries = match fs::read_dir(&directory) {
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+            other => other.context(|| format!("read {}", directory.display()))?,
+        };
+        let files = entries
+            .flatten()
+            .map(|e| e.path())
+            .filter(|p| p.extension().is_some_and(|x| x == "json"));
+        Ok(files
+            .map(|p| read_file(&p))
+            .collect::<Result<Vec<_>>>()?
+            .into_iter()
+            .flatten()
+            .collect())
+    }
+
+    /// Removes everything. Idempotent.
+    pub fn remove(&self) -> Result<()> {
+        match fs::remove_dir_all(&self.0) {
+            Err(e) if e.kind() != ErrorKind::NotFound => {
+                Err(e).context(|| format!("remove {}", self.0.display()))
+            }
+            _ => {
+                // The last sandbox takes the namespace's directory along.
+                let _ = self.0.parent().map(fs::remove_dir);
+                Ok(())
+            }
+        }
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    fn write_file(&self, name: &str, state: &impl Serialize) -> Result<()> {
+        let path = self.0.join(name);
+        let temporary = path.with_extension("tmp");
+        let json = serde_json::to_vec(state)
+            .map_err(|e| Error::internal(format!("encode {name}: {e}")))?;
+        File::create(&temporary)
+            .and_then(|mut file| file.write_all(&json))
+            .and_then(|()| fs::rename(&temporary, &path))
+            .context(|| format!("write {}", path.display()))
+    }
+
+    fn wrong_version(&self, name: &str, version: u32) -> Error {
+        Error::internal(format!(
+            "{} is of layout {version}, this program reads {VERSION}; another version of Palisade wrote it",
+            self.0.join(name).display()
+        ))
+    }
+}
+
+fn container_file(id: &str) -> String {
+    format!("containers/{id}.json")
+}
+
+fn read_file<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
+    let bytes = match fs::read(path) {
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
+        other => other.context(|| format!("read {}", path.display()))?,
+    };
+    serde_json::from_slice(&bytes)
+        .map(Some)
+        .map_err(|e| Error::internal(format!("{} is torn or not Palisade's: {e}", path.display())))
+}
+
+/// Makes a directory and those above it, for root only.
+pub(super) fn make_private_directory(path: &Path) -> Result<()> {
+    DirBuilder::new()
+        .mode(0o700)
+        .recursive(true)
+        .create(path)
+        .context(|| format!("mkdir {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_sandbox_of_the_same_id_is_refused() {
+        let root = tempfile::tempdir().unwrap();
+        let directory = StateDirectory::locate(root.path(), "k8s.io", "a").unwrap();
+        directory.create().unwrap();
+        assert_eq!(directory.create().unwrap_err().kind, FailureKind::Exists);
+        directory.remove().unwrap();
+        directory.remove().unwrap();
+        assert!(!root.path().join("k8s.io").exists());
+    }
+
+    #[test]
+    fn a_torn_state_file_is_a_clear_error() {
+        let root = tempfile::tempdir().unwrap();
+        let directory = StateDirectory::locate(root.path(), "ns", "a").unwrap();
+        directory.create().unwrap();
+        fs::write(directory.path().join("state.json"), "{\"version\":1,").unwrap();
+        let error = directory.read().unwrap_err().to_string();
+        assert!(error.contains("torn or not Palisade's"), "{error}");
+    }
+
+    #[test]
+    fn an_id_cannot_climb_out_of_the_state_root() {
+        for id in ["..", "a/b", "", ".hidden"] {
+            assert!(StateDirectory::locate(Path::new("/run/x"), "ns", id).is_err(), "{id:?}");
+        }
+    }
+}

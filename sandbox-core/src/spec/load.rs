@@ -1,0 +1,119 @@
+//! Reads config.json: one read, one parse.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+use oci_spec::runtime::{Process, Spec};
+use rustix::fs::{CWD, Mode, OFlags, openat};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::error::{Context, Error, Result};
+
+/// The largest config.json that is read. Specs of privileged containers with
+/// every device of a large machine stay below 1 MiB.
+pub const MAX_SPEC: u64 = 8 * 1024 * 1024;
+
+/// Reads and parses `config.json` of a bundle (OCI runtime-spec, `bundle.md`).
+/// What the specification does not know is ignored, as it demands; what it
+/// knows and we do not support is refused by [`super::plan()`].
+pub fn load(bundle: &Path) -> Result<Spec> {
+    let path = bundle.join("config.json");
+    let shown = path.display();
+    // Not blocking, so that a FIFO in this place cannot hang the caller.
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    let file = openat(CWD, &path, flags, Mode::empty()).map_err(|errno| {
+        Error::invalid(format!(
+            "{shown}: {}; the bundle must hold the container's spec",
+            std::io::Error::from(errno)
+        ))
+    })?;
+    let spec: Spec = parse(&read(File::from(file), &path)?, &shown.to_string())?;
+    check_version(spec.version())
+        .map_err(|said| Error::invalid(format!("{shown}: ociVersion: {said}")))?;
+    Ok(spec)
+}
+
+/// Parses the OCI `process` object that an Exec request carries.
+pub fn load_process(bytes: &[u8]) -> Result<Process> {
+    check_size(bytes.len() as u64, "the exec's process")?;
+    parse(bytes, "the exec's process")
+}
+
+fn read(mut file: File, path: &Path) -> Result<Vec<u8>> {
+    let shown = path.display();
+    let metadata = file.metadata().context(|| format!("stat {shown}"))?;
+    if !metadata.is_file() {
+        return Err(Error::invalid(format!("{shown}: expected a regular file")));
+    }
+    check_size(metadata.len(), &shown.to_string())?;
+    let mut bytes = Vec::with_capacity(metadata.len() as usize + 1);
+    // It may have grown since: never more than one byte over the limit.
+    (&mut file).take(MAX_SPEC + 1).read_to_end(&mut bytes).context(|| format!("read {shown}"))?;
+    check_size(bytes.len() as u64, &shown.to_string())?;
+    Ok(bytes)
+}
+
+fn check_size(size: u64, what: &str) -> Result<()> {
+    if size > MAX_SPEC {
+        return Err(Error::invalid(format!("{what}: {size} bytes; expected at most {MAX_SPEC}")));
+    }
+    Ok(())
+}
+
+/// The fast road knows no field names; only a failure pays for a second parse
+/// that finds out where it was.
+fn parse<T: DeserializeOwned>(bytes: &[u8], what: &str) -> Result<T> {
+    if let Ok(value) = serde_json::from_slice(bytes) {
+        return Ok(value);
+    }
+    if let Some(value) = with_mended_names(bytes) {
+        return Ok(value);
+    }
+    let mut from = serde_json::Deserializer::from_slice(bytes);
+    let error = match serde_path_to_error::deserialize::<_, T>(&mut from) {
+        Ok(_) => {
+            return Err(Error::invalid(format!("{what}: text follows the JSON object")));
+        }
+        Err(error) => error,
+    };
+    let field = error.path().to_string();
+    let said = error.into_inner();
+    // "." is how the crate names the document itself.
+    let place = if field == "." { String::new() } else { format!("{field}: ") };
+    Err(Error::invalid(format!("{what}: {place}{said}")))
+}
+
+/// oci-spec 0.10 spells two scheduler flags unlike the specification. Rewrites
+/// them and parses once more; `None` when that was not what was wrong.
+fn with_mended_names<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
+    const NAMES: [(&str, &str); 2] = [
+        ("SCHED_FLAG_RESET_ON_FORK", "SCHED_RESET_ON_FORK"),
+        ("SCHED_FLAG_DL_OVERRUN", "SCHED_FLAG_D_L_OVERRUN"),
+    ];
+    let mut value: Value = serde_json::from_slice(bytes).ok()?;
+    let process =
+        if value.get("process").is_some() { value.get_mut("process")? } else { &mut value };
+    let flags = process.get_mut("scheduler")?.get_mut("flags")?.as_array_mut()?;
+    for flag in flags {
+        if let Some((_, ours)) = NAMES.iter().find(|(theirs, _)| flag == theirs) {
+            *flag = Value::from(*ours);
+        }
+    }
+    serde_json::from_value(value).ok()
+}
+
+/// Versions of one major number stay compatible (runtime-spec, `config.md`,
+/// "Specification version").
+fn check_version(version: &str) -> std::result::Result<(), String> {
+    let mut numbers = version.split(['-', '+']).next().unwrap_or_default().split('.');
+    let wellformed = |part: Option<&str>| part.is_some_and(|p| p.parse::<u16>().is_ok());
+    let major = numbers.next();
+    let complete = wellformed(major) && wellformed(numbers.next()) && wellformed(numbers.next());
+    match major {
+        _ if version.is_empty() => Err("is missing; expected 1.x.y".into()),
+        Some("1") if complete && numbers.next().is_none() => Ok(()),
+        _ => Err(format!("{version:?} is not supported; expected 1.x.y")),
+    }
+}

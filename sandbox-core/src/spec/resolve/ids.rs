@@ -1,0 +1,119 @@
+//! ID mappings, and which IDs exist in a container.
+
+use oci_spec::runtime::LinuxIdMapping;
+
+use super::check::refuse;
+use crate::error::Result;
+use crate::spec::plan::{IdMapping, Mappings};
+
+/// How many IDs, from 0 on, a sandbox has whose range was allocated.
+pub const SANDBOX_IDS: u32 = 65536;
+
+/// `UID_GID_MAP_MAX_EXTENTS` of the kernel.
+const MAX_LINES: usize = 340;
+
+/// The user and group IDs that exist in a container.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ids {
+    /// All of the host's: there is no user namespace.
+    Host,
+    /// The first [`SANDBOX_IDS`].
+    Range,
+    /// Those of the mappings.
+    Mapped(Mappings),
+}
+
+impl Ids {
+    /// Those of a container, by what its plan says.
+    pub fn of(user_namespace: bool, mappings: Option<&Mappings>) -> Self {
+        match mappings {
+            Some(mappings) if user_namespace => Self::Mapped(mappings.clone()),
+            _ if user_namespace => Self::Range,
+            _ => Self::Host,
+        }
+    }
+
+    pub(super) fn check_uid(&self, field: &str, uid: u32) -> Result<()> {
+        self.check(field, uid, |mappings| &mappings.uids)
+    }
+
+    pub(super) fn check_gid(&self, field: &str, gid: u32) -> Result<()> {
+        self.check(field, gid, |mappings| &mappings.gids)
+    }
+
+    fn check(
+        &self,
+        field: &str,
+        id: u32,
+        lines: impl Fn(&Mappings) -> &Vec<IdMapping>,
+    ) -> Result<()> {
+        match self {
+            // The kernel's "no change".
+            _ if id == u32::MAX => refuse(field, format!("{id} is not a valid ID")),
+            Self::Range if id >= SANDBOX_IDS => refuse(
+                field,
+                format!(
+                    "{id} does not exist in the sandbox, which has the IDs 0 to {}; set the \
+                     option userns = \"spec\" to run without a user namespace",
+                    SANDBOX_IDS - 1
+                ),
+            ),
+            Self::Mapped(mappings) if !covered(lines(mappings), id) => {
+                refuse(field, format!("{id} is not mapped by the container's user namespace"))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+pub(super) fn covered(lines: &[IdMapping], id: u32) -> bool {
+    lines.iter().any(|line| id.checked_sub(line.inside).is_some_and(|offset| offset < line.size))
+}
+
+/// `uidMappings` and `gidMappings` below `field`; `None` when neither is given.
+pub(super) fn mappings(
+    field: &str,
+    uids: Option<&[LinuxIdMapping]>,
+    gids: Option<&[LinuxIdMapping]>,
+) -> Result<Option<Mappings>> {
+    let (uids, gids) = (uids.unwrap_or_default(), gids.unwrap_or_default());
+    match (uids.is_empty(), gids.is_empty()) {
+        (true, true) => Ok(None),
+        (true, false) => refuse(format!("{field}.uidMappings"), "expected beside gidMappings"),
+        (false, true) => refuse(format!("{field}.gidMappings"), "expected beside uidMappings"),
+        (false, false) => Ok(Some(Mappings {
+            uids: lines(&format!("{field}.uidMappings"), uids)?,
+            gids: lines(&format!("{field}.gidMappings"), gids)?,
+        })),
+    }
+}
+
+/// What the kernel would answer with EINVAL when it is written to uid_map.
+fn lines(field: &str, given: &[LinuxIdMapping]) -> Result<Vec<IdMapping>> {
+    if given.len() > MAX_LINES {
+        return refuse(field, format!("has {} lines; expected at most {MAX_LINES}", given.len()));
+    }
+    let mut lines: Vec<IdMapping> = Vec::with_capacity(given.len());
+    for (i, line) in given.iter().enumerate() {
+        let (inside, outside, size) = (line.container_id(), line.host_id(), line.size());
+        let fits = |start: u32| start.checked_add(size).is_some();
+        if size == 0 || !fits(inside) || !fits(outside) {
+            return refuse(
+                format!("{field}[{i}]"),
+                format!("{size} IDs from {inside} inside and {outside} outside are no valid range"),
+            );
+        }
+        let new = IdMapping { inside, outside, size };
+        if lines.iter().any(|old| overlaps(*old, new)) {
+            return refuse(format!("{field}[{i}]"), "overlaps another line");
+        }
+        lines.push(new);
+    }
+    Ok(lines)
+}
+
+fn overlaps(a: IdMapping, b: IdMapping) -> bool {
+    let cross =
+        |a_start: u32, b_start: u32| a_start < b_start + b.size && b_start < a_start + a.size;
+    cross(a.inside, b.inside) || cross(a.outside, b.outside)
+}

@@ -1,0 +1,40 @@
+//! AppArmor profiles and SELinux labels: applied where the kernel has the
+//! module, refused where it has not. A label that is silently dropped would be
+//! protection that somebody believes to have.
+
+use std::path::Path;
+
+use super::check::{refuse, without_nul};
+use crate::error::Result;
+
+/// The AppArmor profile, unless it is none.
+pub(super) fn apparmor(profile: Option<&str>) -> Result<Option<String>> {
+    let Some(profile) = profile.filter(|&name| !name.is_empty() && name != "unconfined") else {
+        return Ok(None);
+    };
+    let field = "process.apparmorProfile";
+    without_nul(|| field.into(), profile)?;
+    let enabled = std::fs::read("/sys/module/apparmor/parameters/enabled");
+    if !enabled.is_ok_and(|answer| answer.starts_with(b"Y")) {
+        return refuse(
+            field,
+            format!("{profile:?} cannot be applied: AppArmor is not enabled in this kernel"),
+        );
+    }
+    Ok(Some(profile.into()))
+}
+
+/// A SELinux label, of a process or of mounts, unless it is empty.
+pub(super) fn selinux(field: &str, label: Option<&str>) -> Result<Option<String>> {
+    let Some(label) = label.filter(|label| !label.is_empty()) else {
+        return Ok(None);
+    };
+    without_nul(|| field.into(), label)?;
+    if !Path::new("/sys/fs/selinux/enforce").exists() {
+        return refuse(
+            field,
+            format!("{label:?} cannot be applied: SELinux is not enabled in this kernel"),
+        );
+    }
+    Ok(Some(label.into()))
+}

@@ -1,0 +1,215 @@
+//! From a spec to a plan, one section a file.
+
+pub(crate) mod capabilities;
+mod check;
+mod devices;
+pub mod facts;
+mod hooks;
+pub mod ids;
+mod labels;
+mod mount_options;
+mod mounts;
+mod namespaces;
+mod pod;
+pub mod process;
+mod rlimits;
+mod scheduling;
+pub mod sysctls;
+mod unsupported;
+mod userns;
+
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::{Linux, Spec};
+
+use self::check::{inside, refuse, text, without_nul};
+use self::facts::SandboxFacts;
+use self::ids::Ids;
+use self::namespaces::Resolved;
+use super::plan::{ContainerPlan, HostPlan, Plan, ProcessPlan, Propagation, PropagationKind};
+use super::seccomp;
+use crate::error::{Error, Result};
+use crate::sandbox::Userns;
+
+/// What a plan depends on besides the spec.
+#[derive(Clone, Copy, Debug)]
+pub struct Context<'a> {
+    /// The container's ID.
+    pub id: &'a str,
+    /// The bundle directory, absolute.
+    pub bundle: &'a Path,
+    /// The Create request carries mounts for the root file system.
+    pub rootfs_mounts_given: bool,
+    /// The node's choice.
+    pub userns: Userns,
+    /// The sandbox that the container goes into; `None` for the root container.
+    pub sandbox: Option<&'a SandboxFacts>,
+}
+
+/// Checks a spec and resolves it. An error names the field and says what was
+/// expected there.
+pub fn plan(spec: &Spec, context: &Context<'_>) -> Result<Plan> {
+    check_id(context.id)?;
+    unsupported::check(spec)?;
+    let Some(linux) = spec.linux() else {
+        return refuse("linux", "expected the section of a Linux container");
+    };
+    let resolved = namespaces::resolve(spec, context)?;
+    let user = userns::resolve(spec, linux, &resolved, context)?;
+    let rootfs = rootfs(spec, context)?;
+    let ids = Ids::of(user.made, user.mappings.as_ref());
+    let label = labels::selinux("linux.mountLabel", linux.mount_label().as_deref())?;
+    let around = mounts::Surroundings {
+        bundle: context.bundle,
+        user_namespace: user.made,
+        label: label.as_deref(),
+    };
+    let mounts = mounts::plan(spec, &around)?;
+    let devices = devices::plan(linux.devices().as_deref().unwrap_or_default(), &ids)?;
+    let (sysctls, network_sysctls) = sysctls(spec, linux, &resolved, context)?;
+    let (hooks, start_hooks) = hooks::plan(spec)?;
+    if let Some(profile) = linux.seccomp() {
+        seccomp::check(profile)?;
+    }
+
+    let container = ContainerPlan {
+        id: context.id.into(),
+        process: first_process(spec, linux, ids)?,
+        namespaces: resolved.namespaces,
+        user_namespace: user.made,
+        readonly_root: spec.root().as_ref().and_then(|root| root.readonly()).unwrap_or(false),
+        root_propagation: root_propagation(linux)?,
+        mounts: mounts.container,
+        devices: devices.iter().map(|node| node.path.clone()).collect(),
+        masked_paths: paths("linux.maskedPaths", linux.masked_paths().as_deref())?,
+        readonly_paths: paths("linux.readonlyPaths", linux.readonly_paths().as_deref())?,
+        hostname: uts_name("hostname", spec.hostname().as_deref())?,
+        domainname: uts_name("domainname", spec.domainname().as_deref())?,
+        sysctls,
+        start_hooks,
+    };
+    let host = HostPlan {
+        rootfs,
+        donated: mounts.donated,
+        devices,
+        cgroups_path: cgroups_path(linux)?,
+        resources: linux.resources().clone().unwrap_or_default(),
+        network: resolved.network,
+        mappings: user.mappings,
+        no_user_namespace: user.excuse,
+        oom_score_adj: process_oom_score_adj(spec),
+        network_sysctls,
+        seccomp: linux.seccomp().clone(),
+        hooks,
+        annotations: spec.annotations().clone().unwrap_or_default(),
+        bundle: context.bundle.into(),
+    };
+    Ok(Plan { container, host })
+}
+
+/// That of the first process, which for a pause container is boot's alone.
+fn process_oom_score_adj(spec: &Spec) -> Option<i32> {
+    spec.process().as_ref().and_then(|process| process.oom_score_adj())
+}
+
+/// IDs become names of directories (runc, `libcontainer/factory_linux.go`,
+/// `validateID`, allows the same letters).
+fn check_id(id: &str) -> Result<()> {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '+' | '-' | '.');
+    if id.is_empty() || id.len() > 255 || matches!(id, "." | "..") || !id.chars().all(allowed) {
+        return Err(Error::invalid(format!(
+            "container ID {id:?}: expected 1 to 255 letters, digits, '_', '+', '-' or '.'"
+        )));
+    }
+    Ok(())
+}
+
+/// `root.path`: only looked at when nothing is mounted there.
+fn rootfs(spec: &Spec, context: &Context<'_>) -> Result<PathBuf> {
+    let path = match spec.root().as_ref().map(|root| root.path()) {
+        None => {
+            return refuse("root", "is missing; expected the container's root file system");
+        }
+        Some(path) if path.as_os_str().is_empty() => {
+            return refuse("root.path", "is empty; expected a directory");
+        }
+        Some(path) => path,
+    };
+    text(|| "root.path".into(), path)?;
+    let path = context.bundle.join(path);
+    if !context.rootfs_mounts_given {
+        match std::fs::metadata(&path) {
+            Ok(metadata) if metadata.is_dir() => {}
+            Ok(_) => {
+                return refuse("root.path", format!("{} is not a directory", path.display()));
+            }
+            Err(error) => return refuse("root.path", format!("{}: {error}", path.display())),
+        }
+    }
+    Ok(path)
+}
+
+fn first_process(spec: &Spec, linux: &Linux, ids: Ids) -> Result<Option<ProcessPlan>> {
+    if pod::is_pause(spec) {
+        return Ok(None);
+    }
+    match spec.process() {
+        Some(process) => process::first(process, linux.personality().as_ref(), ids).map(Some),
+        None => refuse("process", "is missing; expected the program to run"),
+    }
+}
+
+/// runc's default, `rprivate`, is also ours.
+fn root_propagation(linux: &Linux) -> Result<Propagation> {
+    match linux.rootfs_propagation().as_deref() {
+        None | Some("") => Ok(Propagation { kind: PropagationKind::Private, recursive: true }),
+        Some(given) => mount_options::propagation(given).map_or_else(
+            || refuse("linux.rootfsPropagation", format!("{given:?}; expected shared, slave, private or unbindable, or one of these after an r")),
+            Ok,
+        ),
+    }
+}
+
+fn paths(field: &str, paths: Option<&[String]>) -> Result<Vec<PathBuf>> {
+    let paths = paths.unwrap_or_default().iter().enumerate();
+    paths.map(|(i, path)| inside(|| format!("{field}[{i}]"), Path::new(path))).collect()
+}
+
+/// sethostname(2) and setdomainname(2) take 64 bytes. An empty name is what Go
+/// programs write for none.
+fn uts_name(field: &str, name: Option<&str>) -> Result<Option<String>> {
+    let Some(name) = name.filter(|name| !name.is_empty()) else {
+        return Ok(None);
+    };
+    if name.len() > 64 {
+        return refuse(field, format!("{name:?} is longer than 64 bytes"));
+    }
+    without_nul(|| field.into(), name).map(|name| Some(name.into()))
+}
+
+fn cgroups_path(linux: &Linux) -> Result<String> {
+    let Some(path) = linux.cgroups_path() else {
+        return Ok(String::new());
+    };
+    let shown = text(|| "linux.cgroupsPath".into(), path)?;
+    if path.components().any(|part| part == std::path::Component::ParentDir) {
+        return refuse("linux.cgroupsPath", format!("{shown:?} holds \"..\""));
+    }
+    Ok(shown.into())
+}
+
+fn sysctls(
+    spec: &Spec,
+    linux: &Linux,
+    resolved: &Resolved,
+    context: &Context<'_>,
+) -> Result<(sysctls::Sysctls, sysctls::Sysctls)> {
+    let given = |name: &Option<String>| name.as_ref().is_some_and(|name| !name.is_empty());
+    let around = sysctls::Surroundings {
+        resolved,
+        root: context.sandbox.is_none(),
+        hostname: given(spec.hostname()),
+        domainname: given(spec.domainname()),
+    };
+    sysctls::plan(linux.sysctl().as_ref(), &around)
+}

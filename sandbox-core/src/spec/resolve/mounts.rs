@@ -1,0 +1,256 @@
+//! `mounts`: what is mounted where, and who makes it.
+//!
+//! boot makes what belongs to the container's own namespaces. Everything that
+//! needs privilege on the host, or a look at the host's files, is donated.
+
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::{Mount, Spec};
+
+use super::check::{inside, refuse, text, without_nul};
+use super::ids;
+use super::mount_options::{self, Idmap, Options};
+use crate::error::Result;
+use crate::spec::plan::{DonatedSource, FsOption, IdmapChoice, Mappings, MountPlan, MountSource};
+
+/// Files of proc that a mount may cover, all of them what LXCFS provides. Any
+/// other place in proc could be used to keep the runtime from writing a
+/// process's labels (CVE-2019-16884, CVE-2019-19921; runc has the same list).
+const PROC_FILES: [&str; 11] = [
+    "cpuinfo",
+    "diskstats",
+    "meminfo",
+    "stat",
+    "swaps",
+    "uptime",
+    "loadavg",
+    "slabinfo",
+    "net/dev",
+    "sys/kernel/ns_last_pid",
+    "sys/crypto/fips_enabled",
+];
+
+/// Options of the host's cgroup2 hierarchy that containerd copies into a spec.
+/// From inside a cgroup namespace they change nothing (cgroups(7)).
+const CGROUP_OPTIONS: [&str; 4] =
+    ["nsdelegate", "memory_recursiveprot", "memory_localevents", "favordynmods"];
+
+/// Both halves of the plan's mounts.
+#[derive(Debug, Default)]
+pub(super) struct Mounts {
+    pub(super) container: Vec<MountPlan>,
+    pub(super) donated: Vec<(usize, DonatedSource)>,
+}
+
+/// What a mount depends on besides itself.
+pub(super) struct Surroundings<'a> {
+    pub(super) bundle: &'a Path,
+    pub(super) user_namespace: bool,
+    /// SELinux label of file systems made for the container.
+    pub(super) label: Option<&'a str>,
+}
+
+/// Resolves all, in order.
+pub(super) fn plan(spec: &Spec, around: &Surroundings<'_>) -> Result<Mounts> {
+    let mounts = spec.mounts().as_deref().unwrap_or_default();
+    let mut all = Mounts::default();
+    for (index, mount) in mounts.iter().enumerate() {
+        let one = One { field: format!("mounts[{index}]"), mount, around };
+        let (planned, donated) = one.plan()?;
+        all.container.push(planned);
+        all.donated.extend(donated.map(|source| (index, source)));
+    }
+    Ok(all)
+}
+
+/// One mount, while it is resolved.
+struct One<'a> {
+    field: String,
+    mount: &'a Mount,
+    around: &'a Surroundings<'a>,
+}
+
+impl One<'_> {
+    fn plan(&self) -> Result<(MountPlan, Option<DonatedSource>)> {
+        let options = self.mount.options().as_deref().unwrap_or_default();
+        let mut options = mount_options::parse(&self.field, options)?;
+        let kind = self.kind(&options)?.to_owned();
+        let destination = self.destination(&kind)?;
+        let idmap = self.idmap(&options, kind == "bind")?;
+        if options.copy_up && kind != "tmpfs" {
+            return self.refuse("tmpcopyup is an option of tmpfs only");
+        }
+        let (source, donated) = match kind.as_str() {
+            "bind" => self.bind(&options, idmap)?,
+            "proc" => (self.plain(&options, MountSource::Proc)?, None),
+            "sysfs" => {
+                let source = self.plain(&options, MountSource::Donated { is_file: false })?;
+                (source, Some(DonatedSource::Sysfs))
+            }
+            "mqueue" => (self.plain(&options, MountSource::Mqueue)?, None),
+            "cgroup" | "cgroup2" => {
+                options.data.retain(|(key, _)| !CGROUP_OPTIONS.contains(&key.as_str()));
+                (self.plain(&options, MountSource::Cgroup)?, None)
+            }
+            "devpts" => (MountSource::Devpts(self.labelled(&options)), None),
+            "tmpfs" => {
+                let copy_up = options.copy_up;
+                (MountSource::Tmpfs { options: self.labelled(&options), copy_up }, None)
+            }
+            _ => self.file_system(&options, kind.clone())?,
+        };
+        let (attributes, propagation) = (options.attributes, options.propagation);
+        Ok((MountPlan { destination, source, attributes, propagation }, donated))
+    }
+
+    fn refuse<T>(&self, said: impl AsRef<str>) -> Result<T> {
+        let shown = self.mount.destination().display();
+        refuse(format!("{} ({shown})", self.field), said)
+    }
+
+    /// The type. `bind` and `rbind` win over what `type` says, as in mount(2).
+    fn kind(&self, options: &Options) -> Result<&str> {
+        if options.bind {
+            return Ok("bind");
+        }
+        match self.mount.typ().as_deref() {
+            Some("none") | Some("") | None => {
+                self.refuse("has no type; expected a type, or bind or rbind among the options")
+            }
+            Some(kind) => without_nul(|| format!("{}.type", self.field), kind),
+        }
+    }
+
+    fn destination(&self, kind: &str) -> Result<PathBuf> {
+        let path = inside(|| format!("{}.destination", self.field), self.mount.destination())?;
+        if path == Path::new("/") {
+            return self
+                .refuse("destination is the root of the container; expected a path below it");
+        }
+        if let Ok(below) = path.strip_prefix("/proc") {
+            self.check_proc(kind, below)?;
+        }
+        Ok(path)
+    }
+
+    fn check_proc(&self, kind: &str, below: &Path) -> Result<()> {
+        let whole = below.as_os_str().is_empty();
+        if whole && matches!(kind, "proc" | "bind")
+            || PROC_FILES.iter().any(|file| below == Path::new(file))
+        {
+            return Ok(());
+        }
+        if whole {
+            return self.refuse(format!(
+                "{kind} cannot take the place of proc; expected proc or a bind of one"
+            ));
+        }
+        self.refuse(
+            "is inside of proc; nothing can be mounted there but files such as /proc/cpuinfo",
+        )
+    }
+
+    /// How owners appear; only binds have any.
+    fn idmap(&self, options: &Options, bind: bool) -> Result<IdmapChoice> {
+        let (uids, gids) =
+            (self.mount.uid_mappings().as_deref(), self.mount.gid_mappings().as_deref());
+        let mappings = ids::mappings(&self.field, uids, gids)?;
+        if !bind && (mappings.is_some() || options.idmap.is_some()) {
+            return self.refuse("ID mappings are for bind mounts only");
+        }
+        let recursive = options.idmap == Some(Idmap::Recursive);
+        let none = Mappings { uids: Vec::new(), gids: Vec::new() };
+        match (options.idmap, mappings) {
+            (Some(Idmap::Off), Some(_)) => self.refuse("brings both ID mappings and the option noidmap"),
+            (_, Some(mappings)) => Ok(IdmapChoice::Mappings { mappings, recursive }),
+            (Some(Idmap::Off), None) => Ok(IdmapChoice::None),
+            (Some(_), None) if self.around.user_namespace => {
+                Ok(IdmapChoice::Mappings { mappings: none, recursive })
+            }
+            (Some(_), None) => self.refuse(
+                "the options idmap and ridmap need a user namespace, or uidMappings and gidMappings",
+            ),
+            (None, None) if self.around.user_namespace => Ok(IdmapChoice::Sandbox),
+            (None, None) => Ok(IdmapChoice::None),
+        }
+    }
+
+    /// A bind has no options but those of every mount: runc hands the others to
+    /// the kernel, which ignores them. Those of the super block that mount(8)
+    /// lets pass on a bind pass here too.
+    fn bind(
+        &self,
+        options: &Options,
+        idmap: IdmapChoice,
+    ) -> Result<(MountSource, Option<DonatedSource>)> {
+        if let Some(option) = options.data.first() {
+            return self.refuse(format!("{:?} is no option of a bind mount", shown(option)));
+        }
+        if !options.super_block.is_empty() {
+            log::debug!(
+                "{}: options of the super block have no effect on a bind mount",
+                self.field
+            );
+        }
+        let field = || format!("{}.source", self.field);
+        let Some(source) =
+            self.mount.source().as_deref().filter(|path| !path.as_os_str().is_empty())
+        else {
+            return refuse(field(), "expected the path of a file or directory");
+        };
+        text(field, source)?;
+        let source = self.around.bundle.join(source);
+        let is_file = match std::fs::metadata(&source) {
+            Ok(metadata) => !metadata.is_dir(),
+            Err(error) => return refuse(field(), format!("{}: {error}", source.display())),
+        };
+        let donated = DonatedSource::Bind { source, recursive: options.recursive_bind, idmap };
+        Ok((MountSource::Donated { is_file }, Some(donated)))
+    }
+
+    /// A file system that takes no options of its own.
+    fn plain(&self, options: &Options, source: MountSource) -> Result<MountSource> {
+        match options.data.first() {
+            Some(option) => {
+                self.refuse(format!("option {:?} is not supported here", shown(option)))
+            }
+            None => Ok(source),
+        }
+    }
+
+    fn labelled(&self, options: &Options) -> Vec<FsOption> {
+        let mut all = [options.super_block.as_slice(), options.data.as_slice()].concat();
+        let has_context = all.iter().any(|(key, _)| key == "context");
+        if let Some(label) = self.around.label.filter(|_| !has_context) {
+            all.push(("context".into(), Some(label.into())));
+        }
+        all
+    }
+
+    fn file_system(
+        &self,
+        options: &Options,
+        fs_type: String,
+    ) -> Result<(MountSource, Option<DonatedSource>)> {
+        let source = match self.mount.source() {
+            Some(path) => text(|| format!("{}.source", self.field), path)?,
+            None => "none",
+        };
+        let mut all = [options.super_block.as_slice(), options.data.as_slice()].concat();
+        // A device that is read-only can only be opened read-only.
+        if options.attributes.set & READ_ONLY != 0 {
+            all.push(("ro".into(), None));
+        }
+        let donated = DonatedSource::FileSystem { fs_type, source: source.into(), options: all };
+        Ok((MountSource::Donated { is_file: false }, Some(donated)))
+    }
+}
+
+const READ_ONLY: u64 = rustix::mount::MountAttrFlags::MOUNT_ATTR_RDONLY.bits() as u64;
+
+fn shown((key, value): &FsOption) -> String {
+    match value {
+        Some(value) => format!("{key}={value}"),
+        None => key.clone(),
+    }
+}

@@ -1,0 +1,221 @@
+//! `linux.namespaces`: which are the container's own, which are the pod's, and
+//! which network the sandbox joins.
+//!
+//! A sandbox always has PID, IPC, UTS and mount namespaces of its own. So a
+//! namespace that is missing in the list, which by the specification means the
+//! runtime's, means boot's here; in the root container's spec it also means
+//! that the pod expects to be close to the host, which [`Resolved::host`] tells.
+
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType as Type, Spec};
+
+use super::check::{absolute, refuse};
+use super::facts::{NamespaceId, SandboxFacts, own};
+use super::{Context, pod};
+use crate::error::Result;
+use crate::spec::plan::{Namespaces, Network};
+
+/// What became of the list.
+pub(super) struct Resolved {
+    pub(super) namespaces: Namespaces,
+    pub(super) network: Network,
+    /// The namespace of the host that the root container's spec asks for.
+    pub(super) host: Option<&'static str>,
+    /// A user namespace is listed; with this path, if it has one.
+    pub(super) user: Option<Option<PathBuf>>,
+    /// IPC and UTS are listed: their sysctls and names are the spec's to set.
+    pub(super) ipc_listed: bool,
+    pub(super) uts_listed: bool,
+}
+
+/// The list, by type.
+struct Listed<'a>(Vec<(Type, Option<&'a Path>)>);
+
+/// How one type is listed.
+#[derive(Clone, Copy)]
+enum Wanted<'a> {
+    /// Not at all.
+    Runtime,
+    /// Without a path.
+    New,
+    /// With a path.
+    At(&'a Path),
+}
+
+/// Resolves the list.
+pub(super) fn resolve(spec: &Spec, context: &Context<'_>) -> Result<Resolved> {
+    let linux = spec.linux().as_ref();
+    let listed =
+        Listed::parse(linux.and_then(|linux| linux.namespaces().as_deref()).unwrap_or_default())?;
+    listed.check_mount()?;
+    listed.check_without_path(Type::Cgroup)?;
+    let facts = context.sandbox;
+    // The sandbox container of a pod has the pod's namespaces: those of boot.
+    // Others of the pod find them by the process ID that we report for it.
+    let pods = facts.is_none() && pod::is_sandbox(spec);
+    let pid = listed.is_own(Type::Pid, facts.map(|f| f.pid), pods)?;
+    let ipc = listed.is_own(Type::Ipc, facts.map(|f| f.ipc), pods)?;
+    let uts = listed.is_own(Type::Uts, facts.map(|f| f.uts), pods)?;
+    let network = match facts {
+        None => listed.root_network()?,
+        Some(facts) => listed.pod_network(facts)?,
+    };
+    Ok(Resolved {
+        namespaces: Namespaces { pid, ipc, uts, cgroup: true },
+        host: if facts.is_none() { listed.host(&network) } else { None },
+        network,
+        user: listed.user(),
+        ipc_listed: listed.has(Type::Ipc),
+        uts_listed: listed.has(Type::Uts),
+    })
+}
+
+impl<'a> Listed<'a> {
+    fn parse(namespaces: &'a [LinuxNamespace]) -> Result<Self> {
+        let mut listed: Vec<(Type, Option<&Path>)> = Vec::with_capacity(namespaces.len());
+        for (i, namespace) in namespaces.iter().enumerate() {
+            let kind = namespace.typ();
+            let field = || format!("linux.namespaces[{i}]");
+            if listed.iter().any(|(other, _)| *other == kind) {
+                return refuse(field(), format!("{} is listed twice", name(kind)));
+            }
+            if kind == Type::Time {
+                return refuse(field(), "time namespaces are not supported");
+            }
+            // Go programs write an absent path as an empty one.
+            let path = namespace.path().as_deref().filter(|path| !path.as_os_str().is_empty());
+            if let Some(path) = path {
+                absolute(|| format!("{}.path", field()), path)?;
+            }
+            listed.push((kind, path));
+        }
+        Ok(Self(listed))
+    }
+
+    fn wanted(&self, kind: Type) -> Wanted<'a> {
+        match self.0.iter().find(|(listed, _)| *listed == kind) {
+            None => Wanted::Runtime,
+            Some((_, None)) => Wanted::New,
+            Some((_, Some(path))) => Wanted::At(path),
+        }
+    }
+
+    fn has(&self, kind: Type) -> bool {
+        !matches!(self.wanted(kind), Wanted::Runtime)
+    }
+
+    fn user(&self) -> Option<Option<PathBuf>> {
+        match self.wanted(Type::User) {
+            Wanted::Runtime => None,
+            Wanted::New => Some(None),
+            Wanted::At(path) => Some(Some(path.into())),
+        }
+    }
+
+    fn check_mount(&self) -> Result<()> {
+        if !self.has(Type::Mount) {
+            return refuse("linux.namespaces", "expected a mount namespace in the list");
+        }
+        self.check_without_path(Type::Mount)
+    }
+
+    fn check_without_path(&self, kind: Type) -> Result<()> {
+        match self.wanted(kind) {
+            Wanted::At(path) => refuse(
+                "linux.namespaces",
+                format!(
+                    "{}: joining {} is not supported; expected no path",
+                    name(kind),
+                    path.display()
+                ),
+            ),
+            Wanted::New | Wanted::Runtime => Ok(()),
+        }
+    }
+
+    /// Whether the container gets a namespace of its own rather than boot's.
+    fn is_own(&self, kind: Type, sandbox: Option<NamespaceId>, pods: bool) -> Result<bool> {
+        match self.wanted(kind) {
+            Wanted::Runtime => Ok(false),
+            Wanted::New => Ok(!pods),
+            Wanted::At(path) if sandbox == Some(identify(kind, path)?) => Ok(false),
+            Wanted::At(path) => refuse(
+                "linux.namespaces",
+                format!(
+                    "{}: {} is not the namespace of this pod's sandbox; no other can be joined",
+                    name(kind),
+                    path.display()
+                ),
+            ),
+        }
+    }
+
+    fn root_network(&self) -> Result<Network> {
+        match self.wanted(Type::Network) {
+            Wanted::Runtime => Ok(Network::Host),
+            Wanted::New => Ok(Network::New),
+            Wanted::At(path) if Some(identify(Type::Network, path)?) == own("net") => {
+                Ok(Network::Host)
+            }
+            Wanted::At(path) => Ok(Network::Path(path.into())),
+        }
+    }
+
+    /// A later container is in the sandbox's network namespace, or nowhere.
+    fn pod_network(&self, facts: &SandboxFacts) -> Result<Network> {
+        let said = match self.wanted(Type::Network) {
+            Wanted::Runtime if facts.host_network => return Ok(Network::Host),
+            Wanted::At(path) if identify(Type::Network, path)? == facts.network => {
+                return Ok(if facts.host_network {
+                    Network::Host
+                } else {
+                    Network::Path(path.into())
+                });
+            }
+            Wanted::Runtime => {
+                "the host's is asked for (none is listed), but the pod has its own".into()
+            }
+            Wanted::New => {
+                "a new one is asked for (no path is given), but containers of a pod share the pod's"
+                    .into()
+            }
+            Wanted::At(path) => {
+                format!("{} is not the namespace of this pod's sandbox", path.display())
+            }
+        };
+        refuse("linux.namespaces", format!("network: {said}"))
+    }
+
+    fn host(&self, network: &Network) -> Option<&'static str> {
+        if *network == Network::Host {
+            Some("network")
+        } else if !self.has(Type::Pid) {
+            Some("PID")
+        } else if !self.has(Type::Ipc) {
+            Some("IPC")
+        } else {
+            None
+        }
+    }
+}
+
+fn identify(kind: Type, path: &Path) -> Result<NamespaceId> {
+    NamespaceId::of(path).or_else(|error| {
+        refuse("linux.namespaces", format!("{}: {}: {error}", name(kind), path.display()))
+    })
+}
+
+/// As config.json spells it.
+fn name(kind: Type) -> &'static str {
+    match kind {
+        Type::Mount => "mount",
+        Type::Cgroup => "cgroup",
+        Type::Uts => "uts",
+        Type::Ipc => "ipc",
+        Type::User => "user",
+        Type::Pid => "pid",
+        Type::Network => "network",
+        Type::Time => "time",
+    }
+}

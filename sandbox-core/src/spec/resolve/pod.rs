@@ -1,0 +1,97 @@
+//! What the annotations of Kubernetes' runtimes say about a container, and
+//! whether a container is privileged.
+
+use std::collections::HashMap;
+
+use oci_spec::runtime::{Capability, Linux, Spec};
+
+/// `io.kubernetes.cri.container-type` (containerd, `internal/cri/annotations`)
+/// and CRI-O's `io.kubernetes.cri-o.ContainerType`.
+const CONTAINER_TYPE: [&str; 2] =
+    ["io.kubernetes.cri.container-type", "io.kubernetes.cri-o.ContainerType"];
+
+/// Whether this is the sandbox container of a Kubernetes pod.
+pub(super) fn is_sandbox(spec: &Spec) -> bool {
+    CONTAINER_TYPE.iter().any(|key| annotation(spec, key) == Some("sandbox"))
+}
+
+/// Whether this is the well-known pause container, which does nothing that
+/// boot does not do as well: hold the namespaces, reap, wait for a signal.
+pub(super) fn is_pause(spec: &Spec) -> bool {
+    let args = spec.process().as_ref().and_then(|process| process.args().as_deref());
+    is_sandbox(spec) && args.is_some_and(|args| args == ["/pause"])
+}
+
+/// Whether a container, or the pod that it is the sandbox container of, is
+/// privileged, and how we know.
+pub(super) fn privileged(spec: &Spec) -> Option<&'static str> {
+    if is_sandbox(spec) {
+        return privileged_pod(spec);
+    }
+    privileged_container(spec).then_some("the container is privileged")
+}
+
+/// A sandbox container's spec does not say whether its pod is privileged; it
+/// can only be told from what containerd leaves out or changes:
+///
+/// - From 2.0.3 on, `/sys` of a privileged pod's sandbox is `rw`
+///   (`internal/cri/server/podsandbox/sandbox_run.go`), others' is `ro`.
+/// - Before, it has no seccomp profile (`generateSeccompSpecOpts` returns none
+///   for a privileged one). kubelet asks for the runtime's default profile for
+///   every pod's sandbox, so with kubelet a missing one means privileged. Other
+///   clients may ask for none at all; what tells kubelet is the name of the
+///   log directory, `<namespace>_<name>_<uid>`.
+/// - CRI-O has an annotation.
+///
+/// Not seen therefore: a privileged pod of another client than kubelet with
+/// containerd before 2.0.3, and any with 2.0.0 to 2.0.2 (told from the older
+/// ones by the annotation with the sandbox image's name).
+fn privileged_pod(spec: &Spec) -> Option<&'static str> {
+    let writable_sys = sys_options(spec).is_some_and(|options| options.iter().any(|o| o == "rw"));
+    let crio = annotation(spec, "io.kubernetes.cri-o.PrivilegedRuntime") == Some("true");
+    if writable_sys || crio {
+        return Some("the pod is privileged");
+    }
+    let before_2_0 = annotation(spec, "io.kubernetes.cri.podsandbox.image-name").is_none();
+    let seccomp = spec.linux().as_ref().is_some_and(|linux| linux.seccomp().is_some());
+    (before_2_0 && !seccomp && is_from_kubelet(spec))
+        .then_some("the pod is privileged (its sandbox container has no seccomp profile)")
+}
+
+fn sys_options(spec: &Spec) -> Option<&[String]> {
+    let mut mounts = spec.mounts().iter().flatten();
+    let sys = mounts.find(|mount| mount.destination().as_os_str() == "/sys")?;
+    (sys.typ().as_deref() == Some("sysfs")).then_some(sys.options().as_deref()?)
+}
+
+/// kubelet's `BuildPodLogsDirectory`.
+fn is_from_kubelet(spec: &Spec) -> bool {
+    let part = |key: &str| annotation(spec, &format!("io.kubernetes.cri.sandbox-{key}"));
+    let parts = (part("log-directory"), part("namespace"), part("name"), part("uid"));
+    let (Some(directory), Some(namespace), Some(name), Some(uid)) = parts else {
+        return false;
+    };
+    let last = directory.trim_end_matches('/').rsplit('/').next();
+    last == Some(format!("{namespace}_{name}_{uid}").as_str())
+}
+
+/// What `oci.WithPrivileged` of containerd, nerdctl, and Docker leave behind
+/// in common: capabilities over the whole machine, and no seccomp profile, no
+/// masked and no read-only paths.
+fn privileged_container(spec: &Spec) -> bool {
+    let capabilities = spec.process().as_ref().and_then(|process| process.capabilities().as_ref());
+    let bounding = capabilities.and_then(|sets| sets.bounding().as_ref());
+    let machine = [Capability::SysAdmin, Capability::SysModule, Capability::SysRawio];
+    let all = bounding.is_some_and(|set| machine.iter().all(|capability| set.contains(capability)));
+    all && spec.linux().as_ref().is_some_and(unconfined)
+}
+
+fn unconfined(linux: &Linux) -> bool {
+    let empty = |paths: &Option<Vec<String>>| paths.as_ref().is_none_or(Vec::is_empty);
+    linux.seccomp().is_none() && empty(linux.masked_paths()) && empty(linux.readonly_paths())
+}
+
+fn annotation<'a>(spec: &'a Spec, key: &str) -> Option<&'a str> {
+    let annotations: &HashMap<String, String> = spec.annotations().as_ref()?;
+    annotations.get(key).map(String::as_str)
+}

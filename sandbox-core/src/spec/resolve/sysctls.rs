@@ -1,0 +1,122 @@
+//! `linux.sysctl`: only what belongs to a namespace of the sandbox.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+use super::check::{refuse, without_nul};
+use super::namespaces::Resolved;
+use crate::error::Result;
+use crate::spec::plan::Network;
+
+/// Those of ipc_namespaces(7).
+const IPC: [&str; 8] = [
+    "kernel.msgmax",
+    "kernel.msgmnb",
+    "kernel.msgmni",
+    "kernel.sem",
+    "kernel.shmall",
+    "kernel.shmmax",
+    "kernel.shmmni",
+    "kernel.shm_rmid_forced",
+];
+
+/// What a sysctl depends on besides its name.
+pub(super) struct Surroundings<'a> {
+    pub(super) resolved: &'a Resolved,
+    /// This is the root container: the sandbox's network is its to set up.
+    pub(super) root: bool,
+    pub(super) hostname: bool,
+    pub(super) domainname: bool,
+}
+
+/// Name and value, sorted by name.
+pub(super) type Sysctls = Vec<(String, String)>;
+
+/// The container's sysctls, and those of the network namespace.
+pub(super) fn plan(
+    sysctls: Option<&HashMap<String, String>>,
+    around: &Surroundings<'_>,
+) -> Result<(Sysctls, Sysctls)> {
+    let (mut container, mut network) = (Vec::new(), Vec::new());
+    for (key, value) in sysctls.into_iter().flatten() {
+        let name = canonical(key)?;
+        without_nul(|| field(key), value)?;
+        let net = name.starts_with("net.");
+        check(key, &name, around)?;
+        if net { &mut network } else { &mut container }.push((name, value.clone()));
+    }
+    // Maps have no order; a plan does not change from one run to the next.
+    for list in [&mut container, &mut network] {
+        list.sort_unstable();
+        if let Some(twice) = list.windows(2).find(|pair| pair[0].0 == pair[1].0) {
+            return refuse("linux.sysctl", format!("{} is given twice", twice[0].0));
+        }
+    }
+    Ok((container, network))
+}
+
+/// Where below `/proc/sys` a sysctl of a plan is. As in sysctl(8), a slash in
+/// the dotted form stands for a dot: `net.ipv4.conf.eth0/1.forwarding`.
+pub fn sysctl_file(name: &str) -> PathBuf {
+    PathBuf::from(swapped(name))
+}
+
+fn swapped(name: &str) -> String {
+    let swap = |letter| match letter {
+        '.' => '/',
+        '/' => '.',
+        other => other,
+    };
+    name.chars().map(swap).collect()
+}
+
+/// The dotted form. Whichever of `.` and `/` comes first separates the parts.
+fn canonical(key: &str) -> Result<String> {
+    without_nul(|| field(key), key)?;
+    let slashed = key.find(['.', '/']).is_some_and(|at| key[at..].starts_with('/'));
+    let name = if slashed { swapped(key) } else { key.into() };
+    // Parts of the path below /proc/sys: none may be empty or lead upwards.
+    let wrong = |part: &str| matches!(part, "" | "." | "..");
+    if swapped(&name).split('/').any(wrong) || !name.contains('.') {
+        return refuse(field(key), "is no sysctl; expected a name such as net.core.somaxconn");
+    }
+    Ok(name)
+}
+
+fn check(key: &str, name: &str, around: &Surroundings<'_>) -> Result<()> {
+    let resolved = around.resolved;
+    let said = match name {
+        "kernel.hostname" if !resolved.uts_listed => {
+            "would change the host's name: no uts namespace is listed"
+        }
+        "kernel.hostname" if around.hostname => "is given beside hostname; expected one of both",
+        "kernel.domainname" if !resolved.uts_listed => {
+            "would change the host's name: no uts namespace is listed"
+        }
+        "kernel.domainname" if around.domainname => {
+            "is given beside domainname; expected one of both"
+        }
+        "kernel.hostname" | "kernel.domainname" => return Ok(()),
+        _ if name.starts_with("net.") && !around.root => {
+            "belongs to the pod's network; expected in the spec of the pod's first container"
+        }
+        _ if name.starts_with("net.") && resolved.network == Network::Host => {
+            "would change the host's network: the pod has no network namespace of its own"
+        }
+        _ if name.starts_with("net.") => return Ok(()),
+        _ if is_ipc(name) && !resolved.ipc_listed => {
+            "would change the host's IPC: no ipc namespace is listed"
+        }
+        _ if is_ipc(name) => return Ok(()),
+        _ => "belongs to no namespace: it would change the whole machine",
+    };
+    refuse(field(key), said)
+}
+
+fn is_ipc(name: &str) -> bool {
+    IPC.contains(&name) || name.starts_with("fs.mqueue.")
+}
+
+fn field(key: &str) -> String {
+    format!("linux.sysctl[{key:?}]")
+}

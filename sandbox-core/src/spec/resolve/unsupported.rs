@@ -1,0 +1,41 @@
+//! What the specification knows and we do not do. Never ignored: whoever
+//! wrote it into the spec relies on it.
+
+use oci_spec::runtime::{Linux, Spec};
+
+use super::check::refuse;
+use crate::error::Result;
+
+/// Refuses sections of other platforms and features without support, by name.
+pub(super) fn check(spec: &Spec) -> Result<()> {
+    let foreign = [
+        ("windows", spec.windows().is_some()),
+        ("solaris", spec.solaris().is_some()),
+        ("vm", spec.vm().is_some()),
+        ("zos", spec.zos().is_some()),
+    ];
+    for (section, present) in foreign {
+        if present {
+            return refuse(
+                section,
+                "is a section for another platform; expected a Linux container's spec",
+            );
+        }
+    }
+    spec.linux().as_ref().map_or(Ok(()), check_linux)
+}
+
+fn check_linux(linux: &Linux) -> Result<()> {
+    let unsupported = [
+        ("linux.intelRdt", linux.intel_rdt().is_some()),
+        ("linux.memoryPolicy", linux.memory_policy().is_some()),
+        ("linux.netDevices", linux.net_devices().as_ref().is_some_and(|d| !d.is_empty())),
+        ("linux.timeOffsets", linux.time_offsets().as_ref().is_some_and(|o| !o.is_empty())),
+    ];
+    for (field, present) in unsupported {
+        if present {
+            return refuse(field, "is not supported; remove it from the spec");
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,126 @@
+//! The user namespace of a sandbox: whether there is one, and whose mappings.
+
+use oci_spec::runtime::{Linux, Spec};
+
+use super::check::refuse;
+use super::facts::{NamespaceId, SandboxFacts};
+use super::ids::{self, covered};
+use super::namespaces::Resolved;
+use super::{Context, pod};
+use crate::error::Result;
+use crate::sandbox::Userns;
+use crate::spec::plan::Mappings;
+
+/// What becomes of `user` in the list of namespaces.
+pub(super) struct UserNamespace {
+    /// There is one.
+    pub(super) made: bool,
+    pub(super) mappings: Option<Mappings>,
+    /// Why `userns = "auto"` makes none, or would not if this were the root
+    /// container.
+    pub(super) excuse: Option<String>,
+}
+
+/// Decides for the root container; checks that a later one fits its sandbox.
+pub(super) fn resolve(
+    spec: &Spec,
+    linux: &Linux,
+    resolved: &Resolved,
+    context: &Context<'_>,
+) -> Result<UserNamespace> {
+    let mappings = spec_mappings(linux, resolved)?;
+    let excuse = match resolved.host {
+        _ if mappings.is_some() => None,
+        _ if pod::privileged(spec).is_some() => pod::privileged(spec).map(Into::into),
+        Some(host) => Some(format!("the pod uses the host's {host} namespace")),
+        None => None,
+    };
+    let Some(facts) = context.sandbox else {
+        check_root_user(resolved, mappings.as_ref())?;
+        let made = decide(context.userns, mappings.as_ref(), excuse.as_deref())?;
+        return Ok(UserNamespace { made, mappings, excuse });
+    };
+    check_pod_user(resolved, mappings.as_ref(), facts)?;
+    Ok(UserNamespace { made: facts.user_namespace, mappings: facts.mappings.clone(), excuse })
+}
+
+fn spec_mappings(linux: &Linux, resolved: &Resolved) -> Result<Option<Mappings>> {
+    let (uids, gids) = (linux.uid_mappings().as_deref(), linux.gid_mappings().as_deref());
+    let mappings = ids::mappings("linux", uids, gids)?;
+    match &mappings {
+        Some(_) if resolved.user.is_none() => {
+            refuse("linux.uidMappings", "no user namespace is listed in linux.namespaces")
+        }
+        Some(given) => check_root(given).map(|()| mappings),
+        None => Ok(None),
+    }
+}
+
+/// containerd pins a user namespace before it starts a pod's sandbox and gives
+/// its path beside the mappings: a namespace of our own with the same mappings
+/// serves the same purpose. A path alone would have to be joined.
+fn check_root_user(resolved: &Resolved, mappings: Option<&Mappings>) -> Result<()> {
+    match (&resolved.user, mappings) {
+        (Some(Some(path)), None) => refuse(
+            "linux.namespaces",
+            format!(
+                "user: joining {} is not supported; expected linux.uidMappings and linux.gidMappings",
+                path.display()
+            ),
+        ),
+        (Some(None), None) => {
+            refuse("linux.uidMappings", "expected beside the user namespace in linux.namespaces")
+        }
+        _ => Ok(()),
+    }
+}
+
+/// All containers of a sandbox have the same IDs.
+fn check_pod_user(
+    resolved: &Resolved,
+    mappings: Option<&Mappings>,
+    facts: &SandboxFacts,
+) -> Result<()> {
+    let Some(path) = &resolved.user else {
+        return Ok(());
+    };
+    let same_mappings = mappings.is_some() && mappings == facts.mappings.as_ref();
+    let same_namespace = match path {
+        Some(path) => NamespaceId::of(path).is_ok_and(|id| id == facts.user),
+        None => false,
+    };
+    // Whoever is in the namespace itself need not say what its mappings are,
+    // but a contradiction is an error.
+    if same_mappings || same_namespace && mappings.is_none() {
+        return Ok(());
+    }
+    refuse(
+        "linux.namespaces",
+        "user: is not the user namespace of this pod's sandbox, nor has its mappings",
+    )
+}
+
+/// What a sandbox gets: its user namespace's mappings if the spec brings them,
+/// and whether there is a user namespace at all. `excuse` is why `auto` makes
+/// none.
+fn decide(userns: Userns, mappings: Option<&Mappings>, excuse: Option<&str>) -> Result<bool> {
+    match (userns, mappings) {
+        (Userns::Never, Some(_)) => refuse(
+            "linux.namespaces",
+            "user: the spec asks for a user namespace, which the option userns = \"never\" forbids",
+        ),
+        (Userns::Never, None) | (Userns::Spec, None) => Ok(false),
+        (_, Some(_)) => Ok(true),
+        (Userns::Auto, None) => Ok(excuse.is_none()),
+    }
+}
+
+/// A container needs a root: its file system is put together by that ID.
+fn check_root(mappings: &Mappings) -> Result<()> {
+    for (field, lines) in [("uidMappings", &mappings.uids), ("gidMappings", &mappings.gids)] {
+        if !covered(lines, 0) {
+            return refuse(format!("linux.{field}"), "expected container ID 0 to be mapped");
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,166 @@
+//! From a profile to a program, by libseccomp.
+
+use std::fs::File;
+use std::io::{Read, Seek};
+
+use libseccomp::error::SeccompError;
+use libseccomp::{
+    ScmpAction, ScmpArch, ScmpArgCompare, ScmpCompareOp, ScmpFilterContext, ScmpSyscall,
+};
+use oci_spec::runtime::{
+    Arch, LinuxSeccomp, LinuxSeccompAction as Action, LinuxSeccompArg,
+    LinuxSeccompOperator as Operator, LinuxSyscall,
+};
+use rustix::fs::{MemfdFlags, memfd_create};
+
+use super::{Compiled, check, flags, unknown};
+use crate::error::{Context, Error, Result};
+
+/// `BPF_MAXINSNS`: the kernel loads no longer program.
+const MAX_INSTRUCTIONS: usize = 4096;
+
+/// `sizeof(struct sock_filter)`
+pub(super) const INSTRUCTION: usize = 8;
+
+/// What a rule does when the profile names no errno (runc, `seccomp_linux.go`).
+const EPERM: u32 = 1;
+
+/// Compiles a profile. Takes some milliseconds and about 1 MiB of memory.
+pub fn compile(profile: &LinuxSeccomp) -> Result<Compiled> {
+    check(profile)?;
+    let default = action(profile.default_action(), profile.default_errno_ret());
+    let mut filter = ScmpFilterContext::new(default).map_err(|e| failed("seccomp_init", e))?;
+    for arch in profile.architectures().iter().flatten() {
+        filter
+            .add_arch(architecture(*arch))
+            .map_err(|e| failed(&format!("seccomp_arch_add({arch})"), e))?;
+    }
+    // A binary tree over the numbers instead of one comparison after another.
+    // Not fatal: only libseccomp before 2.5 has none.
+    if let Err(error) = filter.set_ctl_optimize(2) {
+        log::debug!("seccomp: no binary tree: {error}");
+    }
+    for rule in profile.syscalls().iter().flatten() {
+        let act = action(rule.action(), rule.errno_ret());
+        // libseccomp calls a rule that changes nothing an error.
+        if act != default {
+            add(&mut filter, rule, act)?;
+        }
+    }
+    let mut program = unknown::answer(profile);
+    program.extend(export(&filter)?);
+    let instructions = program.len() / INSTRUCTION;
+    if instructions > MAX_INSTRUCTIONS {
+        return Err(Error::invalid(format!(
+            "linux.seccomp: makes {instructions} instructions; the kernel takes at most {MAX_INSTRUCTIONS}"
+        )));
+    }
+    Ok(Compiled { program, flags: flags(profile) })
+}
+
+fn add(filter: &mut ScmpFilterContext, rule: &LinuxSyscall, action: ScmpAction) -> Result<()> {
+    let args: Vec<_> = rule.args().iter().flatten().map(compare).collect();
+    for name in rule.names() {
+        let Ok(number) = ScmpSyscall::from_name(name) else {
+            log::debug!("seccomp: skipping the unknown system call {name}");
+            continue;
+        };
+        let failed = |e| failed(&format!("seccomp_rule_add({name})"), e);
+        if args.is_empty() {
+            filter.add_rule(action, number).map_err(failed)?;
+        } else if same_index_twice(rule) {
+            // Conditions of one rule must all hold, and libseccomp takes one
+            // for each argument. Profiles from before it was so mean "or".
+            for arg in &args {
+                filter.add_rule_conditional(action, number, &[*arg]).map_err(failed)?;
+            }
+        } else {
+            filter.add_rule_conditional(action, number, &args).map_err(failed)?;
+        }
+    }
+    Ok(())
+}
+
+fn same_index_twice(rule: &LinuxSyscall) -> bool {
+    let mut seen = [false; 6];
+    let mut args = rule.args().iter().flatten();
+    args.any(|arg| seen.get_mut(arg.index()).is_some_and(|seen| std::mem::replace(seen, true)))
+}
+
+fn compare(arg: &LinuxSeccompArg) -> ScmpArgCompare {
+    // With MASKED_EQ `value` is the mask and `valueTwo` what is compared to.
+    let (operator, datum) = match arg.op() {
+        Operator::ScmpCmpNe => (ScmpCompareOp::NotEqual, arg.value()),
+        Operator::ScmpCmpLt => (ScmpCompareOp::Less, arg.value()),
+        Operator::ScmpCmpLe => (ScmpCompareOp::LessOrEqual, arg.value()),
+        Operator::ScmpCmpEq => (ScmpCompareOp::Equal, arg.value()),
+        Operator::ScmpCmpGe => (ScmpCompareOp::GreaterEqual, arg.value()),
+        Operator::ScmpCmpGt => (ScmpCompareOp::Greater, arg.value()),
+        Operator::ScmpCmpMaskedEq => {
+            (ScmpCompareOp::MaskedEqual(arg.value()), arg.value_two().unwrap_or(0))
+        }
+    };
+    // The index was checked to be at most 5.
+    ScmpArgCompare::new(arg.index() as u32, operator, datum)
+}
+
+fn action(action: Action, errno: Option<u32>) -> ScmpAction {
+    // Both were checked to be in range.
+    let errno = errno.unwrap_or(EPERM);
+    match action {
+        Action::ScmpActKill | Action::ScmpActKillThread => ScmpAction::KillThread,
+        Action::ScmpActKillProcess => ScmpAction::KillProcess,
+        Action::ScmpActTrap => ScmpAction::Trap,
+        Action::ScmpActErrno => ScmpAction::Errno(errno as i32),
+        Action::ScmpActNotify => ScmpAction::Notify,
+        Action::ScmpActTrace => ScmpAction::Trace(errno as u16),
+        Action::ScmpActLog => ScmpAction::Log,
+        Action::ScmpActAllow => ScmpAction::Allow,
+    }
+}
+
+/// seccomp_export_bpf(3) writes to a descriptor: an anonymous file.
+fn export(filter: &ScmpFilterContext) -> Result<Vec<u8>> {
+    let file = memfd_create("seccomp", MemfdFlags::CLOEXEC).context(|| "memfd_create seccomp")?;
+    let mut file = File::from(file);
+    filter.export_bpf(&file).map_err(|e| failed("seccomp_export_bpf", e))?;
+    let mut program = Vec::new();
+    file.rewind()
+        .and_then(|()| file.read_to_end(&mut program))
+        .context(|| "read the exported seccomp program")?;
+    Ok(program)
+}
+
+fn failed(what: &str, error: SeccompError) -> Error {
+    Error::internal(format!("linux.seccomp: {what}: {error}"))
+}
+
+/// libseccomp's name of an architecture.
+pub(super) fn architecture(arch: Arch) -> ScmpArch {
+    match arch {
+        Arch::ScmpArchNative => ScmpArch::Native,
+        Arch::ScmpArchX86 => ScmpArch::X86,
+        Arch::ScmpArchX86_64 => ScmpArch::X8664,
+        Arch::ScmpArchX32 => ScmpArch::X32,
+        Arch::ScmpArchArm => ScmpArch::Arm,
+        Arch::ScmpArchAarch64 => ScmpArch::Aarch64,
+        Arch::ScmpArchMips => ScmpArch::Mips,
+        Arch::ScmpArchMips64 => ScmpArch::Mips64,
+        Arch::ScmpArchMips64n32 => ScmpArch::Mips64N32,
+        Arch::ScmpArchMipsel => ScmpArch::Mipsel,
+        Arch::ScmpArchMipsel64 => ScmpArch::Mipsel64,
+        Arch::ScmpArchMipsel64n32 => ScmpArch::Mipsel64N32,
+        Arch::ScmpArchPpc => ScmpArch::Ppc,
+        Arch::ScmpArchPpc64 => ScmpArch::Ppc64,
+        Arch::ScmpArchPpc64le => ScmpArch::Ppc64Le,
+        Arch::ScmpArchS390 => ScmpArch::S390,
+        Arch::ScmpArchS390x => ScmpArch::S390X,
+        Arch::ScmpArchParisc => ScmpArch::Parisc,
+        Arch::ScmpArchParisc64 => ScmpArch::Parisc64,
+        Arch::ScmpArchRiscv64 => ScmpArch::Riscv64,
+        Arch::ScmpArchLoongarch64 => ScmpArch::Loongarch64,
+        Arch::ScmpArchM68k => ScmpArch::M68k,
+        Arch::ScmpArchSh => ScmpArch::Sh,
+        Arch::ScmpArchSheb => ScmpArch::Sheb,
+    }
+}

@@ -1,0 +1,121 @@
+//! `linux.seccomp`: checked by the shim, compiled by the gofer, loaded by boot.
+//!
+//! Compiling takes milliseconds, so a program is kept in a file named by the
+//! [`key`] of its profile and made only once. Only [`compile`] calls
+//! libseccomp.
+
+mod compile;
+mod unknown;
+
+use oci_spec::runtime::{
+    LinuxSeccomp, LinuxSeccompAction as Action, LinuxSeccompFilterFlag as Flag,
+};
+use sha2::{Digest, Sha256};
+
+pub use self::compile::compile;
+use crate::error::{Error, Result};
+
+/// Part of the [`key`], to be raised when the same profile shall give another
+/// program than before.
+const REVISION: &str = concat!("palisade seccomp 1 ", env!("CARGO_PKG_VERSION"), "\n");
+
+/// The largest errno that a system call can return (`MAX_ERRNO`).
+const MAX_ERRNO: u32 = 4095;
+
+/// A program as seccomp(2) takes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Compiled {
+    /// An array of `struct sock_filter`, in the machine's byte order.
+    pub program: Vec<u8>,
+    /// `SECCOMP_FILTER_FLAG_` bits, as of [`flags`].
+    pub flags: u32,
+}
+
+/// A name for the profile's program: the same profile has the same key, on any
+/// machine and at any time.
+pub fn key(profile: &LinuxSeccomp) -> Result<String> {
+    let mut hash = Sha256::new_with_prefix(REVISION);
+    let json = serde_json::to_vec(profile).map_err(|error| {
+        Error::internal(format!("linux.seccomp: cannot be written as JSON: {error}"))
+    })?;
+    hash.update(json);
+    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// `SECCOMP_FILTER_FLAG_` bits to load the program with.
+///
+/// With no `flags` in the profile it is `SPEC_ALLOW`, as runc does it
+/// (`libcontainer/specconv`): the mitigation of speculative store bypass,
+/// which old kernels tie to seccomp, costs more than it gives. `TSYNC` is
+/// without effect on the single thread that loads the program, and
+/// `WAIT_KILLABLE_RECV` without user notification, where the kernel would
+/// refuse it.
+pub fn flags(profile: &LinuxSeccomp) -> u32 {
+    const TSYNC: u32 = 1 << 0;
+    const LOG: u32 = 1 << 1;
+    const SPEC_ALLOW: u32 = 1 << 2;
+    let Some(flags) = profile.flags() else {
+        return SPEC_ALLOW;
+    };
+    flags.iter().fold(0, |all, flag| {
+        all | match flag {
+            Flag::SeccompFilterFlagLog => LOG,
+            Flag::SeccompFilterFlagTsync => TSYNC,
+            Flag::SeccompFilterFlagSpecAllow => SPEC_ALLOW,
+            Flag::SeccompFilterFlagWaitKillableRecv => 0,
+        }
+    })
+}
+
+/// Refuses what cannot be compiled, without libseccomp and by name. The names
+/// of system calls are not looked at: unknown ones are skipped when compiling.
+pub fn check(profile: &LinuxSeccomp) -> Result<()> {
+    action(
+        "defaultAction",
+        profile.default_action(),
+        "defaultErrnoRet",
+        profile.default_errno_ret(),
+    )?;
+    for (i, rule) in profile.syscalls().iter().flatten().enumerate() {
+        let field = |name: &str| format!("syscalls[{i}].{name}");
+        action(&field("action"), rule.action(), &field("errnoRet"), rule.errno_ret())?;
+        if rule.names().is_empty() {
+            return refuse(&field("names"), "expected at least one system call");
+        }
+        for (k, arg) in rule.args().iter().flatten().enumerate() {
+            if arg.index() > 5 {
+                return refuse(
+                    &field(&format!("args[{k}].index")),
+                    "system calls have the arguments 0 to 5",
+                );
+            }
+        }
+    }
+    Ok(())
+}
+
+fn action(field: &str, action: Action, errno_field: &str, errno: Option<u32>) -> Result<()> {
+    let most = match action {
+        // Nobody would answer: the listener is not implemented.
+        Action::ScmpActNotify => return refuse(field, "SCMP_ACT_NOTIFY is not supported"),
+        Action::ScmpActErrno => MAX_ERRNO,
+        Action::ScmpActTrace => u32::from(u16::MAX),
+        _ if errno.is_some() => {
+            return refuse(
+                errno_field,
+                &format!("belongs to SCMP_ACT_ERRNO and SCMP_ACT_TRACE, not to {action}"),
+            );
+        }
+        _ => return Ok(()),
+    };
+    match errno {
+        Some(errno) if errno > most => {
+            refuse(errno_field, &format!("is {errno}; expected at most {most}"))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn refuse<T>(field: &str, said: &str) -> Result<T> {
+    Err(Error::invalid(format!("linux.seccomp.{field}: {said}")))
+}

@@ -1,0 +1,78 @@
+//! clone3(2), used as a fork into namespaces.
+
+use std::io;
+use std::mem;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+/// Proof that this process has one thread, which is what makes it sound to go
+/// on using the heap and locks in a forked child: nobody else can have been
+/// holding them.
+#[derive(Debug)]
+pub struct SingleThreaded(());
+
+impl SingleThreaded {
+    /// Counts this process's threads: the link count of `/proc/self/task` is
+    /// two more than there are (proc(5)).
+    pub fn prove() -> io::Result<Self> {
+        let threads = rustix::fs::stat("/proc/self/task")?.st_nlink.saturating_sub(2);
+        match threads {
+            1 => Ok(Self(())),
+            n => Err(io::Error::other(format!(
+                "this process has {n} threads and may only be cloned with one"
+            ))),
+        }
+    }
+}
+
+/// Which side of the clone this is.
+#[derive(Debug)]
+pub enum Cloned {
+    /// The caller.
+    Parent {
+        /// The child's ID in the caller's PID namespace.
+        pid: i32,
+        /// The child's pidfd, close-on-exec.
+        pidfd: OwnedFd,
+    },
+    /// The new process.
+    Child,
+}
+
+/// Forks into the namespaces that `flags` (`CLONE_NEW*`) name and, on cgroup
+/// v2, straight into the cgroup whose directory is given. The child starts
+/// with default signal dispositions. clone(2), clone3.
+pub fn clone_into(
+    _proof: &SingleThreaded,
+    flags: libc::c_int,
+    cgroup: Option<BorrowedFd<'_>>,
+) -> io::Result<Cloned> {
+    let mut pidfd: RawFd = -1;
+    // The flags are bits: NEWNS and others fit an int, INTO_CGROUP does not.
+    let mut bits = u64::from(flags as u32) | libc::CLONE_PIDFD as u64 | CLONE_CLEAR_SIGHAND;
+    if cgroup.is_some() {
+        bits |= CLONE_INTO_CGROUP;
+    }
+    // SAFETY: clone_args is plain integers, for which zero means "not given".
+    let mut args: libc::clone_args = unsafe { mem::zeroed() };
+    args.flags = bits;
+    args.pidfd = (&raw mut pidfd) as u64;
+    args.exit_signal = libc::SIGCHLD as u64;
+    args.cgroup = cgroup.map_or(0, |fd| fd.as_raw_fd() as u64);
+    // SAFETY: without CLONE_VM the child gets a copy of this address space, and
+    // with no other thread (the proof) nothing in it is in mid-change. `args`
+    // and `pidfd` outlive the call; no stack is given, so the child returns
+    // here on its copy of this one.
+    let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw const args, mem::size_of_val(&args)) };
+    match pid {
+        -1 => Err(io::Error::last_os_error()),
+        0 => Ok(Cloned::Child),
+        pid => Ok(Cloned::Parent {
+            pid: pid as i32,
+            // SAFETY: the kernel stored a new descriptor there that nobody else owns.
+            pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) },
+        }),
+    }
+}
+
+const CLONE_CLEAR_SIGHAND: u64 = 0x1_0000_0000;
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;

@@ -1,0 +1,59 @@
+//! Descriptors that are announced by number.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+
+use rustix::io::{FdFlags, fcntl_getfd, fcntl_setfd};
+
+/// Takes over a descriptor that this process was given at its birth under a
+/// number that a flag announced, and makes it close-on-exec.
+///
+/// # Errors
+/// `EBADF` when no such descriptor is open.
+pub fn adopt(number: RawFd) -> io::Result<OwnedFd> {
+    if number < 3 {
+        return Err(io::Error::from_raw_os_error(libc::EBADF));
+    }
+    // SAFETY: fcntl F_GETFD only looks the number up; a wrong one is EBADF.
+    if unsafe { libc::fcntl(number, libc::F_GETFD) } == -1 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the number is open, was announced for this process alone, and
+    // main.rs adopts each announced number once before anything else opens one.
+    let fd = unsafe { OwnedFd::from_raw_fd(number) };
+    fcntl_setfd(&fd, FdFlags::CLOEXEC)?;
+    Ok(fd)
+}
+
+/// Lets a descriptor survive the next execve and tells its number. Meant for a
+/// child between clone and execve.
+pub fn donate(fd: impl AsFd) -> io::Result<RawFd> {
+    let fd = fd.as_fd();
+    let flags = fcntl_getfd(fd)?;
+    fcntl_setfd(fd, flags.difference(FdFlags::CLOEXEC))?;
+    Ok(fd.as_raw_fd())
+}
+
+/// Makes every descriptor from `first` on close-on-exec: close_range(2).
+pub fn cloexec_from(first: u32) -> io::Result<()> {
+    // SAFETY: CLOSE_RANGE_CLOEXEC closes nothing, so no owned descriptor is
+    // pulled away from under its owner.
+    let done =
+        unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+    if done == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Puts `fd` in the place of 0, 1 or 2, where it survives execve: dup2(2).
+pub fn install_stdio(fd: impl AsFd, place: RawFd) -> io::Result<()> {
+    assert!((0..=2).contains(&place), "{place} is no stdio descriptor");
+    // SAFETY: 0 to 2 are owned by nobody in this program: std's handles to
+    // them are unowned by design.
+    if unsafe { libc::dup2(fd.as_fd().as_raw_fd(), place) } == -1 {
+        return Err(io::Error::last_os_error());
+    }
+    // dup2 onto itself leaves close-on-exec as it was.
+    if fd.as_fd().as_raw_fd() == place {
+        fcntl_setfd(fd.as_fd(), FdFlags::empty())?;
+    }
+    Ok(())
+}

@@ -1,0 +1,306 @@
+//! Mounts by descriptor: what rustix lacks of the mount API of Linux 5.12, and
+//! the few combinations of it that gofer and boot both use.
+//!
+//! A mount that has no place yet is a *detached mount*: an `OwnedFd` from
+//! [`clone_mount`] or [`FsContext::mount`]. Closing it takes the mount away.
+
+use std::ffi::CStr;
+use std::fmt;
+use std::io;
+use std::mem::size_of;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags};
+use rustix::path::Arg;
+
+use crate::spec::plan::PropagationKind;
+
+/// How far a change of mounts reaches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Depth {
+    /// The top mount alone.
+    Top,
+    /// The top mount and all below it.
+    Tree,
+}
+
+impl From<bool> for Depth {
+    /// From the `recursive` of a plan.
+    fn from(recursive: bool) -> Self {
+        if recursive { Self::Tree } else { Self::Top }
+    }
+}
+
+/// A detached copy of the mount at `path`, from that directory or file on
+/// (open_tree(2) with `OPEN_TREE_CLONE`). Follows symlinks. An empty path
+/// means what `dir` itself refers to.
+pub fn clone_mount(dir: impl AsFd, path: impl Arg, depth: Depth) -> io::Result<OwnedFd> {
+    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_EMPTY_PATH;
+    if depth == Depth::Tree {
+        flags |= OpenTreeFlags::AT_RECURSIVE;
+    }
+    Ok(rustix::mount::open_tree(dir, path, flags)?)
+}
+
+/// Puts a detached mount onto what `target` refers to (move_mount(2)): the way
+/// that no symlink can lead astray. `target` may be opened with `O_PATH`.
+pub fn attach_to(mount: impl AsFd, target: impl AsFd) -> io::Result<()> {
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    Ok(rustix::mount::move_mount(mount, c"", target, c"", flags)?)
+}
+
+/// Puts a detached mount at a path that only trusted directories lead to
+/// (move_mount(2)). Does not follow a symlink in the last component.
+pub fn attach_at(mount: impl AsFd, path: impl Arg) -> io::Result<()> {
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+    Ok(rustix::mount::move_mount(mount, c"", CWD, path, flags)?)
+}
+
+/// What mount_setattr(2) is to change. Nothing, by default.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct AttrChange<'a> {
+    /// `MOUNT_ATTR_` bits to set. Whoever sets an access time flag must clear
+    /// `MOUNT_ATTR__ATIME` in the same call.
+    pub set: u64,
+    /// `MOUNT_ATTR_` bits to clear, before [`AttrChange::set`].
+    pub clear: u64,
+    /// New kind of propagation.
+    pub propagation: Option<PropagationKind>,
+    /// Map the mount's owners by this user namespace (`MOUNT_ATTR_IDMAP`).
+    /// Only works on a detached mount that is not idmapped yet.
+    pub idmap: Option<BorrowedFd<'a>>,
+}
+
+/// Changes the mount whose root `mount` refers to (mount_setattr(2)). With
+/// [`Depth::Tree`] either all mounts change or none.
+pub fn mount_setattr(mount: impl AsFd, depth: Depth, change: AttrChange<'_>) -> io::Result<()> {
+    setattr(mount.as_fd(), c"", depth, change)
+}
+
+/// Changes the mount at a path that only trusted directories lead to
+/// (mount_setattr(2)).
+pub fn mount_setattr_at(path: impl Arg, depth: Depth, change: AttrChange<'_>) -> io::Result<()> {
+    let path = path.into_c_str()?;
+    setattr(CWD, &path, depth, change)
+}
+
+fn setattr(
+    dir: BorrowedFd<'_>,
+    path: &CStr,
+    depth: Depth,
+    change: AttrChange<'_>,
+) -> io::Result<()> {
+    let attr = libc::mount_attr {
+        attr_set: change.set | change.idmap.map_or(0, |_| libc::MOUNT_ATTR_IDMAP),
+        attr_clr: change.clear,
+        propagation: change.propagation.map_or(0, propagation_bits),
+        userns_fd: change.idmap.map_or(0, |fd| fd.as_raw_fd() as u64),
+    };
+    let mut flags = libc::AT_EMPTY_PATH | libc::AT_SYMLINK_NOFOLLOW;
+    if depth == Depth::Tree {
+        flags |= libc::AT_RECURSIVE;
+    }
+    // SAFETY: `path` is a C string and `attr` a whole `struct mount_attr` of
+    // the size that is passed; both outlive the call, which only reads them.
+    // The kernel keeps no pointer, and the descriptors are borrowed by the caller.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            dir.as_raw_fd(),
+            path.as_ptr(),
+            flags,
+            &raw const attr,
+            size_of::<libc::mount_attr>(),
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+fn propagation_bits(kind: PropagationKind) -> u64 {
+    match kind {
+        PropagationKind::Shared => libc::MS_SHARED,
+        PropagationKind::Slave => libc::MS_SLAVE,
+        PropagationKind::Private => libc::MS_PRIVATE,
+        PropagationKind::Unbindable => libc::MS_UNBINDABLE,
+    }
+}
+
+/// A file system being configured (fsopen(2)). Its errors carry what the
+/// kernel has to say, which the number alone hides.
+#[derive(Debug)]
+pub struct FsContext(OwnedFd);
+
+impl FsContext {
+    /// Starts to make a file system of this type. `ENODEV` when the kernel
+    /// does not know the type.
+    pub fn open(fs_type: impl Arg) -> Result<Self, FsError> {
+        Ok(Self(rustix::mount::fsopen(fs_type, FsOpenFlags::FSOPEN_CLOEXEC)?))
+    }
+
+    /// Sets an option without a value.
+    pub fn flag(&self, key: &str) -> Result<(), FsError> {
+        self.explain(rustix::mount::fsconfig_set_flag(&self.0, key))
+    }
+
+    /// Sets an option.
+    pub fn string(&self, key: &str, value: impl Arg) -> Result<(), FsError> {
+        self.explain(rustix::mount::fsconfig_set_string(&self.0, key, value))
+    }
+
+    /// Sets an option to what a descriptor refers to.
+    pub fn fd(&self, key: &str, value: impl AsFd) -> Result<(), FsError> {
+        self.explain(rustix::mount::fsconfig_set_fd(&self.0, key, value))
+    }
+
+    /// Sets `key` or `key=value`.
+    pub fn option(&self, key: &str, value: Option<&str>) -> Result<(), FsError> {
+        match value {
+            Some(value) => self.string(key, value),
+            None => self.flag(key),
+        }
+    }
+
+    /// Makes the file system, or takes an existing one with the same source
+    /// where the type shares them.
+    pub fn create(&self) -> Result<(), FsError> {
+        self.explain(rustix::mount::fsconfig_create(&self.0))
+    }
+
+    /// Mounts what [`FsContext::create`] made, detached (fsmount(2)).
+    pub fn mount(&self, attributes: MountAttrFlags) -> Result<OwnedFd, FsError> {
+        let flags = FsMountFlags::FSMOUNT_CLOEXEC;
+        self.explain(rustix::mount::fsmount(&self.0, flags, attributes))
+    }
+
+    /// Adds the messages that wait in the context: one a read, each with a
+    /// severity letter in front.
+    fn explain<T>(&self, result: rustix::io::Result<T>) -> Result<T, FsError> {
+        result.map_err(|errno| {
+            let mut messages = Vec::new();
+            let mut line = [0; 1024];
+            while let Ok(length) = rustix::io::read(&self.0, &mut line) {
+                let text = String::from_utf8_lossy(&line[..length]);
+                let text = text.trim_end();
+                messages.push(text.get(2..).unwrap_or(text).to_owned());
+                if length == 0 || messages.len() == 8 {
+                    break;
+                }
+            }
+            FsError { errno, messages }
+        })
+    }
+}
+
+impl AsFd for FsContext {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// Why a file system could not be made.
+#[derive(Clone, Debug)]
+pub struct FsError {
+    /// The number.
+    pub errno: Errno,
+    /// What the file system wrote into the context.
+    pub messages: Vec<String>,
+}
+
+impl From<Errno> for FsError {
+    fn from(errno: Errno) -> Self {
+        Self { errno, messages: Vec::new() }
+    }
+}
+
+impl From<FsError> for io::Error {
+    fn from(error: FsError) -> Self {
+        if error.messages.is_empty() { error.errno.into() } else { io::Error::other(error) }
+    }
+}
+
+impl fmt::Display for FsError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", io::Error::from(self.errno))?;
+        if self.messages.is_empty() {
+            return Ok(());
+        }
+        write!(f, " (the kernel says: {})", self.messages.join("; "))
+    }
+}
+
+impl std::error::Error for FsError {}
+
+/// Opens `path` as a process sees it whose root is `root`: no `..`, no
+/// absolute symlink leads out, and links of /proc that jump are refused
+/// (openat2(2), `RESOLVE_IN_ROOT`).
+pub fn open_in_root(
+    root: impl AsFd,
+    path: impl AsRef<Path>,
+    flags: OFlags,
+    mode: Mode,
+) -> io::Result<OwnedFd> {
+    resolve(root.as_fd(), path.as_ref(), flags, mode, ResolveFlags::IN_ROOT)
+}
+
+/// Opens `path` below `dir`; anything that leads out is an error (openat2(2),
+/// `RESOLVE_BENEATH`) rather than bent back in.
+pub fn open_beneath(
+    dir: impl AsFd,
+    path: impl AsRef<Path>,
+    flags: OFlags,
+    mode: Mode,
+) -> io::Result<OwnedFd> {
+    resolve(dir.as_fd(), path.as_ref(), flags, mode, ResolveFlags::BENEATH)
+}
+
+fn resolve(
+    dir: BorrowedFd<'_>,
+    path: &Path,
+    flags: OFlags,
+    mode: Mode,
+    resolve: ResolveFlags,
+) -> io::Result<OwnedFd> {
+    let resolve = resolve | ResolveFlags::NO_MAGICLINKS;
+    // EAGAIN: something was renamed or mounted meanwhile and the kernel could
+    // not prove that the walk stayed inside. Bounded, since an attacker can
+    // keep renaming.
+    for _ in 0..128 {
+        match rustix::fs::openat2(dir, path, flags | OFlags::CLOEXEC, mode, resolve) {
+            Err(Errno::AGAIN | Errno::INTR) => continue,
+            result => return Ok(result?),
+        }
+    }
+    Err(Errno::AGAIN.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_system_error_says_what_the_kernel_says() {
+        let Ok(context) = FsContext::open("tmpfs") else {
+            return;
+        };
+        let error = context.string("size", "many").unwrap_err();
+        assert_eq!(error.errno, Errno::INVAL);
+        assert!(error.to_string().contains("size"), "{error}");
+    }
+
+    #[test]
+    fn a_path_in_a_root_stays_in_it() {
+        let dir = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink("/../../x", dir.path().join("out")).unwrap();
+        std::fs::write(dir.path().join("x"), "inside").unwrap();
+        let root = std::fs::File::open(dir.path()).unwrap();
+        let found = open_in_root(&root, "/out", OFlags::PATH, Mode::empty()).unwrap();
+        let stat = rustix::fs::fstat(&found).unwrap();
+        assert_eq!(stat.st_size, 6);
+        assert!(open_beneath(&root, "out", OFlags::PATH, Mode::empty()).is_err());
+    }
+}
