@@ -4,15 +4,17 @@ use caps::{CapSet, Capability, CapsHashSet};
 use nix::unistd::{Gid, Uid, seteuid, setgroups, setresgid, setresuid};
 
 use crate::error::{Context, Error, Result};
-use crate::sys::process::keep_capabilities;
+use crate::sys::process::separate_ids_from_capabilities;
 
 /// The ID that boot runs under, inside its user namespace.
 const NOBODY: u32 = 65534;
 
 /// What boot needs inside its user namespace, and for what.
-const NEEDED: [Capability; 9] = [
+const NEEDED: [Capability; 10] = [
     // Mounts, and entering containers.
     Capability::CAP_SYS_ADMIN,
+    // Entering the namespaces of a container's process by its pidfd.
+    Capability::CAP_SYS_PTRACE,
     // The ID maps of containers, ID 0 among them.
     Capability::CAP_SETUID,
     Capability::CAP_SETGID,
@@ -35,14 +37,14 @@ pub(super) fn drop_all_but_needed() -> Result<()> {
         // A kernel that does not know it has nothing to drop.
         let _ = caps::drop(None, CapSet::Bounding, *capability);
     }
-    keep_capabilities(true).context(|| "prctl PR_SET_KEEPCAPS")?;
+    // From here on IDs and capabilities have nothing to do with each other. A
+    // container's user namespace does not inherit that.
+    separate_ids_from_capabilities().context(|| "prctl PR_SET_SECUREBITS")?;
     setgroups(&[]).context(|| "setgroups")?;
     let gid = Gid::from_raw(NOBODY);
     setresgid(gid, gid, gid).context(|| "setresgid to nobody")?;
     let uid = Uid::from_raw(NOBODY);
     setresuid(uid, uid, uid).context(|| "setresuid to nobody")?;
-    keep_capabilities(false).context(|| "prctl PR_SET_KEEPCAPS")?;
-    // The change of user has emptied effective.
     set(CapSet::Effective, &needed)?;
     set(CapSet::Permitted, &needed)?;
     set(CapSet::Inheritable, &CapsHashSet::new())
@@ -51,8 +53,7 @@ pub(super) fn drop_all_but_needed() -> Result<()> {
 /// Becomes nobody again after having been the user namespace's root for a
 /// moment.
 pub(crate) fn restore() -> Result<()> {
-    seteuid(Uid::from_raw(NOBODY)).context(|| "seteuid to nobody")?;
-    set(CapSet::Effective, &NEEDED.into_iter().collect())
+    seteuid(Uid::from_raw(NOBODY)).context(|| "seteuid to nobody")
 }
 
 fn set(which: CapSet, members: &CapsHashSet) -> Result<()> {

@@ -32,15 +32,20 @@ pub(super) fn attach(root: BorrowedFd<'_>, ready: Ready<'_>) -> Result<Option<Ow
         }
         (source, _) => (make(root, &plan.destination, source)?, Kind::Directory),
     };
-    set_attributes(&mount, &plan.attributes).context(at)?;
+    let is_cgroup = matches!(plan.source, MountSource::Cgroup);
+    if !is_cgroup {
+        set_attributes(&mount, &plan.attributes).context(at)?;
+    }
     if let Some(propagation) = plan.propagation {
         let change = AttrChange { propagation: Some(propagation.kind), ..AttrChange::default() };
         mount_setattr(&mount, propagation.recursive.into(), change).context(at)?;
     }
     let place = destination::ensure(root, &plan.destination, kind)?;
     attach_to(&mount, &place).context(at)?;
-    if let MountSource::Cgroup = plan.source {
+    if is_cgroup {
+        // It may have to be filled before it becomes read-only.
         cgroup_mount::fill(&mount, &plan.attributes)?;
+        set_attributes(&mount, &plan.attributes).context(at)?;
     }
     Ok(matches!(plan.source, MountSource::Devpts(_)).then_some(mount))
 }

@@ -19,8 +19,8 @@ pub(super) fn make() -> Result<OwnedFd> {
     file_system("tmpfs", &[("mode".to_owned(), Some("755".to_owned()))])
 }
 
-/// Mounts the v1 hierarchies below, and then makes the tmpfs what the plan
-/// says, since it could not be filled when read-only.
+/// Mounts the v1 hierarchies below, with the attributes that the plan gives the
+/// whole.
 pub(super) fn fill(mount: &OwnedFd, attributes: &MountAttributes) -> Result<()> {
     for hierarchy in hierarchies()? {
         let options = hierarchy.options();

@@ -17,7 +17,7 @@ use crate::error::{Context, Error, Result};
 use crate::gofer::request::{
     DonatedMount, GoferAnswer, GoferRequest, RootfsMount, RootfsSource, SeccompJob,
 };
-use crate::spec::plan::{DonatedSource, Plan};
+use crate::spec::plan::Plan;
 use crate::spec::seccomp;
 use crate::sys::clone::{Cloned, SingleThreaded, clone_into};
 use crate::sys::descriptor::{cloexec_from, donate};
@@ -105,21 +105,21 @@ fn request(
         sandbox_proc: first,
         default_devices: first,
         rootfs,
-        mounts: if runs { donated(plan) } else { Vec::new() },
+        mounts: if runs { donated_mounts(plan) } else { Vec::new() },
         devices: if runs { plan.host.devices.clone() } else { Vec::new() },
         seccomp: if runs { seccomp_job(&sandbox.state_root, plan)? } else { None },
     })
 }
 
-/// The mounts that are opened on the host, with how each is to propagate.
-fn donated(plan: &Plan) -> Vec<DonatedMount> {
-    let mounts = &plan.container.mounts;
-    let one = |&(index, ref source): &(usize, DonatedSource)| DonatedMount {
-        index,
+/// The mounts that the gofer opens, with the propagation that the plan asks of
+/// each.
+fn donated_mounts(plan: &Plan) -> Vec<DonatedMount> {
+    let donated = plan.host.donated.iter().map(|(index, source)| DonatedMount {
+        index: *index,
         source: source.clone(),
-        propagation: mounts.get(index).and_then(|mount| Some(mount.propagation?.kind)),
-    };
-    plan.host.donated.iter().map(one).collect()
+        propagation: plan.container.mounts[*index].propagation.map(|p| p.kind),
+    });
+    donated.collect()
 }
 
 /// Asks for the program of a profile that no container had before.

@@ -41,7 +41,6 @@ pub use executable::Executable;
 pub use gofer_run::GoferRun;
 pub use process::{Process, checked_terminal};
 use state::StateDirectory;
-pub(crate) use users::map_text;
 
 /// A process ID in the host's (the shim's) PID namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -187,8 +187,8 @@ impl StateDirectory {
         }
     }
 
-    /// Where it is.
-    pub fn path(&self) -> &Path {
+    #[cfg(test)]
+    fn path(&self) -> &Path {
         &self.0
     }
 

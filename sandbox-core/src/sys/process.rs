@@ -61,6 +61,15 @@ pub fn keep_capabilities(keep: bool) -> io::Result<()> {
     Ok(())
 }
 
+/// `PR_SET_SECUREBITS` with `SECBIT_NO_SETUID_FIXUP`: changes of user leave the
+/// capabilities alone (capabilities(7)).
+pub fn separate_ids_from_capabilities() -> io::Result<()> {
+    const SECBIT_NO_SETUID_FIXUP: libc::c_ulong = 1 << 2;
+    // SAFETY: an integer option with integer arguments.
+    check(unsafe { libc::prctl(libc::PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP, 0, 0, 0) })?;
+    Ok(())
+}
+
 /// `PR_SET_DUMPABLE`: whether others of the same user may trace this process
 /// and own its `/proc` files.
 pub fn set_dumpable(dumpable: bool) -> io::Result<()> {

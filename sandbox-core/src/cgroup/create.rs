@@ -1,0 +1,222 @@
+//! Making a cgroup: all or nothing.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::LinuxResources;
+use rustix::fs::Mode as Permissions;
+use rustix::io::Errno;
+
+use super::hierarchy::{Hierarchies, Hierarchy};
+use super::path::{Driver, Place, place};
+use super::resources::{self, Occasion};
+use super::{Cgroup, Dir, SavedCgroup, file, systemd};
+use crate::control::message::FailureKind;
+use crate::error::{Context, Error, Result};
+
+/// See [`Cgroup::create`].
+pub(super) fn create(
+    id: &str,
+    cgroups_path: &str,
+    driver: Driver,
+    resources: &LinuxResources,
+) -> Result<Cgroup> {
+    let hierarchies = Hierarchies::of_host()?;
+    let mut made = Made::default();
+    let cgroup = match place(id, cgroups_path, driver)? {
+        Place::Unit(unit) => {
+            let cgroup = systemd::create(id, &unit, hierarchies, resources)?;
+            made.unit = cgroup.saved.unit.clone();
+            cgroup
+        }
+        Place::Absolute(below) => in_all(hierarchies, |_| Ok(below.clone()))?,
+        Place::Relative(below) => beside_caller(hierarchies, &below)?,
+    };
+    for dir in &cgroup.saved.dirs {
+        make(dir, cgroup.saved.v2, &mut made)?;
+    }
+    if made.unit.is_none() {
+        check_unused(&cgroup, &made)?;
+    }
+    resources::apply(&cgroup, resources, Occasion::Create)?;
+    made.keep();
+    Ok(cgroup)
+}
+
+/// The same place in all hierarchies, nothing made yet.
+pub(super) fn in_all(
+    hierarchies: &Hierarchies,
+    below: impl Fn(&Hierarchy) -> Result<PathBuf>,
+) -> Result<Cgroup> {
+    let dir = |h: &Hierarchy| {
+        let path = h.mount.join(below(h)?);
+        Ok(Dir { controllers: h.controllers.clone(), mount: h.mount.clone(), path })
+    };
+    let dirs = hierarchies.all.iter().map(dir).collect::<Result<_>>()?;
+    let saved = SavedCgroup { v2: hierarchies.mode.is_v2(), dirs, unit: None };
+    Ok(Cgroup { saved, holder: None })
+}
+
+/// Below the caller's own cgroup; on version 2 beside it, because a cgroup with
+/// processes of its own cannot have limited children (cgroup-v2.rst, "No
+/// Internal Process Constraint").
+fn beside_caller(hierarchies: &Hierarchies, below: &Path) -> Result<Cgroup> {
+    let path = "/proc/self/cgroup";
+    let text = fs::read_to_string(path).context(|| format!("read {path}"))?;
+    in_all(hierarchies, |hierarchy| {
+        let missing = || {
+            let names = hierarchy.controllers.join(",");
+            Error::internal(format!("{path}: expected a line for the hierarchy {names:?}"))
+        };
+        let own = hierarchy.own(&text).ok_or_else(missing)?;
+        let parent = match own.parent() {
+            Some(parent) if hierarchies.mode.is_v2() => parent.to_owned(),
+            _ => own,
+        };
+        Ok(parent.join(below))
+    })
+}
+
+/// What was made so far; taken away again unless kept.
+#[derive(Default)]
+struct Made {
+    dirs: Vec<PathBuf>,
+    unit: Option<String>,
+}
+
+impl Made {
+    fn keep(mut self) {
+        self.dirs.clear();
+        self.unit = None;
+    }
+}
+
+impl Drop for Made {
+    fn drop(&mut self) {
+        for dir in self.dirs.iter().rev() {
+            // Another container may have settled below a parent in between.
+            let _ = rustix::fs::rmdir(dir);
+        }
+        if let Some(unit) = &self.unit
+            && let Err(e) = systemd::stop(unit)
+        {
+            log::warn!("after a failed create: {e}");
+        }
+    }
+}
+
+/// Makes one directory with its parents, ready to take processes.
+fn make(dir: &Dir, v2: bool, made: &mut Made) -> Result<()> {
+    let first = made.dirs.len();
+    make_dir(&dir.path, made).context(|| format!("mkdir {}", dir.path.display()))?;
+    if v2 {
+        enable_controllers(dir)?;
+        return check_type(&dir.path);
+    }
+    if dir.controllers.iter().any(|c| c == "cpuset") {
+        let fresh = made.dirs.len() > first;
+        seed_cpuset(&dir.path, &dir.mount, fresh)?;
+    }
+    Ok(())
+}
+
+/// mkdir with parents. Others may remove a parent while we are at it, so that
+/// it is made again, but not for ever.
+fn make_dir(dir: &Path, made: &mut Made) -> io::Result<()> {
+    for _ in 0..16 {
+        match rustix::fs::mkdir(dir, Permissions::from_raw_mode(0o755)) {
+            Ok(()) => {
+                made.dirs.push(dir.to_owned());
+                return Ok(());
+            }
+            Err(Errno::EXIST) => return Ok(()),
+            Err(Errno::NOENT) => match dir.parent() {
+                Some(parent) => make_dir(parent, made)?,
+                None => return Err(Errno::NOENT.into()),
+            },
+            Err(e) => return Err(e.into()),
+        }
+    }
+    Err(Errno::NOENT.into())
+}
+
+/// A fresh cpuset of version 1 has no CPUs and no memory nodes and refuses
+/// processes (cpusets.rst), so it gets its parent's, from the top down.
+fn seed_cpuset(dir: &Path, mount: &Path, fresh: bool) -> Result<()> {
+    for name in ["cpuset.cpus", "cpuset.mems"] {
+        if fresh || file::read(&dir.join(name))?.trim().is_empty() {
+            let value = inherited(dir, mount, name)?;
+            file::write(&dir.join(name), &value)?;
+        }
+    }
+    Ok(())
+}
+
+fn inherited(dir: &Path, mount: &Path, name: &str) -> Result<String> {
+    let parent = dir.parent().unwrap_or(mount);
+    let value = file::read(&parent.join(name))?;
+    if !value.trim().is_empty() || parent == mount || !parent.starts_with(mount) {
+        return Ok(value.trim().to_owned());
+    }
+    let value = inherited(parent, mount, name)?;
+    file::write(&parent.join(name), &value)?;
+    Ok(value)
+}
+
+/// Version 2: hands the root's controllers down to the parent of the cgroup.
+/// One that cannot be handed down is only an error when a limit needs it, and
+/// then its file is missing.
+fn enable_controllers(dir: &Dir) -> Result<()> {
+    let available = file::read(&dir.mount.join("cgroup.controllers"))?;
+    let parents: Vec<&Path> =
+        dir.path.ancestors().skip(1).take_while(|p| p.starts_with(&dir.mount)).collect();
+    for parent in parents.into_iter().rev() {
+        let control = parent.join("cgroup.subtree_control");
+        let enabled = file::read(&control)?;
+        let wanted = |c: &&str| !enabled.split_whitespace().any(|e| e == *c);
+        let missing: Vec<String> =
+            available.split_whitespace().filter(wanted).map(|c| format!("+{c}")).collect();
+        if missing.is_empty() || file::write_io(&control, &missing.join(" ")).is_ok() {
+            continue;
+        }
+        for controller in missing {
+            if let Err(e) = file::write_io(&control, &controller) {
+                log::debug!("write {controller} to {}: {e}", control.display());
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Processes can only be put into a domain (cgroup-v2.rst, "Threads").
+fn check_type(dir: &Path) -> Result<()> {
+    let kind = file::read(&dir.join("cgroup.type"))?;
+    match kind.trim() {
+        "domain" => Ok(()),
+        other => Err(Error::invalid(format!(
+            "linux.cgroupsPath: {} is {other:?}, expected a cgroup of type \"domain\": a parent is threaded",
+            dir.display()
+        ))),
+    }
+}
+
+/// A cgroup that was there before must be empty and not frozen, or two
+/// containers would share limits and be killed together.
+fn check_unused(cgroup: &Cgroup, made: &Made) -> Result<()> {
+    if cgroup.paths().all(|p| made.dirs.iter().any(|m| m == p)) {
+        return Ok(());
+    }
+    let refuse = |why: String| Err(Error::new(FailureKind::Exists, why));
+    let count = cgroup.pids()?.len();
+    if count > 0 {
+        return refuse(format!(
+            "{} exists and has {count} processes, expected it to be empty",
+            cgroup.name()
+        ));
+    }
+    if cgroup.is_frozen()? {
+        return refuse(format!("{} exists and is frozen, expected it to be thawed", cgroup.name()));
+    }
+    Ok(())
+}

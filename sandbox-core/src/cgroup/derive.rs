@@ -1,0 +1,201 @@
+//! The CPUs and the memory that a sandbox is told, derived from its cgroup and
+//! every ancestor (ARCHITECTURE.md, "CPU and memory that a sandbox is told").
+
+use std::path::Path;
+use std::sync::OnceLock;
+
+use super::{Cgroup, Dir, file};
+use crate::error::{Error, Result};
+
+/// How to count CPUs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LimitsPolicy {
+    /// Let a CPU quota lower the count.
+    pub cpu_from_quota: bool,
+    /// A quota never lowers it below this.
+    pub minimum: u32,
+}
+
+impl Default for LimitsPolicy {
+    fn default() -> Self {
+        Self { cpu_from_quota: true, minimum: 2 }
+    }
+}
+
+/// What a workload may use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Number of CPUs, at least one.
+    pub cpus: u32,
+    /// Bytes of memory, at most the host's.
+    pub memory: u64,
+}
+
+/// What the host has.
+#[derive(Clone, Copy, Debug)]
+struct Host {
+    cpus: u32,
+    memory: u64,
+}
+
+impl Cgroup {
+    /// The CPUs and the memory of this cgroup as its limits are now.
+    pub fn limits(&self, policy: LimitsPolicy) -> Result<Limits> {
+        self.limits_on(host()?, policy)
+    }
+
+    fn limits_on(&self, host: Host, policy: LimitsPolicy) -> Result<Limits> {
+        let mut cpus = match self.entry("cpuset") {
+            Some(dir) => cpuset(dir)?.unwrap_or(host.cpus),
+            None => host.cpus,
+        };
+        if policy.cpu_from_quota
+            && let Some(dir) = self.entry("cpu")
+            && let Some(quota) = tightest_quota(dir, self.saved.v2)?
+        {
+            cpus = cpus.min(quota.max(policy.minimum));
+        }
+        let memory = match self.entry("memory") {
+            Some(dir) => least_memory(dir, self.saved.v2)?.min(host.memory),
+            None => host.memory,
+        };
+        Ok(Limits { cpus: cpus.max(1), memory })
+    }
+}
+
+impl Dir {
+    /// The cgroup and every ancestor up to the root.
+    fn levels(&self) -> impl Iterator<Item = &Path> {
+        self.path.ancestors().take_while(|p| p.starts_with(&self.mount))
+    }
+}
+
+/// How many CPUs are in the effective cpusets of all levels at once. `None`
+/// when no level says.
+fn cpuset(dir: &Dir) -> Result<Option<u32>> {
+    let mut common: Option<CpuSet> = None;
+    for level in dir.levels() {
+        // Version 2; version 1; version 1 before Linux 3.17.
+        for name in ["cpuset.cpus.effective", "cpuset.effective_cpus", "cpuset.cpus"] {
+            let path = level.join(name);
+            let Some(text) = file::read_if_any(&path)? else {
+                continue;
+            };
+            if text.trim().is_empty() {
+                break;
+            }
+            let wrong = || {
+                Error::internal(format!(
+                    "{}: expected a list of CPUs, found {text:?}",
+                    path.display()
+                ))
+            };
+            let set = CpuSet::parse(&text).ok_or_else(wrong)?;
+            common = Some(match common {
+                Some(others) => others.and(&set),
+                None => set,
+            });
+            break;
+        }
+    }
+    Ok(common.map(|set| set.count()))
+}
+
+/// The tightest quota of all levels in whole CPUs, rounded up.
+fn tightest_quota(dir: &Dir, v2: bool) -> Result<Option<u32>> {
+    let mut tightest: Option<u64> = None;
+    for level in dir.levels() {
+        let (quota, period) = if v2 { cpu_max(level)? } else { cfs_quota(level)? };
+        if let (Some(quota), Some(period)) = (quota, period)
+            && period > 0
+        {
+            let cpus = quota.div_ceil(period);
+            tightest = Some(tightest.map_or(cpus, |t| t.min(cpus)));
+        }
+    }
+    Ok(tightest.map(|t| u32::try_from(t).unwrap_or(u32::MAX)))
+}
+
+/// `cpu.max`: "max 100000" or "quota period" (cgroup-v2.rst).
+fn cpu_max(level: &Path) -> Result<(Option<u64>, Option<u64>)> {
+    let text = file::read_if_any(&level.join("cpu.max"))?.unwrap_or_default();
+    let mut fields = text.split_whitespace().map(|f| f.parse().ok());
+    Ok((fields.next().flatten(), fields.next().flatten()))
+}
+
+/// A quota of -1 is none (sched-bwc.rst).
+fn cfs_quota(level: &Path) -> Result<(Option<u64>, Option<u64>)> {
+    let number = |name| -> Result<Option<u64>> {
+        let text = file::read_if_any(&level.join(name))?;
+        Ok(text.and_then(|t| t.trim().parse().ok()))
+    };
+    Ok((number("cpu.cfs_quota_us")?, number("cpu.cfs_period_us")?))
+}
+
+/// The smallest limit of all levels; without one the number is so large that
+/// the host's memory is smaller (version 1 says 2^63 less a page).
+fn least_memory(dir: &Dir, v2: bool) -> Result<u64> {
+    let name = if v2 { "memory.max" } else { "memory.limit_in_bytes" };
+    let mut least = u64::MAX;
+    for level in dir.levels() {
+        if let Some(limit) = file::read_number(&level.join(name))? {
+            least = least.min(limit);
+        }
+    }
+    Ok(least)
+}
+
+/// Read once; neither changes but by hotplug.
+fn host() -> Result<Host> {
+    static HOST: OnceLock<Host> = OnceLock::new();
+    if let Some(host) = HOST.get() {
+        return Ok(*host);
+    }
+    let path = Path::new("/sys/devices/system/cpu/online");
+    let text = file::read(path)?;
+    let wrong =
+        || Error::internal(format!("{}: expected a list of CPUs, found {text:?}", path.display()));
+    let cpus = CpuSet::parse(&text).ok_or_else(wrong)?.count();
+    let info = rustix::system::sysinfo();
+    let memory = info.totalram.saturating_mul(info.mem_unit.into());
+    Ok(*HOST.get_or_init(|| Host { cpus, memory }))
+}
+
+/// A set of CPUs, as a bit map.
+#[derive(Debug, PartialEq, Eq)]
+struct CpuSet(Vec<u64>);
+
+impl CpuSet {
+    /// From a list such as `0-2,5` (cpuset(7), "List format").
+    fn parse(list: &str) -> Option<CpuSet> {
+        /// Far beyond what Linux can be built for.
+        const MOST: usize = 1 << 16;
+        let mut words = Vec::new();
+        for range in list.trim().split(',').filter(|r| !r.is_empty()) {
+            let (first, last) = range.split_once('-').unwrap_or((range, range));
+            let (first, last): (usize, usize) = (first.parse().ok()?, last.parse().ok()?);
+            if last >= MOST {
+                return None;
+            }
+            for cpu in first..=last {
+                if words.len() <= cpu / 64 {
+                    words.resize(cpu / 64 + 1, 0);
+                }
+                words[cpu / 64] |= 1 << (cpu % 64);
+            }
+        }
+        Some(CpuSet(words))
+    }
+
+    fn and(&self, other: &CpuSet) -> CpuSet {
+        CpuSet(self.0.iter().zip(&other.0).map(|(a, b)| a & b).collect())
+    }
+
+    fn count(&self) -> u32 {
+        self.0.iter().map(|w| w.count_ones()).sum()
+    }
+}
+
+#[cfg(test)]
+#[path = "derive_tests.rs"]
+mod tests;

@@ -1,0 +1,122 @@
+//! Pause and resume.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::OFlags;
+
+use super::{Cgroup, file};
+use crate::error::{Context, Error, Result};
+
+/// How long a freeze may take: a process that waits for a slow disk cannot be
+/// frozen before the disk answers.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+impl Cgroup {
+    /// Stops all processes, and returns once the kernel says that they are
+    /// stopped. When it cannot be done in time, they go on running.
+    pub fn freeze(&self) -> Result<()> {
+        let done = if self.saved.v2 { self.freeze_v2()? } else { self.freeze_v1()? };
+        if done {
+            return Ok(());
+        }
+        self.thaw()?;
+        Err(Error::internal(format!(
+            "{} could not be frozen within {} s and runs on",
+            self.name(),
+            PATIENCE.as_secs()
+        )))
+    }
+
+    /// Lets all processes go on.
+    pub fn thaw(&self) -> Result<()> {
+        let (path, value) = self.freezer(false)?;
+        file::write(&path, value)
+    }
+
+    /// Whether the cgroup itself was told to freeze.
+    pub fn is_frozen(&self) -> Result<bool> {
+        let Ok((path, _)) = self.freezer(false) else {
+            return Ok(false);
+        };
+        let state = file::read_if_any(&path)?.unwrap_or_default();
+        Ok(!matches!(state.trim(), "" | "0" | "THAWED"))
+    }
+
+    /// The file to write and what.
+    fn freezer(&self, freeze: bool) -> Result<(std::path::PathBuf, &'static str)> {
+        let missing = || Error::internal("this host has no freezer cgroup, which pausing needs");
+        let dir = self.dir("freezer").ok_or_else(missing)?;
+        Ok(match (self.saved.v2, freeze) {
+            (true, true) => (dir.join("cgroup.freeze"), "1"),
+            (true, false) => (dir.join("cgroup.freeze"), "0"),
+            (false, true) => (dir.join("freezer.state"), "FROZEN"),
+            (false, false) => (dir.join("freezer.state"), "THAWED"),
+        })
+    }
+
+    /// Version 2 tells of it by an event on `cgroup.events`.
+    fn freeze_v2(&self) -> Result<bool> {
+        let (path, value) = self.freezer(true)?;
+        let events = self.saved.dirs[0].path.join("cgroup.events");
+        file::write(&path, value)?;
+        wait_for(&events, "frozen", 1, Instant::now() + PATIENCE)
+            .context(|| format!("wait for {}", events.display()))
+    }
+
+    /// Version 1 has no event. Each read of `freezer.state` tries again those
+    /// that were not stopped, and each write those that were born in between
+    /// (freezer-subsystem.rst); mostly the first read says it is done.
+    fn freeze_v1(&self) -> Result<bool> {
+        let (path, value) = self.freezer(true)?;
+        let deadline = Instant::now() + PATIENCE;
+        let mut pause = Duration::from_micros(20);
+        while Instant::now() < deadline {
+            file::write(&path, value)?;
+            if file::read(&path)?.trim() == value {
+                return Ok(true);
+            }
+            std::thread::sleep(pause);
+            pause = (pause * 2).min(Duration::from_millis(10));
+        }
+        Ok(false)
+    }
+}
+
+/// Waits until a key of `cgroup.events` has a value. kernfs wakes pollers with
+/// POLLPRI at every change.
+pub(super) fn wait_for(
+    events: &Path,
+    key: &str,
+    value: u64,
+    deadline: Instant,
+) -> io::Result<bool> {
+    let fd = file::open(events, OFlags::RDONLY)?;
+    let mut text = [0; 512];
+    loop {
+        let n = rustix::io::pread(&fd, &mut text, 0)?;
+        let now = std::str::from_utf8(&text[..n]).unwrap_or("");
+        if file::value_of(now, key) == Some(value) {
+            return Ok(true);
+        }
+        let Some(left) = deadline.checked_duration_since(Instant::now()) else {
+            return Ok(false);
+        };
+        let mut watched = [PollFd::from_borrowed_fd(fd.as_fd(), PollFlags::PRI | PollFlags::ERR)];
+        match poll(&mut watched, Some(&timespec(left))) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+}
+
+/// A duration as poll(2) takes it.
+pub(super) fn timespec(duration: Duration) -> Timespec {
+    Timespec {
+        tv_sec: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: duration.subsec_nanos().into(),
+    }
+}

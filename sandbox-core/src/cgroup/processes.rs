@@ -1,0 +1,148 @@
+//! Which processes are in a cgroup, and killing them all.
+
+use std::fs;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+
+use super::freeze::timespec;
+use super::{Cgroup, file};
+use crate::error::{Context, Error, Result};
+use crate::sandbox::HostPid;
+
+/// How long killing may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+impl Cgroup {
+    /// All processes in the cgroup and in those below it. Empty when it is
+    /// gone.
+    pub fn pids(&self) -> Result<Vec<HostPid>> {
+        let holder = self.holder.as_ref().map(|h| h.pid());
+        let mut pids = Vec::new();
+        for dir in tree(self.any_dir())? {
+            let procs = match file::read_if_any(&dir.join("cgroup.procs"))? {
+                Some(text) => text,
+                // A threaded cgroup of version 2 only lists threads; their
+                // process is listed by its domain.
+                None => continue,
+            };
+            // Processes of another PID namespace are listed as 0.
+            let found = procs.lines().filter_map(|l| l.parse().ok()).filter(|p| *p > 0);
+            pids.extend(found.filter(|p| Some(*p) != holder).map(HostPid));
+        }
+        pids.sort_unstable();
+        pids.dedup();
+        Ok(pids)
+    }
+
+    /// SIGKILL to all processes, again until none is left; returns when all
+    /// are gone. Thaws the cgroup, since frozen processes of version 1 do not
+    /// die.
+    pub fn kill_all(&self) -> Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        for round in 0.. {
+            self.send_kill(round > 0)?;
+            let left = self.pids()?;
+            if left.is_empty() {
+                return Ok(());
+            }
+            if !wait_for_exit(&pidfds(&left), deadline)? || Instant::now() >= deadline {
+                return Err(Error::internal(format!(
+                    "{}: {} processes do not die within {} s of SIGKILL",
+                    self.name(),
+                    left.len(),
+                    PATIENCE.as_secs()
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    fn send_kill(&self, again: bool) -> Result<()> {
+        if self.saved.v2 {
+            let kill = self.saved.dirs[0].path.join("cgroup.kill");
+            match file::write_io(&kill, "1") {
+                Ok(()) => return Ok(()),
+                // Linux before 5.14.
+                Err(e) if file::gone(&e) => {}
+                Err(e) => return Err(e).context(|| format!("write 1 to {}", kill.display())),
+            }
+        }
+        // A process that forks faster than we read the list is caught by
+        // freezing it first; most containers need no second round.
+        let frozen = again && self.freeze().is_ok();
+        for pidfd in pidfds(&self.pids()?) {
+            match pidfd_send_signal(&pidfd, Signal::KILL) {
+                Ok(()) | Err(Errno::SRCH) => {}
+                Err(e) => return Err(e).context(|| format!("SIGKILL to {}", self.name())),
+            }
+        }
+        if frozen || self.is_frozen()? {
+            self.thaw()?;
+        }
+        Ok(())
+    }
+}
+
+/// Descriptors for those that still live.
+pub(super) fn pidfds(pids: &[HostPid]) -> Vec<OwnedFd> {
+    let open = |p: &HostPid| pidfd_open(Pid::from_raw(p.0)?, PidfdFlags::empty()).ok();
+    pids.iter().filter_map(open).collect()
+}
+
+/// Waits until all have exited; false when the time is over.
+pub(super) fn wait_for_exit(pidfds: &[OwnedFd], deadline: Instant) -> Result<bool> {
+    for pidfd in pidfds {
+        loop {
+            let Some(left) = deadline.checked_duration_since(Instant::now()) else {
+                return Ok(false);
+            };
+            let mut watched = [PollFd::new(pidfd, PollFlags::IN)];
+            match poll(&mut watched, Some(&timespec(left))) {
+                Ok(0) => return Ok(false),
+                Ok(_) => break,
+                Err(Errno::INTR) => {}
+                Err(e) => return Err(e).context(|| "poll a pidfd"),
+            }
+        }
+    }
+    Ok(true)
+}
+
+/// A cgroup and all below it, parents first. Empty when it is gone.
+pub(super) fn tree(top: &Path) -> Result<Vec<PathBuf>> {
+    let mut found = vec![top.to_owned()];
+    let mut next = 0;
+    while let Some(dir) = found.get(next) {
+        let children = children(dir).context(|| format!("list {}", dir.display()))?;
+        found.extend(children);
+        next += 1;
+    }
+    Ok(found)
+}
+
+fn children(dir: &Path) -> std::io::Result<Vec<PathBuf>> {
+    // A cgroup has two links and one more a child: no need to list the many
+    // files of one that has none.
+    let links = match file::open(dir, OFlags::PATH).and_then(rustix::fs::fstat) {
+        Ok(stat) => stat.st_nlink,
+        Err(Errno::NOENT | Errno::NODEV) => return Ok(Vec::new()),
+        Err(e) => return Err(e.into()),
+    };
+    if links <= 2 {
+        return Ok(Vec::new());
+    }
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        if entry.file_type().is_ok_and(|t| t.is_dir()) {
+            found.push(entry.path());
+        }
+    }
+    Ok(found)
+}

@@ -1,0 +1,131 @@
+//! `linux.resources.cpu`
+
+use std::path::{Path, PathBuf};
+
+use cgroups_rs::fs::cpu::CpuController;
+use cgroups_rs::fs::cpuset::CpuSetController;
+use oci_spec::runtime::LinuxCpu;
+
+use super::{Steps, dir_for, unsupported};
+use crate::cgroup::Cgroup;
+use crate::error::Result;
+
+pub(super) fn apply(cg: &Cgroup, cpu: &LinuxCpu) -> Result<()> {
+    if cpu.cpus().is_some() || cpu.mems().is_some() {
+        cpuset(dir_for(cg, "cpuset", "cpu.cpus")?, cpu)?;
+    }
+    let rest = cpu.shares().is_some()
+        || cpu.quota().is_some()
+        || cpu.period().is_some()
+        || cpu.burst().is_some()
+        || cpu.idle().is_some()
+        || cpu.realtime_runtime().is_some()
+        || cpu.realtime_period().is_some();
+    if !rest {
+        return Ok(());
+    }
+    let dir = dir_for(cg, "cpu", "cpu")?;
+    if cg.saved.v2 { version_2(dir, cpu) } else { version_1(dir, cpu) }
+}
+
+fn cpuset(dir: &Path, cpu: &LinuxCpu) -> Result<()> {
+    let set = CpuSetController::new(dir.to_owned(), PathBuf::new(), false);
+    let mut steps = Steps::default();
+    for (field, list) in [("cpu.cpus", cpu.cpus()), ("cpu.mems", cpu.mems())] {
+        if let Some(list) = list.as_deref().filter(|l| !l.is_empty()) {
+            let set = &set;
+            match field {
+                "cpu.cpus" => steps.library(field, move || set.set_cpus(list)),
+                _ => steps.library(field, move || set.set_mems(list)),
+            }
+        }
+    }
+    steps.settle()
+}
+
+/// sched-bwc.rst and sched-design-CFS.rst. Zero means "not set" as with runc.
+fn version_1(dir: &Path, cpu: &LinuxCpu) -> Result<()> {
+    let set = &CpuController::new(dir.to_owned(), PathBuf::new(), false);
+    let mut steps = Steps::default();
+    if let Some(shares) = cpu.shares().filter(|s| *s != 0) {
+        steps.library("cpu.shares", move || set.set_shares(shares));
+    }
+    if let Some(period) = cpu.period().filter(|p| *p != 0) {
+        steps.library("cpu.period", move || set.set_cfs_period(period));
+    }
+    if let Some(quota) = cpu.quota().filter(|q| *q != 0) {
+        steps.library("cpu.quota", move || set.set_cfs_quota(quota));
+    }
+    if let Some(burst) = cpu.burst() {
+        steps.plain("cpu.burst", dir.join("cpu.cfs_burst_us"), burst);
+    }
+    if let Some(period) = cpu.realtime_period().filter(|p| *p != 0) {
+        steps.library("cpu.realtimePeriod", move || set.set_rt_period_us(period));
+    }
+    if let Some(runtime) = cpu.realtime_runtime().filter(|r| *r != 0) {
+        steps.library("cpu.realtimeRuntime", move || set.set_rt_runtime(runtime));
+    }
+    if let Some(idle) = cpu.idle() {
+        steps.plain("cpu.idle", dir.join("cpu.idle"), idle);
+    }
+    steps.settle()
+}
+
+/// cgroup-v2.rst, "CPU Interface Files".
+fn version_2(dir: &Path, cpu: &LinuxCpu) -> Result<()> {
+    let set = &CpuController::new(dir.to_owned(), PathBuf::new(), true);
+    let realtime = cpu.realtime_runtime().is_some_and(|r| r != 0)
+        || cpu.realtime_period().is_some_and(|p| p != 0);
+    if realtime {
+        return Err(unsupported(
+            "cpu.realtimeRuntime",
+            "cgroup version 2 limits no real-time scheduling",
+        ));
+    }
+    let mut steps = Steps::default();
+    if let Some(shares) = cpu.shares().filter(|s| *s != 0) {
+        steps.library("cpu.shares", move || set.set_shares(weight_of_shares(shares)));
+    }
+    let (quota, period) = (cpu.quota().filter(|q| *q != 0), cpu.period().filter(|p| *p != 0));
+    if quota.is_some() || period.is_some() {
+        steps.library("cpu.quota", move || set.set_cfs_quota_and_period(quota, period));
+    }
+    if let Some(burst) = cpu.burst() {
+        steps.plain("cpu.burst", dir.join("cpu.max.burst"), burst);
+    }
+    if let Some(idle) = cpu.idle() {
+        steps.plain("cpu.idle", dir.join("cpu.idle"), idle);
+    }
+    steps.settle()
+}
+
+/// Shares of version 1 (2 to 262144, usually 1024) as a weight of version 2
+/// (1 to 10000, usually 100), by the curve that maps those three onto one
+/// another, which runc 1.3.2, crun and the kubelet have agreed on.
+pub(in crate::cgroup) fn weight_of_shares(shares: u64) -> u64 {
+    match shares {
+        0..=2 => 1,
+        262_144.. => 10_000,
+        shares => {
+            #[allow(clippy::cast_precision_loss)]
+            let log = (shares as f64).log2();
+            let exponent = (log * log + 125.0 * log) / 612.0 - 7.0 / 34.0;
+            #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+            let weight = 10f64.powf(exponent).ceil() as u64;
+            weight.clamp(1, 10_000)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::weight_of_shares;
+
+    #[test]
+    fn shares_keep_their_extremes_and_their_default() {
+        let pairs = [(0, 1), (2, 1), (1024, 100), (262_144, 10_000), (u64::MAX, 10_000)];
+        for (shares, weight) in pairs {
+            assert_eq!(weight_of_shares(shares), weight, "{shares}");
+        }
+    }
+}

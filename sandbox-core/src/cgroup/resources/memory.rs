@@ -1,0 +1,159 @@
+//! `linux.resources.memory`
+
+use std::path::{Path, PathBuf};
+
+use cgroups_rs::fs::memory::MemController;
+use oci_spec::runtime::LinuxMemory;
+
+use super::{Steps, dir_for, put, unsupported};
+use crate::cgroup::{Cgroup, file};
+use crate::error::{Error, Result};
+
+pub(super) fn apply(cg: &Cgroup, memory: &LinuxMemory) -> Result<()> {
+    #[allow(deprecated)]
+    if memory.kernel().is_some() || memory.kernel_tcp().is_some() {
+        log::debug!(
+            "linux.resources.memory.kernel and kernelTCP are obsolete and ignored, as by runc"
+        );
+    }
+    let rest = memory.limit().is_some()
+        || memory.swap().is_some()
+        || memory.reservation().is_some()
+        || memory.swappiness().is_some()
+        || memory.disable_oom_killer() == Some(true);
+    if !rest {
+        return Ok(());
+    }
+    let dir = dir_for(cg, "memory", "memory")?;
+    if cg.saved.v2 { version_2(dir, memory) } else { version_1(dir, memory) }
+}
+
+/// memory.rst. Zero means "not set" as with runc. Whether memory or swap has
+/// to be written first depends on whether they grow or shrink; [`Steps`] finds
+/// out.
+fn version_1(dir: &Path, memory: &LinuxMemory) -> Result<()> {
+    let set = &MemController::new(dir.to_owned(), PathBuf::new(), false);
+    let mut steps = Steps::default();
+    let limit = memory.limit().filter(|l| *l != 0);
+    if let Some(limit) = limit {
+        steps.library("memory.limit", move || set.set_limit(limit));
+    }
+    // No limit on memory means none on swap either, unless one is given.
+    let implied =
+        (limit == Some(-1) && dir.join("memory.memsw.limit_in_bytes").exists()).then_some(-1);
+    if let Some(swap) = memory.swap().filter(|s| *s != 0).or(implied) {
+        steps.library("memory.swap", move || set.set_memswap_limit(swap));
+    }
+    if let Some(reservation) = memory.reservation().filter(|r| *r != 0) {
+        steps.library("memory.reservation", move || set.set_soft_limit(reservation));
+    }
+    if let Some(swappiness) = memory.swappiness() {
+        if swappiness > 100 {
+            return Err(Error::invalid(format!(
+                "linux.resources.memory.swappiness: {swappiness}, expected 0 to 100"
+            )));
+        }
+        steps.library("memory.swappiness", move || set.set_swappiness(swappiness));
+    }
+    if memory.disable_oom_killer() == Some(true) {
+        steps.library("memory.disableOOMKiller", move || set.disable_oom_killer());
+    }
+    steps.settle()
+}
+
+/// cgroup-v2.rst, "Memory Interface Files".
+fn version_2(dir: &Path, memory: &LinuxMemory) -> Result<()> {
+    if memory.swappiness().is_some() {
+        return Err(unsupported("memory.swappiness", "cgroup version 2 has no swappiness"));
+    }
+    if memory.disable_oom_killer() == Some(true) {
+        return Err(unsupported(
+            "memory.disableOOMKiller",
+            "cgroup version 2 always has its OOM killer",
+        ));
+    }
+    let limit = memory.limit().filter(|l| *l != 0);
+    check_before_update(dir, memory, limit)?;
+    let set = &MemController::new(dir.to_owned(), PathBuf::new(), true);
+    let mut steps = Steps::default();
+    if let Some(swap) = swap_beside(limit, memory.swap())? {
+        write_swap(dir, swap)?;
+    }
+    if let Some(limit) = limit {
+        steps.library("memory.limit", move || set.set_limit(limit));
+    }
+    if let Some(reservation) = memory.reservation().filter(|r| *r != 0) {
+        let low = if reservation < 0 { "max".to_owned() } else { reservation.to_string() };
+        steps.plain("memory.reservation", dir.join("memory.low"), low);
+    }
+    steps.settle()
+}
+
+/// The spec's swap counts memory in; version 2 has it beside memory. `None`
+/// when there is nothing to write, -1 for no limit.
+pub(in crate::cgroup) fn swap_beside(limit: Option<i64>, swap: Option<i64>) -> Result<Option<i64>> {
+    match (limit, swap.filter(|s| *s != 0)) {
+        (Some(-1), None) => Ok(Some(-1)),
+        (_, None) => Ok(None),
+        (_, Some(-1)) => Ok(Some(-1)),
+        (Some(-1), Some(swap)) => Ok(Some(swap)),
+        (Some(limit), Some(swap)) if limit > 0 && swap >= limit => Ok(Some(swap - limit)),
+        (limit, Some(swap)) => Err(Error::invalid(format!(
+            "linux.resources.memory.swap: {swap}, expected at least memory.limit, which is {}",
+            limit.map_or_else(|| "not set".to_owned(), |l| l.to_string())
+        ))),
+    }
+}
+
+/// A host without swap accounting has no file for it; then no swap and any
+/// amount of swap are as good as written.
+fn write_swap(dir: &Path, swap: i64) -> Result<()> {
+    let path = dir.join("memory.swap.max");
+    let value = if swap == -1 { "max".to_owned() } else { swap.to_string() };
+    match put(&path, &value) {
+        Err(e) if e.errno == Some(rustix::io::Errno::NOENT) && matches!(swap, -1 | 0) => Ok(()),
+        result => result.map_err(|e| e.of("memory.swap")),
+    }
+}
+
+/// `checkBeforeUpdate`: rather refuse than kill at once.
+fn check_before_update(dir: &Path, memory: &LinuxMemory, limit: Option<i64>) -> Result<()> {
+    let Some(limit) = limit.and_then(|l| u64::try_from(l).ok()) else {
+        return Ok(());
+    };
+    if memory.check_before_update() != Some(true) {
+        return Ok(());
+    }
+    match file::read_number(&dir.join("memory.current"))? {
+        Some(used) if used > limit => Err(Error::invalid(format!(
+            "linux.resources.memory.limit: {limit} is less than the {used} bytes in use (checkBeforeUpdate)"
+        ))),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::swap_beside;
+
+    #[test]
+    fn swap_of_the_spec_counts_memory_in() {
+        let cases = [
+            (None, None, None),
+            (Some(100), None, None),
+            (Some(100), Some(0), None),
+            (Some(100), Some(100), Some(0)),
+            (Some(100), Some(250), Some(150)),
+            (Some(100), Some(-1), Some(-1)),
+            (Some(-1), None, Some(-1)),
+            (Some(-1), Some(70), Some(70)),
+        ];
+        for (limit, swap, beside) in cases {
+            assert_eq!(swap_beside(limit, swap).unwrap(), beside, "{limit:?} {swap:?}");
+        }
+        for (limit, swap) in [(Some(100), Some(50)), (None, Some(50))] {
+            let error = swap_beside(limit, swap).unwrap_err().to_string();
+            assert!(error.contains("linux.resources.memory.swap"), "{error}");
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! `linux.resources.pids`, `hugepageLimits`, `network`, `rdma`, `unified`
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+use cgroups_rs::fs::MaxValue;
+use cgroups_rs::fs::net_cls::NetClsController;
+use cgroups_rs::fs::net_prio::NetPrioController;
+use cgroups_rs::fs::pid::PidController;
+use cgroups_rs::fs::rdma::RdmaController;
+use oci_spec::runtime::{LinuxHugepageLimit, LinuxNetwork, LinuxPids, LinuxRdma};
+
+use super::{Steps, dir_for, put, unsupported};
+use crate::cgroup::Cgroup;
+use crate::error::{Error, Result};
+
+/// Zero means "not set" and a negative number "no limit", as with runc.
+pub(super) fn pids(cg: &Cgroup, pids: &LinuxPids) -> Result<()> {
+    let max = match pids.limit() {
+        0 => return Ok(()),
+        limit if limit < 0 => MaxValue::Max,
+        limit => MaxValue::Value(limit),
+    };
+    let dir = dir_for(cg, "pids", "pids.limit")?;
+    let set = PidController::new(dir.to_owned(), PathBuf::new(), cg.saved.v2);
+    let mut steps = Steps::default();
+    steps.library("pids.limit", || set.set_pid_max(max));
+    steps.settle()
+}
+
+/// Written by ourselves: the library lists the host's page sizes anew for each
+/// container, and knows nothing of reservations.
+pub(super) fn hugepages(cg: &Cgroup, limits: &[LinuxHugepageLimit]) -> Result<()> {
+    if limits.is_empty() {
+        return Ok(());
+    }
+    let field = "hugepageLimits";
+    let dir = dir_for(cg, "hugetlb", field)?;
+    let (max, reserved) = match cg.saved.v2 {
+        true => ("max", "rsvd.max"),
+        false => ("limit_in_bytes", "rsvd.limit_in_bytes"),
+    };
+    for limit in limits {
+        let size = limit.page_size();
+        if size.is_empty() || !size.bytes().all(|b| b.is_ascii_alphanumeric()) {
+            return Err(Error::invalid(format!(
+                "linux.resources.{field}: pageSize {size:?}, expected one such as \"2MB\""
+            )));
+        }
+        let value = limit.limit().to_string();
+        put(&dir.join(format!("hugetlb.{size}.{max}")), &value).map_err(|e| e.of(field))?;
+        // Linux 5.7 and later count reservations apart.
+        let path = dir.join(format!("hugetlb.{size}.{reserved}"));
+        match put(&path, &value) {
+            Err(e) if e.errno == Some(rustix::io::Errno::NOENT) => {}
+            result => result.map_err(|e| e.of(field))?,
+        }
+    }
+    Ok(())
+}
+
+/// net_cls.rst, net_prio.rst: version 1 only.
+pub(super) fn network(cg: &Cgroup, network: &LinuxNetwork) -> Result<()> {
+    let priorities = network.priorities().as_deref().unwrap_or_default();
+    let class = network.class_id().filter(|c| *c != 0);
+    if cg.saved.v2 && (class.is_some() || !priorities.is_empty()) {
+        return Err(unsupported("network", "cgroup version 2 has neither net_cls nor net_prio"));
+    }
+    if let Some(class) = class {
+        let dir = dir_for(cg, "net_cls", "network.classID")?;
+        let set = NetClsController::new(dir.to_owned(), PathBuf::new());
+        let mut steps = Steps::default();
+        steps.library("network.classID", || set.set_class(class.into()));
+        steps.settle()?;
+    }
+    if !priorities.is_empty() {
+        let dir = dir_for(cg, "net_prio", "network.priorities")?;
+        let set = &NetPrioController::new(dir.to_owned(), PathBuf::new());
+        let mut steps = Steps::default();
+        for one in priorities {
+            steps.library("network.priorities", move || {
+                set.set_if_prio(one.name(), one.priority().into())
+            });
+        }
+        steps.settle()?;
+    }
+    Ok(())
+}
+
+/// rdma.rst
+pub(super) fn rdma(cg: &Cgroup, limits: &HashMap<String, LinuxRdma>) -> Result<()> {
+    if limits.is_empty() {
+        return Ok(());
+    }
+    let dir = dir_for(cg, "rdma", "rdma")?;
+    let set = &RdmaController::new(dir.to_owned(), PathBuf::new());
+    let mut steps = Steps::default();
+    for (device, limit) in limits {
+        let mut line = device.clone();
+        if let Some(handles) = limit.hca_handles() {
+            line.push_str(&format!(" hca_handle={handles}"));
+        }
+        if let Some(objects) = limit.hca_objects() {
+            line.push_str(&format!(" hca_object={objects}"));
+        }
+        steps.library("rdma", move || set.set_max(&line));
+    }
+    steps.settle()
+}
+
+/// File names of version 2 with their content, as the user wrote them.
+pub(super) fn unified(cg: &Cgroup, unified: &HashMap<String, String>) -> Result<()> {
+    let Some(first) = unified.keys().next() else {
+        return Ok(());
+    };
+    if !cg.saved.v2 {
+        return Err(unsupported(&format!("unified.{first}"), "this host has cgroup version 1"));
+    }
+    let dir = &cg.saved.dirs[0].path;
+    for (name, value) in unified {
+        if name.contains('/') || !name.contains('.') || name.starts_with('.') {
+            return Err(Error::invalid(format!(
+                "linux.resources.unified: {name:?}, expected a file name such as \"memory.high\""
+            )));
+        }
+        if name.starts_with("cgroup.") {
+            return Err(Error::invalid(format!(
+                "linux.resources.unified: {name:?} is no limit, expected a controller's file"
+            )));
+        }
+        // One file may take several lines, one write each.
+        for line in value.lines() {
+            put(&dir.join(name), line).map_err(|e| e.of(&format!("unified.{name}")))?;
+        }
+    }
+    Ok(())
+}

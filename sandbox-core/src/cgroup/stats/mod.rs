@@ -1,0 +1,142 @@
+//! What containerd's `io.containerd.cgroups.v1.Metrics` and `v2.Metrics` carry,
+//! as plain structs whose fields are named as in those messages.
+//!
+//! Left out: `network`, which is of the network namespace, and version 1's
+//! `cgroup_stats`, which containerd does not fill either. An absent controller
+//! is `None`.
+
+mod v1;
+mod v2;
+
+use std::fs;
+use std::sync::OnceLock;
+
+use super::Cgroup;
+use crate::error::Result;
+
+pub use v1::{
+    BlkioEntry, CpuUsageV1, MemoryEntry, MemoryOomControl, MemoryStatV1, StatsV1, Throttle,
+};
+pub use v2::{CpuStatV2, IoEntry, IoStat, MemoryEvents, MemoryStatV2, Psi, PsiLine, StatsV2};
+
+/// Statistics of one cgroup, children included.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Stats {
+    /// Of version 1.
+    V1(Box<StatsV1>),
+    /// Of version 2.
+    V2(Box<StatsV2>),
+}
+
+/// Processes and threads (`PidsStat`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PidsStat {
+    /// How many there are.
+    pub current: u64,
+    /// How many there may be. Without a limit containerd says 0 on version 1
+    /// and the largest number on version 2.
+    pub limit: u64,
+}
+
+/// Huge pages of one size (`HugetlbStat`).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HugetlbStat {
+    /// Bytes in use (`current` on version 2).
+    pub usage: u64,
+    /// The most that was in use on version 1, the limit on version 2.
+    pub max: u64,
+    /// How often the limit was hit.
+    pub failcnt: u64,
+    /// Such as `2MB`.
+    pub pagesize: String,
+}
+
+/// RDMA resources of one device (`RdmaEntry`).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RdmaEntry {
+    /// Such as `mlx4_0`.
+    pub device: String,
+    /// Handles.
+    pub hca_handles: u32,
+    /// Objects.
+    pub hca_objects: u32,
+}
+
+/// RDMA resources (`RdmaStat`).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RdmaStat {
+    /// In use.
+    pub current: Vec<RdmaEntry>,
+    /// Allowed.
+    pub limit: Vec<RdmaEntry>,
+}
+
+impl Cgroup {
+    /// Reads the statistics. Those of a cgroup that is gone are empty: latch
+    /// them before it is removed.
+    pub fn stats(&self) -> Result<Stats> {
+        Ok(if self.saved.v2 {
+            Stats::V2(Box::new(v2::read(&self.saved.dirs[0].path)?))
+        } else {
+            Stats::V1(Box::new(v1::read(self)?))
+        })
+    }
+}
+
+/// The sizes of huge pages as the hugetlb controller names them (hugetlb.rst).
+fn huge_page_sizes() -> &'static [String] {
+    static SIZES: OnceLock<Vec<String>> = OnceLock::new();
+    SIZES.get_or_init(|| {
+        let entries = fs::read_dir("/sys/kernel/mm/hugepages").into_iter().flatten().flatten();
+        let mut sizes: Vec<_> = entries
+            .filter_map(|e| {
+                e.file_name().to_str()?.strip_prefix("hugepages-")?.strip_suffix("kB")?.parse().ok()
+            })
+            .collect();
+        sizes.sort_unstable();
+        sizes.into_iter().map(huge_page_name).collect()
+    })
+}
+
+fn huge_page_name(kib: u64) -> String {
+    match kib {
+        k if k >= 1 << 20 => format!("{}GB", k >> 20),
+        k if k >= 1 << 10 => format!("{}MB", k >> 10),
+        k => format!("{k}KB"),
+    }
+}
+
+/// `mlx4_0 hca_handle=2 hca_object=max` (rdma.rst)
+fn rdma_entries(text: &str) -> Vec<RdmaEntry> {
+    let entry = |line: &str| {
+        let mut fields = line.split_whitespace();
+        let mut entry = RdmaEntry { device: fields.next()?.to_owned(), ..RdmaEntry::default() };
+        for field in fields {
+            let (key, value) = field.split_once('=')?;
+            let value = super::file::number(value)?.try_into().unwrap_or(u32::MAX);
+            match key {
+                "hca_handle" => entry.hca_handles = value,
+                "hca_object" => entry.hca_objects = value,
+                _ => {}
+            }
+        }
+        Some(entry)
+    };
+    text.lines().filter_map(entry).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn huge_pages_are_named_as_the_controller_names_them() {
+        assert_eq!([64, 2048, 1 << 20].map(huge_page_name), ["64KB", "2MB", "1GB"]);
+    }
+
+    #[test]
+    fn rdma_lines_are_read() {
+        let entries = rdma_entries("mlx4_0 hca_handle=2 hca_object=max\n");
+        assert_eq!((entries[0].hca_handles, entries[0].hca_objects), (2, u32::MAX));
+    }
+}

@@ -1,0 +1,257 @@
+//! The systemd driver: the cgroup as a transient scope (or slice), asked for
+//! over D-Bus (org.freedesktop.systemd1(5); systemd's CGROUP_DELEGATION.md).
+//! Needs systemd 244.
+//!
+//! Each call opens a connection and closes it again: the shim keeps no
+//! descriptor that would let a sandbox speak to systemd.
+
+use std::time::{Duration, Instant};
+
+use oci_spec::runtime::LinuxResources;
+use rustbus::RpcConn;
+use rustbus::connection::{Timeout, ll_conn::force_finish_on_error};
+use rustbus::message_builder::{MarshalledMessage, MessageBuilder, MessageType};
+use rustbus::wire::ObjectPath;
+use rustbus::wire::unmarshal::traits::Variant;
+
+use super::Cgroup;
+use super::create::in_all;
+use super::hierarchy::Hierarchies;
+use super::path::{Unit, expand_slice};
+use super::properties::{self, Property};
+use crate::error::{Context, Error, Result};
+use crate::sys::cgroup::Holder;
+
+/// How long systemd may take for a call or a job, as with runc.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+const SERVICE: &str = "org.freedesktop.systemd1";
+const MANAGER: &str = "org.freedesktop.systemd1.Manager";
+
+/// Starts the unit, limits included. Its files are still to be written.
+pub(super) fn create(
+    id: &str,
+    unit: &Unit,
+    hierarchies: &Hierarchies,
+    resources: &LinuxResources,
+) -> Result<Cgroup> {
+    let mut bus = Bus::connect()?;
+    // A scope must have a process from the start; none of the container's
+    // exists yet.
+    let holder = match unit.name.ends_with(".scope") {
+        true => Some(Holder::start().context(|| "fork a first process for a systemd scope")?),
+        false => None,
+    };
+    let mut all = properties::of_unit(id, unit, hierarchies.mode.is_v2(), holder.as_ref());
+    all.extend(properties::of_resources(resources, hierarchies.mode.is_v2(), None)?);
+    bus.start(&unit.name, &all)?;
+    let made = placed(&mut bus, unit, hierarchies).inspect_err(|_| {
+        if let Err(e) = bus.stop(&unit.name) {
+            log::warn!("after a failed create: {e}");
+        }
+    });
+    Ok(Cgroup { holder, ..made? })
+}
+
+/// Where systemd put the unit. It says so itself: its own root need not be
+/// the hierarchy's.
+fn placed(bus: &mut Bus, unit: &Unit, hierarchies: &Hierarchies) -> Result<Cgroup> {
+    let told = bus.control_group(&unit.name)?;
+    let mut below = told.trim_start_matches('/').into();
+    if told.is_empty() {
+        // A slice without processes may have none yet.
+        below = expand_slice(&unit.slice).unwrap_or_default().join(&unit.name);
+    }
+    let mut cgroup = in_all(hierarchies, |_| Ok(below.clone()))?;
+    cgroup.saved.unit = Some(unit.name.clone());
+    Ok(cgroup)
+}
+
+/// Changes the limits that systemd knows of.
+pub(super) fn update(unit: &str, cgroup: &Cgroup, resources: &LinuxResources) -> Result<()> {
+    let changes = properties::of_resources(resources, cgroup.saved.v2, Some(cgroup))?;
+    if changes.is_empty() {
+        return Ok(());
+    }
+    let mut call = manager_call("SetUnitProperties");
+    push(&mut call, |body| body.push_param3(unit, true, &changes[..]))?;
+    Bus::connect()?.call(call).map(drop).map_err(|e| e.of("SetUnitProperties", unit))
+}
+
+/// Stops the unit with all its processes. One that is gone already is fine.
+pub(super) fn stop(unit: &str) -> Result<()> {
+    match Bus::connect() {
+        Ok(mut bus) => bus.stop(unit),
+        // The directory can still be removed without systemd, and has to be.
+        Err(e) => {
+            log::debug!("{unit} is removed without systemd: {e}");
+            Ok(())
+        }
+    }
+}
+
+/// The system bus.
+struct Bus(RpcConn);
+
+/// An answer that is an error, or none at all.
+struct Failed {
+    name: String,
+    message: String,
+}
+
+impl Failed {
+    fn of(self, call: &str, unit: &str) -> Error {
+        Error::internal(format!("systemd {call} {unit}: {} {}", self.name, self.message))
+    }
+}
+
+impl From<rustbus::connection::Error> for Failed {
+    fn from(error: rustbus::connection::Error) -> Failed {
+        Failed { name: "no answer on the system bus:".to_owned(), message: error.to_string() }
+    }
+}
+
+impl Bus {
+    fn connect() -> Result<Bus> {
+        let conn = RpcConn::system_conn(Timeout::Duration(PATIENCE)).map_err(|e| {
+            Error::internal(format!(
+                "the systemd cgroup driver needs systemd on the system bus (D-Bus): {e}"
+            ))
+        })?;
+        Ok(Bus(conn))
+    }
+
+    fn call(
+        &mut self,
+        mut message: MarshalledMessage,
+    ) -> std::result::Result<MarshalledMessage, Failed> {
+        let timeout = Timeout::Duration(PATIENCE);
+        let sent = self.0.send_message(&mut message)?;
+        let serial = sent.write(timeout).map_err(force_finish_on_error)?;
+        let answer = self.0.wait_response(serial, timeout)?;
+        if answer.typ != MessageType::Error {
+            return Ok(answer);
+        }
+        let message = answer.body.parser().get::<&str>().unwrap_or_default().to_owned();
+        Err(Failed { name: answer.dynheader.error_name.unwrap_or_default(), message })
+    }
+
+    /// StartTransientUnit, to the end of its job.
+    fn start(&mut self, unit: &str, properties: &[Property]) -> Result<()> {
+        self.watch_jobs()?;
+        let message = || -> Result<MarshalledMessage> {
+            let mut call = manager_call("StartTransientUnit");
+            push(&mut call, |body| body.push_param2(unit, "replace"))?;
+            push(&mut call, |body| body.push_param(properties))?;
+            // No auxiliary units.
+            push(&mut call, |body| body.push_param::<&[(&str, &[Property])]>(&[]))?;
+            Ok(call)
+        };
+        let mut answer = self.call(message()?);
+        if answer.as_ref().is_err_and(|e| e.name.ends_with(".UnitExists")) {
+            // One that failed stays listed until it is reset.
+            self.reset_failed(unit);
+            answer = self.call(message()?);
+        }
+        let answer = answer.map_err(|e| e.of("StartTransientUnit", unit))?;
+        match self.job_result(&answer, unit)?.as_str() {
+            "done" => Ok(()),
+            other => {
+                self.reset_failed(unit);
+                Err(Error::internal(format!(
+                    "systemd could not start {unit}: its job ended as {other:?}"
+                )))
+            }
+        }
+    }
+
+    fn stop(&mut self, unit: &str) -> Result<()> {
+        self.watch_jobs()?;
+        let mut call = manager_call("StopUnit");
+        push(&mut call, |body| body.push_param2(unit, "replace"))?;
+        match self.call(call) {
+            Ok(answer) => self.job_result(&answer, unit).map(drop)?,
+            Err(e) if e.name.ends_with(".NoSuchUnit") => return Ok(()),
+            Err(e) => return Err(e.of("StopUnit", unit)),
+        }
+        self.reset_failed(unit);
+        Ok(())
+    }
+
+    /// Forgets a unit that failed; most have not, and are forgotten already.
+    fn reset_failed(&mut self, unit: &str) {
+        let mut call = manager_call("ResetFailedUnit");
+        if call.body.push_param(unit).is_ok() {
+            let _ = self.call(call);
+        }
+    }
+
+    fn watch_jobs(&mut self) -> Result<()> {
+        let rule = format!("type='signal',interface='{MANAGER}',member='JobRemoved'");
+        let call = rustbus::standard_messages::add_match(&rule);
+        self.call(call).map(drop).map_err(|e| e.of("AddMatch", "JobRemoved"))
+    }
+
+    /// Waits for the job that a call was answered with.
+    fn job_result(&mut self, answer: &MarshalledMessage, unit: &str) -> Result<String> {
+        let broken = |_| Error::internal(format!("systemd: unreadable answer about {unit}"));
+        let job = answer.body.parser().get::<ObjectPath<&str>>().map_err(broken)?;
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let signal = self.0.wait_signal(Timeout::Duration(left)).map_err(|e| {
+                Error::internal(format!(
+                    "systemd: job of {unit} not done within {} s: {e}",
+                    PATIENCE.as_secs()
+                ))
+            })?;
+            if signal.dynheader.member.as_deref() != Some("JobRemoved") {
+                continue;
+            }
+            let mut body = signal.body.parser();
+            let (_, path, _, result) =
+                body.get4::<u32, ObjectPath<&str>, &str, &str>().map_err(broken)?;
+            if path == job {
+                return Ok(result.to_owned());
+            }
+        }
+    }
+
+    fn control_group(&mut self, unit: &str) -> Result<String> {
+        let mut call = manager_call("GetUnit");
+        push(&mut call, |body| body.push_param(unit))?;
+        let answer = self.call(call).map_err(|e| e.of("GetUnit", unit))?;
+        let broken = |_| Error::internal(format!("systemd: unreadable answer about {unit}"));
+        let object = answer.body.parser().get::<ObjectPath<&str>>().map_err(broken)?;
+        let kind = if unit.ends_with(".slice") { "Slice" } else { "Scope" };
+        let mut call = MessageBuilder::new()
+            .call("Get")
+            .with_interface("org.freedesktop.DBus.Properties")
+            .on(object.as_ref())
+            .at(SERVICE)
+            .build();
+        push(&mut call, |body| body.push_param2(format!("{SERVICE}.{kind}"), "ControlGroup"))?;
+        let answer = self.call(call).map_err(|e| e.of("Get ControlGroup", unit))?;
+        let value = answer.body.parser().get::<Variant>().map_err(broken)?;
+        value.get::<String>().map_err(broken)
+    }
+}
+
+fn manager_call(method: &str) -> MarshalledMessage {
+    MessageBuilder::new()
+        .call(method)
+        .with_interface(MANAGER)
+        .on("/org/freedesktop/systemd1")
+        .at(SERVICE)
+        .build()
+}
+
+/// Adds arguments; only a string with a zero byte cannot be sent.
+fn push(
+    call: &mut MarshalledMessage,
+    add: impl FnOnce(
+        &mut rustbus::message_builder::MarshalledMessageBody,
+    ) -> std::result::Result<(), rustbus::wire::errors::MarshalError>,
+) -> Result<()> {
+    add(&mut call.body).map_err(|e| Error::invalid(format!("systemd: argument of a call: {e}")))
+}

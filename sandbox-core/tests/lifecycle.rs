@@ -1,0 +1,310 @@
+//! The sandbox as the shim uses it, without a shim: real cgroups, a real
+//! boot, a real gofer. Needs root and busybox-static.
+
+use std::fs;
+use std::io::Read;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use sandbox_core::cgroup::{Cgroup, Driver};
+use sandbox_core::control::message::{Donations, Done, Request, Upward};
+use sandbox_core::sandbox::{Config, NewSandbox, Process, Sandbox, Userns};
+use sandbox_core::spec::plan::Plan;
+use sandbox_core::spec::{self, Context, ProcessDefaults};
+use serde_json::{Value, json};
+
+/// A bundle, a state directory and a cgroup, all gone with it.
+struct World {
+    directory: tempfile::TempDir,
+    id: String,
+    cgroup: Option<Cgroup>,
+}
+
+impl World {
+    fn new(name: &str, args: &[&str], change: impl FnOnce(&mut Value)) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        let bundle = directory.path().join("bundle");
+        let bin = bundle.join("rootfs/bin");
+        fs::create_dir_all(&bin).unwrap();
+        fs::copy("/bin/busybox", bin.join("busybox")).expect("busybox-static is installed");
+        let mut spec = default_spec(args);
+        change(&mut spec);
+        fs::write(bundle.join("config.json"), spec.to_string()).unwrap();
+        let id = format!("{name}-{}", std::process::id());
+        Self { directory, id, cgroup: None }
+    }
+
+    fn bundle(&self) -> PathBuf {
+        self.directory.path().join("bundle")
+    }
+
+    fn config(&self) -> Config {
+        Config {
+            userns: Userns::Auto,
+            id_range_start: 0x7000_0000,
+            id_range_size: 65536 * 64,
+            state_root: self.directory.path().join("run"),
+            palisade: env!("CARGO_BIN_EXE_palisade").into(),
+            debug: true,
+            attached: true,
+        }
+    }
+
+    fn plan(&self) -> Plan {
+        let bundle = self.bundle();
+        let context = Context {
+            id: &self.id,
+            bundle: &bundle,
+            rootfs_mounts_given: false,
+            userns: Userns::Auto,
+            sandbox: None,
+        };
+        spec::plan(&spec::load(&bundle).unwrap(), &context).unwrap()
+    }
+
+    fn start(&mut self) -> Pod {
+        let (plan, config) = (self.plan(), self.config());
+        let path = format!("/palisade-test-{}", self.id);
+        let cgroup =
+            Cgroup::create(&self.id, &path, Driver::Cgroupfs, &plan.host.resources).unwrap();
+        let sandbox = Sandbox::spawn(NewSandbox {
+            id: &self.id,
+            namespace: "test",
+            plan: &plan,
+            cgroup: &cgroup,
+            cpus: 2,
+            memory: 1 << 30,
+            config: &config,
+        })
+        .unwrap();
+        let gofer = sandbox.gofer(&plan, Vec::new()).unwrap();
+        sandbox.enter_cgroup(&cgroup).unwrap();
+        self.cgroup = Some(cgroup);
+        wait(gofer.as_fd());
+        gofer.finish().unwrap();
+        wait(sandbox.start_sync());
+        if let Err(error) = sandbox.finish_start() {
+            panic!("{error}");
+        }
+        Pod { sandbox, plan }
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        if let Some(cgroup) = &self.cgroup {
+            let _ = cgroup.remove();
+        }
+    }
+}
+
+struct Pod {
+    sandbox: Sandbox,
+    plan: Plan,
+}
+
+impl Pod {
+    fn call(
+        &self,
+        request: Request,
+        fds: &[BorrowedFd<'_>],
+    ) -> Result<(Done, Vec<OwnedFd>), String> {
+        let wanted = self.sandbox.send(request, fds).unwrap();
+        match self.next() {
+            (Upward::Reply { number, outcome }, fds) if number == wanted => {
+                outcome.map(|done| (done, fds)).map_err(|failure| failure.message)
+            }
+            (other, _) => panic!("expected a reply, got {other:?}"),
+        }
+    }
+
+    fn next(&self) -> (Upward, Vec<OwnedFd>) {
+        loop {
+            match self.sandbox.receive() {
+                Ok(Some(message)) => return message,
+                Ok(None) => wait(self.sandbox.control()),
+                Err(error) => panic!("{error}{}", self.sandbox.last_words()),
+            }
+        }
+    }
+
+    fn create(&self, stdout: BorrowedFd<'_>) -> Result<Process, String> {
+        let seccomp = self.sandbox.seccomp(&self.plan).unwrap();
+        let donations = Donations {
+            stdout: true,
+            stderr: true,
+            seccomp: seccomp.as_ref().map(|s| s.1),
+            ..Donations::default()
+        };
+        let mut fds = vec![stdout, stdout];
+        fds.extend(seccomp.as_ref().map(|s| s.0.as_fd()));
+        let plan = Box::new(self.plan.container.clone());
+        let (_, mut fds) = self.call(Request::Create { plan, donations }, &fds)?;
+        Process::from_boot(fds.remove(0)).map_err(|e| e.to_string())
+    }
+
+    fn exec(&self, id: &str, args: &[&str], stdout: BorrowedFd<'_>) -> Result<Process, String> {
+        let process = spec::load_process(process(args).to_string().as_bytes()).unwrap();
+        let plan = spec::plan_process(&process, &ProcessDefaults::of(&self.plan)).unwrap();
+        let donations = Donations { stdout: true, stderr: true, ..Donations::default() };
+        let request = Request::Exec {
+            container: self.plan.container.id.clone(),
+            exec: id.into(),
+            process: Box::new(plan),
+            donations,
+        };
+        let (_, mut fds) = self.call(request, &[stdout, stdout])?;
+        Process::from_boot(fds.remove(0)).map_err(|e| e.to_string())
+    }
+
+    fn container(&self) -> String {
+        self.plan.container.id.clone()
+    }
+}
+
+impl Drop for Pod {
+    fn drop(&mut self) {
+        let _ = self.sandbox.destroy();
+    }
+}
+
+fn wait(fd: BorrowedFd<'_>) {
+    let patience = Timespec::try_from(Duration::from_secs(20)).unwrap();
+    let ready = poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&patience)).unwrap();
+    assert_eq!(ready, 1, "nothing happened for 20 seconds");
+}
+
+fn read_all(pipe: OwnedFd) -> String {
+    let mut text = String::new();
+    fs::File::from(pipe).read_to_string(&mut text).unwrap();
+    text
+}
+
+fn pipe() -> (OwnedFd, OwnedFd) {
+    rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap()
+}
+
+fn process(args: &[&str]) -> Value {
+    let caps = ["CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_KILL", "CAP_SETUID", "CAP_SETGID"];
+    json!({
+        "args": args,
+        "cwd": "/",
+        "env": ["PATH=/bin"],
+        "user": { "uid": 0, "gid": 0 },
+        "noNewPrivileges": true,
+        "capabilities": { "bounding": caps, "effective": caps, "permitted": caps },
+    })
+}
+
+fn default_spec(args: &[&str]) -> Value {
+    let mount = |destination: &str, kind: &str, options: &[&str]| json!({ "destination": destination, "type": kind, "source": kind, "options": options });
+    let namespaces =
+        ["pid", "network", "ipc", "uts", "mount", "cgroup"].map(|t| json!({ "type": t }));
+    json!({
+        "ociVersion": "1.0.2",
+        "process": process(args),
+        "root": { "path": "rootfs" },
+        "hostname": "inside",
+        "mounts": [
+            mount("/proc", "proc", &["nosuid", "noexec", "nodev"]),
+            mount("/dev", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
+            mount("/dev/pts", "devpts", &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"]),
+            mount("/dev/mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
+            mount("/sys", "sysfs", &["nosuid", "noexec", "nodev", "ro"]),
+            mount("/sys/fs/cgroup", "cgroup", &["ro", "nosuid", "noexec", "nodev"]),
+        ],
+        "linux": {
+            "namespaces": namespaces,
+            "maskedPaths": ["/proc/kcore", "/proc/acpi", "/sys/firmware"],
+            "readonlyPaths": ["/proc/sys", "/proc/bus"],
+        },
+    })
+}
+
+fn a_container_is_created_started_joined_and_ends() {
+    let mut world =
+        World::new("story", &["busybox", "sh", "-c", "echo hello; id -u; hostname"], |_| {});
+    let pod = world.start();
+    let (output, stdout) = pipe();
+    let init = pod.create(stdout.as_fd()).unwrap();
+    assert!(Path::new(&format!("/proc/{}", init.pid.0)).exists());
+
+    let (exec_output, exec_stdout) = pipe();
+    pod.exec("before", &["busybox", "echo", "joined"], exec_stdout.as_fd()).unwrap();
+    drop(exec_stdout);
+    assert_eq!(read_all(exec_output), "joined\n");
+    let exited = |exec: Option<&str>| Upward::Exited {
+        container: pod.container(),
+        exec: exec.map(Into::into),
+        status: 0,
+    };
+    assert_eq!(pod.next().0, exited(Some("before")));
+
+    pod.call(Request::Start { container: pod.container() }, &[]).unwrap();
+    drop(stdout);
+    assert_eq!(read_all(output), "hello\n0\ninside\n");
+    assert_eq!(pod.next().0, exited(None));
+    pod.call(Request::Delete { container: pod.container() }, &[]).unwrap();
+}
+
+fn a_missing_program_is_named() {
+    let mut world = World::new("missing", &["no-such-program"], |_| {});
+    let pod = world.start();
+    let (_output, stdout) = pipe();
+    let error = pod.create(stdout.as_fd()).unwrap_err();
+    assert_eq!(error, "exec: \"no-such-program\": executable file not found in $PATH");
+}
+
+/// One story and what it is called.
+type Story = (&'static str, fn());
+
+const STORIES: &[Story] = &[
+    (
+        "a_container_is_created_started_joined_and_ends",
+        a_container_is_created_started_joined_and_ends,
+    ),
+    ("a_missing_program_is_named", a_missing_program_is_named),
+];
+
+/// The part of libtest's command line that `cargo test` and nextest use. Each
+/// story gets a process of its own, as nextest would give it.
+fn main() {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let has = |word: &str| args.iter().any(|a| a == word);
+    let filters: Vec<&String> = args.iter().filter(|a| !a.starts_with('-')).collect();
+    let exact = has("--exact");
+    let chosen = STORIES.iter().filter(|(name, _)| {
+        filters.is_empty()
+            || filters
+                .iter()
+                .any(|f| if exact { f.as_str() == *name } else { name.contains(f.as_str()) })
+    });
+    if has("--list") {
+        if !has("--ignored") {
+            chosen.for_each(|(name, _)| println!("{name}: test"));
+        }
+        return;
+    }
+    if exact {
+        return chosen.for_each(|(_, story)| story());
+    }
+    let (mut passed, mut failed) = (0, 0);
+    for (name, _) in chosen {
+        let child = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", name])
+            .status()
+            .unwrap();
+        let outcome = if child.success() { &mut passed } else { &mut failed };
+        *outcome += 1;
+        println!("test {name} ... {}", if child.success() { "ok" } else { "FAILED" });
+    }
+    let result = if failed == 0 { "ok" } else { "FAILED" };
+    println!(
+        "\ntest result: {result}. {passed} passed; {failed} failed; 0 ignored; 0 measured; 0 filtered out"
+    );
+    std::process::exit(i32::from(failed > 0));
+}
