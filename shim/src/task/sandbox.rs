@@ -142,13 +142,6 @@ impl Boot {
         Error::internal(format!("the sandbox process of {} is gone{why}", self.root))
     }
 
-    /// Waits until boot has exited. By a descriptor of its own: the listening
-    /// task has the other one registered, and epoll takes none twice.
-    async fn ended(&self) -> Result<()> {
-        let pidfd = self.handle.pidfd().try_clone_to_owned().context(|| "dup of a pidfd")?;
-        readable(pidfd.as_fd()).await
-    }
-
     /// Takes the sandbox and its root's cgroup away.
     pub(super) async fn tear_down(&self) {
         let warn = |what: &str, outcome: std::result::Result<(), sandbox_core::Error>| {
@@ -157,7 +150,8 @@ impl Boot {
             }
         };
         warn("the end", self.handle.kill());
-        if !matches!(tokio::time::timeout(PATIENCE, self.ended()).await, Ok(Ok(()))) {
+        let ended = tokio::time::timeout(PATIENCE, readable(self.handle.pidfd())).await;
+        if !matches!(ended, Ok(Ok(()))) {
             // Not destroyed: `delete` finds it by the state that stays.
             return log::error!("sandbox {} does not end {PATIENCE:?} after SIGKILL", self.root);
         }
