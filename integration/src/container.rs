@@ -337,6 +337,12 @@ impl Container<'_> {
         Ok(task_call!(self.containerd, delete, request)?.exit_status)
     }
 
+    /// Asks for a task though there is one.
+    pub fn create_task_again(&self) -> Result<()> {
+        let request = CreateTaskRequest { container_id: self.id.clone(), ..Default::default() };
+        task_call!(self.containerd, create, request).map(|_| ())
+    }
+
     /// Asks for a checkpoint.
     pub fn checkpoint(&self) -> Result<()> {
         let request = CheckpointTaskRequest { container_id: self.id.clone(), ..Default::default() };

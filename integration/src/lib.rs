@@ -19,6 +19,7 @@ pub mod host;
 pub mod image;
 pub mod leaks;
 pub mod sandbox;
+pub mod shim;
 pub mod slot;
 pub mod spec;
 pub mod stdio;

@@ -71,11 +71,13 @@ impl<'a> Session<'a> {
     /// Receives one message; false when the session is over.
     fn receive(&mut self) -> bool {
         let socket = &mut self.socket;
-        let received = self
-            .containerd
-            .block_on(async { tokio::time::timeout(DEADLINE, socket.next()).await });
+        let received =
+            self.containerd.block_on(async { tokio::time::timeout(DEADLINE, socket.next()).await });
         let received = received.unwrap_or_else(|_| {
-            panic!("the session says nothing more; so far: {}", String::from_utf8_lossy(&self.stdout))
+            panic!(
+                "the session says nothing more; so far: {}",
+                String::from_utf8_lossy(&self.stdout)
+            )
         });
         match received {
             Some(Ok(Message::Binary(message))) if !message.is_empty() => self.take(&message),

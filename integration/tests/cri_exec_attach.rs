@@ -53,7 +53,10 @@ fn exec_streams_apart(containerd: Containerd) {
     let url = container.exec_url(&["sh", "-c", script], false, false);
     let mut session = Session::connect(&containerd, &url);
     assert_eq!(session.finish(), 5);
-    assert_eq!((session.stdout.as_slice(), session.stderr.as_slice()), (&b"out\n"[..], &b"err\n"[..]));
+    assert_eq!(
+        (session.stdout.as_slice(), session.stderr.as_slice()),
+        (&b"out\n"[..], &b"err\n"[..])
+    );
 }
 
 fn exec_takes_input(containerd: Containerd) {
@@ -74,7 +77,8 @@ fn exec_with_a_terminal(containerd: Containerd) {
     let url = container.exec_url(&["sh"], true, true);
     let mut session = Session::connect(&containerd, &url);
     session.resize(123, 45);
-    session.write(b"until [ \"$(stty size)\" = '45 123' ]; do :; done; tty; echo si''zed; exit 4\n");
+    session
+        .write(b"until [ \"$(stty size)\" = '45 123' ]; do :; done; tty; echo si''zed; exit 4\n");
     session.wait_for("/dev/pts/");
     session.wait_for("sized\r\n");
     assert_eq!(session.finish(), 4);
@@ -82,9 +86,10 @@ fn exec_with_a_terminal(containerd: Containerd) {
 
 fn attach_shows_the_output_and_takes_input(containerd: Containerd) {
     let pod = containerd.pod("attached");
-    let container = pod.container("main", "while read line; do echo \"got $line\"; done", |config| {
-        config.stdin = true;
-    });
+    let container =
+        pod.container("main", "while read line; do echo \"got $line\"; done", |config| {
+            config.stdin = true;
+        });
     let mut session = Session::connect(&containerd, &container.attach_url(true, false));
     session.write(b"one\n");
     session.wait_for("got one\n");

@@ -19,7 +19,8 @@ on_each_containerd!(
 fn a_pod_writes_on_while_containerd_is_gone(containerd: Containerd) {
     let notes = containerd.directory().join("notes");
     fs::create_dir(&notes).expect("make a directory");
-    fs::set_permissions(&notes, std::os::unix::fs::PermissionsExt::from_mode(0o777)).expect("chmod");
+    fs::set_permissions(&notes, std::os::unix::fs::PermissionsExt::from_mode(0o777))
+        .expect("chmod");
     let pod = containerd.pod("writes");
     let script = "n=0; while [ ! -e /notes/stop ]; do \
                     echo line $n; n=$((n+1)); echo $n > /notes/new; mv /notes/new /notes/now; sleep 0.01; \
