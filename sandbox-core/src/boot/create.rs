@@ -30,7 +30,7 @@ impl Boot {
         let Some(process) = &plan.process else {
             let inside = Rc::new(Inside::pause(&plan));
             self.containers.insert(plan.id, Container { init: None, inside });
-            self.reply(number, Ok(Done::Ok), &[]);
+            self.reply(number, Ok(Done::Ok));
             return Ok(());
         };
         let donated = Donated::sort(donations, descriptors)?;

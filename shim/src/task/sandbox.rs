@@ -11,7 +11,7 @@ use std::time::Duration;
 use sandbox_core::cgroup::Cgroup;
 use sandbox_core::control::message::{Donations, Done, Request, Upward};
 use sandbox_core::gofer::request::RootfsMount;
-use sandbox_core::sandbox::{Sandbox, printable};
+use sandbox_core::sandbox::{Along, Sandbox, printable};
 use sandbox_core::spec::SandboxFacts;
 use sandbox_core::spec::plan::Plan;
 use tokio::io::Interest;
@@ -85,7 +85,7 @@ impl Boot {
         shim: &Shim,
         request: Request,
         descriptors: &[BorrowedFd<'_>],
-    ) -> Result<(Done, Vec<OwnedFd>)> {
+    ) -> Result<(Done, Along)> {
         let reply = {
             let mut table = shim.table();
             self.can_answer(&table)?;
@@ -225,8 +225,8 @@ pub(super) async fn listen(shim: Arc<Shim>, boot: Arc<Boot>) {
     }
     let _ = readable(boot.handle.pidfd()).await;
     // What it said before it died counts.
-    while let Ok(Some((message, descriptors))) = boot.handle.receive() {
-        dispatch(&shim, message, descriptors);
+    while let Ok(Some((message, along))) = boot.handle.receive() {
+        dispatch(&shim, message, along);
     }
     gone(&shim, &boot);
 }
@@ -240,8 +240,8 @@ async fn hear_out(shim: &Arc<Shim>, boot: &Boot) -> Result<()> {
             biased;
             ready = control.readable() => {
                 let mut ready = ready.context(|| "wait for the sandbox")?;
-                while let Some((message, descriptors)) = boot.handle.receive()? {
-                    dispatch(shim, message, descriptors);
+                while let Some((message, along)) = boot.handle.receive()? {
+                    dispatch(shim, message, along);
                 }
                 ready.clear_ready();
             }
@@ -250,11 +250,11 @@ async fn hear_out(shim: &Arc<Shim>, boot: &Boot) -> Result<()> {
     }
 }
 
-fn dispatch(shim: &Arc<Shim>, message: Upward, descriptors: Vec<OwnedFd>) {
+fn dispatch(shim: &Arc<Shim>, message: Upward, along: Along) {
     match message {
         Upward::Reply { number, outcome } => {
             let waiting = shim.table().replies.remove(&number);
-            let reply: Reply = (outcome, descriptors);
+            let reply: Reply = (outcome, along);
             match waiting {
                 Some(waiting) => drop(waiting.send(reply)),
                 // Told rather than asked, or never asked at all.
