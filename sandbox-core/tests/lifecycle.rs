@@ -144,7 +144,7 @@ impl Pod {
         fds.extend(seccomp.as_ref().map(|s| s.0.as_fd()));
         let plan = Box::new(self.plan.container.clone());
         let (_, mut fds) = self.call(Request::Create { plan, donations }, &fds)?;
-        Process::from_boot(fds.remove(0)).map_err(|e| e.to_string())
+        Process::from_boot(&self.sandbox, fds.remove(0)).map_err(|e| e.to_string())
     }
 
     fn exec(&self, id: &str, args: &[&str], stdout: BorrowedFd<'_>) -> Result<Process, String> {
@@ -158,7 +158,7 @@ impl Pod {
             donations,
         };
         let (_, mut fds) = self.call(request, &[stdout, stdout])?;
-        Process::from_boot(fds.remove(0)).map_err(|e| e.to_string())
+        Process::from_boot(&self.sandbox, fds.remove(0)).map_err(|e| e.to_string())
     }
 
     fn container(&self) -> String {

@@ -106,6 +106,8 @@ pub struct Sandbox {
     state_root: PathBuf,
     boot: HostPid,
     pidfd: OwnedFd,
+    /// boot's PID namespace, which all that it may show us is in.
+    pid_namespace: process::NamespaceId,
     reaped: AtomicBool,
     control: OwnedFd,
     mounts: OwnedFd,

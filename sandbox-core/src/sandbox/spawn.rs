@@ -11,6 +11,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::pipe::{PipeFlags, pipe_with};
 
 use super::executable::Executable;
+use super::process::NamespaceId;
 use super::state::{Identity, StateDirectory};
 use super::users::{self, IdRange};
 use super::{HostPid, NewSandbox, PANIC_LOG_SIZE, Sandbox, UserNamespace, maps, open_namespace};
@@ -35,6 +36,7 @@ pub(super) fn spawn(new: NewSandbox<'_>) -> Result<Sandbox> {
     let (boot, pidfd) = clone_boot(args, &channels.boot, &claim)?;
     let guard = KillOnError(Some(&pidfd));
     let user_namespace = open_to_work(&new, boot, &claim, &channels)?;
+    let pid_namespace = NamespaceId::of(&open_namespace(boot, "pid")?)?;
     let original = set_oom_score_adj(boot, new.plan.host.oom_score_adj)?;
     let range = claim.range_link();
     claim.directory.write(new.id, Identity::of(boot, &pidfd)?, original, range.clone())?;
@@ -45,6 +47,7 @@ pub(super) fn spawn(new: NewSandbox<'_>) -> Result<Sandbox> {
         state_root: new.config.state_root.clone(),
         boot,
         pidfd,
+        pid_namespace,
         reaped: false.into(),
         control: channels.shim.control,
         mounts: channels.shim.mounts,

@@ -7,6 +7,7 @@ pub mod clone;
 pub mod descriptor;
 pub mod gofer;
 pub mod mount;
+pub mod namespace;
 pub mod network;
 pub mod process;
 #[cfg(test)]

@@ -264,7 +264,7 @@ async fn give_birth(shim: &Shim, container: &mut Container) -> Result<()> {
         container.init.pid = boot.pid();
         return Ok(());
     }
-    let (handle, terminal) = exec::take_process(reply)?;
+    let (handle, terminal) = exec::take_process(&boot, reply)?;
     container.init.run(handle, attached(io, terminal)?)
 }
 

@@ -127,7 +127,7 @@ async fn run(shim: &Arc<Shim>, id: &str, exec: &str, begun: Begun) -> Result<u32
         donations: gifts.donations,
     };
     let reply = boot.ask(shim, request, &gifts.descriptors(&donated)).await?;
-    let (handle, terminal) = take_process(reply)?;
+    let (handle, terminal) = take_process(&boot, reply)?;
     let io = attached(io, terminal)?;
     let mut table = shim.table();
     let process = table.process(id, exec)?;
@@ -151,14 +151,17 @@ fn gifts(shim: &Shim, id: &str, boot: &Boot, donated: &Donated) -> Result<Gifts>
 }
 
 /// The pidfd and the terminal of a new process.
-pub(super) fn take_process(reply: (Done, Vec<OwnedFd>)) -> Result<(Handle, Option<OwnedFd>)> {
+pub(super) fn take_process(
+    boot: &Boot,
+    reply: (Done, Vec<OwnedFd>),
+) -> Result<(Handle, Option<OwnedFd>)> {
     let (done, descriptors) = reply;
     let mut descriptors = descriptors.into_iter();
     let (Done::Process { terminal }, Some(pidfd)) = (done, descriptors.next()) else {
         return Err(Error::internal("the sandbox process made no process and does not say why"));
     };
     let terminal = if terminal { descriptors.next() } else { None };
-    Ok((Handle::from_boot(pidfd)?, terminal))
+    Ok((Handle::from_boot(&boot.handle, pidfd)?, terminal))
 }
 
 /// It never ran: no exit is told, but nobody shall wait for one either.
