@@ -75,12 +75,15 @@ fn memory_follows_the_limit() {
 }
 
 /// A cgroup that the node made, with limits, in every hierarchy that has some.
-struct Parent(Vec<PathBuf>);
+struct Parent {
+    path: String,
+    made: Vec<PathBuf>,
+}
 
 impl Parent {
     fn make(path: &str, files: &[(&str, &str, &str)]) -> Parent {
         let root = Path::new("/sys/fs/cgroup");
-        let mut made = Parent(Vec::new());
+        let mut made = Parent { path: path.to_owned(), made: Vec::new() };
         for (controller, file, value) in files {
             let hierarchy = if host::has_cgroup_v2_only() { root.to_owned() } else { root.join(controller) };
             let mut directory = hierarchy.clone();
@@ -88,7 +91,7 @@ impl Parent {
                 directory.push(part);
                 if !directory.exists() {
                     fs::create_dir(&directory).expect("make a cgroup");
-                    made.0.push(directory.clone());
+                    made.made.push(directory.clone());
                 }
                 // A v1 cpuset is of no use before it is filled.
                 for inherited in ["cpuset.cpus", "cpuset.mems"] {
@@ -107,7 +110,12 @@ impl Parent {
 
 impl Drop for Parent {
     fn drop(&mut self) {
-        for directory in self.0.iter().rev() {
+        // The runtime made it in the other hierarchies, as the way to its own.
+        let hierarchies = fs::read_dir("/sys/fs/cgroup").expect("read the hierarchies").flatten();
+        for hierarchy in hierarchies {
+            let _ = fs::remove_dir(hierarchy.path().join(self.path.trim_start_matches('/')));
+        }
+        for directory in self.made.iter().rev() {
             let _ = fs::remove_dir(directory);
         }
     }
