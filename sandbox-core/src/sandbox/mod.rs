@@ -121,6 +121,16 @@ pub struct Sandbox {
     gofers: Mutex<Vec<OwnedFd>>,
 }
 
+/// What came along with a message from boot.
+#[derive(Debug)]
+pub struct Along {
+    /// Descriptors, unchecked.
+    pub descriptors: Vec<OwnedFd>,
+    /// The process that the message speaks for: boot, or one that the kernel
+    /// vouches to be in boot's PID namespace or below.
+    pub process: Option<HostPid>,
+}
+
 /// The sandbox's user namespace, as the host sees it.
 #[derive(Debug)]
 struct UserNamespace {
@@ -212,14 +222,16 @@ impl Sandbox {
 
     /// The next message from boot; `None` when none is waiting; an error when
     /// boot has closed the channel or sends what is no message.
-    pub fn receive(&self) -> Result<Option<(Upward, Vec<OwnedFd>)>> {
+    pub fn receive(&self) -> Result<Option<(Upward, Along)>> {
         let received = receive_packet(&self.control, MAX_PACKET, MAX_DESCRIPTORS)
             .context(|| "receive from the sandbox process")?;
         match received {
             Received::WouldBlock => Ok(None),
             Received::Closed => Err(Error::internal("the sandbox process has closed its channel")),
-            Received::Packet { bytes, fds } => match postcard::from_bytes(&bytes) {
-                Ok(message) => Ok(Some((message, fds))),
+            Received::Packet { bytes, fds, process } => match postcard::from_bytes(&bytes) {
+                Ok(message) => {
+                    Ok(Some((message, Along { descriptors: fds, process: process.map(HostPid) })))
+                }
                 Err(e) => Err(Error::internal(format!(
                     "the sandbox process sent what is no message: {e}"
                 ))),

@@ -15,7 +15,7 @@ use super::state::{Identity, StateDirectory};
 use super::users::{self, IdRange};
 use super::{HostPid, NewSandbox, PANIC_LOG_SIZE, Sandbox, UserNamespace, maps, open_namespace};
 use crate::control::donation::{Birth, BootFlags};
-use crate::control::packet::sealed_memfd;
+use crate::control::packet::{ask_for_processes, sealed_memfd};
 use crate::error::{Context, Error, Result};
 use crate::network;
 use crate::spec::plan::{Mappings, Network};
@@ -157,6 +157,7 @@ impl Channels {
         for fd in [&control, &log] {
             rustix::io::ioctl_fionbio(fd, true).context(|| "make a channel non-blocking")?;
         }
+        ask_for_processes(&control).context(|| "setsockopt SO_PASSCRED")?;
         Ok(Self {
             shim: ShimEnds { control, mounts, start_sync, log, go },
             boot: BootEnds {

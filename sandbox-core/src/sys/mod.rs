@@ -9,3 +9,5 @@ pub mod gofer;
 pub mod mount;
 pub mod network;
 pub mod process;
+#[cfg(test)]
+pub(crate) mod spec;

@@ -11,7 +11,7 @@ use std::time::Duration;
 use sandbox_core::cgroup::Cgroup;
 use sandbox_core::control::message::{Donations, Done, Request, Upward};
 use sandbox_core::gofer::request::RootfsMount;
-use sandbox_core::sandbox::{Sandbox, printable};
+use sandbox_core::sandbox::{Along, Sandbox, printable};
 use sandbox_core::spec::SandboxFacts;
 use sandbox_core::spec::plan::Plan;
 use tokio::io::Interest;
@@ -85,7 +85,7 @@ impl Boot {
         shim: &Shim,
         request: Request,
         descriptors: &[BorrowedFd<'_>],
-    ) -> Result<(Done, Vec<OwnedFd>)> {
+    ) -> Result<(Done, Along)> {
         let reply = {
             let mut table = shim.table();
             self.can_answer(&table)?;
@@ -218,14 +218,15 @@ impl Gifts {
 /// Listens to boot until it is gone, and then tells everybody.
 pub(super) async fn listen(shim: Arc<Shim>, boot: Arc<Boot>) {
     if let Err(error) = hear_out(&shim, &boot).await {
-        // It talks nonsense, or no more: it must not live on unheard.
-        log::error!("{error}");
+        // It talks nonsense, or no more: it must not live on unheard. That it
+        // ends its talk is how it dies.
+        log::debug!("{error}");
         let _ = boot.handle.kill();
     }
     let _ = readable(boot.handle.pidfd()).await;
     // What it said before it died counts.
-    while let Ok(Some((message, descriptors))) = boot.handle.receive() {
-        dispatch(&shim, message, descriptors);
+    while let Ok(Some((message, along))) = boot.handle.receive() {
+        dispatch(&shim, message, along);
     }
     gone(&shim, &boot);
 }
@@ -239,8 +240,8 @@ async fn hear_out(shim: &Arc<Shim>, boot: &Boot) -> Result<()> {
             biased;
             ready = control.readable() => {
                 let mut ready = ready.context(|| "wait for the sandbox")?;
-                while let Some((message, descriptors)) = boot.handle.receive()? {
-                    dispatch(shim, message, descriptors);
+                while let Some((message, along)) = boot.handle.receive()? {
+                    dispatch(shim, message, along);
                 }
                 ready.clear_ready();
             }
@@ -249,16 +250,15 @@ async fn hear_out(shim: &Arc<Shim>, boot: &Boot) -> Result<()> {
     }
 }
 
-fn dispatch(shim: &Arc<Shim>, message: Upward, descriptors: Vec<OwnedFd>) {
+fn dispatch(shim: &Arc<Shim>, message: Upward, along: Along) {
     match message {
         Upward::Reply { number, outcome } => {
             let waiting = shim.table().replies.remove(&number);
-            let reply: Reply = (outcome, descriptors);
+            let reply: Reply = (outcome, along);
             match waiting {
                 Some(waiting) => drop(waiting.send(reply)),
-                None => {
-                    log::debug!("the sandbox answers {number}, which nobody asked or waits for")
-                }
+                // Told rather than asked, or never asked at all.
+                None => {}
             }
         }
         Upward::Exited { container, exec, status } => {
@@ -291,6 +291,15 @@ fn gone(shim: &Arc<Shim>, boot: &Boot) {
     }
 }
 
+/// One line: boot writes its level first.
+fn relay(line: &str) {
+    let (first, rest) = line.trim_end().split_once(' ').unwrap_or((line.trim_end(), ""));
+    match first.parse::<log::Level>() {
+        Ok(level) => log::log!(level, "sandbox: {rest}"),
+        Err(_) => log::info!("sandbox: {}", line.trim_end()),
+    }
+}
+
 /// Relays boot's log by lines.
 pub(super) async fn relay_log(boot: Arc<Boot>) {
     let Ok(pipe) = register(boot.handle.log(), Interest::READABLE) else { return };
@@ -305,7 +314,7 @@ pub(super) async fn relay_log(boot: Arc<Boot>) {
         }
         while let Some(end) = pending.iter().position(|byte| *byte == b'\n') {
             let line: Vec<_> = pending.drain(..=end).collect();
-            log::info!("sandbox: {}", printable(&line).trim_end());
+            relay(&printable(&line));
         }
         // Nothing of ours logs lines that long: it was taken over.
         if pending.len() > 4096 {
