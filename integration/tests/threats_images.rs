@@ -194,7 +194,8 @@ fn masks_and_terminals_are_real_whatever_the_image_says() {
 #[test]
 fn a_passwd_file_that_is_none_holds_nobody_up() {
     let containerd = Containerd::start(Version::V2_1);
-    let spoilt: [(&str, &dyn Fn(&Path)); 8] = [
+    type Spoil<'a> = &'a dyn Fn(&Path);
+    let spoilt: [(&str, Spoil<'_>); 8] = [
         ("fifo", &|path| mkfifo(path, Mode::from_bits_truncate(0o644)).expect("mkfifo")),
         ("zero", &|path| symlink("/dev/zero", path).expect("symlink")),
         ("terminal", &|path| symlink("/dev/tty", path).expect("symlink")),

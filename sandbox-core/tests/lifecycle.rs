@@ -82,7 +82,6 @@ impl World {
         })
         .unwrap();
         let gofer = sandbox.gofer(&plan, Vec::new()).unwrap();
-        sandbox.enter_cgroup(&cgroup).unwrap();
         self.cgroup = Some(cgroup);
         wait(gofer.as_fd());
         gofer.finish().unwrap();

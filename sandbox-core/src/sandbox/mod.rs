@@ -139,26 +139,15 @@ struct UserNamespace {
 }
 
 impl Sandbox {
-    /// Clones boot into its namespaces, hands it its descriptors and writes
-    /// the state file. Does not wait for it. Follow up with
-    /// [`Sandbox::gofer`] and [`Sandbox::enter_cgroup`], which go on while
-    /// boot starts.
+    /// Clones boot into its namespaces and the root container's cgroup, hands
+    /// it its descriptors and writes the state file. Does not wait for it:
+    /// [`Sandbox::gofer`] goes on while boot starts.
     ///
     /// # Errors
     /// `Exists` when there is state of a sandbox with this ID. Nothing is left
     /// behind.
     pub fn spawn(new: NewSandbox<'_>) -> Result<Sandbox> {
         spawn::spawn(new)
-    }
-
-    /// Puts boot into the root container's cgroup, which its children then
-    /// inherit. On cgroup v1 this may wait some milliseconds for the kernel.
-    pub fn enter_cgroup(&self, cgroup: &Cgroup) -> Result<()> {
-        for procs in cgroup.procs()? {
-            rustix::io::write(&procs, self.boot.0.to_string().as_bytes())
-                .context(|| "write the sandbox's PID to cgroup.procs")?;
-        }
-        Ok(())
     }
 
     /// Readable once boot is up or dead.

@@ -280,10 +280,9 @@ fn dispatch(shim: &Arc<Shim>, message: Upward, along: Along) {
         Upward::Reply { number, outcome } => {
             let waiting = shim.table().replies.remove(&number);
             let reply: Reply = (outcome, along);
-            match waiting {
-                Some(waiting) => drop(waiting.send(reply)),
-                // Told rather than asked, or never asked at all.
-                None => {}
+            // Nobody waits for what was told rather than asked.
+            if let Some(waiting) = waiting {
+                drop(waiting.send(reply));
             }
         }
         Upward::Exited { container, exec, status } => {
