@@ -80,6 +80,7 @@ fn the_host_s_processes_are_out_of_reach(containerd: Containerd) {
 }
 
 /// With every capability that a spec can name, and without a seccomp profile.
+/// Each attempt is harmless even where it works.
 fn capabilities_hold_nothing_outside(containerd: Containerd) {
     let container =
         containerd.container("mighty", ["sleep", "1000"]).spec(all_capabilities).start();
@@ -88,16 +89,18 @@ fn capabilities_hold_nothing_outside(containerd: Containerd) {
     all_capabilities(&mut holder);
     process = holder["process"].take();
     let attempts = [
-        ("mount a disk", "mknod /tmp/disk b 254 0 && mount -t ext4 /tmp/disk /mnt"),
-        ("write the host's sysctls", "echo 0 > /proc/sys/kernel/panic"),
+        ("mount a disk", "mknod /tmp/disk b 254 0 && mount -o ro -t ext4 /tmp/disk /mnt"),
+        (
+            "write the host's sysctls",
+            "read n < /proc/sys/kernel/panic && echo $n > /proc/sys/kernel/panic",
+        ),
         ("load a module", "modprobe dummy"),
-        ("set the time", "date -s 2001-01-01"),
-        ("reboot", "reboot -f -n && sleep 1 && false"),
+        ("set the time", "date -s @$(date +%s)"),
         ("read the kernel's log", "dmesg | grep -q ."),
         ("raise its rlimits", "ulimit -Hn 99999999"),
         ("make a mount writable", "mount -o remount,rw /sys && touch /sys/x"),
         ("uncover a masked path", "umount /proc/kcore"),
-        ("write a bus", "mount -o remount,rw /proc/bus && echo > /proc/bus/pci/devices"),
+        ("write a bus", "mount -o remount,rw /proc/bus && touch /proc/bus/x"),
         ("join the host", "nsenter -t 1 -p -- cat /proc/1/cmdline | grep -q init"),
         ("be a user of the host", "setpriv --reuid 70000 true"),
     ];
