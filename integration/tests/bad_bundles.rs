@@ -127,7 +127,7 @@ const MISTAKES: &[Mistake] = &[
     (
         "mount-type",
         |s| s["mounts"] = json!([{ "destination": "/m", "type": "wishfs", "source": "w" }]),
-        &["/m", "wishfs"],
+        &["mounts[0]", "wishfs"],
     ),
     (
         "mount-relative",
