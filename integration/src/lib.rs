@@ -1,1 +1,42 @@
-//! Harness.
+//! The harness: runs Palisade under real containerds, each private to one
+//! test, and checks that nothing is left behind.
+//!
+//! Read [`containerd`] first (what a test starts with), then [`ctr`] and
+//! [`container`] (a container as `ctr` and as a program runs it), [`cri`]
+//! (pods, as Kubernetes runs them) and [`leaks`] (what each test ends with).
+//! [`shim`] speaks to the shim without any containerd between.
+//!
+//! Everything in here panics with a sentence when something is not as it must
+//! be: its only users are tests and the quickstart.
+
+pub mod config;
+pub mod container;
+pub mod containerd;
+pub mod cri;
+pub mod ctr;
+pub mod host;
+pub mod image;
+pub mod leaks;
+pub mod slot;
+pub mod spec;
+pub mod stdio;
+pub mod wait;
+
+/// Turns each named story, a `fn(Containerd)`, into one test for every
+/// containerd that the suite runs against. A story that is not named here is
+/// dead code, which the compiler reports.
+#[macro_export]
+macro_rules! on_each_containerd {
+    ($($story:ident),+ $(,)?) => {$(
+        mod $story {
+            #[test]
+            fn containerd_1_6() {
+                super::$story($crate::containerd::Containerd::start($crate::containerd::Version::V1_6));
+            }
+            #[test]
+            fn containerd_2_1() {
+                super::$story($crate::containerd::Containerd::start($crate::containerd::Version::V2_1));
+            }
+        }
+    )+};
+}

@@ -1,0 +1,138 @@
+//! containerd's configuration, as a user of Palisade writes it, plus what
+//! keeps several containerds on one machine apart.
+
+use std::path::Path;
+
+use crate::containerd::Version;
+use crate::image;
+use crate::slot::Slot;
+
+/// What the configuration depends on.
+#[derive(Debug)]
+pub struct Settings<'a> {
+    /// Which containerd.
+    pub version: Version,
+    /// Whose directory, bridge and subnet.
+    pub slot: &'a Slot,
+    /// The runtime, such as `io.containerd.palisade.v1`.
+    pub runtime: &'a str,
+}
+
+/// The text of `config.toml`.
+pub fn config_toml(settings: &Settings<'_>) -> String {
+    let directory = settings.slot.directory();
+    let common = common(&directory);
+    let (version, cri) = match settings.version {
+        Version::V1_6 | Version::V1_7 => (2, cri_1(settings, &directory)),
+        Version::V2_1 => (3, cri_2(settings, &directory)),
+    };
+    format!("version = {version}\n{common}{cri}")
+}
+
+/// Addresses, and the plugins that a test machine has no use for: each costs
+/// time at every start.
+fn common(directory: &Path) -> String {
+    let d = directory.display();
+    format!(
+        r#"
+root = "{d}/root"
+state = "{d}/state"
+disabled_plugins = [
+    "io.containerd.internal.v1.restart", "io.containerd.monitor.container.v1.restart",
+    "io.containerd.internal.v1.tracing", "io.containerd.tracing.processor.v1.otlp",
+    "io.containerd.nri.v1.nri",
+    "io.containerd.snapshotter.v1.aufs", "io.containerd.snapshotter.v1.blockfile",
+    "io.containerd.snapshotter.v1.btrfs", "io.containerd.snapshotter.v1.devmapper",
+    "io.containerd.snapshotter.v1.erofs", "io.containerd.snapshotter.v1.zfs",
+    "io.containerd.differ.v1.erofs",
+]
+
+[grpc]
+address = "{d}/c.sock"
+
+[ttrpc]
+address = "{d}/c.sock.ttrpc"
+
+[plugins."io.containerd.internal.v1.opt"]
+path = "{d}/opt"
+
+[plugins."io.containerd.metadata.v1.bolt"]
+content_sharing_policy = "shared"
+"#
+    )
+}
+
+fn cri_1(settings: &Settings<'_>, directory: &Path) -> String {
+    let (d, runtime, pause) = (directory.display(), settings.runtime, image::PAUSE);
+    format!(
+        r#"
+[plugins."io.containerd.grpc.v1.cri"]
+sandbox_image = "{pause}"
+restrict_oom_score_adj = true
+netns_mounts_under_state_dir = true
+
+[plugins."io.containerd.grpc.v1.cri".cni]
+bin_dir = "/usr/lib/cni"
+conf_dir = "{d}/cni"
+
+[plugins."io.containerd.grpc.v1.cri".containerd]
+default_runtime_name = "palisade"
+
+[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.palisade]
+runtime_type = "{runtime}"
+pod_annotations = ["dev.palisade.*"]
+"#
+    )
+}
+
+fn cri_2(settings: &Settings<'_>, directory: &Path) -> String {
+    let (d, runtime, pause) = (directory.display(), settings.runtime, image::PAUSE);
+    format!(
+        r#"
+[plugins."io.containerd.cri.v1.images".pinned_images]
+sandbox = "{pause}"
+
+[plugins."io.containerd.cri.v1.runtime"]
+restrict_oom_score_adj = true
+netns_mounts_under_state_dir = true
+
+[plugins."io.containerd.cri.v1.runtime".cni]
+bin_dirs = ["/usr/lib/cni"]
+conf_dir = "{d}/cni"
+
+[plugins."io.containerd.cri.v1.runtime".containerd]
+default_runtime_name = "palisade"
+
+[plugins."io.containerd.cri.v1.runtime".containerd.runtimes.palisade]
+runtime_type = "{runtime}"
+pod_annotations = ["dev.palisade.*"]
+"#
+    )
+}
+
+/// The pods' network: a bridge, with addresses given out from files of this
+/// test's own.
+pub fn cni_conflist(slot: &Slot) -> String {
+    let (bridge, subnet, directory) = (slot.bridge(), slot.subnet(), slot.directory());
+    let name = slot.name();
+    format!(
+        r#"{{
+  "cniVersion": "0.4.0",
+  "name": "{name}",
+  "plugins": [{{
+    "type": "bridge",
+    "bridge": "{bridge}",
+    "isGateway": true,
+    "ipMasq": false,
+    "ipam": {{
+      "type": "host-local",
+      "dataDir": "{directory}/ipam",
+      "ranges": [[{{ "subnet": "{subnet}.0/24" }}]],
+      "routes": [{{ "dst": "0.0.0.0/0" }}]
+    }}
+  }}]
+}}
+"#,
+        directory = directory.display()
+    )
+}

@@ -1,0 +1,517 @@
+//! Containers as a program runs them: over containerd's API, step by step,
+//! with any spec and any streams.
+
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::{Mutex, MutexGuard};
+
+use containerd_client::services::v1::container::Runtime;
+use containerd_client::services::v1::snapshots::{PrepareSnapshotRequest, RemoveSnapshotRequest};
+use containerd_client::services::v1::*;
+use containerd_client::tonic::{Code, Status};
+use containerd_client::types::v1::ProcessInfo;
+use containerd_client::types::v1::{Process, Status as TaskStatus};
+use containerd_client::types::{Metric, Mount};
+use prost_types::Any;
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use serde_json::Value;
+
+use crate::containerd::Containerd;
+use crate::stdio::{Stdio, Streams};
+use crate::{image, spec};
+
+/// What containerd's runtime-spec types are called on the wire.
+const SPEC_URL: &str = "types.containerd.io/opencontainers/runtime-spec/1/Spec";
+const PROCESS_URL: &str = "types.containerd.io/opencontainers/runtime-spec/1/Process";
+const RESOURCES_URL: &str = "types.containerd.io/opencontainers/runtime-spec/1/LinuxResources";
+
+/// A result with containerd's answer as the error.
+pub type Result<T> = std::result::Result<T, Status>;
+
+impl Containerd {
+    /// A container that runs a command, to be changed and then created.
+    pub fn container<S: AsRef<str>>(&self, id: &str, args: impl AsRef<[S]>) -> NewContainer<'_> {
+        self.import_images();
+        self.track(id);
+        let cgroups_path = format!("/{}/{id}", self.namespace());
+        NewContainer {
+            containerd: self,
+            id: id.to_owned(),
+            spec: spec::container(args.as_ref(), &cgroups_path),
+            streams: Streams::Captured,
+            options: None,
+        }
+    }
+
+    /// A container that runs a line of shell.
+    pub fn shell(&self, id: &str, script: &str) -> NewContainer<'_> {
+        self.container(id, ["sh", "-c", script])
+    }
+}
+
+/// A container that is being described.
+#[derive(Debug)]
+pub struct NewContainer<'a> {
+    containerd: &'a Containerd,
+    id: String,
+    spec: Value,
+    streams: Streams,
+    options: Option<Any>,
+}
+
+impl<'a> NewContainer<'a> {
+    /// Changes the spec.
+    pub fn spec(mut self, change: impl FnOnce(&mut Value)) -> Self {
+        change(&mut self.spec);
+        self
+    }
+
+    /// Chooses the streams.
+    pub fn streams(mut self, streams: Streams) -> Self {
+        self.streams = streams;
+        self.spec["process"]["terminal"] = (streams == Streams::Terminal).into();
+        self
+    }
+
+    /// Runtime options, as containerd's clients attach them.
+    pub fn options(mut self, options: Any) -> Self {
+        self.options = Some(options);
+        self
+    }
+
+    /// Adds a bind mount.
+    pub fn bind(self, source: &str, destination: &str, options: &[&str]) -> Self {
+        self.spec(|s| spec::add_bind(s, source, destination, options))
+    }
+
+    /// Creates container and task, and starts it.
+    pub fn start(self) -> Container<'a> {
+        let container = self.create();
+        container.start().unwrap_or_else(|e| panic!("start {}: {}", container.id, e.message()));
+        container
+    }
+
+    /// Creates container and task.
+    pub fn create(self) -> Container<'a> {
+        let id = self.id.clone();
+        self.try_create().unwrap_or_else(|e| panic!("create {id}: {}", e.message()))
+    }
+
+    /// Creates container and task, or tells why that was refused. A refused
+    /// container is removed again.
+    pub fn try_create(self) -> Result<Container<'a>> {
+        let containerd = self.containerd;
+        // The container comes first: it keeps its snapshot from being collected.
+        containerd.block_on(async {
+            let container = containerd_client::services::v1::Container {
+                id: self.id.clone(),
+                image: image::BUSYBOX.to_owned(),
+                runtime: Some(Runtime {
+                    name: containerd.runtime_name().to_owned(),
+                    options: self.options.clone(),
+                }),
+                spec: Some(any(SPEC_URL, &self.spec)),
+                snapshotter: "overlayfs".to_owned(),
+                snapshot_key: self.id.clone(),
+                ..Default::default()
+            };
+            let request = CreateContainerRequest { container: Some(container) };
+            containerd.connect().await.containers().create(containerd.request(request)).await
+        })?;
+        let rootfs = containerd.prepare_rootfs(&self.id)?;
+        let stdio = Stdio::new(containerd.directory().join("fifo").join(&self.id), self.streams);
+        let request = CreateTaskRequest {
+            container_id: self.id.clone(),
+            rootfs,
+            stdin: stdio.stdin(),
+            stdout: stdio.stdout(),
+            stderr: stdio.stderr(),
+            terminal: stdio.terminal(),
+            ..Default::default()
+        };
+        let created = containerd.block_on(async {
+            containerd.connect().await.tasks().create(containerd.request(request)).await
+        });
+        let container = Container {
+            containerd,
+            id: self.id,
+            pid: AtomicI32::new(created.as_ref().map_or(0, |created| pid(created.get_ref().pid))),
+            stdio: Mutex::new(stdio),
+        };
+        created.map(|_| container)
+    }
+}
+
+/// A container with its task. It is removed with this value.
+#[derive(Debug)]
+pub struct Container<'a> {
+    containerd: &'a Containerd,
+    /// Its ID.
+    pub id: String,
+    pid: AtomicI32,
+    stdio: Mutex<Stdio>,
+}
+
+/// How a process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Exit {
+    /// Its exit code, or 128 + signal.
+    pub code: u32,
+    /// When it ended, in seconds since 1970.
+    pub at: i64,
+}
+
+/// One RPC of containerd's task service: connect, send, unwrap the answer.
+macro_rules! task_call {
+    ($containerd:expr, $method:ident, $request:expr) => {{
+        let containerd = $containerd;
+        let request = containerd.request($request);
+        containerd
+            .block_on(async { containerd.connect().await.tasks().$method(request).await })
+            .map(|answer| answer.into_inner())
+    }};
+}
+
+impl Container<'_> {
+    /// The host's process ID of its first process.
+    pub fn pid(&self) -> i32 {
+        self.pid.load(Ordering::Relaxed)
+    }
+
+    /// Its streams.
+    pub fn stdio(&self) -> MutexGuard<'_, Stdio> {
+        self.stdio.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Starts the first process.
+    pub fn start(&self) -> Result<()> {
+        let request = StartRequest { container_id: self.id.clone(), ..Default::default() };
+        let started = task_call!(self.containerd, start, request)?;
+        self.pid.store(pid(started.pid), Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Waits for the end of the first process.
+    pub fn wait(&self) -> Exit {
+        self.wait_for("")
+    }
+
+    fn wait_for(&self, exec_id: &str) -> Exit {
+        let request = WaitRequest { container_id: self.id.clone(), exec_id: exec_id.into() };
+        let containerd = self.containerd;
+        let request = containerd.request(request);
+        let ended = containerd.block_on(async {
+            let mut tasks = containerd.connect().await.tasks();
+            tokio::time::timeout(crate::wait::DEADLINE, tasks.wait(request)).await
+        });
+        let ended = ended.unwrap_or_else(|_| panic!("{} {exec_id} does not end", self.id));
+        exit(&ended.expect("wait for a process").into_inner())
+    }
+
+    /// Waits for the first process and returns its output with its exit code.
+    pub fn finish(&self) -> (u32, String) {
+        let exit = self.wait();
+        (exit.code, self.stdio().output())
+    }
+
+    /// Sends a signal to the first process.
+    pub fn kill(&self, signal: i32) -> Result<()> {
+        self.signal("", signal, false)
+    }
+
+    /// Sends a signal to every process of the container.
+    pub fn kill_all(&self, signal: i32) -> Result<()> {
+        self.signal("", signal, true)
+    }
+
+    fn signal(&self, exec_id: &str, signal: i32, all: bool) -> Result<()> {
+        let request = KillRequest {
+            container_id: self.id.clone(),
+            exec_id: exec_id.into(),
+            signal: signal.try_into().expect("a signal number"),
+            all,
+        };
+        task_call!(self.containerd, kill, request)
+    }
+
+    /// Runs a line of shell in the container: exit code and output.
+    pub fn exec_shell(&self, exec_id: &str, script: &str) -> (u32, String) {
+        let exec = self.exec(exec_id, spec::process(&["sh", "-c", script]), Streams::Captured);
+        let exec = exec.unwrap_or_else(|e| panic!("exec {exec_id}: {}", e.message()));
+        exec.start().unwrap_or_else(|e| panic!("start exec {exec_id}: {}", e.message()));
+        let exit = exec.wait();
+        let output = exec.stdio().output();
+        (exit.code, output)
+    }
+
+    /// Adds a process, not yet started.
+    pub fn exec(&self, exec_id: &str, mut process: Value, streams: Streams) -> Result<Exec<'_>> {
+        let stdio = Stdio::new(self.containerd.directory().join("fifo").join(exec_id), streams);
+        process["terminal"] = stdio.terminal().into();
+        let request = ExecProcessRequest {
+            container_id: self.id.clone(),
+            exec_id: exec_id.into(),
+            stdin: stdio.stdin(),
+            stdout: stdio.stdout(),
+            stderr: stdio.stderr(),
+            terminal: stdio.terminal(),
+            spec: Some(any(PROCESS_URL, &process)),
+        };
+        task_call!(self.containerd, exec, request)?;
+        let id = exec_id.to_owned();
+        Ok(Exec { container: self, id, pid: AtomicI32::new(0), stdio: Mutex::new(stdio) })
+    }
+
+    /// Freezes it.
+    pub fn pause(&self) -> Result<()> {
+        task_call!(self.containerd, pause, PauseTaskRequest { container_id: self.id.clone() })
+    }
+
+    /// Thaws it.
+    pub fn resume(&self) -> Result<()> {
+        task_call!(self.containerd, resume, ResumeTaskRequest { container_id: self.id.clone() })
+    }
+
+    /// Changes its resources: the JSON of the spec's `linux.resources`.
+    pub fn update(&self, resources: &Value) -> Result<()> {
+        let request = UpdateTaskRequest {
+            container_id: self.id.clone(),
+            resources: Some(any(RESOURCES_URL, resources)),
+            ..Default::default()
+        };
+        task_call!(self.containerd, update, request)
+    }
+
+    /// Its processes, as the shim lists them.
+    pub fn processes(&self) -> Vec<ProcessInfo> {
+        let request = ListPidsRequest { container_id: self.id.clone() };
+        task_call!(self.containerd, list_pids, request).expect("list processes").processes
+    }
+
+    /// What containerd says about it, `STOPPED` included.
+    pub fn state(&self) -> Result<Process> {
+        let request = GetRequest { container_id: self.id.clone(), ..Default::default() };
+        Ok(task_call!(self.containerd, get, request)?.process.expect("an answer with a process"))
+    }
+
+    /// Its state alone.
+    pub fn status(&self) -> TaskStatus {
+        self.state().expect("ask for the state").status()
+    }
+
+    /// What it uses.
+    pub fn metrics(&self) -> Metric {
+        let request = MetricsRequest { filters: vec![format!("id=={}", self.id)] };
+        let metrics = task_call!(self.containerd, metrics, request).expect("ask for metrics");
+        metrics.metrics.into_iter().next().expect("metrics of this container")
+    }
+
+    /// Says that no more input comes.
+    pub fn close_io(&self) -> Result<()> {
+        let request =
+            CloseIoRequest { container_id: self.id.clone(), stdin: true, ..Default::default() };
+        task_call!(self.containerd, close_io, request)
+    }
+
+    /// Sets the size of its terminal.
+    pub fn resize(&self, width: u32, height: u32) -> Result<()> {
+        let request =
+            ResizePtyRequest { container_id: self.id.clone(), width, height, ..Default::default() };
+        task_call!(self.containerd, resize_pty, request)
+    }
+
+    /// Deletes the task and keeps the container: its exit code.
+    pub fn delete_task(&self) -> Result<u32> {
+        let request = DeleteTaskRequest { container_id: self.id.clone() };
+        Ok(task_call!(self.containerd, delete, request)?.exit_status)
+    }
+
+    /// Asks for a checkpoint.
+    pub fn checkpoint(&self) -> Result<()> {
+        let request = CheckpointTaskRequest { container_id: self.id.clone(), ..Default::default() };
+        task_call!(self.containerd, checkpoint, request).map(|_| ())
+    }
+
+    /// The shim's process ID: who a container's first process or its sandbox
+    /// was started by.
+    pub fn shim(&self) -> i32 {
+        let mut pid = self.pid();
+        loop {
+            let process = crate::host::process(pid).expect("an ancestor of a running container");
+            let name = process.args.first().cloned().unwrap_or_default();
+            if name.contains("containerd-shim") {
+                return pid;
+            }
+            assert!(pid > 1, "no shim above process {} of {}", self.pid(), self.id);
+            pid = process.parent;
+        }
+    }
+
+    /// A descriptor that becomes readable when the first process ends.
+    pub fn pidfd(&self) -> OwnedFd {
+        pidfd(self.pid())
+    }
+}
+
+impl Drop for Container<'_> {
+    fn drop(&mut self) {
+        discard(self.containerd, &self.id);
+    }
+}
+
+/// An additional process of a container. It is deleted with this value.
+#[derive(Debug)]
+pub struct Exec<'a> {
+    container: &'a Container<'a>,
+    /// Its exec ID.
+    pub id: String,
+    pid: AtomicI32,
+    stdio: Mutex<Stdio>,
+}
+
+impl Exec<'_> {
+    /// The host's process ID of its process.
+    pub fn pid(&self) -> i32 {
+        self.pid.load(Ordering::Relaxed)
+    }
+
+    /// Its streams.
+    pub fn stdio(&self) -> MutexGuard<'_, Stdio> {
+        self.stdio.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Starts it.
+    pub fn start(&self) -> Result<()> {
+        let container = self.container;
+        let request = StartRequest { container_id: container.id.clone(), exec_id: self.id.clone() };
+        let started = task_call!(container.containerd, start, request)?;
+        self.pid.store(pid(started.pid), Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Waits for its end.
+    pub fn wait(&self) -> Exit {
+        self.container.wait_for(&self.id)
+    }
+
+    /// Sends it a signal.
+    pub fn kill(&self, signal: i32) -> Result<()> {
+        self.container.signal(&self.id, signal, false)
+    }
+
+    /// Sets the size of its terminal.
+    pub fn resize(&self, width: u32, height: u32) -> Result<()> {
+        let request = ResizePtyRequest {
+            container_id: self.container.id.clone(),
+            exec_id: self.id.clone(),
+            width,
+            height,
+        };
+        task_call!(self.container.containerd, resize_pty, request)
+    }
+
+    /// Says that no more input comes.
+    pub fn close_io(&self) -> Result<()> {
+        let request = CloseIoRequest {
+            container_id: self.container.id.clone(),
+            exec_id: self.id.clone(),
+            stdin: true,
+        };
+        task_call!(self.container.containerd, close_io, request)
+    }
+
+    /// Deletes it: its exit code.
+    pub fn delete(&self) -> Result<u32> {
+        let request = DeleteProcessRequest {
+            container_id: self.container.id.clone(),
+            exec_id: self.id.clone(),
+        };
+        Ok(task_call!(self.container.containerd, delete_process, request)?.exit_status)
+    }
+}
+
+impl Drop for Exec<'_> {
+    fn drop(&mut self) {
+        let _ = self.delete();
+    }
+}
+
+impl Containerd {
+    /// Waits for the end of a task that this process did not make.
+    pub fn wait_for_task(&self, id: &str) -> Exit {
+        let request = WaitRequest { container_id: id.to_owned(), ..Default::default() };
+        exit(&task_call!(self, wait, request).expect("wait for a task"))
+    }
+
+    /// A writable root file system of the test image.
+    fn prepare_rootfs(&self, id: &str) -> Result<Vec<Mount>> {
+        let parent = image::busybox_diff_id();
+        let request = PrepareSnapshotRequest {
+            snapshotter: "overlayfs".into(),
+            key: id.into(),
+            parent,
+            ..Default::default()
+        };
+        let request = self.request(request);
+        let prepared =
+            self.block_on(async { self.connect().await.snapshots().prepare(request).await })?;
+        Ok(prepared.into_inner().mounts)
+    }
+
+    pub(crate) async fn connect(&self) -> containerd_client::Client {
+        let connected = containerd_client::Client::from_path(self.address()).await;
+        connected.unwrap_or_else(|e| panic!("connect to containerd: {e}"))
+    }
+}
+
+/// Removes a container and whatever still runs in it, as far as it exists.
+pub(crate) fn discard(containerd: &Containerd, id: &str) {
+    let container_id = id.to_owned();
+    let wait = WaitRequest { container_id: container_id.clone(), ..Default::default() };
+    let kill = KillRequest {
+        container_id: container_id.clone(),
+        signal: 9,
+        all: true,
+        ..Default::default()
+    };
+    let delete = DeleteTaskRequest { container_id: container_id.clone() };
+    let resume = ResumeTaskRequest { container_id: container_id.clone() };
+    containerd.block_on(async {
+        let client = match containerd_client::Client::from_path(containerd.address()).await {
+            Ok(client) => client,
+            Err(_) => return,
+        };
+        let mut tasks = client.tasks();
+        let deleted = tasks.delete(containerd.request(delete.clone())).await;
+        if deleted.is_err_and(|e| e.code() != Code::NotFound) {
+            let _ = tasks.resume(containerd.request(resume)).await;
+            let _ = tasks.kill(containerd.request(kill)).await;
+            let waited = tasks.wait(containerd.request(wait));
+            let _ = tokio::time::timeout(crate::wait::DEADLINE, waited).await;
+            let _ = tasks.delete(containerd.request(delete)).await;
+        }
+        let request = DeleteContainerRequest { id: id.to_owned() };
+        let _ = client.containers().delete(containerd.request(request)).await;
+        let request = RemoveSnapshotRequest { snapshotter: "overlayfs".into(), key: id.into() };
+        let _ = client.snapshots().remove(containerd.request(request)).await;
+    });
+}
+
+fn any(type_url: &str, value: &Value) -> Any {
+    Any { type_url: type_url.to_owned(), value: value.to_string().into_bytes() }
+}
+
+fn exit(ended: &WaitResponse) -> Exit {
+    let at = ended.exited_at.as_ref().map_or(0, |at| at.seconds);
+    Exit { code: ended.exit_status, at }
+}
+
+fn pid(number: u32) -> i32 {
+    number.try_into().expect("a process ID")
+}
+
+/// A descriptor that becomes readable when the process ends.
+pub fn pidfd(pid: i32) -> OwnedFd {
+    let pid = Pid::from_raw(pid).expect("a process ID");
+    pidfd_open(pid, PidfdFlags::empty()).unwrap_or_else(|e| panic!("pidfd_open {pid:?}: {e}"))
+}

@@ -1,0 +1,337 @@
+//! A private containerd: own root, state, sockets, namespace and network, real
+//! executables. It is started for one test and taken down at its end, and with
+//! it goes the check that nothing was left behind.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, MutexGuard, OnceLock};
+use std::thread;
+
+use containerd_client::Client;
+use containerd_client::tonic::{Request, metadata::MetadataValue};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tokio::runtime::Runtime;
+
+use crate::config::{Settings, cni_conflist, config_toml};
+use crate::slot::Slot;
+use crate::{image, leaks, wait};
+
+/// The containerds that the suite knows; each is fetched by `ci/containerd`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Version {
+    /// Debian bookworm's.
+    V1_6,
+    /// Debian trixie's.
+    V1_7,
+    /// Debian forky's.
+    V2_1,
+}
+
+impl Version {
+    /// Its number, as `ci/containerd` takes it.
+    pub fn number(self) -> &'static str {
+        match self {
+            Version::V1_6 => "1.6",
+            Version::V1_7 => "1.7",
+            Version::V2_1 => "2.1",
+        }
+    }
+
+    /// The folder with its executables: `.cache/containerd-VERSION/bin`.
+    fn executables(self) -> PathBuf {
+        let folder = repository().join(format!(".cache/containerd-{}/bin", self.number()));
+        let hint = format!("run: ci/containerd {}", self.number());
+        assert!(
+            folder.join("containerd").is_file(),
+            "no containerd in {}; {hint}",
+            folder.display()
+        );
+        folder
+    }
+}
+
+/// A running containerd. Dropping it ends it and checks for leaks.
+#[derive(Debug)]
+pub struct Containerd {
+    /// Which one.
+    pub version: Version,
+    slot: Slot,
+    runtime_name: String,
+    runtime: Runtime,
+    process: Mutex<Option<Child>>,
+    ids: Mutex<BTreeSet<String>>,
+    images: OnceLock<()>,
+    cri_images: OnceLock<()>,
+}
+
+impl Containerd {
+    /// Starts one and waits until it answers.
+    pub fn start(version: Version) -> Containerd {
+        let containerd = Containerd::prepare(version);
+        containerd.launch();
+        containerd
+    }
+
+    fn prepare(version: Version) -> Containerd {
+        let slot = Slot::take();
+        leaks::clear_away(&slot);
+        let containerd = Containerd {
+            version,
+            runtime_name: runtime_name(),
+            runtime: tokio_runtime(),
+            process: Mutex::new(None),
+            ids: Mutex::default(),
+            images: OnceLock::new(),
+            cri_images: OnceLock::new(),
+            slot,
+        };
+        containerd.lay_out();
+        containerd
+    }
+
+    /// Writes the directory: configuration, network, and a folder with the
+    /// runtime's executables for containerd's PATH.
+    fn lay_out(&self) {
+        let directory = self.directory();
+        for folder in ["", "bin", "cni", "fifo"] {
+            fs::create_dir_all(directory.join(folder)).expect("make the test's directory");
+        }
+        // Users of the sandbox's range walk through it to root file systems.
+        fs::set_permissions(&directory, fs::Permissions::from_mode(0o711)).expect("chmod");
+        let settings =
+            Settings { version: self.version, slot: &self.slot, runtime: &self.runtime_name };
+        fs::write(directory.join("config.toml"), config_toml(&settings))
+            .expect("write config.toml");
+        fs::write(directory.join("cni/10-bridge.conflist"), cni_conflist(&self.slot))
+            .expect("write the network's configuration");
+        for name in ["containerd-shim-palisade-v1", "palisade"] {
+            let built = palisade_executables().join(name);
+            if built.is_file() {
+                fs::copy(&built, directory.join("bin").join(name)).expect("copy an executable");
+            } else if self.runtime_name.contains("palisade") {
+                panic!("{} is missing; run: cargo build --release", built.display());
+            }
+        }
+    }
+
+    /// Starts the daemon on what is in the directory, and waits until it
+    /// answers. After [`Containerd::kill`] this is the restart.
+    pub fn launch(&self) {
+        let mut process = self.process();
+        assert!(process.is_none(), "containerd runs already");
+        let log = File::options().create(true).append(true).open(self.directory().join("log"));
+        let child = Command::new(self.version.executables().join("containerd"))
+            .arg("--config")
+            .arg(self.directory().join("config.toml"))
+            .args(["--log-level", &std::env::var("PALISADE_TEST_LOG").unwrap_or("info".into())])
+            .env_clear()
+            .env("PATH", self.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log.expect("open containerd's log"))
+            .spawn()
+            .expect("start containerd");
+        *process = Some(child);
+        drop(process);
+        wait::until("containerd answers", || self.answers().then_some(()));
+    }
+
+    fn answers(&self) -> bool {
+        let exited = self.process().as_mut().expect("a process").try_wait();
+        if let Ok(Some(status)) = exited {
+            panic!("containerd ended while starting: {status}\n{}", self.log());
+        }
+        self.block_on(async {
+            let Ok(client) = Client::from_path(self.address()).await else {
+                return false;
+            };
+            client.version().version(()).await.is_ok()
+        })
+    }
+
+    /// SIGKILL: what a crash, or a careless administrator, does.
+    pub fn kill(&self) {
+        let mut child = self.process().take().expect("containerd runs");
+        child.kill().expect("kill containerd");
+        child.wait().expect("wait for containerd");
+    }
+
+    /// The daemon's process ID.
+    pub fn pid(&self) -> i32 {
+        let process = self.process();
+        process.as_ref().expect("containerd runs").id().try_into().expect("a process ID")
+    }
+
+    fn process(&self) -> MutexGuard<'_, Option<Child>> {
+        self.process.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Everything of this test on disk.
+    pub fn directory(&self) -> PathBuf {
+        self.slot.directory()
+    }
+
+    /// The socket of containerd's API.
+    pub fn address(&self) -> PathBuf {
+        self.directory().join("c.sock")
+    }
+
+    /// The containerd namespace that tests use; CRI uses `k8s.io`.
+    pub fn namespace(&self) -> String {
+        self.slot.name()
+    }
+
+    /// The cgroup that pods are put below.
+    pub fn pods_cgroup(&self) -> String {
+        format!("/{}", self.slot.name())
+    }
+
+    /// The name of the runtime under test.
+    pub fn runtime_name(&self) -> &str {
+        &self.runtime_name
+    }
+
+    /// The test's numbers and names.
+    pub fn slot(&self) -> &Slot {
+        &self.slot
+    }
+
+    /// What containerd has logged so far.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.directory().join("log")).unwrap_or_default()
+    }
+
+    /// PATH of containerd and `ctr`: the executables under test come first.
+    pub fn path(&self) -> String {
+        let own = self.directory().join("bin");
+        let theirs = self.version.executables();
+        format!("{}:{}:/usr/sbin:/usr/bin:/sbin:/bin", own.display(), theirs.display())
+    }
+
+    /// Remembers an ID that the test uses, for the leak check.
+    pub fn track(&self, id: &str) {
+        self.ids.lock().expect("no test panics in here").insert(id.to_owned());
+    }
+
+    /// The IDs that the test used.
+    pub fn tracked(&self) -> BTreeSet<String> {
+        self.ids.lock().map(|ids| ids.clone()).unwrap_or_default()
+    }
+
+    /// Runs the asynchronous clients to their end.
+    pub fn block_on<F: Future>(&self, future: F) -> F::Output {
+        self.runtime.block_on(future)
+    }
+
+    /// Runs something beside the test.
+    pub fn spawn<F>(&self, future: F) -> tokio::task::JoinHandle<F::Output>
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
+        self.runtime.spawn(future)
+    }
+
+    /// A connection to containerd's API.
+    pub fn client(&self) -> Client {
+        let connected = self.block_on(Client::from_path(self.address()));
+        connected.unwrap_or_else(|e| panic!("connect to containerd: {e}\n{}", self.log()))
+    }
+
+    /// A request in the test's containerd namespace.
+    pub fn request<T>(&self, message: T) -> Request<T> {
+        let mut request = Request::new(message);
+        let namespace = MetadataValue::try_from(self.namespace()).expect("an ASCII name");
+        request.metadata_mut().insert("containerd-namespace", namespace);
+        request
+    }
+
+    /// Makes the images available in the test's namespace.
+    pub fn import_images(&self) {
+        self.images.get_or_init(|| self.import(&self.namespace()));
+    }
+
+    /// Makes the images available in CRI's namespace.
+    pub fn import_images_for_cri(&self) {
+        self.cri_images.get_or_init(|| self.import("k8s.io"));
+    }
+
+    fn import(&self, namespace: &str) {
+        let archive = self.directory().join(format!("images-{namespace}.tar"));
+        fs::write(&archive, image::archive()).expect("write the images");
+        let mut command = self.ctr_command();
+        command.args(["--namespace", namespace, "image", "import"]);
+        if self.version == Version::V2_1 {
+            // Else a service does it that unpacks for its own platform only.
+            command.arg("--local");
+        }
+        let imported = command.arg(archive).output().expect("run ctr");
+        let said = String::from_utf8_lossy(&imported.stderr);
+        assert!(imported.status.success(), "ctr image import: {said}");
+    }
+
+    /// `ctr --address ...`, still without a namespace.
+    pub fn ctr_command(&self) -> Command {
+        let mut command = Command::new(self.version.executables().join("ctr"));
+        command.arg("--address").arg(self.address());
+        command.env_clear().env("PATH", self.path()).stdin(Stdio::null());
+        command
+    }
+
+    /// Ends the daemon, politely at first.
+    fn stop(&self) {
+        let Some(mut child) = self.process().take() else {
+            return;
+        };
+        let pid = Pid::from_raw(child.id().try_into().expect("a process ID"));
+        let _ = kill(pid, Signal::SIGTERM);
+        let pidfd = rustix::process::Pid::from_child(&child);
+        let pidfd = rustix::process::pidfd_open(pidfd, rustix::process::PidfdFlags::empty());
+        if !pidfd.is_ok_and(|fd| wait::readable(fd, std::time::Duration::from_secs(10))) {
+            let _ = child.kill();
+        }
+        let _ = child.wait();
+    }
+}
+
+impl Drop for Containerd {
+    fn drop(&mut self) {
+        let left = if thread::panicking() { Vec::new() } else { leaks::after_test(self) };
+        self.stop();
+        if thread::panicking() || !left.is_empty() {
+            eprintln!("--- containerd {} logged:\n{}", self.version.number(), self.log());
+        }
+        leaks::clear_away(&self.slot);
+        if !left.is_empty() {
+            panic!("the test left behind:\n  {}", left.join("\n  "));
+        }
+    }
+}
+
+fn tokio_runtime() -> Runtime {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    builder.worker_threads(1).enable_all().build().expect("start a runtime")
+}
+
+/// The runtime under test. Another one can be named to try out a test itself:
+/// what holds for containers anywhere must pass with runc as well.
+fn runtime_name() -> String {
+    std::env::var("PALISADE_TEST_RUNTIME").unwrap_or("io.containerd.palisade.v1".into())
+}
+
+/// The root of the repository.
+pub fn repository() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("this crate lies in the repository")
+}
+
+/// Where `cargo build --release` puts the two executables.
+pub fn palisade_executables() -> PathBuf {
+    match std::env::var_os("PALISADE_TEST_EXECUTABLES") {
+        Some(folder) => folder.into(),
+        None => repository().join("target/x86_64-unknown-linux-gnu/release"),
+    }
+}

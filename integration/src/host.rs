@@ -1,0 +1,147 @@
+//! What the host's kernel shows: processes, mounts, cgroups.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// A process of the host.
+#[derive(Clone, Debug)]
+pub struct HostProcess {
+    /// Its process ID.
+    pub pid: i32,
+    /// Its parent's.
+    pub parent: i32,
+    /// Its command line.
+    pub args: Vec<String>,
+    /// `/proc/PID/cgroup`.
+    pub cgroup: String,
+}
+
+/// All processes of the host. Those that end meanwhile are left out.
+pub fn processes() -> Vec<HostProcess> {
+    let entries = fs::read_dir("/proc").expect("read /proc").flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    pids.filter_map(process).collect()
+}
+
+/// One process, unless it has ended (a zombie has).
+pub fn process(pid: i32) -> Option<HostProcess> {
+    let proc = PathBuf::from(format!("/proc/{pid}"));
+    let status = fs::read_to_string(proc.join("status")).ok()?;
+    if field(&status, "State")?.starts_with(['Z', 'X']) {
+        return None;
+    }
+    let args = fs::read(proc.join("cmdline")).ok()?;
+    let args = String::from_utf8_lossy(&args);
+    Some(HostProcess {
+        pid,
+        parent: field(&status, "PPid")?.parse().ok()?,
+        args: args.split_terminator('\0').map(str::to_owned).collect(),
+        cgroup: fs::read_to_string(proc.join("cgroup")).ok()?,
+    })
+}
+
+/// A line of `/proc/PID/status`, such as `CapEff`.
+pub fn status(pid: i32, name: &str) -> String {
+    let path = format!("/proc/{pid}/status");
+    let status = fs::read_to_string(&path).unwrap_or_else(|e| panic!("read {path}: {e}"));
+    field(&status, name).unwrap_or_else(|| panic!("no {name} in {path}"))
+}
+
+fn field(status: &str, name: &str) -> Option<String> {
+    let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+    Some(line.trim().to_owned())
+}
+
+/// The open descriptors of a process: number and what it points to.
+pub fn descriptors(pid: i32) -> BTreeMap<u32, String> {
+    let path = format!("/proc/{pid}/fd");
+    let entries = fs::read_dir(&path).unwrap_or_else(|e| panic!("read {path}: {e}")).flatten();
+    let target = |path: &Path| fs::read_link(path).map(|to| to.to_string_lossy().into_owned());
+    let described = entries.filter_map(|entry| {
+        Some((entry.file_name().to_str()?.parse().ok()?, target(&entry.path()).ok()?))
+    });
+    described.collect()
+}
+
+/// The mount points of this mount namespace.
+pub fn mount_points() -> Vec<String> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").expect("read mountinfo");
+    mounts.lines().filter_map(|line| Some(line.split(' ').nth(4)?.to_owned())).collect()
+}
+
+/// The children of a process.
+pub fn children(pid: i32) -> Vec<HostProcess> {
+    processes().into_iter().filter(|process| process.parent == pid).collect()
+}
+
+/// The cgroup of a process under one controller (`memory`, `cpu`, ...) as a
+/// directory: of cgroup v1 where that hierarchy is mounted, of v2 otherwise.
+pub fn cgroup_directory(pid: i32, controller: &str) -> PathBuf {
+    let process = process(pid).unwrap_or_else(|| panic!("process {pid} has ended"));
+    let lines = process.cgroup.lines().filter_map(|line| {
+        let (_, rest) = line.split_once(':')?;
+        rest.split_once(':')
+    });
+    let lines: Vec<(&str, &str)> = lines.collect();
+    let of = |wanted: &str| {
+        lines.iter().find(|(names, _)| names.split(',').any(|name| name == wanted)).map(|(_, p)| *p)
+    };
+    match of(controller) {
+        Some(path) => {
+            Path::new("/sys/fs/cgroup").join(controller).join(path.trim_start_matches('/'))
+        }
+        None => {
+            let path = of("").unwrap_or_else(|| panic!("process {pid} has no cgroup"));
+            Path::new("/sys/fs/cgroup").join(path.trim_start_matches('/'))
+        }
+    }
+}
+
+/// A cgroup file's content, trimmed.
+pub fn cgroup_value(pid: i32, controller: &str, file: &str) -> String {
+    let path = cgroup_directory(pid, controller).join(file);
+    let value =
+        fs::read_to_string(&path).unwrap_or_else(|e| panic!("read {}: {e}", path.display()));
+    value.trim().to_owned()
+}
+
+/// The memory limit of a process's cgroup, in bytes.
+pub fn memory_limit(pid: i32) -> u64 {
+    let file = if has_cgroup_v2_only() { "memory.max" } else { "memory.limit_in_bytes" };
+    let value = cgroup_value(pid, "memory", file);
+    value.parse().unwrap_or(u64::MAX)
+}
+
+/// The CPU quota of a process's cgroup and its period, in microseconds. No
+/// quota is -1.
+pub fn cpu_quota(pid: i32) -> (i64, i64) {
+    let number = |text: &str| text.parse().unwrap_or(-1);
+    if has_cgroup_v2_only() {
+        let value = cgroup_value(pid, "cpu", "cpu.max");
+        let (quota, period) = value.split_once(' ').expect("cpu.max has two numbers");
+        return (number(quota), number(period));
+    }
+    let value = |file| number(&cgroup_value(pid, "cpu", file));
+    (value("cpu.cfs_quota_us"), value("cpu.cfs_period_us"))
+}
+
+/// Whether this host has the unified hierarchy only.
+pub fn has_cgroup_v2_only() -> bool {
+    Path::new("/sys/fs/cgroup/cgroup.controllers").exists()
+}
+
+/// Every cgroup of every hierarchy.
+pub fn cgroups() -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut left = vec![PathBuf::from("/sys/fs/cgroup")];
+    while let Some(directory) = left.pop() {
+        let Ok(entries) = fs::read_dir(&directory) else {
+            continue;
+        };
+        let entries = entries.flatten().filter(|e| e.file_type().is_ok_and(|t| t.is_dir()));
+        left.extend(entries.map(|entry| entry.path()));
+        found.push(directory);
+    }
+    found
+}

@@ -1,0 +1,176 @@
+//! The images that tests run, made from what the machine has: a shell with the
+//! usual commands (Debian's static busybox) and a pause image. They are written
+//! as OCI layouts in a tar archive, which is what `ctr image import` takes.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use tar::{Builder, EntryType, Header};
+
+/// A shell and the usual commands; users `root`, `alice` (1000) and `bob` (1001).
+pub const BUSYBOX: &str = "palisade.test/busybox:1";
+
+/// `/pause`, for pods.
+pub const PAUSE: &str = "palisade.test/pause:1";
+
+const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\n\
+    nobody:x:65534:65534:nobody:/:/bin/false\n\
+    alice:x:1000:1000:alice:/home/alice:/bin/sh\n\
+    bob:x:1001:1001:bob:/:/bin/sh\n";
+const GROUP: &str = "root:x:0:\nnogroup:x:65534:\nalice:x:1000:\nbob:x:1001:\nwheel:x:10:alice\n";
+
+/// An archive with both images.
+pub fn archive() -> Vec<u8> {
+    let mut layout = Layout::default();
+    layout.add_image(BUSYBOX, busybox_layer(), &["sh"]);
+    layout.add_image(PAUSE, pause_layer(), &["/pause"]);
+    layout.into_archive()
+}
+
+/// The digest of the busybox image's one layer, which is also the name of the
+/// snapshot that it is unpacked into.
+pub fn busybox_diff_id() -> String {
+    static DIGEST: OnceLock<String> = OnceLock::new();
+    let digest = || format!("sha256:{}", hex(&Sha256::digest(busybox_layer())));
+    DIGEST.get_or_init(digest).clone()
+}
+
+fn busybox_layer() -> Vec<u8> {
+    let mut layer = Layer::new();
+    for directory in ["bin", "dev", "etc", "home", "proc", "root", "run", "sys", "var"] {
+        layer.directory(directory, 0o755, 0);
+    }
+    layer.directory("tmp", 0o1777, 0);
+    layer.directory("home/alice", 0o700, 1000);
+    layer.file("etc/passwd", 0o644, PASSWD.as_bytes());
+    layer.file("etc/group", 0o644, GROUP.as_bytes());
+    layer.file("etc/not-executable", 0o644, b"#!/bin/sh\n");
+    layer.symlink("etc/outside", "../../../../../../tmp");
+    layer.program("bin/busybox", Path::new("/bin/busybox"));
+    for applet in applets() {
+        layer.symlink(&format!("bin/{applet}"), "busybox");
+    }
+    layer.finish()
+}
+
+fn pause_layer() -> Vec<u8> {
+    let mut layer = Layer::new();
+    layer.program("pause", &sibling("pause"));
+    layer.finish()
+}
+
+fn applets() -> Vec<String> {
+    let listed = std::process::Command::new("/bin/busybox").arg("--list").output();
+    let listed = listed.expect("run /bin/busybox (Debian's busybox-static)");
+    let names = String::from_utf8(listed.stdout).expect("busybox lists its applets in ASCII");
+    names.lines().filter(|name| *name != "busybox").map(str::to_owned).collect()
+}
+
+/// An executable of this crate, which cargo puts beside the test executables
+/// or one folder above them.
+fn sibling(name: &str) -> PathBuf {
+    let me = std::env::current_exe().expect("the path of this executable");
+    let beside = me.ancestors().skip(1).take(2).map(|folder| folder.join(name));
+    beside
+        .into_iter()
+        .find(|path| path.is_file())
+        .unwrap_or_else(|| panic!("no executable `{name}` near {}", me.display()))
+}
+
+/// A layer in the making.
+struct Layer(Builder<Vec<u8>>);
+
+impl Layer {
+    fn new() -> Layer {
+        Layer(Builder::new(Vec::new()))
+    }
+
+    fn entry(&mut self, path: &str, kind: EntryType, mode: u32, id: u64, content: &[u8]) {
+        let mut header = Header::new_gnu();
+        header.set_entry_type(kind);
+        header.set_mode(mode);
+        header.set_uid(id);
+        header.set_gid(id);
+        header.set_size(content.len() as u64);
+        self.0.append_data(&mut header, path, content).expect("write a tar entry");
+    }
+
+    fn directory(&mut self, path: &str, mode: u32, owner: u64) {
+        self.entry(path, EntryType::Directory, mode, owner, &[]);
+    }
+
+    fn file(&mut self, path: &str, mode: u32, content: &[u8]) {
+        self.entry(path, EntryType::Regular, mode, 0, content);
+    }
+
+    fn program(&mut self, path: &str, from: &Path) {
+        let content =
+            std::fs::read(from).unwrap_or_else(|e| panic!("read {}: {e}", from.display()));
+        self.file(path, 0o755, &content);
+    }
+
+    fn symlink(&mut self, path: &str, target: &str) {
+        let mut header = Header::new_gnu();
+        header.set_entry_type(EntryType::Symlink);
+        header.set_mode(0o777);
+        header.set_size(0);
+        self.0.append_link(&mut header, path, target).expect("write a tar entry");
+    }
+
+    fn finish(self) -> Vec<u8> {
+        self.0.into_inner().expect("finish a tar archive in memory")
+    }
+}
+
+/// An OCI image layout in the making (image-spec, image-layout.md).
+#[derive(Default)]
+struct Layout {
+    blobs: BTreeMap<String, Vec<u8>>,
+    manifests: Vec<Value>,
+}
+
+impl Layout {
+    fn blob(&mut self, media_type: &str, content: Vec<u8>) -> Value {
+        let digest = hex(&Sha256::digest(&content));
+        let descriptor = json!({
+            "mediaType": media_type, "digest": format!("sha256:{digest}"), "size": content.len(),
+        });
+        self.blobs.insert(digest, content);
+        descriptor
+    }
+
+    fn add_image(&mut self, name: &str, layer: Vec<u8>, command: &[&str]) {
+        let layer = self.blob("application/vnd.oci.image.layer.v1.tar", layer);
+        let config = json!({
+            "architecture": "amd64", "os": "linux",
+            "config": { "Cmd": command, "Env": ["PATH=/bin"] },
+            "rootfs": { "type": "layers", "diff_ids": [layer["digest"]] },
+        });
+        let config =
+            self.blob("application/vnd.oci.image.config.v1+json", config.to_string().into());
+        let manifest = json!({ "schemaVersion": 2, "config": config, "layers": [layer] });
+        let mut manifest =
+            self.blob("application/vnd.oci.image.manifest.v1+json", manifest.to_string().into());
+        manifest["annotations"] = json!({ "io.containerd.image.name": name });
+        self.manifests.push(manifest);
+    }
+
+    fn into_archive(self) -> Vec<u8> {
+        let index = json!({ "schemaVersion": 2, "manifests": self.manifests });
+        let mut archive = Layer::new();
+        archive.file("oci-layout", 0o644, br#"{"imageLayoutVersion":"1.0.0"}"#);
+        archive.file("index.json", 0o644, index.to_string().as_bytes());
+        for (digest, content) in &self.blobs {
+            archive.file(&format!("blobs/sha256/{digest}"), 0o644, content);
+        }
+        archive.finish()
+    }
+}
+
+/// Lower-case hexadecimal.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

@@ -1,0 +1,175 @@
+//! What a test may leave behind: nothing. [`after_test`] looks for what still
+//! bears the test's names; [`clear_away`] removes it, after the check or
+//! before the next test that gets the same slot.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use nix::mount::{MntFlags, umount2};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use sha2::{Digest, Sha256};
+
+use crate::containerd::Containerd;
+use crate::host::{self, HostProcess};
+use crate::image::hex;
+use crate::slot::Slot;
+
+/// A shim ends shortly after its last container was deleted: nobody is told
+/// when, so the check looks again for this long.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// What is left, in sentences.
+pub fn after_test(containerd: &Containerd) -> Vec<String> {
+    let give_up = Instant::now() + GRACE;
+    let mut pause = Duration::from_millis(2);
+    loop {
+        let left = look(containerd);
+        if left.is_empty() || Instant::now() > give_up {
+            return left;
+        }
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(Duration::from_millis(200));
+    }
+}
+
+fn look(containerd: &Containerd) -> Vec<String> {
+    let ids: Vec<String> = containerd.tracked().into_iter().collect();
+    let slot = containerd.slot();
+    let mut left = Vec::new();
+    for process in processes_of(slot, &ids) {
+        left.push(format!("process {}: {}", process.pid, process.args.join(" ")));
+    }
+    for mount in mounts_of(slot) {
+        left.push(format!("mount {mount}"));
+    }
+    for cgroup in
+        host::cgroups().iter().filter(|cgroup| belongs(&cgroup.to_string_lossy(), slot, &ids))
+    {
+        left.push(format!("cgroup {}", cgroup.display()));
+    }
+    for file in shim_sockets(containerd, &ids).into_iter().chain(state_files(slot, &ids)) {
+        left.push(format!("file {}", file.display()));
+    }
+    left
+}
+
+/// Whether a cgroup is one of this test's containers: it lies below the slot's
+/// own, or is named after an ID that CRI made up (others may choose the IDs
+/// that tests choose). systemd names a scope `PREFIX-ID.scope`.
+fn belongs(cgroup: &str, slot: &Slot, ids: &[String]) -> bool {
+    let below = cgroup.contains(&format!("/{}/", slot.name()));
+    let random = |id: &&String| id.len() == 64;
+    below || ids.iter().filter(random).any(|id| cgroup.contains(id.as_str()))
+}
+
+/// Shims carry containerd's address in their arguments; what runs in the pods
+/// is known by its cgroup.
+fn processes_of(slot: &Slot, ids: &[String]) -> Vec<HostProcess> {
+    let directory = format!("{}/", slot.directory().display());
+    let name = slot.name();
+    let wanted = |process: &HostProcess| {
+        let daemon = process.args.first().is_some_and(|arg| arg.ends_with("/containerd"));
+        let marked = process.args.iter().any(|arg| arg.contains(&directory) || *arg == name);
+        let inside = process.cgroup.lines().any(|line| belongs(&format!("{line}/"), slot, ids));
+        !daemon && (marked || inside)
+    };
+    host::processes().into_iter().filter(wanted).collect()
+}
+
+fn mounts_of(slot: &Slot) -> Vec<String> {
+    let directory = format!("{}/", slot.directory().display());
+    host::mount_points().into_iter().filter(|point| point.starts_with(&directory)).collect()
+}
+
+/// containerd's shims listen on `/run/containerd/s/HASH`, with the hash of
+/// containerd's address, namespace and ID (`SocketAddress` in its shim package).
+fn shim_sockets(containerd: &Containerd, ids: &[String]) -> Vec<PathBuf> {
+    let addresses =
+        [containerd.address(), PathBuf::from(format!("{}.ttrpc", containerd.address().display()))];
+    let mut left = Vec::new();
+    for address in &addresses {
+        for namespace in [containerd.namespace(), "k8s.io".into()] {
+            for id in ids {
+                let named = address.join(&namespace).join(id);
+                let hash = hex(&Sha256::digest(named.to_string_lossy().as_bytes()));
+                left.push(Path::new("/run/containerd/s").join(hash));
+            }
+        }
+    }
+    left.retain(|socket| socket.exists());
+    left
+}
+
+/// Files of Palisade: `/run/palisade/NAMESPACE/ID/`, and whatever else below
+/// bears an ID of this test.
+fn state_files(slot: &Slot, ids: &[String]) -> Vec<PathBuf> {
+    let mut left = Vec::new();
+    let mut folders = vec![PathBuf::from("/run/palisade")];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let inside = folder.file_name().is_some_and(|parent| *parent == *slot.name());
+            if inside || ids.iter().any(|id| id.len() == 64 && name.contains(id.as_str())) {
+                left.push(entry.path());
+            } else if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                folders.push(entry.path());
+            }
+        }
+    }
+    left
+}
+
+/// Removes everything that bears the slot's names, by force.
+pub fn clear_away(slot: &Slot) {
+    let directory = slot.directory();
+    for daemon in daemons_of(slot) {
+        end(daemon.pid);
+    }
+    for _ in 0..20 {
+        let left = processes_of(slot, &[]);
+        left.iter().for_each(|process| end(process.pid));
+        if left.is_empty() {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    for point in mounts_of(slot).iter().rev() {
+        let _ = umount2(point.as_str(), MntFlags::MNT_DETACH);
+    }
+    let stuck = mounts_of(slot);
+    assert!(stuck.is_empty(), "cannot unmount {}", stuck.join(", "));
+    for cgroup in host::cgroups().iter().filter(|cgroup| cgroup.ends_with(slot.name())) {
+        remove_cgroup(cgroup);
+    }
+    let _ = fs::remove_dir_all(Path::new("/run/palisade").join(slot.name()));
+    let _ = fs::remove_dir_all(Path::new("/run/containerd/runc").join(slot.name()));
+    if Path::new("/sys/class/net").join(slot.bridge()).exists() {
+        let _ = Command::new("ip").args(["link", "delete", &slot.bridge()]).status();
+    }
+    if directory.exists() {
+        let removed = fs::remove_dir_all(&directory);
+        removed.unwrap_or_else(|e| panic!("remove {}: {e}", directory.display()));
+    }
+}
+
+/// Removes a cgroup and those below it.
+fn remove_cgroup(cgroup: &Path) {
+    for entry in fs::read_dir(cgroup).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            remove_cgroup(&entry.path());
+        }
+    }
+    let _ = fs::remove_dir(cgroup);
+}
+
+fn daemons_of(slot: &Slot) -> Vec<HostProcess> {
+    let config = slot.directory().join("config.toml").to_string_lossy().into_owned();
+    host::processes().into_iter().filter(|process| process.args.contains(&config)).collect()
+}
+
+fn end(pid: i32) {
+    let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+}

@@ -1,0 +1,84 @@
+//! OCI specs as JSON: what `ctr run` and Kubernetes ask for by default, for
+//! tests to change before they hand it on. Kept as JSON rather than as typed
+//! structs, since many tests need a spec that is wrong.
+
+use serde_json::{Value, json};
+
+/// The capabilities that containerd gives an ordinary container.
+const CAPABILITIES: [&str; 14] = [
+    "CAP_CHOWN",
+    "CAP_DAC_OVERRIDE",
+    "CAP_FSETID",
+    "CAP_FOWNER",
+    "CAP_MKNOD",
+    "CAP_NET_RAW",
+    "CAP_SETGID",
+    "CAP_SETUID",
+    "CAP_SETFCAP",
+    "CAP_SETPCAP",
+    "CAP_NET_BIND_SERVICE",
+    "CAP_SYS_CHROOT",
+    "CAP_KILL",
+    "CAP_AUDIT_WRITE",
+];
+
+/// A container's spec with containerd's defaults (its package `oci`).
+pub fn container<S: AsRef<str>>(args: &[S], cgroups_path: &str) -> Value {
+    json!({
+        "ociVersion": "1.0.2",
+        "process": process(args),
+        "root": { "path": "rootfs" },
+        "mounts": mounts(),
+        "linux": {
+            "cgroupsPath": cgroups_path,
+            "resources": { "devices": [{ "allow": false, "access": "rwm" }] },
+            "namespaces": [
+                { "type": "pid" }, { "type": "ipc" }, { "type": "uts" },
+                { "type": "mount" }, { "type": "network" },
+            ],
+            "maskedPaths": ["/proc/acpi", "/proc/kcore", "/proc/keys", "/proc/timer_list", "/sys/firmware"],
+            "readonlyPaths": ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"],
+        },
+    })
+}
+
+/// A process: root, no new privileges, containerd's capabilities.
+pub fn process<S: AsRef<str>>(args: &[S]) -> Value {
+    let args: Vec<&str> = args.iter().map(AsRef::as_ref).collect();
+    json!({
+        "user": { "uid": 0, "gid": 0 },
+        "args": args,
+        "env": ["PATH=/bin"],
+        "cwd": "/",
+        "capabilities": {
+            "bounding": CAPABILITIES, "effective": CAPABILITIES, "permitted": CAPABILITIES,
+        },
+        "rlimits": [{ "type": "RLIMIT_NOFILE", "hard": 1024, "soft": 1024 }],
+        "noNewPrivileges": true,
+    })
+}
+
+fn mounts() -> Value {
+    let mount = |destination: &str, kind: &str, options: &[&str]| json!({ "destination": destination, "type": kind, "source": kind, "options": options });
+    json!([
+        mount("/proc", "proc", &["nosuid", "noexec", "nodev"]),
+        mount("/dev", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
+        mount(
+            "/dev/pts",
+            "devpts",
+            &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"]
+        ),
+        mount("/dev/shm", "tmpfs", &["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"]),
+        mount("/dev/mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
+        mount("/sys", "sysfs", &["nosuid", "noexec", "nodev", "ro"]),
+        mount("/run", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
+    ])
+}
+
+/// Adds a bind mount to a spec.
+pub fn add_bind(spec: &mut Value, source: &str, destination: &str, options: &[&str]) {
+    let mount = json!({
+        "destination": destination, "type": "bind", "source": source, "options": options,
+    });
+    spec["mounts"].as_array_mut().expect("a spec has mounts").push(mount);
+}

@@ -1,0 +1,171 @@
+//! The client's side of a process's streams: FIFOs, as containerd's Go client
+//! makes them, and threads that read them.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread::{self, JoinHandle};
+
+use nix::fcntl::OFlag;
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
+
+use crate::wait::DEADLINE;
+
+/// Which streams a process gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Streams {
+    /// None: everything goes to /dev/null.
+    Null,
+    /// Output and errors.
+    Captured,
+    /// Input as well.
+    Piped,
+    /// A terminal: input and one output.
+    Terminal,
+}
+
+/// The FIFOs of one process, and what came through them.
+#[derive(Debug)]
+pub struct Stdio {
+    streams: Streams,
+    directory: PathBuf,
+    stdin: Option<File>,
+    stdout: Option<Reader>,
+    stderr: Option<Reader>,
+}
+
+impl Stdio {
+    /// Makes FIFOs in a directory of their own. Readers wait for the shim.
+    pub fn new(directory: PathBuf, streams: Streams) -> Stdio {
+        fs::create_dir_all(&directory).expect("make a directory for FIFOs");
+        let mut stdio = Stdio { streams, directory, stdin: None, stdout: None, stderr: None };
+        for path in [stdio.stdin(), stdio.stdout(), stdio.stderr()] {
+            if !path.is_empty() {
+                mkfifo(path.as_str(), Mode::from_bits_truncate(0o700)).expect("mkfifo");
+            }
+        }
+        stdio.stdout = reader(&stdio.stdout());
+        stdio.stderr = reader(&stdio.stderr());
+        stdio
+    }
+
+    fn path(&self, name: &str, wanted: bool) -> String {
+        match wanted {
+            true => self.directory.join(name).to_string_lossy().into_owned(),
+            false => String::new(),
+        }
+    }
+
+    /// Path of the FIFO for input; empty for none. So are the next two.
+    pub fn stdin(&self) -> String {
+        self.path("in", matches!(self.streams, Streams::Piped | Streams::Terminal))
+    }
+
+    /// Path of the FIFO for output.
+    pub fn stdout(&self) -> String {
+        self.path("out", self.streams != Streams::Null)
+    }
+
+    /// Path of the FIFO for errors.
+    pub fn stderr(&self) -> String {
+        self.path("err", matches!(self.streams, Streams::Piped | Streams::Captured))
+    }
+
+    /// Whether the process has a terminal.
+    pub fn terminal(&self) -> bool {
+        self.streams == Streams::Terminal
+    }
+
+    /// Writes input. Call after the process was created: only then somebody
+    /// reads.
+    pub fn write(&mut self, bytes: &[u8]) {
+        let path = self.stdin();
+        let stdin = self.stdin.get_or_insert_with(|| {
+            OpenOptions::new().write(true).open(&path).expect("open the FIFO for input")
+        });
+        stdin.write_all(bytes).expect("write input");
+    }
+
+    /// Closes this side of the input.
+    pub fn close_stdin(&mut self) {
+        self.stdin = None;
+    }
+
+    /// All output up to its end.
+    pub fn output(&mut self) -> String {
+        String::from_utf8_lossy(&self.output_bytes()).into_owned()
+    }
+
+    /// All output up to its end, as it came.
+    pub fn output_bytes(&mut self) -> Vec<u8> {
+        self.stdout.take().expect("captured output, taken once").to_end()
+    }
+
+    /// All errors up to their end.
+    pub fn errors(&mut self) -> String {
+        let bytes = self.stderr.take().expect("captured errors, taken once").to_end();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    /// Waits until the output so far contains a text, and returns it all.
+    pub fn wait_for_output(&self, text: &str) -> String {
+        self.stdout.as_ref().expect("captured output").wait_for(text)
+    }
+}
+
+impl Drop for Stdio {
+    fn drop(&mut self) {
+        // A reader whose FIFO the shim never opened waits in open(2): let it go.
+        for path in [self.stdout(), self.stderr()] {
+            let flags = OFlag::O_NONBLOCK.bits();
+            let _ = OpenOptions::new().write(true).custom_flags(flags).open(&path);
+        }
+        let _ = fs::remove_dir_all(&self.directory);
+    }
+}
+
+fn reader(path: &str) -> Option<Reader> {
+    (!path.is_empty()).then(|| Reader::start(Path::new(path)))
+}
+
+/// A thread that reads a FIFO to its end.
+#[derive(Debug)]
+struct Reader {
+    seen: Arc<(Mutex<Vec<u8>>, Condvar)>,
+    thread: JoinHandle<()>,
+}
+
+impl Reader {
+    fn start(path: &Path) -> Reader {
+        let seen = Arc::new((Mutex::new(Vec::new()), Condvar::new()));
+        let (path, shared) = (path.to_owned(), Arc::clone(&seen));
+        let thread = thread::spawn(move || {
+            let mut fifo = File::open(path).expect("open a FIFO for reading");
+            let mut chunk = vec![0; 64 * 1024];
+            while let Ok(n @ 1..) = fifo.read(&mut chunk) {
+                shared.0.lock().expect("no panic while locked").extend_from_slice(&chunk[..n]);
+                shared.1.notify_all();
+            }
+        });
+        Reader { seen, thread }
+    }
+
+    fn wait_for(&self, text: &str) -> String {
+        let (lock, changed) = &*self.seen;
+        let missing = |seen: &mut Vec<u8>| !String::from_utf8_lossy(seen).contains(text);
+        let seen = lock.lock().expect("no panic while locked");
+        let (seen, timeout) =
+            changed.wait_timeout_while(seen, DEADLINE, missing).expect("no panic");
+        let seen = String::from_utf8_lossy(&seen).into_owned();
+        assert!(!timeout.timed_out(), "waited in vain for {text:?}; so far: {seen:?}");
+        seen
+    }
+
+    fn to_end(self) -> Vec<u8> {
+        self.thread.join().expect("read a FIFO");
+        std::mem::take(&mut *self.seen.0.lock().expect("no panic while locked"))
+    }
+}

@@ -1,0 +1,264 @@
+//! Pods over CRI: what the kubelet asks of a runtime.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use integration::containerd::Containerd;
+use integration::cri::{pod_security, resources, security};
+use integration::{host, on_each_containerd, wait};
+use k8s_cri::v1::{DnsConfig, Int64Value, LinuxContainerResources, NamespaceMode};
+
+on_each_containerd!(
+    a_pod_runs_and_goes,
+    containers_share_network_and_ipc_but_not_pids,
+    containers_share_pids_when_asked_to,
+    output_is_logged_and_the_log_can_be_reopened,
+    a_container_restarts_in_a_living_pod,
+    a_container_that_listens_to_sigterm_ends_at_once,
+    a_container_that_does_not_is_killed_after_its_grace_period,
+    stats_tell_what_a_container_uses,
+    limits_change_while_it_runs,
+    the_network_carries_traffic,
+    names_and_dns_are_as_the_pod_says,
+    sysctls_are_set,
+    privileged_pods_see_the_host,
+    host_network_pods_share_the_host_s_network,
+    stopping_twice_is_fine,
+);
+
+fn a_pod_runs_and_goes(containerd: Containerd) {
+    let pod = containerd.pod("hello");
+    assert!(pod.is_ready());
+    let container = pod.shell("main", "echo hello from $(hostname); exit 3");
+    let status = container.wait();
+    assert_eq!((status.exit_code, status.reason.as_str()), (3, "Error"));
+    container.wait_for_log("hello from hello");
+    container.remove().expect("remove the container");
+
+    pod.stop().expect("stop the pod");
+    assert!(!pod.is_ready());
+}
+
+fn containers_share_network_and_ipc_but_not_pids(containerd: Containerd) {
+    let pod = containerd.pod("shared");
+    let server = pod.shell(
+        "server",
+        "mkdir /tmp/www; echo fine > /tmp/www/index.html; exec httpd -f -p 8080 -h /tmp/www",
+    );
+    let client = pod.shell("client", "sleep 1000");
+    wait::until("the server answers its neighbour on localhost", || {
+        let answer = client.exec("wget -q -O - http://127.0.0.1:8080/");
+        (answer.stdout == "fine\n").then_some(())
+    });
+    for namespace in ["net", "ipc"] {
+        let ask = format!("readlink /proc/self/ns/{namespace}");
+        assert_eq!(server.ask(&ask), client.ask(&ask), "{namespace}");
+    }
+    for namespace in ["pid", "mnt"] {
+        let ask = format!("readlink /proc/self/ns/{namespace}");
+        assert_ne!(server.ask(&ask), client.ask(&ask), "{namespace}");
+    }
+    assert_eq!(client.ask("cat /proc/1/comm"), "sleep");
+    client.ask("echo note > /dev/shm/note");
+    assert_eq!(server.ask("cat /dev/shm/note"), "note");
+}
+
+fn containers_share_pids_when_asked_to(containerd: Containerd) {
+    let pod = containerd.pod_with("family", |config| {
+        let options = pod_security(config).namespace_options.as_mut();
+        options.expect("namespace options").pid = NamespaceMode::Pod.into();
+    });
+    let first = pod.shell("first", "exec sleep 1111");
+    let second = pod.shell("second", "exec sleep 2222");
+    let ask = "cat /proc/[0-9]*/cmdline | tr '\\0' '\\n' | grep -c '^[12]\\{4\\}$'";
+    assert_eq!(first.ask(ask), "2");
+    assert_eq!(second.ask(ask), "2");
+    assert_ne!(first.ask("cat /proc/1/comm"), "sleep");
+    // One may signal the other; its end is told, and the first goes on.
+    first.ask("kill -9 $(pgrep -f 2222 2>/dev/null || grep -l 2222 /proc/[0-9]*/cmdline | grep -v self | head -n 1 | cut -d/ -f3)");
+    assert_eq!(second.wait().exit_code, 137);
+    assert_eq!(first.ask("echo still here"), "still here");
+}
+
+fn output_is_logged_and_the_log_can_be_reopened(containerd: Containerd) {
+    let pod = containerd.pod("logs");
+    let container = pod.shell(
+        "writer",
+        "echo one; echo two >&2; while [ ! -e /tmp/go ]; do sleep 0.01; done; echo three; sleep 1000",
+    );
+    container.wait_for_log("one");
+    container.wait_for_log("two");
+    let streams = container.log_lines();
+    assert!(streams.contains(&("stdout".into(), "one".into())), "{streams:?}");
+    assert!(streams.contains(&("stderr".into(), "two".into())), "{streams:?}");
+
+    let rotated = container.log.with_extension("rotated");
+    fs::rename(&container.log, &rotated).expect("rotate the log");
+    container.reopen_log().expect("reopen the log");
+    container.ask("touch /tmp/go");
+    container.wait_for_log("three");
+    assert!(!container.log_lines().iter().any(|(_, line)| line == "one"));
+    assert!(fs::read_to_string(&rotated).expect("the old log").contains("one"));
+}
+
+fn a_container_restarts_in_a_living_pod(containerd: Containerd) {
+    let pod = containerd.pod("restarts");
+    let neighbour = pod.shell("neighbour", "sleep 1000");
+    let address = pod.ip();
+    for attempt in 0..3 {
+        let script = format!("echo attempt {attempt}; exit {attempt}");
+        let container = pod.create("main", attempt, &script, |_| ()).expect("create it");
+        container.start().expect("start it");
+        assert_eq!(container.wait().exit_code, attempt.cast_signed());
+        container.wait_for_log(&format!("attempt {attempt}"));
+        container.remove().expect("remove it");
+    }
+    assert_eq!(neighbour.ask("echo untouched"), "untouched");
+    assert_eq!(pod.ip(), address);
+}
+
+fn a_container_that_listens_to_sigterm_ends_at_once(containerd: Containerd) {
+    let pod = containerd.pod("polite");
+    let script = "trap 'echo bye; exit 0' TERM; echo ready; while :; do sleep 0.01; done";
+    let container = pod.shell("main", script);
+    container.wait_for_log("ready");
+    let asked = Instant::now();
+    container.stop(Duration::from_secs(30)).expect("stop it");
+    assert!(asked.elapsed() < Duration::from_secs(20), "it was not told to end");
+    let status = container.wait();
+    assert_eq!((status.exit_code, status.reason.as_str()), (0, "Completed"));
+    container.wait_for_log("bye");
+}
+
+fn a_container_that_does_not_is_killed_after_its_grace_period(containerd: Containerd) {
+    let pod = containerd.pod("stubborn");
+    let container = pod.shell("main", "trap '' TERM; echo ready; while :; do sleep 0.01; done");
+    container.wait_for_log("ready");
+    let asked = Instant::now();
+    container.stop(Duration::from_secs(1)).expect("stop it");
+    assert!(asked.elapsed() >= Duration::from_secs(1), "its grace period was cut short");
+    assert_eq!(container.wait().exit_code, 137);
+}
+
+fn stats_tell_what_a_container_uses(containerd: Containerd) {
+    let pod = containerd.pod("stats");
+    let script = "dd if=/dev/zero of=/dev/shm/blob bs=1M count=8 2>/dev/null; \
+                  n=0; while [ $n -lt 100000 ]; do n=$((n+1)); done; echo worked; sleep 1000";
+    let container = pod.shell("main", script);
+    container.wait_for_log("worked");
+    let stats = container.stats();
+    let cpu = stats.cpu.expect("CPU").usage_core_nano_seconds.expect("CPU time").value;
+    assert!(cpu > 1_000_000, "{cpu} ns");
+    let memory = stats.memory.expect("memory");
+    let usage = memory.usage_bytes.or(memory.working_set_bytes).expect("memory in use").value;
+    assert!(usage > 100_000, "{usage} bytes");
+}
+
+fn limits_change_while_it_runs(containerd: Containerd) {
+    let pod = containerd.pod("limits");
+    let container = pod.container("main", "sleep 1000", |config| {
+        let limits = resources(config);
+        limits.memory_limit_in_bytes = 64 << 20;
+        (limits.cpu_period, limits.cpu_quota, limits.cpu_shares) = (100_000, 50_000, 512);
+    });
+    let pid = container.pid();
+    let memory = || host::memory_limit(pid);
+    assert_eq!((memory(), host::cpu_quota(pid)), (64 << 20, (50_000, 100_000)));
+    let limits = LinuxContainerResources {
+        memory_limit_in_bytes: 96 << 20,
+        cpu_period: 100_000,
+        cpu_quota: 150_000,
+        ..Default::default()
+    };
+    container.update(limits).expect("update it");
+    assert_eq!((memory(), host::cpu_quota(pid)), (96 << 20, (150_000, 100_000)));
+}
+
+fn the_network_carries_traffic(containerd: Containerd) {
+    let (server, client) = (containerd.pod("server"), containerd.pod("client"));
+    assert_ne!(server.ip(), client.ip());
+    let _httpd = server.container(
+        "httpd",
+        "mkdir /tmp/www; echo served > /tmp/www/index.html; exec httpd -f -p 80 -h /tmp/www",
+        |_| (),
+    );
+    let alice = server.container(
+        "alice",
+        "mkdir /tmp/www; echo alice > /tmp/www/index.html; exec httpd -f -p 81 -h /tmp/www",
+        |config| {
+            security(config).run_as_user = Some(Int64Value { value: 1000 });
+        },
+    );
+    let caller = client.shell("caller", "sleep 1000");
+    for (port, wanted) in [(80, "served\n"), (81, "alice\n")] {
+        let url = format!("http://{}:{port}/", server.ip());
+        wait::until("a pod reaches another over the bridge", || {
+            let answer = caller.exec(&format!("wget -q -O - {url}"));
+            (answer.stdout == wanted).then_some(())
+        });
+    }
+    assert_eq!(alice.ask("id -u"), "1000");
+    assert_eq!(caller.exec(&format!("ping -c 1 -W 5 {} >/dev/null", server.ip())).code, 0);
+}
+
+fn names_and_dns_are_as_the_pod_says(containerd: Containerd) {
+    let pod = containerd.pod_with("names", |config| {
+        config.hostname = "a-name".into();
+        config.dns_config = Some(DnsConfig {
+            servers: vec!["192.0.2.53".into()],
+            searches: vec!["example.test".into()],
+            options: vec!["ndots:3".into()],
+        });
+    });
+    let container = pod.shell("main", "sleep 1000");
+    assert_eq!(container.ask("hostname"), "a-name");
+    assert_eq!(container.ask("cat /etc/hostname"), "a-name");
+    assert_eq!(container.ask("uname -n"), "a-name");
+    let resolv = container.ask("cat /etc/resolv.conf");
+    assert_eq!(resolv, "search example.test\nnameserver 192.0.2.53\noptions ndots:3");
+}
+
+fn sysctls_are_set(containerd: Containerd) {
+    let pod = containerd.pod_with("sysctls", |config| {
+        let linux = config.linux.as_mut().expect("a Linux pod");
+        linux.sysctls.insert("net.ipv4.ip_local_port_range".into(), "20000 30000".into());
+        linux.sysctls.insert("kernel.shm_rmid_forced".into(), "1".into());
+    });
+    let container = pod.shell("main", "sleep 1000");
+    let range = container.ask("cat /proc/sys/net/ipv4/ip_local_port_range");
+    assert_eq!(range.split_whitespace().collect::<Vec<_>>(), ["20000", "30000"]);
+    assert_eq!(container.ask("cat /proc/sys/kernel/shm_rmid_forced"), "1");
+}
+
+fn privileged_pods_see_the_host(containerd: Containerd) {
+    let pod = containerd.pod_with("privileged", |config| pod_security(config).privileged = true);
+    let container =
+        pod.container("main", "sleep 1000", |config| security(config).privileged = true);
+    let capabilities = container.ask("grep CapEff /proc/self/status | cut -f2");
+    let all = host::status(1, "CapBnd");
+    assert_eq!(capabilities, all, "a privileged container has what the host has");
+    assert_eq!(container.ask("cut -c1-20 /proc/self/uid_map | awk '{print $1, $2}'"), "0 0");
+    assert!(container.ask("ls /dev | wc -l").parse::<u32>().expect("a number") > 15);
+    assert_eq!(container.exec("mkdir /tmp/m && mount -t tmpfs none /tmp/m").code, 0);
+}
+
+fn host_network_pods_share_the_host_s_network(containerd: Containerd) {
+    let pod = containerd.pod_with("host-network", |config| {
+        let options = pod_security(config).namespace_options.as_mut();
+        options.expect("namespace options").network = NamespaceMode::Node.into();
+        config.hostname = String::new();
+    });
+    let container = pod.shell("main", "sleep 1000");
+    let host = fs::read_link("/proc/self/ns/net").expect("this network namespace");
+    assert_eq!(container.ask("readlink /proc/self/ns/net"), host.to_string_lossy());
+}
+
+fn stopping_twice_is_fine(containerd: Containerd) {
+    let pod = containerd.pod("twice");
+    let container = pod.shell("main", "sleep 1000");
+    container.stop(Duration::ZERO).expect("stop the container");
+    container.stop(Duration::ZERO).expect("stop it again");
+    pod.stop().expect("stop the pod");
+    pod.stop().expect("stop it again");
+    assert_eq!(container.wait().exit_code, 137);
+}
