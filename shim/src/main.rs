@@ -1,2 +1,65 @@
-//! shim
-fn main() {}
+//! The containerd shim of Palisade: one process for each sandbox, between
+//! containerd's ttrpc and the sandbox's control channel.
+//!
+//! | called as | does |
+//! |---|---|
+//! | `start` | [`start`]: brings up the serving process of the container's group |
+//! | `delete` | [`delete`]: cleans up after a serving process that died |
+//! | `-info` | [`info`]: describes the runtime |
+//! | without an action | serves until containerd's Shutdown |
+
+#![deny(unsafe_code)]
+
+mod bootstrap;
+mod delete;
+mod error;
+mod events;
+mod info;
+mod logging;
+mod options;
+mod ready;
+mod serve;
+mod start;
+mod stdio;
+mod task;
+
+use std::process::ExitCode;
+
+use containerd_shim::Flags;
+
+use crate::error::{Error, Result};
+
+/// The runtime's name in containerd's configuration.
+const RUNTIME: &str = "io.containerd.palisade.v1";
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // containerd shows what start and delete write.
+            eprintln!("palisade: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<()> {
+    let arguments: Vec<_> = std::env::args_os().skip(1).collect();
+    let flags: Flags =
+        containerd_shim::parse(&arguments).map_err(|e| Error::invalid(e.to_string()))?;
+    if flags.version {
+        println!("{RUNTIME} {}", env!("CARGO_PKG_VERSION"));
+        return Ok(());
+    }
+    if flags.info {
+        return info::info();
+    }
+    match flags.action.as_str() {
+        "start" => start::start(&flags),
+        "delete" => delete::delete(&flags),
+        "" => serve::serve(&flags),
+        action => {
+            Err(Error::invalid(format!("unknown action {action:?}: expected start or delete")))
+        }
+    }
+}

@@ -48,6 +48,7 @@ impl Boot {
             terminal: terminal.as_ref(),
             donated: &donated,
             channel: &child_channel,
+            alone: &self.alone,
         };
         let (pid, pidfd) = self.give_birth(&plan, newborn)?;
         drop(child_channel);

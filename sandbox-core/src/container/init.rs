@@ -12,11 +12,12 @@ use super::donated::Donated;
 use super::process::{OwnProcFiles, Prepared};
 use super::terminal::Terminal;
 use super::tree::Tree;
-use super::{Channel, identity, names, own_namespaces};
+use super::{Channel, hooks, identity, names, own_namespaces};
 use crate::boot::{Identities, PROC};
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Result};
 use crate::sandbox::users::map_text;
 use crate::spec::plan::{ContainerPlan, ProcessPlan};
+use crate::sys::clone::SingleThreaded;
 use crate::sys::mount::{AttrChange, mount_setattr_at};
 use crate::sys::process::exit_now;
 
@@ -30,6 +31,8 @@ pub(crate) struct Newborn<'a> {
     pub(crate) terminal: Option<&'a Terminal>,
     pub(crate) donated: &'a Donated,
     pub(crate) channel: &'a Channel,
+    /// A copy of a process with one thread has one thread.
+    pub(crate) alone: &'a SingleThreaded,
 }
 
 /// The namespaces that the clone makes. The cgroup namespace comes later: its
@@ -94,11 +97,5 @@ fn enter_root(newborn: Newborn<'_>) -> Result<()> {
 fn pass_gate(newborn: Newborn<'_>) -> Result<()> {
     newborn.channel.park()?;
     newborn.channel.wait()?;
-    match newborn.plan.start_hooks.first() {
-        None => Ok(()),
-        Some(hook) => Err(Error::internal(format!(
-            "hooks.startContainer: {} cannot be run yet",
-            hook.path.display()
-        ))),
-    }
+    hooks::run(newborn.plan, newborn.alone)
 }

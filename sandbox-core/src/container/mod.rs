@@ -8,6 +8,7 @@ mod copy_up;
 mod destination;
 pub(crate) mod donated;
 pub(crate) mod exec;
+mod hooks;
 mod identity;
 pub(crate) mod init;
 mod lookup;

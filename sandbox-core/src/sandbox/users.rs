@@ -154,7 +154,7 @@ mod tests {
         starts.sort_unstable();
         starts.dedup();
         assert_eq!(starts.len(), 64);
-        assert!(starts.iter().all(|s| (s - START) % IDS_PER_SANDBOX == 0));
+        assert!(starts.iter().all(|s| (s - START).is_multiple_of(IDS_PER_SANDBOX)));
     }
 
     #[test]

@@ -55,6 +55,8 @@ pub struct ContainerPlan {
     /// Namespaced sysctls, `a.b.c` to value, already checked against the
     /// namespaces that they belong to.
     pub sysctls: Vec<(String, String)>,
+    /// The bundle directory, which hooks are told.
+    pub bundle: PathBuf,
     /// `startContainer` hooks, run inside the container just before execve.
     pub start_hooks: Vec<HookPlan>,
 }

@@ -86,6 +86,7 @@ pub fn plan(spec: &Spec, context: &Context<'_>) -> Result<Plan> {
         hostname: uts_name("hostname", spec.hostname().as_deref())?,
         domainname: uts_name("domainname", spec.domainname().as_deref())?,
         sysctls,
+        bundle: context.bundle.into(),
         start_hooks,
     };
     let host = HostPlan {

@@ -1,0 +1,88 @@
+//! `delete`: cleans up after a shim that is no more. containerd calls it with
+//! the bundle as working directory whenever it loses its connection, for the
+//! sandbox and for each container in it, and gives it five seconds.
+
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::FileTypeExt;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use containerd_shim::Flags;
+use containerd_shim_protos::api::DeleteResponse;
+use containerd_shim_protos::protobuf::Message;
+use containerd_shim_protos::protobuf::well_known_types::timestamp::Timestamp;
+
+use crate::error::{Context, Result};
+use crate::options::STATE_ROOT;
+
+/// What a process that was killed reports.
+const KILLED: u32 = 128 + 9;
+
+pub(crate) fn delete(flags: &Flags) -> Result<()> {
+    let bundle = if flags.bundle.is_empty() { Path::new(".") } else { Path::new(&flags.bundle) };
+    let address = fs::read_to_string(bundle.join("address")).unwrap_or_default();
+    let pid = if serves(&address) {
+        // Only containerd's connection for one container went away: with 1.x
+        // that is how a container of a living pod ends.
+        None
+    } else {
+        let pid =
+            sandbox_core::sandbox::clean_up(Path::new(STATE_ROOT), &flags.namespace, &flags.id)?;
+        remove_socket(&address);
+        pid
+    };
+    let response = DeleteResponse {
+        pid: pid.and_then(|pid| u32::try_from(pid.0).ok()).unwrap_or_default(),
+        exit_status: KILLED,
+        exited_at: Some(Timestamp::from(SystemTime::now())).into(),
+        ..Default::default()
+    };
+    let bytes = response.write_to_bytes().context(|| "encode the DeleteResponse")?;
+    std::io::stdout().write_all(&bytes).context(|| "write the DeleteResponse to stdout")
+}
+
+/// Whether a shim lives at that address.
+fn serves(address: &str) -> bool {
+    !address.is_empty() && UnixStream::connect(socket_path(address)).is_ok()
+}
+
+/// The path in an address such as `unix:///run/containerd/s/…`.
+pub(crate) fn socket_path(address: &str) -> PathBuf {
+    PathBuf::from(address.trim().strip_prefix("unix://").unwrap_or(address.trim()))
+}
+
+/// Removes a socket file, and nothing but a socket.
+pub(crate) fn remove_socket(address: &str) {
+    let path = socket_path(address);
+    if fs::symlink_metadata(&path).is_ok_and(|metadata| metadata.file_type().is_socket()) {
+        let _ = fs::remove_file(path);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+
+    #[test]
+    fn only_sockets_are_removed() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("file");
+        fs::write(&file, "").unwrap();
+        remove_socket(&format!("unix://{}", file.display()));
+        assert!(file.exists());
+        let socket = directory.path().join("socket");
+        let address = format!("unix://{}", socket.display());
+        let listener = UnixListener::bind(&socket).unwrap();
+        assert!(serves(&address));
+        drop(listener);
+        assert!(!serves(&address));
+        remove_socket(&address);
+        assert!(!socket.exists());
+        remove_socket(&address);
+        remove_socket("");
+    }
+}

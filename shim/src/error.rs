@@ -1,0 +1,106 @@
+//! The shim's error, and the only map from errors to ttrpc status codes.
+
+use std::fmt;
+
+use containerd_shim_protos::ttrpc;
+use sandbox_core::control::message::FailureKind;
+
+pub(crate) use containerd_shim_protos::ttrpc::Code;
+
+/// Results of this crate.
+pub(crate) type Result<T> = std::result::Result<T, Error>;
+
+/// A failure as containerd will show it: a code that programs act on and a
+/// sentence that people act on.
+#[derive(Clone, Debug)]
+pub(crate) struct Error {
+    pub(crate) code: Code,
+    message: String,
+}
+
+impl Error {
+    pub(crate) fn new(code: Code, message: impl Into<String>) -> Self {
+        Self { code, message: message.into() }
+    }
+
+    pub(crate) fn invalid(message: impl Into<String>) -> Self {
+        Self::new(Code::INVALID_ARGUMENT, message)
+    }
+
+    pub(crate) fn not_found(message: impl Into<String>) -> Self {
+        Self::new(Code::NOT_FOUND, message)
+    }
+
+    pub(crate) fn exists(message: impl Into<String>) -> Self {
+        Self::new(Code::ALREADY_EXISTS, message)
+    }
+
+    /// Not in this state: containerd's `ErrFailedPrecondition`.
+    pub(crate) fn state(message: impl Into<String>) -> Self {
+        Self::new(Code::FAILED_PRECONDITION, message)
+    }
+
+    pub(crate) fn unimplemented(message: impl Into<String>) -> Self {
+        Self::new(Code::UNIMPLEMENTED, message)
+    }
+
+    /// Something that this program or the kernel could not do. containerd shows
+    /// `UNKNOWN` without a prefix of its own, as it does for runc's failures.
+    pub(crate) fn internal(message: impl Into<String>) -> Self {
+        Self::new(Code::UNKNOWN, message)
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Error {}
+
+impl From<sandbox_core::Error> for Error {
+    fn from(error: sandbox_core::Error) -> Self {
+        let code = match error.kind {
+            FailureKind::Invalid => Code::INVALID_ARGUMENT,
+            FailureKind::NotFound => Code::NOT_FOUND,
+            FailureKind::Exists => Code::ALREADY_EXISTS,
+            FailureKind::State => Code::FAILED_PRECONDITION,
+            FailureKind::Internal => Code::UNKNOWN,
+        };
+        Self::new(code, error.to_string())
+    }
+}
+
+impl From<Error> for ttrpc::Error {
+    fn from(error: Error) -> Self {
+        ttrpc::Error::RpcStatus(ttrpc::get_status(error.code, error.message))
+    }
+}
+
+/// Says what was tried when the kernel refused it.
+pub(crate) trait Context<T> {
+    /// `"{what}: {the error}"`
+    fn context<S: Into<String>>(self, what: impl FnOnce() -> S) -> Result<T>;
+}
+
+impl<T, E: fmt::Display> Context<T> for std::result::Result<T, E> {
+    fn context<S: Into<String>>(self, what: impl FnOnce() -> S) -> Result<T> {
+        self.map_err(|e| Error::internal(format!("{}: {e}", what().into())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_core_error_keeps_its_kind_and_its_sentence() {
+        let error = Error::from(sandbox_core::Error::invalid("process.cwd is not absolute"));
+        let ttrpc::Error::RpcStatus(status) = ttrpc::Error::from(error) else {
+            panic!("no status")
+        };
+        assert_eq!(status.code(), Code::INVALID_ARGUMENT);
+        assert_eq!(status.message(), "process.cwd is not absolute");
+    }
+}

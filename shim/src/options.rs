@@ -1,0 +1,336 @@
+//! What a node's administrator, and to a lesser degree a pod, may choose.
+//!
+//! containerd hands over `runtimeoptions.v1.Options` (`type_url`,
+//! `config_path`, and TOML in `config_body` when the path is empty) with
+//! `start` and with each Create. Without either, `/etc/palisade/config.toml`
+//! is read if it exists. Pod annotations under `dev.palisade.` use the same
+//! names; they may only tighten, unless `allow_annotations` lists the key.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io::ErrorKind;
+use std::path::PathBuf;
+
+use containerd_shim_protos::protobuf::CodedInputStream;
+use containerd_shim_protos::protobuf::well_known_types::any::Any;
+use sandbox_core::sandbox::{Config, Userns};
+use serde::Deserialize;
+
+use crate::error::{Context, Error, Result};
+
+/// The configuration of a node whose containerd names none.
+const DEFAULT_FILE: &str = "/etc/palisade/config.toml";
+
+/// Where the state of all sandboxes is. Not an option: `delete` is told none.
+pub(crate) const STATE_ROOT: &str = "/run/palisade";
+
+/// Prefix of the annotations that are ours.
+const ANNOTATIONS: &str = "dev.palisade.";
+
+/// One value for each key; the defaults are those of the documentation.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Options {
+    /// When a sandbox gets a user namespace.
+    pub(crate) userns: UsernsOption,
+    /// First host ID of the range that sandboxes are given slices of.
+    pub(crate) id_range_start: u32,
+    /// How many host IDs the range has.
+    pub(crate) id_range_size: u32,
+    /// Log at debug level, the sandbox too.
+    pub(crate) debug: bool,
+    /// Who makes cgroups. `SystemdCgroup` as in runc's options means systemd.
+    pub(crate) cgroup_driver: CgroupDriver,
+    #[serde(rename = "SystemdCgroup")]
+    systemd_cgroup: bool,
+    /// Tell the sandbox as many CPUs as its quota is worth.
+    pub(crate) cpu_from_quota: bool,
+    /// But never fewer than this.
+    pub(crate) cpu_minimum: u32,
+    /// Cgroup for the shim itself, as in runc's options.
+    pub(crate) shim_cgroup: String,
+    /// Annotations that may also loosen.
+    allow_annotations: Vec<String>,
+}
+
+/// [`Userns`], with the order from loose to tight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum UsernsOption {
+    Never,
+    Spec,
+    Auto,
+}
+
+impl From<UsernsOption> for Userns {
+    fn from(option: UsernsOption) -> Self {
+        match option {
+            UsernsOption::Auto => Self::Auto,
+            UsernsOption::Spec => Self::Spec,
+            UsernsOption::Never => Self::Never,
+        }
+    }
+}
+
+/// Who makes cgroups.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum CgroupDriver {
+    /// systemd when the spec's path has the form `slice:prefix:name`.
+    Auto,
+    Cgroupfs,
+    Systemd,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            userns: UsernsOption::Auto,
+            id_range_start: 0x4000_0000,
+            id_range_size: 0x4000_0000,
+            debug: false,
+            cgroup_driver: CgroupDriver::Auto,
+            systemd_cgroup: false,
+            cpu_from_quota: true,
+            cpu_minimum: 2,
+            shim_cgroup: String::new(),
+            allow_annotations: Vec::new(),
+        }
+    }
+}
+
+impl Options {
+    /// What containerd handed over, or the node's file, or the defaults.
+    pub(crate) fn read(any: Option<&Any>) -> Result<Self> {
+        let (path, body) = match any.filter(|any| !any.type_url.is_empty()) {
+            None => (String::new(), String::new()),
+            Some(any) => runtime_options(any)?,
+        };
+        let (source, text) = if !path.is_empty() {
+            let text = fs::read_to_string(&path)
+                .context(|| format!("options: read config_path {path}"))?;
+            (path, text)
+        } else if !body.is_empty() {
+            ("config_body".to_string(), body)
+        } else {
+            match fs::read_to_string(DEFAULT_FILE) {
+                Ok(text) => (DEFAULT_FILE.to_string(), text),
+                Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Self::default()),
+                Err(e) => {
+                    return Err(Error::internal(format!("options: read {DEFAULT_FILE}: {e}")));
+                }
+            }
+        };
+        Self::parse(&text).map_err(|e| Error::invalid(format!("options: {source}: {e}")))
+    }
+
+    fn parse(text: &str) -> Result<Self> {
+        let mut options: Self =
+            toml::from_str(text).map_err(|e| Error::invalid(e.message().to_string()))?;
+        if options.systemd_cgroup {
+            options.cgroup_driver = CgroupDriver::Systemd;
+        }
+        for key in &options.allow_annotations {
+            if !ANNOTATABLE.contains(&key.as_str()) {
+                return Err(Error::invalid(format!(
+                    "allow_annotations: {key:?} is none of {}",
+                    ANNOTATABLE.join(", ")
+                )));
+            }
+        }
+        Ok(options)
+    }
+
+    /// Applies a pod's annotations.
+    pub(crate) fn annotated(mut self, annotations: &HashMap<String, String>) -> Result<Self> {
+        let mut ours: Vec<_> = annotations
+            .iter()
+            .filter_map(|(k, v)| Some((k.strip_prefix(ANNOTATIONS)?, v)))
+            .collect();
+        ours.sort_unstable();
+        for (key, value) in ours {
+            let allowed = self.allow_annotations.iter().any(|allowed| allowed == key);
+            if !self.annotate(key, value)? && !allowed {
+                return Err(Error::invalid(format!(
+                    "annotation {ANNOTATIONS}{key}={value:?} would loosen what this node's options say; \
+                     they permit that by allow_annotations = [{key:?}]"
+                )));
+            }
+        }
+        Ok(self)
+    }
+
+    /// Sets one key; tells whether it was made tighter or stays.
+    fn annotate(&mut self, key: &str, value: &str) -> Result<bool> {
+        let tightens;
+        match key {
+            "userns" => {
+                let new = parsed(key, value)?;
+                tightens = new >= self.userns;
+                self.userns = new;
+            }
+            "debug" => {
+                let new = parsed(key, value)?;
+                tightens = new == self.debug;
+                self.debug = new;
+            }
+            "cpu_from_quota" => {
+                let new = parsed(key, value)?;
+                tightens = new || !self.cpu_from_quota;
+                self.cpu_from_quota = new;
+            }
+            "cpu_minimum" => {
+                let new = parsed(key, value)?;
+                tightens = new <= self.cpu_minimum;
+                self.cpu_minimum = new;
+            }
+            _ => {
+                return Err(Error::invalid(format!(
+                    "annotation {ANNOTATIONS}{key} is unknown; known are {}",
+                    ANNOTATABLE.join(", ")
+                )));
+            }
+        }
+        Ok(tightens)
+    }
+
+    /// Whether a sandbox without a user namespace is worth a word.
+    pub(crate) fn wants_userns(&self) -> bool {
+        self.userns == UsernsOption::Auto
+    }
+
+    /// What the sandbox has to know.
+    pub(crate) fn config(&self, palisade: PathBuf) -> Config {
+        Config {
+            userns: self.userns.into(),
+            id_range_start: self.id_range_start,
+            id_range_size: self.id_range_size,
+            state_root: PathBuf::from(STATE_ROOT),
+            palisade,
+            debug: self.debug,
+            attached: true,
+        }
+    }
+}
+
+/// The keys that an annotation may name.
+const ANNOTATABLE: [&str; 4] = ["userns", "debug", "cpu_from_quota", "cpu_minimum"];
+
+/// An annotation's value is the TOML value, with the quotes of a string left
+/// out if one likes.
+fn parsed<T: for<'a> Deserialize<'a>>(key: &str, value: &str) -> Result<T> {
+    #[derive(Deserialize)]
+    struct Wrapped<T> {
+        value: T,
+    }
+    let read = |text: String| toml::from_str::<Wrapped<T>>(&text).map(|wrapped| wrapped.value);
+    read(format!("value = {value}")).or_else(|_| read(format!("value = {value:?}"))).map_err(|e| {
+        Error::invalid(format!("annotation {ANNOTATIONS}{key}={value:?}: {}", e.message()))
+    })
+}
+
+/// `config_path` and `config_body` of a `runtimeoptions.v1.Options`; 1.6 calls
+/// it `cri.runtimeoptions.v1.Options`. Runc's own options, which ctr sends
+/// along for any runtime, say nothing that concerns us but `shim_cgroup`.
+fn runtime_options(any: &Any) -> Result<(String, String)> {
+    let name = any.type_url.rsplit('/').next().unwrap_or_default();
+    match name {
+        "runtimeoptions.v1.Options" | "cri.runtimeoptions.v1.Options" => {}
+        "containerd.runc.v1.Options" => return Ok(Default::default()),
+        _ => {
+            return Err(Error::invalid(format!(
+                "options are a {name}, expected a runtimeoptions.v1.Options"
+            )));
+        }
+    }
+    let (mut path, mut body) = (String::new(), String::new());
+    let mut input = CodedInputStream::from_bytes(&any.value);
+    let mut read = || -> containerd_shim_protos::protobuf::Result<()> {
+        while let Some(tag) = input.read_raw_tag_or_eof()? {
+            match tag {
+                // Field 2 and 3, both length-delimited: (field << 3) | 2.
+                18 => path = input.read_string()?,
+                26 => body = input.read_string()?,
+                _ => containerd_shim_protos::protobuf::rt::skip_field_for_tag(tag, &mut input)?,
+            }
+        }
+        Ok(())
+    };
+    read().map_err(|e| Error::invalid(format!("options: decode {name}: {e}")))?;
+    Ok((path, body))
+}
+
+/// Where the `palisade` executable belongs: beside this one.
+pub(crate) fn palisade() -> Result<PathBuf> {
+    let shim = std::env::current_exe().context(|| "find the shim's own executable")?;
+    Ok(shim.with_file_name("palisade"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn any(type_url: &str, value: &[u8]) -> Any {
+        Any { type_url: type_url.into(), value: value.into(), ..Default::default() }
+    }
+
+    fn body(text: &str) -> Any {
+        let mut value = vec![10, 1, b'x', 26, u8::try_from(text.len()).unwrap()];
+        value.extend_from_slice(text.as_bytes());
+        any("runtimeoptions.v1.Options", &value)
+    }
+
+    fn annotations(pairs: &[(&str, &str)]) -> HashMap<String, String> {
+        pairs.iter().map(|(k, v)| (format!("dev.palisade.{k}"), (*v).to_string())).collect()
+    }
+
+    #[test]
+    fn options_come_from_toml() {
+        let options = Options::read(Some(&body("userns = 'spec'\ncpu_minimum = 1"))).unwrap();
+        assert_eq!((options.userns, options.cpu_minimum), (UsernsOption::Spec, 1));
+        let options = Options::read(Some(&body("SystemdCgroup = true"))).unwrap();
+        assert_eq!(options.cgroup_driver, CgroupDriver::Systemd);
+    }
+
+    #[test]
+    fn options_come_from_a_file() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(&file, "debug = true").unwrap();
+        let path = file.path().to_str().unwrap();
+        let mut value = vec![18, u8::try_from(path.len()).unwrap()];
+        value.extend_from_slice(path.as_bytes());
+        assert!(Options::read(Some(&any("cri.runtimeoptions.v1.Options", &value))).unwrap().debug);
+        let missing = any("runtimeoptions.v1.Options", b"\x12\x08/nowhere");
+        assert!(Options::read(Some(&missing)).unwrap_err().to_string().contains("/nowhere"));
+    }
+
+    #[test]
+    fn what_is_unknown_is_refused_by_name() {
+        let error = Options::read(Some(&body("userspace = 1"))).unwrap_err().to_string();
+        assert!(error.contains("userspace") && error.contains("config_body"), "{error}");
+        let error = Options::read(Some(&any("x/some.Other", b""))).unwrap_err().to_string();
+        assert!(error.contains("some.Other"), "{error}");
+        let error =
+            Options::read(Some(&body("allow_annotations = ['id_range_start']"))).unwrap_err();
+        assert!(error.to_string().contains("id_range_start"), "{error}");
+        let error = Options::default().annotated(&annotations(&[("colour", "red")])).unwrap_err();
+        assert!(error.to_string().contains("dev.palisade.colour"), "{error}");
+    }
+
+    #[test]
+    fn annotations_tighten() {
+        let node = Options { userns: UsernsOption::Never, cpu_minimum: 4, ..Options::default() };
+        let pod =
+            node.annotated(&annotations(&[("userns", "auto"), ("cpu_minimum", "1")])).unwrap();
+        assert_eq!((pod.userns, pod.cpu_minimum), (UsernsOption::Auto, 1));
+    }
+
+    #[test]
+    fn annotations_loosen_only_where_the_node_says_so() {
+        let loosen = annotations(&[("userns", "never")]);
+        let error = Options::default().annotated(&loosen).unwrap_err().to_string();
+        assert!(error.contains("allow_annotations"), "{error}");
+        let node = Options { allow_annotations: vec!["userns".into()], ..Options::default() };
+        assert_eq!(node.annotated(&loosen).unwrap().userns, UsernsOption::Never);
+    }
+}

@@ -1,0 +1,26 @@
+//! Waiting for descriptors.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use crate::error::{Context, Result};
+
+/// Registers a descriptor with the event loop.
+#[expect(
+    deprecated,
+    reason = "unsound for types whose as_raw_fd changes or dangles; the callers' are OwnedFd and \
+              BorrowedFd, and tokio has no safe constructor for just those"
+)]
+pub(crate) fn register<T: AsFd + AsRawFd>(fd: T, interest: Interest) -> io::Result<AsyncFd<T>> {
+    AsyncFd::with_interest(fd, interest)
+}
+
+/// Waits until a descriptor is readable.
+pub(crate) async fn readable(fd: BorrowedFd<'_>) -> Result<()> {
+    let fd = register(fd, Interest::READABLE).context(|| "register with epoll")?;
+    let _ready = fd.readable().await.context(|| "wait for a descriptor")?;
+    Ok(())
+}

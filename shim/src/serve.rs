@@ -1,0 +1,89 @@
+//! The serving process: one thread, for ever. The sandbox clones its processes
+//! out of this one, which is safe only as long as nobody else runs in it; so
+//! nothing here uses tokio's blocking pool (its file system, process and
+//! standard stream modules all do).
+
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use containerd_shim::Flags;
+use containerd_shim_protos::ttrpc::asynchronous::Server;
+use containerd_shim_protos::ttrpc::asynchronous::transport::Listener;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::error::{Context, Error, Result};
+use crate::events::Events;
+use crate::task::{self, Shim};
+use crate::{delete, logging};
+
+/// How long a shim that is told to end by a signal tries to tell its events.
+const GOODBYE: Duration = Duration::from_secs(2);
+
+pub(crate) fn serve(flags: &Flags) -> Result<()> {
+    let listener = listener(flags)?;
+    if let Err(error) = logging::init(Path::new("log"), &flags.id, flags.debug) {
+        // There is no other place to say so.
+        eprintln!("palisade: open the log FIFO of the bundle: {error}");
+    }
+    let events = std::env::var("TTRPC_ADDRESS")
+        .map_err(|_| Error::invalid("TTRPC_ADDRESS is not set: where would events go to?"))?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .enable_time()
+        .build()
+        .context(|| "start the event loop")?;
+    let outcome = runtime.block_on(run(&flags.namespace, &events, listener));
+    delete::remove_socket(&flags.socket);
+    if let Err(error) = &outcome {
+        log::error!("{error}");
+    }
+    outcome
+}
+
+/// The socket that `start` made and handed over as standard input; or a new
+/// one, for whoever starts this by hand.
+fn listener(flags: &Flags) -> Result<UnixListener> {
+    let stdin = std::io::stdin();
+    let listener = if rustix::net::sockopt::socket_acceptconn(&stdin).unwrap_or(false) {
+        let listener: OwnedFd =
+            stdin.as_fd().try_clone_to_owned().context(|| "dup of the listening socket")?;
+        let null = File::open("/dev/null").context(|| "open /dev/null")?;
+        rustix::stdio::dup2_stdin(&null).context(|| "dup2 of /dev/null")?;
+        UnixListener::from(listener)
+    } else if flags.socket.is_empty() {
+        return Err(Error::invalid("-socket is missing; containerd calls this program with start"));
+    } else {
+        UnixListener::bind(delete::socket_path(&flags.socket))
+            .context(|| format!("bind {}", flags.socket))?
+    };
+    listener.set_nonblocking(true).context(|| "FIONBIO on the listening socket")?;
+    Ok(listener)
+}
+
+async fn run(namespace: &str, events: &str, listener: UnixListener) -> Result<()> {
+    let shim = Shim::new(namespace, Events::new(namespace, events));
+    let listener = Listener::try_from(listener).context(|| "listen")?;
+    let mut server = Server::new().add_listener(listener).register_service(task::services(&shim));
+    server.start().await.context(|| "serve")?;
+    log::debug!("serving as process {}", std::process::id());
+    let mut ending = shim.ending.subscribe();
+    let mut terminate = signal(SignalKind::terminate()).context(|| "listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context(|| "listen for SIGINT")?;
+    tokio::select! {
+        _ = ending.wait_for(|ending| *ending) => {}
+        _ = terminate.recv() => give_up(&shim).await,
+        _ = interrupt.recv() => give_up(&shim).await,
+    }
+    Ok(())
+}
+
+/// A node that shuts down: the pod ends, in an orderly way.
+async fn give_up(shim: &Arc<Shim>) {
+    log::info!("ended by a signal");
+    shim.kill_sandbox().await;
+    shim.events.flush(GOODBYE).await;
+}

@@ -1,0 +1,204 @@
+//! `start`: brings up the shim of a container's group, or finds it, and tells
+//! containerd its address.
+//!
+//! The listening socket is made here and handed to the new process as its
+//! standard input, so that containerd can connect at once, while that process
+//! is still coming up: nobody waits for it.
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::io::{BufReader, ErrorKind, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use containerd_shim::bootstrap::any_is;
+use containerd_shim::{Flags, StartOpts, api};
+use containerd_shim_protos::protobuf::Message;
+use sandbox_core::sandbox::Executable;
+use serde::Deserialize;
+
+use crate::error::{Context, Error, Result};
+use crate::options::{self, Options};
+use crate::{bootstrap, delete};
+
+/// Annotations that name the group (the pod) a container belongs to, in the
+/// order in which they count: runc's group label, containerd's CRI, CRI-O.
+const GROUPS: [&str; 4] = [
+    "io.containerd.palisade.v1.group",
+    "io.containerd.runc.v2.group",
+    "io.kubernetes.cri.sandbox-id",
+    "io.kubernetes.cri-o.SandboxID",
+];
+
+/// The part of config.json that grouping needs.
+#[derive(Deserialize)]
+struct Annotated {
+    #[serde(default)]
+    annotations: Option<HashMap<String, String>>,
+}
+
+pub(crate) fn start(flags: &Flags) -> Result<()> {
+    let (options, dialect) = bootstrap::read(flags)?;
+    // Missing or unusable: said here, where containerd shows it best.
+    Executable::open(&options::palisade()?)?;
+    let group = group(Path::new("config.json"), &options.id)?;
+    let address = options.socket_address(&group);
+    if let Some(listener) = listen(&address)? {
+        spawn(&options, &address, listener).inspect_err(|_| delete::remove_socket(&address))?;
+    }
+    // For containerd 1.x, which looks here after a restart.
+    fs::write("address", &address).context(|| "write the bundle's address file")?;
+    std::io::stdout().write_all(&dialect.answer(&address)?).context(|| "write the answer to stdout")
+}
+
+/// The group's ID: the container's own when no annotation names one.
+fn group(config: &Path, id: &str) -> Result<String> {
+    let file = File::open(config).context(|| format!("open {} of the bundle", config.display()))?;
+    let spec: Annotated = serde_json::from_reader(BufReader::new(file))
+        .map_err(|e| Error::invalid(format!("{} is not valid: {e}", config.display())))?;
+    let annotations = spec.annotations.unwrap_or_default();
+    let group = GROUPS.iter().find_map(|name| annotations.get(*name)).filter(|g| !g.is_empty());
+    Ok(group.map_or(id, String::as_str).to_string())
+}
+
+/// A new socket, or none when somebody serves at that address already. What a
+/// dead shim left there is replaced.
+fn listen(address: &str) -> Result<Option<UnixListener>> {
+    let path = delete::socket_path(address);
+    if let Some(directory) = path.parent() {
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o711)
+            .create(directory)
+            .context(|| format!("mkdir {}", directory.display()))?;
+    }
+    for _ in 0..2 {
+        match UnixListener::bind(&path) {
+            Ok(listener) => {
+                fs::set_permissions(&path, fs::Permissions::from_mode(0o600))
+                    .context(|| format!("chmod {}", path.display()))?;
+                return Ok(Some(listener));
+            }
+            Err(e) if e.kind() != ErrorKind::AddrInUse => {
+                return Err(Error::internal(format!("bind {}: {e}", path.display())));
+            }
+            Err(_) if UnixStream::connect(&path).is_ok() => return Ok(None),
+            Err(_) => delete::remove_socket(address),
+        }
+    }
+    Err(Error::internal(format!("bind {}: in use, yet nobody answers there", path.display())))
+}
+
+/// Starts the serving process: its own process group, containerd's oom_score_adj
+/// plus one, and nothing of ours but the socket.
+fn spawn(options: &StartOpts, address: &str, listener: UnixListener) -> Result<()> {
+    adjust_oom_score();
+    let config = Options::read(options.extensions.iter().find(|any| !any_is::<api::Options>(any)))?;
+    let shim = std::env::current_exe().context(|| "find the shim's own executable")?;
+    let mut command = Command::new(&shim);
+    command
+        .args(["-namespace", &options.namespace, "-id", &options.id])
+        .args(["-address", &options.address, "-socket", address])
+        .env("TTRPC_ADDRESS", &options.ttrpc_address)
+        .stdin(OwnedFd::from(listener))
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .process_group(0);
+    if options.debug || config.debug {
+        command.arg("-debug");
+    }
+    let mut child = command.spawn().context(|| format!("run {}", shim.display()))?;
+    confine(options, &config, child.id()).inspect_err(|_| {
+        let _ = child.kill();
+        let _ = child.wait();
+    })
+}
+
+/// The serving process inherits what is set here: containerd must outlive it.
+fn adjust_oom_score() {
+    let parent = format!("/proc/{}/oom_score_adj", std::os::unix::process::parent_id());
+    let score = fs::read_to_string(parent).ok().and_then(|text| text.trim().parse::<i32>().ok());
+    if let Some(score) = score.filter(|score| *score < 1000) {
+        // Refused only where containerd itself is confined; then the shim
+        // keeps containerd's, which is what it would get from a fork.
+        let _ = fs::write("/proc/self/oom_score_adj", (score + 1).to_string());
+    }
+}
+
+/// Puts the shim into the cgroup that the options ask for, in each hierarchy
+/// that has it.
+fn confine(options: &StartOpts, config: &Options, pid: u32) -> Result<()> {
+    let runc = options.extensions.iter().find(|any| any_is::<api::Options>(any));
+    let runc = runc.and_then(|any| api::Options::parse_from_bytes(&any.value).ok());
+    let cgroup = runc.map_or_else(|| config.shim_cgroup.clone(), |runc| runc.shim_cgroup);
+    if cgroup.is_empty() {
+        return Ok(());
+    }
+    let root = Path::new("/sys/fs/cgroup");
+    let mut roots: Vec<PathBuf> = vec![root.to_path_buf()];
+    roots.extend(fs::read_dir(root).into_iter().flatten().flatten().map(|entry| entry.path()));
+    let mut joined = 0;
+    for hierarchy in roots {
+        let procs = hierarchy.join(cgroup.trim_start_matches('/')).join("cgroup.procs");
+        if procs.exists() {
+            fs::write(&procs, pid.to_string())
+                .context(|| format!("put the shim into {}", procs.display()))?;
+            joined += 1;
+        }
+    }
+    if joined == 0 {
+        return Err(Error::invalid(format!(
+            "shim_cgroup {cgroup:?} does not exist below {}",
+            root.display()
+        )));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(json: &str) -> tempfile::NamedTempFile {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(&file, json).unwrap();
+        file
+    }
+
+    #[test]
+    fn containers_of_a_pod_are_grouped() {
+        for name in GROUPS {
+            let file = config(&format!(r#"{{"process":{{}},"annotations":{{"{name}":"pod"}}}}"#));
+            assert_eq!(group(file.path(), "c").unwrap(), "pod");
+        }
+    }
+
+    #[test]
+    fn a_container_alone_is_its_own_group() {
+        for json in ["{}", r#"{"annotations":null}"#, r#"{"annotations":{"a":"b"}}"#] {
+            assert_eq!(group(config(json).path(), "c").unwrap(), "c");
+        }
+    }
+
+    #[test]
+    fn a_broken_config_is_named() {
+        let error = group(Path::new("/nowhere/config.json"), "c").unwrap_err().to_string();
+        assert!(error.contains("/nowhere/config.json"), "{error}");
+        let error = group(config("{").path(), "c").unwrap_err().to_string();
+        assert!(error.contains("is not valid"), "{error}");
+    }
+
+    #[test]
+    fn the_second_start_of_a_group_finds_the_first_socket() {
+        let directory = tempfile::tempdir().unwrap();
+        let address = format!("unix://{}/s/x", directory.path().display());
+        let first = listen(&address).unwrap().expect("a new socket");
+        assert!(listen(&address).unwrap().is_none());
+        drop(first);
+        assert!(listen(&address).unwrap().is_some(), "a dead socket is replaced");
+    }
+}

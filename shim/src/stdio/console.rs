@@ -1,0 +1,301 @@
+//! Pseudo terminals: the master side is here, and what goes in and out is
+//! copied between it and the FIFOs of the client.
+
+use std::future::Future;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::io::{Errno, ioctl_fionbio, read, write};
+use rustix::termios::{Winsize, tcsetwinsize};
+use sandbox_core::spec::plan::Terminal;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::watch;
+use tokio::task::AbortHandle;
+
+use super::{Sink, fifo};
+use crate::error::{Context, Result};
+use crate::ready::register;
+
+/// How long an exit waits for a client that does not read. The copying goes on
+/// after that, until the process is forgotten.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Ends when the output has been passed on.
+pub(crate) type Drained = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// Room for one read of a terminal (its buffer is 4 KiB).
+const CHUNK: usize = 4096;
+
+/// A terminal that is copied to and fro.
+pub(super) struct Console {
+    master: Arc<AsyncFd<OwnedFd>>,
+    gone: watch::Sender<bool>,
+    drained: watch::Receiver<bool>,
+    input: Option<AbortHandle>,
+}
+
+impl Drop for Console {
+    fn drop(&mut self) {
+        if let Some(input) = &self.input {
+            input.abort();
+        }
+    }
+}
+
+impl Console {
+    pub(super) fn start(
+        master: OwnedFd,
+        stdin: Option<OwnedFd>,
+        sink: Option<Sink>,
+        forgotten: watch::Receiver<()>,
+    ) -> Result<Self> {
+        let master = Arc::new(nonblocking(master)?);
+        let input = match stdin {
+            None => None,
+            Some(stdin) => {
+                let copy = input(nonblocking(stdin)?, master.clone());
+                Some(tokio::spawn(copy).abort_handle())
+            }
+        };
+        let (gone, process) = watch::channel(false);
+        let (done, drained) = watch::channel(false);
+        let sink = sink.map(Writer::new).transpose()?;
+        let output = Output { master: master.clone(), sink, process, forgotten };
+        tokio::spawn(async move {
+            let sink = output.run().await;
+            let _ = done.send(true);
+            drop(sink);
+        });
+        Ok(Self { master, gone, drained, input })
+    }
+
+    pub(super) fn resize(&self, size: Terminal) -> Result<()> {
+        let Terminal { width, height } = size;
+        let size = Winsize { ws_row: height, ws_col: width, ws_xpixel: 0, ws_ypixel: 0 };
+        tcsetwinsize(&*self.master, size)
+            .context(|| format!("set the terminal to {width}x{height}"))
+    }
+
+    pub(super) fn process_is_gone(&self) -> Drained {
+        self.gone.send_replace(true);
+        let mut drained = self.drained.clone();
+        Box::pin(async move {
+            let _ = tokio::time::timeout(PATIENCE, drained.wait_for(|done| *done)).await;
+        })
+    }
+}
+
+fn nonblocking(fd: OwnedFd) -> Result<AsyncFd<OwnedFd>> {
+    ioctl_fionbio(&fd, true).context(|| "FIONBIO")?;
+    register(fd, Interest::READABLE | Interest::WRITABLE).context(|| "register with epoll")
+}
+
+/// From the client to the terminal, until every writer of the FIFO is gone.
+async fn input(stdin: AsyncFd<OwnedFd>, master: Arc<AsyncFd<OwnedFd>>) {
+    let mut buffer = vec![0; CHUNK];
+    loop {
+        let length = match read_some(&stdin, &mut buffer).await {
+            Ok(0) | Err(_) => return,
+            Ok(length) => length,
+        };
+        if write_all(&master, &buffer[..length]).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// From the terminal to the client.
+struct Output {
+    master: Arc<AsyncFd<OwnedFd>>,
+    sink: Option<Writer>,
+    process: watch::Receiver<bool>,
+    forgotten: watch::Receiver<()>,
+}
+
+impl Output {
+    /// Until the last program has closed the terminal, or the process is gone
+    /// and all that it wrote has been read: the kernel flushes a terminal
+    /// before it says that there is nothing to read (n_tty_read in
+    /// drivers/tty/n_tty.c). Returns the sink, still open.
+    async fn run(mut self) -> Option<Writer> {
+        let mut buffer = vec![0; CHUNK];
+        loop {
+            let length = match read(&*self.master, &mut buffer) {
+                Ok(0) | Err(Errno::IO) => break,
+                Ok(length) => length,
+                Err(Errno::AGAIN) if *self.process.borrow() => break,
+                Err(Errno::AGAIN | Errno::INTR) => {
+                    if self.wait().await {
+                        continue;
+                    }
+                    break;
+                }
+                Err(_) => break,
+            };
+            if let Some(sink) = &self.sink
+                && !self.pass_on(sink, &buffer[..length]).await
+            {
+                break;
+            }
+        }
+        if let Some(Writer::Fifo(fifo)) = self.sink.take() {
+            fifo::Output(fifo.into_inner()).release(self.forgotten);
+            return None;
+        }
+        self.sink
+    }
+
+    /// Waits for output or for the exit. False when nobody cares any more.
+    async fn wait(&mut self) -> bool {
+        tokio::select! {
+            ready = self.master.readable() => ready.map(|mut guard| guard.clear_ready()).is_ok(),
+            changed = self.process.changed() => changed.is_ok(),
+        }
+    }
+
+    /// Writes to the sink; gives up when the process is forgotten.
+    async fn pass_on(&self, sink: &Writer, bytes: &[u8]) -> bool {
+        let mut forgotten = self.forgotten.clone();
+        tokio::select! {
+            written = sink.write_all(bytes) => written.is_ok(),
+            _ = forgotten.changed() => false,
+        }
+    }
+}
+
+/// A sink that can be waited for, where that makes sense.
+enum Writer {
+    Fifo(AsyncFd<OwnedFd>),
+    Logger(AsyncFd<OwnedFd>),
+    File(OwnedFd),
+}
+
+impl Writer {
+    fn new(sink: Sink) -> Result<Self> {
+        Ok(match sink {
+            Sink::Fifo(fifo::Output(fd)) => Self::Fifo(nonblocking(fd)?),
+            Sink::Logger(fd) => Self::Logger(nonblocking(fd)?),
+            Sink::File(fd) => Self::File(fd),
+        })
+    }
+
+    async fn write_all(&self, bytes: &[u8]) -> io::Result<()> {
+        match self {
+            Self::Fifo(fd) | Self::Logger(fd) => write_all(fd, bytes).await,
+            Self::File(fd) => {
+                let mut rest = bytes;
+                while !rest.is_empty() {
+                    rest = &rest[write(fd, rest)?..];
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+async fn read_some(fd: &AsyncFd<OwnedFd>, buffer: &mut [u8]) -> io::Result<usize> {
+    loop {
+        let mut guard = fd.readable().await?;
+        if let Ok(result) = guard.try_io(|fd| Ok(read(fd.get_ref(), &mut *buffer)?)) {
+            return result;
+        }
+    }
+}
+
+async fn write_all(fd: &AsyncFd<OwnedFd>, bytes: &[u8]) -> io::Result<()> {
+    let mut rest = bytes;
+    while !rest.is_empty() {
+        let written = fd.async_io(Interest::WRITABLE, |fd| Ok(write(fd, rest)?)).await?;
+        rest = &rest[written..];
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::io::{Read, Write};
+
+    use nix::pty::openpty;
+    use rustix::termios::tcgetwinsize;
+
+    use super::*;
+    use crate::stdio::{Io, Owner, Stdio, open};
+
+    /// A client's FIFOs and a terminal between them.
+    async fn terminal(directory: &tempfile::TempDir) -> (Io, File, File, File) {
+        let path = |name: &str| {
+            let path = directory.path().join(name);
+            nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+            path.to_str().unwrap().to_string()
+        };
+        let stdio =
+            Stdio { stdin: path("in"), stdout: path("out"), stderr: String::new(), terminal: true };
+        let owner = Owner { uid: 0, gid: 0, namespace: "n", container: "c" };
+        let (mut io, donated) = open(&stdio, owner).await.unwrap();
+        assert!(donated.stdin.is_none() && donated.stdout.is_none());
+        let pty = openpty(None, None).unwrap();
+        io.attach(pty.master).unwrap();
+        let client = |path: &str| File::options().read(true).write(true).open(path).unwrap();
+        (io, File::from(pty.slave), client(&stdio.stdin), client(&stdio.stdout))
+    }
+
+    async fn read_text(file: &File, length: usize) -> String {
+        let fd = nonblocking(file.try_clone().unwrap().into()).unwrap();
+        let mut text = vec![0; length];
+        let mut at = 0;
+        while at < length {
+            at += read_some(&fd, &mut text[at..]).await.unwrap();
+        }
+        String::from_utf8(text).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_terminal_is_copied_both_ways_and_resized() {
+        let directory = tempfile::tempdir().unwrap();
+        let (io, mut slave, mut stdin, stdout) = terminal(&directory).await;
+        io.resize(Terminal { width: 101, height: 37 }).unwrap();
+        let size = tcgetwinsize(&slave).unwrap();
+        assert_eq!((size.ws_col, size.ws_row), (101, 37));
+        stdin.write_all(b"typed\n").unwrap();
+        // The echo comes back, and the program reads the line.
+        assert_eq!(read_text(&stdout, 7).await, "typed\r\n");
+        let mut line = [0; 6];
+        slave.read_exact(&mut line).unwrap();
+        assert_eq!(&line, b"typed\n");
+    }
+
+    #[tokio::test]
+    async fn all_output_is_there_when_the_exit_is_told() {
+        let directory = tempfile::tempdir().unwrap();
+        for _ in 0..50 {
+            let directory = tempfile::tempdir_in(&directory).unwrap();
+            let (mut io, mut slave, _stdin, stdout) = terminal(&directory).await;
+            slave.write_all(&[b'x'; 3000]).unwrap();
+            // Somebody still has the terminal open, as a daemon may.
+            let _daemon = slave.try_clone().unwrap();
+            drop(slave);
+            io.drained().unwrap().await;
+            io.release();
+            assert_eq!(rustix::io::ioctl_fionread(&stdout).unwrap(), 3000);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_does_not_read_holds_up_no_exit() {
+        let directory = tempfile::tempdir().unwrap();
+        let (io, slave, _stdin, stdout) = terminal(&directory).await;
+        rustix::io::ioctl_fionbio(&slave, true).unwrap();
+        // More than the FIFO takes.
+        for _ in 0..200 {
+            let _ = write(&slave, &[b'x'; 1000]);
+            tokio::task::yield_now().await;
+        }
+        io.drained().unwrap().await;
+        drop((io, stdout));
+    }
+}

@@ -1,0 +1,193 @@
+//! FIFOs that containerd made. Both ends stay open here, so that a client that
+//! goes away (containerd restarting) neither ends the container's input nor
+//! breaks its output, and what was written waits for it.
+
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::time::Duration;
+
+use rustix::fs::{FileType, Mode, OFlags, open};
+use tokio::sync::watch;
+
+use super::Owner;
+use crate::error::{Context, Error, Result};
+
+/// A FIFO that the container reads.
+pub(super) struct Input {
+    /// For the container.
+    pub(super) read_end: OwnedFd,
+    /// Keeps it from reading EOF.
+    pub(super) write_end: OwnedFd,
+}
+
+impl Input {
+    /// Opens both ends. The shim keeps no read end: a client that writes to a
+    /// container that closed its input shall see EPIPE.
+    pub(super) fn open(path: &str, owner: &Owner<'_>) -> Result<Self> {
+        let path = path.strip_prefix("fifo://").unwrap_or(path);
+        let both = open_fifo(path)?;
+        owner.take(&both).context(|| format!("chown of stdin FIFO {path}"))?;
+        let read_end =
+            again(&both, OFlags::RDONLY).context(|| format!("open stdin FIFO {path}"))?;
+        let write_end =
+            again(&both, OFlags::WRONLY).context(|| format!("open stdin FIFO {path}"))?;
+        Ok(Self { read_end, write_end })
+    }
+}
+
+/// A FIFO that the container writes: a descriptor that is both ends, and does
+/// not block.
+pub(super) struct Output(pub(super) OwnedFd);
+
+impl Output {
+    /// Opens it, and a write end for the container.
+    pub(super) fn open(path: &str, owner: &Owner<'_>) -> Result<(Self, OwnedFd)> {
+        let both = open_fifo(path)?;
+        owner.take(&both).context(|| format!("chown of output FIFO {path}"))?;
+        let write_end =
+            again(&both, OFlags::WRONLY).context(|| format!("open output FIFO {path}"))?;
+        Ok((Self(both), write_end))
+    }
+
+    /// Closes it once it has been read to the end: at once where a client
+    /// reads, later where containerd is away, and at the latest when the
+    /// process is forgotten.
+    pub(super) fn release(self, mut forgotten: watch::Receiver<()>) {
+        if self.is_empty() {
+            return;
+        }
+        tokio::spawn(async move {
+            // A pipe does not tell when it becomes empty.
+            let mut wait = Duration::from_millis(1);
+            while !self.is_empty() {
+                tokio::select! {
+                    _ = forgotten.changed() => break,
+                    () = tokio::time::sleep(wait) => wait = (wait * 2).min(Duration::from_millis(250)),
+                }
+            }
+        });
+    }
+
+    fn is_empty(&self) -> bool {
+        rustix::io::ioctl_fionread(&self.0).unwrap_or(0) == 0
+    }
+}
+
+/// Never blocks, and never waits for the other side: Linux lets a FIFO be
+/// opened for both (fifo(7)).
+fn open_fifo(path: &str) -> Result<OwnedFd> {
+    let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let fifo = open(path, flags, Mode::empty()).context(|| format!("open FIFO {path}"))?;
+    let stat = rustix::fs::fstat(&fifo).context(|| format!("stat {path}"))?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::Fifo {
+        return Err(Error::invalid(format!(
+            "stdio {path:?} is not a FIFO; a file is named by file://"
+        )));
+    }
+    Ok(fifo)
+}
+
+/// Another description of the same FIFO, which blocks as programs expect.
+fn again(fifo: &OwnedFd, access: OFlags) -> rustix::io::Result<OwnedFd> {
+    let path = format!("/proc/self/fd/{}", fifo.as_raw_fd());
+    open(path, access | OFlags::CLOEXEC, Mode::empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::io::{Read, Write};
+    use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+
+    use super::*;
+
+    const OWNER: Owner<'_> = Owner { uid: 0, gid: 0, namespace: "n", container: "c" };
+
+    struct Fifo {
+        _directory: tempfile::TempDir,
+        path: String,
+    }
+
+    impl Fifo {
+        fn new() -> Self {
+            let directory = tempfile::tempdir().unwrap();
+            let path = directory.path().join("fifo");
+            nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+            Self { path: path.to_str().unwrap().to_string(), _directory: directory }
+        }
+
+        fn reader(&self) -> File {
+            let flags = OFlags::NONBLOCK.bits() as i32;
+            File::options().read(true).custom_flags(flags).open(&self.path).unwrap()
+        }
+    }
+
+    #[tokio::test]
+    async fn output_survives_the_reader() {
+        let fifo = Fifo::new();
+        let (output, write_end) = Output::open(&fifo.path, &OWNER).unwrap();
+        let mut container = File::from(write_end);
+        container.write_all(b"one ").unwrap();
+        let mut first = fifo.reader();
+        let mut read = [0; 4];
+        first.read_exact(&mut read).unwrap();
+        drop(first);
+        // Nobody reads: no EPIPE, and nothing is lost, even over the exit.
+        container.write_all(b"two").unwrap();
+        drop(container);
+        let (_keep, forgotten) = watch::channel(());
+        output.release(forgotten);
+        let mut second = fifo.reader();
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        let mut rest = [0; 3];
+        second.read_exact(&mut rest).unwrap();
+        assert_eq!((&read, &rest), (b"one ", b"two"));
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        assert_eq!(second.read(&mut read).unwrap(), 0, "then the end");
+    }
+
+    #[tokio::test]
+    async fn a_reader_that_is_up_to_date_gets_the_end_at_once() {
+        let fifo = Fifo::new();
+        let (output, write_end) = Output::open(&fifo.path, &OWNER).unwrap();
+        let mut reader = fifo.reader();
+        drop(write_end);
+        assert!(reader.read(&mut [0; 1]).is_err(), "the shim keeps it open");
+        let (_keep, forgotten) = watch::channel(());
+        output.release(forgotten);
+        assert_eq!(reader.read(&mut [0; 1]).unwrap(), 0);
+    }
+
+    #[test]
+    fn input_ends_only_when_the_shim_lets_go_too() {
+        let fifo = Fifo::new();
+        let input = Input::open(&fifo.path, &OWNER).unwrap();
+        let mut client = File::options().write(true).open(&fifo.path).unwrap();
+        client.write_all(b"hello").unwrap();
+        drop(client);
+        let mut container = File::from(input.read_end);
+        let mut read = [0; 5];
+        container.read_exact(&mut read).unwrap();
+        rustix::io::ioctl_fionbio(&container, true).unwrap();
+        assert!(container.read(&mut read).is_err(), "no EOF although the client is gone");
+        drop(input.write_end);
+        assert_eq!(container.read(&mut read).unwrap(), 0);
+    }
+
+    #[test]
+    fn the_process_owns_what_it_writes_to() {
+        let fifo = Fifo::new();
+        let owner = Owner { uid: 4242, gid: 4343, ..OWNER };
+        Output::open(&fifo.path, &owner).unwrap();
+        let metadata = std::fs::metadata(&fifo.path).unwrap();
+        assert_eq!((metadata.uid(), metadata.gid()), (4242, 4343));
+    }
+
+    #[test]
+    fn what_is_no_fifo_is_refused() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let error = Output::open(file.path().to_str().unwrap(), &OWNER).err().unwrap();
+        assert!(error.to_string().contains("is not a FIFO"), "{error}");
+        let error = Output::open("/nowhere/fifo", &OWNER).err().unwrap();
+        assert!(error.to_string().contains("/nowhere/fifo"), "{error}");
+    }
+}

@@ -1,0 +1,294 @@
+//! Create: from a bundle to a process that waits at its gate.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::sync::Arc;
+
+use containerd_shim_protos::api::{CreateTaskRequest, CreateTaskResponse, Mount};
+use containerd_shim_protos::events::task::{TaskCreate, TaskIO};
+use containerd_shim_protos::protobuf::MessageField;
+use sandbox_core::cgroup::{Cgroup, Driver, LimitsPolicy, OomWatch};
+use sandbox_core::control::message::Request;
+use sandbox_core::gofer::request::RootfsMount;
+use sandbox_core::sandbox::{self, NewSandbox, checked_terminal};
+use sandbox_core::spec;
+use sandbox_core::spec::plan::Plan;
+
+use super::sandbox::{Boot, Gifts, listen, relay_log};
+use super::table::{Container, Process, Reservation, Shim};
+use super::{exec, exits, hooks, oom, update};
+use crate::error::{Error, Result};
+use crate::options::{self, CgroupDriver, Options};
+use crate::ready::readable;
+use crate::stdio::{self, Io, Owner, Stdio};
+
+pub(super) async fn create(
+    shim: Arc<Shim>,
+    request: CreateTaskRequest,
+) -> Result<CreateTaskResponse> {
+    shim.events.has_room()?;
+    let reservation = Reservation::take(&shim, &request.id)?;
+    let order = Order::read(request, reservation.boot())?;
+    let mut made = Made::default();
+    let outcome = make(&shim, &order, reservation.boot(), &mut made).await;
+    let (container, pid) = match outcome {
+        Ok(container) => container,
+        Err(error) => {
+            made.undo(&shim, &order).await;
+            return Err(error);
+        }
+    };
+    let id = order.request.id.clone();
+    shim.events.publish(&created(order.request, pid));
+    let oom = container.oom.as_ref().map(oom::descriptor);
+    reservation.fill(container);
+    exits::catch_up(&shim, &id, "");
+    tokio::spawn(oom::watch(shim, id, oom));
+    Ok(CreateTaskResponse { pid, ..Default::default() })
+}
+
+/// What was asked, read and checked.
+struct Order {
+    request: CreateTaskRequest,
+    options: Options,
+    plan: Arc<Plan>,
+}
+
+impl Order {
+    /// Options, config.json and annotations, resolved into a plan.
+    fn read(mut request: CreateTaskRequest, boot: Option<&Arc<Boot>>) -> Result<Self> {
+        if !request.checkpoint.is_empty() {
+            return Err(Error::unimplemented("Palisade cannot restore checkpoints"));
+        }
+        let bundle = Path::new(&request.bundle);
+        let spec = spec::load(bundle)?;
+        let annotations = spec.annotations().clone().unwrap_or_default();
+        let options = Options::read(request.options.take().as_ref())?.annotated(&annotations)?;
+        let context = spec::Context {
+            id: &request.id,
+            bundle,
+            rootfs_mounts_given: !request.rootfs.is_empty(),
+            userns: options.userns.into(),
+            sandbox: boot.map(|boot| &boot.facts),
+        };
+        let mut plan = spec::plan(&spec, &context)?;
+        if let Some(process) = &mut plan.container.process {
+            // The request's flag counts: by it the client has made its FIFOs.
+            process.terminal = request.terminal.then(|| process.terminal.unwrap_or_default());
+        }
+        Ok(Self { request, options, plan: Arc::new(plan) })
+    }
+
+    fn rootfs(&self) -> Vec<RootfsMount> {
+        let mount = |mount: &Mount| RootfsMount {
+            fs_type: mount.type_.clone(),
+            source: mount.source.clone(),
+            target: mount.target.clone(),
+            options: mount.options.clone(),
+        };
+        self.request.rootfs.iter().map(mount).collect()
+    }
+
+    fn driver(&self) -> Driver {
+        match self.options.cgroup_driver {
+            CgroupDriver::Systemd => Driver::Systemd,
+            CgroupDriver::Auto if self.plan.host.cgroups_path.contains(':') => Driver::Systemd,
+            CgroupDriver::Auto | CgroupDriver::Cgroupfs => Driver::Cgroupfs,
+        }
+    }
+
+    fn policy(&self) -> LimitsPolicy {
+        LimitsPolicy {
+            cpu_from_quota: self.options.cpu_from_quota,
+            minimum: self.options.cpu_minimum,
+        }
+    }
+
+    fn stdio(&self) -> Stdio {
+        Stdio {
+            stdin: self.request.stdin.clone(),
+            stdout: self.request.stdout.clone(),
+            stderr: self.request.stderr.clone(),
+            terminal: self.request.terminal,
+        }
+    }
+}
+
+/// What a Create has made so far, to be undone if it fails.
+#[derive(Default)]
+struct Made {
+    cgroup: Option<Arc<Cgroup>>,
+    /// A sandbox of its own.
+    sandbox: Option<Arc<Boot>>,
+    /// The sandbox that it joins.
+    joined: Option<Arc<Boot>>,
+}
+
+impl Made {
+    /// In the reverse order. Nothing of the container is left.
+    async fn undo(self, shim: &Shim, order: &Order) {
+        if let Some(boot) = self.sandbox {
+            // Takes the root's cgroup along.
+            return boot.tear_down().await;
+        }
+        if let Some(boot) = self.joined {
+            boot.forget(shim, &order.request.id).await;
+        }
+        if let Some(cgroup) = self.cgroup
+            && let Err(error) = cgroup.remove()
+        {
+            log::warn!("container {}: {error}", order.request.id);
+        }
+    }
+}
+
+/// The container's cgroup, its sandbox if it is the first, its mounts and its
+/// process. Returns its PID as well.
+async fn make(
+    shim: &Arc<Shim>,
+    order: &Order,
+    existing: Option<&Arc<Boot>>,
+    made: &mut Made,
+) -> Result<(Container, u32)> {
+    let (id, plan) = (&order.request.id, &order.plan);
+    let cgroup = Cgroup::create(id, &plan.host.cgroups_path, order.driver(), &plan.host.resources)?;
+    let cgroup = made.cgroup.insert(Arc::new(cgroup)).clone();
+    let oom = watch_oom(id, &cgroup);
+    let boot = match existing {
+        None => spawn(shim, order, cgroup.clone(), made).await?,
+        Some(boot) => {
+            made.joined = Some(boot.clone());
+            let bundle = Path::new(&order.request.bundle);
+            boot.handle.add_container(id, bundle, cgroup.saved().clone())?;
+            boot.bring_mounts(plan, order.rootfs()).await?;
+            boot.clone()
+        }
+    };
+    let mut container = Container {
+        id: id.clone(),
+        bundle: order.request.bundle.clone(),
+        plan: plan.clone(),
+        boot,
+        cgroup,
+        policy: order.policy(),
+        oom,
+        init: Process::new(order.stdio()),
+        execs: Default::default(),
+        unsettled: Default::default(),
+        by_systemd: order.driver() == Driver::Systemd,
+        last_stats: None,
+    };
+    give_birth(shim, &mut container).await?;
+    let pid = container.init.pid;
+    let state = hooks::State { id, pid, status: "created", bundle: &container.bundle, plan };
+    for hook in plan.host.hooks.create_runtime.iter().chain(&plan.host.hooks.create_container) {
+        hooks::run(hook, &state).await?;
+    }
+    if let Err(error) = update::tell_limits(&container) {
+        log::warn!("container {id}: {error}");
+    }
+    Ok((container, pid))
+}
+
+/// Before there is a process, so that no kill is missed. A host without a
+/// memory cgroup has no such kills.
+fn watch_oom(id: &str, cgroup: &Cgroup) -> Option<OomWatch> {
+    cgroup.oom_watch().inspect_err(|error| log::info!("container {id}: {error}")).ok()
+}
+
+/// The first container's sandbox, while a gofer fetches its mounts.
+async fn spawn(
+    shim: &Arc<Shim>,
+    order: &Order,
+    cgroup: Arc<Cgroup>,
+    made: &mut Made,
+) -> Result<Arc<Boot>> {
+    let (id, plan) = (&order.request.id, &order.plan);
+    let mut config = order.options.config(options::palisade()?);
+    config.debug |= log::max_level() >= log::LevelFilter::Debug;
+    if let Some(reason) =
+        plan.host.no_user_namespace.as_ref().filter(|_| order.options.wants_userns())
+    {
+        log::warn!("sandbox {id} gets no user namespace: {reason}");
+    }
+    let limits = cgroup.limits(order.policy())?;
+    let new = NewSandbox {
+        id,
+        namespace: &shim.namespace,
+        plan,
+        cgroup: &cgroup,
+        cpus: limits.cpus,
+        memory: limits.memory,
+        config: &config,
+    };
+    let handle = sandbox::Sandbox::spawn(new)?;
+    let boot = Boot::new(handle, id, cgroup.clone(), plan)?;
+    let boot = made.sandbox.insert(Arc::new(boot)).clone();
+    let bundle = Path::new(&order.request.bundle);
+    boot.handle.add_container(id, bundle, cgroup.saved().clone())?;
+    // The gofer and boot start side by side; on cgroup v1 the kernel may take
+    // its time for the third.
+    let gofer = boot.handle.gofer(plan, order.rootfs())?;
+    boot.handle.enter_cgroup(&cgroup)?;
+    readable(boot.handle.start_sync()).await?;
+    boot.handle.finish_start()?;
+    readable(gofer.as_fd()).await?;
+    gofer.finish()?;
+    tokio::spawn(listen(shim.clone(), boot.clone()));
+    tokio::spawn(relay_log(boot.clone()));
+    Ok(boot)
+}
+
+/// The container's first process, up to its gate.
+async fn give_birth(shim: &Shim, container: &mut Container) -> Result<()> {
+    let boot = container.boot.clone();
+    let user = container.plan.container.process.as_ref().map_or((0, 0), |p| (p.uid, p.gid));
+    let owner = Owner {
+        uid: boot.handle.host_uid(user.0),
+        gid: boot.handle.host_gid(user.1),
+        namespace: &shim.namespace,
+        container: &container.id,
+    };
+    let (io, donated) = stdio::open(&container.init.stdio, owner).await?;
+    let cgroup = (!container.is_root()).then_some(&*container.cgroup);
+    let gifts = Gifts::collect(&boot, &container.plan, cgroup, &donated)?;
+    let request = Request::Create {
+        plan: Box::new(container.plan.container.clone()),
+        donations: gifts.donations,
+    };
+    let reply = boot.ask(shim, request, &gifts.descriptors(&donated)).await?;
+    if let Some(cgroup) = Arc::get_mut(&mut container.cgroup) {
+        cgroup.settled();
+    }
+    if container.is_pause() {
+        container.init.pid = boot.pid();
+        return Ok(());
+    }
+    let (handle, terminal) = exec::take_process(reply)?;
+    container.init.run(handle, attached(io, terminal)?)
+}
+
+/// Standard input and output of a process that is there, its terminal's too.
+pub(super) fn attached(mut io: Io, terminal: Option<OwnedFd>) -> Result<Io> {
+    if let Some(terminal) = terminal {
+        io.attach(checked_terminal(terminal)?)?;
+    }
+    Ok(io)
+}
+
+fn created(request: CreateTaskRequest, pid: u32) -> TaskCreate {
+    TaskCreate {
+        container_id: request.id,
+        bundle: request.bundle,
+        rootfs: request.rootfs,
+        io: MessageField::some(TaskIO {
+            stdin: request.stdin,
+            stdout: request.stdout,
+            stderr: request.stderr,
+            terminal: request.terminal,
+            ..Default::default()
+        }),
+        pid,
+        ..Default::default()
+    }
+}

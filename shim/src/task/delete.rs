@@ -1,0 +1,124 @@
+//! Delete: forgets a process that has ended, or never began. With its last
+//! container goes the sandbox.
+
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use containerd_shim_protos::api::{DeleteRequest, DeleteResponse};
+use containerd_shim_protos::events::task::TaskDelete;
+use containerd_shim_protos::protobuf::MessageField;
+use containerd_shim_protos::protobuf::well_known_types::timestamp::Timestamp;
+
+use super::lifecycle::{State, Step};
+use super::sandbox::Boot;
+use super::table::{Exit, Sandbox, Shim};
+use super::{exits, hooks};
+use crate::error::Result;
+use crate::ready::readable;
+
+/// How long the kernel may take over a SIGKILL.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Exit status of what was killed before it ran.
+const KILLED: u32 = 128 + 9;
+
+pub(super) async fn delete(shim: Arc<Shim>, request: DeleteRequest) -> Result<DeleteResponse> {
+    if request.exec_id.is_empty() {
+        delete_container(&shim, &request.id).await
+    } else {
+        delete_exec(&shim, &request)
+    }
+}
+
+fn delete_exec(shim: &Shim, request: &DeleteRequest) -> Result<DeleteResponse> {
+    let mut table = shim.table();
+    let container = table.container(&request.id)?;
+    let process = container.process(&request.exec_id)?;
+    process.step(Step::Delete)?;
+    let (pid, exit) = (process.pid, process.exited());
+    container.execs.remove(&request.exec_id);
+    Ok(response(pid, exit))
+}
+
+async fn delete_container(shim: &Arc<Shim>, id: &str) -> Result<DeleteResponse> {
+    let (never_ran, boot, cgroup, plan, bundle) = {
+        let mut table = shim.table();
+        let container = table.container(id)?;
+        container.init.state().next(Step::Delete)?;
+        let never_ran = container.init.state() == State::Created;
+        if !never_ran {
+            container.init.step(Step::Delete)?;
+        }
+        let (boot, cgroup) = (container.boot.clone(), container.cgroup.clone());
+        (never_ran, boot, cgroup, container.plan.clone(), container.bundle.clone())
+    };
+    boot.forget(shim, id).await;
+    if never_ran {
+        end_unborn(shim, id).await?;
+    }
+    let is_root = boot.root == id;
+    if !is_root && let Err(error) = cgroup.remove() {
+        log::warn!("container {id}: {error}");
+    }
+    let (pid, exit) = {
+        let mut table = shim.table();
+        let container = table.container(id)?;
+        let told = (container.init.pid, container.init.exited());
+        table.remove(id);
+        if table.is_empty() {
+            take_down(shim, &mut table, boot);
+        }
+        told
+    };
+    let state = hooks::State { id, pid: 0, status: "stopped", bundle: &bundle, plan: &plan };
+    for hook in &plan.host.hooks.poststop {
+        if let Err(error) = hooks::run(hook, &state).await {
+            log::warn!("container {id}: {error}");
+        }
+    }
+    let response = response(pid, exit);
+    shim.events.publish(&TaskDelete {
+        container_id: id.to_string(),
+        pid,
+        exit_status: response.exit_status,
+        exited_at: response.exited_at.clone(),
+        ..Default::default()
+    });
+    Ok(response)
+}
+
+/// A container that was killed at its gate has an exit too.
+async fn end_unborn(shim: &Arc<Shim>, id: &str) -> Result<()> {
+    let handle = shim.table().container(id)?.init.handle.clone();
+    if let Some(handle) = handle {
+        // Whatever boot said about it.
+        let _ = handle.signal(rustix::process::Signal::KILL.as_raw());
+        let _ = tokio::time::timeout(PATIENCE, readable(handle.pidfd.as_fd())).await;
+    }
+    exits::conclude(shim, id, "", Exit { status: KILLED, at: SystemTime::now() });
+    shim.table().container(id)?.init.step(Step::Delete)
+}
+
+/// Takes the sandbox down behind the scenes; Shutdown waits for it.
+fn take_down(shim: &Arc<Shim>, table: &mut super::table::Table, boot: Arc<Boot>) {
+    table.sandbox = Sandbox::None;
+    let before = table.tear_down.take();
+    let shim = shim.clone();
+    table.tear_down = Some(tokio::spawn(async move {
+        if let Some(before) = before {
+            let _ = before.await;
+        }
+        boot.tear_down().await;
+        drop(shim);
+    }));
+}
+
+fn response(pid: u32, exit: Option<Exit>) -> DeleteResponse {
+    DeleteResponse {
+        pid,
+        exit_status: exit.map_or(0, |exit| exit.status),
+        exited_at: MessageField(exit.map(|exit| Box::new(Timestamp::from(exit.at)))),
+        ..Default::default()
+    }
+}

@@ -1,0 +1,205 @@
+//! What happens when a process has ended, and in which order it is told:
+//!
+//! 1. the Start of a process before its Exit, however fast it was;
+//! 2. the Exits of all execs before the init's;
+//! 3. an OOM kill before the Exit that it caused;
+//! 4. the last byte of a terminal's output before the Exit.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use containerd_shim_protos::events::task::{TaskExit, TaskOOM};
+use containerd_shim_protos::protobuf::MessageField;
+use containerd_shim_protos::protobuf::well_known_types::timestamp::Timestamp;
+use rustix::process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+
+use super::lifecycle::{State, Step};
+use super::stats;
+use super::table::{Container, Exit, Shim};
+
+/// How long the execs of a container may take to end after its init.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Exit status of a process that SIGKILL ended.
+const KILLED: u32 = 128 + 9;
+
+/// A process has ended: boot says so, or boot itself is gone. `exec` is empty
+/// for a container's init.
+pub(super) fn ended(shim: &Arc<Shim>, id: &str, exec: &str, status: u32) {
+    // The kernel has 8 bits for codes, and 7 for signals, to which 128 is added.
+    let mut status = status & 0xff;
+    let simple = {
+        let mut table = shim.table();
+        if exec.is_empty() && table.ended_in_creation(id, status) {
+            return;
+        }
+        let Ok(container) = table.container(id) else {
+            return log::debug!("the sandbox reports an exit in {id:?}, which does not exist");
+        };
+        let Ok(process) = container.process(exec) else {
+            return log::debug!(
+                "the sandbox reports the exit of {exec:?} in {id:?}, which does not exist"
+            );
+        };
+        match process.state() {
+            State::Starting => {
+                process.early_exit = Some(status);
+                return;
+            }
+            State::Created if !exec.is_empty() => return,
+            State::Stopped | State::Deleting => return,
+            _ if process.ending => return,
+            _ => process.ending = true,
+        }
+        status = process.reports.unwrap_or(status);
+        let no_terminal = process.io.drained().is_none();
+        let last = exec.is_empty() && (*container.unsettled.borrow() > 0 || shares_pids(container));
+        no_terminal && !last
+    };
+    let at = SystemTime::now();
+    if simple {
+        return conclude(shim, id, exec, Exit { status, at });
+    }
+    let (shim, id, exec) = (shim.clone(), id.to_string(), exec.to_string());
+    tokio::spawn(async move {
+        if exec.is_empty() {
+            clear(&shim, &id).await;
+        }
+        let drained =
+            shim.table().process(&id, &exec).ok().and_then(|process| process.io.drained());
+        if let Some(drained) = drained {
+            drained.await;
+        }
+        conclude(&shim, &id, &exec, Exit { status, at });
+    });
+}
+
+/// Tells an exit whose Start was not told when it came.
+pub(super) fn catch_up(shim: &Arc<Shim>, id: &str, exec: &str) {
+    let early = shim.table().process(id, exec).ok().and_then(|process| process.early_exit.take());
+    if let Some(status) = early {
+        ended(shim, id, exec, status);
+    }
+}
+
+/// Nothing of a container lives longer than its init. Where the init is not
+/// PID 1 of a namespace of its own, the kernel leaves that to us.
+async fn clear(shim: &Arc<Shim>, id: &str) {
+    let Some(mut unsettled) = shim.table().container(id).ok().map(|c| c.unsettled.subscribe())
+    else {
+        return;
+    };
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    loop {
+        let left = match shim.table().container(id) {
+            Ok(container) if shares_pids(container) => kill_rest(container),
+            _ => 0,
+        };
+        let settled = unsettled.wait_for(|execs| *execs == 0);
+        let settled = tokio::time::timeout(Duration::from_millis(5), settled).await.is_ok();
+        if settled && left == 0 {
+            return;
+        }
+        if tokio::time::Instant::now() > deadline {
+            break;
+        }
+        if settled {
+            // All have been told, only the kernel is not done with some.
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+    log::warn!("container {id}: processes are left {PATIENCE:?} after its init has ended");
+    let execs: Vec<_> = match shim.table().container(id) {
+        Ok(container) => container.execs.keys().cloned().collect(),
+        Err(_) => return,
+    };
+    for exec in execs {
+        let alive = shim.table().process(id, &exec).is_ok_and(|process| process.state().is_alive());
+        if alive {
+            conclude(shim, id, &exec, Exit { status: KILLED, at: SystemTime::now() });
+        }
+    }
+}
+
+/// Whether the kernel does not kill the rest along with the init.
+fn shares_pids(container: &Container) -> bool {
+    !container.plan.container.namespaces.pid && !container.is_pause()
+}
+
+/// SIGKILL to what is left in a container's cgroup, but not to boot. Returns
+/// how many there were.
+fn kill_rest(container: &Container) -> usize {
+    let boot = container.boot.handle.pid();
+    let pids = container.cgroup.pids().unwrap_or_default();
+    let others = pids.into_iter().filter(|pid| *pid != boot);
+    others.filter(|pid| kill_member(container, *pid)).count()
+}
+
+/// Kills one process of a container's cgroup. The number is checked once more
+/// when a pidfd holds on to it: it could have become somebody else's.
+fn kill_member(container: &Container, pid: sandbox_core::sandbox::HostPid) -> bool {
+    signal_member(container, pid, Signal::KILL)
+}
+
+/// Sends a signal to one process of a container's cgroup; false when it is not
+/// there any more.
+pub(super) fn signal_member(
+    container: &Container,
+    pid: sandbox_core::sandbox::HostPid,
+    signal: Signal,
+) -> bool {
+    let Some(number) = rustix::process::Pid::from_raw(pid.0) else { return false };
+    let Ok(pidfd) = pidfd_open(number, PidfdFlags::empty()) else { return false };
+    container.cgroup.pids().is_ok_and(|pids| pids.contains(&pid))
+        && pidfd_send_signal(&pidfd, signal).is_ok()
+}
+
+/// Tells the exit.
+pub(super) fn conclude(shim: &Arc<Shim>, id: &str, exec: &str, exit: Exit) {
+    let mut table = shim.table();
+    let Ok(container) = table.container(id) else { return };
+    publish_oom(shim, container);
+    if exec.is_empty() {
+        container.last_stats = stats::latch(container);
+    }
+    let Ok(process) = container.process(exec) else { return };
+    let was_alive = process.state().is_alive();
+    if process.step(Step::Exit).is_err() {
+        return;
+    }
+    shim.events.publish(&TaskExit {
+        container_id: id.to_string(),
+        id: if exec.is_empty() { id } else { exec }.to_string(),
+        pid: process.pid,
+        exit_status: exit.status,
+        exited_at: MessageField::some(Timestamp::from(exit.at)),
+        ..Default::default()
+    });
+    process.exit.send_replace(Some(exit));
+    process.io.release();
+    process.handle = None;
+    if !exec.is_empty() && was_alive {
+        settle(container);
+    }
+}
+
+/// One exec less whose end the init's exit waits for.
+pub(super) fn settle(container: &Container) {
+    container.unsettled.send_modify(|execs| *execs = execs.saturating_sub(1));
+}
+
+/// Tells OOM kills since the last time.
+pub(super) fn publish_oom(shim: &Shim, container: &mut Container) -> bool {
+    let killed = match container.oom.as_mut().map(sandbox_core::cgroup::OomWatch::take) {
+        Some(Ok(killed)) => killed > 0,
+        Some(Err(error)) => {
+            log::debug!("container {}: {error}", container.id);
+            false
+        }
+        None => false,
+    };
+    if killed {
+        shim.events.publish(&TaskOOM { container_id: container.id.clone(), ..Default::default() });
+    }
+    killed
+}

@@ -1,0 +1,112 @@
+//! Hooks that run on the host (OCI runtime-spec, `config.md`, "POSIX-platform
+//! Hooks"): the container's state on standard input, the environment of the
+//! spec and no other, SIGKILL when the time is up.
+
+use std::fs::File;
+use std::io::{Read, Seek, Write};
+use std::os::fd::AsFd;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use sandbox_core::sandbox::printable;
+use sandbox_core::spec::plan::{HookPlan, Plan};
+
+use crate::error::{Context, Error, Result};
+use crate::ready::readable;
+
+/// How long a hook without a timeout may run: containerd itself gives up on
+/// the request much sooner.
+const FOR_EVER: Duration = Duration::from_secs(3600);
+
+/// What a hook is told.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct State<'a> {
+    pub(super) id: &'a str,
+    /// Zero when there is no process any more.
+    pub(super) pid: u32,
+    pub(super) status: &'a str,
+    pub(super) bundle: &'a str,
+    pub(super) plan: &'a Plan,
+}
+
+impl State<'_> {
+    /// OCI runtime-spec, `runtime.md`, "State".
+    fn json(&self) -> serde_json::Value {
+        let mut state = serde_json::json!({
+            "ociVersion": "1.2.0",
+            "id": self.id,
+            "status": self.status,
+            "bundle": self.bundle,
+            "annotations": self.plan.host.annotations,
+        });
+        if self.pid != 0 {
+            state["pid"] = self.pid.into();
+        }
+        state
+    }
+}
+
+/// Runs one hook to its end.
+pub(super) async fn run(hook: &HookPlan, state: &State<'_>) -> Result<()> {
+    let path = hook.path.display();
+    // Memory files rather than pipes: nobody has to read and write in step.
+    let mut stdin = memory_file("state")?;
+    stdin.write_all(state.json().to_string().as_bytes()).context(|| "write a hook's state")?;
+    stdin.rewind().context(|| "rewind a hook's state")?;
+    let mut stderr = memory_file("stderr")?;
+    let mut command = Command::new(&hook.path);
+    if let [name, args @ ..] = hook.args.as_slice() {
+        command.arg0(name).args(args);
+    }
+    command.env_clear().envs(hook.env.iter().filter_map(|pair| pair.split_once('=')));
+    command.stdin(stdin).stdout(Stdio::null());
+    command.stderr(stderr.try_clone().context(|| "dup of a memory file")?);
+    let child = command.spawn().context(|| format!("run hook {path}"))?;
+    let status = finish(child, hook).await?;
+    if status.success() {
+        return Ok(());
+    }
+    let mut said = Vec::new();
+    let _ =
+        stderr.rewind().and_then(|()| Read::by_ref(&mut stderr).take(4096).read_to_end(&mut said));
+    let said = printable(&said);
+    let said = said.trim();
+    let colon = if said.is_empty() { "" } else { ": " };
+    Err(Error::internal(format!("hook {path} {}{colon}{said}", ending(status))))
+}
+
+fn memory_file(name: &str) -> Result<File> {
+    Ok(memfd_create(name, MemfdFlags::CLOEXEC).context(|| "memfd_create")?.into())
+}
+
+/// Waits, but not longer than the hook may take.
+async fn finish(mut child: Child, hook: &HookPlan) -> Result<ExitStatus> {
+    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+    let pid = pid.ok_or_else(|| Error::internal("a hook without a process"))?;
+    let pidfd = pidfd_open(pid, PidfdFlags::empty()).context(|| "pidfd_open of a hook")?;
+    let patience = hook.timeout.unwrap_or(FOR_EVER);
+    let ended = tokio::time::timeout(patience, readable(pidfd.as_fd())).await;
+    if ended.is_err() {
+        let _ = child.kill();
+    }
+    let status = child.wait().context(|| "wait for a hook")?;
+    match ended {
+        Ok(outcome) => outcome.map(|()| status),
+        Err(_) => Err(Error::internal(format!(
+            "hook {} was killed: it did not end within {} s",
+            hook.path.display(),
+            patience.as_secs()
+        ))),
+    }
+}
+
+fn ending(status: ExitStatus) -> String {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => format!("failed with exit status {code}"),
+        (None, Some(signal)) => format!("was ended by signal {signal}"),
+        (None, None) => "failed".to_string(),
+    }
+}

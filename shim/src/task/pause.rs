@@ -1,0 +1,21 @@
+//! Pause: freezes a container's cgroup. boot is in the root container's: with
+//! that one frozen the whole sandbox waits for its Resume.
+
+use containerd_shim_protos::api::{Empty, PauseRequest};
+use containerd_shim_protos::events::task::TaskPaused;
+
+use super::lifecycle::Step;
+use super::table::Shim;
+use crate::error::Result;
+
+pub(super) fn pause(shim: &Shim, request: &PauseRequest) -> Result<Empty> {
+    shim.events.has_room()?;
+    let mut table = shim.table();
+    let container = table.container(&request.id)?;
+    container.init.state().next(Step::Pause)?;
+    container.cgroup.freeze()?;
+    container.init.step(Step::Pause)?;
+    let container_id = request.id.clone();
+    shim.events.publish(&TaskPaused { container_id, ..Default::default() });
+    Ok(Empty::default())
+}

@@ -1,0 +1,37 @@
+//! Pids: the processes of a container, and which of them are execs.
+
+use containerd_shim_protos::api::{PidsRequest, PidsResponse, ProcessInfo};
+use containerd_shim_protos::protobuf::well_known_types::any::Any;
+use containerd_shim_protos::protobuf::{Message, MessageField};
+use containerd_shim_protos::shim::oci::ProcessDetails;
+
+use super::table::Shim;
+use crate::error::{Context, Result};
+
+/// The type that containerd's clients know from runc's shim.
+const DETAILS: &str = "containerd.runc.v1.ProcessDetails";
+
+pub(super) fn pids(shim: &Shim, request: &PidsRequest) -> Result<PidsResponse> {
+    let mut table = shim.table();
+    let container = table.container(&request.id)?;
+    let boot = container.boot.handle.pid();
+    // boot is in the root container's cgroup; of its processes it is one only
+    // where it stands in for the pause.
+    let is_ours = |pid: &sandbox_core::sandbox::HostPid| *pid != boot || container.is_pause();
+    let pids = container.cgroup.pids()?.into_iter().filter(is_ours);
+    let pids = pids.filter_map(|pid| u32::try_from(pid.0).ok());
+    let mut processes = Vec::new();
+    for pid in pids {
+        let exec =
+            container.execs.iter().find(|(_, exec)| exec.pid == pid && exec.state().is_alive());
+        let info = exec.map(|(id, _)| details(id)).transpose()?.map(Box::new);
+        processes.push(ProcessInfo { pid, info: MessageField(info), ..Default::default() });
+    }
+    Ok(PidsResponse { processes, ..Default::default() })
+}
+
+fn details(exec: &str) -> Result<Any> {
+    let details = ProcessDetails { exec_id: exec.to_string(), ..Default::default() };
+    let value = details.write_to_bytes().context(|| "encode ProcessDetails")?;
+    Ok(Any { type_url: DETAILS.to_string(), value, ..Default::default() })
+}

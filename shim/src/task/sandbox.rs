@@ -1,0 +1,315 @@
+//! The sandbox, for code that awaits: requests with their replies, and the one
+//! task that listens to boot until it is gone.
+//!
+//! Whatever comes up from boot is hostile: numbers and names are looked up in
+//! the table, and what is not there is ignored.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use sandbox_core::cgroup::Cgroup;
+use sandbox_core::control::message::{Donations, Done, Request, Upward};
+use sandbox_core::gofer::request::RootfsMount;
+use sandbox_core::sandbox::{Sandbox, printable};
+use sandbox_core::spec::SandboxFacts;
+use sandbox_core::spec::plan::Plan;
+use tokio::io::Interest;
+use tokio::sync::{oneshot, watch};
+
+use super::exits;
+use super::lifecycle::State;
+use super::table::{Reply, Shim, Table};
+use crate::error::{Context, Error, Result};
+use crate::ready::{readable, register};
+use crate::stdio::Donated;
+
+/// What a pod is told that was killed along with its sandbox.
+const KILLED: u32 = 128 + 9;
+
+/// How long the kernel may take to take a sandbox away.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// A running boot.
+pub(super) struct Boot {
+    pub(super) handle: Sandbox,
+    /// ID of the root container, which is the sandbox's.
+    pub(super) root: String,
+    pub(super) facts: SandboxFacts,
+    /// The root container's cgroup, in which boot is until the end.
+    pub(super) cgroup: Arc<Cgroup>,
+    /// A sandbox takes the mounts of one gofer at a time.
+    gofers: tokio::sync::Mutex<()>,
+    /// Why boot is no more.
+    gone: watch::Sender<Option<String>>,
+}
+
+impl Boot {
+    /// Of a sandbox that was just spawned; takes it down again if its
+    /// namespaces cannot be looked at.
+    pub(super) fn new(
+        handle: Sandbox,
+        root: &str,
+        cgroup: Arc<Cgroup>,
+        plan: &Plan,
+    ) -> Result<Self> {
+        let mappings = plan.host.mappings.clone();
+        let facts = SandboxFacts::read(handle.pid(), handle.has_user_namespace(), mappings);
+        let facts = facts.inspect_err(|_| drop(handle.destroy()))?;
+        Ok(Self {
+            handle,
+            root: root.to_string(),
+            facts,
+            cgroup,
+            gofers: tokio::sync::Mutex::default(),
+            gone: watch::Sender::new(None),
+        })
+    }
+
+    /// boot's process ID.
+    pub(super) fn pid(&self) -> u32 {
+        u32::try_from(self.handle.pid().0).unwrap_or_default()
+    }
+
+    /// Lets a gofer bring a container's root file system and mounts.
+    pub(super) async fn bring_mounts(&self, plan: &Plan, rootfs: Vec<RootfsMount>) -> Result<()> {
+        let _one_at_a_time = self.gofers.lock().await;
+        let gofer = self.handle.gofer(plan, rootfs)?;
+        readable(gofer.as_fd()).await?;
+        Ok(gofer.finish()?)
+    }
+
+    /// Asks boot and waits for the answer.
+    pub(super) async fn ask(
+        &self,
+        shim: &Shim,
+        request: Request,
+        descriptors: &[BorrowedFd<'_>],
+    ) -> Result<(Done, Vec<OwnedFd>)> {
+        let reply = {
+            let mut table = shim.table();
+            self.can_answer(&table)?;
+            let number = self.handle.send(request, descriptors)?;
+            let (sender, reply) = oneshot::channel();
+            table.replies.insert(number, sender);
+            reply
+        };
+        match reply.await {
+            Ok((Ok(done), descriptors)) => Ok((done, descriptors)),
+            Ok((Err(mut failure), _)) => {
+                failure.message = printable(failure.message.as_bytes());
+                Err(sandbox_core::Error::from(failure).into())
+            }
+            Err(_) => Err(self.gone_error()),
+        }
+    }
+
+    /// Lets boot forget a container, and kill it if it is still at its gate. A
+    /// dead boot has forgotten everything; a hostile one may pretend not to hear.
+    pub(super) async fn forget(&self, shim: &Shim, id: &str) {
+        let request = Request::Delete { container: id.to_string() };
+        match tokio::time::timeout(PATIENCE, self.ask(shim, request, &[])).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => log::debug!("container {id}: {error}"),
+            Err(_) => log::warn!("container {id}: the sandbox does not answer"),
+        }
+        if let Err(error) = self.handle.remove_container(id) {
+            log::warn!("container {id}: {error}");
+        }
+    }
+
+    /// Tells boot something whose answer nobody waits for.
+    pub(super) fn tell(&self, request: Request) {
+        if let Err(error) = self.handle.send(request, &[]) {
+            log::debug!("tell the sandbox: {error}");
+        }
+    }
+
+    /// A frozen boot would never answer, a dead one neither.
+    fn can_answer(&self, table: &Table) -> Result<()> {
+        if self.gone.borrow().is_some() {
+            return Err(self.gone_error());
+        }
+        let frozen = |c: &super::table::Container| c.is_root() && c.init.state() == State::Paused;
+        if table.containers().any(frozen) {
+            return Err(Error::state(format!("sandbox {} is paused; resume it first", self.root)));
+        }
+        Ok(())
+    }
+
+    fn gone_error(&self) -> Error {
+        let why = self.gone.borrow().clone().unwrap_or_default();
+        Error::internal(format!("the sandbox process of {} is gone{why}", self.root))
+    }
+
+    /// Takes the sandbox and its root's cgroup away.
+    pub(super) async fn tear_down(&self) {
+        let warn = |what: &str, outcome: std::result::Result<(), sandbox_core::Error>| {
+            if let Err(error) = outcome {
+                log::warn!("{what} of sandbox {}: {error}", self.root);
+            }
+        };
+        warn("the end", self.handle.kill());
+        let ended = tokio::time::timeout(PATIENCE, readable(self.handle.pidfd())).await;
+        if !matches!(ended, Ok(Ok(()))) {
+            // Not destroyed: `delete` finds it by the state that stays.
+            return log::error!("sandbox {} does not end {PATIENCE:?} after SIGKILL", self.root);
+        }
+        // The cgroup first: its directory tells whether something is left.
+        warn("removal of the cgroup", self.cgroup.remove());
+        warn("removal of the state", self.handle.destroy());
+    }
+}
+
+impl Shim {
+    /// The end of everything, at the node's request rather than containerd's.
+    pub(crate) async fn kill_sandbox(&self) {
+        let (boot, cgroups) = {
+            let table = self.table();
+            let Table { sandbox: super::table::Sandbox::Made(boot), .. } = &*table else { return };
+            let others = table.containers().filter(|c| !c.is_root());
+            (boot.clone(), others.map(|c| c.cgroup.clone()).collect::<Vec<_>>())
+        };
+        boot.tear_down().await;
+        // By then the listening task has told all exits.
+        let _ =
+            tokio::time::timeout(PATIENCE, boot.gone.subscribe().wait_for(Option::is_some)).await;
+        for cgroup in cgroups {
+            let _ = cgroup.remove();
+        }
+    }
+}
+
+/// What goes along with a Create or an Exec, beyond the container's stdio.
+pub(super) struct Gifts {
+    pub(super) donations: Donations,
+    procs: Vec<OwnedFd>,
+    seccomp: Option<OwnedFd>,
+}
+
+impl Gifts {
+    /// `cgroup` is `None` for the root container: boot is in it, and what boot
+    /// makes starts there.
+    pub(super) fn collect(
+        boot: &Boot,
+        plan: &Plan,
+        cgroup: Option<&Cgroup>,
+        stdio: &Donated,
+    ) -> Result<Self> {
+        let procs = cgroup.map(Cgroup::procs).transpose()?.unwrap_or_default();
+        let (seccomp, flags) = boot.handle.seccomp(plan)?.unzip();
+        let donations = Donations {
+            stdin: stdio.stdin.is_some(),
+            stdout: stdio.stdout.is_some(),
+            stderr: stdio.stderr.is_some(),
+            cgroup_procs: u8::try_from(procs.len()).context(|| "count the cgroup hierarchies")?,
+            seccomp: flags,
+        };
+        Ok(Self { donations, procs, seccomp })
+    }
+
+    /// All descriptors, in the order that [`Donations`] says.
+    pub(super) fn descriptors<'a>(&'a self, stdio: &'a Donated) -> Vec<BorrowedFd<'a>> {
+        let ours = self.procs.iter().chain(&self.seccomp).map(AsFd::as_fd);
+        stdio.descriptors().chain(ours).collect()
+    }
+}
+
+/// Listens to boot until it is gone, and then tells everybody.
+pub(super) async fn listen(shim: Arc<Shim>, boot: Arc<Boot>) {
+    if let Err(error) = hear_out(&shim, &boot).await {
+        // It talks nonsense, or no more: it must not live on unheard.
+        log::error!("{error}");
+        let _ = boot.handle.kill();
+    }
+    let _ = readable(boot.handle.pidfd()).await;
+    // What it said before it died counts.
+    while let Ok(Some((message, descriptors))) = boot.handle.receive() {
+        dispatch(&shim, message, descriptors);
+    }
+    gone(&shim, &boot);
+}
+
+async fn hear_out(shim: &Arc<Shim>, boot: &Boot) -> Result<()> {
+    let interest = Interest::READABLE;
+    let control = register(boot.handle.control(), interest).context(|| "epoll")?;
+    let pidfd = register(boot.handle.pidfd(), interest).context(|| "epoll")?;
+    loop {
+        tokio::select! {
+            biased;
+            ready = control.readable() => {
+                let mut ready = ready.context(|| "wait for the sandbox")?;
+                while let Some((message, descriptors)) = boot.handle.receive()? {
+                    dispatch(shim, message, descriptors);
+                }
+                ready.clear_ready();
+            }
+            _ = pidfd.readable() => return Ok(()),
+        }
+    }
+}
+
+fn dispatch(shim: &Arc<Shim>, message: Upward, descriptors: Vec<OwnedFd>) {
+    match message {
+        Upward::Reply { number, outcome } => {
+            let waiting = shim.table().replies.remove(&number);
+            let reply: Reply = (outcome, descriptors);
+            match waiting {
+                Some(waiting) => drop(waiting.send(reply)),
+                None => {
+                    log::debug!("the sandbox answers {number}, which nobody asked or waits for")
+                }
+            }
+        }
+        Upward::Exited { container, exec, status } => {
+            exits::ended(shim, &container, exec.as_deref().unwrap_or_default(), status);
+        }
+    }
+}
+
+/// The kernel has taken the whole pod along.
+fn gone(shim: &Arc<Shim>, boot: &Boot) {
+    if let Err(error) = boot.handle.reap() {
+        log::warn!("{error}");
+    }
+    boot.gone.send_replace(Some(boot.handle.last_words()));
+    let orphans: Vec<_> = {
+        let mut table = shim.table();
+        // Dropping them tells who waits.
+        table.replies.clear();
+        for id in table.reserved() {
+            table.ended_in_creation(&id, KILLED);
+        }
+        let ids = |c: &super::table::Container| {
+            let execs = c.execs.keys().map(|exec| (c.id.clone(), exec.clone()));
+            execs.chain([(c.id.clone(), String::new())]).collect::<Vec<_>>()
+        };
+        table.containers().filter(|c| c.boot.root == boot.root).flat_map(ids).collect()
+    };
+    for (container, exec) in orphans {
+        exits::ended(shim, &container, &exec, KILLED);
+    }
+}
+
+/// Relays boot's log by lines.
+pub(super) async fn relay_log(boot: Arc<Boot>) {
+    let Ok(pipe) = register(boot.handle.log(), Interest::READABLE) else { return };
+    let mut pending = Vec::new();
+    let mut buffer = [0; 1024];
+    loop {
+        let Ok(mut ready) = pipe.readable().await else { return };
+        match ready.try_io(|pipe| Ok(rustix::io::read(pipe.get_ref(), &mut buffer)?)) {
+            Err(_would_block) => {}
+            Ok(Ok(0) | Err(_)) => return,
+            Ok(Ok(length)) => pending.extend_from_slice(&buffer[..length]),
+        }
+        while let Some(end) = pending.iter().position(|byte| *byte == b'\n') {
+            let line: Vec<_> = pending.drain(..=end).collect();
+            log::info!("sandbox: {}", printable(&line).trim_end());
+        }
+        // Nothing of ours logs lines that long: it was taken over.
+        if pending.len() > 4096 {
+            pending.clear();
+        }
+    }
+}

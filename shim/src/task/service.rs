@@ -1,0 +1,108 @@
+//! containerd's task service (`containerd.task.v3.Task`, and v2, which is the
+//! same by another name): one line a request, each in a file of its own.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use containerd_shim_protos::api::{
+    CheckpointTaskRequest, CloseIORequest, ConnectRequest, ConnectResponse, CreateTaskRequest,
+    CreateTaskResponse, DeleteRequest, DeleteResponse, Empty, ExecProcessRequest, KillRequest,
+    PauseRequest, PidsRequest, PidsResponse, ResizePtyRequest, ResumeRequest, ShutdownRequest,
+    StartRequest, StartResponse, StateRequest, StateResponse, StatsRequest, StatsResponse,
+    UpdateTaskRequest, WaitRequest, WaitResponse,
+};
+use containerd_shim_protos::shim_async::{Task, create_task};
+use containerd_shim_protos::ttrpc::Result as TtrpcResult;
+use containerd_shim_protos::ttrpc::asynchronous::{Service, TtrpcContext};
+
+use super::table::Shim;
+use super::{
+    close_io, connect, create, delete, exec, kill, pause, pids, resize, resume, shutdown, start,
+    state, stats, update, wait,
+};
+use crate::error::{Error, Result};
+
+struct TaskService(Arc<Shim>);
+
+/// The task service under both of its names: containerd 1.x asks for v2, 2.x
+/// for v3.
+pub(crate) fn services(shim: &Arc<Shim>) -> HashMap<String, Service> {
+    let service = || create_task(Arc::new(TaskService(shim.clone())));
+    let older =
+        service().into_iter().map(|(name, methods)| (name.replace(".v3.", ".v2."), methods));
+    service().into_iter().chain(older).collect()
+}
+
+impl TaskService {
+    /// Carries a request out to its end, even if the client goes away in the
+    /// middle of it: half a Create is worse than none.
+    async fn run<F, T>(&self, request: impl FnOnce(Arc<Shim>) -> F) -> TtrpcResult<T>
+    where
+        F: Future<Output = Result<T>> + Send + 'static,
+        T: Send + 'static,
+    {
+        let outcome = tokio::spawn(request(self.0.clone())).await;
+        let crashed = |e| Error::internal(format!("the shim failed at this request: {e}"));
+        Ok(outcome.map_err(crashed)??)
+    }
+}
+
+#[async_trait]
+impl Task for TaskService {
+    async fn state(&self, _: &TtrpcContext, r: StateRequest) -> TtrpcResult<StateResponse> {
+        Ok(state::state(&self.0, &r)?)
+    }
+    async fn create(
+        &self,
+        _: &TtrpcContext,
+        r: CreateTaskRequest,
+    ) -> TtrpcResult<CreateTaskResponse> {
+        self.run(|shim| create::create(shim, r)).await
+    }
+    async fn start(&self, _: &TtrpcContext, r: StartRequest) -> TtrpcResult<StartResponse> {
+        self.run(|shim| start::start(shim, r)).await
+    }
+    async fn delete(&self, _: &TtrpcContext, r: DeleteRequest) -> TtrpcResult<DeleteResponse> {
+        self.run(|shim| delete::delete(shim, r)).await
+    }
+    async fn pids(&self, _: &TtrpcContext, r: PidsRequest) -> TtrpcResult<PidsResponse> {
+        Ok(pids::pids(&self.0, &r)?)
+    }
+    async fn pause(&self, _: &TtrpcContext, r: PauseRequest) -> TtrpcResult<Empty> {
+        Ok(pause::pause(&self.0, &r)?)
+    }
+    async fn resume(&self, _: &TtrpcContext, r: ResumeRequest) -> TtrpcResult<Empty> {
+        Ok(resume::resume(&self.0, &r)?)
+    }
+    async fn checkpoint(&self, _: &TtrpcContext, _: CheckpointTaskRequest) -> TtrpcResult<Empty> {
+        Err(Error::unimplemented("Palisade cannot checkpoint containers").into())
+    }
+    async fn kill(&self, _: &TtrpcContext, r: KillRequest) -> TtrpcResult<Empty> {
+        Ok(kill::kill(&self.0, &r)?)
+    }
+    async fn exec(&self, _: &TtrpcContext, r: ExecProcessRequest) -> TtrpcResult<Empty> {
+        Ok(exec::exec(&self.0, r)?)
+    }
+    async fn resize_pty(&self, _: &TtrpcContext, r: ResizePtyRequest) -> TtrpcResult<Empty> {
+        Ok(resize::resize(&self.0, &r)?)
+    }
+    async fn close_io(&self, _: &TtrpcContext, r: CloseIORequest) -> TtrpcResult<Empty> {
+        Ok(close_io::close_io(&self.0, &r)?)
+    }
+    async fn update(&self, _: &TtrpcContext, r: UpdateTaskRequest) -> TtrpcResult<Empty> {
+        Ok(update::update(&self.0, &r)?)
+    }
+    async fn wait(&self, _: &TtrpcContext, r: WaitRequest) -> TtrpcResult<WaitResponse> {
+        Ok(wait::wait(&self.0, &r).await?)
+    }
+    async fn stats(&self, _: &TtrpcContext, r: StatsRequest) -> TtrpcResult<StatsResponse> {
+        Ok(stats::stats(&self.0, &r)?)
+    }
+    async fn connect(&self, _: &TtrpcContext, r: ConnectRequest) -> TtrpcResult<ConnectResponse> {
+        Ok(connect::connect(&self.0, &r))
+    }
+    async fn shutdown(&self, _: &TtrpcContext, _: ShutdownRequest) -> TtrpcResult<Empty> {
+        self.run(shutdown::shutdown).await
+    }
+}

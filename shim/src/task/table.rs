@@ -1,0 +1,325 @@
+//! What the shim knows: its containers, their processes, and the requests that
+//! boot has not answered. The only lock of the task service; everything runs on
+//! one thread and nobody holds it over an await, so it is never contended.
+
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
+
+use containerd_shim_protos::protobuf::well_known_types::any::Any;
+use sandbox_core::cgroup::{Cgroup, LimitsPolicy, OomWatch};
+use sandbox_core::control::message::{Done, Failure};
+use sandbox_core::sandbox;
+use sandbox_core::spec::plan::{Plan, ProcessPlan, Terminal};
+use tokio::sync::{oneshot, watch};
+use tokio::task::JoinHandle;
+
+use super::lifecycle::{State, Step};
+use super::sandbox::Boot;
+use crate::error::{Error, Result};
+use crate::events::Events;
+use crate::stdio::{Io, Stdio};
+
+/// The shim of one sandbox.
+pub(crate) struct Shim {
+    /// containerd's namespace.
+    pub(crate) namespace: String,
+    pub(crate) events: Events,
+    /// Set once, when the shim is to end.
+    pub(crate) ending: watch::Sender<bool>,
+    table: Mutex<Table>,
+}
+
+impl Shim {
+    pub(crate) fn new(namespace: &str, events: Events) -> Arc<Self> {
+        Arc::new(Self {
+            namespace: namespace.to_string(),
+            events,
+            ending: watch::Sender::new(false),
+            table: Mutex::default(),
+        })
+    }
+
+    /// The table. A panic elsewhere leaves it as consistent as it was.
+    pub(super) fn table(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What boot answered: the descriptors come along.
+pub(super) type Reply = (std::result::Result<Done, Failure>, Vec<OwnedFd>);
+
+#[derive(Default)]
+pub(super) struct Table {
+    pub(super) sandbox: Sandbox,
+    slots: HashMap<String, Slot>,
+    /// Requests that boot has not answered, by number.
+    pub(super) replies: HashMap<u64, oneshot::Sender<Reply>>,
+    /// Takes the last sandbox down.
+    pub(super) tear_down: Option<JoinHandle<()>>,
+}
+
+/// The one sandbox of this shim.
+#[derive(Default)]
+pub(super) enum Sandbox {
+    /// Not made yet, or taken down with its last container.
+    #[default]
+    None,
+    /// The first Create is at it.
+    Making,
+    Made(Arc<Boot>),
+}
+
+enum Slot {
+    /// A Create is under way. Its process may have ended already.
+    Reserved(Option<u32>),
+    Made(Box<Container>),
+}
+
+impl Table {
+    /// Takes an ID for a Create.
+    fn reserve(&mut self, id: &str) -> Result<()> {
+        if self.slots.contains_key(id) {
+            return Err(Error::exists(format!("container {id} exists already")));
+        }
+        self.slots.insert(id.to_string(), Slot::Reserved(None));
+        Ok(())
+    }
+
+    /// Puts a container where its Create had taken the ID.
+    fn insert(&mut self, mut container: Container) {
+        let before = self.slots.remove(&container.id);
+        if let Some(Slot::Reserved(Some(status))) = before {
+            container.init.early_exit = Some(status);
+        }
+        self.slots.insert(container.id.clone(), Slot::Made(Box::new(container)));
+    }
+
+    /// Notes an exit in a container that is still being created; false when
+    /// there is none.
+    pub(super) fn ended_in_creation(&mut self, id: &str, status: u32) -> bool {
+        match self.slots.get_mut(id) {
+            Some(Slot::Reserved(early)) => {
+                *early = Some(status);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// IDs of the containers that are being created.
+    pub(super) fn reserved(&self) -> Vec<String> {
+        let reserved =
+            |(id, slot): (&String, &Slot)| matches!(slot, Slot::Reserved(_)).then(|| id.clone());
+        self.slots.iter().filter_map(reserved).collect()
+    }
+
+    /// Gives an ID free.
+    pub(super) fn remove(&mut self, id: &str) {
+        self.slots.remove(id);
+    }
+
+    /// Whether no container is left, nor being made.
+    pub(super) fn is_empty(&self) -> bool {
+        self.slots.is_empty()
+    }
+
+    pub(super) fn container(&mut self, id: &str) -> Result<&mut Container> {
+        match self.slots.get_mut(id) {
+            Some(Slot::Made(container)) => Ok(container),
+            Some(Slot::Reserved(_)) => {
+                Err(Error::not_found(format!("container {id} is still being created")))
+            }
+            None => Err(Error::not_found(format!("container {id} does not exist"))),
+        }
+    }
+
+    /// A container's init, or one of its execs when `exec` is not empty.
+    pub(super) fn process(&mut self, id: &str, exec: &str) -> Result<&mut Process> {
+        self.container(id)?.process(exec)
+    }
+
+    pub(super) fn containers(&self) -> impl Iterator<Item = &Container> {
+        self.slots.values().filter_map(|slot| match slot {
+            Slot::Made(container) => Some(&**container),
+            Slot::Reserved(_) => None,
+        })
+    }
+}
+
+/// A Create's hold on its ID, and on the sandbox if it makes that too. Given
+/// back on drop unless filled.
+pub(super) struct Reservation {
+    shim: Arc<Shim>,
+    id: String,
+    /// The sandbox to join; `None` for the first container, which makes it.
+    boot: Option<Arc<Boot>>,
+    filled: bool,
+}
+
+impl Reservation {
+    pub(super) fn take(shim: &Arc<Shim>, id: &str) -> Result<Self> {
+        let mut table = shim.table();
+        let boot = match &table.sandbox {
+            Sandbox::Made(boot) => Some(boot.clone()),
+            Sandbox::None => None,
+            Sandbox::Making if table.slots.contains_key(id) => None,
+            Sandbox::Making => {
+                return Err(Error::state("the sandbox's first container is still being created"));
+            }
+        };
+        table.reserve(id)?;
+        if boot.is_none() {
+            table.sandbox = Sandbox::Making;
+        }
+        drop(table);
+        Ok(Self { shim: shim.clone(), id: id.to_string(), boot, filled: false })
+    }
+
+    pub(super) fn boot(&self) -> Option<&Arc<Boot>> {
+        self.boot.as_ref()
+    }
+
+    /// From now on everybody sees the container.
+    pub(super) fn fill(mut self, container: Container) {
+        let mut table = self.shim.table();
+        table.sandbox = Sandbox::Made(container.boot.clone());
+        table.insert(container);
+        drop(table);
+        self.filled = true;
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        if self.filled {
+            return;
+        }
+        let mut table = self.shim.table();
+        table.slots.remove(&self.id);
+        if self.boot.is_none() {
+            table.sandbox = Sandbox::None;
+        }
+    }
+}
+
+/// One container.
+pub(super) struct Container {
+    pub(super) id: String,
+    pub(super) bundle: String,
+    pub(super) plan: Arc<Plan>,
+    pub(super) boot: Arc<Boot>,
+    pub(super) cgroup: Arc<Cgroup>,
+    pub(super) policy: LimitsPolicy,
+    pub(super) oom: Option<OomWatch>,
+    pub(super) init: Process,
+    pub(super) execs: HashMap<String, Process>,
+    /// How many execs have begun to start and have not ended: the init's exit
+    /// waits for them.
+    pub(super) unsettled: watch::Sender<usize>,
+    /// systemd removes an empty cgroup.
+    pub(super) by_systemd: bool,
+    /// What was last seen of such a cgroup.
+    pub(super) last_stats: Option<Any>,
+}
+
+impl Container {
+    pub(super) fn process(&mut self, exec: &str) -> Result<&mut Process> {
+        if exec.is_empty() {
+            return Ok(&mut self.init);
+        }
+        let missing =
+            || Error::not_found(format!("exec {exec} does not exist in container {}", self.id));
+        self.execs.get_mut(exec).ok_or_else(missing)
+    }
+
+    /// The container whose cgroup boot sits in.
+    pub(super) fn is_root(&self) -> bool {
+        self.boot.root == self.id
+    }
+
+    /// The well-known pause container: boot stands in for its process.
+    pub(super) fn is_pause(&self) -> bool {
+        self.plan.container.process.is_none()
+    }
+}
+
+/// How a process ended.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Exit {
+    pub(super) status: u32,
+    pub(super) at: SystemTime,
+}
+
+/// One process, the init of a container or an exec.
+pub(super) struct Process {
+    state: State,
+    pub(super) pid: u32,
+    /// To send signals. None before it runs, and where boot stands in for it.
+    pub(super) handle: Option<Arc<sandbox::Process>>,
+    pub(super) stdio: Stdio,
+    pub(super) io: Io,
+    /// Set once; any number of waiters.
+    pub(super) exit: watch::Sender<Option<Exit>>,
+    /// It ended before its start was told.
+    pub(super) early_exit: Option<u32>,
+    /// It has ended, and that is about to be told.
+    pub(super) ending: bool,
+    /// What it reports however it dies: a pause that was told to end well.
+    pub(super) reports: Option<u32>,
+    /// What an exec that has not been started is going to run.
+    pub(super) plan: Option<Box<ProcessPlan>>,
+    /// The client's window, when it said so.
+    pub(super) resized: Option<Terminal>,
+    /// The client will write no more.
+    pub(super) stdin_closed: bool,
+}
+
+impl Process {
+    pub(super) fn new(stdio: Stdio) -> Self {
+        Self {
+            state: State::Created,
+            pid: 0,
+            handle: None,
+            stdio,
+            io: Io::default(),
+            exit: watch::Sender::new(None),
+            early_exit: None,
+            ending: false,
+            reports: None,
+            plan: None,
+            resized: None,
+            stdin_closed: false,
+        }
+    }
+
+    pub(super) fn state(&self) -> State {
+        self.state
+    }
+
+    /// One step in its life, if that is possible now.
+    pub(super) fn step(&mut self, step: Step) -> Result<()> {
+        self.state = self.state.next(step)?;
+        Ok(())
+    }
+
+    /// It is there now. What the client asked for before applies.
+    pub(super) fn run(&mut self, handle: sandbox::Process, mut io: Io) -> Result<()> {
+        if let Some(size) = self.resized {
+            io.resize(size)?;
+        }
+        if self.stdin_closed {
+            io.close_stdin();
+        }
+        self.pid = u32::try_from(handle.pid.0).unwrap_or_default();
+        self.handle = Some(Arc::new(handle));
+        self.io = io;
+        Ok(())
+    }
+
+    /// How it ended, if it did and that was told.
+    pub(super) fn exited(&self) -> Option<Exit> {
+        *self.exit.borrow()
+    }
+}

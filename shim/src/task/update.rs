@@ -1,0 +1,38 @@
+//! Update: new limits for a running container, and word of them to those who
+//! live by them.
+
+use containerd_shim_protos::api::{Empty, UpdateTaskRequest};
+use oci_spec::runtime::LinuxResources;
+use sandbox_core::control::message::Request;
+
+use super::lifecycle::State;
+use super::table::{Container, Shim};
+use crate::error::{Error, Result};
+
+pub(super) fn update(shim: &Shim, request: &UpdateTaskRequest) -> Result<Empty> {
+    let resources: LinuxResources = serde_json::from_slice(&request.resources.value)
+        .map_err(|e| Error::invalid(format!("resources are no LinuxResources: {e}")))?;
+    let mut table = shim.table();
+    let container = table.container(&request.id)?;
+    if container.init.state() == State::Stopped {
+        return Err(Error::state("cannot update a stopped container"));
+    }
+    container.cgroup.update(&resources)?;
+    tell_limits(container)?;
+    Ok(Empty::default())
+}
+
+/// Tells boot what a container may use now; and what the sandbox may, when it
+/// is the root's. A frozen boot reads it when it goes on.
+pub(super) fn tell_limits(container: &Container) -> Result<()> {
+    let limits = container.cgroup.limits(container.policy)?;
+    let tell = |id: Option<String>| {
+        let (cpus, memory) = (limits.cpus, limits.memory);
+        container.boot.tell(Request::Resources { container: id, cpus, memory });
+    };
+    tell(Some(container.id.clone()));
+    if container.is_root() {
+        tell(None);
+    }
+    Ok(())
+}
