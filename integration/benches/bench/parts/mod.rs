@@ -1,3 +1,11 @@
 //! The parts of the benchmark, each to be asked for by its name.
 
+pub mod burst;
+pub mod density;
+pub mod idle;
+pub mod inside;
+pub mod memory;
 pub mod one;
+pub mod output;
+pub mod pods;
+pub mod probe;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
 use containerd_shim_protos::api::{
-    Empty, PidsRequest, PidsResponse, StateRequest, StateResponse, StatsRequest, StatsResponse,
+    PidsRequest, PidsResponse, StateRequest, StateResponse, StatsRequest, StatsResponse,
 };
 use containerd_shim_protos::protobuf::Message;
 use integration::wait;
@@ -16,7 +16,9 @@ use integration::wait;
 use crate::Bench;
 use crate::bundle::{Bundle, Shape, Streams};
 use crate::cost::{Census, CpuClock};
+use crate::lab::Lab;
 use crate::report::Unit;
+use crate::runtime::Runtime;
 use crate::shim::{Process, Shim, watch};
 
 const PART: &str = "one container";
@@ -33,7 +35,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub fn run(bench: &mut Bench) -> Result<()> {
     for turn in 0..=bench.runs {
         for runtime in 0..bench.runtimes.len() {
-            let phases = one_container(bench, runtime)?;
+            let phases = one_container(&bench.lab, &bench.runtimes[runtime])?;
             // The first turn only warms caches.
             if turn > 0 {
                 phases.record(bench, runtime);
@@ -41,13 +43,15 @@ pub fn run(bench: &mut Bench) -> Result<()> {
         }
     }
     for runtime in 0..bench.runtimes.len() {
-        count(bench, PART, runtime, 1, |bench| one_container(bench, runtime).map(drop))?;
+        count(bench, PART, runtime, 1, |bench| {
+            one_container(&bench.lab, &bench.runtimes[runtime]).map(drop)
+        })?;
     }
     in_a_running_container(bench)
 }
 
 /// The times of one container's life.
-struct Phases {
+pub struct Phases {
     start: Duration,
     create: Duration,
     start_task: Duration,
@@ -82,8 +86,8 @@ impl Phases {
     }
 }
 
-fn one_container(bench: &Bench, runtime: usize) -> Result<Phases> {
-    let (lab, runtime) = (&bench.lab, &bench.runtimes[runtime]);
+/// Runs `echo` in a container.
+pub fn one_container(lab: &Lab, runtime: &Runtime) -> Result<Phases> {
     let id = lab.fresh_id("one");
     let shape = Shape { args: &["/bin/echo", "out"], ..Default::default() };
     let bundle = Bundle::new(lab, &id, &shape)?;
