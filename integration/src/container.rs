@@ -40,6 +40,7 @@ impl Containerd {
             spec: spec::container(args.as_ref(), &cgroups_path),
             streams: Streams::Captured,
             options: None,
+            output: None,
         }
     }
 
@@ -57,6 +58,7 @@ pub struct NewContainer<'a> {
     spec: Value,
     streams: Streams,
     options: Option<Any>,
+    output: Option<String>,
 }
 
 impl<'a> NewContainer<'a> {
@@ -70,6 +72,13 @@ impl<'a> NewContainer<'a> {
     pub fn streams(mut self, streams: Streams) -> Self {
         self.streams = streams;
         self.spec["process"]["terminal"] = (streams == Streams::Terminal).into();
+        self
+    }
+
+    /// Another place for the output: a FIFO, or a URI that the shim knows,
+    /// which takes the errors as well.
+    pub fn output_to(mut self, place: &str) -> Self {
+        self.output = Some(place.to_owned());
         self
     }
 
@@ -120,12 +129,14 @@ impl<'a> NewContainer<'a> {
         })?;
         let rootfs = containerd.prepare_rootfs(&self.id)?;
         let stdio = Stdio::new(containerd.directory().join("fifo").join(&self.id), self.streams);
+        let place = self.output;
+        let uri = place.clone().filter(|place| place.contains("://"));
         let request = CreateTaskRequest {
             container_id: self.id.clone(),
             rootfs,
             stdin: stdio.stdin(),
-            stdout: stdio.stdout(),
-            stderr: stdio.stderr(),
+            stdout: place.unwrap_or_else(|| stdio.stdout()),
+            stderr: uri.unwrap_or_else(|| stdio.stderr()),
             terminal: stdio.terminal(),
             ..Default::default()
         };

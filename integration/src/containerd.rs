@@ -224,7 +224,8 @@ impl Containerd {
 
     /// Runs the asynchronous clients to their end.
     pub fn block_on<F: Future>(&self, future: F) -> F::Output {
-        self.runtime.block_on(future)
+        let bounded = async { tokio::time::timeout(2 * wait::DEADLINE, future).await };
+        self.runtime.block_on(bounded).expect("containerd answers in time")
     }
 
     /// Runs something beside the test.

@@ -34,7 +34,7 @@ pub fn archive() -> Vec<u8> {
 /// snapshot that it is unpacked into.
 pub fn busybox_diff_id() -> String {
     static DIGEST: OnceLock<String> = OnceLock::new();
-    let digest = || format!("sha256:{}", hex(&Sha256::digest(busybox_layer())));
+    let digest = || format!("sha256:{}", sha256(&busybox_layer()));
     DIGEST.get_or_init(digest).clone()
 }
 
@@ -134,7 +134,7 @@ struct Layout {
 
 impl Layout {
     fn blob(&mut self, media_type: &str, content: Vec<u8>) -> Value {
-        let digest = hex(&Sha256::digest(&content));
+        let digest = sha256(&content);
         let descriptor = json!({
             "mediaType": media_type, "digest": format!("sha256:{digest}"), "size": content.len(),
         });
@@ -170,7 +170,12 @@ impl Layout {
     }
 }
 
+/// A checksum as `sha256sum` prints it.
+pub fn sha256(bytes: &[u8]) -> String {
+    hex(&Sha256::digest(bytes))
+}
+
 /// Lower-case hexadecimal.
-pub(crate) fn hex(bytes: &[u8]) -> String {
+fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -10,11 +10,10 @@ use std::time::{Duration, Instant};
 use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use sha2::{Digest, Sha256};
 
 use crate::containerd::Containerd;
 use crate::host::{self, HostProcess};
-use crate::image::hex;
+use crate::image::sha256;
 use crate::slot::Slot;
 
 /// A shim ends shortly after its last container was deleted: nobody is told
@@ -94,7 +93,7 @@ fn shim_sockets(containerd: &Containerd, ids: &[String]) -> Vec<PathBuf> {
         for namespace in [containerd.namespace(), "k8s.io".into()] {
             for id in ids {
                 let named = address.join(&namespace).join(id);
-                let hash = hex(&Sha256::digest(named.to_string_lossy().as_bytes()));
+                let hash = sha256(named.to_string_lossy().as_bytes());
                 left.push(Path::new("/run/containerd/s").join(hash));
             }
         }

@@ -14,6 +14,7 @@ pub mod container;
 pub mod containerd;
 pub mod cri;
 pub mod ctr;
+pub mod events;
 pub mod host;
 pub mod image;
 pub mod leaks;

@@ -106,8 +106,12 @@ impl Stdio {
 
     /// All errors up to their end.
     pub fn errors(&mut self) -> String {
-        let bytes = self.stderr.take().expect("captured errors, taken once").to_end();
-        String::from_utf8_lossy(&bytes).into_owned()
+        String::from_utf8_lossy(&self.errors_bytes()).into_owned()
+    }
+
+    /// All errors up to their end, as they came.
+    pub fn errors_bytes(&mut self) -> Vec<u8> {
+        self.stderr.take().expect("captured errors, taken once").to_end()
     }
 
     /// Waits until the output so far contains a text, and returns it all.

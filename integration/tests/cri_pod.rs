@@ -237,7 +237,7 @@ fn privileged_pods_see_the_host(containerd: Containerd) {
     let capabilities = container.ask("grep CapEff /proc/self/status | cut -f2");
     let all = host::status(1, "CapBnd");
     assert_eq!(capabilities, all, "a privileged container has what the host has");
-    assert_eq!(container.ask("cut -c1-20 /proc/self/uid_map | awk '{print $1, $2}'"), "0 0");
+    assert_eq!(container.ask("awk '{ print $1, $2 }' /proc/self/uid_map"), "0 0");
     assert!(container.ask("ls /dev | wc -l").parse::<u32>().expect("a number") > 15);
     assert_eq!(container.exec("mkdir /tmp/m && mount -t tmpfs none /tmp/m").code, 0);
 }

@@ -1,6 +1,6 @@
 //! From config.json to a plan.
 //!
-//! [`load`] reads and parses, once; [`plan()`] checks everything and resolves it
+//! [`load()`] reads and parses, once; [`plan()`] checks everything and resolves it
 //! into [`plan::Plan`]; [`seccomp`] turns a profile into the program that the
 //! kernel loads. Nothing here changes anything on the machine: what is read
 //! besides the spec is the identity of namespaces, the kind of bind sources

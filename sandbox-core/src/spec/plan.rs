@@ -281,7 +281,9 @@ pub struct HostPlan {
     /// ID mappings that the spec brings, if it does.
     pub mappings: Option<Mappings>,
     /// The first reason why `userns = "auto"` gives this sandbox no user
-    /// namespace (a sentence part such as "the pod is privileged").
+    /// namespace (a sentence part such as "the pod is privileged"). For a later
+    /// container, why it would have needed none: worth a warning if
+    /// [`ContainerPlan::user_namespace`] says that it has one nevertheless.
     pub no_user_namespace: Option<String>,
     /// `process.oomScoreAdj` of the root container, which is also boot's.
     pub oom_score_adj: Option<i32>,

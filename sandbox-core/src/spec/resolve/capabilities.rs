@@ -17,32 +17,28 @@ pub(super) fn plan(capabilities: Option<&LinuxCapabilities>) -> Result<Capabilit
     let Some(capabilities) = capabilities else {
         return Ok(CapabilitySets::default());
     };
-    let sets = CapabilitySets {
+    let mut sets = CapabilitySets {
         bounding: mask(capabilities.bounding()),
         effective: mask(capabilities.effective()),
         inheritable: mask(capabilities.inheritable()),
         permitted: mask(capabilities.permitted()),
         ambient: mask(capabilities.ambient()),
     };
-    check(&sets)?;
-    Ok(sets)
-}
-
-/// What capset(2) and `PR_CAP_AMBIENT_RAISE` would answer with EPERM.
-fn check(sets: &CapabilitySets) -> Result<()> {
+    // capset(2) would answer EPERM.
     if let Some(name) = first(sets.effective & !sets.permitted) {
         return refuse(
             "process.capabilities.effective",
             format!("{name} is not in process.capabilities.permitted"),
         );
     }
-    if let Some(name) = first(sets.ambient & !(sets.permitted & sets.inheritable)) {
-        return refuse(
-            "process.capabilities.ambient",
-            format!("{name} is not in both process.capabilities.permitted and .inheritable"),
-        );
+    // PR_CAP_AMBIENT_RAISE would, too, but `runc spec` itself writes ambient
+    // capabilities that are not inheritable, and runc starts without them.
+    let possible = sets.permitted & sets.inheritable;
+    if let Some(name) = first(sets.ambient & !possible) {
+        log::debug!("ambient {name} is left out: it is not both permitted and inheritable");
     }
-    Ok(())
+    sets.ambient &= possible;
+    Ok(sets)
 }
 
 fn mask(set: &Option<Capabilities>) -> u64 {

@@ -45,8 +45,11 @@ pub(super) fn plan(devices: &[LinuxDevice], ids: &Ids) -> Result<Vec<DeviceNode>
 
 fn one(field: &str, device: &LinuxDevice, ids: &Ids) -> Result<DeviceNode> {
     let path = inside(|| format!("{field}.path"), device.path())?;
-    if path.as_os_str() == "/" {
-        return refuse(format!("{field}.path"), "is the root directory");
+    if path.as_os_str() == "/" || path.starts_with("/proc") {
+        return refuse(
+            format!("{field}.path"),
+            "is the root directory or inside of proc; expected a path for a node",
+        );
     }
     let kind = match device.typ() {
         Type::C | Type::U => S_IFCHR,

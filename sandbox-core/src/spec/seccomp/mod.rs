@@ -1,7 +1,7 @@
 //! `linux.seccomp`: checked by the shim, compiled by the gofer, loaded by boot.
 //!
 //! Compiling takes milliseconds, so a program is kept in a file named by the
-//! [`key`] of its profile and made only once. Only [`compile`] calls
+//! [`key`] of its profile and made only once. Only [`compile()`] calls
 //! libseccomp.
 
 mod compile;

@@ -1,0 +1,164 @@
+//! containerd's events, as a subscriber sees them.
+
+use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+
+use containerd_client::events::*;
+use containerd_client::services::v1::{PublishRequest, SubscribeRequest};
+use containerd_client::tonic::Request;
+use containerd_client::types::Envelope;
+use containerd_client::{Client, to_any};
+use prost::Message;
+use tokio::task::JoinHandle;
+
+use crate::containerd::Containerd;
+use crate::wait::{self, DEADLINE};
+
+/// What happened to a task. Fields are the container's ID, then what tells.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TaskEvent {
+    /// The task exists, with this first process.
+    Create(String, u32),
+    /// Its first process runs.
+    Start(String, u32),
+    /// A process ended: exec ID (the container's own for the first), exit code.
+    Exit(String, String, u32),
+    /// The task is gone: exit code.
+    Delete(String, u32),
+    /// Memory ran out.
+    Oom(String),
+    /// A process was added: exec ID.
+    ExecAdded(String, String),
+    /// An added process runs: exec ID, process.
+    ExecStarted(String, String, u32),
+    /// It is frozen.
+    Paused(String),
+    /// It runs again.
+    Resumed(String),
+}
+
+/// A subscription to the task events of one test.
+#[derive(Debug)]
+pub struct Subscriber {
+    received: Receiver<TaskEvent>,
+    stream: JoinHandle<()>,
+}
+
+impl Subscriber {
+    /// Subscribes to the test's containerd namespace.
+    pub fn new(containerd: &Containerd) -> Subscriber {
+        Self::of_namespace(containerd, &containerd.namespace())
+    }
+
+    /// Subscribes to what happens to pods.
+    pub fn of_pods(containerd: &Containerd) -> Subscriber {
+        Self::of_namespace(containerd, "k8s.io")
+    }
+
+    /// containerd says nothing until there is an event: so events of our own
+    /// are published until one comes back.
+    fn of_namespace(containerd: &Containerd, namespace: &str) -> Subscriber {
+        let (sender, received) = channel();
+        let subscription = subscribe(containerd.address(), namespace.to_owned(), sender);
+        let subscriber = Subscriber { received, stream: containerd.spawn(subscription) };
+        wait::until("the subscription is in force", || {
+            containerd.publish(namespace, GREETING);
+            subscriber.received.try_recv().ok()
+        });
+        subscriber
+    }
+
+    /// The next event.
+    pub fn next(&self) -> TaskEvent {
+        match self.received.recv_timeout(DEADLINE) {
+            Ok(event) => event,
+            Err(RecvTimeoutError::Timeout) => panic!("no event came"),
+            Err(RecvTimeoutError::Disconnected) => panic!("containerd ended the subscription"),
+        }
+    }
+
+    /// All events up to and with the one that is looked for.
+    pub fn until(&self, wanted: impl Fn(&TaskEvent) -> bool) -> Vec<TaskEvent> {
+        let mut events = Vec::new();
+        loop {
+            match self.received.recv_timeout(DEADLINE) {
+                Ok(event) => events.push(event),
+                Err(e) => panic!("{e}; events so far: {events:?}"),
+            }
+            if events.last().is_some_and(&wanted) {
+                return events;
+            }
+        }
+    }
+}
+
+impl Drop for Subscriber {
+    fn drop(&mut self) {
+        self.stream.abort();
+    }
+}
+
+/// The topic of our own events.
+const GREETING: &str = "/palisade-test/greeting";
+
+/// Passes events on. The first one of ours goes through as an answer that
+/// nobody looks at.
+async fn subscribe(address: PathBuf, namespace: String, to: Sender<TaskEvent>) {
+    let filters = vec![format!("namespace=={namespace}")];
+    let client = Client::from_path(address).await.expect("connect to containerd");
+    let subscribed = client.events().subscribe(SubscribeRequest { filters }).await;
+    let mut stream = subscribed.expect("subscribe to events").into_inner();
+    let mut greeted = false;
+    while let Ok(Some(envelope)) = stream.message().await {
+        let event = match envelope.topic.as_str() {
+            GREETING if greeted => continue,
+            GREETING => TaskEvent::Resumed(String::new()),
+            topic if topic.starts_with("/tasks/") => decode(&envelope),
+            _ => continue,
+        };
+        greeted = true;
+        if to.send(event).is_err() {
+            break;
+        }
+    }
+}
+
+impl Containerd {
+    fn publish(&self, namespace: &str, topic: &str) {
+        let event = Some(to_any(&TaskPaused::default()));
+        let mut request = Request::new(PublishRequest { topic: topic.to_owned(), event });
+        let namespace = namespace.parse().expect("an ASCII name");
+        request.metadata_mut().insert("containerd-namespace", namespace);
+        let published =
+            self.block_on(async { self.connect().await.events().publish(request).await });
+        published.expect("publish an event");
+    }
+}
+
+fn decode(envelope: &Envelope) -> TaskEvent {
+    let bytes = envelope.event.as_ref().expect("an envelope with an event").value.as_slice();
+    match envelope.topic.as_str() {
+        "/tasks/create" => of(bytes, |e: TaskCreate| TaskEvent::Create(e.container_id, e.pid)),
+        "/tasks/start" => of(bytes, |e: TaskStart| TaskEvent::Start(e.container_id, e.pid)),
+        "/tasks/exit" => {
+            of(bytes, |e: TaskExit| TaskEvent::Exit(e.container_id, e.id, e.exit_status))
+        }
+        "/tasks/delete" => {
+            of(bytes, |e: TaskDelete| TaskEvent::Delete(e.container_id, e.exit_status))
+        }
+        "/tasks/oom" => of(bytes, |e: TaskOom| TaskEvent::Oom(e.container_id)),
+        "/tasks/exec-added" => {
+            of(bytes, |e: TaskExecAdded| TaskEvent::ExecAdded(e.container_id, e.exec_id))
+        }
+        "/tasks/exec-started" => {
+            of(bytes, |e: TaskExecStarted| TaskEvent::ExecStarted(e.container_id, e.exec_id, e.pid))
+        }
+        "/tasks/paused" => of(bytes, |e: TaskPaused| TaskEvent::Paused(e.container_id)),
+        "/tasks/resumed" => of(bytes, |e: TaskResumed| TaskEvent::Resumed(e.container_id)),
+        other => panic!("an event of unknown topic {other}"),
+    }
+}
+
+fn of<M: Message + Default>(bytes: &[u8], event: impl FnOnce(M) -> TaskEvent) -> TaskEvent {
+    event(M::decode(bytes).expect("the message that the topic stands for"))
+}

@@ -1,0 +1,168 @@
+//! Events: each comes once, and in the order of what happened.
+
+use integration::containerd::Containerd;
+use integration::cri::resources;
+use integration::events::{Subscriber, TaskEvent};
+use integration::stdio::Streams;
+use integration::{on_each_containerd, spec};
+use serde_json::json;
+
+on_each_containerd!(
+    a_container_s_life,
+    a_process_that_ends_at_once,
+    execs_end_before_the_container,
+    pause_and_resume,
+    out_of_memory_comes_before_the_end,
+    out_of_memory_is_the_reason_that_cri_tells,
+    fifty_short_lives_are_all_told,
+);
+
+fn is_delete_of(id: &str) -> impl Fn(&TaskEvent) -> bool {
+    move |event| matches!(event, TaskEvent::Delete(of, _) if of == id)
+}
+
+fn a_container_s_life(containerd: Containerd) {
+    let events = Subscriber::new(&containerd);
+    let container = containerd.shell("life", "exit 3").create();
+    container.start().expect("start it");
+    container.wait();
+    container.delete_task().expect("delete it");
+    let (id, pid) = ("life".to_owned(), container.pid().unsigned_abs());
+    assert_eq!(
+        events.until(is_delete_of("life")),
+        [
+            TaskEvent::Create(id.clone(), pid),
+            TaskEvent::Start(id.clone(), pid),
+            TaskEvent::Exit(id.clone(), id.clone(), 3),
+            TaskEvent::Delete(id, 3),
+        ]
+    );
+}
+
+/// Such a process may be over before Start is answered: still its start is told
+/// before its end.
+fn a_process_that_ends_at_once(containerd: Containerd) {
+    let events = Subscriber::new(&containerd);
+    let container = containerd.container("host", ["sleep", "1000"]).start();
+    for round in 0..10 {
+        let exec = format!("brief-{round}");
+        let process = container.exec(&exec, spec::process(&["true"]), Streams::Null);
+        let process = process.expect("add an exec");
+        process.start().expect("start it");
+        process.wait();
+        let is_exit = |event: &TaskEvent| matches!(event, TaskEvent::Exit(..));
+        let seen = events.until(is_exit);
+        let mut seen = seen.iter().filter(|event| {
+            !matches!(event, TaskEvent::Create(..) | TaskEvent::Start(..) | TaskEvent::Delete(..))
+        });
+        let id = || "host".to_owned();
+        assert_eq!(seen.next(), Some(&TaskEvent::ExecAdded(id(), exec.clone())));
+        let pid = process.pid().unsigned_abs();
+        assert_eq!(seen.next(), Some(&TaskEvent::ExecStarted(id(), exec.clone(), pid)));
+        assert_eq!(seen.next(), Some(&TaskEvent::Exit(id(), exec.clone(), 0)));
+    }
+}
+
+fn execs_end_before_the_container(containerd: Containerd) {
+    let events = Subscriber::new(&containerd);
+    let container = containerd.container("host", ["sleep", "1000"]).start();
+    let execs: Vec<_> = (0..5)
+        .map(|n| {
+            let process = spec::process(&["sleep", "1000"]);
+            let exec = container.exec(&format!("exec-{n}"), process, Streams::Null);
+            let exec = exec.expect("add an exec");
+            exec.start().expect("start it");
+            exec
+        })
+        .collect();
+    container.kill(9).expect("kill the container");
+    let of_container =
+        |event: &TaskEvent| matches!(event, TaskEvent::Exit(_, id, _) if id == "host");
+    let seen = events.until(of_container);
+    for exec in &execs {
+        let exit = TaskEvent::Exit("host".into(), exec.id.clone(), 137);
+        let count = seen.iter().filter(|event| **event == exit).count();
+        assert_eq!(count, 1, "{exit:?} in {seen:?}");
+    }
+    assert_eq!(container.wait().code, 137);
+}
+
+fn pause_and_resume(containerd: Containerd) {
+    let events = Subscriber::new(&containerd);
+    let container = containerd.container("frozen", ["sleep", "1000"]).start();
+    container.pause().expect("pause it");
+    container.resume().expect("resume it");
+    let seen = events.until(|event| matches!(event, TaskEvent::Resumed(_)));
+    let id = || "frozen".to_owned();
+    let tail = &seen[seen.len() - 2..];
+    assert_eq!(tail, [TaskEvent::Paused(id()), TaskEvent::Resumed(id())]);
+}
+
+/// What uses up the memory of its cgroup: a file in memory.
+const HUNGRY: &str = "dd if=/dev/zero of=/dev/shm/blob bs=1M count=48; sleep 1000";
+
+fn out_of_memory_comes_before_the_end(containerd: Containerd) {
+    let events = Subscriber::new(&containerd);
+    let container = containerd.shell("hungry", &format!("exec {HUNGRY}")).spec(|s| {
+        s["linux"]["resources"]["memory"] = json!({ "limit": 24 << 20 });
+    });
+    let container = container.start();
+    assert_eq!(container.wait().code, 137);
+    container.delete_task().expect("delete it");
+    let seen = events.until(is_delete_of("hungry"));
+    let at = |wanted: &TaskEvent| {
+        let places = seen.iter().enumerate().filter(|(_, event)| *event == wanted);
+        let places: Vec<usize> = places.map(|(place, _)| place).collect();
+        assert_eq!(places.len(), 1, "{wanted:?} in {seen:?}");
+        places[0]
+    };
+    let oom = at(&TaskEvent::Oom("hungry".into()));
+    let exit = at(&TaskEvent::Exit("hungry".into(), "hungry".into(), 137));
+    assert!(oom < exit, "{seen:?}");
+}
+
+fn out_of_memory_is_the_reason_that_cri_tells(containerd: Containerd) {
+    let pod = containerd.pod("hungry");
+    let container = pod.container("main", &format!("exec {HUNGRY}"), |config| {
+        resources(config).memory_limit_in_bytes = 24 << 20;
+    });
+    let status = container.wait();
+    assert_eq!((status.exit_code, status.reason.as_str()), (137, "OOMKilled"));
+}
+
+fn fifty_short_lives_are_all_told(containerd: Containerd) {
+    let events = Subscriber::new(&containerd);
+    let container = containerd.container("host", ["sleep", "1000"]).start();
+    let execs: Vec<_> = (0..50)
+        .map(|n| {
+            let exec =
+                container.exec(&format!("exec-{n}"), spec::process(&["true"]), Streams::Null);
+            exec.expect("add an exec")
+        })
+        .collect();
+    std::thread::scope(|scope| {
+        for exec in &execs {
+            scope.spawn(|| exec.start().expect("start an exec"));
+        }
+    });
+    execs.iter().for_each(|exec| assert_eq!(exec.wait().code, 0));
+    container.kill(9).expect("kill the container");
+    let of_container =
+        |event: &TaskEvent| matches!(event, TaskEvent::Exit(_, id, _) if id == "host");
+    let seen = events.until(of_container);
+    for exec in &execs {
+        let (id, exec) = ("host".to_owned(), &exec.id);
+        let mine: Vec<&TaskEvent> = seen
+            .iter()
+            .filter(|event| match event {
+                TaskEvent::ExecAdded(_, of) | TaskEvent::ExecStarted(_, of, _) => of == exec,
+                TaskEvent::Exit(_, of, _) => of == exec,
+                _ => false,
+            })
+            .collect();
+        assert_eq!(mine.len(), 3, "{mine:?}");
+        assert_eq!(*mine[0], TaskEvent::ExecAdded(id.clone(), exec.clone()));
+        assert!(matches!(mine[1], TaskEvent::ExecStarted(..)), "{mine:?}");
+        assert_eq!(*mine[2], TaskEvent::Exit(id, exec.clone(), 0));
+    }
+}

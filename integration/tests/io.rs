@@ -1,0 +1,174 @@
+//! Streams: every byte arrives, in whatever way containerd asks for it.
+
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader};
+use std::os::unix::fs::PermissionsExt;
+use std::process::Stdio;
+
+use integration::containerd::Containerd;
+use integration::stdio::Streams;
+use integration::{image, on_each_containerd, spec, wait};
+use serde_json::json;
+
+on_each_containerd!(
+    sixty_four_mebibytes_arrive_through_both_streams,
+    sixty_four_mebibytes_arrive_through_ctr,
+    sixty_four_mebibytes_go_in,
+    close_io_ends_the_input_after_what_was_written,
+    output_goes_nowhere_when_nobody_asks_for_it,
+    a_user_can_open_its_streams_again,
+    an_exec_s_end_is_told_though_a_child_holds_its_streams,
+    the_reader_may_go_and_come_back,
+    output_goes_to_a_file,
+    output_goes_to_a_logger,
+);
+
+/// A line with the checksum, then the bytes.
+const BLOB: &str = "dd if=/dev/urandom of=/tmp/$1 bs=1M count=64 2>/dev/null; \
+                    sha256sum < /tmp/$1 | cut -c1-64; cat /tmp/$1";
+
+fn intact(output: &[u8]) {
+    let (sum, blob) = output.split_at(65);
+    assert_eq!(blob.len(), 64 << 20);
+    let sum = String::from_utf8_lossy(sum);
+    assert_eq!(image::sha256(blob), sum.trim_end());
+}
+
+fn sixty_four_mebibytes_arrive_through_both_streams(containerd: Containerd) {
+    let script = format!("blob() {{ {BLOB}; }}; blob a & blob b >&2; wait");
+    let container = containerd.shell("loud", &script).start();
+    assert_eq!(container.wait().code, 0);
+    intact(&container.stdio().output_bytes());
+    intact(&container.stdio().errors_bytes());
+}
+
+fn sixty_four_mebibytes_arrive_through_ctr(containerd: Containerd) {
+    let mut command = containerd.ctr_command();
+    containerd.import_images();
+    containerd.track("loud");
+    command.args(["--namespace", &containerd.namespace(), "run", "--rm"]);
+    command.args(["--runtime", containerd.runtime_name(), image::BUSYBOX, "loud"]);
+    command.args(["sh", "-c", &format!("blob() {{ {BLOB}; }}; blob a")]);
+    let output = command.stdin(Stdio::null()).output().expect("run ctr");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    intact(&output.stdout);
+}
+
+fn sixty_four_mebibytes_go_in(containerd: Containerd) {
+    let container = containerd.container("sums", ["sha256sum"]).streams(Streams::Piped).start();
+    let blob: Vec<u8> =
+        (0..64_u32 << 18).flat_map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
+    container.stdio().write(&blob);
+    container.stdio().close_stdin();
+    container.close_io().expect("close the input");
+    let (code, output) = container.finish();
+    assert_eq!((code, &output[..64]), (0, image::sha256(&blob).as_str()));
+}
+
+fn close_io_ends_the_input_after_what_was_written(containerd: Containerd) {
+    let container = containerd.container("cat", ["cat"]).streams(Streams::Piped).start();
+    container.stdio().write(b"the last words");
+    container.stdio().close_stdin();
+    container.close_io().expect("close the input");
+    assert_eq!(container.finish(), (0, "the last words".to_owned()));
+
+    let host = containerd.container("host", ["sleep", "1000"]).start();
+    let exec =
+        host.exec("cat-again", spec::process(&["cat"]), Streams::Piped).expect("add an exec");
+    exec.start().expect("start it");
+    exec.stdio().write(b"of an exec");
+    exec.stdio().close_stdin();
+    exec.close_io().expect("close the input");
+    assert_eq!(exec.wait().code, 0);
+    assert_eq!(exec.stdio().output(), "of an exec");
+}
+
+fn output_goes_nowhere_when_nobody_asks_for_it(containerd: Containerd) {
+    let script = "echo out && echo err >&2 && ! read line && [ -c /dev/fd/0 ] && exit 5";
+    let container = containerd.shell("mute", script).streams(Streams::Null).start();
+    assert_eq!(container.wait().code, 5);
+}
+
+/// Shells do that for `> /dev/stdout`; the pipe must belong to who runs there.
+fn a_user_can_open_its_streams_again(containerd: Containerd) {
+    let script = "echo out > /dev/stdout; echo err > /dev/stderr; echo fd > /proc/self/fd/1";
+    let container = containerd.shell("alice", script);
+    let container = container.spec(|s| s["process"]["user"] = json!({ "uid": 1000, "gid": 1000 }));
+    let container = container.start();
+    assert_eq!(container.wait().code, 0, "{}", container.stdio().errors());
+    assert_eq!(container.stdio().output(), "out\nfd\n");
+    assert_eq!(container.stdio().errors(), "err\n");
+}
+
+fn an_exec_s_end_is_told_though_a_child_holds_its_streams(containerd: Containerd) {
+    let container = containerd.container("host", ["sleep", "1000"]).start();
+    let process = spec::process(&["sh", "-c", "sleep 1000 & echo started"]);
+    let exec = container.exec("leaves-a-child", process, Streams::Captured).expect("add an exec");
+    exec.start().expect("start it");
+    assert_eq!(exec.wait().code, 0);
+    exec.stdio().wait_for_output("started");
+    container.kill(9).expect("end the child too");
+    container.wait();
+}
+
+/// While nobody reads, the container is neither killed by SIGPIPE nor told of
+/// an error, and what it wrote is there for the next reader.
+fn the_reader_may_go_and_come_back(containerd: Containerd) {
+    let fifo = containerd.directory().join("fifo/shared");
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).expect("mkfifo");
+    let place = fifo.to_string_lossy().into_owned();
+    let opener = std::thread::spawn(move || File::open(fifo).expect("open the FIFO"));
+    let script = "n=0; while [ $n -lt 50 ]; do echo line $n || exit 9; n=$((n+1)); echo $n > /tmp/n; sleep 0.01; done; \
+                  while [ ! -e /tmp/end ]; do sleep 0.01; done";
+    let container = containerd.shell("writer", script).output_to(&place).start();
+    let first_reader = opener.join().expect("the first reader");
+    let mut lines = Vec::new();
+    read_lines(first_reader, 3, &mut lines);
+    wait::until("it has written everything though nobody reads", || {
+        (container.exec_shell("look", "cat /tmp/n").1 == "50\n").then_some(())
+    });
+    let second_reader = File::open(&place).expect("open the FIFO again");
+    read_lines(second_reader, 47, &mut lines);
+    let wanted: Vec<String> = (0..50).map(|n| format!("line {n}")).collect();
+    assert_eq!(lines, wanted);
+    container.exec_shell("end", "touch /tmp/end");
+    assert_eq!(container.wait().code, 0);
+}
+
+/// Reads byte by byte, so that nothing is read that the next reader is to get.
+fn read_lines(from: File, count: usize, lines: &mut Vec<String>) {
+    let reader = BufReader::with_capacity(1, from);
+    lines.extend(reader.lines().take(count).map(|line| line.expect("a line")));
+}
+
+fn output_goes_to_a_file(containerd: Containerd) {
+    let file = containerd.directory().join("output.log");
+    let uri = format!("file://{}", file.display());
+    let container =
+        containerd.shell("to-file", "echo one; echo two; exit 4").output_to(&uri).start();
+    assert_eq!(container.wait().code, 4);
+    assert_eq!(fs::read_to_string(&file).expect("read the file"), "one\ntwo\n");
+}
+
+/// A logger gets the streams as descriptors 3 and 4, and says by closing 5
+/// that it is ready; container and namespace stand in its environment.
+fn output_goes_to_a_logger(containerd: Containerd) {
+    let logger = containerd.directory().join("bin/logger");
+    let file = containerd.directory().join("logged");
+    let script = format!(
+        // containerd's shim sends SIGTERM to a logger when its container is deleted.
+        "#!/bin/sh\ntrap '' TERM\nexec 5>&-\n\
+         {{ echo \"$CONTAINER_ID $CONTAINER_NAMESPACE $1=$2\"; cat <&3; }} > {}\n",
+        file.display()
+    );
+    fs::write(&logger, script).expect("write the logger");
+    fs::set_permissions(&logger, fs::Permissions::from_mode(0o755)).expect("chmod");
+    let uri = format!("binary://{}?fruit=pear", logger.display());
+    let container = containerd.shell("to-logger", "echo one; echo two").output_to(&uri).start();
+    assert_eq!(container.wait().code, 0);
+    container.delete_task().expect("delete it");
+    let wanted = format!("to-logger {} fruit=pear\none\ntwo\n", containerd.namespace());
+    wait::until(&format!("the logger has written {wanted:?}"), || {
+        (fs::read_to_string(&file).ok()? == wanted).then_some(())
+    });
+}

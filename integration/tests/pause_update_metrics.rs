@@ -1,0 +1,146 @@
+//! What can be done to a running container: freeze it, limit it, measure it.
+
+use std::fs;
+use std::time::Duration;
+
+use containerd_shim_protos::cgroups::metrics::Metrics;
+use containerd_shim_protos::protobuf::Message;
+use integration::containerd::Containerd;
+use integration::stdio::Streams;
+use integration::{host, on_each_containerd, spec, wait};
+use serde_json::json;
+
+on_each_containerd!(
+    a_paused_container_stands_still,
+    a_paused_container_can_be_killed,
+    an_exec_waits_for_a_paused_container_to_resume_or_is_refused,
+    pausing_twice_and_resuming_what_runs_are_refused_or_harmless,
+    limits_are_set_and_change,
+    metrics_tell_what_is_used,
+    the_processes_of_a_container_are_listed,
+    a_checkpoint_is_refused_in_a_sentence,
+    pause_and_resume_with_ctr,
+);
+
+fn a_paused_container_stands_still(containerd: Containerd) {
+    let ticks = containerd.directory().join("ticks");
+    fs::create_dir(&ticks).expect("make a directory");
+    fs::set_permissions(&ticks, std::os::unix::fs::PermissionsExt::from_mode(0o777))
+        .expect("chmod");
+    let script = "n=0; while :; do n=$((n+1)); echo $n > /ticks/new; mv /ticks/new /ticks/now; sleep 0.002; done";
+    let container = containerd.shell("clock", script);
+    let container = container.bind(&ticks.to_string_lossy(), "/ticks", &["bind", "rw"]).start();
+    let now = || -> u64 {
+        let tick = fs::read_to_string(ticks.join("now")).ok();
+        tick.and_then(|tick| tick.trim().parse().ok()).unwrap_or(0)
+    };
+    wait::until("the clock ticks", || (now() > 2).then_some(()));
+
+    container.pause().expect("pause it");
+    let stood_at = now();
+    // Nothing tells that nothing happens: some fifty ticks' time must do.
+    std::thread::sleep(Duration::from_millis(100));
+    assert_eq!(now(), stood_at, "the clock went on");
+
+    container.resume().expect("resume it");
+    wait::until("the clock ticks again", || (now() > stood_at).then_some(()));
+}
+
+fn a_paused_container_can_be_killed(containerd: Containerd) {
+    let container = containerd.container("frozen", ["sleep", "1000"]).start();
+    container.pause().expect("pause it");
+    container.kill(9).expect("kill it");
+    // On cgroup v1 a frozen process dies when it is thawed.
+    let _ = container.resume();
+    assert_eq!(container.wait().code, 137);
+}
+
+fn an_exec_waits_for_a_paused_container_to_resume_or_is_refused(containerd: Containerd) {
+    let container = containerd.container("frozen", ["sleep", "1000"]).start();
+    container.pause().expect("pause it");
+    let exec = container.exec("early", spec::process(&["true"]), Streams::Null);
+    let refused = exec.and_then(|exec| exec.start()).expect_err("the container is paused");
+    assert!(refused.message().contains("paused"), "{refused}");
+    container.resume().expect("resume it");
+    assert_eq!(container.exec_shell("late", "echo fine"), (0, "fine\n".to_owned()));
+}
+
+fn pausing_twice_and_resuming_what_runs_are_refused_or_harmless(containerd: Containerd) {
+    let container = containerd.container("frozen", ["sleep", "1000"]).start();
+    let _ = container.resume();
+    assert_eq!(container.exec_shell("one", "echo runs").1, "runs\n");
+    container.pause().expect("pause it");
+    let _ = container.pause();
+    container.resume().expect("resume it");
+    assert_eq!(container.exec_shell("two", "echo runs").1, "runs\n");
+}
+
+fn limits_are_set_and_change(containerd: Containerd) {
+    let container = containerd.container("limited", ["sleep", "1000"]).spec(|s| {
+        let resources = &mut s["linux"]["resources"];
+        resources["memory"] = json!({ "limit": 64 << 20 });
+        resources["cpu"] = json!({ "quota": 50_000, "period": 100_000 });
+        resources["pids"] = json!({ "limit": 100 });
+    });
+    let container = container.start();
+    let pid = container.pid();
+    assert_eq!((host::memory_limit(pid), host::cpu_quota(pid)), (64 << 20, (50_000, 100_000)));
+    assert_eq!(host::cgroup_value(pid, "pids", "pids.max"), "100");
+
+    let changed = json!({
+        "memory": { "limit": 128 << 20 },
+        "cpu": { "quota": 150_000, "period": 100_000 },
+        "pids": { "limit": 200 },
+    });
+    container.update(&changed).expect("update it");
+    assert_eq!((host::memory_limit(pid), host::cpu_quota(pid)), (128 << 20, (150_000, 100_000)));
+    assert_eq!(host::cgroup_value(pid, "pids", "pids.max"), "200");
+}
+
+fn metrics_tell_what_is_used(containerd: Containerd) {
+    let script = "dd if=/dev/zero of=/dev/shm/blob bs=1M count=8 2>/dev/null; \
+                  n=0; while [ $n -lt 100000 ]; do n=$((n+1)); done; echo worked; sleep 1000";
+    let container = containerd.shell("worker", script).start();
+    container.stdio().wait_for_output("worked");
+    let data = container.metrics().data.expect("metrics with data");
+    if host::has_cgroup_v2_only() {
+        assert!(data.type_url.ends_with("io.containerd.cgroups.v2.Metrics"), "{}", data.type_url);
+        return;
+    }
+    assert!(data.type_url.ends_with("io.containerd.cgroups.v1.Metrics"), "{}", data.type_url);
+    let metrics = Metrics::parse_from_bytes(&data.value).expect("metrics of cgroup v1");
+    assert!(metrics.cpu.usage.total > 1_000_000, "{:?}", metrics.cpu);
+    assert!(metrics.memory.usage.usage >= 8 << 20, "{:?}", metrics.memory.usage);
+    assert!(metrics.pids.current >= 1, "{:?}", metrics.pids);
+}
+
+fn the_processes_of_a_container_are_listed(containerd: Containerd) {
+    let container = containerd.shell("parent", "sleep 1000 & sleep 1000 & wait").start();
+    let exec = container.exec("extra", spec::process(&["sleep", "1000"]), Streams::Null);
+    let exec = exec.expect("add an exec");
+    exec.start().expect("start it");
+    let listed = wait::until("all four are listed", || {
+        let processes = container.processes();
+        (processes.len() == 4).then_some(processes)
+    });
+    let of_exec = listed.iter().find(|process| process.pid == exec.pid().unsigned_abs());
+    let details = of_exec.and_then(|process| process.info.as_ref()).expect("details of the exec");
+    assert!(details.type_url.ends_with("ProcessDetails"), "{}", details.type_url);
+    assert!(details.value.windows(5).any(|part| part == b"extra"), "{details:?}");
+    assert!(listed.iter().any(|process| process.pid == container.pid().unsigned_abs()));
+}
+
+fn a_checkpoint_is_refused_in_a_sentence(containerd: Containerd) {
+    let container = containerd.container("kept", ["sleep", "1000"]).start();
+    let refused = container.checkpoint().expect_err("no checkpoints yet");
+    assert!(refused.message().contains("heckpoint"), "{refused}");
+    assert_eq!(container.exec_shell("look", "echo unharmed").1, "unharmed\n");
+}
+
+fn pause_and_resume_with_ctr(containerd: Containerd) {
+    let container = containerd.run("frozen").detached(["sleep", "1000"]);
+    containerd.ctr(["task", "pause", "frozen"]).succeeded();
+    assert_eq!(container.status(), "PAUSED");
+    containerd.ctr(["task", "resume", "frozen"]).succeeded();
+    assert_eq!(container.status(), "RUNNING");
+}

@@ -1,0 +1,282 @@
+use serde_json::json;
+
+use super::*;
+use crate::spec::plan::{DonatedSource, IdMapping, IdmapChoice, MountSource, PropagationKind};
+
+const RDONLY: u64 = 0x1;
+const NOSUID: u64 = 0x2;
+const NODEV: u64 = 0x4;
+const NOEXEC: u64 = 0x8;
+const NOATIME: u64 = 0x10;
+const STRICTATIME: u64 = 0x20;
+const ATIME: u64 = 0x70;
+
+/// ctr's spec with one more mount.
+fn with(mount: Value) -> Story {
+    Story::of(CTR).set("/mounts/7", mount)
+}
+
+fn bind(options: &[&str]) -> Story {
+    with(json!({"destination": "/mnt", "source": "shm", "options": options}))
+}
+
+fn donated(story: &Story) -> DonatedSource {
+    story
+        .accepted()
+        .host
+        .donated
+        .pop()
+        .expect("a donated mount")
+        .1
+}
+
+#[test]
+fn boot_makes_what_belongs_to_the_containers_namespaces() {
+    let plan = Story::of(RUNC).accepted();
+    assert_eq!(mount(&plan, "/proc").source, MountSource::Proc);
+    assert_eq!(mount(&plan, "/dev/mqueue").source, MountSource::Mqueue);
+    assert_eq!(mount(&plan, "/sys/fs/cgroup").source, MountSource::Cgroup);
+    assert_eq!(
+        mount(&plan, "/sys").source,
+        MountSource::Donated { is_file: false }
+    );
+    let MountSource::Devpts(options) = &mount(&plan, "/dev/pts").source else {
+        panic!("no devpts");
+    };
+    assert!(options.contains(&("newinstance".into(), None)));
+    assert!(options.contains(&("gid".into(), Some("5".into()))));
+    let dev = mount(&plan, "/dev");
+    let options = vec![
+        ("mode".to_string(), Some("755".into())),
+        ("size".into(), Some("65536k".into())),
+    ];
+    assert_eq!(
+        dev.source,
+        MountSource::Tmpfs {
+            options,
+            copy_up: false
+        }
+    );
+    assert_eq!(
+        (dev.attributes.set, dev.attributes.clear),
+        (NOSUID | STRICTATIME, ATIME)
+    );
+    let sys = mount(&plan, "/sys").attributes;
+    assert_eq!(sys.set, RDONLY | NOSUID | NODEV | NOEXEC);
+}
+
+#[test]
+fn binds_are_donated_with_their_host_path() {
+    let story = bind(&["rbind", "ro", "rslave"]);
+    let source = story.bundle.path().join("shm");
+    assert_eq!(
+        donated(&story),
+        DonatedSource::Bind {
+            source,
+            recursive: true,
+            idmap: IdmapChoice::Sandbox
+        }
+    );
+    let plan = story.accepted();
+    let planned = mount(&plan, "/mnt");
+    assert_eq!(planned.attributes.set, RDONLY);
+    assert_eq!(
+        planned.propagation.map(|p| (p.kind, p.recursive)),
+        Some((PropagationKind::Slave, true))
+    );
+    assert_eq!(planned.source, MountSource::Donated { is_file: false });
+    let plan = with(
+        json!({"destination": "/etc/hosts", "type": "bind", "source": "hosts", "options": []}),
+    )
+    .accepted();
+    assert_eq!(
+        mount(&plan, "/etc/hosts").source,
+        MountSource::Donated { is_file: true }
+    );
+    // Without a user namespace there is nothing to map.
+    let story = bind(&["bind"]).userns(Userns::Never);
+    assert!(matches!(
+        donated(&story),
+        DonatedSource::Bind {
+            recursive: false,
+            idmap: IdmapChoice::None,
+            ..
+        }
+    ));
+}
+
+#[test]
+fn recursive_attributes_are_kept_apart() {
+    let attributes = mount(
+        &bind(&["rbind", "rro", "rnosuid", "nodev"]).accepted(),
+        "/mnt",
+    )
+    .attributes;
+    assert_eq!(
+        (attributes.recursive_set, attributes.set),
+        (RDONLY | NOSUID, NODEV)
+    );
+    let attributes = mount(
+        &bind(&["bind", "rnoatime", "ratime", "rexec"]).accepted(),
+        "/mnt",
+    )
+    .attributes;
+    assert_eq!(
+        (attributes.recursive_set, attributes.recursive_clear),
+        (0, ATIME | NOEXEC)
+    );
+}
+
+#[test]
+fn of_options_that_contradict_each_other_the_last_wins() {
+    let attributes = |options: &[&str]| {
+        let attributes = mount(&bind(options).accepted(), "/mnt").attributes;
+        (attributes.set, attributes.clear)
+    };
+    assert_eq!(attributes(&["bind", "ro", "rw"]), (0, RDONLY));
+    assert_eq!(attributes(&["bind", "rw", "ro"]), (RDONLY, 0));
+    assert_eq!(
+        attributes(&["bind", "noatime", "strictatime"]),
+        (STRICTATIME, ATIME)
+    );
+    assert_eq!(
+        attributes(&["bind", "strictatime", "noatime", "relatime"]),
+        (0, ATIME)
+    );
+    assert_eq!(
+        attributes(&["bind", "relatime", "noatime"]),
+        (NOATIME, ATIME)
+    );
+    let plan = bind(&["bind", "shared", "private"]).accepted();
+    assert_eq!(
+        mount(&plan, "/mnt")
+            .propagation
+            .map(|p| (p.kind, p.recursive)),
+        Some((PropagationKind::Private, false))
+    );
+}
+
+#[test]
+fn owners_are_mapped_as_the_mount_says() {
+    let idmap = |story: Story| match donated(&story) {
+        DonatedSource::Bind { idmap, .. } => idmap,
+        other => panic!("{other:?} is no bind"),
+    };
+    assert_eq!(idmap(bind(&["rbind", "noidmap"])), IdmapChoice::None);
+    let IdmapChoice::Mappings {
+        mappings,
+        recursive,
+    } = idmap(bind(&["rbind", "ridmap"]))
+    else {
+        panic!("no mappings");
+    };
+    assert!(mappings.uids.is_empty() && recursive);
+    bind(&["rbind", "idmap"])
+        .userns(Userns::Never)
+        .refused("need a user namespace");
+
+    let line = json!([{"containerID": 0, "hostID": 7, "size": 3}]);
+    let mapped = |options: &[&str]| {
+        bind(options)
+            .set("/mounts/7/uidMappings", line.clone())
+            .set("/mounts/7/gidMappings", line.clone())
+    };
+    let IdmapChoice::Mappings {
+        mappings,
+        recursive,
+    } = idmap(mapped(&["bind"]).userns(Userns::Never))
+    else {
+        panic!("no mappings");
+    };
+    assert_eq!(
+        mappings.uids,
+        [IdMapping {
+            inside: 0,
+            outside: 7,
+            size: 3
+        }]
+    );
+    assert!(!recursive);
+    mapped(&["bind", "noidmap"]).refused("both ID mappings and the option noidmap");
+    bind(&["bind"])
+        .set("/mounts/7/uidMappings", line.clone())
+        .refused("mounts[7].gidMappings: expected beside");
+    with(json!({"destination": "/a", "type": "tmpfs", "options": ["idmap"]}))
+        .refused("for bind mounts only");
+}
+
+#[test]
+fn other_file_systems_are_made_on_the_host() {
+    let story = with(
+        json!({"destination": "/disk", "type": "ext4", "source": "/dev/vdb", "options": ["ro", "sync", "data=journal"]}),
+    );
+    let options = [("sync", None), ("data", Some("journal")), ("ro", None)];
+    let options = options
+        .map(|(key, value)| (key.to_string(), value.map(str::to_string)))
+        .to_vec();
+    let expected = DonatedSource::FileSystem {
+        fs_type: "ext4".into(),
+        source: "/dev/vdb".into(),
+        options,
+    };
+    assert_eq!(donated(&story), expected);
+}
+
+#[test]
+fn tmpcopyup_is_for_tmpfs() {
+    let plan =
+        with(json!({"destination": "/var", "type": "tmpfs", "options": ["tmpcopyup", "size=1m"]}))
+            .accepted();
+    assert!(matches!(
+        mount(&plan, "/var").source,
+        MountSource::Tmpfs { copy_up: true, .. }
+    ));
+    bind(&["bind", "tmpcopyup"]).refused("tmpcopyup is an option of tmpfs only");
+}
+
+#[test]
+fn destinations_are_cleaned_and_stay_inside() {
+    for (written, cleaned) in [
+        ("/a/../../b/./c//d/", "/b/c/d"),
+        ("/../../mnt", "/mnt"),
+        ("/./x", "/x"),
+    ] {
+        let plan = with(json!({"destination": written, "type": "tmpfs"})).accepted();
+        assert_eq!(plan.container.mounts[7].destination, PathBuf::from(cleaned));
+    }
+    for root in ["/", "/..", "/a/.."] {
+        with(json!({"destination": root, "type": "tmpfs"})).refused("destination is the root");
+    }
+    with(json!({"destination": "mnt", "type": "tmpfs"}))
+        .refused("mounts[7].destination: \"mnt\" is not an absolute path");
+    with(json!({"destination": "/a\0b", "type": "tmpfs"}))
+        .refused("mounts[7].destination: holds a NUL byte");
+}
+
+#[test]
+fn proc_is_covered_by_proc_or_by_single_files_only() {
+    with(json!({"destination": "/proc/meminfo", "source": "hosts", "options": ["bind"]}))
+        .accepted();
+    with(json!({"destination": "/proc", "source": "shm", "options": ["rbind"]})).accepted();
+    with(json!({"destination": "/proc", "type": "tmpfs"}))
+        .refused("tmpfs cannot take the place of proc");
+    with(json!({"destination": "/x/../proc/self/attr", "type": "tmpfs"}))
+        .refused("is inside of proc");
+}
+
+#[test]
+fn what_is_wrong_with_a_mount_is_named() {
+    bind(&["bind", "remount"]).refused("mounts[7].options[1]: \"remount\"");
+    bind(&["bind", "size=1"]).refused("mounts[7] (/mnt): \"size=1\" is no option of a bind mount");
+    bind(&["bind", "sync", "defaults", "silent"]).accepted();
+    with(json!({"destination": "/a"})).refused("mounts[7] (/a): has no type");
+    with(json!({"destination": "/a", "type": "none", "source": "/"})).refused("has no type");
+    with(json!({"destination": "/a", "type": "bind"}))
+        .refused("mounts[7].source: expected the path");
+    with(json!({"destination": "/a", "type": "bind", "source": "nowhere"}))
+        .refused("nowhere: No such file");
+    with(json!({"destination": "/a", "type": "proc", "options": ["hidepid=2"]}))
+        .refused("option \"hidepid=2\" is not supported");
+    let cgroup = json!({"destination": "/cg", "type": "cgroup2", "options": ["ro", "nsdelegate"]});
+    with(cgroup).accepted();
+}

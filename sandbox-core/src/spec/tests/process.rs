@@ -1,0 +1,191 @@
+use serde_json::json;
+
+use super::*;
+
+#[test]
+fn users_beyond_the_range_of_a_sandbox_are_refused() {
+    let story = |uid: u32| Story::of(CTR).set("/process/user/uid", uid);
+    story(65535).accepted();
+    story(65536).refused("process.user.uid: 65536 does not exist in the sandbox");
+    story(65536).userns(Userns::Never).accepted();
+    story(u32::MAX)
+        .userns(Userns::Never)
+        .refused("is not a valid ID");
+    Story::of(RUNC_ROOTLESS)
+        .set("/process/user/gid", 1)
+        .refused("process.user.gid: 1 is not mapped");
+    let gids = json!([1, 70000]);
+    Story::of(CTR)
+        .set("/process/user/additionalGids", gids)
+        .refused("process.user.additionalGids[1]");
+}
+
+#[test]
+fn what_is_wrong_with_a_process_is_named() {
+    let table = [
+        ("/process", Value::Null, "process: is missing"),
+        ("/process/args", json!([]), "process.args: expected"),
+        ("/process/args", json!([""]), "process.args: expected"),
+        (
+            "/process/args",
+            json!(["a", "b\0c"]),
+            "process.args[1]: holds a NUL",
+        ),
+        (
+            "/process/env",
+            json!(["A=1", "B"]),
+            "process.env[1]: \"B\" is not of the form",
+        ),
+        (
+            "/process/env",
+            json!(["A=\0"]),
+            "process.env[0]: holds a NUL",
+        ),
+        (
+            "/process/cwd",
+            json!("tmp"),
+            "process.cwd: \"tmp\" is not an absolute path",
+        ),
+        ("/process/cwd", json!(""), "process.cwd"),
+        (
+            "/process/user/username",
+            json!("root"),
+            "process.user.username",
+        ),
+        ("/process/user/umask", json!(0o1000), "process.user.umask"),
+        (
+            "/process/commandLine",
+            json!("cmd"),
+            "process.commandLine: is for Windows",
+        ),
+        ("/process/oomScoreAdj", json!(1001), "process.oomScoreAdj"),
+        (
+            "/process/rlimits",
+            json!([{"type": "RLIMIT_CPU", "soft": 2, "hard": 1}]),
+            "RLIMIT_CPU: soft limit 2 is above",
+        ),
+        (
+            "/process/rlimits",
+            json!([{"type": "RLIMIT_CPU"}, {"type": "RLIMIT_CPU"}]),
+            "process.rlimits[1]: RLIMIT_CPU is given twice",
+        ),
+        (
+            "/process/capabilities/permitted",
+            json!([]),
+            "process.capabilities.effective: CAP_CHOWN is not in",
+        ),
+        (
+            "/process/ioPriority",
+            json!({"class": "IOPRIO_CLASS_BE", "priority": 8}),
+            "process.ioPriority.priority",
+        ),
+        (
+            "/process/scheduler",
+            json!({"policy": "SCHED_FIFO"}),
+            "process.scheduler.priority: is 0; expected 1 to 99",
+        ),
+        (
+            "/process/scheduler",
+            json!({"policy": "SCHED_OTHER", "priority": 1}),
+            "process.scheduler.priority: belongs to",
+        ),
+        (
+            "/process/scheduler",
+            json!({"policy": "SCHED_FIFO", "priority": 1, "nice": 1}),
+            "process.scheduler.nice: belongs to",
+        ),
+        (
+            "/process/scheduler",
+            json!({"policy": "SCHED_BATCH", "nice": 20}),
+            "process.scheduler.nice: is 20",
+        ),
+        (
+            "/process/scheduler",
+            json!({"policy": "SCHED_RR", "priority": 1, "period": 1}),
+            "process.scheduler: runtime",
+        ),
+        (
+            "/process/scheduler",
+            json!({"policy": "SCHED_ISO"}),
+            "process.scheduler.policy",
+        ),
+        (
+            "/process/scheduler",
+            json!({"policy": "SCHED_OTHER", "flags": ["SCHED_FLAG_UTIL_CLAMP_MIN"]}),
+            "process.scheduler.flags",
+        ),
+        (
+            "/linux/personality",
+            json!({"domain": "LINUX", "flags": ["X"]}),
+            "linux.personality.flags",
+        ),
+    ];
+    for (pointer, value, expected) in table {
+        Story::of(CTR).set(pointer, value).refused(expected);
+    }
+    let size = json!({"width": 70000, "height": 1});
+    let story = Story::of(CTR).set("/process/consoleSize", size);
+    story.accepted();
+    story
+        .set("/process/terminal", true)
+        .refused("process.consoleSize: is 70000 by 1");
+}
+
+#[test]
+fn numbers_become_the_kernels() {
+    let plan = Story::of(CTR)
+        .set("/process/ioPriority", json!({"class": "IOPRIO_CLASS_IDLE", "priority": 7}))
+        .set("/process/scheduler", json!({"policy": "SCHED_DEADLINE", "runtime": 1, "deadline": 2, "period": 3}))
+        .set("/process/rlimits", json!([{"type": "RLIMIT_NOFILE", "soft": 1, "hard": 2}, {"type": "RLIMIT_RTTIME", "hard": u64::MAX}]))
+        .set("/process/capabilities/bounding", json!(["CAP_CHOWN", "CAP_CHECKPOINT_RESTORE"]))
+        .set("/process/user/umask", 0o27)
+        .accepted();
+    let process = process(&plan);
+    assert_eq!(process.io_priority, Some(3 << 13 | 7));
+    let scheduler = process.scheduler.expect("a scheduler");
+    assert_eq!(
+        (
+            scheduler.policy,
+            scheduler.runtime,
+            scheduler.deadline,
+            scheduler.period
+        ),
+        (6, 1, 2, 3)
+    );
+    let limits: Vec<_> = process
+        .rlimits
+        .iter()
+        .map(|l| (l.resource, l.soft, l.hard))
+        .collect();
+    assert_eq!(limits, [(7, 1, 2), (15, 0, u64::MAX)]);
+    assert_eq!(process.capabilities.bounding, 1 | 1 << 40);
+    assert_eq!(process.umask, Some(0o27));
+}
+
+#[test]
+fn labels_are_applied_or_refused_but_never_dropped() {
+    for harmless in ["", "unconfined"] {
+        Story::of(CTR)
+            .set("/process/apparmorProfile", harmless)
+            .accepted();
+    }
+    let story = Story::of(CTR).set("/process/apparmorProfile", "cri-containerd.apparmor.d");
+    if std::fs::read("/sys/module/apparmor/parameters/enabled")
+        .is_ok_and(|answer| answer[0] == b'Y')
+    {
+        assert!(process(&story.accepted()).apparmor_profile.is_some());
+    } else {
+        story.refused("process.apparmorProfile: \"cri-containerd.apparmor.d\" cannot be applied");
+    }
+    for (pointer, field) in [
+        ("/process/selinuxLabel", "process.selinuxLabel"),
+        ("/linux/mountLabel", "linux.mountLabel"),
+    ] {
+        let story = Story::of(CTR).set(pointer, "system_u:system_r:container_t:s0");
+        if Path::new("/sys/fs/selinux/enforce").exists() {
+            story.accepted();
+        } else {
+            story.refused(field);
+        }
+    }
+}

@@ -1,0 +1,287 @@
+//! Whatever is known and not supported, or wrong, is refused by name.
+
+use serde_json::json;
+
+use super::*;
+
+#[test]
+fn sections_without_support_are_refused_by_name() {
+    let table = [
+        (
+            "/windows",
+            json!({"layerFolders": ["x"]}),
+            "windows: is a section for another platform",
+        ),
+        ("/solaris", json!({}), "solaris: is a section"),
+        ("/vm", json!({"kernel": {"path": "/k"}}), "vm: is a section"),
+        ("/zos", json!({}), "zos: is a section"),
+        ("/linux", Value::Null, "linux: expected the section"),
+        (
+            "/linux/intelRdt",
+            json!({"closID": "a"}),
+            "linux.intelRdt: is not supported",
+        ),
+        (
+            "/linux/memoryPolicy",
+            json!({"mode": "MPOL_BIND"}),
+            "linux.memoryPolicy: is not supported",
+        ),
+        (
+            "/linux/netDevices",
+            json!({"eth0": {}}),
+            "linux.netDevices: is not supported",
+        ),
+        (
+            "/linux/timeOffsets",
+            json!({"monotonic": {"secs": 1}}),
+            "linux.timeOffsets: is not supported",
+        ),
+        (
+            "/linux/namespaces/5",
+            json!({"type": "time"}),
+            "time namespaces are not supported",
+        ),
+    ];
+    for (pointer, value, expected) in table {
+        Story::of(CTR).set(pointer, value).refused(expected);
+    }
+}
+
+#[test]
+fn namespaces_that_make_no_sense_are_refused() {
+    let list = |list: Value| Story::of(CTR).set("/linux/namespaces", list);
+    list(json!([])).refused("expected a mount namespace in the list");
+    list(json!([{"type": "mount"}, {"type": "pid"}, {"type": "pid"}]))
+        .refused("linux.namespaces[2]: pid is listed twice");
+    list(json!([{"type": "mount"}, {"type": "uts", "path": "ns"}]))
+        .refused("linux.namespaces[1].path: \"ns\" is not an absolute path");
+    list(json!([{"type": "mount"}, {"type": "cgroup", "path": "/proc/self/ns/cgroup"}]))
+        .refused("cgroup: joining");
+    list(json!([{"type": "mount"}, {"type": "user"}]))
+        .refused("linux.uidMappings: expected beside the user namespace");
+    list(json!([{"type": "mount"}, {"type": "user", "path": "/proc/self/ns/user"}]))
+        .refused("user: joining");
+    // Go programs write no path as an empty one.
+    list(json!([{"type": "mount", "path": ""}, {"type": "network", "path": ""}])).accepted();
+}
+
+#[test]
+fn mappings_that_the_kernel_would_not_take_are_refused() {
+    let with = |uids: Value, gids: Value| {
+        Story::of(RUNC_ROOTLESS)
+            .set("/linux/uidMappings", uids)
+            .set("/linux/gidMappings", gids)
+    };
+    let line = |inside: u64, outside: u64, size: u64| json!({"containerID": inside, "hostID": outside, "size": size});
+    let good = json!([line(0, 5, 10)]);
+    with(good.clone(), Value::Null).refused("linux.gidMappings: expected beside uidMappings");
+    with(json!([line(0, 0, 0)]), good.clone()).refused("linux.uidMappings[0]: 0 IDs");
+    with(json!([line(0, 1, u64::from(u32::MAX))]), good.clone()).refused("linux.uidMappings[0]");
+    with(good.clone(), json!([line(0, 5, 10), line(9, 50, 1)]))
+        .refused("linux.gidMappings[1]: overlaps");
+    with(good.clone(), json!([line(0, 5, 10), line(20, 14, 1)]))
+        .refused("linux.gidMappings[1]: overlaps");
+    with(json!([line(1, 5, 10)]), good.clone())
+        .refused("linux.uidMappings: expected container ID 0");
+    Story::of(CTR)
+        .set("/linux/uidMappings", good.clone())
+        .set("/linux/gidMappings", good)
+        .refused("no user namespace is listed");
+}
+
+#[test]
+fn sysctls_outside_of_the_pods_namespaces_are_refused() {
+    let with = |name: &str| {
+        let mut story = Story::of(CTR);
+        story.spec["linux"]["sysctl"] = json!({name: "1"});
+        story
+    };
+    for good in [
+        "net.core.somaxconn",
+        "net/core/somaxconn",
+        "kernel.msgmax",
+        "fs.mqueue.msg_max",
+        "kernel.hostname",
+    ] {
+        with(good).accepted();
+    }
+    for machine in [
+        "vm.swappiness",
+        "kernel.pid_max",
+        "kernel/core_pattern",
+        "fs.file-max",
+        "user.max_user_namespaces",
+    ] {
+        with(machine).refused("belongs to no namespace");
+    }
+    for none in [
+        "",
+        "net",
+        "net..core",
+        "net/../kernel/core_pattern",
+        ".",
+        "kernel.",
+    ] {
+        with(none).refused("is no sysctl");
+    }
+    with("kernel.hostname")
+        .set("/hostname", "a")
+        .refused("is given beside hostname");
+    let only_mount = json!([{"type": "mount"}]);
+    for (name, said) in [
+        ("net.core.somaxconn", "the host's network"),
+        ("kernel.sem", "the host's IPC"),
+        ("kernel.domainname", "the host's name"),
+    ] {
+        with(name)
+            .set("/linux/namespaces", only_mount.clone())
+            .refused(said);
+    }
+    let mut twice = Story::of(CTR);
+    twice.spec["linux"]["sysctl"] = json!({"net.core.somaxconn": "1", "net/core/somaxconn": "2"});
+    twice.refused("net.core.somaxconn is given twice");
+    let mut later = Story::of(CRI_CONTAINER).inside(sandbox());
+    later.spec["linux"]["sysctl"] = json!({"net.core.somaxconn": "1"});
+    later.refused("belongs to the pod's network");
+}
+
+#[test]
+fn hooks_are_planned_in_their_order_or_refused() {
+    let hook = |path: &str| json!([{"path": path, "args": ["x"], "timeout": 3}]);
+    let plan = Story::of(CTR)
+        .set("/hooks/createRuntime", hook("/second"))
+        .set("/hooks/prestart", hook("/first"))
+        .set("/hooks/startContainer", json!([{"path": "/in"}]))
+        .set("/hooks/poststop", hook("/last"))
+        .accepted();
+    let ran: Vec<_> = plan
+        .host
+        .hooks
+        .create_runtime
+        .iter()
+        .map(|hook| hook.path.clone())
+        .collect();
+    assert_eq!(ran, paths(["/first", "/second"]));
+    assert_eq!(
+        plan.host.hooks.poststop[0].timeout.map(|t| t.as_secs()),
+        Some(3)
+    );
+    assert_eq!(plan.container.start_hooks[0].args, ["/in"]);
+    Story::of(CTR)
+        .set("/hooks/poststart", hook("x"))
+        .refused("hooks.poststart[0].path: \"x\" is not an absolute path");
+    for timeout in [0, -1] {
+        let hook = json!([{"path": "/x", "timeout": timeout}]);
+        Story::of(CTR)
+            .set("/hooks/createContainer", hook)
+            .refused("hooks.createContainer[0].timeout: is");
+    }
+}
+
+#[test]
+fn devices_are_made_as_the_kernel_numbers_them() {
+    let plan = Story::of(CTR)
+        .set("/linux/devices", json!([
+            {"path": "/dev/a/../pipe", "type": "p"},
+            {"path": "/dev/disk", "type": "b", "major": 8, "minor": 1, "fileMode": 0o060640, "uid": 3, "gid": 6},
+            {"path": "/dev/raw", "type": "u", "major": 162, "minor": 1},
+            {"path": "/dev/null", "type": "c", "major": 1, "minor": 3, "fileMode": 0o600},
+            {"path": "/dev/zero", "type": "c", "major": 1, "minor": 5, "gid": 5},
+            {"path": "/dev/raw", "type": "c", "major": 162, "minor": 2}
+        ]))
+        .accepted();
+    assert_eq!(
+        plan.container.devices,
+        paths(["/dev/pipe", "/dev/disk", "/dev/null", "/dev/raw"])
+    );
+    let modes: Vec<_> = plan.host.devices.iter().map(|node| node.mode).collect();
+    assert_eq!(modes, [0o010666, 0o060640, 0o020600, 0o020666]);
+    let refused = |device: Value, said: &str| {
+        Story::of(CTR)
+            .set("/linux/devices", json!([device]))
+            .refused(said)
+    };
+    refused(json!({"path": "dev", "type": "c"}), "linux.devices[0].path");
+    refused(
+        json!({"path": "/proc/self/attr", "type": "c"}),
+        "inside of proc",
+    );
+    refused(
+        json!({"path": "/dev/x", "type": "a"}),
+        "linux.devices[0].type",
+    );
+    refused(
+        json!({"path": "/dev/x", "type": "c", "major": -1}),
+        "linux.devices[0].major: is -1",
+    );
+    refused(
+        json!({"path": "/dev/x", "type": "c", "minor": 1 << 20}),
+        "linux.devices[0].minor",
+    );
+    refused(
+        json!({"path": "/dev/x", "type": "b", "fileMode": 0o020666}),
+        "linux.devices[0].fileMode",
+    );
+    refused(
+        json!({"path": "/dev/x", "type": "p", "uid": 70000}),
+        "linux.devices[0].uid",
+    );
+}
+
+#[test]
+fn the_rest_of_the_linux_section_is_checked_too() {
+    let table = [
+        (
+            "/linux/maskedPaths/0",
+            json!("proc/kcore"),
+            "linux.maskedPaths[0]: \"proc/kcore\" is not an absolute path",
+        ),
+        (
+            "/linux/readonlyPaths/1",
+            json!("x"),
+            "linux.readonlyPaths[1]",
+        ),
+        (
+            "/linux/rootfsPropagation",
+            json!("sideways"),
+            "linux.rootfsPropagation: \"sideways\"",
+        ),
+        (
+            "/linux/cgroupsPath",
+            json!("/a/../../b"),
+            "linux.cgroupsPath",
+        ),
+        ("/hostname", json!("h".repeat(65)), "hostname: "),
+        ("/domainname", json!("a\0b"), "domainname: holds a NUL byte"),
+    ];
+    for (pointer, value, expected) in table {
+        Story::of(CTR).set(pointer, value).refused(expected);
+    }
+}
+
+#[test]
+fn ids_are_names_of_directories() {
+    let story = Story::of(CTR);
+    story.write();
+    let spec = crate::spec::load(story.bundle.path()).unwrap();
+    let plan = |id: &str| {
+        let context = Context {
+            id,
+            bundle: story.bundle.path(),
+            rootfs_mounts_given: true,
+            userns: Userns::Auto,
+            sandbox: None,
+        };
+        crate::spec::plan(&spec, &context)
+    };
+    assert!(plan("a_b-c.d+1").is_ok());
+    for id in ["", ".", "..", "a/b", "a b", "ü", &"x".repeat(256)] {
+        assert!(
+            plan(id)
+                .unwrap_err()
+                .to_string()
+                .starts_with("container ID"),
+            "{id}"
+        );
+    }
+}
