@@ -30,9 +30,10 @@ use crate::runtime::Runtime;
 /// A part's name on the command line, and what does it.
 type Part = (&'static str, fn(&mut Bench) -> Result<()>);
 
-const PARTS: [Part; 9] = [
+const PARTS: [Part; 10] = [
     ("shim", parts::one::run),
     ("pods", parts::pods::run),
+    ("containerd", parts::containerd::run),
     ("memory", parts::memory::run),
     ("idle", parts::idle::run),
     ("output", parts::output::run),

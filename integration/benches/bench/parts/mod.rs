@@ -1,6 +1,7 @@
 //! The parts of the benchmark, each to be asked for by its name.
 
 pub mod burst;
+pub mod containerd;
 pub mod density;
 pub mod idle;
 pub mod inside;
