@@ -18,9 +18,12 @@ pub(crate) fn register<T: AsFd + AsRawFd>(fd: T, interest: Interest) -> io::Resu
     AsyncFd::with_interest(fd, interest)
 }
 
-/// Waits until a descriptor is readable.
+/// Waits until a descriptor is readable. Any number of tasks may wait for the
+/// same one: epoll knows a descriptor only once, so each waits on its own
+/// duplicate.
 pub(crate) async fn readable(fd: BorrowedFd<'_>) -> Result<()> {
-    let fd = register(fd, Interest::READABLE).context(|| "register with epoll")?;
+    let own = fd.try_clone_to_owned().context(|| "duplicate a descriptor")?;
+    let fd = register(own, Interest::READABLE).context(|| "register with epoll")?;
     let _ready = fd.readable().await.context(|| "wait for a descriptor")?;
     Ok(())
 }

@@ -35,7 +35,7 @@ impl Boot {
         };
         let donated = Donated::sort(donations, descriptors)?;
         self.trees_made += 1;
-        let tree = Tree::build(self.trees_made, &plan, mounts)?;
+        let mut tree = Tree::build(self.trees_made, &plan, mounts)?;
         let terminal = terminal::make(process, tree.terminals())?;
         if let Some(terminal) = &terminal {
             tree.place_console(terminal)?;
@@ -53,7 +53,7 @@ impl Boot {
         let (pid, pidfd) = self.give_birth(&plan, newborn)?;
         drop(child_channel);
         channel.let_go_on()?;
-        let inside = Rc::new(Inside::new(&plan, tree, donated.seccomp));
+        let inside = Rc::new(Inside::new(&plan, &mut tree, donated.seccomp));
         let gate_pidfd = pidfd.try_clone().context(|| "dup of a pidfd")?;
         let init = Init { pid, pidfd, gate: None, running: true };
         let container = plan.id.clone();
@@ -67,6 +67,7 @@ impl Boot {
             terminal: terminal.map(|t| t.master),
             channel,
             stage: Stage::Parking,
+            tree: Some(tree),
         })
     }
 

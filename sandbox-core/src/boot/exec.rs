@@ -55,6 +55,7 @@ impl Boot {
             terminal: terminal.map(|t| t.master),
             channel,
             stage: Stage::Executing,
+            tree: None,
         })
     }
 

@@ -11,6 +11,7 @@ use std::os::fd::OwnedFd;
 
 use super::Boot;
 use super::table::PodPid;
+use crate::container::tree::Tree;
 use crate::container::{Channel, Word};
 use crate::control::message::Done;
 use crate::error::{Error, Result};
@@ -28,6 +29,9 @@ pub(super) struct Pending {
     pub(super) terminal: Option<OwnedFd>,
     pub(super) channel: Channel,
     pub(super) stage: Stage,
+    /// What its root is made from. Kept until it is parked: the directory must
+    /// not go while it still looks it up, though its mounts are its own.
+    pub(super) tree: Option<Tree>,
 }
 
 /// What is waited for.
@@ -65,7 +69,8 @@ impl Boot {
     }
 
     fn parked(&mut self, pending: Pending) {
-        let Pending { number, container, pidfd, terminal, channel, .. } = pending;
+        let Pending { number, container, pidfd, terminal, channel, tree, .. } = pending;
+        drop(tree);
         let kept: Result<()> = self.containers.get(&container).map(|found| {
             if let Some(init) = &mut found.init {
                 init.gate = Some(channel);

@@ -25,6 +25,7 @@ impl Boot {
             terminal: None,
             channel,
             stage: Stage::Executing,
+            tree: None,
         })
     }
 }

@@ -46,7 +46,7 @@ impl Cgroup {
 
     fn limits_on(&self, host: Host, policy: LimitsPolicy) -> Result<Limits> {
         let mut cpus = match self.entry("cpuset") {
-            Some(dir) => cpuset(dir)?.unwrap_or(host.cpus),
+            Some(dir) => cpuset(dir, self.saved.v2)?.unwrap_or(host.cpus),
             None => host.cpus,
         };
         if policy.cpu_from_quota
@@ -72,11 +72,12 @@ impl Dir {
 
 /// How many CPUs are in the effective cpusets of all levels at once. `None`
 /// when no level says.
-fn cpuset(dir: &Dir) -> Result<Option<u32>> {
+fn cpuset(dir: &Dir, v2: bool) -> Result<Option<u32>> {
     let mut common: Option<CpuSet> = None;
     for level in dir.levels() {
-        // Version 2; version 1; version 1 before Linux 3.17.
-        for name in ["cpuset.cpus.effective", "cpuset.effective_cpus", "cpuset.cpus"] {
+        let effective = if v2 { "cpuset.cpus.effective" } else { "cpuset.effective_cpus" };
+        // Before Linux 3.17 version 1 had no effective one.
+        for name in [effective, "cpuset.cpus"] {
             let path = level.join(name);
             let Some(text) = file::read_if_any(&path)? else {
                 continue;

@@ -40,6 +40,10 @@ impl Cgroup {
                 return Ok(());
             }
             left = busy;
+            // Frozen processes of version 1 do not even die.
+            if self.is_frozen()? {
+                self.thaw()?;
+            }
             let now = Instant::now();
             if now >= deadline {
                 return self.refused(&left);

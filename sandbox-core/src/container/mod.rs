@@ -38,8 +38,8 @@ pub(crate) struct Inside {
 
 impl Inside {
     /// Of a container that runs.
-    pub(crate) fn new(plan: &ContainerPlan, tree: Tree, seccomp: Option<Seccomp>) -> Self {
-        Self { namespaces: own_namespaces(plan), terminals: tree.into_terminals(), seccomp }
+    pub(crate) fn new(plan: &ContainerPlan, tree: &mut Tree, seccomp: Option<Seccomp>) -> Self {
+        Self { namespaces: own_namespaces(plan), terminals: tree.take_terminals(), seccomp }
     }
 
     /// Of the pause container, which nobody joins.

@@ -152,7 +152,7 @@ impl Tree {
     }
 
     /// What outlives the tree.
-    pub(crate) fn into_terminals(mut self) -> Option<OwnedFd> {
+    pub(crate) fn take_terminals(&mut self) -> Option<OwnedFd> {
         self.terminals.take()
     }
 

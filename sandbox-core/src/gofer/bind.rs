@@ -1,15 +1,15 @@
 //! Binds of the spec: a file or directory of the host, as a detached mount.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{CWD, FileType};
+use rustix::fs::FileType;
 
 use crate::error::{Context, Error, Result};
-use crate::gofer::idmap::{Detached, MOUNT_REMEDY, map_owners, missing};
+use crate::gofer::idmap::{Change, Clone, MOUNT_REMEDY};
 use crate::gofer::users::{Users, namespace_with};
-use crate::spec::plan::{IdmapChoice, PropagationKind};
-use crate::sys::mount::{AttrChange, Depth, clone_mount, mount_setattr};
+use crate::spec::plan::{IdmapChoice, Mappings, PropagationKind};
+use crate::sys::mount::{AttrChange, Depth, mount_setattr};
 
 /// Clones `source` and maps its owners as `choice` says. Also tells whether its
 /// root is no directory.
@@ -25,40 +25,41 @@ pub(super) fn donate(
     propagation: Option<PropagationKind>,
     users: Option<&Users>,
 ) -> Result<(OwnedFd, bool)> {
-    let mount = clone_mount(CWD, source, depth).map_err(|e| missing(source, &e))?;
-    let stat = rustix::fs::fstat(&mount).context(|| format!("fstat {}", source.display()))?;
+    let clone = Clone::open(source, depth, MOUNT_REMEDY)?;
+    let stat = rustix::fs::fstat(&clone.mount).context(|| format!("fstat {}", source.display()))?;
+    let is_file = FileType::from_raw_mode(stat.st_mode) != FileType::Directory;
     let propagation = leaving_host(propagation, users);
-    let detached = |depth| Detached { mount: mount.as_fd(), depth, source, remedy: MOUNT_REMEDY };
-    match choice {
-        IdmapChoice::None => map_owners(&detached(depth), None, propagation)?,
+    let plain = Change { idmap: None, idmap_depth: depth, propagation };
+    let made;
+    let change = match choice {
+        IdmapChoice::None => plain,
         IdmapChoice::Sandbox => {
             // containerd shifts some volumes itself (the sandbox's /dev/shm).
             let users = users.filter(|users| !users.owns(stat.st_uid));
-            map_owners(&detached(depth), users.map(Users::namespace), propagation)?;
+            Change { idmap: users.map(Users::namespace), ..plain }
         }
         IdmapChoice::Mappings { mappings, recursive } => {
-            let own = mappings.uids.is_empty() && mappings.gids.is_empty();
-            let made;
-            let namespace: BorrowedFd<'_> = match users {
-                Some(users) if own || mappings == users.mappings() => users.namespace(),
-                None if own => {
-                    let why = "an idmapped mount without mappings needs a user namespace";
-                    return Err(Error::invalid(format!("{}: {why}", source.display())));
-                }
-                _ => {
-                    made = namespace_with(mappings)?;
-                    made.as_fd()
-                }
-            };
-            // The owners of the top mount alone, but the propagation of all.
+            made = namespace_for(mappings, users).map_err(|e| {
+                Error::new(e.kind, format!("mapping the owners of {}: {e}", source.display()))
+            })?;
             let idmap_depth = if *recursive { depth } else { Depth::Top };
-            if idmap_depth != depth {
-                map_owners(&detached(depth), None, propagation)?;
-            }
-            map_owners(&detached(idmap_depth), Some(namespace), propagation)?;
+            Change { idmap: Some(made.as_fd()), idmap_depth, ..plain }
         }
+    };
+    Ok((clone.change(change)?, is_file))
+}
+
+/// The user namespace that has the mappings of a mount; no mappings mean the
+/// container's own (runtime specification, `idmap`).
+fn namespace_for(mappings: &Mappings, users: Option<&Users>) -> Result<OwnedFd> {
+    let own = mappings.uids.is_empty() && mappings.gids.is_empty();
+    match users {
+        Some(users) if own || mappings == users.mappings() => {
+            users.namespace().try_clone_to_owned().context(|| "dup")
+        }
+        None if own => Err(Error::invalid("without mappings it needs a user namespace")),
+        _ => namespace_with(mappings),
     }
-    Ok((mount, FileType::from_raw_mode(stat.st_mode) != FileType::Directory))
 }
 
 /// How a clone leaves the host. It is born into its source's peer group, from

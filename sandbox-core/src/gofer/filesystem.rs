@@ -10,12 +10,13 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use crate::control::message::FailureKind;
 use crate::error::{Context, Error, Result};
 use crate::gofer::child::made_in_child;
-use crate::gofer::idmap::{Detached, MOUNT_REMEDY, map_owners};
+use crate::gofer::idmap::{MOUNT_REMEDY, ROOTFS_REMEDY};
 use crate::gofer::options::Options;
+use crate::gofer::unmappable::is_kernel_type;
 use crate::gofer::users::Users;
 use crate::spec::plan::FsOption;
 use crate::sys::gofer::pid_namespace_of;
-use crate::sys::mount::{Depth, FsContext, FsError};
+use crate::sys::mount::{AttrChange, Depth, FsContext, FsError, mount_setattr};
 use crate::sys::process::enter_namespaces_of;
 
 /// Types that are read-only by nature and say so without being asked.
@@ -69,7 +70,7 @@ pub(super) fn fresh(
 ) -> Result<OwnedFd> {
     let read_only = options.iter().any(|(key, _)| key == "ro");
     let mount = make(fs_type, source, options, 0, read_only)?;
-    adopt_owners(&mount, source, MOUNT_REMEDY, users)?;
+    map_owners(&mount, fs_type, MOUNT_REMEDY, users)?;
     Ok(mount)
 }
 
@@ -79,7 +80,6 @@ pub(super) fn fresh_root(
     source: &str,
     options: &Options,
     users: Option<&Users>,
-    remedy: &'static str,
 ) -> Result<OwnedFd> {
     let read_only = options.read_only;
     let mut fs_options = options.fs.clone();
@@ -88,19 +88,23 @@ pub(super) fn fresh_root(
         fs_options.push(("ro".to_owned(), None));
     }
     let mount = make(fs_type, source, &fs_options, options.attributes, read_only)?;
-    adopt_owners(&mount, source, remedy, users)?;
+    map_owners(&mount, fs_type, ROOTFS_REMEDY, users)?;
     Ok(mount)
 }
 
-fn adopt_owners(
-    mount: &OwnedFd,
-    source: &str,
-    remedy: &'static str,
-    users: Option<&Users>,
-) -> Result<()> {
-    let source = std::path::Path::new(source);
-    let detached = Detached { mount: mount.as_fd(), depth: Depth::Top, source, remedy };
-    map_owners(&detached, users.map(Users::namespace), None)
+/// Shows the owners that the file system has inside of the sandbox.
+fn map_owners(mount: &OwnedFd, fs_type: &str, remedy: &str, users: Option<&Users>) -> Result<()> {
+    let Some(users) = users else { return Ok(()) };
+    let idmap = Some(users.namespace());
+    match mount_setattr(mount, Depth::Top, AttrChange { idmap, ..AttrChange::default() }) {
+        Err(_) if is_kernel_type(fs_type) => Ok(()),
+        result => result.map_err(|e| {
+            Error::invalid(format!(
+                "the owners of its files cannot be mapped into the sandbox's user namespace, \
+                 since the {fs_type} file system cannot be idmapped ({e}). {remedy}"
+            ))
+        }),
+    }
 }
 
 fn make(

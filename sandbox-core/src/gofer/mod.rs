@@ -7,6 +7,7 @@
 //! The road of one request: [`serve`] → [`rootfs`] ([`overlay`], [`bind`],
 //! [`filesystem`]) → [`devices`] → each mount → [`delivery`] → [`seccomp`].
 
+mod assemble;
 mod bind;
 mod child;
 mod delivery;
@@ -21,6 +22,7 @@ pub mod request;
 mod rootfs;
 mod seccomp;
 mod serve;
+mod unmappable;
 mod users;
 
 pub use serve::run;

@@ -9,11 +9,11 @@ use rustix::fs::{CWD, Mode, OFlags};
 use rustix::mount::{MountAttrFlags, MountFlags};
 
 use crate::error::{Context, Error, Result};
+use crate::gofer::assemble::isolate_mounts;
 use crate::gofer::bind::restrict;
 use crate::gofer::child::made_in_child;
 use crate::gofer::filesystem::finish;
 use crate::gofer::overlay::{Layer, Lower, Overlay, Upper};
-use crate::gofer::rootfs::isolate_mounts;
 use crate::gofer::users::{Users, as_root_of};
 use crate::sys::mount::{Depth, FsContext, attach_at, attach_to, clone_mount};
 

@@ -1,24 +1,22 @@
 //! The root file system, from what the Create request carries.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::{CWD, Mode, OFlags};
 
 use crate::error::{Context, Error, Result};
+use crate::gofer::assemble::assemble;
 use crate::gofer::bind::restrict;
-use crate::gofer::child::made_in_child;
 use crate::gofer::filesystem::fresh_root;
-use crate::gofer::idmap::{ROOTFS_REMEDY, mapped_clone, missing};
+use crate::gofer::idmap::{mapped_clone, missing};
 use crate::gofer::options::Options;
 use crate::gofer::overlay;
 use crate::gofer::request::{RootfsMount, RootfsSource};
 use crate::gofer::serve::Gofer;
 use crate::gofer::users::{Users, namespace_with, parse_mappings};
-use crate::spec::plan::{Mappings, PropagationKind};
-use crate::sys::mount::{
-    AttrChange, Depth, attach_at, attach_to, clone_mount, mount_setattr_at, open_in_root,
-};
+use crate::spec::plan::Mappings;
+use crate::sys::mount::Depth;
 
 /// Makes the root file system as one detached tree, where one is wanted.
 pub(super) fn make(source: &RootfsSource, gofer: &mut Gofer) -> Result<Option<OwnedFd>> {
@@ -42,7 +40,7 @@ fn all(mounts: &[RootfsMount], gofer: &mut Gofer) -> Result<OwnedFd> {
             gofer.leftovers.extend(root.replace(made));
             gofer.leftovers.extend(below.drain(..).map(|(_, hidden)| hidden));
         } else {
-            below.push((mount.target.as_str(), made));
+            below.push((Path::new(&mount.target), made));
         }
     }
     let root = root.ok_or_else(|| {
@@ -60,17 +58,13 @@ fn one(mount: &RootfsMount, gofer: &mut Gofer) -> Result<OwnedFd> {
             let depth = Depth::from(recursive.unwrap_or(false));
             let source = Path::new(&mount.source);
             let made = match mapping {
-                Mapping::Own(namespace) => {
-                    mapped_clone(source, depth, Some(std::os::fd::AsFd::as_fd(&namespace)))
-                }
+                Mapping::Own(namespace) => mapped_clone(source, depth, Some(namespace.as_fd())),
                 Mapping::Sandbox => tree(source, depth, gofer.users.as_ref()),
             }?;
             restrict(&made, options.attributes)?;
             Ok(made)
         }
-        (fs_type, None) => {
-            fresh_root(fs_type, &mount.source, &options, gofer.users.as_ref(), ROOTFS_REMEDY)
-        }
+        (fs_type, None) => fresh_root(fs_type, &mount.source, &options, gofer.users.as_ref()),
     }
 }
 
@@ -118,29 +112,6 @@ fn tree(path: &Path, depth: Depth, users: Option<&Users>) -> Result<OwnedFd> {
 pub(super) fn already_shifted(path: &Path, users: &Users) -> Result<bool> {
     let stat = rustix::fs::stat(path).map_err(|e| missing(path, &e.into()))?;
     Ok(users.owns(stat.st_uid))
-}
-
-/// Puts mounts below a root, where only what is attached can be mounted on: in
-/// a mount namespace that ends with the child.
-fn assemble(root: &OwnedFd, below: &[(&str, OwnedFd)]) -> Result<OwnedFd> {
-    made_in_child(libc::CLONE_NEWNS, || {
-        isolate_mounts()?;
-        attach_at(root, c"/").context(|| "move_mount onto /")?;
-        for (target, mount) in below {
-            let what = || format!("target {target:?} in the root file system");
-            let place = open_in_root(root, target, OFlags::PATH, Mode::empty())
-                .map_err(|e| Error::invalid(format!("{}: {e}", what())))?;
-            attach_to(mount, &place).context(what)?;
-        }
-        clone_mount(root, c"", Depth::Tree).context(|| "open_tree of the root file system")
-    })
-}
-
-/// Keeps what happens in a new mount namespace from the host.
-pub(super) fn isolate_mounts() -> Result<()> {
-    let propagation = Some(PropagationKind::Private);
-    mount_setattr_at(c"/", Depth::Tree, AttrChange { propagation, ..AttrChange::default() })
-        .context(|| "making / private")
 }
 
 /// Opens a directory for nothing but as a place to start from.

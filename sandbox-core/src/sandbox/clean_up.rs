@@ -21,13 +21,23 @@ const PATIENCE: Timespec = Timespec { tv_sec: 3, tv_nsec: 0 };
 pub fn clean_up(state_root: &Path, namespace: &str, id: &str) -> Result<Option<HostPid>> {
     let directory = StateDirectory::locate(state_root, namespace, id)?;
     let state = directory.read()?;
+    let mut cgroups = Vec::new();
     let mut first_error = Ok(());
-    if let Some(state) = &state {
-        first_error = kill(state.boot);
-    }
     for container in directory.containers()? {
-        let removed = Cgroup::open(container.cgroup).and_then(|cgroup| cgroup.remove());
-        first_error = first_error.and(removed);
+        match Cgroup::open(container.cgroup) {
+            Ok(cgroup) => cgroups.push(cgroup),
+            Err(error) => first_error = first_error.and(Err(error)),
+        }
+    }
+    // On cgroup v1 what is frozen does not die. One that is gone needs no thaw.
+    for cgroup in cgroups.iter().filter(|cgroup| cgroup.exists()) {
+        first_error = first_error.and(cgroup.thaw());
+    }
+    if let Some(state) = &state {
+        first_error = first_error.and(kill(state.boot));
+    }
+    for cgroup in &cgroups {
+        first_error = first_error.and(cgroup.remove());
     }
     if let Some(link) = state.as_ref().and_then(|s| s.id_range.as_ref()) {
         first_error = first_error.and(users::release(link, &format!("{namespace}/{id}")));

@@ -2,7 +2,6 @@
 //! descriptors and returns owned ones, and adds nothing to what the kernel does.
 #![allow(unsafe_code)]
 
-<<<<<<< HEAD
 pub mod cgroup;
 pub mod clone;
 pub mod descriptor;
@@ -10,7 +9,5 @@ pub mod gofer;
 pub mod mount;
 pub mod network;
 pub mod process;
-=======
 #[cfg(test)]
 pub(crate) mod spec;
->>>>>>> spec

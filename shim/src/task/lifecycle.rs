@@ -3,14 +3,14 @@
 //! ```text
 //!              Start            Started            Pause
 //!   Created ──────────► Starting ───────► Running ───────► Paused
-//!    │ ▲  │                │  │             │  ▲              │ │
-//!    │ │  │    NotStarted  │  │             │  └──────────────┘ │
-//!    │ └──┼────────────────┘  │ Exit        │       Resume      │
-//!    │    │ Exit              ▼             │ Exit              │ Exit
-//!    │    └────────────────► Stopped ◄──────┴───────────────────┘
-//!    │ Delete                 │ Delete
-//!    ▼                        ▼
-//!   Deleting ◄────────────────┘
+//!    │  │                  │                │  ▲              │ │
+//!    │  │ Exit             │ Exit           │  └──────────────┘ │
+//!    │  │                  │                │      Resume       │
+//!    │  │                  ▼                │ Exit              │ Exit
+//!    │  └──────────────► Stopped ◄──────────┴───────────────────┘
+//!    │ Delete              │ Delete
+//!    ▼                     ▼
+//!   Deleting ◄─────────────┘
 //! ```
 //!
 //! Only a container's init is paused; its exec'd processes are frozen with it
@@ -42,7 +42,6 @@ pub(crate) enum State {
 pub(crate) enum Step {
     Start,
     Started,
-    NotStarted,
     Pause,
     Resume,
     Exit,
@@ -56,7 +55,6 @@ impl State {
         match (self, step) {
             (Created, Step::Start) => Ok(Starting),
             (Starting, Step::Started) => Ok(Running),
-            (Starting, Step::NotStarted) => Ok(Created),
             (Running, Step::Pause) => Ok(Paused),
             (Paused, Step::Resume) => Ok(Running),
             (Created | Starting | Running | Paused, Step::Exit) => Ok(Stopped),
@@ -87,7 +85,7 @@ impl State {
 impl Step {
     fn verb(self) -> &'static str {
         match self {
-            Self::Start | Self::Started | Self::NotStarted => "start",
+            Self::Start | Self::Started => "start",
             Self::Pause => "pause",
             Self::Resume => "resume",
             Self::Exit => "end",
@@ -124,7 +122,7 @@ mod tests {
         assert_eq!(walk(&[Start, Started, Pause, Exit]).unwrap(), State::Stopped);
         assert_eq!(walk(&[Exit, Delete]).unwrap(), State::Deleting);
         assert_eq!(walk(&[Delete]).unwrap(), State::Deleting);
-        assert_eq!(walk(&[Start, Step::NotStarted, Start, Started]).unwrap(), State::Running);
+        assert_eq!(walk(&[Start, Exit, Delete]).unwrap(), State::Deleting);
     }
 
     #[test]

@@ -9,9 +9,7 @@ use crate::spec::{ProcessDefaults, plan_process};
 fn said(content: &[u8]) -> String {
     let bundle = tempfile::tempdir().unwrap();
     fs::write(bundle.path().join("config.json"), content).unwrap();
-    load(bundle.path())
-        .expect_err("should be refused")
-        .to_string()
+    load(bundle.path()).expect_err("should be refused").to_string()
 }
 
 #[test]
@@ -32,18 +30,9 @@ fn what_is_wrong_is_named_by_its_field() {
             r#"{"ociVersion": 1}"#,
             "config.json: ociVersion: invalid type: integer `1`, expected a string",
         ),
-        (
-            r#"{"process": {"args": ["sh", 3]}}"#,
-            "process.args[1]: invalid type",
-        ),
-        (
-            r#"{"process": {"args": ["sh"], "cwd": "/"}}"#,
-            "process: missing field `user`",
-        ),
-        (
-            r#"{"process": {"user": {"uid": -1}}}"#,
-            "process.user.uid: invalid value: integer `-1`",
-        ),
+        (r#"{"process": {"args": ["sh", 3]}}"#, "process.args[1]: invalid type"),
+        (r#"{"process": {"args": ["sh"], "cwd": "/"}}"#, "process: missing field `user`"),
+        (r#"{"process": {"user": {"uid": -1}}}"#, "process.user.uid: invalid value: integer `-1`"),
         (
             r#"{"process": {"capabilities": {"bounding": ["CAP_FLY"]}}}"#,
             "process.capabilities.bounding",
@@ -56,10 +45,7 @@ fn what_is_wrong_is_named_by_its_field() {
             r#"{"linux": {"namespaces": [{"type": "moon"}]}}"#,
             "linux.namespaces[0].type: unknown variant `moon`",
         ),
-        (
-            r#"{"mounts": [{"destination": 1}]}"#,
-            "mounts[0].destination: invalid type",
-        ),
+        (r#"{"mounts": [{"destination": 1}]}"#, "mounts[0].destination: invalid type"),
         (
             r#"{"linux": {"seccomp": {"defaultAction": "SCMP_ACT_SING"}}}"#,
             "linux.seccomp.defaultAction: unknown variant",
@@ -67,10 +53,7 @@ fn what_is_wrong_is_named_by_its_field() {
     ];
     for (content, expected) in table {
         let said = said(content.as_bytes());
-        assert!(
-            said.contains(expected),
-            "{content}: {said:?} does not hold {expected:?}"
-        );
+        assert!(said.contains(expected), "{content}: {said:?} does not hold {expected:?}");
     }
 }
 
@@ -80,9 +63,7 @@ fn versions_of_the_first_major_number_are_supported() {
         Story::of(CTR).set("/ociVersion", version).accepted();
     }
     for version in ["2.0.0", "0.9.0", "1.0", "1.x.0", "one", "1.0.0.0"] {
-        Story::of(CTR)
-            .set("/ociVersion", version)
-            .refused("ociVersion");
+        Story::of(CTR).set("/ociVersion", version).refused("ociVersion");
     }
     assert!(said(b"{}").contains("ociVersion: is missing"));
 }
@@ -104,51 +85,32 @@ fn a_spec_that_is_a_fifo_does_not_hang() {
 
 #[test]
 fn properties_that_nobody_knows_are_ignored() {
-    Story::of(CTR)
-        .set("/freshlyInvented", json!({"a": 1}))
-        .accepted();
+    Story::of(CTR).set("/freshlyInvented", json!({"a": 1})).accepted();
 }
 
 #[test]
 fn scheduler_flags_are_known_by_the_names_of_the_specification() {
-    let flags = json!([
-        "SCHED_FLAG_RESET_ON_FORK",
-        "SCHED_FLAG_DL_OVERRUN",
-        "SCHED_FLAG_RECLAIM"
-    ]);
+    let flags = json!(["SCHED_FLAG_RESET_ON_FORK", "SCHED_FLAG_DL_OVERRUN", "SCHED_FLAG_RECLAIM"]);
     let scheduler = json!({"policy": "SCHED_BATCH", "nice": 5, "flags": flags});
-    let plan = Story::of(CTR)
-        .set("/process/scheduler", scheduler)
-        .accepted();
+    let plan = Story::of(CTR).set("/process/scheduler", scheduler).accepted();
     let planned = process(&plan).scheduler.unwrap();
     assert_eq!((planned.policy, planned.nice, planned.flags), (3, 5, 7));
 }
 
 #[test]
 fn an_exec_brings_its_own_process_and_inherits_the_personality() {
-    let plan = Story::of(CTR)
-        .set("/linux/personality/domain", "LINUX32")
-        .accepted();
+    let plan = Story::of(CTR).set("/linux/personality/domain", "LINUX32").accepted();
     let defaults = ProcessDefaults::of(&plan);
     let exec = br#"{"user": {"uid": 5, "gid": 6}, "args": ["id"], "cwd": "/tmp", "terminal": true,
         "consoleSize": {"width": 80, "height": 25}, "execCPUAffinity": {"final": "0-1,3"}}"#;
     let planned = plan_process(&load_process(exec).unwrap(), &defaults).unwrap();
-    assert_eq!(
-        (planned.uid, planned.gid, planned.personality),
-        (5, 6, Some(8))
-    );
+    assert_eq!((planned.uid, planned.gid, planned.personality), (5, 6, Some(8)));
     assert_eq!(planned.cpu_affinity, Some(vec![0, 1, 3]));
-    assert_eq!(
-        planned.terminal.map(|t| (t.width, t.height)),
-        Some((80, 25))
-    );
+    assert_eq!(planned.terminal.map(|t| (t.width, t.height)), Some((80, 25)));
     assert_eq!(planned.capabilities, Default::default());
 
     let said = load_process(br#"{"args": 1}"#).unwrap_err().to_string();
-    assert!(
-        said.starts_with("the exec's process: args: invalid type"),
-        "{said}"
-    );
+    assert!(said.starts_with("the exec's process: args: invalid type"), "{said}");
 }
 
 #[test]
@@ -186,9 +148,6 @@ fn timing_of_load_and_plan() {
             })
             .collect();
         times.sort_unstable();
-        println!(
-            "{name}: median (total, load, plan, key, with drop) {:?}",
-            times[times.len() / 2]
-        );
+        println!("{name}: median (total, load, plan, key, with drop) {:?}", times[times.len() / 2]);
     }
 }

@@ -52,13 +52,7 @@ impl Story {
         }
         let text = fixture.replace("\"@/", &format!("\"{}/", bundle.path().display()));
         let spec = serde_json::from_str(&text).expect("a fixture is JSON");
-        Self {
-            bundle,
-            spec,
-            userns: Userns::Auto,
-            rootfs_mounts_given: false,
-            sandbox: None,
-        }
+        Self { bundle, spec, userns: Userns::Auto, rootfs_mounts_given: false, sandbox: None }
     }
 
     /// Changes what is at a JSON pointer; objects on the way are made.
@@ -116,8 +110,7 @@ impl Story {
 
     #[track_caller]
     fn accepted(&self) -> Plan {
-        self.plan()
-            .unwrap_or_else(|error| panic!("should be accepted, but: {error}"))
+        self.plan().unwrap_or_else(|error| panic!("should be accepted, but: {error}"))
     }
 
     /// The sentence of the refusal, which must hold `expected`.
@@ -127,10 +120,7 @@ impl Story {
             Ok(_) => panic!("should be refused with {expected:?}"),
             Err(error) => {
                 let said = error.to_string();
-                assert!(
-                    said.contains(expected),
-                    "{said:?} does not hold {expected:?}"
-                );
+                assert!(said.contains(expected), "{said:?} does not hold {expected:?}");
                 assert_eq!(error.kind, crate::control::message::FailureKind::Invalid);
             }
         }
@@ -143,11 +133,7 @@ impl Story {
 fn sandbox() -> SandboxFacts {
     let own = HostPid(std::process::id() as i32);
     let facts = SandboxFacts::read(own, true, None).expect("namespaces of this process");
-    SandboxFacts {
-        network: namespace("mnt"),
-        host_network: false,
-        ..facts
-    }
+    SandboxFacts { network: namespace("mnt"), host_network: false, ..facts }
 }
 
 fn namespace(name: &str) -> NamespaceId {
@@ -156,9 +142,7 @@ fn namespace(name: &str) -> NamespaceId {
 
 fn mount<'a>(plan: &'a Plan, destination: &str) -> &'a MountPlan {
     let mut mounts = plan.container.mounts.iter();
-    mounts
-        .find(|mount| mount.destination == Path::new(destination))
-        .expect("a planned mount")
+    mounts.find(|mount| mount.destination == Path::new(destination)).expect("a planned mount")
 }
 
 fn process(plan: &Plan) -> &ProcessPlan {

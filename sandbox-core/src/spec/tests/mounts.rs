@@ -21,13 +21,7 @@ fn bind(options: &[&str]) -> Story {
 }
 
 fn donated(story: &Story) -> DonatedSource {
-    story
-        .accepted()
-        .host
-        .donated
-        .pop()
-        .expect("a donated mount")
-        .1
+    story.accepted().host.donated.pop().expect("a donated mount").1
 }
 
 #[test]
@@ -36,31 +30,17 @@ fn boot_makes_what_belongs_to_the_containers_namespaces() {
     assert_eq!(mount(&plan, "/proc").source, MountSource::Proc);
     assert_eq!(mount(&plan, "/dev/mqueue").source, MountSource::Mqueue);
     assert_eq!(mount(&plan, "/sys/fs/cgroup").source, MountSource::Cgroup);
-    assert_eq!(
-        mount(&plan, "/sys").source,
-        MountSource::Donated { is_file: false }
-    );
+    assert_eq!(mount(&plan, "/sys").source, MountSource::Donated { is_file: false });
     let MountSource::Devpts(options) = &mount(&plan, "/dev/pts").source else {
         panic!("no devpts");
     };
     assert!(options.contains(&("newinstance".into(), None)));
     assert!(options.contains(&("gid".into(), Some("5".into()))));
     let dev = mount(&plan, "/dev");
-    let options = vec![
-        ("mode".to_string(), Some("755".into())),
-        ("size".into(), Some("65536k".into())),
-    ];
-    assert_eq!(
-        dev.source,
-        MountSource::Tmpfs {
-            options,
-            copy_up: false
-        }
-    );
-    assert_eq!(
-        (dev.attributes.set, dev.attributes.clear),
-        (NOSUID | STRICTATIME, ATIME)
-    );
+    let options =
+        vec![("mode".to_string(), Some("755".into())), ("size".into(), Some("65536k".into()))];
+    assert_eq!(dev.source, MountSource::Tmpfs { options, copy_up: false });
+    assert_eq!((dev.attributes.set, dev.attributes.clear), (NOSUID | STRICTATIME, ATIME));
     let sys = mount(&plan, "/sys").attributes;
     assert_eq!(sys.set, RDONLY | NOSUID | NODEV | NOEXEC);
 }
@@ -71,11 +51,7 @@ fn binds_are_donated_with_their_host_path() {
     let source = story.bundle.path().join("shm");
     assert_eq!(
         donated(&story),
-        DonatedSource::Bind {
-            source,
-            recursive: true,
-            idmap: IdmapChoice::Sandbox
-        }
+        DonatedSource::Bind { source, recursive: true, idmap: IdmapChoice::Sandbox }
     );
     let plan = story.accepted();
     let planned = mount(&plan, "/mnt");
@@ -89,42 +65,23 @@ fn binds_are_donated_with_their_host_path() {
         json!({"destination": "/etc/hosts", "type": "bind", "source": "hosts", "options": []}),
     )
     .accepted();
-    assert_eq!(
-        mount(&plan, "/etc/hosts").source,
-        MountSource::Donated { is_file: true }
-    );
+    assert_eq!(mount(&plan, "/etc/hosts").source, MountSource::Donated { is_file: true });
     // Without a user namespace there is nothing to map.
     let story = bind(&["bind"]).userns(Userns::Never);
     assert!(matches!(
         donated(&story),
-        DonatedSource::Bind {
-            recursive: false,
-            idmap: IdmapChoice::None,
-            ..
-        }
+        DonatedSource::Bind { recursive: false, idmap: IdmapChoice::None, .. }
     ));
 }
 
 #[test]
 fn recursive_attributes_are_kept_apart() {
-    let attributes = mount(
-        &bind(&["rbind", "rro", "rnosuid", "nodev"]).accepted(),
-        "/mnt",
-    )
-    .attributes;
-    assert_eq!(
-        (attributes.recursive_set, attributes.set),
-        (RDONLY | NOSUID, NODEV)
-    );
-    let attributes = mount(
-        &bind(&["bind", "rnoatime", "ratime", "rexec"]).accepted(),
-        "/mnt",
-    )
-    .attributes;
-    assert_eq!(
-        (attributes.recursive_set, attributes.recursive_clear),
-        (0, ATIME | NOEXEC)
-    );
+    let attributes =
+        mount(&bind(&["rbind", "rro", "rnosuid", "nodev"]).accepted(), "/mnt").attributes;
+    assert_eq!((attributes.recursive_set, attributes.set), (RDONLY | NOSUID, NODEV));
+    let attributes =
+        mount(&bind(&["bind", "rnoatime", "ratime", "rexec"]).accepted(), "/mnt").attributes;
+    assert_eq!((attributes.recursive_set, attributes.recursive_clear), (0, ATIME | NOEXEC));
 }
 
 #[test]
@@ -135,23 +92,12 @@ fn of_options_that_contradict_each_other_the_last_wins() {
     };
     assert_eq!(attributes(&["bind", "ro", "rw"]), (0, RDONLY));
     assert_eq!(attributes(&["bind", "rw", "ro"]), (RDONLY, 0));
-    assert_eq!(
-        attributes(&["bind", "noatime", "strictatime"]),
-        (STRICTATIME, ATIME)
-    );
-    assert_eq!(
-        attributes(&["bind", "strictatime", "noatime", "relatime"]),
-        (0, ATIME)
-    );
-    assert_eq!(
-        attributes(&["bind", "relatime", "noatime"]),
-        (NOATIME, ATIME)
-    );
+    assert_eq!(attributes(&["bind", "noatime", "strictatime"]), (STRICTATIME, ATIME));
+    assert_eq!(attributes(&["bind", "strictatime", "noatime", "relatime"]), (0, ATIME));
+    assert_eq!(attributes(&["bind", "relatime", "noatime"]), (NOATIME, ATIME));
     let plan = bind(&["bind", "shared", "private"]).accepted();
     assert_eq!(
-        mount(&plan, "/mnt")
-            .propagation
-            .map(|p| (p.kind, p.recursive)),
+        mount(&plan, "/mnt").propagation.map(|p| (p.kind, p.recursive)),
         Some((PropagationKind::Private, false))
     );
 }
@@ -163,17 +109,11 @@ fn owners_are_mapped_as_the_mount_says() {
         other => panic!("{other:?} is no bind"),
     };
     assert_eq!(idmap(bind(&["rbind", "noidmap"])), IdmapChoice::None);
-    let IdmapChoice::Mappings {
-        mappings,
-        recursive,
-    } = idmap(bind(&["rbind", "ridmap"]))
-    else {
+    let IdmapChoice::Mappings { mappings, recursive } = idmap(bind(&["rbind", "ridmap"])) else {
         panic!("no mappings");
     };
     assert!(mappings.uids.is_empty() && recursive);
-    bind(&["rbind", "idmap"])
-        .userns(Userns::Never)
-        .refused("need a user namespace");
+    bind(&["rbind", "idmap"]).userns(Userns::Never).refused("need a user namespace");
 
     let line = json!([{"containerID": 0, "hostID": 7, "size": 3}]);
     let mapped = |options: &[&str]| {
@@ -181,21 +121,12 @@ fn owners_are_mapped_as_the_mount_says() {
             .set("/mounts/7/uidMappings", line.clone())
             .set("/mounts/7/gidMappings", line.clone())
     };
-    let IdmapChoice::Mappings {
-        mappings,
-        recursive,
-    } = idmap(mapped(&["bind"]).userns(Userns::Never))
+    let IdmapChoice::Mappings { mappings, recursive } =
+        idmap(mapped(&["bind"]).userns(Userns::Never))
     else {
         panic!("no mappings");
     };
-    assert_eq!(
-        mappings.uids,
-        [IdMapping {
-            inside: 0,
-            outside: 7,
-            size: 3
-        }]
-    );
+    assert_eq!(mappings.uids, [IdMapping { inside: 0, outside: 7, size: 3 }]);
     assert!(!recursive);
     mapped(&["bind", "noidmap"]).refused("both ID mappings and the option noidmap");
     bind(&["bind"])
@@ -211,14 +142,9 @@ fn other_file_systems_are_made_on_the_host() {
         json!({"destination": "/disk", "type": "ext4", "source": "/dev/vdb", "options": ["ro", "sync", "data=journal"]}),
     );
     let options = [("sync", None), ("data", Some("journal")), ("ro", None)];
-    let options = options
-        .map(|(key, value)| (key.to_string(), value.map(str::to_string)))
-        .to_vec();
-    let expected = DonatedSource::FileSystem {
-        fs_type: "ext4".into(),
-        source: "/dev/vdb".into(),
-        options,
-    };
+    let options = options.map(|(key, value)| (key.to_string(), value.map(str::to_string))).to_vec();
+    let expected =
+        DonatedSource::FileSystem { fs_type: "ext4".into(), source: "/dev/vdb".into(), options };
     assert_eq!(donated(&story), expected);
 }
 
@@ -227,20 +153,15 @@ fn tmpcopyup_is_for_tmpfs() {
     let plan =
         with(json!({"destination": "/var", "type": "tmpfs", "options": ["tmpcopyup", "size=1m"]}))
             .accepted();
-    assert!(matches!(
-        mount(&plan, "/var").source,
-        MountSource::Tmpfs { copy_up: true, .. }
-    ));
+    assert!(matches!(mount(&plan, "/var").source, MountSource::Tmpfs { copy_up: true, .. }));
     bind(&["bind", "tmpcopyup"]).refused("tmpcopyup is an option of tmpfs only");
 }
 
 #[test]
 fn destinations_are_cleaned_and_stay_inside() {
-    for (written, cleaned) in [
-        ("/a/../../b/./c//d/", "/b/c/d"),
-        ("/../../mnt", "/mnt"),
-        ("/./x", "/x"),
-    ] {
+    for (written, cleaned) in
+        [("/a/../../b/./c//d/", "/b/c/d"), ("/../../mnt", "/mnt"), ("/./x", "/x")]
+    {
         let plan = with(json!({"destination": written, "type": "tmpfs"})).accepted();
         assert_eq!(plan.container.mounts[7].destination, PathBuf::from(cleaned));
     }

@@ -13,12 +13,7 @@ fn boot_plays_the_pause_container() {
     assert_eq!(plan.container.process, None);
     assert_eq!(
         plan.container.namespaces,
-        Namespaces {
-            pid: false,
-            ipc: false,
-            uts: false,
-            cgroup: true
-        }
+        Namespaces { pid: false, ipc: false, uts: false, cgroup: true }
     );
     assert_eq!(plan.container.hostname.as_deref(), Some("web"));
     assert_eq!(plan.host.network, Network::Path("/proc/self/ns/mnt".into()));
@@ -27,49 +22,31 @@ fn boot_plays_the_pause_container() {
 
 #[test]
 fn another_pause_program_runs_in_the_pods_namespaces() {
-    let plan = Story::of(CRI_SANDBOX)
-        .set("/process/args/0", "/usr/bin/pod")
-        .accepted();
+    let plan = Story::of(CRI_SANDBOX).set("/process/args/0", "/usr/bin/pod").accepted();
     assert!(plan.container.process.is_some());
     assert_eq!(
         plan.container.namespaces,
-        Namespaces {
-            pid: false,
-            ipc: false,
-            uts: false,
-            cgroup: true
-        }
+        Namespaces { pid: false, ipc: false, uts: false, cgroup: true }
     );
     // The same command line outside of a pod is a program like any other.
-    let plan = Story::of(CTR)
-        .set("/process/args", json!(["/pause"]))
-        .accepted();
+    let plan = Story::of(CTR).set("/process/args", json!(["/pause"])).accepted();
     assert!(plan.container.process.is_some());
 }
 
 #[test]
 fn sysctls_go_where_they_belong() {
     let plan = Story::of(CRI_SANDBOX).accepted();
-    let names = |list: &[(String, String)]| {
-        list.iter()
-            .map(|(name, _)| name.clone())
-            .collect::<Vec<_>>()
-    };
+    let names =
+        |list: &[(String, String)]| list.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
     assert_eq!(names(&plan.container.sysctls), ["kernel.shm_rmid_forced"]);
     assert_eq!(
         names(&plan.host.network_sysctls),
-        [
-            "net.ipv4.ip_unprivileged_port_start",
-            "net.ipv4.ping_group_range"
-        ]
+        ["net.ipv4.ip_unprivileged_port_start", "net.ipv4.ping_group_range"]
     );
     let story = Story::of(CTR).set("/linux/sysctl/net~1ipv4~1conf~1eth0.1~1forwarding", "1");
     let name = &story.accepted().host.network_sysctls[0].0;
     assert_eq!(name, "net.ipv4.conf.eth0/1.forwarding");
-    assert_eq!(
-        crate::spec::sysctl_file(name),
-        PathBuf::from("net/ipv4/conf/eth0.1/forwarding")
-    );
+    assert_eq!(crate::spec::sysctl_file(name), PathBuf::from("net/ipv4/conf/eth0.1/forwarding"));
 }
 
 #[test]
@@ -78,12 +55,7 @@ fn a_container_joins_its_pod() {
     let plan = story.accepted();
     assert_eq!(
         plan.container.namespaces,
-        Namespaces {
-            pid: true,
-            ipc: false,
-            uts: false,
-            cgroup: true
-        }
+        Namespaces { pid: true, ipc: false, uts: false, cgroup: true }
     );
     assert!(plan.container.user_namespace);
     assert_eq!(plan.host.network, Network::Path("/proc/self/ns/mnt".into()));
@@ -99,36 +71,25 @@ fn a_container_joins_no_other_namespace_than_its_pods() {
     let story = || Story::of(CRI_CONTAINER).inside(sandbox());
     for (index, name) in [(1, "ipc"), (2, "uts"), (4, "network")] {
         let path = format!("/linux/namespaces/{index}/path");
-        story()
-            .set(&path, "/proc/self/ns/user")
-            .refused(&format!("linux.namespaces: {name}"));
-        story()
-            .set(&path, "/proc/self/ns/none")
-            .refused("No such file");
+        story().set(&path, "/proc/self/ns/user").refused(&format!("linux.namespaces: {name}"));
+        story().set(&path, "/proc/self/ns/none").refused("No such file");
     }
-    story()
-        .set("/linux/namespaces/0/path", "/proc/self/ns/user")
-        .refused("linux.namespaces: pid");
+    story().set("/linux/namespaces/0/path", "/proc/self/ns/user").refused("linux.namespaces: pid");
     story()
         .set("/linux/namespaces/4", json!({"type": "network"}))
         .refused("network: a new one is asked for");
     story()
         .set("/linux/namespaces/4", json!({"type": "user"}))
         .refused("network: the host's is asked for");
-    story()
-        .set("/linux/namespaces/3/path", "/proc/self/ns/mnt")
-        .refused("mount: joining");
+    story().set("/linux/namespaces/3/path", "/proc/self/ns/mnt").refused("mount: joining");
 }
 
 #[test]
 fn the_user_namespace_of_a_pod_is_recognised_by_itself_or_by_its_mappings() {
     let user = |path: &str| json!({"type": "user", "path": path});
     let line = json!([{"containerID": 0, "hostID": 200000, "size": 65536}]);
-    let story = |facts, path| {
-        Story::of(CRI_CONTAINER)
-            .inside(facts)
-            .set("/linux/namespaces/6", user(path))
-    };
+    let story =
+        |facts, path| Story::of(CRI_CONTAINER).inside(facts).set("/linux/namespaces/6", user(path));
     story(sandbox(), "/proc/self/ns/user").accepted();
     story(sandbox(), "/proc/self/ns/uts").refused("user: is not the user namespace");
 
@@ -138,10 +99,7 @@ fn the_user_namespace_of_a_pod_is_recognised_by_itself_or_by_its_mappings() {
         .set("/linux/uidMappings", line.clone())
         .set("/linux/gidMappings", line.clone())
         .accepted();
-    let facts = SandboxFacts {
-        mappings: brought.host.mappings,
-        ..sandbox()
-    };
+    let facts = SandboxFacts { mappings: brought.host.mappings, ..sandbox() };
     let with = |line: Value| {
         story(facts.clone(), "/proc/self/ns/uts")
             .set("/linux/uidMappings", line.clone())
@@ -155,9 +113,7 @@ fn the_user_namespace_of_a_pod_is_recognised_by_itself_or_by_its_mappings() {
 fn a_pod_that_uses_the_hosts_namespaces_has_no_user_namespace() {
     let story = |kept: &[&str]| {
         let list: Vec<_> = kept.iter().map(|kind| json!({"type": kind})).collect();
-        Story::of(CRI_SANDBOX)
-            .set("/linux/namespaces", list)
-            .set("/linux/sysctl", json!({}))
+        Story::of(CRI_SANDBOX).set("/linux/namespaces", list).set("/linux/sysctl", json!({}))
     };
     for (kept, name) in [
         (["mount", "pid", "ipc"], "network"),
@@ -183,18 +139,10 @@ fn a_pod_that_uses_the_hosts_namespaces_has_no_user_namespace() {
         ..sandbox()
     };
     let container = || Story::of(CRI_CONTAINER).inside(facts.clone());
-    let plan = container()
-        .set("/linux/namespaces/4/path", "/proc/self/ns/net")
-        .accepted();
-    assert_eq!(
-        (plan.host.network, plan.container.user_namespace),
-        (Network::Host, false)
-    );
+    let plan = container().set("/linux/namespaces/4/path", "/proc/self/ns/net").accepted();
+    assert_eq!((plan.host.network, plan.container.user_namespace), (Network::Host, false));
     container()
-        .set(
-            "/linux/namespaces/4",
-            json!({"type": "user", "path": "/proc/self/ns/user"}),
-        )
+        .set("/linux/namespaces/4", json!({"type": "user", "path": "/proc/self/ns/user"}))
         .accepted();
 }
 
@@ -221,8 +169,5 @@ fn a_privileged_pod_is_told_by_its_sandbox() {
     // Another client that asks for no profile; containerd 2.x, which would say.
     assert_eq!(reason(story().set(LOG_DIRECTORY, "/tmp/logs")), None);
     let newer = "/annotations/io.kubernetes.cri.podsandbox.image-name";
-    assert_eq!(
-        reason(story().set(newer, "registry.k8s.io/pause:3.10")),
-        None
-    );
+    assert_eq!(reason(story().set(newer, "registry.k8s.io/pause:3.10")), None);
 }

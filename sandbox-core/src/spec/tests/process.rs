@@ -8,9 +8,7 @@ fn users_beyond_the_range_of_a_sandbox_are_refused() {
     story(65535).accepted();
     story(65536).refused("process.user.uid: 65536 does not exist in the sandbox");
     story(65536).userns(Userns::Never).accepted();
-    story(u32::MAX)
-        .userns(Userns::Never)
-        .refused("is not a valid ID");
+    story(u32::MAX).userns(Userns::Never).refused("is not a valid ID");
     Story::of(RUNC_ROOTLESS)
         .set("/process/user/gid", 1)
         .refused("process.user.gid: 1 is not mapped");
@@ -26,38 +24,14 @@ fn what_is_wrong_with_a_process_is_named() {
         ("/process", Value::Null, "process: is missing"),
         ("/process/args", json!([]), "process.args: expected"),
         ("/process/args", json!([""]), "process.args: expected"),
-        (
-            "/process/args",
-            json!(["a", "b\0c"]),
-            "process.args[1]: holds a NUL",
-        ),
-        (
-            "/process/env",
-            json!(["A=1", "B"]),
-            "process.env[1]: \"B\" is not of the form",
-        ),
-        (
-            "/process/env",
-            json!(["A=\0"]),
-            "process.env[0]: holds a NUL",
-        ),
-        (
-            "/process/cwd",
-            json!("tmp"),
-            "process.cwd: \"tmp\" is not an absolute path",
-        ),
+        ("/process/args", json!(["a", "b\0c"]), "process.args[1]: holds a NUL"),
+        ("/process/env", json!(["A=1", "B"]), "process.env[1]: \"B\" is not of the form"),
+        ("/process/env", json!(["A=\0"]), "process.env[0]: holds a NUL"),
+        ("/process/cwd", json!("tmp"), "process.cwd: \"tmp\" is not an absolute path"),
         ("/process/cwd", json!(""), "process.cwd"),
-        (
-            "/process/user/username",
-            json!("root"),
-            "process.user.username",
-        ),
+        ("/process/user/username", json!("root"), "process.user.username"),
         ("/process/user/umask", json!(0o1000), "process.user.umask"),
-        (
-            "/process/commandLine",
-            json!("cmd"),
-            "process.commandLine: is for Windows",
-        ),
+        ("/process/commandLine", json!("cmd"), "process.commandLine: is for Windows"),
         ("/process/oomScoreAdj", json!(1001), "process.oomScoreAdj"),
         (
             "/process/rlimits",
@@ -104,11 +78,7 @@ fn what_is_wrong_with_a_process_is_named() {
             json!({"policy": "SCHED_RR", "priority": 1, "period": 1}),
             "process.scheduler: runtime",
         ),
-        (
-            "/process/scheduler",
-            json!({"policy": "SCHED_ISO"}),
-            "process.scheduler.policy",
-        ),
+        ("/process/scheduler", json!({"policy": "SCHED_ISO"}), "process.scheduler.policy"),
         (
             "/process/scheduler",
             json!({"policy": "SCHED_OTHER", "flags": ["SCHED_FLAG_UTIL_CLAMP_MIN"]}),
@@ -126,9 +96,7 @@ fn what_is_wrong_with_a_process_is_named() {
     let size = json!({"width": 70000, "height": 1});
     let story = Story::of(CTR).set("/process/consoleSize", size);
     story.accepted();
-    story
-        .set("/process/terminal", true)
-        .refused("process.consoleSize: is 70000 by 1");
+    story.set("/process/terminal", true).refused("process.consoleSize: is 70000 by 1");
 }
 
 #[test]
@@ -144,19 +112,10 @@ fn numbers_become_the_kernels() {
     assert_eq!(process.io_priority, Some(3 << 13 | 7));
     let scheduler = process.scheduler.expect("a scheduler");
     assert_eq!(
-        (
-            scheduler.policy,
-            scheduler.runtime,
-            scheduler.deadline,
-            scheduler.period
-        ),
+        (scheduler.policy, scheduler.runtime, scheduler.deadline, scheduler.period),
         (6, 1, 2, 3)
     );
-    let limits: Vec<_> = process
-        .rlimits
-        .iter()
-        .map(|l| (l.resource, l.soft, l.hard))
-        .collect();
+    let limits: Vec<_> = process.rlimits.iter().map(|l| (l.resource, l.soft, l.hard)).collect();
     assert_eq!(limits, [(7, 1, 2), (15, 0, u64::MAX)]);
     assert_eq!(process.capabilities.bounding, 1 | 1 << 40);
     assert_eq!(process.umask, Some(0o27));
@@ -165,9 +124,7 @@ fn numbers_become_the_kernels() {
 #[test]
 fn labels_are_applied_or_refused_but_never_dropped() {
     for harmless in ["", "unconfined"] {
-        Story::of(CTR)
-            .set("/process/apparmorProfile", harmless)
-            .accepted();
+        Story::of(CTR).set("/process/apparmorProfile", harmless).accepted();
     }
     let story = Story::of(CTR).set("/process/apparmorProfile", "cri-containerd.apparmor.d");
     if std::fs::read("/sys/module/apparmor/parameters/enabled")

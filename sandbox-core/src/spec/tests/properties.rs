@@ -9,14 +9,8 @@ use super::*;
 use crate::spec::load_process;
 use crate::spec::plan::MountSource;
 
-const FIXTURES: [&str; 6] = [
-    CTR,
-    CTR_PRIVILEGED,
-    CTR_OPTIONS,
-    RUNC_ROOTLESS,
-    CRI_SANDBOX,
-    CRI_CONTAINER,
-];
+const FIXTURES: [&str; 6] =
+    [CTR, CTR_PRIVILEGED, CTR_OPTIONS, RUNC_ROOTLESS, CRI_SANDBOX, CRI_CONTAINER];
 
 /// Values that have upset parsers before.
 fn odd() -> impl Strategy<Value = Value> {

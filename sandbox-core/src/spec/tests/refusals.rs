@@ -7,40 +7,24 @@ use super::*;
 #[test]
 fn sections_without_support_are_refused_by_name() {
     let table = [
-        (
-            "/windows",
-            json!({"layerFolders": ["x"]}),
-            "windows: is a section for another platform",
-        ),
+        ("/windows", json!({"layerFolders": ["x"]}), "windows: is a section for another platform"),
         ("/solaris", json!({}), "solaris: is a section"),
         ("/vm", json!({"kernel": {"path": "/k"}}), "vm: is a section"),
         ("/zos", json!({}), "zos: is a section"),
         ("/linux", Value::Null, "linux: expected the section"),
-        (
-            "/linux/intelRdt",
-            json!({"closID": "a"}),
-            "linux.intelRdt: is not supported",
-        ),
+        ("/linux/intelRdt", json!({"closID": "a"}), "linux.intelRdt: is not supported"),
         (
             "/linux/memoryPolicy",
             json!({"mode": "MPOL_BIND"}),
             "linux.memoryPolicy: is not supported",
         ),
-        (
-            "/linux/netDevices",
-            json!({"eth0": {}}),
-            "linux.netDevices: is not supported",
-        ),
+        ("/linux/netDevices", json!({"eth0": {}}), "linux.netDevices: is not supported"),
         (
             "/linux/timeOffsets",
             json!({"monotonic": {"secs": 1}}),
             "linux.timeOffsets: is not supported",
         ),
-        (
-            "/linux/namespaces/5",
-            json!({"type": "time"}),
-            "time namespaces are not supported",
-        ),
+        ("/linux/namespaces/5", json!({"type": "time"}), "time namespaces are not supported"),
     ];
     for (pointer, value, expected) in table {
         Story::of(CTR).set(pointer, value).refused(expected);
@@ -68,9 +52,7 @@ fn namespaces_that_make_no_sense_are_refused() {
 #[test]
 fn mappings_that_the_kernel_would_not_take_are_refused() {
     let with = |uids: Value, gids: Value| {
-        Story::of(RUNC_ROOTLESS)
-            .set("/linux/uidMappings", uids)
-            .set("/linux/gidMappings", gids)
+        Story::of(RUNC_ROOTLESS).set("/linux/uidMappings", uids).set("/linux/gidMappings", gids)
     };
     let line = |inside: u64, outside: u64, size: u64| json!({"containerID": inside, "hostID": outside, "size": size});
     let good = json!([line(0, 5, 10)]);
@@ -114,28 +96,17 @@ fn sysctls_outside_of_the_pods_namespaces_are_refused() {
     ] {
         with(machine).refused("belongs to no namespace");
     }
-    for none in [
-        "",
-        "net",
-        "net..core",
-        "net/../kernel/core_pattern",
-        ".",
-        "kernel.",
-    ] {
+    for none in ["", "net", "net..core", "net/../kernel/core_pattern", ".", "kernel."] {
         with(none).refused("is no sysctl");
     }
-    with("kernel.hostname")
-        .set("/hostname", "a")
-        .refused("is given beside hostname");
+    with("kernel.hostname").set("/hostname", "a").refused("is given beside hostname");
     let only_mount = json!([{"type": "mount"}]);
     for (name, said) in [
         ("net.core.somaxconn", "the host's network"),
         ("kernel.sem", "the host's IPC"),
         ("kernel.domainname", "the host's name"),
     ] {
-        with(name)
-            .set("/linux/namespaces", only_mount.clone())
-            .refused(said);
+        with(name).set("/linux/namespaces", only_mount.clone()).refused(said);
     }
     let mut twice = Story::of(CTR);
     twice.spec["linux"]["sysctl"] = json!({"net.core.somaxconn": "1", "net/core/somaxconn": "2"});
@@ -154,18 +125,9 @@ fn hooks_are_planned_in_their_order_or_refused() {
         .set("/hooks/startContainer", json!([{"path": "/in"}]))
         .set("/hooks/poststop", hook("/last"))
         .accepted();
-    let ran: Vec<_> = plan
-        .host
-        .hooks
-        .create_runtime
-        .iter()
-        .map(|hook| hook.path.clone())
-        .collect();
+    let ran: Vec<_> = plan.host.hooks.create_runtime.iter().map(|hook| hook.path.clone()).collect();
     assert_eq!(ran, paths(["/first", "/second"]));
-    assert_eq!(
-        plan.host.hooks.poststop[0].timeout.map(|t| t.as_secs()),
-        Some(3)
-    );
+    assert_eq!(plan.host.hooks.poststop[0].timeout.map(|t| t.as_secs()), Some(3));
     assert_eq!(plan.container.start_hooks[0].args, ["/in"]);
     Story::of(CTR)
         .set("/hooks/poststart", hook("x"))
@@ -190,42 +152,22 @@ fn devices_are_made_as_the_kernel_numbers_them() {
             {"path": "/dev/raw", "type": "c", "major": 162, "minor": 2}
         ]))
         .accepted();
-    assert_eq!(
-        plan.container.devices,
-        paths(["/dev/pipe", "/dev/disk", "/dev/null", "/dev/raw"])
-    );
+    assert_eq!(plan.container.devices, paths(["/dev/pipe", "/dev/disk", "/dev/null", "/dev/raw"]));
     let modes: Vec<_> = plan.host.devices.iter().map(|node| node.mode).collect();
     assert_eq!(modes, [0o010666, 0o060640, 0o020600, 0o020666]);
     let refused = |device: Value, said: &str| {
-        Story::of(CTR)
-            .set("/linux/devices", json!([device]))
-            .refused(said)
+        Story::of(CTR).set("/linux/devices", json!([device])).refused(said)
     };
     refused(json!({"path": "dev", "type": "c"}), "linux.devices[0].path");
-    refused(
-        json!({"path": "/proc/self/attr", "type": "c"}),
-        "inside of proc",
-    );
-    refused(
-        json!({"path": "/dev/x", "type": "a"}),
-        "linux.devices[0].type",
-    );
-    refused(
-        json!({"path": "/dev/x", "type": "c", "major": -1}),
-        "linux.devices[0].major: is -1",
-    );
-    refused(
-        json!({"path": "/dev/x", "type": "c", "minor": 1 << 20}),
-        "linux.devices[0].minor",
-    );
+    refused(json!({"path": "/proc/self/attr", "type": "c"}), "inside of proc");
+    refused(json!({"path": "/dev/x", "type": "a"}), "linux.devices[0].type");
+    refused(json!({"path": "/dev/x", "type": "c", "major": -1}), "linux.devices[0].major: is -1");
+    refused(json!({"path": "/dev/x", "type": "c", "minor": 1 << 20}), "linux.devices[0].minor");
     refused(
         json!({"path": "/dev/x", "type": "b", "fileMode": 0o020666}),
         "linux.devices[0].fileMode",
     );
-    refused(
-        json!({"path": "/dev/x", "type": "p", "uid": 70000}),
-        "linux.devices[0].uid",
-    );
+    refused(json!({"path": "/dev/x", "type": "p", "uid": 70000}), "linux.devices[0].uid");
 }
 
 #[test]
@@ -236,21 +178,9 @@ fn the_rest_of_the_linux_section_is_checked_too() {
             json!("proc/kcore"),
             "linux.maskedPaths[0]: \"proc/kcore\" is not an absolute path",
         ),
-        (
-            "/linux/readonlyPaths/1",
-            json!("x"),
-            "linux.readonlyPaths[1]",
-        ),
-        (
-            "/linux/rootfsPropagation",
-            json!("sideways"),
-            "linux.rootfsPropagation: \"sideways\"",
-        ),
-        (
-            "/linux/cgroupsPath",
-            json!("/a/../../b"),
-            "linux.cgroupsPath",
-        ),
+        ("/linux/readonlyPaths/1", json!("x"), "linux.readonlyPaths[1]"),
+        ("/linux/rootfsPropagation", json!("sideways"), "linux.rootfsPropagation: \"sideways\""),
+        ("/linux/cgroupsPath", json!("/a/../../b"), "linux.cgroupsPath"),
         ("/hostname", json!("h".repeat(65)), "hostname: "),
         ("/domainname", json!("a\0b"), "domainname: holds a NUL byte"),
     ];
@@ -276,12 +206,6 @@ fn ids_are_names_of_directories() {
     };
     assert!(plan("a_b-c.d+1").is_ok());
     for id in ["", ".", "..", "a/b", "a b", "ü", &"x".repeat(256)] {
-        assert!(
-            plan(id)
-                .unwrap_err()
-                .to_string()
-                .starts_with("container ID"),
-            "{id}"
-        );
+        assert!(plan(id).unwrap_err().to_string().starts_with("container ID"), "{id}");
     }
 }

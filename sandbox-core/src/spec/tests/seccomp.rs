@@ -160,18 +160,9 @@ fn flags_are_the_kernels() {
     let with = |flags: Value| flags_of(json!({"defaultAction": "SCMP_ACT_ALLOW", "flags": flags}));
     assert_eq!(flags_of(json!({"defaultAction": "SCMP_ACT_ALLOW"})), 4);
     assert_eq!(with(json!([])), 0);
+    assert_eq!(with(json!(["SECCOMP_FILTER_FLAG_LOG", "SECCOMP_FILTER_FLAG_TSYNC"])), 3);
     assert_eq!(
-        with(json!([
-            "SECCOMP_FILTER_FLAG_LOG",
-            "SECCOMP_FILTER_FLAG_TSYNC"
-        ])),
-        3
-    );
-    assert_eq!(
-        with(json!([
-            "SECCOMP_FILTER_FLAG_SPEC_ALLOW",
-            "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"
-        ])),
+        with(json!(["SECCOMP_FILTER_FLAG_SPEC_ALLOW", "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"])),
         4
     );
 }
@@ -186,10 +177,7 @@ fn a_key_depends_on_the_profile_and_on_nothing_else() {
     assert_eq!(one, key(&containerds()).unwrap());
     assert_eq!(one.len(), 64);
     assert!(one.bytes().all(|byte| byte.is_ascii_hexdigit()));
-    assert_ne!(
-        one,
-        key(&profile(json!({"defaultAction": "SCMP_ACT_ALLOW"}))).unwrap()
-    );
+    assert_ne!(one, key(&profile(json!({"defaultAction": "SCMP_ACT_ALLOW"}))).unwrap());
 }
 
 #[test]
@@ -216,10 +204,7 @@ fn what_cannot_be_compiled_is_refused_by_name() {
             rule(json!({"names": ["read"], "action": "SCMP_ACT_TRACE", "errnoRet": 65536})),
             "linux.seccomp.syscalls[0].errnoRet",
         ),
-        (
-            rule(json!({"names": [], "action": "SCMP_ACT_ERRNO"})),
-            "linux.seccomp.syscalls[0].names",
-        ),
+        (rule(json!({"names": [], "action": "SCMP_ACT_ERRNO"})), "linux.seccomp.syscalls[0].names"),
         (
             rule(
                 json!({"names": ["read"], "action": "SCMP_ACT_ERRNO", "args": [{"index": 6, "value": 1, "op": "SCMP_CMP_EQ"}]}),
@@ -228,16 +213,9 @@ fn what_cannot_be_compiled_is_refused_by_name() {
         ),
     ];
     for (value, expected) in table {
-        let said = check(&profile(value.clone()))
-            .expect_err("should be refused")
-            .to_string();
-        assert!(
-            said.contains(expected),
-            "{said:?} does not hold {expected:?}"
-        );
-        Story::of(CTR)
-            .set("/linux/seccomp", value)
-            .refused(expected);
+        let said = check(&profile(value.clone())).expect_err("should be refused").to_string();
+        assert!(said.contains(expected), "{said:?} does not hold {expected:?}");
+        Story::of(CTR).set("/linux/seccomp", value).refused(expected);
     }
 }
 
@@ -280,9 +258,5 @@ fn load_and_probe() {
 fn timing_of_compile() {
     let start = std::time::Instant::now();
     let compiled = compile(&containerds()).unwrap();
-    println!(
-        "compile: {:?}, {} instructions",
-        start.elapsed(),
-        compiled.program.len() / 8
-    );
+    println!("compile: {:?}, {} instructions", start.elapsed(), compiled.program.len() / 8);
 }

@@ -7,15 +7,7 @@ use crate::spec::plan::{IdMapping, Mappings, Namespaces, Network, PropagationKin
 fn the_spec_that_ctr_writes() {
     let plan = Story::of(CTR).accepted();
     let container = &plan.container;
-    assert_eq!(
-        container.namespaces,
-        Namespaces {
-            pid: true,
-            ipc: true,
-            uts: true,
-            cgroup: true
-        }
-    );
+    assert_eq!(container.namespaces, Namespaces { pid: true, ipc: true, uts: true, cgroup: true });
     assert!(container.user_namespace);
     assert_eq!(container.mounts.len(), 7);
     assert_eq!(container.masked_paths.len(), 10);
@@ -24,16 +16,10 @@ fn the_spec_that_ctr_writes() {
     assert_eq!(plan.host.no_user_namespace, None);
     assert_eq!(plan.host.cgroups_path, "/default");
     // Only sysfs needs the host.
-    assert_eq!(
-        plan.host.donated,
-        [(5, crate::spec::plan::DonatedSource::Sysfs)]
-    );
+    assert_eq!(plan.host.donated, [(5, crate::spec::plan::DonatedSource::Sysfs)]);
     let process = process(&plan);
     assert_eq!(process.capabilities.bounding, 0xa80425fb);
-    assert_eq!(
-        process.capabilities.bounding,
-        process.capabilities.effective
-    );
+    assert_eq!(process.capabilities.bounding, process.capabilities.effective);
     assert_eq!(process.rlimits.len(), 1);
     assert!(process.no_new_privileges);
 }
@@ -49,18 +35,8 @@ fn the_specs_that_runc_writes() {
 
     // Rootless: its own mappings, host network, /sys by bind.
     let plan = Story::of(RUNC_ROOTLESS).accepted();
-    let one = vec![IdMapping {
-        inside: 0,
-        outside: 0,
-        size: 1,
-    }];
-    assert_eq!(
-        plan.host.mappings,
-        Some(Mappings {
-            uids: one.clone(),
-            gids: one
-        })
-    );
+    let one = vec![IdMapping { inside: 0, outside: 0, size: 1 }];
+    assert_eq!(plan.host.mappings, Some(Mappings { uids: one.clone(), gids: one }));
     assert_eq!(plan.host.network, Network::Host);
     assert_eq!(plan.host.no_user_namespace, None);
     assert!(plan.container.user_namespace);
@@ -69,19 +45,13 @@ fn the_specs_that_runc_writes() {
 #[test]
 fn a_privileged_container_has_no_user_namespace_and_all_devices() {
     let plan = Story::of(CTR_PRIVILEGED).accepted();
-    assert_eq!(
-        plan.host.no_user_namespace.as_deref(),
-        Some("the container is privileged")
-    );
+    assert_eq!(plan.host.no_user_namespace.as_deref(), Some("the container is privileged"));
     assert!(!plan.container.user_namespace);
     assert_eq!(plan.host.network, Network::Host);
     let devices = &plan.container.devices;
     assert!(devices.contains(&PathBuf::from("/dev/fuse")));
     for default in ["/dev/null", "/dev/ptmx", "/dev/tty", "/dev/random"] {
-        assert!(
-            !devices.contains(&PathBuf::from(default)),
-            "{default} is there anyway"
-        );
+        assert!(!devices.contains(&PathBuf::from(default)), "{default} is there anyway");
     }
     assert_eq!(devices.len(), plan.host.devices.len());
 
@@ -102,17 +72,12 @@ fn options_of_ctr_arrive_in_the_plan() {
     story.refused(
         "linux.namespaces: ipc: /proc/self/ns/ipc is not the namespace of this pod's sandbox",
     );
-    let plan = story
-        .set("/linux/namespaces/1", serde_json::json!({"type": "ipc"}))
-        .accepted();
+    let plan = story.set("/linux/namespaces/1", serde_json::json!({"type": "ipc"})).accepted();
     assert!(plan.container.readonly_root);
     assert_eq!(plan.container.devices, paths(["/dev/fuse"]));
     assert_eq!(plan.host.devices[0].mode, 0o020600);
     let propagation = plan.container.root_propagation;
-    assert_eq!(
-        (propagation.kind, propagation.recursive),
-        (PropagationKind::Slave, true)
-    );
+    assert_eq!((propagation.kind, propagation.recursive), (PropagationKind::Slave, true));
     assert_eq!(process(&plan).cwd, PathBuf::from("/tmp"));
     let memory = plan.host.resources.memory().expect("memory");
     assert_eq!(memory.limit(), Some(1_000_000));
@@ -120,28 +85,12 @@ fn options_of_ctr_arrive_in_the_plan() {
 
 #[test]
 fn the_option_userns_decides() {
-    for (userns, expected) in [
-        (Userns::Auto, true),
-        (Userns::Spec, false),
-        (Userns::Never, false),
-    ] {
-        assert_eq!(
-            Story::of(CTR)
-                .userns(userns)
-                .accepted()
-                .container
-                .user_namespace,
-            expected
-        );
+    for (userns, expected) in [(Userns::Auto, true), (Userns::Spec, false), (Userns::Never, false)]
+    {
+        assert_eq!(Story::of(CTR).userns(userns).accepted().container.user_namespace, expected);
     }
     for userns in [Userns::Auto, Userns::Spec] {
-        assert!(
-            Story::of(RUNC_ROOTLESS)
-                .userns(userns)
-                .accepted()
-                .container
-                .user_namespace
-        );
+        assert!(Story::of(RUNC_ROOTLESS).userns(userns).accepted().container.user_namespace);
     }
 }
 
@@ -152,10 +101,6 @@ fn the_root_file_system_must_exist_unless_it_is_mounted() {
     story.rootfs_mounts_given = true;
     let plan = story.accepted();
     assert_eq!(plan.host.rootfs, story.bundle.path().join("nowhere"));
-    Story::of(CTR)
-        .set("/root/path", "hosts")
-        .refused("is not a directory");
-    Story::of(CTR)
-        .set("/root", Value::Null)
-        .refused("root: is missing");
+    Story::of(CTR).set("/root/path", "hosts").refused("is not a directory");
+    Story::of(CTR).set("/root", Value::Null).refused("root: is missing");
 }

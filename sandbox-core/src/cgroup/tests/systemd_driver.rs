@@ -1,0 +1,100 @@
+//! The systemd driver, on a host that runs systemd.
+
+use super::*;
+
+macro_rules! systemd_or_return {
+    () => {
+        if !Path::new("/run/systemd/system").exists() || !rustix::process::geteuid().is_root() {
+            eprintln!("NOT RUN: needs root on a host that runs systemd");
+            return;
+        }
+    };
+}
+
+fn create(id: &str, resources: &LinuxResources) -> Result<Cgroup> {
+    let path = format!("palisade-tests.slice:palisade:{id}");
+    Cgroup::create(id, &path, Driver::Systemd, resources)
+}
+
+fn show(id: &str, property: &str) -> String {
+    let unit = format!("palisade-{id}.scope");
+    let output = Command::new("systemctl").args(["show", &unit, "-P", property]).output().unwrap();
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
+
+/// Not after the first answer: a unit goes a moment after its job is done.
+fn is_forgotten(id: &str) {
+    until(|| show(id, "LoadState") == "not-found");
+}
+
+#[test]
+fn a_scope_lives_from_create_to_remove() {
+    systemd_or_return!();
+    let id = unique();
+    let cgroup = create(&id, &memory(64 << 20)).unwrap();
+    let mut scratch = Scratch { cgroup, children: Vec::new() };
+    let dir = scratch.cgroup.any_dir().to_owned();
+    let place = format!("palisade.slice/palisade-tests.slice/palisade-{id}.scope");
+    assert!(dir.ends_with(&place), "{}", dir.display());
+    assert_eq!(show(&id, "ActiveState"), "active");
+    assert_eq!(show(&id, "Delegate"), "yes");
+    assert_eq!(scratch.cgroup.pids().unwrap(), [], "our own process is none of the container's");
+
+    scratch.run("exec sleep 60");
+    scratch.cgroup.settled();
+    assert_eq!(scratch.cgroup.pids().unwrap().len(), 1);
+    assert_eq!(show(&id, "ActiveState"), "active");
+
+    scratch.cgroup.freeze().unwrap();
+    scratch.cgroup.thaw().unwrap();
+    scratch.cgroup.kill_all().unwrap();
+    scratch.cgroup.remove().unwrap();
+    assert!(!scratch.cgroup.exists());
+    is_forgotten(&id);
+    scratch.cgroup.remove().unwrap();
+}
+
+#[test]
+fn systemd_knows_the_limits_and_keeps_them_at_a_reload() {
+    systemd_or_return!();
+    let id = unique();
+    let resources = LinuxResourcesBuilder::default()
+        .cpu(LinuxCpuBuilder::default().shares(1024u64).quota(150_000i64).build().unwrap())
+        .memory(LinuxMemoryBuilder::default().limit(64i64 << 20).build().unwrap())
+        .pids(LinuxPidsBuilder::default().limit(77).build().unwrap())
+        .build()
+        .unwrap();
+    let scratch = Scratch { cgroup: create(&id, &resources).unwrap(), children: Vec::new() };
+    assert_eq!(show(&id, "TasksMax"), "77");
+    // Shares alone must not touch the quota.
+    scratch.cgroup.update(&cpu(|c| c.shares(2048u64))).unwrap();
+    scratch.cgroup.update(&cpu(|c| c.period(50_000u64))).unwrap();
+    scratch.cgroup.update(&memory(32 << 20)).unwrap();
+    assert!(Command::new("systemctl").arg("daemon-reload").status().unwrap().success());
+    if scratch.cgroup.saved.v2 {
+        assert_eq!(scratch.file("cpu", "cpu.max"), "150000 50000");
+        assert_eq!(scratch.file("memory", "memory.max"), (32 << 20).to_string());
+        assert_eq!(scratch.file("pids", "pids.max"), "77");
+    }
+    assert_eq!(show(&id, "CPUQuotaPerSecUSec"), "3s");
+}
+
+#[test]
+fn a_refused_limit_leaves_no_unit() {
+    systemd_or_return!();
+    let id = unique();
+    let error = create(&id, &cpu(|c| c.realtime_runtime(-7i64).realtime_period(1u64))).unwrap_err();
+    assert!(error.to_string().starts_with("linux.resources.cpu"), "{error}");
+    is_forgotten(&id);
+}
+
+#[test]
+fn another_process_can_remove_a_unit() {
+    systemd_or_return!();
+    let id = unique();
+    let scratch = Scratch { cgroup: create(&id, &memory(8 << 20)).unwrap(), children: Vec::new() };
+    let found = Cgroup::open(scratch.cgroup.saved().clone()).unwrap();
+    found.remove().unwrap();
+    assert!(!found.exists());
+    is_forgotten(&id);
+}

@@ -1,0 +1,37 @@
+//! Putting detached mounts together into one tree.
+
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use rustix::fs::{Mode, OFlags};
+
+use crate::error::{Context, Error, Result};
+use crate::gofer::child::made_in_child;
+use crate::spec::plan::PropagationKind;
+use crate::sys::mount::{
+    AttrChange, Depth, attach_at, attach_to, clone_mount, mount_setattr_at, open_in_root,
+};
+
+/// Puts mounts onto places below a root, in order, and returns the whole tree.
+/// Before Linux 6.15 only what is attached can be mounted on, so this happens
+/// in a mount namespace that ends with a child.
+pub(super) fn assemble(root: &OwnedFd, parts: &[(&Path, OwnedFd)]) -> Result<OwnedFd> {
+    made_in_child(libc::CLONE_NEWNS, || {
+        isolate_mounts()?;
+        attach_at(root, c"/").context(|| "move_mount onto /")?;
+        for (target, part) in parts {
+            let what = || format!("mounting at {}", target.display());
+            let place = open_in_root(root, target, OFlags::PATH, Mode::empty())
+                .map_err(|e| Error::invalid(format!("{}: {e}", what())))?;
+            attach_to(part, &place).context(what)?;
+        }
+        clone_mount(root, c"", Depth::Tree).context(|| "open_tree of the tree")
+    })
+}
+
+/// Keeps what happens in a new mount namespace from the host.
+pub(super) fn isolate_mounts() -> Result<()> {
+    let propagation = Some(PropagationKind::Private);
+    mount_setattr_at(c"/", Depth::Tree, AttrChange { propagation, ..AttrChange::default() })
+        .context(|| "making / private")
+}

@@ -1,0 +1,120 @@
+//! Mounts whose owners cannot be mapped: kernel file systems, which are then
+//! taken as they are, and the rest, which are refused by name.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use crate::error::{Context, Error, Result};
+use crate::gofer::assemble::assemble;
+use crate::gofer::idmap::{Change, Clone};
+use crate::gofer::mountinfo::{Mount, MountTable};
+use crate::sys::mount::{AttrChange, Depth, mount_setattr};
+
+/// File systems whose files the kernel makes up. Their files belong to the
+/// host's root whatever one does, so nothing is lost when they are not mapped:
+/// they appear as nobody's, and their permissions for others decide.
+const KERNEL_TYPES: [&str; 22] = [
+    "autofs",
+    "binfmt_misc",
+    "bpf",
+    "cgroup",
+    "cgroup2",
+    "configfs",
+    "debugfs",
+    "devpts",
+    "devtmpfs",
+    "efivarfs",
+    "fusectl",
+    "hugetlbfs",
+    "mqueue",
+    "nsfs",
+    "proc",
+    "pstore",
+    "resctrl",
+    "rpc_pipefs",
+    "securityfs",
+    "selinuxfs",
+    "sysfs",
+    "tracefs",
+];
+
+/// Whether files of this type are left with the owners that they have.
+pub(super) fn is_kernel_type(fs_type: &str) -> bool {
+    KERNEL_TYPES.contains(&fs_type)
+}
+
+/// Goes on where a clone could not be mapped as a whole: maps each mount of
+/// the tree that can be and leaves the kernel's as they are. The kernel does
+/// not say which mount is to blame, so each is tried.
+pub(super) fn settle(
+    clone: Clone<'_>,
+    namespace: BorrowedFd<'_>,
+    change: Change<'_>,
+    error: &io::Error,
+) -> Result<OwnedFd> {
+    let table = MountTable::read();
+    let source = clone.path.canonicalize().context(|| clone.path.display().to_string())?;
+    let Some(own) = table.holding(&source) else {
+        let what = clone.what();
+        return Err(Error::invalid(format!("{what} into the sandbox's user namespace: {error}")));
+    };
+    if is_kernel_type(&own.fs_type) {
+        // And whatever lies below it.
+        return clone.change(Change { idmap: None, ..change });
+    }
+    let refuse = |mount: &Mount| refusal(&clone, mount, &source);
+    let Some(root) = mapped(&source, namespace, change)? else { return Err(refuse(own)) };
+    if change.idmap_depth == Depth::Top {
+        return Ok(root);
+    }
+    // What is mounted last at a place covers the others.
+    let below: BTreeMap<_, _> = table.below(&source).map(|m| (m.point.as_path(), m)).collect();
+    let mut parts = Vec::with_capacity(below.len());
+    for (point, mount) in below {
+        let part = match mapped(point, namespace, change)? {
+            Some(part) => part,
+            None if is_kernel_type(&mount.fs_type) => {
+                let plain = Change { idmap: None, idmap_depth: Depth::Top, ..change };
+                Clone::open(point, Depth::Top, clone.remedy)?.change(plain)?
+            }
+            None => return Err(refuse(mount)),
+        };
+        parts.push((point.strip_prefix(&source).unwrap_or(point), part));
+    }
+    assemble(&root, &parts)
+}
+
+/// A mapped clone of one mount alone; `None` when it cannot be mapped.
+fn mapped(path: &Path, namespace: BorrowedFd<'_>, change: Change<'_>) -> Result<Option<OwnedFd>> {
+    let mount = Clone::open(path, Depth::Top, "")?.mount;
+    let (idmap, propagation) = (Some(namespace), change.propagation);
+    let change = AttrChange { idmap, propagation, ..AttrChange::default() };
+    Ok(mount_setattr(&mount, Depth::Top, change).is_ok().then_some(mount))
+}
+
+fn refusal(clone: &Clone<'_>, mount: &Mount, source: &Path) -> Error {
+    let place = mount.point.display();
+    let below = if source.starts_with(&mount.point) { "" } else { ", which lies below it," };
+    let fs_type = &mount.fs_type;
+    let why = if mount.idmapped() {
+        format!(
+            "the mount {place}{below} ({fs_type}) is idmapped already, \
+             and the kernel maps a mount only once"
+        )
+    } else {
+        let since = match fs_type.as_str() {
+            "tmpfs" => " (tmpfs can since Linux 6.3, unless it was mounted in a user namespace)",
+            "overlay" => " (overlay cannot yet)",
+            "fuse" | "virtiofs" => " (fuse can since Linux 6.12, if its server agrees)",
+            _ => "",
+        };
+        format!("the {fs_type} file system of the mount {place}{below} cannot be idmapped{since}")
+    };
+    Error::invalid(format!(
+        "the owners of {} cannot be mapped into the sandbox's user namespace: {why}. {}",
+        clone.path.display(),
+        clone.remedy
+    ))
+}

@@ -1,0 +1,322 @@
+//! A sandbox to make mounts for, a gofer to make them, and ways to look at them.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::unistd::{Gid, Uid, setfsgid, setfsuid};
+use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags};
+use rustix::mount::MountAttrFlags;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use rustix::process::{Pid, PidfdFlags, Signal};
+use rustix::thread::{UnshareFlags, unshare_unsafe};
+use sandbox_core::control::packet::{Received, receive_packet, send_packet};
+use sandbox_core::gofer::request::*;
+use sandbox_core::spec::plan::*;
+use sandbox_core::sys::descriptor::donate;
+use sandbox_core::sys::mount::*;
+
+/// First host ID of every sandbox here.
+pub const HOST_ROOT: u32 = 1_000_000;
+
+pub fn mappings(outside: u32) -> Mappings {
+    let map = vec![IdMapping { inside: 0, outside, size: 65536 }];
+    Mappings { uids: map.clone(), gids: map }
+}
+
+/// A place on the host: a directory, in a mount namespace of this thread's own.
+pub struct Host {
+    pub dir: tempfile::TempDir,
+}
+
+impl Host {
+    pub fn new() -> Self {
+        // SAFETY: a mount namespace has no bearing on memory or descriptors.
+        unsafe { unshare_unsafe(UnshareFlags::NEWNS) }.expect("these tests run as root");
+        change("/", PropagationKind::Private);
+        Self { dir: tempfile::tempdir().unwrap() }
+    }
+
+    pub fn path(&self, below: &str) -> PathBuf {
+        self.dir.path().join(below)
+    }
+
+    pub fn text(&self, below: &str) -> String {
+        self.path(below).to_str().unwrap().to_owned()
+    }
+
+    /// A file, with the directories above it.
+    pub fn write(&self, below: &str, content: &str) -> PathBuf {
+        let path = self.path(below);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, content).unwrap();
+        path
+    }
+
+    pub fn mkdir(&self, below: &str) -> PathBuf {
+        fs::create_dir_all(self.path(below)).unwrap();
+        self.path(below)
+    }
+
+    /// Mounts a new file system at a new directory.
+    pub fn mount(&self, fs_type: &str, below: &str) -> PathBuf {
+        let context = FsContext::open(fs_type).unwrap();
+        context.create().unwrap();
+        let path = self.mkdir(below);
+        attach_at(context.mount(MountAttrFlags::empty()).unwrap(), &path).unwrap();
+        path
+    }
+
+    /// The mount table. Mounts go away by themselves when somebody else on the
+    /// machine removes their mount point, so only new ones say anything.
+    pub fn mounts(&self) -> BTreeSet<String> {
+        let table = fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
+        table.lines().map(str::to_owned).collect()
+    }
+
+    /// The line of the mount table for a mount that is attached for a moment.
+    pub fn table_line(&self, mount: &OwnedFd) -> String {
+        let point = self.mkdir("attached");
+        attach_at(mount, &point).unwrap();
+        let table = self.mounts();
+        let suffix = point.to_str().unwrap();
+        table.into_iter().find(|line| line.contains(suffix)).unwrap()
+    }
+}
+
+pub fn change(path: impl AsRef<Path>, kind: PropagationKind) {
+    let change = AttrChange { propagation: Some(kind), ..AttrChange::default() };
+    mount_setattr_at(path.as_ref(), Depth::Tree, change).unwrap();
+}
+
+/// A process that is PID 1 of new user, PID and network namespaces.
+pub struct Sandbox {
+    outer: Child,
+    inner: u32,
+    pub users: OwnedFd,
+    pub mappings: Mappings,
+}
+
+impl Sandbox {
+    pub fn new() -> Self {
+        Self::with_root(HOST_ROOT)
+    }
+
+    pub fn with_root(host_root: u32) -> Self {
+        let mut outer = Command::new("unshare")
+            .args(["-U", "-p", "-n", "--fork", "sleep", "1000"])
+            .stdin(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let pid = outer.id();
+        let deadline = Instant::now() + Duration::from_secs(20);
+        let inner = loop {
+            let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+            if let Ok(inner) = children.trim().parse() {
+                break inner;
+            }
+            assert!(Instant::now() < deadline && outer.try_wait().unwrap().is_none());
+            std::thread::sleep(Duration::from_millis(1));
+        };
+        let text = format!("0 {host_root} 65536\n");
+        fs::write(format!("/proc/{pid}/uid_map"), &text).unwrap();
+        fs::write(format!("/proc/{pid}/gid_map"), &text).unwrap();
+        let users = namespace(inner, "user");
+        Self { outer, inner, users, mappings: mappings(host_root) }
+    }
+
+    pub fn network(&self) -> OwnedFd {
+        namespace(self.inner, "net")
+    }
+
+    pub fn pidfd(&self) -> OwnedFd {
+        let pid = Pid::from_raw(self.inner as i32).unwrap();
+        rustix::process::pidfd_open(pid, PidfdFlags::empty()).unwrap()
+    }
+}
+
+impl Drop for Sandbox {
+    fn drop(&mut self) {
+        // unshare ends with its child.
+        rustix::process::pidfd_send_signal(self.pidfd(), Signal::KILL).unwrap();
+        self.outer.wait().unwrap();
+    }
+}
+
+fn namespace(pid: u32, name: &str) -> OwnedFd {
+    fs::File::open(format!("/proc/{pid}/ns/{name}")).unwrap().into()
+}
+
+/// What a gofer is asked for, with something harmless in every field.
+pub fn request() -> GoferRequest {
+    GoferRequest {
+        container: "c".to_owned(),
+        user_namespace: None,
+        sandbox_proc: false,
+        default_devices: false,
+        rootfs: RootfsSource::None,
+        mounts: Vec::new(),
+        devices: Vec::new(),
+        seccomp: None,
+    }
+}
+
+pub fn bind(index: usize, source: impl Into<PathBuf>) -> DonatedMount {
+    let source = source.into();
+    let source = DonatedSource::Bind { source, recursive: true, idmap: IdmapChoice::Sandbox };
+    DonatedMount { index, source, propagation: None }
+}
+
+/// What came of one run.
+pub struct Run {
+    pub answer: GoferAnswer,
+    pub delivered: Vec<(Slot, OwnedFd)>,
+    /// Slots of each packet.
+    pub packets: Vec<usize>,
+    /// From before the clone to the answer.
+    pub time: Duration,
+}
+
+impl Run {
+    pub fn get(&self, slot: Slot) -> &OwnedFd {
+        self.answer.as_ref().unwrap();
+        let found = self.delivered.iter().find(|(s, _)| *s == slot);
+        &found.unwrap_or_else(|| panic!("{slot:?} is missing")).1
+    }
+
+    pub fn rootfs(&self) -> &OwnedFd {
+        self.get(Slot::Rootfs)
+    }
+
+    pub fn mount(&self, index: usize) -> &OwnedFd {
+        self.get(Slot::Mount { index, is_file: false })
+    }
+
+    /// The sentence of a run that was to fail.
+    pub fn error(&self) -> &str {
+        &self.answer.as_ref().expect_err("the gofer should have refused").message
+    }
+}
+
+/// Runs the gofer for a request, with the descriptors that belong to it.
+pub fn gofer(request: &GoferRequest, sandbox: Option<&Sandbox>) -> Run {
+    gofer_in(request, sandbox, || Ok(()))
+}
+
+/// The same, in a process that did something to itself before.
+pub fn gofer_in(
+    request: &GoferRequest,
+    sandbox: Option<&Sandbox>,
+    before: impl FnMut() -> std::io::Result<()> + Send + Sync + 'static,
+) -> Run {
+    let mut request = request.clone();
+    request.user_namespace = sandbox.map(|s| s.mappings.clone());
+    let (boot, channel) = pair();
+    let network = sandbox.map(Sandbox::network).unwrap_or_else(|| namespace_of_self("net"));
+    let pidfd = sandbox.map(Sandbox::pidfd);
+    let mut fds = vec![channel.as_fd()];
+    fds.extend(sandbox.map(|s| s.users.as_fd()));
+    if request.wants_network() {
+        fds.push(network.as_fd());
+    }
+    if request.sandbox_proc {
+        fds.extend(pidfd.as_ref().map(AsFd::as_fd));
+    }
+    let bytes = postcard::to_stdvec(&request).unwrap();
+    let mut run = raw(&bytes, &fds, before);
+    drop(fds);
+    drop(channel);
+    while let Received::Packet { bytes, fds } = receive_packet(&boot, 65536, 32).unwrap() {
+        let delivery: Delivery = postcard::from_bytes(&bytes).unwrap();
+        assert_eq!((delivery.container.as_str(), delivery.slots.len()), ("c", fds.len()));
+        run.packets.push(fds.len());
+        run.delivered.extend(delivery.slots.into_iter().zip(fds));
+    }
+    run
+}
+
+fn namespace_of_self(name: &str) -> OwnedFd {
+    namespace(std::process::id(), name)
+}
+
+/// Sends any bytes and descriptors to a gofer, and waits until nothing of it is
+/// left.
+pub fn raw(
+    bytes: &[u8],
+    fds: &[BorrowedFd<'_>],
+    mut before: impl FnMut() -> std::io::Result<()> + Send + Sync + 'static,
+) -> Run {
+    let (ours, theirs) = pair();
+    let number = std::os::fd::AsRawFd::as_raw_fd(&theirs);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_palisade"));
+    command.args(["gofer", &format!("--request-fd={number}")]).process_group(0);
+    let hook = move || {
+        before()?;
+        donate(&theirs).map(drop)
+    };
+    // SAFETY: between fork and exec only system calls are made.
+    unsafe { command.pre_exec(hook) };
+    let start = Instant::now();
+    send_packet(&ours, bytes, fds).unwrap();
+    let mut child = command.spawn().unwrap();
+    drop(command);
+    let received = receive_packet(&ours, 65536, 0).unwrap();
+    let time = start.elapsed();
+    let Received::Packet { bytes, .. } = received else {
+        panic!("no answer: {received:?}, {:?}", child.wait());
+    };
+    assert!(child.wait().unwrap().success());
+    let group = Pid::from_raw(child.id() as i32).unwrap();
+    let left = rustix::process::test_kill_process_group(group);
+    assert_eq!(left, Err(rustix::io::Errno::SRCH), "the gofer left processes behind");
+    let answer = postcard::from_bytes(&bytes).unwrap();
+    Run { answer, delivered: Vec::new(), packets: Vec::new(), time }
+}
+
+pub fn pair() -> (OwnedFd, OwnedFd) {
+    socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap()
+}
+
+/// Owner of what a path leads to below a mount, as the host sees it.
+pub fn owner(mount: impl AsFd, path: &str) -> (u32, u32) {
+    let stat =
+        rustix::fs::statat(mount, path, AtFlags::SYMLINK_NOFOLLOW | AtFlags::EMPTY_PATH).unwrap();
+    (stat.st_uid, stat.st_gid)
+}
+
+/// Owner on disk.
+pub fn owner_at(path: impl AsRef<Path>) -> (u32, u32) {
+    owner(CWD, path.as_ref().to_str().unwrap())
+}
+
+pub fn read(mount: impl AsFd, path: &str) -> std::io::Result<String> {
+    let file = rustix::fs::openat(mount, path, OFlags::CLOEXEC, Mode::empty())?;
+    std::io::read_to_string(fs::File::from(file))
+}
+
+/// Writes a file below a mount as a user of the host.
+pub fn write_as(id: u32, mount: impl AsFd, path: &str, content: &str) -> std::io::Result<()> {
+    let (uid, gid) = (Uid::from_raw(id), Gid::from_raw(id));
+    let before = (setfsuid(uid), setfsgid(gid));
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC;
+    let file = rustix::fs::openat(mount, path, flags, Mode::from_raw_mode(0o644));
+    setfsuid(before.0);
+    setfsgid(before.1);
+    std::io::Write::write_all(&mut fs::File::from(file?), content.as_bytes())
+}
+
+pub fn list(mount: impl AsFd, path: &str) -> Vec<String> {
+    let flags = OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let path = if path.is_empty() { "." } else { path };
+    let dir = rustix::fs::openat(mount, path, flags, Mode::empty()).unwrap();
+    let names = Dir::read_from(dir).unwrap().map(|e| e.unwrap().file_name().to_owned());
+    let mut names: Vec<_> = names.map(|name| name.into_string().unwrap()).collect();
+    names.retain(|name| name != "." && name != "..");
+    names.sort();
+    names
+}

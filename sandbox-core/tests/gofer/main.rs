@@ -1,0 +1,15 @@
+//! The real gofer, as root, against the real kernel.
+//!
+//! Each test has a mount namespace of its own (its thread's) and a sandbox that
+//! is nothing but a process in new namespaces. Mounts are looked at through
+//! the descriptors that the gofer delivers, as boot would get them.
+#![allow(missing_docs)]
+
+mod devices;
+mod harness;
+mod mounts;
+mod old_kernel;
+mod propagation;
+mod refusals;
+mod rootfs;
+mod speed;
