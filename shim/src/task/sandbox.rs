@@ -218,8 +218,9 @@ impl Gifts {
 /// Listens to boot until it is gone, and then tells everybody.
 pub(super) async fn listen(shim: Arc<Shim>, boot: Arc<Boot>) {
     if let Err(error) = hear_out(&shim, &boot).await {
-        // It talks nonsense, or no more: it must not live on unheard.
-        log::error!("{error}");
+        // It talks nonsense, or no more: it must not live on unheard. That it
+        // ends its talk is how it dies.
+        log::debug!("{error}");
         let _ = boot.handle.kill();
     }
     let _ = readable(boot.handle.pidfd()).await;
@@ -256,9 +257,8 @@ fn dispatch(shim: &Arc<Shim>, message: Upward, descriptors: Vec<OwnedFd>) {
             let reply: Reply = (outcome, descriptors);
             match waiting {
                 Some(waiting) => drop(waiting.send(reply)),
-                None => {
-                    log::debug!("the sandbox answers {number}, which nobody asked or waits for")
-                }
+                // Told rather than asked, or never asked at all.
+                None => {}
             }
         }
         Upward::Exited { container, exec, status } => {
@@ -291,6 +291,15 @@ fn gone(shim: &Arc<Shim>, boot: &Boot) {
     }
 }
 
+/// One line: boot writes its level first.
+fn relay(line: &str) {
+    let (first, rest) = line.trim_end().split_once(' ').unwrap_or((line.trim_end(), ""));
+    match first.parse::<log::Level>() {
+        Ok(level) => log::log!(level, "sandbox: {rest}"),
+        Err(_) => log::info!("sandbox: {}", line.trim_end()),
+    }
+}
+
 /// Relays boot's log by lines.
 pub(super) async fn relay_log(boot: Arc<Boot>) {
     let Ok(pipe) = register(boot.handle.log(), Interest::READABLE) else { return };
@@ -305,7 +314,7 @@ pub(super) async fn relay_log(boot: Arc<Boot>) {
         }
         while let Some(end) = pending.iter().position(|byte| *byte == b'\n') {
             let line: Vec<_> = pending.drain(..=end).collect();
-            log::info!("sandbox: {}", printable(&line).trim_end());
+            relay(&printable(&line));
         }
         // Nothing of ours logs lines that long: it was taken over.
         if pending.len() > 4096 {
