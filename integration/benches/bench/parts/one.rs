@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Error, Result, anyhow, ensure};
 use containerd_shim_protos::api::{
     PidsRequest, PidsResponse, StateRequest, StateResponse, StatsRequest, StatsResponse,
 };
@@ -35,10 +35,12 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub fn run(bench: &mut Bench) -> Result<()> {
     for turn in 0..=bench.runs {
         for runtime in 0..bench.runtimes.len() {
-            let phases = one_container(&bench.lab, &bench.runtimes[runtime])?;
+            let phases = one_container(&bench.lab, &bench.runtimes[runtime]);
             // The first turn only warms caches.
-            if turn > 0 {
-                phases.record(bench, runtime);
+            match phases {
+                Ok(phases) if turn > 0 => phases.record(bench, runtime),
+                Ok(_) => {}
+                Err(e) => fail(bench, PART, runtime, &e)?,
             }
         }
     }
@@ -48,6 +50,20 @@ pub fn run(bench: &mut Bench) -> Result<()> {
         })?;
     }
     in_a_running_container(bench)
+}
+
+/// A failure is a figure too: a runtime that fails now and then is still
+/// measured, one that fails again and again is not.
+fn fail(bench: &mut Bench, part: &'static str, runtime: usize, why: &Error) -> Result<()> {
+    const MOST: usize = 10;
+    let name = &bench.runtimes[runtime].name;
+    eprintln!("bench: {part}: {name}: {why:#}");
+    bench.report.record(part, "failures", runtime, Unit::Count, 1.0);
+    let rows = bench.report.rows().iter();
+    let mut failures = rows.filter(|row| row.part == part && row.what == "failures");
+    let count = failures.next().map_or(0, |row| row.values[runtime].len());
+    ensure!(count < MOST, "{part}: {name} has failed {MOST} times");
+    Ok(())
 }
 
 /// The times of one container's life.
@@ -177,7 +193,13 @@ fn in_a_running_container(bench: &mut Bench) -> Result<()> {
         all.map(|runtime| Running::new(bench, runtime)).collect::<Result<Vec<_>>>()?;
     for turn in 0..=bench.runs {
         for (runtime, running) in running.iter_mut().enumerate() {
-            let exec = exec(bench, running)?;
+            let exec = match exec(bench, running) {
+                Ok(exec) => exec,
+                Err(e) => {
+                    fail(bench, EXEC, runtime, &e)?;
+                    continue;
+                }
+            };
             let killed = exec_and_kill(bench, running)?;
             let calls = calls(running)?;
             if turn == 0 {
