@@ -18,7 +18,7 @@ use serde_json::Value;
 
 use crate::containerd::Containerd;
 use crate::stdio::{Stdio, Streams};
-use crate::{image, spec};
+use crate::{image, sandbox, spec};
 
 /// What containerd's runtime-spec types are called on the wire.
 const SPEC_URL: &str = "types.containerd.io/opencontainers/runtime-spec/1/Spec";
@@ -337,25 +337,21 @@ impl Container<'_> {
         Ok(task_call!(self.containerd, delete, request)?.exit_status)
     }
 
+    /// Asks for a task though there is one.
+    pub fn create_task_again(&self) -> Result<()> {
+        let request = CreateTaskRequest { container_id: self.id.clone(), ..Default::default() };
+        task_call!(self.containerd, create, request).map(|_| ())
+    }
+
     /// Asks for a checkpoint.
     pub fn checkpoint(&self) -> Result<()> {
         let request = CheckpointTaskRequest { container_id: self.id.clone(), ..Default::default() };
         task_call!(self.containerd, checkpoint, request).map(|_| ())
     }
 
-    /// The shim's process ID: who a container's first process or its sandbox
-    /// was started by.
+    /// The shim's process ID.
     pub fn shim(&self) -> i32 {
-        let mut pid = self.pid();
-        loop {
-            let process = crate::host::process(pid).expect("an ancestor of a running container");
-            let name = process.args.first().cloned().unwrap_or_default();
-            if name.contains("containerd-shim") {
-                return pid;
-            }
-            assert!(pid > 1, "no shim above process {} of {}", self.pid(), self.id);
-            pid = process.parent;
-        }
+        sandbox::shim_of(self.pid())
     }
 
     /// A descriptor that becomes readable when the first process ends.

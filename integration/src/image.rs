@@ -38,6 +38,15 @@ pub fn busybox_diff_id() -> String {
     DIGEST.get_or_init(digest).clone()
 }
 
+/// Unpacks the busybox image into a directory.
+pub fn unpack_busybox(into: &Path) {
+    let layer = busybox_layer();
+    let mut archive = tar::Archive::new(layer.as_slice());
+    archive.set_preserve_permissions(true);
+    archive.set_preserve_ownerships(true);
+    archive.unpack(into).expect("unpack the test image");
+}
+
 fn busybox_layer() -> Vec<u8> {
     let mut layer = Layer::new();
     for directory in ["bin", "dev", "etc", "home", "proc", "root", "run", "sys", "var"] {

@@ -55,13 +55,13 @@ fn look(containerd: &Containerd) -> Vec<String> {
     left
 }
 
-/// Whether a cgroup is one of this test's containers: it lies below the slot's
-/// own, or is named after an ID that CRI made up (others may choose the IDs
+/// Whether a path is of one of this test's containers: it lies below the slot's
+/// own name, or is named after an ID that CRI made up (others may choose the IDs
 /// that tests choose). systemd names a scope `PREFIX-ID.scope`.
-fn belongs(cgroup: &str, slot: &Slot, ids: &[String]) -> bool {
-    let below = cgroup.contains(&format!("/{}/", slot.name()));
+fn belongs(path: &str, slot: &Slot, ids: &[String]) -> bool {
+    let below = path.contains(&format!("/{}/", slot.name()));
     let random = |id: &&String| id.len() == 64;
-    below || ids.iter().filter(random).any(|id| cgroup.contains(id.as_str()))
+    below || ids.iter().filter(random).any(|id| path.contains(id.as_str()))
 }
 
 /// Shims carry containerd's address in their arguments; what runs in the pods
@@ -102,19 +102,21 @@ fn shim_sockets(containerd: &Containerd, ids: &[String]) -> Vec<PathBuf> {
     left
 }
 
-/// Files of Palisade: `/run/palisade/NAMESPACE/ID/`, and whatever else below
-/// bears an ID of this test.
+/// Files of Palisade that bear this test's names: `/run/palisade/NAMESPACE/ID/`,
+/// and user ID ranges, which are links to that.
 fn state_files(slot: &Slot, ids: &[String]) -> Vec<PathBuf> {
     let mut left = Vec::new();
     let mut folders = vec![PathBuf::from("/run/palisade")];
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
-            let name = entry.file_name().to_string_lossy().into_owned();
-            let inside = folder.file_name().is_some_and(|parent| *parent == *slot.name());
-            if inside || ids.iter().any(|id| id.len() == 64 && name.contains(id.as_str())) {
-                left.push(entry.path());
+            let path = entry.path();
+            let to = fs::read_link(&path).unwrap_or_else(|_| path.clone());
+            if belongs(&format!("/{}/", to.display()), slot, ids)
+                && path != folder.join(slot.name())
+            {
+                left.push(path);
             } else if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-                folders.push(entry.path());
+                folders.push(path);
             }
         }
     }
@@ -143,7 +145,10 @@ pub fn clear_away(slot: &Slot) {
     for cgroup in host::cgroups().iter().filter(|cgroup| cgroup.ends_with(slot.name())) {
         remove_cgroup(cgroup);
     }
-    let _ = fs::remove_dir_all(Path::new("/run/palisade").join(slot.name()));
+    for file in state_files(slot, &[]) {
+        let _ = fs::remove_file(&file).or_else(|_| fs::remove_dir_all(&file));
+    }
+    let _ = fs::remove_dir(Path::new("/run/palisade").join(slot.name()));
     let _ = fs::remove_dir_all(Path::new("/run/containerd/runc").join(slot.name()));
     if Path::new("/sys/class/net").join(slot.bridge()).exists() {
         let _ = Command::new("ip").args(["link", "delete", &slot.bridge()]).status();

@@ -18,9 +18,12 @@ pub mod events;
 pub mod host;
 pub mod image;
 pub mod leaks;
+pub mod sandbox;
+pub mod shim;
 pub mod slot;
 pub mod spec;
 pub mod stdio;
+pub mod stream;
 pub mod wait;
 
 /// Turns each named story, a `fn(Containerd)`, into one test for every

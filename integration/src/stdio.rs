@@ -101,7 +101,7 @@ impl Stdio {
 
     /// All output up to its end, as it came.
     pub fn output_bytes(&mut self) -> Vec<u8> {
-        self.stdout.take().expect("captured output, taken once").to_end()
+        self.stdout.take().expect("captured output, taken once").into_end()
     }
 
     /// All errors up to their end.
@@ -111,7 +111,7 @@ impl Stdio {
 
     /// All errors up to their end, as they came.
     pub fn errors_bytes(&mut self) -> Vec<u8> {
-        self.stderr.take().expect("captured errors, taken once").to_end()
+        self.stderr.take().expect("captured errors, taken once").into_end()
     }
 
     /// Waits until the output so far contains a text, and returns it all.
@@ -168,7 +168,7 @@ impl Reader {
         seen
     }
 
-    fn to_end(self) -> Vec<u8> {
+    fn into_end(self) -> Vec<u8> {
         self.thread.join().expect("read a FIFO");
         std::mem::take(&mut *self.seen.0.lock().expect("no panic while locked"))
     }

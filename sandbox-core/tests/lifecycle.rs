@@ -11,7 +11,7 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use sandbox_core::cgroup::{Cgroup, Driver};
 use sandbox_core::control::message::{Donations, Done, Request, Upward};
-use sandbox_core::sandbox::{Config, NewSandbox, Process, Sandbox, Userns};
+use sandbox_core::sandbox::{Along, Config, NewSandbox, Process, Sandbox, Userns};
 use sandbox_core::spec::plan::Plan;
 use sandbox_core::spec::{self, Context, ProcessDefaults};
 use serde_json::{Value, json};
@@ -82,7 +82,6 @@ impl World {
         })
         .unwrap();
         let gofer = sandbox.gofer(&plan, Vec::new()).unwrap();
-        sandbox.enter_cgroup(&cgroup).unwrap();
         self.cgroup = Some(cgroup);
         wait(gofer.as_fd());
         gofer.finish().unwrap();
@@ -108,11 +107,7 @@ struct Pod {
 }
 
 impl Pod {
-    fn call(
-        &self,
-        request: Request,
-        fds: &[BorrowedFd<'_>],
-    ) -> Result<(Done, Vec<OwnedFd>), String> {
+    fn call(&self, request: Request, fds: &[BorrowedFd<'_>]) -> Result<(Done, Along), String> {
         let wanted = self.sandbox.send(request, fds).unwrap();
         match self.next() {
             (Upward::Reply { number, outcome }, fds) if number == wanted => {
@@ -122,7 +117,7 @@ impl Pod {
         }
     }
 
-    fn next(&self) -> (Upward, Vec<OwnedFd>) {
+    fn next(&self) -> (Upward, Along) {
         loop {
             match self.sandbox.receive() {
                 Ok(Some(message)) => return message,
@@ -143,8 +138,8 @@ impl Pod {
         let mut fds = vec![stdout, stdout];
         fds.extend(seccomp.as_ref().map(|s| s.0.as_fd()));
         let plan = Box::new(self.plan.container.clone());
-        let (_, mut fds) = self.call(Request::Create { plan, donations }, &fds)?;
-        Process::from_boot(fds.remove(0)).map_err(|e| e.to_string())
+        let (_, mut along) = self.call(Request::Create { plan, donations }, &fds)?;
+        Process::from_boot(along.descriptors.remove(0), along.process).map_err(|e| e.to_string())
     }
 
     fn exec(&self, id: &str, args: &[&str], stdout: BorrowedFd<'_>) -> Result<Process, String> {
@@ -157,8 +152,8 @@ impl Pod {
             process: Box::new(plan),
             donations,
         };
-        let (_, mut fds) = self.call(request, &[stdout, stdout])?;
-        Process::from_boot(fds.remove(0)).map_err(|e| e.to_string())
+        let (_, mut along) = self.call(request, &[stdout, stdout])?;
+        Process::from_boot(along.descriptors.remove(0), along.process).map_err(|e| e.to_string())
     }
 
     fn container(&self) -> String {

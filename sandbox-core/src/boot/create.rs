@@ -30,7 +30,7 @@ impl Boot {
         let Some(process) = &plan.process else {
             let inside = Rc::new(Inside::pause(&plan));
             self.containers.insert(plan.id, Container { init: None, inside });
-            self.reply(number, Ok(Done::Ok), &[]);
+            self.reply(number, Ok(Done::Ok));
             return Ok(());
         };
         let donated = Donated::sort(donations, descriptors)?;
@@ -88,7 +88,7 @@ impl Boot {
     /// Clones while this process counts as dumpable, since only then may the
     /// child's maps be written. The containers' own processes are in user
     /// namespaces below and cannot trace it even so.
-    pub(super) fn clone_dumpable(&self, flags: i32) -> Result<Cloned> {
+    fn clone_dumpable(&self, flags: i32) -> Result<Cloned> {
         set_dumpable(true).context(|| "prctl PR_SET_DUMPABLE")?;
         let cloned = crate::sys::clone::clone_into(&self.alone, flags, None);
         if !matches!(cloned, Ok(Cloned::Child)) {

@@ -23,7 +23,7 @@ impl Boot {
             self.containers.disown(pid);
         }
         self.containers.remove(id);
-        self.reply(number, Ok(Done::Ok), &[]);
+        self.reply(number, Ok(Done::Ok));
         Ok(())
     }
 
@@ -39,7 +39,7 @@ impl Boot {
             self.containers.get(id)?;
         }
         log::debug!("{container:?} now has {cpus} CPUs and {memory} bytes of memory");
-        self.reply(number, Ok(Done::Ok), &[]);
+        self.reply(number, Ok(Done::Ok));
         Ok(())
     }
 }

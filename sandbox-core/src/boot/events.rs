@@ -92,14 +92,14 @@ impl Boot {
         let received = receive_packet(&self.control, MAX_REQUEST, MAX_DESCRIPTORS)
             .context(|| "receive a request")?;
         let (bytes, descriptors) = match received {
-            Received::Packet { bytes, fds } => (bytes, fds),
+            Received::Packet { bytes, fds, .. } => (bytes, fds),
             Received::Closed => return Ok(false),
             Received::WouldBlock => return Ok(true),
         };
         let Numbered { number, request } = postcard::from_bytes(&bytes)
             .map_err(|e| Error::internal(format!("a request is no request: {e}")))?;
         if let Err(error) = self.carry_out(number, request, descriptors) {
-            self.reply(number, Err(error), &[]);
+            self.reply(number, Err(error));
         }
         Ok(true)
     }

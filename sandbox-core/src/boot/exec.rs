@@ -14,7 +14,7 @@ use crate::container::{Channel, terminal};
 use crate::control::message::{Donations, FailureKind};
 use crate::error::{Context, Error, Result};
 use crate::spec::plan::ProcessPlan;
-use crate::sys::clone::Cloned;
+use crate::sys::clone::{Cloned, clone_into};
 
 impl Boot {
     pub(super) fn exec(
@@ -67,7 +67,9 @@ impl Boot {
         if visits {
             setns(joining.init, pid_namespace).context(|| "enter the container's PID namespace")?;
         }
-        let cloned = self.clone_dumpable(0);
+        // Not dumpable, as boot is: it is born among the container's processes,
+        // and nobody writes maps for it (CVE-2016-9962).
+        let cloned = clone_into(&self.alone, 0, None).context(|| "clone3 of an exec'd process");
         if matches!(cloned, Ok(Cloned::Child)) {
             exec::run(joining);
         }

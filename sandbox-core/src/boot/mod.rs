@@ -18,7 +18,7 @@ mod root;
 mod start;
 mod table;
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::process::ExitCode;
 
 pub(crate) use mounts_channel::DeliveredMounts;
@@ -27,11 +27,11 @@ pub(crate) use root::{CONTAINERS, DEV_NULL, DEVICES, PROC};
 
 use descriptors::Descriptors;
 use mounts_channel::MountsChannel;
-use table::Table;
+use table::{PodPid, Table};
 
 use crate::control::donation::{Birth, BootFlags, STARTED};
 use crate::control::message::{Done, Failure, Upward};
-use crate::control::packet::send_packet;
+use crate::control::packet::send_packet_for;
 use crate::error::{Context, Error, Result};
 use crate::network;
 use crate::spec::plan::IdMapping;
@@ -144,22 +144,24 @@ impl Identities {
 
 impl Boot {
     /// Sends one message up. The shim being gone is noticed by the event loop.
-    fn say(&self, message: &Upward, descriptors: &[std::os::fd::BorrowedFd<'_>]) {
+    fn say(&self, message: &Upward) {
+        self.say_for(None, message, &[]);
+    }
+
+    /// Sends one message up that speaks for a process, which is there at least
+    /// until it is collected.
+    fn say_for(&self, process: Option<PodPid>, message: &Upward, descriptors: &[BorrowedFd<'_>]) {
+        let process = process.map(|pid| pid.0);
         let sent = postcard::to_stdvec(message)
             .map_err(std::io::Error::other)
-            .and_then(|bytes| send_packet(&self.control, &bytes, descriptors));
+            .and_then(|bytes| send_packet_for(process, &self.control, &bytes, descriptors));
         if let Err(error) = sent {
             log::error!("cannot tell the shim: {error}");
         }
     }
 
-    fn reply(
-        &self,
-        number: u64,
-        outcome: Result<Done>,
-        descriptors: &[std::os::fd::BorrowedFd<'_>],
-    ) {
+    fn reply(&self, number: u64, outcome: Result<Done>) {
         let outcome = outcome.map_err(Failure::from);
-        self.say(&Upward::Reply { number, outcome }, descriptors);
+        self.say(&Upward::Reply { number, outcome });
     }
 }

@@ -61,7 +61,7 @@ impl MountsChannel {
     fn receive(&self) -> Result<(Delivery, Vec<OwnedFd>)> {
         let received = receive_packet(&self.0, MAX_PACKET, MAX_SLOTS)
             .context(|| "receive from the mounts channel")?;
-        let Received::Packet { bytes, fds } = received else {
+        let Received::Packet { bytes, fds, .. } = received else {
             return Err(Error::internal("the gofer has delivered no mounts for this container"));
         };
         let delivery: Delivery = postcard::from_bytes(&bytes)

@@ -7,14 +7,14 @@
 //! ```
 //! An exec'd process has no gate: it goes from cloned to running.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use super::Boot;
-use super::table::PodPid;
+use super::table::{Container, PodPid};
 use crate::container::tree::Tree;
 use crate::container::{Channel, Word};
-use crate::control::message::Done;
-use crate::error::{Error, Result};
+use crate::control::message::{Done, Upward};
+use crate::error::Error;
 
 /// One of them.
 pub(super) struct Pending {
@@ -69,27 +69,30 @@ impl Boot {
     }
 
     fn parked(&mut self, pending: Pending) {
-        let Pending { number, container, pidfd, terminal, channel, tree, .. } = pending;
+        let Pending { number, container, pid, pidfd, terminal, channel, tree, .. } = pending;
         drop(tree);
-        let kept: Result<()> = self.containers.get(&container).map(|found| {
-            if let Some(init) = &mut found.init {
-                init.gate = Some(channel);
-            }
-        });
-        let done = Done::Process { terminal: terminal.is_some() };
-        let mut descriptors = vec![std::os::fd::AsFd::as_fd(&pidfd)];
-        descriptors.extend(terminal.as_ref().map(std::os::fd::AsFd::as_fd));
-        self.reply(number, kept.map(|()| done), &descriptors);
+        match self.containers.get(&container) {
+            Ok(Container { init: Some(init), .. }) => init.gate = Some(channel),
+            Ok(_) => {}
+            Err(error) => return self.reply(number, Err(error)),
+        }
+        self.present(number, pid, &pidfd, terminal.as_ref());
     }
 
     fn executed(&mut self, pending: Pending) {
-        let Pending { number, exec, pidfd, terminal, .. } = pending;
-        if exec.is_none() {
-            return self.reply(number, Ok(Done::Ok), &[]);
+        let Pending { number, exec, pid, pidfd, terminal, .. } = pending;
+        match exec {
+            None => self.reply(number, Ok(Done::Ok)),
+            Some(_) => self.present(number, pid, &pidfd, terminal.as_ref()),
         }
-        let mut descriptors = vec![std::os::fd::AsFd::as_fd(&pidfd)];
-        descriptors.extend(terminal.as_ref().map(std::os::fd::AsFd::as_fd));
-        self.reply(number, Ok(Done::Process { terminal: terminal.is_some() }), &descriptors);
+    }
+
+    /// Hands a new process and its terminal up.
+    fn present(&self, number: u64, pid: PodPid, pidfd: &OwnedFd, terminal: Option<&OwnedFd>) {
+        let outcome = Ok(Done::Process { terminal: terminal.is_some() });
+        let descriptors: Vec<_> =
+            [Some(pidfd), terminal].into_iter().flatten().map(AsFd::as_fd).collect();
+        self.say_for(Some(pid), &Upward::Reply { number, outcome }, &descriptors);
     }
 
     /// The process never ran the user's program: its exit is nobody's news.
@@ -98,6 +101,6 @@ impl Boot {
         if pending.exec.is_none() {
             self.containers.remove(&pending.container);
         }
-        self.reply(pending.number, Err(error), &[]);
+        self.reply(pending.number, Err(error));
     }
 }

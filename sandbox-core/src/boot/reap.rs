@@ -3,7 +3,7 @@
 use super::Boot;
 use super::table::PodPid;
 use crate::control::message::Upward;
-use crate::sys::process::collect_child;
+use crate::sys::process::{collect_child, ended_child};
 
 impl Boot {
     /// Collects every child that has exited, orphans of the pod among them, and
@@ -11,23 +11,23 @@ impl Boot {
     /// with its own PID namespace comes after its exec'd processes by itself:
     /// the kernel keeps it until all others there are collected.
     pub(super) fn reap(&mut self) {
-        while let Some((pid, status)) = collect_child() {
-            self.reaped(PodPid(pid), status);
+        while let Some(pid) = ended_child() {
+            self.ended(PodPid(pid));
         }
     }
 
-    fn reaped(&mut self, pid: PodPid, status: u32) {
-        // It may have said why, or that it came up, before it died.
+    fn ended(&mut self, pid: PodPid) {
+        // It may have said why, or that it came up, before it died. The shim is
+        // told of it while its number still means it.
         let token = self.containers.pending.iter().find(|(_, p)| p.pid == pid).map(|(t, _)| *t);
         if let Some(token) = token {
             self.hear(token);
         }
-        let Some(owner) = self.containers.disown(pid) else {
-            return;
-        };
+        let Some(status) = collect_child(pid.0) else { return };
+        let Some(owner) = self.containers.disown(pid) else { return };
         if owner.exec.is_none() {
             self.containers.init_ended(&owner.container);
         }
-        self.say(&Upward::Exited { container: owner.container, exec: owner.exec, status }, &[]);
+        self.say(&Upward::Exited { container: owner.container, exec: owner.exec, status });
     }
 }

@@ -8,7 +8,7 @@ use crate::error::{Context, Error, Result};
 impl Boot {
     pub(super) fn start(&mut self, number: u64, id: &str) -> Result<()> {
         let Some(init) = &mut self.containers.get(id)?.init else {
-            self.reply(number, Ok(Done::Ok), &[]);
+            self.reply(number, Ok(Done::Ok));
             return Ok(());
         };
         let wrong = || Error::new(FailureKind::State, format!("container {id} is not at its gate"));

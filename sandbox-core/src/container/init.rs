@@ -19,7 +19,7 @@ use crate::sandbox::users::map_text;
 use crate::spec::plan::{ContainerPlan, ProcessPlan};
 use crate::sys::clone::SingleThreaded;
 use crate::sys::mount::{AttrChange, mount_setattr_at};
-use crate::sys::process::exit_now;
+use crate::sys::process::{exit_now, set_dumpable};
 
 /// All that a container's first process is born with. It is a copy of boot, so
 /// nothing of this is sent.
@@ -67,6 +67,10 @@ fn to_gate(newborn: Newborn<'_>) -> Result<Prepared<'_>> {
     let Newborn { plan, process, .. } = newborn;
     let own_files = OwnProcFiles::open(process)?;
     newborn.channel.wait()?;
+    // The maps are written. From here on this process must be as closed to its
+    // neighbours as boot is, whose memory and descriptors it has: in a pod of
+    // one user namespace nothing else keeps them from it (CVE-2016-9962).
+    set_dumpable(false).context(|| "prctl PR_SET_DUMPABLE")?;
     if plan.user_namespace {
         identity::become_root()?;
     }

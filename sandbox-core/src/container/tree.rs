@@ -107,6 +107,11 @@ impl Tree {
         for name in DEFAULT_DEVICES {
             let node = clone_mount(CWD, format!("{DEVICES}/{name}"), Depth::Top)
                 .context(|| format!("open the sandbox's device {name}"))?;
+            // All containers of the pod have the same node: none may change its
+            // mode or owner. Writing to a device takes no writable mount.
+            let read_only = AttrChange { set: libc::MOUNT_ATTR_RDONLY, ..AttrChange::default() };
+            mount_setattr(&node, Depth::Top, read_only)
+                .context(|| format!("make the node of the device {name} read-only"))?;
             self.place_device(&Path::new("/dev").join(name), &node)?;
         }
         if let Some(own) = own {

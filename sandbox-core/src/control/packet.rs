@@ -20,8 +20,9 @@ use std::os::unix::fs::FileExt;
 use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags,
+    SendAncillaryMessage, SendFlags, UCred,
 };
+use rustix::process::{Pid, getegid, geteuid};
 
 use crate::control::message::MAX_PACKET;
 
@@ -45,6 +46,11 @@ pub enum Received {
         bytes: Vec<u8>,
         /// Its descriptors, close-on-exec, in the order they were sent.
         fds: Vec<OwnedFd>,
+        /// The process that the packet speaks for, as the receiver's PID
+        /// namespace numbers it, if the receiver asked for it by
+        /// [`ask_for_processes`]. The kernel vouches that it is in the
+        /// sender's PID namespace (unix(7), `SCM_CREDENTIALS`).
+        process: Option<i32>,
     },
     /// The peer has closed the channel, and all that it sent was received.
     Closed,
@@ -56,23 +62,51 @@ pub enum Received {
 /// A full non-blocking socket is [`ErrorKind::WouldBlock`]; a peer that is gone
 /// [`ErrorKind::BrokenPipe`], without a signal.
 pub fn send_packet(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    send_packet_for(None, socket, bytes, fds)
+}
+
+/// As [`send_packet`], speaking for another process of the sender's PID
+/// namespace, by its number there. It must not have been collected yet, and
+/// takes CAP_SYS_ADMIN in the user namespace that owns the PID namespace.
+pub fn send_packet_for(
+    process: Option<i32>,
+    socket: impl AsFd,
+    bytes: &[u8],
+    fds: &[BorrowedFd<'_>],
+) -> io::Result<()> {
     if bytes.len() <= MAX_PACKET {
-        return send(socket.as_fd(), INLINE, bytes, fds);
+        return send(socket.as_fd(), INLINE, bytes, fds, process);
     }
     let memfd = sealed_memfd(bytes)?;
     let mut all = Vec::with_capacity(fds.len() + 1);
     all.push(memfd.as_fd());
     all.extend_from_slice(fds);
-    send(socket.as_fd(), IN_MEMFD, &[], &all)
+    send(socket.as_fd(), IN_MEMFD, &[], &all, process)
 }
 
-fn send(socket: BorrowedFd<'_>, tag: u8, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+/// Has the kernel tell for each packet which process it speaks for: `SO_PASSCRED`.
+pub fn ask_for_processes(socket: impl AsFd) -> io::Result<()> {
+    Ok(rustix::net::sockopt::set_socket_passcred(socket, true)?)
+}
+
+fn send(
+    socket: BorrowedFd<'_>,
+    tag: u8,
+    bytes: &[u8],
+    fds: &[BorrowedFd<'_>],
+    process: Option<i32>,
+) -> io::Result<()> {
     if fds.len() > SCM_MAX_FD {
         let message = format!("{} descriptors in one packet, at most {SCM_MAX_FD} fit", fds.len());
         return Err(io::Error::new(ErrorKind::InvalidInput, message));
     }
-    let mut space = vec![MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(fds.len()))];
+    let room = rustix::cmsg_space!(ScmRights(fds.len()), ScmCredentials(1));
+    let mut space = vec![MaybeUninit::uninit(); room];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    if let Some(pid) = process.and_then(Pid::from_raw) {
+        let credentials = UCred { pid, uid: geteuid(), gid: getegid() };
+        ancillary.push(SendAncillaryMessage::ScmCredentials(credentials));
+    }
     if !fds.is_empty() {
         ancillary.push(SendAncillaryMessage::ScmRights(fds));
     }
@@ -104,7 +138,7 @@ pub fn receive_packet(socket: impl AsFd, max_bytes: usize, max_fds: usize) -> io
     }
     let mut tag = 0;
     let mut bytes = vec![0; length];
-    let mut fds = receive(socket, &mut tag, &mut bytes, max_fds + 1)?;
+    let (mut fds, process) = receive(socket, &mut tag, &mut bytes, max_fds + 1)?;
     match tag {
         INLINE => {}
         IN_MEMFD if length == 0 && !fds.is_empty() => {
@@ -115,7 +149,7 @@ pub fn receive_packet(socket: impl AsFd, max_bytes: usize, max_fds: usize) -> io
     if fds.len() > max_fds {
         return Err(broken(format!("{} descriptors, at most {max_fds} expected", fds.len())));
     }
-    Ok(Received::Packet { bytes, fds })
+    Ok(Received::Packet { bytes, fds, process })
 }
 
 /// The size of the packet that waits, tag included. Zero when none will come.
@@ -136,8 +170,9 @@ fn receive(
     tag: &mut u8,
     bytes: &mut [u8],
     max_fds: usize,
-) -> io::Result<Vec<OwnedFd>> {
-    let mut space = vec![MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(max_fds))];
+) -> io::Result<(Vec<OwnedFd>, Option<i32>)> {
+    let room = rustix::cmsg_space!(ScmRights(max_fds), ScmCredentials(1));
+    let mut space = vec![MaybeUninit::uninit(); room];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
     let expected = bytes.len() + 1;
     let mut parts = [IoSliceMut::new(std::slice::from_mut(tag)), IoSliceMut::new(bytes)];
@@ -149,10 +184,12 @@ fn receive(
         }
     };
     // Drained before anything is judged, so that whatever came is closed.
-    let mut fds = Vec::new();
+    let (mut fds, mut process) = (Vec::new(), None);
     for message in ancillary.drain() {
-        if let RecvAncillaryMessage::ScmRights(some) = message {
-            fds.extend(some);
+        match message {
+            RecvAncillaryMessage::ScmRights(some) => fds.extend(some),
+            RecvAncillaryMessage::ScmCredentials(who) => process = Some(who.pid.as_raw_pid()),
+            _ => {}
         }
     }
     if message.flags.intersects(ReturnFlags::TRUNC) || message.bytes != expected {
@@ -163,7 +200,7 @@ fn receive(
             "more than {max_fds} descriptors in a packet, or no room for them"
         )));
     }
-    Ok(fds)
+    Ok((fds, process))
 }
 
 /// A memfd that holds `bytes` and can never change again (memfd_create(2)).
@@ -209,7 +246,7 @@ mod tests {
 
     fn packet(received: io::Result<Received>) -> (Vec<u8>, Vec<OwnedFd>) {
         match received.unwrap() {
-            Received::Packet { bytes, fds } => (bytes, fds),
+            Received::Packet { bytes, fds, .. } => (bytes, fds),
             other => panic!("{other:?}"),
         }
     }
@@ -259,9 +296,9 @@ mod tests {
             send_packet(&a, b"x", &many).unwrap();
             assert!(error(receive_packet(&b, 4, 1)).contains("descriptors"));
         }
-        send(a.as_fd(), 9, b"", &[]).unwrap();
+        send(a.as_fd(), 9, b"", &[], None).unwrap();
         assert!(error(receive_packet(&b, 4, 0)).contains("the byte 9"));
-        send(a.as_fd(), IN_MEMFD, b"", &[]).unwrap();
+        send(a.as_fd(), IN_MEMFD, b"", &[], None).unwrap();
         assert!(error(receive_packet(&b, 4, 0)).contains("the byte 1"));
     }
 
@@ -269,10 +306,10 @@ mod tests {
     fn only_a_sealed_memfd_is_read() {
         let (a, b) = pair();
         let null = File::open("/dev/null").unwrap();
-        send(a.as_fd(), IN_MEMFD, b"", &[null.as_fd()]).unwrap();
+        send(a.as_fd(), IN_MEMFD, b"", &[null.as_fd()], None).unwrap();
         assert!(error(receive_packet(&b, 4, 0)).contains("in place of a memfd"));
         let open = rustix::fs::memfd_create("x", MemfdFlags::ALLOW_SEALING).unwrap();
-        send(a.as_fd(), IN_MEMFD, b"", &[open.as_fd()]).unwrap();
+        send(a.as_fd(), IN_MEMFD, b"", &[open.as_fd()], None).unwrap();
         assert!(error(receive_packet(&b, 4, 0)).contains("not sealed"));
     }
 

@@ -6,7 +6,7 @@ use std::path::Path;
 use rustix::fs::FileType;
 
 use crate::error::{Context, Error, Result};
-use crate::gofer::idmap::{Change, Clone, MOUNT_REMEDY};
+use crate::gofer::idmap::{Change, ClonedTree, MOUNT_REMEDY};
 use crate::gofer::users::{Users, namespace_with};
 use crate::spec::plan::{IdmapChoice, Mappings, PropagationKind};
 use crate::sys::mount::{AttrChange, Depth, mount_setattr};
@@ -25,7 +25,7 @@ pub(super) fn donate(
     propagation: Option<PropagationKind>,
     users: Option<&Users>,
 ) -> Result<(OwnedFd, bool)> {
-    let clone = Clone::open(source, depth, MOUNT_REMEDY)?;
+    let clone = ClonedTree::open(source, depth, MOUNT_REMEDY)?;
     let stat = rustix::fs::fstat(&clone.mount).context(|| format!("fstat {}", source.display()))?;
     let is_file = FileType::from_raw_mode(stat.st_mode) != FileType::Directory;
     let propagation = leaving_host(propagation, users);

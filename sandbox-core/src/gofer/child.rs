@@ -85,7 +85,7 @@ pub(super) fn made_in_child(
     let received = receive_packet(&ours, 64 * 1024, 1).context(|| "receiving from a child")?;
     drop(child);
     match received {
-        Received::Packet { mut fds, bytes } if bytes.is_empty() => {
+        Received::Packet { mut fds, bytes, .. } if bytes.is_empty() => {
             fds.pop().ok_or_else(|| Error::internal("a child of the gofer sent no descriptor"))
         }
         Received::Packet { bytes, .. } => Err(postcard::from_bytes::<Failure>(&bytes)

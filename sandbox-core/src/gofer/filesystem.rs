@@ -1,6 +1,6 @@
 //! File systems made afresh: proc, sysfs, and whatever else has a type.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::StatVfsMountFlags;
 use rustix::io::Errno;
@@ -70,7 +70,7 @@ pub(super) fn fresh(
 ) -> Result<OwnedFd> {
     let read_only = options.iter().any(|(key, _)| key == "ro");
     let mount = make(fs_type, source, options, 0, read_only)?;
-    map_owners(&mount, fs_type, MOUNT_REMEDY, users)?;
+    map_owners(&mount, fs_type, MOUNT_REMEDY, users.map(Users::namespace))?;
     Ok(mount)
 }
 
@@ -79,7 +79,7 @@ pub(super) fn fresh_root(
     fs_type: &str,
     source: &str,
     options: &Options,
-    users: Option<&Users>,
+    idmap: Option<BorrowedFd<'_>>,
 ) -> Result<OwnedFd> {
     let read_only = options.read_only;
     let mut fs_options = options.fs.clone();
@@ -88,14 +88,20 @@ pub(super) fn fresh_root(
         fs_options.push(("ro".to_owned(), None));
     }
     let mount = make(fs_type, source, &fs_options, options.attributes, read_only)?;
-    map_owners(&mount, fs_type, ROOTFS_REMEDY, users)?;
+    map_owners(&mount, fs_type, ROOTFS_REMEDY, idmap)?;
     Ok(mount)
 }
 
 /// Shows the owners that the file system has inside of the sandbox.
-fn map_owners(mount: &OwnedFd, fs_type: &str, remedy: &str, users: Option<&Users>) -> Result<()> {
-    let Some(users) = users else { return Ok(()) };
-    let idmap = Some(users.namespace());
+fn map_owners(
+    mount: &OwnedFd,
+    fs_type: &str,
+    remedy: &str,
+    idmap: Option<BorrowedFd<'_>>,
+) -> Result<()> {
+    if idmap.is_none() {
+        return Ok(());
+    }
     match mount_setattr(mount, Depth::Top, AttrChange { idmap, ..AttrChange::default() }) {
         Err(_) if is_kernel_type(fs_type) => Ok(()),
         result => result.map_err(|e| {

@@ -21,7 +21,7 @@ pub(super) const ROOTFS_REMEDY: &str = "Put it onto a file system that supports 
      or run the pod with userns = \"never\"";
 
 /// A clone of what a path of the host leads to, still with its own owners.
-pub(super) struct Clone<'a> {
+pub(super) struct ClonedTree<'a> {
     pub(super) mount: OwnedFd,
     pub(super) depth: Depth,
     pub(super) path: &'a Path,
@@ -40,7 +40,7 @@ pub(super) struct Change<'a> {
     pub(super) propagation: Option<PropagationKind>,
 }
 
-impl<'a> Clone<'a> {
+impl<'a> ClonedTree<'a> {
     /// open_tree(2); symlinks are followed as anywhere on the host.
     pub(super) fn open(path: &'a Path, depth: Depth, remedy: &'static str) -> Result<Self> {
         let mount = clone_mount(CWD, path, depth).map_err(|e| missing(path, &e))?;
@@ -82,7 +82,7 @@ pub(super) fn mapped_clone(
     idmap: Option<BorrowedFd<'_>>,
 ) -> Result<OwnedFd> {
     let propagation = Some(PropagationKind::Private);
-    let clone = Clone::open(path, depth, ROOTFS_REMEDY)?;
+    let clone = ClonedTree::open(path, depth, ROOTFS_REMEDY)?;
     clone.change(Change { idmap, idmap_depth: depth, propagation })
 }
 

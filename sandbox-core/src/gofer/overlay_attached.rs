@@ -2,10 +2,11 @@
 //! mount: in a mount namespace that ends with a child, the layers' mounts are
 //! attached to short temporary paths and named by those.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::os::fd::OwnedFd;
 
 use rustix::fs::{CWD, Mode, OFlags};
+use rustix::io::Errno;
 use rustix::mount::{MountAttrFlags, MountFlags};
 
 use crate::error::{Context, Error, Result};
@@ -34,12 +35,21 @@ pub(super) fn make(overlay: &Overlay, creator: Option<&Users>) -> Result<OwnedFd
         let options = options(overlay)?;
         as_root_of(creator, || {
             rustix::mount::mount(c"overlay", c"root", c"overlay", flags, options.as_c_str())
-                .context(|| format!("mounting it with {options:?}"))
+                .map_err(|e| refused(overlay, &options, e))
         })?;
         let made = clone_mount(CWD, c"root", Depth::Top).context(|| "open_tree of the overlay")?;
         restrict(&made, overlay.options.attributes)?;
         Ok(made)
     })
+}
+
+fn refused(overlay: &Overlay, options: &CStr, error: Errno) -> Error {
+    let hint = if error == Errno::INVAL && !overlay.mounts.is_empty() {
+        "; idmapped layers need Linux 5.19"
+    } else {
+        ""
+    };
+    Error::internal(format!("mounting it with {options:?}: {error}{hint}"))
 }
 
 /// Makes a tmpfs the working directory, attached where nothing else is needed.

@@ -64,11 +64,18 @@ fn one(mount: &RootfsMount, gofer: &mut Gofer) -> Result<OwnedFd> {
             restrict(&made, options.attributes)?;
             Ok(made)
         }
-        (fs_type, None) => fresh_root(fs_type, &mount.source, &options, gofer.users.as_ref()),
+        (fs_type, None) => {
+            let sandbox = gofer.users.as_ref().map(Users::namespace);
+            let idmap = match &mapping {
+                Mapping::Own(namespace) => Some(namespace.as_fd()),
+                Mapping::Sandbox => sandbox,
+            };
+            fresh_root(fs_type, &mount.source, &options, idmap)
+        }
     }
 }
 
-/// How the owners of the lower layers are mapped.
+/// How owners are mapped.
 pub(super) enum Mapping {
     /// As everything of the sandbox.
     Sandbox,
@@ -79,8 +86,10 @@ pub(super) enum Mapping {
 
 impl Mapping {
     fn take(options: &mut Options, users: Option<&Users>) -> Result<Self> {
-        let (Some(uids), Some(gids)) = (options.take("uidmap"), options.take("gidmap")) else {
-            return Ok(Self::Sandbox);
+        let (uids, gids) = match (options.take("uidmap"), options.take("gidmap")) {
+            (Some(uids), Some(gids)) => (uids, gids),
+            (None, None) => return Ok(Self::Sandbox),
+            _ => return Err(Error::invalid("uidmap and gidmap must be given together")),
         };
         let mappings = Mappings {
             uids: parse_mappings("uidmap", &uids)?,

@@ -131,7 +131,7 @@ fn receive(socket: &OwnedFd) -> Result<(GoferRequest, Vec<OwnedFd>)> {
     die_with_parent().context(|| "prctl PR_SET_PDEATHSIG")?;
     loop {
         match receive_packet(socket, MAX_REQUEST, 4).context(|| "receiving the request")? {
-            Received::Packet { bytes, fds } => {
+            Received::Packet { bytes, fds, .. } => {
                 let request = postcard::from_bytes(&bytes)
                     .map_err(|e| Error::internal(format!("decoding the request: {e}")))?;
                 return Ok((request, fds));

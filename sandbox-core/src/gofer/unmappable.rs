@@ -8,7 +8,7 @@ use std::path::Path;
 
 use crate::error::{Context, Error, Result};
 use crate::gofer::assemble::assemble;
-use crate::gofer::idmap::{Change, Clone};
+use crate::gofer::idmap::{Change, ClonedTree};
 use crate::gofer::mountinfo::{Mount, MountTable};
 use crate::sys::mount::{AttrChange, Depth, mount_setattr};
 
@@ -49,7 +49,7 @@ pub(super) fn is_kernel_type(fs_type: &str) -> bool {
 /// the tree that can be and leaves the kernel's as they are. The kernel does
 /// not say which mount is to blame, so each is tried.
 pub(super) fn settle(
-    clone: Clone<'_>,
+    clone: ClonedTree<'_>,
     namespace: BorrowedFd<'_>,
     change: Change<'_>,
     error: &io::Error,
@@ -73,11 +73,15 @@ pub(super) fn settle(
     let below: BTreeMap<_, _> = table.below(&source).map(|m| (m.point.as_path(), m)).collect();
     let mut parts = Vec::with_capacity(below.len());
     for (point, mount) in below {
+        // Hidden below another mount.
+        if !point.exists() {
+            continue;
+        }
         let part = match mapped(point, namespace, change)? {
             Some(part) => part,
             None if is_kernel_type(&mount.fs_type) => {
                 let plain = Change { idmap: None, idmap_depth: Depth::Top, ..change };
-                Clone::open(point, Depth::Top, clone.remedy)?.change(plain)?
+                ClonedTree::open(point, Depth::Top, clone.remedy)?.change(plain)?
             }
             None => return Err(refuse(mount)),
         };
@@ -88,13 +92,13 @@ pub(super) fn settle(
 
 /// A mapped clone of one mount alone; `None` when it cannot be mapped.
 fn mapped(path: &Path, namespace: BorrowedFd<'_>, change: Change<'_>) -> Result<Option<OwnedFd>> {
-    let mount = Clone::open(path, Depth::Top, "")?.mount;
+    let mount = ClonedTree::open(path, Depth::Top, "")?.mount;
     let (idmap, propagation) = (Some(namespace), change.propagation);
     let change = AttrChange { idmap, propagation, ..AttrChange::default() };
     Ok(mount_setattr(&mount, Depth::Top, change).is_ok().then_some(mount))
 }
 
-fn refusal(clone: &Clone<'_>, mount: &Mount, source: &Path) -> Error {
+fn refusal(clone: &ClonedTree<'_>, mount: &Mount, source: &Path) -> Error {
     let place = mount.point.display();
     let below = if source.starts_with(&mount.point) { "" } else { ", which lies below it," };
     let fs_type = &mount.fs_type;
@@ -107,7 +111,9 @@ fn refusal(clone: &Clone<'_>, mount: &Mount, source: &Path) -> Error {
         let since = match fs_type.as_str() {
             "tmpfs" => " (tmpfs can since Linux 6.3, unless it was mounted in a user namespace)",
             "overlay" => " (overlay cannot yet)",
-            "fuse" | "virtiofs" => " (fuse can since Linux 6.12, if its server agrees)",
+            other if other.starts_with("fuse") => {
+                " (fuse can since Linux 6.12, if its server agrees)"
+            }
             _ => "",
         };
         format!("the {fs_type} file system of the mount {place}{below} cannot be idmapped{since}")

@@ -121,6 +121,16 @@ pub struct Sandbox {
     gofers: Mutex<Vec<OwnedFd>>,
 }
 
+/// What came along with a message from boot.
+#[derive(Debug)]
+pub struct Along {
+    /// Descriptors, unchecked.
+    pub descriptors: Vec<OwnedFd>,
+    /// The process that the message speaks for: boot, or one that the kernel
+    /// vouches to be in boot's PID namespace or below.
+    pub process: Option<HostPid>,
+}
+
 /// The sandbox's user namespace, as the host sees it.
 #[derive(Debug)]
 struct UserNamespace {
@@ -129,26 +139,15 @@ struct UserNamespace {
 }
 
 impl Sandbox {
-    /// Clones boot into its namespaces, hands it its descriptors and writes
-    /// the state file. Does not wait for it. Follow up with
-    /// [`Sandbox::gofer`] and [`Sandbox::enter_cgroup`], which go on while
-    /// boot starts.
+    /// Clones boot into its namespaces and the root container's cgroup, hands
+    /// it its descriptors and writes the state file. Does not wait for it:
+    /// [`Sandbox::gofer`] goes on while boot starts.
     ///
     /// # Errors
     /// `Exists` when there is state of a sandbox with this ID. Nothing is left
     /// behind.
     pub fn spawn(new: NewSandbox<'_>) -> Result<Sandbox> {
         spawn::spawn(new)
-    }
-
-    /// Puts boot into the root container's cgroup, which its children then
-    /// inherit. On cgroup v1 this may wait some milliseconds for the kernel.
-    pub fn enter_cgroup(&self, cgroup: &Cgroup) -> Result<()> {
-        for procs in cgroup.procs()? {
-            rustix::io::write(&procs, self.boot.0.to_string().as_bytes())
-                .context(|| "write the sandbox's PID to cgroup.procs")?;
-        }
-        Ok(())
     }
 
     /// Readable once boot is up or dead.
@@ -212,14 +211,16 @@ impl Sandbox {
 
     /// The next message from boot; `None` when none is waiting; an error when
     /// boot has closed the channel or sends what is no message.
-    pub fn receive(&self) -> Result<Option<(Upward, Vec<OwnedFd>)>> {
+    pub fn receive(&self) -> Result<Option<(Upward, Along)>> {
         let received = receive_packet(&self.control, MAX_PACKET, MAX_DESCRIPTORS)
             .context(|| "receive from the sandbox process")?;
         match received {
             Received::WouldBlock => Ok(None),
             Received::Closed => Err(Error::internal("the sandbox process has closed its channel")),
-            Received::Packet { bytes, fds } => match postcard::from_bytes(&bytes) {
-                Ok(message) => Ok(Some((message, fds))),
+            Received::Packet { bytes, fds, process } => match postcard::from_bytes(&bytes) {
+                Ok(message) => {
+                    Ok(Some((message, Along { descriptors: fds, process: process.map(HostPid) })))
+                }
                 Err(e) => Err(Error::internal(format!(
                     "the sandbox process sent what is no message: {e}"
                 ))),

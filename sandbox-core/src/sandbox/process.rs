@@ -9,6 +9,9 @@ use super::HostPid;
 use crate::control::message::FailureKind;
 use crate::error::{Context, Error, Result};
 
+/// What the kernel tells as the PID of a process that is gone.
+const COLLECTED: i32 = -1;
+
 /// A container's process, known by a pidfd that came from boot and was checked
 /// to belong to a PID namespace below the shim's.
 #[derive(Debug)]
@@ -20,23 +23,25 @@ pub struct Process {
 }
 
 impl Process {
-    /// Checks a descriptor that boot sent: a pidfd of a live process in a PID
-    /// namespace below this one. A boot that was taken over could otherwise
-    /// have the shim signal the shim itself, whose pidfd it can get off the
-    /// control socket. The kernel tells both facts in proc_pid_fdinfo(5).
-    pub fn from_boot(pidfd: OwnedFd) -> Result<Process> {
+    /// Checks what boot sent: a pidfd of the process that its message speaks
+    /// for, or one of a process that has ended and was collected. That process
+    /// is one of the pod's, as the kernel vouches. A boot that was taken over
+    /// could otherwise have the shim signal the shim itself, whose pidfd it can
+    /// get off the control socket. proc_pid_fdinfo(5).
+    pub fn from_boot(pidfd: OwnedFd, speaks_for: Option<HostPid>) -> Result<Process> {
         use std::os::fd::AsRawFd;
         let path = format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd());
         let info = std::fs::read_to_string(&path).context(|| format!("read {path}"))?;
-        let field = |name| info.lines().find_map(|l| l.strip_prefix(name)).unwrap_or_default();
-        let pid = field("Pid:").trim().parse().unwrap_or(0);
-        let levels = field("NSpid:").split_whitespace().count();
-        if pid <= 0 || levels < 2 {
-            return Err(Error::internal(
+        let pid = info.lines().find_map(|line| line.strip_prefix("Pid:"));
+        let pid = pid.and_then(|pid| pid.trim().parse::<i32>().ok());
+        match (speaks_for, pid) {
+            (Some(HostPid(vouched)), Some(pid)) if pid == vouched || pid == COLLECTED => {
+                Ok(Self { pid: HostPid(vouched), pidfd })
+            }
+            _ => Err(Error::internal(
                 "the sandbox process sent a descriptor that is not one of its processes",
-            ));
+            )),
         }
-        Ok(Self { pid: HostPid(pid), pidfd })
     }
 
     /// Sends a signal: pidfd_send_signal(2).

@@ -14,8 +14,9 @@ use super::executable::Executable;
 use super::state::{Identity, StateDirectory};
 use super::users::{self, IdRange};
 use super::{HostPid, NewSandbox, PANIC_LOG_SIZE, Sandbox, UserNamespace, maps, open_namespace};
+use crate::cgroup::Cgroup;
 use crate::control::donation::{Birth, BootFlags};
-use crate::control::packet::sealed_memfd;
+use crate::control::packet::{ask_for_processes, sealed_memfd};
 use crate::error::{Context, Error, Result};
 use crate::network;
 use crate::spec::plan::{Mappings, Network};
@@ -31,7 +32,13 @@ pub(super) fn spawn(new: NewSandbox<'_>) -> Result<Sandbox> {
     let birth = birth(&new, claim.mappings.as_ref());
     let certificate =
         sealed_memfd(&birth.encode()?).context(|| "memfd for the birth certificate")?;
-    let args = ChildArgs { new: &new, executable: &executable, certificate: &certificate };
+    let cgroup = JoinCgroup::prepare(new.cgroup)?;
+    let args = ChildArgs {
+        new: &new,
+        executable: &executable,
+        certificate: &certificate,
+        cgroup: &cgroup,
+    };
     let (boot, pidfd) = clone_boot(args, &channels.boot, &claim)?;
     let guard = KillOnError(Some(&pidfd));
     let user_namespace = open_to_work(&new, boot, &claim, &channels)?;
@@ -157,6 +164,7 @@ impl Channels {
         for fd in [&control, &log] {
             rustix::io::ioctl_fionbio(fd, true).context(|| "make a channel non-blocking")?;
         }
+        ask_for_processes(&control).context(|| "setsockopt SO_PASSCRED")?;
         Ok(Self {
             shim: ShimEnds { control, mounts, start_sync, log, go },
             boot: BootEnds {
@@ -200,6 +208,22 @@ struct ChildArgs<'a> {
     new: &'a NewSandbox<'a>,
     executable: &'a Executable,
     certificate: &'a OwnedFd,
+    cgroup: &'a JoinCgroup,
+}
+
+/// How the child gets into the root container's cgroup, where its children will
+/// be born: by the clone itself on version 2, by its own hand on version 1.
+struct JoinCgroup {
+    directory: Option<OwnedFd>,
+    procs: Vec<OwnedFd>,
+}
+
+impl JoinCgroup {
+    fn prepare(cgroup: &Cgroup) -> Result<Self> {
+        let directory = cgroup.dir_fd()?;
+        let procs = if directory.is_some() { Vec::new() } else { cgroup.procs()? };
+        Ok(Self { directory, procs })
+    }
 }
 
 /// Clones boot into its namespaces. A network namespace that exists is visited
@@ -224,7 +248,8 @@ fn clone_boot(args: ChildArgs<'_>, ends: &BootEnds, claim: &Claim) -> Result<(Ho
         Network::Host => None,
     };
     let alone = SingleThreaded::prove().context(|| "clone the sandbox process")?;
-    match clone_into(&alone, flags.bits(), None).context(|| "clone3 of the sandbox process")? {
+    let cgroup = args.cgroup.directory.as_ref().map(AsFd::as_fd);
+    match clone_into(&alone, flags.bits(), cgroup).context(|| "clone3 of the sandbox process")? {
         Cloned::Parent { pid, pidfd } => Ok((HostPid(pid), pidfd)),
         Cloned::Child => become_boot(args, ends, claim.mappings.is_some()),
     }
@@ -249,6 +274,9 @@ fn prepare(args: ChildArgs<'_>, ends: &BootEnds, user_namespace: bool) -> Result
     // Wait until the maps are written: before that no ID is valid.
     if rustix::io::read(&ends.go, &mut [0]).unwrap_or(0) == 0 {
         exit_now(1);
+    }
+    for procs in &args.cgroup.procs {
+        rustix::io::write(procs, b"0").context(|| "join the root container's cgroup")?;
     }
     if user_namespace {
         become_root()?;

@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::ffi::{CStr, CString};
 use std::io;
+use std::mem;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::ptr;
 
@@ -249,23 +250,36 @@ pub fn reset_signals() -> io::Result<()> {
     Ok(())
 }
 
-/// A child that has ended: waitpid(2) of any, without waiting. `None` when
-/// there is none at the moment or at all.
-///
-/// Returns its PID and how it ended as shells tell it: the exit code, or 128 +
-/// the signal (which may be a real-time one).
-pub fn collect_child() -> Option<(i32, u32)> {
-    let mut status: libc::c_int = 0;
-    loop {
-        // SAFETY: the kernel stores one int there.
-        let pid = unsafe { libc::waitpid(-1, &raw mut status, libc::WNOHANG) };
-        match pid {
-            -1 if io::Error::last_os_error().kind() == io::ErrorKind::Interrupted => {}
-            ..=0 => return None,
-            pid if libc::WIFSIGNALED(status) => {
-                return Some((pid, 128 + libc::WTERMSIG(status).unsigned_abs()));
-            }
-            pid => return Some((pid, libc::WEXITSTATUS(status).unsigned_abs())),
+/// The PID of a child that has ended and is still to be collected: waitid(2)
+/// with `WNOWAIT`. `None` when there is none at the moment or at all.
+pub fn ended_child() -> Option<i32> {
+    // SAFETY: siginfo_t is plain data, for which zero is valid.
+    let mut info: libc::siginfo_t = unsafe { mem::zeroed() };
+    let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+    // SAFETY: the kernel fills in a siginfo_t that outlives the call.
+    while unsafe { libc::waitid(libc::P_ALL, 0, &raw mut info, options) } == -1 {
+        if io::Error::last_os_error().kind() != io::ErrorKind::Interrupted {
+            return None;
         }
     }
+    // SAFETY: waitid fills in the fields of SIGCHLD, or leaves zero.
+    let pid = unsafe { info.si_pid() };
+    (pid > 0).then_some(pid)
+}
+
+/// Collects a child that has ended: waitpid(2). Returns how it ended as shells
+/// tell it: the exit code, or 128 + the signal (which may be a real-time one).
+pub fn collect_child(pid: i32) -> Option<u32> {
+    let mut status: libc::c_int = 0;
+    // SAFETY: the kernel stores one int there.
+    while unsafe { libc::waitpid(pid, &raw mut status, libc::WNOHANG) } == -1 {
+        if io::Error::last_os_error().kind() != io::ErrorKind::Interrupted {
+            return None;
+        }
+    }
+    let number = match libc::WIFSIGNALED(status) {
+        true => 128 + libc::WTERMSIG(status),
+        false => libc::WEXITSTATUS(status),
+    };
+    Some(number.unsigned_abs())
 }

@@ -231,7 +231,7 @@ pub fn gofer_in(
     let mut run = raw(&bytes, &fds, before);
     drop(fds);
     drop(channel);
-    while let Received::Packet { bytes, fds } = receive_packet(&boot, 65536, 32).unwrap() {
+    while let Received::Packet { bytes, fds, .. } = receive_packet(&boot, 65536, 32).unwrap() {
         let delivery: Delivery = postcard::from_bytes(&bytes).unwrap();
         assert_eq!((delivery.container.as_str(), delivery.slots.len()), ("c", fds.len()));
         run.packets.push(fds.len());

@@ -1,5 +1,6 @@
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
+use std::process::Command;
 
 use rustix::fs::{AtFlags, IFlags, Mode, OFlags, ioctl_setflags};
 use sandbox_core::gofer::request::{RootfsMount, RootfsSource};
@@ -219,6 +220,42 @@ fn a_new_file_system_can_be_the_root_with_others_below() {
     assert_eq!(owner(run.rootfs(), "").0, HOST_ROOT);
     write_as(HOST_ROOT, run.rootfs(), "file", "x").unwrap();
     assert!(host.table_line(run.rootfs()).contains("nosuid"));
+}
+
+/// A block device over a file, until it is dropped.
+struct Loop(String);
+
+impl Loop {
+    /// `None` where the machine lends no loop devices.
+    fn over(image: &std::path::Path) -> Option<Self> {
+        let run = Command::new("losetup").args(["--find", "--show"]).arg(image).output().ok()?;
+        let device = String::from_utf8(run.stdout).unwrap();
+        run.status.success().then(|| Self(device.trim().to_owned()))
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        assert!(Command::new("losetup").args(["--detach", &self.0]).status().unwrap().success());
+    }
+}
+
+#[test]
+fn a_block_device_can_hold_the_root_file_system() {
+    let (host, sandbox) = (Host::new(), Sandbox::new());
+    let image = host.path("image");
+    fs::File::create(&image).unwrap().set_len(16 << 20).unwrap();
+    let made = Command::new("mkfs.ext4").arg("-q").arg(&image).status();
+    let Some(device) = Loop::over(&image).filter(|_| made.is_ok_and(|status| status.success()))
+    else {
+        return;
+    };
+    for (options, writable) in [(&["rw", "noatime"][..], true), (&["ro"], false)] {
+        let run = gofer(&asking_for(vec![mount("ext4", &device.0, options)]), Some(&sandbox));
+        assert_eq!(owner(run.rootfs(), "lost+found").0, HOST_ROOT);
+        assert_eq!(write_as(HOST_ROOT, run.rootfs(), "file", "x").is_ok(), writable);
+        assert_eq!(read(run.rootfs(), "file").unwrap(), "x");
+    }
 }
 
 #[test]

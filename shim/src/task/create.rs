@@ -224,12 +224,10 @@ async fn spawn(
     let handle = sandbox::Sandbox::spawn(new)?;
     let boot = Boot::new(handle, id, cgroup.clone(), plan)?;
     let boot = made.sandbox.insert(Arc::new(boot)).clone();
+    // The gofer and boot start side by side.
+    let gofer = boot.handle.gofer(plan, order.rootfs())?;
     let bundle = Path::new(&order.request.bundle);
     boot.handle.add_container(id, bundle, cgroup.saved().clone())?;
-    // The gofer and boot start side by side; on cgroup v1 the kernel may take
-    // its time for the third.
-    let gofer = boot.handle.gofer(plan, order.rootfs())?;
-    boot.handle.enter_cgroup(&cgroup)?;
     readable(boot.handle.start_sync()).await?;
     boot.handle.finish_start()?;
     readable(gofer.as_fd()).await?;

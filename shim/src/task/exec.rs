@@ -7,7 +7,7 @@ use std::sync::Arc;
 use containerd_shim_protos::api::{Empty, ExecProcessRequest};
 use containerd_shim_protos::events::task::{TaskExecAdded, TaskExecStarted};
 use sandbox_core::control::message::{Done, Request};
-use sandbox_core::sandbox::Process as Handle;
+use sandbox_core::sandbox::{Along, Process as Handle};
 use sandbox_core::spec::plan::ProcessPlan;
 use sandbox_core::spec::{ProcessDefaults, load_process, plan_process};
 
@@ -151,14 +151,14 @@ fn gifts(shim: &Shim, id: &str, boot: &Boot, donated: &Donated) -> Result<Gifts>
 }
 
 /// The pidfd and the terminal of a new process.
-pub(super) fn take_process(reply: (Done, Vec<OwnedFd>)) -> Result<(Handle, Option<OwnedFd>)> {
-    let (done, descriptors) = reply;
-    let mut descriptors = descriptors.into_iter();
+pub(super) fn take_process(reply: (Done, Along)) -> Result<(Handle, Option<OwnedFd>)> {
+    let (done, along) = reply;
+    let mut descriptors = along.descriptors.into_iter();
     let (Done::Process { terminal }, Some(pidfd)) = (done, descriptors.next()) else {
         return Err(Error::internal("the sandbox process made no process and does not say why"));
     };
     let terminal = if terminal { descriptors.next() } else { None };
-    Ok((Handle::from_boot(pidfd)?, terminal))
+    Ok((Handle::from_boot(pidfd, along.process)?, terminal))
 }
 
 /// It never ran: no exit is told, but nobody shall wait for one either.

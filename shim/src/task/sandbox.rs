@@ -11,7 +11,7 @@ use std::time::Duration;
 use sandbox_core::cgroup::Cgroup;
 use sandbox_core::control::message::{Donations, Done, Request, Upward};
 use sandbox_core::gofer::request::RootfsMount;
-use sandbox_core::sandbox::{Sandbox, printable};
+use sandbox_core::sandbox::{Along, Sandbox, printable};
 use sandbox_core::spec::SandboxFacts;
 use sandbox_core::spec::plan::Plan;
 use tokio::io::Interest;
@@ -29,6 +29,16 @@ const KILLED: u32 = 128 + 9;
 
 /// How long the kernel may take to take a sandbox away.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How many messages of boot are taken before others get their turn.
+const MESSAGES_AT_ONCE: usize = 32;
+
+/// How many times that is listened to a boot that is dead: more than a socket
+/// holds.
+const LAST_ROUNDS: usize = 64;
+
+/// How much of boot's log is relayed, debug level included.
+const LINES_A_SECOND: u32 = 500;
 
 /// A running boot.
 pub(super) struct Boot {
@@ -85,7 +95,7 @@ impl Boot {
         shim: &Shim,
         request: Request,
         descriptors: &[BorrowedFd<'_>],
-    ) -> Result<(Done, Vec<OwnedFd>)> {
+    ) -> Result<(Done, Along)> {
         let reply = {
             let mut table = shim.table();
             self.can_answer(&table)?;
@@ -225,10 +235,22 @@ pub(super) async fn listen(shim: Arc<Shim>, boot: Arc<Boot>) {
     }
     let _ = readable(boot.handle.pidfd()).await;
     // What it said before it died counts.
-    while let Ok(Some((message, descriptors))) = boot.handle.receive() {
-        dispatch(&shim, message, descriptors);
+    // It may have given its end of the channel away, so not without bounds.
+    for _ in 0..LAST_ROUNDS {
+        if hear_some(&shim, &boot).unwrap_or(true) {
+            break;
+        }
     }
     gone(&shim, &boot);
+}
+
+/// Takes what boot has said, up to a bound; true when that was all.
+fn hear_some(shim: &Arc<Shim>, boot: &Boot) -> Result<bool> {
+    for _ in 0..MESSAGES_AT_ONCE {
+        let Some((message, along)) = boot.handle.receive()? else { return Ok(true) };
+        dispatch(shim, message, along);
+    }
+    Ok(false)
 }
 
 async fn hear_out(shim: &Arc<Shim>, boot: &Boot) -> Result<()> {
@@ -240,25 +262,27 @@ async fn hear_out(shim: &Arc<Shim>, boot: &Boot) -> Result<()> {
             biased;
             ready = control.readable() => {
                 let mut ready = ready.context(|| "wait for the sandbox")?;
-                while let Some((message, descriptors)) = boot.handle.receive()? {
-                    dispatch(shim, message, descriptors);
+                if hear_some(shim, boot)? {
+                    ready.clear_ready();
+                } else {
+                    // More waits. A boot that never stops talking must not
+                    // keep containerd from being heard.
+                    tokio::task::yield_now().await;
                 }
-                ready.clear_ready();
             }
             _ = pidfd.readable() => return Ok(()),
         }
     }
 }
 
-fn dispatch(shim: &Arc<Shim>, message: Upward, descriptors: Vec<OwnedFd>) {
+fn dispatch(shim: &Arc<Shim>, message: Upward, along: Along) {
     match message {
         Upward::Reply { number, outcome } => {
             let waiting = shim.table().replies.remove(&number);
-            let reply: Reply = (outcome, descriptors);
-            match waiting {
-                Some(waiting) => drop(waiting.send(reply)),
-                // Told rather than asked, or never asked at all.
-                None => {}
+            let reply: Reply = (outcome, along);
+            // Nobody waits for what was told rather than asked.
+            if let Some(waiting) = waiting {
+                drop(waiting.send(reply));
             }
         }
         Upward::Exited { container, exec, status } => {
@@ -300,10 +324,13 @@ fn relay(line: &str) {
     }
 }
 
-/// Relays boot's log by lines.
+/// Relays boot's log by lines, as many as an honest boot may have to say: one
+/// that was taken over must not fill the node's log.
 pub(super) async fn relay_log(boot: Arc<Boot>) {
     let Ok(pipe) = register(boot.handle.log(), Interest::READABLE) else { return };
     let mut pending = Vec::new();
+    let mut second = tokio::time::Instant::now();
+    let mut lines = 0;
     let mut buffer = [0; 1024];
     loop {
         let Ok(mut ready) = pipe.readable().await else { return };
@@ -314,8 +341,18 @@ pub(super) async fn relay_log(boot: Arc<Boot>) {
         }
         while let Some(end) = pending.iter().position(|byte| *byte == b'\n') {
             let line: Vec<_> = pending.drain(..=end).collect();
-            relay(&printable(&line));
+            if second.elapsed() >= Duration::from_secs(1) {
+                (second, lines) = (tokio::time::Instant::now(), 0);
+            }
+            lines += 1;
+            match lines {
+                ..LINES_A_SECOND => relay(&printable(&line)),
+                LINES_A_SECOND => log::warn!("the sandbox says more than is relayed"),
+                _ => {}
+            }
         }
+        // The pipe may be full again already.
+        tokio::task::yield_now().await;
         // Nothing of ours logs lines that long: it was taken over.
         if pending.len() > 4096 {
             pending.clear();

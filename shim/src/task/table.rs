@@ -3,14 +3,13 @@
 //! one thread and nobody holds it over an await, so it is never contended.
 
 use std::collections::HashMap;
-use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
 use sandbox_core::cgroup::{Cgroup, LimitsPolicy, OomWatch};
 use sandbox_core::control::message::{Done, Failure};
-use sandbox_core::sandbox;
+use sandbox_core::sandbox::{self, Along};
 use sandbox_core::spec::plan::{Plan, ProcessPlan, Terminal};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
@@ -48,7 +47,7 @@ impl Shim {
 }
 
 /// What boot answered: the descriptors come along.
-pub(super) type Reply = (std::result::Result<Done, Failure>, Vec<OwnedFd>);
+pub(super) type Reply = (std::result::Result<Done, Failure>, Along);
 
 #[derive(Default)]
 pub(super) struct Table {

@@ -1,0 +1,227 @@
+//! The shim without a containerd: started as containerd starts it, spoken to
+//! over its own socket. For bundles and requests that containerd would never
+//! let through.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+use containerd_shim_protos::TaskClient;
+use containerd_shim_protos::api::{
+    CreateTaskRequest, DeleteRequest, KillRequest, ShutdownRequest, StartRequest, WaitRequest,
+};
+use containerd_shim_protos::protobuf::well_known_types::any::Any;
+use serde_json::Value;
+use ttrpc::context::{self, Context};
+
+use crate::containerd::{Containerd, palisade_executables};
+use crate::{image, spec, wait};
+
+/// An OCI bundle: `config.json` and `rootfs`.
+#[derive(Debug)]
+pub struct Bundle {
+    /// Its folder.
+    pub path: PathBuf,
+    /// The container's ID.
+    pub id: String,
+    namespace: String,
+    address: String,
+}
+
+impl Bundle {
+    /// A bundle for this line of shell. Its root file system holds the test
+    /// image. containerd is only there to receive events.
+    pub fn new(containerd: &Containerd, id: &str, script: &str) -> Bundle {
+        let path = containerd.directory().join("bundles").join(id);
+        fs::create_dir_all(path.join("rootfs")).expect("make a bundle");
+        image::unpack_busybox(&path.join("rootfs"));
+        let namespace = containerd.namespace();
+        let bundle = Bundle {
+            path,
+            id: id.to_owned(),
+            address: containerd.address().to_string_lossy().into_owned(),
+            namespace: namespace.clone(),
+        };
+        bundle.write(&spec::container(&["sh", "-c", script], &format!("/{namespace}/{id}")));
+        containerd.track(id);
+        bundle
+    }
+
+    /// The same bundle after a change to its spec.
+    pub fn spec(self, change: impl FnOnce(&mut Value)) -> Bundle {
+        let text = fs::read(self.config()).expect("read config.json");
+        let mut spec = serde_json::from_slice(&text).expect("config.json is JSON");
+        change(&mut spec);
+        self.write(&spec);
+        self
+    }
+
+    /// Path of its config.json.
+    pub fn config(&self) -> PathBuf {
+        self.path.join("config.json")
+    }
+
+    fn write(&self, spec: &Value) {
+        fs::write(self.config(), spec.to_string()).expect("write config.json");
+    }
+
+    fn command(&self, action: &str) -> Command {
+        let mut command = Command::new(palisade_executables().join("containerd-shim-palisade-v1"));
+        command
+            .args(["-namespace", &self.namespace, "-id", &self.id, "-address", &self.address])
+            .args(["-publish-binary", "containerd", action])
+            .current_dir(&self.path)
+            .env_clear()
+            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+            .env("TTRPC_ADDRESS", format!("{}.ttrpc", self.address))
+            .env("GRPC_ADDRESS", &self.address)
+            .env("NAMESPACE", &self.namespace)
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// Runs `start`: a connection to the shim, or what it said instead.
+    pub fn start_shim(&self) -> Result<Shim<'_>, String> {
+        // containerd makes it; the shim's log would wait for a reader.
+        let output = self.command("start").output().expect("run the shim");
+        if !output.status.success() {
+            return Err(said(&output));
+        }
+        let address = address_in(&output);
+        let client = ttrpc::Client::connect(&address).map_err(|e| format!("{address}: {e}"))?;
+        Ok(Shim { bundle: self, tasks: TaskClient::new(client) })
+    }
+
+    /// Runs `delete`, as containerd does after a shim is gone.
+    pub fn delete(&self) -> Output {
+        let mut command = self.command("delete");
+        command.args(["-bundle", &self.path.to_string_lossy()]);
+        command.output().expect("run the shim's delete")
+    }
+
+    /// Why this bundle cannot become a container: the error of whichever step
+    /// refuses it. Everything is cleaned up as containerd would.
+    #[track_caller]
+    pub fn refusal(&self) -> String {
+        let refusal = match self.start_shim() {
+            Err(said) => said,
+            Ok(shim) => {
+                let refused = shim.create().err();
+                shim.shutdown();
+                refused.unwrap_or_else(|| panic!("{} was created", self.path.display()))
+            }
+        };
+        let deleted = self.delete();
+        assert!(deleted.status.success(), "delete: {}", said(&deleted));
+        refusal
+    }
+}
+
+impl Drop for Bundle {
+    fn drop(&mut self) {
+        let _ = self.delete();
+    }
+}
+
+fn said(output: &Output) -> String {
+    format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stderr),
+        String::from_utf8_lossy(&output.stdout)
+    )
+}
+
+/// `start` answers with the address alone, or with JSON that holds it.
+fn address_in(output: &Output) -> String {
+    let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    match serde_json::from_str::<Value>(&text) {
+        Ok(reply) => reply["address"].as_str().expect("an address in the reply").to_owned(),
+        Err(_) => text,
+    }
+}
+
+/// A connection to a running shim.
+pub struct Shim<'a> {
+    bundle: &'a Bundle,
+    tasks: TaskClient,
+}
+
+impl Shim<'_> {
+    fn context(&self) -> Context {
+        let deadline = wait::DEADLINE.as_nanos().try_into().expect("a short time");
+        let mut context = context::with_timeout(deadline);
+        context.add("containerd-namespace-ttrpc".to_owned(), self.bundle.namespace.clone());
+        context
+    }
+
+    /// A Create request for the bundle.
+    pub fn request(&self) -> CreateTaskRequest {
+        CreateTaskRequest {
+            id: self.bundle.id.clone(),
+            bundle: self.bundle.path.to_string_lossy().into_owned(),
+            ..Default::default()
+        }
+    }
+
+    /// Creates the container: its process ID, or the error.
+    pub fn create(&self) -> Result<u32, String> {
+        self.create_with(&self.request())
+    }
+
+    /// Creates a container from any request.
+    pub fn create_with(&self, request: &CreateTaskRequest) -> Result<u32, String> {
+        let created = self.tasks.create(self.context(), request);
+        created.map(|created| created.pid).map_err(|e| e.to_string())
+    }
+
+    /// Creates it with runtime options.
+    pub fn create_with_options(&self, type_url: &str, value: Vec<u8>) -> Result<u32, String> {
+        let options = Any { type_url: type_url.to_owned(), value, ..Default::default() };
+        let mut request = self.request();
+        request.options = Some(options).into();
+        self.create_with(&request)
+    }
+
+    /// Starts the container, waits for its end and deletes it: its exit code.
+    pub fn run_to_end(&self) -> Result<u32, String> {
+        let id = || self.bundle.id.clone();
+        let start = StartRequest { id: id(), ..Default::default() };
+        self.tasks.start(self.context(), &start).map_err(|e| e.to_string())?;
+        let wait = WaitRequest { id: id(), ..Default::default() };
+        let ended = self.tasks.wait(self.context(), &wait).map_err(|e| e.to_string())?;
+        self.delete()?;
+        Ok(ended.exit_status)
+    }
+
+    /// Sends a signal to the first process.
+    pub fn kill(&self, signal: u32) -> Result<(), String> {
+        let request = KillRequest { id: self.bundle.id.clone(), signal, ..Default::default() };
+        self.tasks.kill(self.context(), &request).map(|_| ()).map_err(|e| e.to_string())
+    }
+
+    /// Deletes the container.
+    pub fn delete(&self) -> Result<u32, String> {
+        let request = DeleteRequest { id: self.bundle.id.clone(), ..Default::default() };
+        let deleted = self.tasks.delete(self.context(), &request);
+        deleted.map(|deleted| deleted.exit_status).map_err(|e| e.to_string())
+    }
+
+    /// Asks the shim to end. It may do so before it answers.
+    pub fn shutdown(&self) {
+        let request = ShutdownRequest { id: self.bundle.id.clone(), ..Default::default() };
+        let short = Duration::from_secs(5).as_nanos().try_into().expect("a short time");
+        let _ = self.tasks.shutdown(context::with_timeout(short), &request);
+    }
+}
+
+impl std::fmt::Debug for Shim<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shim").field("bundle", self.bundle).finish_non_exhaustive()
+    }
+}
+
+/// A file of a bundle that a test put there.
+pub fn symlink(target: &str, at: &Path) {
+    std::os::unix::fs::symlink(target, at).expect("make a symbolic link");
+}

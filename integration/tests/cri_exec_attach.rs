@@ -1,0 +1,126 @@
+//! Talking to a running container of a pod: ExecSync, Exec, Attach, PortForward.
+
+use std::thread;
+
+use integration::containerd::Containerd;
+use integration::on_each_containerd;
+use integration::stream::Session;
+
+on_each_containerd!(
+    exec_sync_answers,
+    exec_sync_gives_up_in_time,
+    exec_sync_names_a_missing_program,
+    exec_streams_apart,
+    exec_takes_input,
+    exec_with_a_terminal,
+    attach_shows_the_output_and_takes_input,
+    ports_are_forwarded,
+    thirty_execs_at_once,
+);
+
+fn exec_sync_answers(containerd: Containerd) {
+    let pod = containerd.pod("asked");
+    let container = pod.shell("main", "sleep 1000");
+    let answer = container.exec("echo out; echo err >&2; exit 9");
+    assert_eq!(
+        (answer.code, answer.stdout.as_str(), answer.stderr.as_str()),
+        (9, "out\n", "err\n")
+    );
+}
+
+fn exec_sync_gives_up_in_time(containerd: Containerd) {
+    let pod = containerd.pod("slow");
+    let container = pod.shell("main", "sleep 1000");
+    let refused = container.try_exec(&["sleep", "1000"], 1).expect_err("it takes too long");
+    assert!(refused.message().contains("timeout"), "{refused}");
+    integration::wait::until("the process that took too long is gone", || {
+        let listed = container.ask("cat /proc/[0-9]*/cmdline | tr '\\0' ' '");
+        (listed.matches("sleep 1000").count() == 1).then_some(())
+    });
+}
+
+fn exec_sync_names_a_missing_program(containerd: Containerd) {
+    let pod = containerd.pod("missing");
+    let container = pod.shell("main", "sleep 1000");
+    let refused = container.try_exec(&["no-such-program"], 0).expect_err("there is none");
+    assert!(refused.message().contains("no-such-program"), "{refused}");
+}
+
+fn exec_streams_apart(containerd: Containerd) {
+    let pod = containerd.pod("apart");
+    let container = pod.shell("main", "sleep 1000");
+    let script = "echo out; echo err >&2; exit 5";
+    let url = container.exec_url(&["sh", "-c", script], false, false);
+    let mut session = Session::connect(&containerd, &url);
+    assert_eq!(session.finish(), 5);
+    assert_eq!(
+        (session.stdout.as_slice(), session.stderr.as_slice()),
+        (&b"out\n"[..], &b"err\n"[..])
+    );
+}
+
+fn exec_takes_input(containerd: Containerd) {
+    let pod = containerd.pod("input");
+    let container = pod.shell("main", "sleep 1000");
+    let url = container.exec_url(&["head", "-n", "2"], true, false);
+    let mut session = Session::connect(&containerd, &url);
+    session.write(b"first\n");
+    session.wait_for("first\n");
+    session.write(b"second\n");
+    assert_eq!(session.finish(), 0);
+    assert_eq!(session.stdout, b"first\nsecond\n");
+}
+
+fn exec_with_a_terminal(containerd: Containerd) {
+    let pod = containerd.pod("terminal");
+    let container = pod.shell("main", "sleep 1000");
+    let url = container.exec_url(&["sh"], true, true);
+    let mut session = Session::connect(&containerd, &url);
+    session.resize(123, 45);
+    session
+        .write(b"until [ \"$(stty size)\" = '45 123' ]; do :; done; tty; echo si''zed; exit 4\n");
+    session.wait_for("/dev/pts/");
+    session.wait_for("sized\r\n");
+    assert_eq!(session.finish(), 4);
+}
+
+fn attach_shows_the_output_and_takes_input(containerd: Containerd) {
+    let pod = containerd.pod("attached");
+    let container =
+        pod.container("main", "while read line; do echo \"got $line\"; done", |config| {
+            config.stdin = true;
+        });
+    let mut session = Session::connect(&containerd, &container.attach_url(true, false));
+    session.write(b"one\n");
+    session.wait_for("got one\n");
+    drop(session);
+
+    let mut session = Session::connect(&containerd, &container.attach_url(true, false));
+    session.write(b"two\n");
+    session.wait_for("got two\n");
+    container.wait_for_log("got one");
+    container.wait_for_log("got two");
+}
+
+fn ports_are_forwarded(containerd: Containerd) {
+    let pod = containerd.pod("forwarded");
+    let script = "mkdir /tmp/www; echo forwarded > /tmp/www/index.html; exec httpd -f -p 127.0.0.1:8080 -h /tmp/www";
+    let container = pod.shell("httpd", script);
+    integration::wait::until("the server listens", || {
+        (container.exec("wget -q -O - http://127.0.0.1:8080/").code == 0).then_some(())
+    });
+    let mut session = Session::connect(&containerd, &pod.port_forward(8080));
+    session.write_port(b"GET / HTTP/1.0\r\n\r\n");
+    session.wait_for("forwarded\n");
+}
+
+fn thirty_execs_at_once(containerd: Containerd) {
+    let pod = containerd.pod("busy");
+    let container = pod.shell("main", "sleep 1000");
+    thread::scope(|scope| {
+        for n in 0..30 {
+            let container = &container;
+            scope.spawn(move || assert_eq!(container.ask(&format!("echo {n}")), n.to_string()));
+        }
+    });
+}

@@ -1,0 +1,126 @@
+//! Somebody kills what holds a pod together. The kernel takes the rest, and
+//! containerd is told; nothing is left, which the end of each test checks.
+
+use std::os::fd::OwnedFd;
+
+use integration::container::pidfd;
+use integration::containerd::Containerd;
+use integration::events::{Subscriber, TaskEvent};
+use integration::stdio::Streams;
+use integration::{host, on_each_containerd, sandbox, spec, wait};
+use k8s_cri::v1::ContainerState;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+on_each_containerd!(
+    a_killed_shim_takes_its_container_along,
+    a_killed_boot_ends_every_process,
+    a_killed_first_process_ends_the_container,
+    a_killed_shim_takes_its_pod_along,
+    a_killed_boot_takes_its_pod_along,
+    a_killed_container_leaves_its_neighbour_alone,
+    the_sandbox_cannot_outlive_its_boot,
+);
+
+fn kill_now(pid: i32) {
+    kill(Pid::from_raw(pid), Signal::SIGKILL).expect("kill from the host");
+}
+
+#[track_caller]
+fn ends(pidfd: &OwnedFd, what: &str) {
+    assert!(wait::readable(pidfd, wait::DEADLINE), "{what} lives on");
+}
+
+/// The contract: an exit 137 is told, the task is gone, the container's record
+/// stays and can be removed.
+fn a_killed_shim_takes_its_container_along(containerd: Containerd) {
+    let events = Subscriber::new(&containerd);
+    let container = containerd.container("orphan", ["sleep", "1000"]).start();
+    let (first, shim) = (container.pidfd(), container.shim());
+    kill_now(shim);
+    ends(&first, "the container");
+    let exit = TaskEvent::Exit("orphan".into(), "orphan".into(), 137);
+    events.until(|event| *event == exit);
+    wait::until("the task is gone", || container.state().is_err().then_some(()));
+}
+
+fn a_killed_boot_ends_every_process(containerd: Containerd) {
+    let events = Subscriber::new(&containerd);
+    let container = containerd.container("headless", ["sleep", "1000"]).start();
+    let exec = container.exec("extra", spec::process(&["sleep", "1000"]), Streams::Null);
+    let exec = exec.expect("add an exec");
+    exec.start().expect("start it");
+    let processes = [container.pidfd(), pidfd(exec.pid())];
+
+    kill_now(sandbox::boot_of(container.shim()).pid);
+    processes.iter().for_each(|process| ends(process, "a process of the sandbox"));
+    assert_eq!((exec.wait().code, container.wait().code), (137, 137));
+    let exit = |id: &str| TaskEvent::Exit("headless".into(), id.into(), 137);
+    let seen = events.until(|event| *event == exit("headless"));
+    assert!(seen.contains(&exit("extra")), "{seen:?}");
+    assert_eq!(container.delete_task().expect("delete it"), 137);
+}
+
+fn a_killed_first_process_ends_the_container(containerd: Containerd) {
+    let container = containerd.shell("beheaded", "sleep 1000 & echo up; wait").start();
+    container.stdio().wait_for_output("up");
+    let child = wait::until("its child runs", || {
+        host::children(container.pid()).first().map(|child| pidfd(child.pid))
+    });
+    kill_now(container.pid());
+    assert_eq!(container.wait().code, 137);
+    ends(&child, "the child");
+    assert_eq!(container.delete_task().expect("delete it"), 137);
+}
+
+fn a_killed_shim_takes_its_pod_along(containerd: Containerd) {
+    let pod = containerd.pod("orphans");
+    let containers = ["one", "two"].map(|name| pod.shell(name, "sleep 1000"));
+    let processes = containers.each_ref().map(|container| pidfd(container.pid()));
+    kill_now(sandbox::shim_of(containers[0].pid()));
+    processes.iter().for_each(|process| ends(process, "a container"));
+    for container in &containers {
+        let status = container.wait();
+        assert_eq!(status.state(), ContainerState::ContainerExited);
+        assert_ne!(status.exit_code, 0);
+    }
+    wait::until("the pod is not ready", || (!pod.is_ready()).then_some(()));
+}
+
+fn a_killed_boot_takes_its_pod_along(containerd: Containerd) {
+    let pod = containerd.pod("headless");
+    let containers = ["one", "two"].map(|name| pod.shell(name, "sleep 1000"));
+    let processes = containers.each_ref().map(|container| pidfd(container.pid()));
+    let shim = sandbox::shim_of(containers[0].pid());
+    kill_now(sandbox::boot_of(shim).pid);
+    processes.iter().for_each(|process| ends(process, "a container"));
+    for container in &containers {
+        assert_eq!(container.wait().exit_code, 137);
+    }
+    wait::until("the pod is not ready", || (!pod.is_ready()).then_some(()));
+}
+
+fn a_killed_container_leaves_its_neighbour_alone(containerd: Containerd) {
+    let pod = containerd.pod("neighbours");
+    let (one, two) = (pod.shell("one", "sleep 1000"), pod.shell("two", "sleep 1000"));
+    kill_now(one.pid());
+    assert_eq!(one.wait().exit_code, 137);
+    assert_eq!(two.ask("echo alive"), "alive");
+    assert!(pod.is_ready());
+}
+
+/// Even a process that left its session, its parent and its signals behind.
+fn the_sandbox_cannot_outlive_its_boot(containerd: Containerd) {
+    let script = "trap '' TERM HUP INT; (setsid sh -c 'trap \"\" TERM HUP INT; sleep 1000' &); echo up; sleep 1000";
+    let container = containerd.shell("clings", script).start();
+    container.stdio().wait_for_output("up");
+    let shim = container.shim();
+    let boot = sandbox::boot_of(shim).pid;
+    let inside: Vec<OwnedFd> = wait::until("the daemon runs", || {
+        let inside = sandbox::descendants(boot);
+        (inside.len() >= 3).then(|| inside.iter().map(|process| pidfd(process.pid)).collect())
+    });
+    kill_now(boot);
+    inside.iter().for_each(|process| ends(process, "a process of the sandbox"));
+    assert_eq!(container.wait().code, 137);
+}

@@ -1,0 +1,147 @@
+//! The CPUs and the memory that a sandbox is told, by boot's command line:
+//! `--cpu-num` and `--total-memory`. The rules stand in ARCHITECTURE.md.
+
+use std::fs;
+use std::path::PathBuf;
+
+use integration::containerd::Containerd;
+use integration::cri::resources;
+use integration::{host, on_each_containerd, sandbox};
+use serde_json::{Value, json};
+
+on_each_containerd!(
+    without_limits_the_host_is_told,
+    the_quota_lowers_the_count_but_not_below_two,
+    a_cpuset_is_counted,
+    quota_and_cpuset_together,
+    the_memory_limit_is_told,
+    a_limit_of_the_parent_counts,
+    the_pod_s_limits_are_told_and_not_the_container_s,
+);
+
+/// What boot was told for a container with these resources.
+fn told(containerd: &Containerd, id: &str, resources: Value) -> (u32, u64) {
+    let container = containerd.container(id, ["sleep", "1000"]).spec(|s| {
+        for (key, value) in resources.as_object().expect("an object") {
+            s["linux"]["resources"][key] = value.clone();
+        }
+    });
+    let container = container.start();
+    told_to(container.shim())
+}
+
+fn told_to(shim: i32) -> (u32, u64) {
+    let boot = sandbox::boot_of(shim);
+    let cpus = sandbox::flag(&boot, "cpu-num").parse().expect("a number of CPUs");
+    let memory = sandbox::flag(&boot, "total-memory").parse().expect("a number of bytes");
+    (cpus, memory)
+}
+
+fn host_cpus() -> u32 {
+    let online = fs::read_to_string("/sys/devices/system/cpu/online").expect("the host's CPUs");
+    let count = |range: &str| match range.split_once('-') {
+        Some((from, to)) => {
+            to.parse::<u32>().expect("a CPU") - from.parse::<u32>().expect("a CPU") + 1
+        }
+        None => 1,
+    };
+    online.trim().split(',').map(count).sum()
+}
+
+/// The host's memory, or less where the machine that runs the tests is itself
+/// limited by a cgroup above the containers (it is not, below the root).
+fn host_memory() -> u64 {
+    let meminfo = fs::read_to_string("/proc/meminfo").expect("read /proc/meminfo");
+    let total = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"));
+    let kibibytes = total.and_then(|total| total.split_whitespace().next()?.parse::<u64>().ok());
+    kibibytes.expect("MemTotal in kB") * 1024
+}
+
+fn quota(cpus: f64) -> Value {
+    json!({ "cpu": { "period": 100_000, "quota": (cpus * 100_000.0) as i64 } })
+}
+
+fn without_limits_the_host_is_told(containerd: Containerd) {
+    assert_eq!(told(&containerd, "free", json!({})), (host_cpus(), host_memory()));
+}
+
+/// n = ceil(quota / period), at least 2, never more than the cpuset has.
+fn the_quota_lowers_the_count_but_not_below_two(containerd: Containerd) {
+    let cpus = host_cpus();
+    for (id, quota_of, wanted) in [("half", 0.5, 2), ("two-and-a-half", 2.5, 3), ("three", 3.0, 3)]
+    {
+        assert_eq!(told(&containerd, id, quota(quota_of)).0, cpus.min(wanted), "{id}");
+    }
+}
+
+fn a_cpuset_is_counted(containerd: Containerd) {
+    assert_eq!(told(&containerd, "first", json!({ "cpu": { "cpus": "0" } })).0, 1);
+    let all = format!("0-{}", host_cpus() - 1);
+    assert_eq!(told(&containerd, "all", json!({ "cpu": { "cpus": all } })).0, host_cpus());
+}
+
+fn quota_and_cpuset_together(containerd: Containerd) {
+    for (id, quota_of) in [("half", 0.5), ("two-and-a-half", 2.5), ("three", 3.0)] {
+        let mut resources = quota(quota_of);
+        resources["cpu"]["cpus"] = json!("0");
+        assert_eq!(told(&containerd, id, resources).0, 1, "{id}");
+    }
+}
+
+fn the_memory_limit_is_told(containerd: Containerd) {
+    let limited = json!({ "memory": { "limit": 64 << 20 } });
+    assert_eq!(told(&containerd, "limited", limited).1, 64 << 20);
+}
+
+/// A cgroup above the pods', as the kubelet makes one per class of service.
+struct ParentCgroup(Vec<PathBuf>);
+
+impl ParentCgroup {
+    fn make(containerd: &Containerd, memory: u64, quota: i64) -> ParentCgroup {
+        let root = PathBuf::from("/sys/fs/cgroup");
+        let name = containerd.slot().name();
+        if host::has_cgroup_v2_only() {
+            let group = root.join(&name);
+            fs::create_dir_all(&group).expect("make a cgroup");
+            fs::write(group.join("memory.max"), memory.to_string()).expect("limit its memory");
+            fs::write(group.join("cpu.max"), format!("{quota} 100000")).expect("limit its CPU");
+            return ParentCgroup(vec![group]);
+        }
+        let groups = ["memory", "cpu"].map(|controller| root.join(controller).join(&name));
+        groups.iter().for_each(|group| fs::create_dir_all(group).expect("make a cgroup"));
+        let limit = |group: &PathBuf, file: &str, value: String| {
+            fs::write(group.join(file), value).expect("limit a cgroup");
+        };
+        limit(&groups[0], "memory.limit_in_bytes", memory.to_string());
+        limit(&groups[1], "cpu.cfs_quota_us", quota.to_string());
+        ParentCgroup(groups.to_vec())
+    }
+}
+
+impl Drop for ParentCgroup {
+    fn drop(&mut self) {
+        self.0.iter().for_each(|group| drop(fs::remove_dir(group)));
+    }
+}
+
+fn a_limit_of_the_parent_counts(containerd: Containerd) {
+    let _parent = ParentCgroup::make(&containerd, 96 << 20, 150_000);
+    let (cpus, memory) = told(&containerd, "child", json!({}));
+    assert_eq!((cpus, memory), (host_cpus().min(2), 96 << 20));
+    let tighter = json!({ "memory": { "limit": 32 << 20 } });
+    assert_eq!(told(&containerd, "tighter", tighter).1, 32 << 20);
+    let looser = json!({ "memory": { "limit": 1 << 30 } });
+    assert_eq!(told(&containerd, "looser", looser).1, 96 << 20);
+}
+
+/// boot is the pod's: a limit of one container is that container's alone.
+fn the_pod_s_limits_are_told_and_not_the_container_s(containerd: Containerd) {
+    let _parent = ParentCgroup::make(&containerd, 128 << 20, 200_000);
+    let pod = containerd.pod("limited");
+    let container = pod.container("main", "sleep 1000", |config| {
+        resources(config).memory_limit_in_bytes = 32 << 20;
+    });
+    let (_, memory) = told_to(sandbox::shim_of(container.pid()));
+    assert_eq!(memory, 128 << 20);
+    assert_eq!(host::memory_limit(container.pid()), 32 << 20);
+}

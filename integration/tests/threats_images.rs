@@ -1,0 +1,261 @@
+//! Images that lie about what a root file system looks like.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+
+use integration::containerd::{Containerd, Version};
+use integration::ctr::Finished;
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
+use serde_json::Value;
+
+/// Runs a line of shell in a root file system that was tampered with: the
+/// writable layer of an image, which hides what lies below.
+fn run_in_spoilt_image(
+    containerd: &Containerd,
+    id: &str,
+    change: impl FnOnce(&mut Value),
+    spoil: impl FnOnce(&Path),
+    script: &str,
+) -> Finished {
+    let container = containerd.shell(id, script).spec(change).create();
+    container.kill(9).expect("kill it at its gate");
+    container.wait();
+    container.delete_task().expect("delete the task, keep the container");
+    let mounts = containerd.ctr(["snapshots", "mounts", "/nowhere", id]).succeeded().stdout;
+    let layer = mounts.split(['=', ',', ' ']).skip_while(|word| *word != "upperdir").nth(1);
+    spoil(Path::new(layer.unwrap_or_else(|| panic!("no upperdir in {mounts}"))));
+    let ran = containerd.ctr(["task", "start", id]);
+    let _ = containerd.ctr(["task", "delete", id]);
+    ran
+}
+
+/// Replaces what the layer has at a path by a symlink.
+fn link(layer: &Path, name: &str, target: &str) {
+    let path = layer.join(name);
+    fs::create_dir_all(path.parent().expect("a parent")).expect("mkdir");
+    let _ = fs::remove_dir_all(&path);
+    let _ = fs::remove_file(&path);
+    symlink(target, path).expect("symlink");
+}
+
+/// A file of the host's that every attack here tries to reach.
+struct Target {
+    directory: tempfile::TempDir,
+}
+
+impl Target {
+    fn new() -> Target {
+        let directory = tempfile::tempdir_in("/var/tmp").expect("make a directory");
+        fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).expect("chmod");
+        fs::write(directory.path().join("secret"), "of the host").expect("write");
+        Target { directory }
+    }
+
+    fn up_and_over(&self) -> String {
+        format!("../../../../../../../../{}", self.path().display())
+    }
+
+    fn path(&self) -> PathBuf {
+        self.directory.path().to_owned()
+    }
+
+    fn assert_untouched(&self) {
+        let names: Vec<_> = fs::read_dir(self.path())
+            .expect("read it")
+            .map(|entry| entry.expect("an entry").file_name())
+            .collect();
+        assert_eq!(names, ["secret"], "something was made on the host");
+        assert_eq!(fs::read_to_string(self.path().join("secret")).expect("read"), "of the host");
+    }
+}
+
+/// Each place that the runtime mounts on or writes to, as a symlink out.
+#[test]
+fn mount_points_that_are_symlinks_stay_inside() {
+    let containerd = Containerd::start(Version::V2_1);
+    let places = [
+        "proc",
+        "dev",
+        "sys",
+        "run",
+        "etc",
+        "tmp",
+        "dev/pts",
+        "dev/shm",
+        "dev/mqueue",
+        "dev/null",
+        "dev/console",
+        "dev/ptmx",
+        "dev/fd",
+        "dev/tty",
+        "volume",
+    ];
+    for (number, place) in places.iter().enumerate() {
+        for (kind, absolute) in [("up", false), ("down", true)] {
+            let target = Target::new();
+            let volume = tempfile::tempdir_in("/var/tmp").expect("make a volume");
+            let source = volume.path().to_str().expect("ASCII").to_owned();
+            let goal = match absolute {
+                true => target.path().display().to_string(),
+                false => target.up_and_over(),
+            };
+            let change = |spec: &mut Value| {
+                integration::spec::add_bind(spec, &source, "/volume", &["rbind", "rw"]);
+                if place.starts_with("dev/") {
+                    // Or else a fresh tmpfs hides what the image has in there.
+                    let mounts = spec["mounts"].as_array_mut().expect("mounts");
+                    mounts.retain(|mount| mount["destination"] != "/dev");
+                }
+            };
+            let id = format!("link-{number}-{kind}");
+            let script =
+                "cat /proc/self/status | grep -c Uid; cat /*/secret /dev/*/secret 2>/dev/null";
+            let ran = run_in_spoilt_image(
+                &containerd,
+                &id,
+                change,
+                |layer| link(layer, place, &goal),
+                script,
+            );
+            assert!(!ran.stdout.contains("of the host"), "{place} {kind}: {ran:?}");
+            target.assert_untouched();
+        }
+    }
+}
+
+/// `/etc/resolv.conf`, and whatever else Kubernetes binds, over a symlink.
+#[test]
+fn a_bound_file_over_a_symlink_stays_inside() {
+    let containerd = Containerd::start(Version::V2_1);
+    let target = Target::new();
+    let file = tempfile::NamedTempFile::new_in("/var/tmp").expect("make a file");
+    fs::write(file.path(), "nameserver 192.0.2.1\n").expect("write it");
+    let source = file.path().to_str().expect("ASCII").to_owned();
+    let goal = format!("{}/secret", target.up_and_over());
+    for (number, goal) in [goal.as_str(), "../../../etc/shadow", "resolv.conf"].iter().enumerate() {
+        let ran = run_in_spoilt_image(
+            &containerd,
+            &format!("resolv-{number}"),
+            |spec| integration::spec::add_bind(spec, &source, "/etc/resolv.conf", &["bind", "ro"]),
+            |layer| link(layer, "etc/resolv.conf", goal),
+            "cat /etc/resolv.conf; grep -c /etc /proc/self/mountinfo",
+        );
+        let loops = *goal == "resolv.conf";
+        assert_eq!(ran.code != 0, loops, "{goal}: {ran:?}");
+        assert_eq!(ran.stdout.contains("192.0.2.1"), !loops, "{goal}: {ran:?}");
+        target.assert_untouched();
+    }
+    let shadow = fs::read_to_string("/etc/shadow").unwrap_or_default();
+    assert!(!shadow.contains("192.0.2.1"));
+}
+
+/// CVE-2025-31133 and CVE-2025-52565: what a mask is made from, and where a
+/// terminal is put, are the image's to fake in a `/dev` of its own.
+#[test]
+fn masks_and_terminals_are_real_whatever_the_image_says() {
+    let containerd = Containerd::start(Version::V2_1);
+    for (number, place) in ["null", "console", "ptmx", "pts/ptmx", "tty"].iter().enumerate() {
+        for (turn, goal) in ["/proc/sysrq-trigger", "/proc/sys/kernel/core_pattern", "/proc/kcore"]
+            .iter()
+            .enumerate()
+        {
+            let change = |spec: &mut Value| {
+                let mounts = spec["mounts"].as_array_mut().expect("mounts");
+                mounts.retain(|mount| mount["destination"] != "/dev");
+            };
+            let script = "head -c 1 /proc/kcore | wc -c; \
+                          (echo h > /proc/sysrq-trigger) 2>/dev/null && echo triggered; \
+                          (echo x > /proc/sys/kernel/core_pattern) 2>/dev/null && echo patterned; \
+                          umount /proc/kcore 2>/dev/null && echo unmasked; \
+                          stat -c %t,%T /dev/null";
+            let ran = run_in_spoilt_image(
+                &containerd,
+                &format!("fake-{number}-{turn}"),
+                change,
+                |layer| link(layer, &format!("dev/{place}"), goal),
+                script,
+            );
+            for breach in ["triggered", "patterned", "unmasked"] {
+                assert!(!ran.stdout.contains(breach), "dev/{place} to {goal}: {ran:?}");
+            }
+            if ran.code == 0 {
+                assert!(ran.stdout.starts_with('0'), "dev/{place} to {goal}: {ran:?}");
+            }
+        }
+    }
+    let pattern = fs::read_to_string("/proc/sys/kernel/core_pattern").expect("read");
+    assert_ne!(pattern.trim(), "x");
+}
+
+/// The runtime reads the image's `/etc/passwd` for HOME.
+#[test]
+fn a_passwd_file_that_is_none_holds_nobody_up() {
+    let containerd = Containerd::start(Version::V2_1);
+    type Spoil<'a> = &'a dyn Fn(&Path);
+    let spoilt: [(&str, Spoil<'_>); 8] = [
+        ("fifo", &|path| mkfifo(path, Mode::from_bits_truncate(0o644)).expect("mkfifo")),
+        ("zero", &|path| symlink("/dev/zero", path).expect("symlink")),
+        ("terminal", &|path| symlink("/dev/tty", path).expect("symlink")),
+        ("kmsg", &|path| symlink("/proc/kmsg", path).expect("symlink")),
+        ("memory", &|path| symlink("/proc/self/mem", path).expect("symlink")),
+        ("directory", &|path| fs::create_dir(path).expect("mkdir")),
+        ("loop", &|path| symlink("passwd", path).expect("symlink")),
+        ("endless", &|path| {
+            let options = OpenOptions::new().write(true).create_new(true).mode(0o644).open(path);
+            options.expect("create").set_len(1 << 40).expect("make it sparse");
+        }),
+    ];
+    for (name, make) in spoilt {
+        let ran = run_in_spoilt_image(
+            &containerd,
+            &format!("passwd-{name}"),
+            |_| (),
+            |layer| {
+                fs::create_dir_all(layer.join("etc")).expect("mkdir");
+                make(&layer.join("etc/passwd"));
+            },
+            "echo $HOME",
+        );
+        assert_eq!((ran.code, ran.stdout.trim()), (0, "/"), "{name}: {ran:?}");
+    }
+}
+
+/// What an open descriptor of ours would lead to, by `/proc/self/fd`.
+#[test]
+fn a_passwd_file_that_is_one_of_our_descriptors_tells_nothing() {
+    let containerd = Containerd::start(Version::V2_1);
+    for number in 3..24 {
+        let ran = run_in_spoilt_image(
+            &containerd,
+            &format!("passwd-fd-{number}"),
+            |_| (),
+            |layer| link(layer, "etc/passwd", &format!("/proc/self/fd/{number}")),
+            "echo $HOME",
+        );
+        assert_eq!((ran.code, ran.stdout.trim()), (0, "/"), "descriptor {number}: {ran:?}");
+    }
+}
+
+/// The program of the image is a link to what runs at the moment: the runtime.
+#[test]
+fn an_entrypoint_that_is_the_runtime_itself_gains_nothing() {
+    let containerd = Containerd::start(Version::V2_1);
+    let executable = containerd.directory().join("bin/palisade");
+    let before = fs::read(&executable).expect("read the executable");
+    let ran = run_in_spoilt_image(
+        &containerd,
+        "entry",
+        |spec| spec["process"]["args"] = serde_json::json!(["/entry"]),
+        |layer| {
+            link(layer, "entry", "/proc/self/exe");
+            let mut script = File::create(layer.join("script")).expect("create");
+            script.write_all(b"#!/proc/self/exe\n").expect("write");
+        },
+        "unused",
+    );
+    assert!(!ran.stdout.contains("of the host"), "{ran:?}");
+    assert!(fs::read(&executable).expect("read the executable") == before, "it was changed");
+}
