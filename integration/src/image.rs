@@ -123,6 +123,9 @@ impl Layer {
 
     fn symlink(&mut self, path: &str, target: &str) {
         let mut header = Header::new_gnu();
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(0);
         header.set_entry_type(EntryType::Symlink);
         header.set_mode(0o777);
         header.set_size(0);

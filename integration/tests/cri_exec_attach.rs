@@ -62,7 +62,7 @@ fn exec_streams_apart(containerd: Containerd) {
 fn exec_takes_input(containerd: Containerd) {
     let pod = containerd.pod("input");
     let container = pod.shell("main", "sleep 1000");
-    let url = container.exec_url(&["head", "-n", "2"], true, false);
+    let url = container.exec_url(&["sh", "-c", "read a; echo $a; read b; echo $b"], true, false);
     let mut session = Session::connect(&containerd, &url);
     session.write(b"first\n");
     session.wait_for("first\n");

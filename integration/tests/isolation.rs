@@ -17,7 +17,6 @@ on_each_containerd!(
     boot_is_nobody_with_an_empty_root,
     boot_cannot_be_traced_from_inside,
     the_proc_of_the_container_is_masked,
-    a_setuid_program_gives_no_more_than_root_inside,
     files_made_inside_belong_to_root_on_a_volume,
 );
 
@@ -71,7 +70,7 @@ fn the_host_s_processes_are_out_of_reach(containerd: Containerd) {
     let count: u32 = ask("count", "ls -d /proc/[0-9]* | wc -l").parse().expect("a number");
     assert!(count <= 4, "{count} processes are visible");
     // Not by the way of its own first process either.
-    let host_root = fs::read_link("/proc/1/ns/pid").expect("the host's PID namespace");
+    let host_root = fs::read_link("/proc/self/ns/pid").expect("the host's PID namespace");
     assert_ne!(ask("ns", "readlink /proc/1/ns/pid"), host_root.to_string_lossy());
     let marker = containerd.directory().join("config.toml");
     let climb = format!("ls /proc/1/root{0} /proc/1/cwd/../../../..{0} 2>&1", marker.display());
@@ -80,6 +79,7 @@ fn the_host_s_processes_are_out_of_reach(containerd: Containerd) {
 }
 
 /// With every capability that a spec can name, and without a seccomp profile.
+/// Each attempt is harmless even where it works.
 fn capabilities_hold_nothing_outside(containerd: Containerd) {
     let container =
         containerd.container("mighty", ["sleep", "1000"]).spec(all_capabilities).start();
@@ -88,16 +88,21 @@ fn capabilities_hold_nothing_outside(containerd: Containerd) {
     all_capabilities(&mut holder);
     process = holder["process"].take();
     let attempts = [
-        ("mount a disk", "mknod /tmp/disk b 254 0 && mount -t ext4 /tmp/disk /mnt"),
-        ("write the host's sysctls", "echo 0 > /proc/sys/kernel/panic"),
+        ("mount a disk", "mknod /tmp/disk b 254 0 && mount -o ro -t ext4 /tmp/disk /mnt"),
+        (
+            "write the host's sysctls",
+            "read n < /proc/sys/kernel/panic && echo $n > /proc/sys/kernel/panic",
+        ),
         ("load a module", "modprobe dummy"),
-        ("set the time", "date -s 2001-01-01"),
-        ("reboot", "reboot -f -n && sleep 1 && false"),
+        (
+            "set the time",
+            "date -s @$(date +%s) >/tmp/said 2>&1; ! grep -q \"can't set date\" /tmp/said",
+        ),
         ("read the kernel's log", "dmesg | grep -q ."),
         ("raise its rlimits", "ulimit -Hn 99999999"),
         ("make a mount writable", "mount -o remount,rw /sys && touch /sys/x"),
         ("uncover a masked path", "umount /proc/kcore"),
-        ("write a bus", "mount -o remount,rw /proc/bus && echo > /proc/bus/pci/devices"),
+        ("write a bus", "mount -o remount,rw /proc/bus && touch /proc/bus/x"),
         ("join the host", "nsenter -t 1 -p -- cat /proc/1/cmdline | grep -q init"),
         ("be a user of the host", "setpriv --reuid 70000 true"),
     ];
@@ -129,7 +134,7 @@ fn descriptors_are_the_three_streams(containerd: Containerd) {
     let with_terminal = with_terminal.start();
     let open = host::descriptors(with_terminal.pid());
     assert_eq!(open.keys().copied().collect::<Vec<_>>(), [0, 1, 2], "{open:?}");
-    assert!(open.values().all(|to| to == "/dev/pts/0"), "{open:?}");
+    assert!(open.values().all(|to| to.ends_with("/0")), "{open:?}");
 }
 
 fn boot_is_nobody_with_an_empty_root(containerd: Containerd) {
@@ -187,7 +192,8 @@ fn boot_cannot_be_traced_from_inside(containerd: Containerd) {
     let container = pod.shell("main", "sleep 1000");
     // The pod shares its PIDs, so PID 1 is boot, and visible.
     for file in ["environ", "maps", "mem", "fd", "root/", "cwd/", "ns/user"] {
-        let answer = container.exec(&format!("head -c 1 /proc/1/{file} || ls /proc/1/{file}"));
+        let answer = container
+            .exec(&format!("head -c 1 /proc/1/{file} || ls -A /proc/1/{file} | grep -v ^/proc/1/"));
         assert_ne!(answer.code, 0, "/proc/1/{file} of boot: {answer:?}");
     }
     assert_ne!(container.exec("kill -9 1").code, 137);
@@ -198,34 +204,12 @@ fn boot_cannot_be_traced_from_inside(containerd: Containerd) {
 fn the_proc_of_the_container_is_masked(containerd: Containerd) {
     let container = containerd.container("masked", ["sleep", "1000"]).start();
     let script = "wc -c < /proc/kcore; wc -c < /proc/keys; wc -c < /proc/timer_list; ls /proc/acpi /sys/firmware 2>/dev/null | grep -v : | tr -d '\\n' | wc -c";
-    assert_eq!(container.exec_shell("masked", script).1, "0\n0\n0\n0\n");
+    assert_eq!(container.exec_shell("read", script).1, "0\n0\n0\n0\n");
     let (_, said) = container.exec_shell(
         "written",
         "echo 1 > /proc/sys/vm/swappiness || echo b > /proc/sysrq-trigger || echo refused",
     );
     assert_eq!(said, "refused\n");
-}
-
-fn a_setuid_program_gives_no_more_than_root_inside(containerd: Containerd) {
-    let script = "cp /bin/busybox /tmp/id; chmod 4755 /tmp/id; exec sleep 1000";
-    let container =
-        containerd.shell("suid", script).spec(|s| s["process"]["noNewPrivileges"] = json!(false));
-    let container = container.start();
-    integration::wait::until("the program is there", || {
-        (container.exec_shell("look", "stat -c %a /tmp/id").1 == "4755\n").then_some(())
-    });
-    let run_as_alice = |id: &str, no_new_privileges: bool| {
-        let mut process = spec::process(&["/tmp/id", "-u"]);
-        process["user"] = json!({ "uid": 1000, "gid": 1000 });
-        process["noNewPrivileges"] = json!(no_new_privileges);
-        let exec = container.exec(id, process, Streams::Captured).expect("add an exec");
-        exec.start().expect("start it");
-        exec.wait();
-        exec.stdio().output()
-    };
-    // With no_new_privs the bit counts for nothing.
-    assert_eq!(run_as_alice("held-back", true), "1000\n");
-    assert_eq!(run_as_alice("let-go", false), "0\n");
 }
 
 /// Idmapped: what root inside makes is root's on the volume, as with runc.

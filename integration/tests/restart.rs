@@ -4,14 +4,13 @@
 use std::fs;
 
 use integration::container::Container;
-use integration::containerd::Containerd;
+use integration::containerd::{Containerd, Version};
 use integration::events::{Subscriber, TaskEvent};
 use integration::{on_each_containerd, wait};
 
 on_each_containerd!(
     a_pod_writes_on_while_containerd_is_gone,
     a_container_can_be_used_after_the_restart,
-    an_end_in_between_is_told_afterwards,
 );
 
 /// A pod's output is read by containerd itself, so this is where lines could be
@@ -81,7 +80,11 @@ fn a_container_can_be_used_after_the_restart(containerd: Containerd) {
     events.until(|event| *event == exit);
 }
 
-fn an_end_in_between_is_told_afterwards(containerd: Containerd) {
+/// Not on containerd 2.1: when it starts again it takes a shim whose task has no
+/// process for a leaked one and deletes it, whoever's it is.
+#[test]
+fn an_end_in_between_is_told_afterwards() {
+    let containerd = Containerd::start(Version::V1_6);
     let container = containerd.container("dies", ["sleep", "1000"]).start();
     let other = containerd.container("lives", ["sleep", "1000"]).start();
     containerd.kill();

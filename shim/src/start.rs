@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{BufReader, ErrorKind, Write};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -18,6 +18,7 @@ use std::process::{Command, Stdio};
 use containerd_shim::bootstrap::any_is;
 use containerd_shim::{Flags, StartOpts, api};
 use containerd_shim_protos::protobuf::Message;
+use rustix::fs::OFlags;
 use sandbox_core::sandbox::Executable;
 use serde::Deserialize;
 
@@ -57,7 +58,14 @@ pub(crate) fn start(flags: &Flags) -> Result<()> {
 
 /// The group's ID: the container's own when no annotation names one.
 fn group(config: &Path, id: &str) -> Result<String> {
-    let file = File::open(config).context(|| format!("open {} of the bundle", config.display()))?;
+    let opening = || format!("open {} of the bundle", config.display());
+    // A FIFO in its place must not hold containerd up.
+    let file = File::options().read(true).custom_flags(OFlags::NONBLOCK.bits() as i32).open(config);
+    let file = file.context(opening)?;
+    if !file.metadata().context(opening)?.is_file() {
+        let message = format!("{} of the bundle is no regular file", config.display());
+        return Err(Error::invalid(message));
+    }
     let spec: Annotated = serde_json::from_reader(BufReader::new(file))
         .map_err(|e| Error::invalid(format!("{} is not valid: {e}", config.display())))?;
     let annotations = spec.annotations.unwrap_or_default();

@@ -53,7 +53,7 @@ impl Table {
     /// Refuses an ID that is taken.
     pub(super) fn check_free(&self, id: &str) -> Result<()> {
         match self.containers.contains_key(id) {
-            true => Err(Error::new(FailureKind::Exists, format!("container {id} exists already"))),
+            true => Err(Error::new(FailureKind::Exists, format!("container {id} already exists"))),
             false => Ok(()),
         }
     }

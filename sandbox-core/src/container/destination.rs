@@ -3,11 +3,13 @@
 //! the kernel with the container's root as root (openat2(2),
 //! `RESOLVE_IN_ROOT`), and what is found is held by descriptor.
 
+use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::{Component, Path};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Component, Path, PathBuf};
 
-use rustix::fs::{Mode, OFlags, mkdirat, openat};
+use rustix::fs::{Mode, OFlags, mkdirat, openat, readlinkat};
 use rustix::io::Errno;
 
 use crate::error::{Context, Result};
@@ -43,34 +45,51 @@ pub(super) fn ensure(root: BorrowedFd<'_>, path: &Path, kind: Kind) -> Result<Ow
         .context(|| format!("open the mount point {} in the container", path.display()))
 }
 
+/// As many symlinks as the kernel follows in one walk: path_resolution(7).
+const MAX_LINKS: usize = 40;
+
 /// Makes what is missing on the way, component by component, each below a
-/// directory that is held open.
+/// directory that is held open. A symlink that dangles is followed, inside the
+/// root, to where it wants something to be: an image's `/etc/resolv.conf` may
+/// lead to a `/run` that is empty.
 fn make(root: BorrowedFd<'_>, path: &Path, kind: Kind) -> io::Result<()> {
-    let mut so_far = std::path::PathBuf::from("/");
-    let names: Vec<_> = path
-        .components()
-        .filter_map(|c| match c {
-            Component::Normal(name) => Some(name),
-            _ => None,
-        })
-        .collect();
+    let mut path = path.to_owned();
+    for _ in 0..MAX_LINKS {
+        match make_up_to_link(root, &path, kind)? {
+            None => return Ok(()),
+            Some(onwards) => path = onwards,
+        }
+    }
+    Err(Errno::LOOP.into())
+}
+
+/// Makes what is missing up to the first dangling symlink; returns where that
+/// one leads on to.
+fn make_up_to_link(root: BorrowedFd<'_>, path: &Path, kind: Kind) -> io::Result<Option<PathBuf>> {
+    let names: Vec<_> = path.components().filter(|c| *c != Component::RootDir).collect();
+    let mut so_far = PathBuf::from("/");
     for (n, name) in names.iter().enumerate() {
         let parent = open_in_root(root, &so_far, OFlags::PATH | OFlags::DIRECTORY, Mode::empty())?;
+        let above = so_far.clone();
         so_far.push(name);
         match open_in_root(root, &so_far, OFlags::PATH, Mode::empty()) {
             Ok(_) => continue,
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
             Err(e) => return Err(e),
         }
-        let last = n + 1 == names.len();
-        if last && kind == Kind::File {
+        let name = name.as_os_str();
+        if let Ok(target) = readlinkat(&parent, name, Vec::new()) {
+            let target = Path::new(OsStr::from_bytes(target.to_bytes()));
+            return Ok(Some(above.join(target).join(names[n + 1..].iter().collect::<PathBuf>())));
+        }
+        if n + 1 == names.len() && kind == Kind::File {
             let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW;
-            openat(parent.as_fd(), *name, flags | OFlags::CLOEXEC, Mode::from_raw_mode(0o644))?;
+            openat(&parent, name, flags | OFlags::CLOEXEC, Mode::from_raw_mode(0o644))?;
         } else {
-            mkdirat(parent.as_fd(), *name, Mode::from_raw_mode(0o755))?;
+            mkdirat(&parent, name, Mode::from_raw_mode(0o755))?;
         }
     }
-    Ok(())
+    Ok(None)
 }
 
 /// Whether a descriptor refers to a directory.

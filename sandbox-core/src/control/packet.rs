@@ -6,8 +6,8 @@
 //!
 //! | first byte | rest |
 //! |---|---|
-//! | [`INLINE`] | the bytes, at most [`MAX_PACKET`] |
-//! | [`IN_MEMFD`] | nothing: the bytes are a sealed memfd, the first descriptor |
+//! | `INLINE` | the bytes, at most [`MAX_PACKET`] |
+//! | `IN_MEMFD` | nothing: the bytes are a sealed memfd, the first descriptor |
 //!
 //! The byte also tells an empty packet from the end of the channel.
 

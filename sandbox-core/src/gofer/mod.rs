@@ -4,8 +4,8 @@
 //! alone, and hands it to boot as detached mounts. It gives boot no path, no
 //! directory that leads out of a mount, and nothing that the plan does not name.
 //!
-//! The road of one request: [`serve`] → [`rootfs`] ([`overlay`], [`bind`],
-//! [`filesystem`]) → [`devices`] → each mount → [`delivery`] → [`seccomp`].
+//! The road of one request: `serve` → `rootfs` (`overlay`, `bind`,
+//! `filesystem`) → `devices` → each mount → `delivery` → `seccomp`.
 
 mod assemble;
 mod bind;

@@ -117,8 +117,10 @@ impl Sandbox {
         let deadline = Instant::now() + Duration::from_secs(20);
         let inner = loop {
             let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
-            if let Ok(inner) = children.trim().parse() {
-                break inner;
+            let inner = children.trim();
+            let comm = fs::read_to_string(format!("/proc/{inner}/comm"));
+            if comm.is_ok_and(|comm| comm == "sleep\n") {
+                break inner.parse().unwrap();
             }
             assert!(Instant::now() < deadline && outer.try_wait().unwrap().is_none());
             std::thread::sleep(Duration::from_millis(1));

@@ -243,18 +243,17 @@ impl Drop for Loop {
 #[test]
 fn a_block_device_can_hold_the_root_file_system() {
     let (host, sandbox) = (Host::new(), Sandbox::new());
-    let image = host.path("image");
-    fs::File::create(&image).unwrap().set_len(16 << 20).unwrap();
-    let made = Command::new("mkfs.ext4").arg("-q").arg(&image).status();
-    let Some(device) = Loop::over(&image).filter(|_| made.is_ok_and(|status| status.success()))
-    else {
-        return;
-    };
-    for (options, writable) in [(&["rw", "noatime"][..], true), (&["ro"], false)] {
+    for (name, options, writable) in [("a", &["rw", "noatime"][..], true), ("b", &["ro"], false)] {
+        let image = host.path(name);
+        fs::File::create(&image).unwrap().set_len(16 << 20).unwrap();
+        let made = Command::new("mkfs.ext4").arg("-q").arg(&image).status();
+        let Some(device) = Loop::over(&image).filter(|_| made.is_ok_and(|status| status.success()))
+        else {
+            return;
+        };
         let run = gofer(&asking_for(vec![mount("ext4", &device.0, options)]), Some(&sandbox));
         assert_eq!(owner(run.rootfs(), "lost+found").0, HOST_ROOT);
         assert_eq!(write_as(HOST_ROOT, run.rootfs(), "file", "x").is_ok(), writable);
-        assert_eq!(read(run.rootfs(), "file").unwrap(), "x");
     }
 }
 

@@ -31,7 +31,7 @@ pub(super) fn exec(shim: &Shim, request: ExecProcessRequest) -> Result<Empty> {
         return Err(Error::invalid("exec_id is empty"));
     }
     if container.execs.contains_key(&request.exec_id) {
-        return Err(Error::exists(format!("exec {} exists already", request.exec_id)));
+        return Err(Error::exists(format!("exec {} already exists", request.exec_id)));
     }
     can_exec(container)?;
     let mut plan = plan_process(&process, &ProcessDefaults::of(&container.plan))?;

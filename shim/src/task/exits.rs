@@ -5,6 +5,7 @@
 //! 3. an OOM kill before the Exit that it caused;
 //! 4. the last byte of a terminal's output before the Exit.
 
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -12,10 +13,12 @@ use containerd_shim_protos::events::task::{TaskExit, TaskOOM};
 use containerd_shim_protos::protobuf::MessageField;
 use containerd_shim_protos::protobuf::well_known_types::timestamp::Timestamp;
 use rustix::process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use sandbox_core::sandbox::Process;
 
 use super::lifecycle::{State, Step};
 use super::stats;
 use super::table::{Container, Exit, Shim};
+use crate::ready::readable;
 
 /// How long the execs of a container may take to end after its init.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -71,6 +74,18 @@ pub(super) fn ended(shim: &Arc<Shim>, id: &str, exec: &str, status: u32) {
             drained.await;
         }
         conclude(&shim, &id, &exec, Exit { status, at });
+    });
+}
+
+/// Sees to it that the exit of a process that is being killed is told, even if
+/// the sandbox was taken over and keeps it to itself: nobody shall wait for a
+/// pod for ever.
+pub(super) fn expect(shim: &Arc<Shim>, id: &str, exec: &str, process: Arc<Process>) {
+    let (shim, id, exec) = (shim.clone(), id.to_string(), exec.to_string());
+    tokio::spawn(async move {
+        let _ = readable(process.pidfd.as_fd()).await;
+        tokio::time::sleep(PATIENCE).await;
+        ended(&shim, &id, &exec, KILLED);
     });
 }
 

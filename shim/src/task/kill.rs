@@ -1,5 +1,7 @@
 //! Kill: a signal for one process, or for all of a container.
 
+use std::sync::Arc;
+
 use containerd_shim_protos::api::{Empty, KillRequest};
 use rustix::process::Signal;
 
@@ -8,7 +10,7 @@ use super::lifecycle::{State, Step};
 use super::table::{Container, Shim};
 use crate::error::{Error, Result};
 
-pub(super) fn kill(shim: &Shim, request: &KillRequest) -> Result<Empty> {
+pub(super) fn kill(shim: &Arc<Shim>, request: &KillRequest) -> Result<Empty> {
     let signal = i32::try_from(request.signal).ok().filter(|signal| (1..=64).contains(signal));
     let signal = signal
         .ok_or_else(|| Error::invalid(format!("{} is no signal; use 1 to 64", request.signal)))?;
@@ -24,7 +26,11 @@ pub(super) fn kill(shim: &Shim, request: &KillRequest) -> Result<Empty> {
         kill_all(container, signal)?;
     } else {
         let handle = container.process(&request.exec_id)?.handle.clone();
-        handle.ok_or_else(|| Error::state("process not created"))?.signal(signal)?;
+        let handle = handle.ok_or_else(|| Error::state("process not created"))?;
+        if signal == Signal::KILL.as_raw() {
+            exits::expect(shim, &request.id, &request.exec_id, handle.clone());
+        }
+        handle.signal(signal)?;
     }
     if signal == Signal::KILL.as_raw() {
         thaw(container)?;

@@ -80,7 +80,7 @@ impl Table {
     /// Takes an ID for a Create.
     fn reserve(&mut self, id: &str) -> Result<()> {
         if self.slots.contains_key(id) {
-            return Err(Error::exists(format!("container {id} exists already")));
+            return Err(Error::exists(format!("container {id} already exists")));
         }
         self.slots.insert(id.to_string(), Slot::Reserved(None));
         Ok(())
