@@ -137,7 +137,10 @@ fn seccomp_file(state_root: &Path, profile: &LinuxSeccomp) -> Result<PathBuf> {
 
 /// See [`Sandbox::seccomp`].
 pub(super) fn open_seccomp(state_root: &Path, plan: &Plan) -> Result<Option<(OwnedFd, u32)>> {
-    let Some(profile) = &plan.host.seccomp else {
+    // A pause container runs nothing that could be filtered, and the gofer
+    // compiles nothing for it.
+    let runs = plan.container.process.is_some();
+    let Some(profile) = plan.host.seccomp.as_ref().filter(|_| runs) else {
         return Ok(None);
     };
     let path = seccomp_file(state_root, profile)?;

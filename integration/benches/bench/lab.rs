@@ -1,0 +1,189 @@
+//! What all measurements stand on, made once: a directory with one root file
+//! system that every container has as its lower layer, the events service, a
+//! network namespace for pods, and a cgroup of the benchmark's own, below which
+//! are the benchmark, its shims and its containers and nothing else.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use anyhow::{Context, Result, anyhow};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::events::Events;
+
+/// The commands that containers of the benchmark run.
+const APPLETS: [&str; 8] = ["cat", "dd", "echo", "ls", "sh", "sleep", "true", "vi"];
+
+/// The ground that a benchmark stands on. It goes with this value.
+#[derive(Debug)]
+pub struct Lab {
+    name: String,
+    directory: PathBuf,
+    events: Events,
+    next_id: AtomicU32,
+}
+
+impl Lab {
+    /// Makes it all.
+    pub fn new() -> Result<Lab> {
+        let name = format!("palisade-bench-{}", std::process::id());
+        let directory = PathBuf::from("/run").join(&name);
+        for folder in ["bundles", "snapshots", "fifo"] {
+            let folder = directory.join(folder);
+            fs::create_dir_all(&folder).with_context(|| format!("make {}", folder.display()))?;
+        }
+        lay_out_root(&directory.join("root"))?;
+        let events = Events::serve(&directory.join("events.sock"))?;
+        let lab = Lab { name, directory, events, next_id: AtomicU32::new(0) };
+        lab.enter_cgroup()?;
+        lab.make_network()?;
+        Ok(lab)
+    }
+
+    /// Its place on disk.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// The events service that shims report to.
+    pub fn events(&self) -> &Events {
+        &self.events
+    }
+
+    /// The read-only layer below every container.
+    pub fn root(&self) -> PathBuf {
+        self.directory.join("root")
+    }
+
+    /// The network namespace of pods. All of them share one: making another
+    /// for each is the network plugin's work, not the shim's.
+    pub fn network(&self) -> PathBuf {
+        self.directory.join("netns")
+    }
+
+    /// The cgroup of a container, as its spec names it.
+    pub fn cgroup_of(&self, id: &str) -> String {
+        format!("/{}/{id}", self.name)
+    }
+
+    /// An ID that was not used before.
+    pub fn fresh_id(&self, what: &str) -> String {
+        let number = self.next_id.fetch_add(1, Ordering::Relaxed);
+        format!("{what}-{}-{number}", std::process::id())
+    }
+
+    /// The directory of the benchmark's cgroup, by which CPU time is accounted.
+    pub fn accounting(&self) -> PathBuf {
+        let v1 = Path::new("/sys/fs/cgroup/cpuacct");
+        if v1.is_dir() { v1.join(&self.name) } else { Path::new("/sys/fs/cgroup").join(&self.name) }
+    }
+
+    /// Shims inherit the cgroup of whoever starts them, so being in it is
+    /// enough for all of them to be counted.
+    fn enter_cgroup(&self) -> Result<()> {
+        let own = self.accounting().join("bench");
+        fs::create_dir_all(&own).with_context(|| format!("make {}", own.display()))?;
+        let procs = own.join("cgroup.procs");
+        fs::write(&procs, "0").with_context(|| format!("write 0 to {}", procs.display()))
+    }
+
+    fn make_network(&self) -> Result<()> {
+        let path = self.network();
+        fs::write(&path, "").with_context(|| format!("make {}", path.display()))?;
+        // A thread of its own, as its network namespace is lost with it.
+        let made = std::thread::spawn(move || {
+            unshare(CloneFlags::CLONE_NEWNET)?;
+            let own = Some("/proc/thread-self/ns/net");
+            mount(own, &path, None::<&str>, MsFlags::MS_BIND, None::<&str>)
+        });
+        let made = made.join().map_err(|_| anyhow!("the thread of the network panicked"))?;
+        made.context("make a network namespace for pods")
+    }
+
+    /// The processes that run below the benchmark's cgroup, except itself.
+    pub fn processes(&self) -> Vec<i32> {
+        let mut found = Vec::new();
+        let mut left = vec![self.accounting()];
+        while let Some(cgroup) = left.pop() {
+            let procs = fs::read_to_string(cgroup.join("cgroup.procs")).unwrap_or_default();
+            found.extend(procs.lines().filter_map(|pid| pid.parse::<i32>().ok()));
+            left.extend(folders_in(&cgroup));
+        }
+        found.retain(|pid| !u32::try_from(*pid).is_ok_and(|pid| pid == std::process::id()));
+        found
+    }
+
+    fn clear_away(&self) {
+        for _ in 0..50 {
+            let left = self.processes();
+            if left.is_empty() {
+                break;
+            }
+            for pid in left {
+                let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+            }
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        let below = format!("{}/", self.directory.display());
+        let points = mounts.lines().filter_map(|line| line.split(' ').nth(4));
+        for point in points.filter(|point| point.starts_with(&below)) {
+            let _ = umount2(point, MntFlags::MNT_DETACH);
+        }
+        let _ = fs::write(self.accounting().join("../cgroup.procs"), "0");
+        for hierarchy in folders_in(Path::new("/sys/fs/cgroup")) {
+            remove_cgroup(&hierarchy.join(&self.name));
+        }
+        remove_cgroup(&Path::new("/sys/fs/cgroup").join(&self.name));
+        let _ = fs::remove_dir_all(&self.directory);
+        let runc = Path::new("/run/containerd/runc").join(crate::wire::NAMESPACE);
+        let _ = fs::remove_dir_all(runc);
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        self.clear_away();
+    }
+}
+
+/// Debian's static busybox, `/pause`, and this program itself, which is what
+/// does the work inside containers.
+fn lay_out_root(root: &Path) -> Result<()> {
+    for folder in ["bin", "dev", "etc", "proc", "run", "sys", "tmp", "usr"] {
+        fs::create_dir_all(root.join(folder)).context("lay out the root file system")?;
+    }
+    // Where a container sees the host's /usr, its compiler finds its libraries.
+    symlink("usr/lib", root.join("lib"))?;
+    symlink("usr/lib64", root.join("lib64"))?;
+    let programs = [
+        (PathBuf::from("/bin/busybox"), "bin/busybox"),
+        (PathBuf::from(env!("CARGO_BIN_EXE_pause")), "pause"),
+        (std::env::current_exe()?, "bench"),
+    ];
+    for (from, to) in programs {
+        fs::copy(&from, root.join(to)).with_context(|| format!("copy {}", from.display()))?;
+    }
+    for applet in APPLETS {
+        symlink("busybox", root.join("bin").join(applet))?;
+    }
+    fs::write(root.join("etc/passwd"), "root:x:0:0:root:/:/bin/sh\n")?;
+    Ok(())
+}
+
+fn folders_in(directory: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    entries.filter(|e| e.file_type().is_ok_and(|t| t.is_dir())).map(|e| e.path()).collect()
+}
+
+fn remove_cgroup(cgroup: &Path) {
+    for below in folders_in(cgroup) {
+        remove_cgroup(&below);
+    }
+    let _ = fs::remove_dir(cgroup);
+}

@@ -1,0 +1,12 @@
+//! The parts of the benchmark, each to be asked for by its name.
+
+pub mod burst;
+pub mod containerd;
+pub mod density;
+pub mod idle;
+pub mod inside;
+pub mod memory;
+pub mod one;
+pub mod output;
+pub mod pods;
+pub mod probe;

@@ -1,0 +1,309 @@
+//! One container, alone, from the shim's start to its end, each phase apart;
+//! and what one does to a container that runs.
+
+use std::io::Read;
+use std::os::fd::AsFd;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Error, Result, anyhow, ensure};
+use containerd_shim_protos::api::{
+    PidsRequest, PidsResponse, StateRequest, StateResponse, StatsRequest, StatsResponse,
+};
+use containerd_shim_protos::protobuf::Message;
+use integration::wait;
+
+use crate::Bench;
+use crate::bundle::{Bundle, Shape, Streams};
+use crate::cost::{Census, CpuClock};
+use crate::lab::Lab;
+use crate::report::Unit;
+use crate::runtime::Runtime;
+use crate::shim::{Process, Shim, watch};
+
+const PART: &str = "one container";
+const EXEC: &str = "exec";
+const CALLS: &str = "calls";
+
+/// How often CPU time and processes are counted: they hardly vary.
+const COUNTS: usize = 5;
+
+/// How long something may take that is done once it was begun.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// All of it.
+pub fn run(bench: &mut Bench) -> Result<()> {
+    for turn in 0..=bench.runs {
+        for runtime in 0..bench.runtimes.len() {
+            let phases = one_container(&bench.lab, &bench.runtimes[runtime]);
+            // The first turn only warms caches.
+            match phases {
+                Ok(phases) if turn > 0 => phases.record(bench, runtime),
+                Ok(_) => {}
+                Err(e) => fail(bench, PART, runtime, &e)?,
+            }
+        }
+    }
+    for runtime in 0..bench.runtimes.len() {
+        count(bench, PART, runtime, 1, |bench| {
+            one_container(&bench.lab, &bench.runtimes[runtime]).map(drop)
+        })?;
+    }
+    in_a_running_container(bench)
+}
+
+/// A failure is a figure too: a runtime that fails now and then is still
+/// measured, one that fails again and again is not.
+fn fail(bench: &mut Bench, part: &'static str, runtime: usize, why: &Error) -> Result<()> {
+    const MOST: usize = 10;
+    let name = &bench.runtimes[runtime].name;
+    eprintln!("bench: {part}: {name}: {why:#}");
+    bench.report.record(part, "failures", runtime, Unit::Count, 1.0);
+    let rows = bench.report.rows().iter();
+    let mut failures = rows.filter(|row| row.part == part && row.what == "failures");
+    let count = failures.next().map_or(0, |row| row.values[runtime].len());
+    ensure!(count < MOST, "{part}: {name} has failed {MOST} times");
+    Ok(())
+}
+
+/// The times of one container's life.
+pub struct Phases {
+    start: Duration,
+    create: Duration,
+    start_task: Duration,
+    first_byte: Duration,
+    exit_to_event: Duration,
+    start_to_event: Duration,
+    delete: Duration,
+    shutdown: Duration,
+}
+
+impl Phases {
+    fn record(&self, bench: &mut Bench, runtime: usize) {
+        let total = self.start
+            + self.create
+            + self.start_to_event.max(self.start_task)
+            + self.delete
+            + self.shutdown;
+        let phases = [
+            ("start: executable to address", self.start),
+            ("Create", self.create),
+            ("Start", self.start_task),
+            ("Start to first byte of output", self.first_byte),
+            ("process gone to TaskExit", self.exit_to_event),
+            ("Start to TaskExit", self.start_to_event),
+            ("Delete", self.delete),
+            ("Shutdown to process gone", self.shutdown),
+            ("all of it", total),
+        ];
+        for (what, took) in phases {
+            bench.report.time(PART, what, runtime, took);
+        }
+    }
+}
+
+/// Runs `echo` in a container.
+pub fn one_container(lab: &Lab, runtime: &Runtime) -> Result<Phases> {
+    let id = lab.fresh_id("one");
+    let shape = Shape { args: &["/bin/echo", "out"], ..Default::default() };
+    let bundle = Bundle::new(lab, &id, &shape)?;
+    let streams = Streams::new(lab, &id)?;
+    let init = Process { container: &id, exec: "" };
+    let exit = lab.events().expect(&id, "");
+    let output = first_byte(streams.output.try_clone()?);
+
+    let began = Instant::now();
+    let mut shim = Shim::start(lab, runtime, &bundle)?;
+    let started = Instant::now();
+    let pid = shim.create(runtime, &bundle, Some(&streams))?;
+    let created = Instant::now();
+
+    let (process, shim_process) = (watch(pid)?, watch(shim.pid(&id)?)?);
+    let gone = thread::spawn(move || wait::readable(process, PATIENCE).then(Instant::now));
+
+    let asked = Instant::now();
+    shim.start_process(init)?;
+    let answered = Instant::now();
+    let exit = exit.success()?;
+    let first_byte = join(output)?.context("the container wrote nothing")?;
+    let gone = join(gone)?.context("the container's process does not end")?;
+
+    let deleting = Instant::now();
+    shim.delete(init)?;
+    let deleted = Instant::now();
+    let ended = shim.shutdown(&id, &shim_process)?;
+    Ok(Phases {
+        start: started - began,
+        create: created - started,
+        start_task: answered - asked,
+        first_byte: first_byte.saturating_duration_since(asked),
+        exit_to_event: exit.at.saturating_duration_since(gone),
+        start_to_event: exit.at.saturating_duration_since(asked),
+        delete: deleted - deleting,
+        shutdown: ended - deleted,
+    })
+}
+
+/// A thread that waits for the first byte of a stream.
+fn first_byte(mut output: std::fs::File) -> JoinHandle<Option<Instant>> {
+    thread::spawn(move || {
+        let arrived = wait::readable(output.as_fd(), PATIENCE).then(Instant::now);
+        let mut byte = [0];
+        arrived.filter(|_| matches!(output.read(&mut byte), Ok(1)))
+    })
+}
+
+fn join<T>(thread: JoinHandle<T>) -> Result<T> {
+    thread.join().map_err(|_| anyhow!("a thread of the benchmark panicked"))
+}
+
+/// A container that idles, for things to be done to.
+struct Running {
+    id: String,
+    shim: Shim,
+    _bundle: Bundle,
+}
+
+impl Running {
+    fn new(bench: &Bench, runtime: usize) -> Result<Running> {
+        let (lab, runtime) = (&bench.lab, &bench.runtimes[runtime]);
+        let id = lab.fresh_id("running");
+        let shape = Shape { args: &["/pause"], ..Default::default() };
+        let bundle = Bundle::new(lab, &id, &shape)?;
+        let mut shim = Shim::start(lab, runtime, &bundle)?;
+        shim.create(runtime, &bundle, None)?;
+        shim.start_process(Process { container: &id, exec: "" })?;
+        Ok(Running { id, shim, _bundle: bundle })
+    }
+
+    fn end(mut self, bench: &Bench) -> Result<()> {
+        let init = Process { container: &self.id, exec: "" };
+        let exit = bench.lab.events().expect(&self.id, "");
+        let shim_process = watch(self.shim.pid(&self.id)?)?;
+        self.shim.kill(init)?;
+        exit.wait()?;
+        self.shim.delete(init)?;
+        self.shim.shutdown(&self.id, &shim_process).map(drop)
+    }
+}
+
+fn in_a_running_container(bench: &mut Bench) -> Result<()> {
+    let all = 0..bench.runtimes.len();
+    let mut running =
+        all.map(|runtime| Running::new(bench, runtime)).collect::<Result<Vec<_>>>()?;
+    for turn in 0..=bench.runs {
+        for (runtime, running) in running.iter_mut().enumerate() {
+            let exec = match exec(bench, running) {
+                Ok(exec) => exec,
+                Err(e) => {
+                    fail(bench, EXEC, runtime, &e)?;
+                    continue;
+                }
+            };
+            let killed = exec_and_kill(bench, running)?;
+            let calls = calls(running)?;
+            if turn == 0 {
+                continue;
+            }
+            for (what, took) in exec {
+                bench.report.time(EXEC, what, runtime, took);
+            }
+            for (what, took) in killed.into_iter().chain(calls) {
+                bench.report.time(CALLS, what, runtime, took);
+            }
+        }
+    }
+    for (runtime, running) in running.iter_mut().enumerate() {
+        count(bench, EXEC, runtime, 10, |bench| exec(bench, running).map(drop))?;
+    }
+    running.into_iter().try_for_each(|running| running.end(bench))
+}
+
+/// `true`, with output and errors on FIFOs, as a probe runs it.
+fn exec(bench: &Bench, running: &mut Running) -> Result<[(&'static str, Duration); 4]> {
+    let id = bench.lab.fresh_id("exec");
+    let streams = Streams::new(&bench.lab, &id)?;
+    let process = Process { container: &running.id, exec: &id };
+    let exit = bench.lab.events().expect(&running.id, &id);
+    let began = Instant::now();
+    running.shim.exec(process, &["/bin/true"], Some(&streams))?;
+    let announced = Instant::now();
+    running.shim.start_process(process)?;
+    let started = Instant::now();
+    let exit = exit.success()?;
+    let deleting = Instant::now();
+    running.shim.delete(process)?;
+    Ok([
+        ("Exec", announced - began),
+        ("Start", started - announced),
+        ("Exec + Start to TaskExit", exit.at - began),
+        ("Delete", deleting.elapsed()),
+    ])
+}
+
+fn exec_and_kill(bench: &Bench, running: &mut Running) -> Result<[(&'static str, Duration); 2]> {
+    let id = bench.lab.fresh_id("kill");
+    let process = Process { container: &running.id, exec: &id };
+    let exit = bench.lab.events().expect(&running.id, &id);
+    running.shim.exec(process, &["/bin/sleep", "1000"], None)?;
+    running.shim.start_process(process)?;
+    let began = Instant::now();
+    running.shim.kill(process)?;
+    let killed = began.elapsed();
+    let exit = exit.wait()?;
+    running.shim.delete(process)?;
+    Ok([("Kill", killed), ("Kill to TaskExit", exit.at - began)])
+}
+
+fn calls(running: &mut Running) -> Result<[(&'static str, Duration); 3]> {
+    let id = || running.id.clone();
+    let state = StateRequest { id: id(), ..Default::default() };
+    let pids = PidsRequest { id: id(), ..Default::default() };
+    let stats = StatsRequest { id: id(), ..Default::default() };
+    Ok([
+        ("State", timed::<StateResponse>(&mut running.shim, "State", &state)?),
+        ("Pids", timed::<PidsResponse>(&mut running.shim, "Pids", &pids)?),
+        ("Stats", timed::<StatsResponse>(&mut running.shim, "Stats", &stats)?),
+    ])
+}
+
+fn timed<A: Message>(shim: &mut Shim, method: &str, request: &impl Message) -> Result<Duration> {
+    let began = Instant::now();
+    shim.call::<A>(method, request)?;
+    Ok(began.elapsed())
+}
+
+/// Does something `COUNTS` times, a few in a row each time, for what one costs
+/// in CPU, and once for what it starts. By one runtime after the other: what is
+/// still at work after an operation would else be counted to the next one's.
+fn count(
+    bench: &mut Bench,
+    part: &'static str,
+    runtime: usize,
+    in_a_row: u32,
+    mut operation: impl FnMut(&Bench) -> Result<()>,
+) -> Result<()> {
+    let clock = CpuClock::new(&bench.lab);
+    let settle = || thread::sleep(Duration::from_millis(50));
+    for _ in 0..COUNTS {
+        settle();
+        let before = clock.read()?;
+        (0..in_a_row).try_for_each(|_| operation(bench))?;
+        settle();
+        let used = clock.read()?.saturating_sub(before) / in_a_row;
+        bench.report.time(part, "CPU time", runtime, used);
+    }
+    let census = Census::begin(&bench.lab)?;
+    operation(bench)?;
+    settle();
+    let started = census.end()?;
+    let counts = [
+        ("processes started", started.processes),
+        ("threads started", started.threads),
+        ("programs executed", started.programs),
+    ];
+    for (what, count) in counts {
+        bench.report.record(part, what, runtime, Unit::Count, count.into());
+    }
+    Ok(())
+}

@@ -1,0 +1,31 @@
+//! Pods of one and of five containers, up and down.
+
+use std::time::Instant;
+
+use anyhow::Result;
+
+use crate::Bench;
+use crate::pod::{Plan, Pod};
+
+const PART: &str = "pods";
+
+/// All of it.
+pub fn run(bench: &mut Bench) -> Result<()> {
+    for turn in 0..=bench.runs.div_ceil(2) {
+        for runtime in 0..bench.runtimes.len() {
+            for containers in [1, 5] {
+                let plan = Plan::new(&bench.lab, containers)?;
+                let pod = Pod::up(&bench.lab, &bench.runtimes[runtime], plan)?;
+                let up = pod.took;
+                let began = Instant::now();
+                pod.down(&bench.lab)?;
+                let down = began.elapsed();
+                if turn > 0 {
+                    bench.report.time(PART, &format!("{containers} up"), runtime, up);
+                    bench.report.time(PART, &format!("{containers} down"), runtime, down);
+                }
+            }
+        }
+    }
+    Ok(())
+}
