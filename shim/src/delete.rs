@@ -7,12 +7,14 @@ use std::io::Write;
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use containerd_shim::Flags;
-use containerd_shim_protos::api::DeleteResponse;
+use containerd_shim_protos::api::{ConnectRequest, DeleteResponse};
 use containerd_shim_protos::protobuf::Message;
 use containerd_shim_protos::protobuf::well_known_types::timestamp::Timestamp;
+use containerd_shim_protos::shim_sync::{Client, TaskClient};
+use containerd_shim_protos::ttrpc::{self, context};
 
 use crate::error::{Context, Result};
 use crate::options::STATE_ROOT;
@@ -43,9 +45,23 @@ pub(crate) fn delete(flags: &Flags) -> Result<()> {
     std::io::stdout().write_all(&bytes).context(|| "write the DeleteResponse to stdout")
 }
 
-/// Whether a shim lives at that address.
+/// How long a shim may take to answer that it lives. containerd gives `delete`
+/// five seconds in all.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Whether a shim lives at that address. That somebody can connect is no sign:
+/// the socket of a process that is being killed listens until the kernel is
+/// done with it.
 fn serves(address: &str) -> bool {
-    !address.is_empty() && UnixStream::connect(socket_path(address)).is_ok()
+    if address.is_empty() || UnixStream::connect(socket_path(address)).is_err() {
+        return false;
+    }
+    let Ok(client) = Client::connect(address.trim()) else { return false };
+    let patience = i64::try_from(PATIENCE.as_nanos()).unwrap_or(i64::MAX);
+    let asked = TaskClient::new(client)
+        .connect(context::with_timeout(patience), &ConnectRequest::default());
+    // A refusal is an answer too.
+    matches!(asked, Ok(_) | Err(ttrpc::Error::RpcStatus(_)))
 }
 
 /// The path in an address such as `unix:///run/containerd/s/…`.
@@ -76,13 +92,24 @@ mod tests {
         assert!(file.exists());
         let socket = directory.path().join("socket");
         let address = format!("unix://{}", socket.display());
-        let listener = UnixListener::bind(&socket).unwrap();
-        assert!(serves(&address));
-        drop(listener);
-        assert!(!serves(&address));
+        drop(UnixListener::bind(&socket).unwrap());
         remove_socket(&address);
         assert!(!socket.exists());
         remove_socket(&address);
         remove_socket("");
+    }
+
+    #[test]
+    fn a_socket_without_a_shim_behind_it_serves_nobody() {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("socket");
+        let address = format!("unix://{}", socket.display());
+        let listener = UnixListener::bind(&socket).unwrap();
+        // As a dying process does: it lets clients connect, and then hangs up.
+        let dying = std::thread::spawn(move || listener.incoming().take(2).for_each(drop));
+        assert!(!serves(&address));
+        dying.join().unwrap();
+        assert!(!serves(&address), "nobody listens any more");
+        assert!(!serves(""));
     }
 }

@@ -13,7 +13,7 @@ use containerd_shim_protos::protobuf::well_known_types::timestamp::Timestamp;
 use super::lifecycle::{State, Step};
 use super::sandbox::Boot;
 use super::table::{Exit, Sandbox, Shim};
-use super::{exits, hooks};
+use super::{exits, hooks, shutdown};
 use crate::error::Result;
 use crate::ready::readable;
 
@@ -85,6 +85,7 @@ async fn delete_container(shim: &Arc<Shim>, id: &str) -> Result<DeleteResponse> 
         exited_at: response.exited_at.clone(),
         ..Default::default()
     });
+    shutdown::catch_up(shim);
     Ok(response)
 }
 

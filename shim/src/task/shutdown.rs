@@ -1,5 +1,7 @@
-//! Shutdown: containerd has no more need of the shim. It says so after each
-//! Delete; only after that of the last container does it mean the shim.
+//! Shutdown: containerd has no more need of the shim. 1.x says so after each
+//! Delete, and means the shim only after that of the last container. 2.x says
+//! so once, after that of the sandbox's root, and means it even if containers
+//! are left that died with the sandbox and that it has yet to delete.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,13 +18,30 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const GOODBYE: Duration = Duration::from_millis(2);
 
 pub(super) async fn shutdown(shim: Arc<Shim>) -> Result<Empty> {
-    let tear_down = {
+    {
         let mut table = shim.table();
         if !table.is_empty() {
+            table.shutdown_pending |= !table.has_root();
             return Ok(Empty::default());
         }
-        table.tear_down.take()
+    }
+    end(shim).await;
+    Ok(Empty::default())
+}
+
+/// Ends the shim, if it was to end as soon as it has no more containers.
+pub(super) fn catch_up(shim: &Arc<Shim>) {
+    let now = {
+        let table = shim.table();
+        table.shutdown_pending && table.is_empty()
     };
+    if now {
+        tokio::spawn(end(shim.clone()));
+    }
+}
+
+async fn end(shim: Arc<Shim>) {
+    let tear_down = shim.table().tear_down.take();
     if let Some(tear_down) = tear_down {
         let _ = tear_down.await;
     }
@@ -31,5 +50,4 @@ pub(super) async fn shutdown(shim: Arc<Shim>) -> Result<Empty> {
         tokio::time::sleep(GOODBYE).await;
         shim.ending.send_replace(true);
     });
-    Ok(Empty::default())
 }

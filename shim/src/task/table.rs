@@ -57,6 +57,8 @@ pub(super) struct Table {
     pub(super) replies: HashMap<u64, oneshot::Sender<Reply>>,
     /// Takes the last sandbox down.
     pub(super) tear_down: Option<JoinHandle<()>>,
+    /// A Shutdown came while containers were left whose sandbox is no more.
+    pub(super) shutdown_pending: bool,
 }
 
 /// The one sandbox of this shim.
@@ -122,6 +124,15 @@ impl Table {
     /// Whether no container is left, nor being made.
     pub(super) fn is_empty(&self) -> bool {
         self.slots.is_empty()
+    }
+
+    /// Whether the sandbox's root container is there, or being made.
+    pub(super) fn has_root(&self) -> bool {
+        match &self.sandbox {
+            Sandbox::None => false,
+            Sandbox::Making => true,
+            Sandbox::Made(boot) => self.slots.contains_key(&boot.root),
+        }
     }
 
     pub(super) fn container(&mut self, id: &str) -> Result<&mut Container> {
