@@ -135,6 +135,18 @@ const MISTAKES: &[Mistake] = &[
         &["mounts[0].destination", "absolute"],
     ),
     (
+        "mount-dots",
+        |s| {
+            s["mounts"] = json!([{ "destination": "/m/../../etc", "type": "tmpfs", "source": "t" }])
+        },
+        &["mounts[0].destination", ".."],
+    ),
+    (
+        "masked-dots",
+        |s| s["linux"]["maskedPaths"] = json!(["/proc/../etc"]),
+        &["maskedPaths[0]", ".."],
+    ),
+    (
         "mount-source",
         |s| s["mounts"] = json!([{ "destination": "/m", "type": "bind", "source": "/no/such/thing", "options": ["bind"] }]),
         &["/no/such/thing"],

@@ -405,7 +405,6 @@ fn a_program_that_ends_at_once_is_no_stranger(containerd: Containerd) {
 }
 
 #[test]
-#[ignore = "what a container mounts below its own /proc is not locked yet: it is made in its own user namespace"]
 fn masks_below_proc_are_locked() {
     let containerd = Containerd::start(integration::containerd::Version::V2_1);
     let script = attacks(&[

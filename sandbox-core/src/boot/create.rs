@@ -13,8 +13,7 @@ use crate::container::{Channel, Inside, names, terminal};
 use crate::control::message::{Donations, Done};
 use crate::error::{Context, Result};
 use crate::spec::plan::ContainerPlan;
-use crate::sys::clone::Cloned;
-use crate::sys::process::set_dumpable;
+use crate::sys::clone::{Cloned, clone_into};
 
 impl Boot {
     pub(super) fn create(
@@ -26,7 +25,7 @@ impl Boot {
     ) -> Result<()> {
         self.containers.check_free(&plan.id)?;
         let mounts = self.mounts.take(&plan.id)?;
-        names::set_shared(&plan)?;
+        names::set_shared(&plan, self.own_id)?;
         let Some(process) = &plan.process else {
             let inside = Rc::new(Inside::pause(&plan));
             self.containers.insert(plan.id, Container { init: None, inside });
@@ -50,9 +49,8 @@ impl Boot {
             channel: &child_channel,
             alone: &self.alone,
         };
-        let (pid, pidfd) = self.give_birth(&plan, newborn)?;
+        let (pid, pidfd) = self.give_birth(newborn)?;
         drop(child_channel);
-        channel.let_go_on()?;
         let inside = Rc::new(Inside::new(&plan, &mut tree, donated.seccomp));
         let gate_pidfd = pidfd.try_clone().context(|| "dup of a pidfd")?;
         let init = Init { pid, pidfd, gate: None, running: true };
@@ -71,30 +69,14 @@ impl Boot {
         })
     }
 
-    /// Clones the container's first process into its namespaces and gives its
-    /// user namespace the sandbox's IDs.
-    fn give_birth(&self, plan: &ContainerPlan, newborn: Newborn<'_>) -> Result<(PodPid, OwnedFd)> {
-        match self.clone_dumpable(init::clone_flags(plan))? {
+    /// Clones the container's first process into the namespaces that it is
+    /// born in. The others it makes itself.
+    fn give_birth(&self, newborn: Newborn<'_>) -> Result<(PodPid, OwnedFd)> {
+        let flags = init::clone_flags(newborn.plan);
+        match clone_into(&self.alone, flags, None).context(|| "clone3 of a container's process")? {
             Cloned::Child => init::run(newborn),
-            Cloned::Parent { pid, pidfd } => {
-                if plan.user_namespace {
-                    init::write_maps(pid, &self.identities)?;
-                }
-                Ok((PodPid(pid), pidfd))
-            }
+            Cloned::Parent { pid, pidfd } => Ok((PodPid(pid), pidfd)),
         }
-    }
-
-    /// Clones while this process counts as dumpable, since only then may the
-    /// child's maps be written. The containers' own processes are in user
-    /// namespaces below and cannot trace it even so.
-    fn clone_dumpable(&self, flags: i32) -> Result<Cloned> {
-        set_dumpable(true).context(|| "prctl PR_SET_DUMPABLE")?;
-        let cloned = crate::sys::clone::clone_into(&self.alone, flags, None);
-        if !matches!(cloned, Ok(Cloned::Child)) {
-            set_dumpable(false).context(|| "prctl PR_SET_DUMPABLE")?;
-        }
-        cloned.context(|| "clone3 of a container's process")
     }
 
     /// Listens for what becomes of a process.

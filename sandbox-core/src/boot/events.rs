@@ -101,6 +101,7 @@ impl Boot {
         if let Err(error) = self.carry_out(number, request, descriptors) {
             self.reply(number, Err(error));
         }
+        self.own_id.close_proc_files()?;
         Ok(true)
     }
 

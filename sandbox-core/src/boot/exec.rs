@@ -67,8 +67,6 @@ impl Boot {
         if visits {
             setns(joining.init, pid_namespace).context(|| "enter the container's PID namespace")?;
         }
-        // Not dumpable, as boot is: it is born among the container's processes,
-        // and nobody writes maps for it (CVE-2016-9962).
         let cloned = clone_into(&self.alone, 0, None).context(|| "clone3 of an exec'd process");
         if matches!(cloned, Ok(Cloned::Child)) {
             exec::run(joining);

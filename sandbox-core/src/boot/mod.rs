@@ -22,12 +22,13 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::process::ExitCode;
 
 pub(crate) use mounts_channel::DeliveredMounts;
-pub(crate) use privileges::restore as restore_privileges;
+pub(crate) use privileges::{OwnId, restore as restore_own_id};
 pub(crate) use root::{CONTAINERS, DEV_NULL, DEVICES, PROC};
 
 use descriptors::Descriptors;
 use mounts_channel::MountsChannel;
-use table::{PodPid, Table};
+pub(crate) use table::PodPid;
+use table::Table;
 
 use crate::control::donation::{Birth, BootFlags, STARTED};
 use crate::control::message::{Done, Failure, Upward};
@@ -36,7 +37,7 @@ use crate::error::{Context, Error, Result};
 use crate::network;
 use crate::spec::plan::IdMapping;
 use crate::sys::clone::SingleThreaded;
-use crate::sys::process::{die_with_parent, set_dumpable};
+use crate::sys::process::die_with_parent;
 
 /// The sandbox process once it is up.
 pub(crate) struct Boot {
@@ -46,6 +47,7 @@ pub(crate) struct Boot {
     events: events::Events,
     own_pid_namespace: OwnedFd,
     identities: Identities,
+    own_id: OwnId,
     alone: SingleThreaded,
     trees_made: u64,
 }
@@ -91,10 +93,11 @@ fn start(flags: &BootFlags, descriptors: Descriptors) -> Result<Boot> {
     if flags.setup_root {
         root::enter_empty()?;
     }
+    let own_id = OwnId::of(&birth);
     if flags.apply_caps {
-        privileges::drop_all_but_needed()?;
+        privileges::drop_all_but_needed(own_id)?;
     }
-    set_dumpable(false).context(|| "prctl PR_SET_DUMPABLE")?;
+    own_id.close_proc_files()?;
     if flags.attached {
         die_with_parent().context(|| "prctl PR_SET_PDEATHSIG")?;
     }
@@ -106,6 +109,7 @@ fn start(flags: &BootFlags, descriptors: Descriptors) -> Result<Boot> {
         containers: Table::default(),
         own_pid_namespace,
         identities: Identities::one_to_one(&birth),
+        own_id,
         alone,
         trees_made: 0,
     })

@@ -5,6 +5,7 @@
 //!     │                                            │
 //!     └────────────── a failure, or death ─────────┘──▶ the request fails
 //! ```
+//! Before it parks, a process may ask once for the maps of its user namespace.
 //! An exec'd process has no gate: it goes from cloned to running.
 
 use std::os::fd::{AsFd, OwnedFd};
@@ -12,7 +13,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use super::Boot;
 use super::table::{Container, PodPid};
 use crate::container::tree::Tree;
-use crate::container::{Channel, Word};
+use crate::container::{Channel, Word, init};
 use crate::control::message::{Done, Upward};
 use crate::error::Error;
 
@@ -52,6 +53,7 @@ impl Boot {
         self.events.forget(&pending.channel);
         let word = pending.channel.listen();
         match (pending.stage, word) {
+            (Stage::Parking, Ok(Word::Unmapped)) => self.map(pending),
             (Stage::Parking, Ok(Word::Parked)) => self.parked(pending),
             (Stage::Executing, Ok(Word::Gone)) => self.executed(pending),
             (Stage::Parking, Ok(Word::Gone)) => {
@@ -61,10 +63,21 @@ impl Boot {
                 );
             }
             (_, Ok(Word::Failed(failure))) => self.failed(pending, failure.into()),
-            (Stage::Executing, Ok(Word::Parked)) => {
+            (Stage::Executing, Ok(Word::Parked | Word::Unmapped)) => {
                 self.failed(pending, Error::internal("a process parked that had passed its gate"));
             }
             (_, Err(error)) => self.failed(pending, error),
+        }
+    }
+
+    /// Gives a process's new user namespace the sandbox's IDs.
+    fn map(&mut self, pending: Pending) {
+        let mapped = init::write_maps(pending.pid, &self.identities)
+            .and_then(|()| pending.channel.let_go_on());
+        match mapped {
+            // It has more to say.
+            Ok(()) => drop(self.expect(pending)),
+            Err(error) => self.failed(pending, error),
         }
     }
 

@@ -16,6 +16,8 @@ pub(crate) struct Channel(OwnedFd);
 /// What boot hears.
 #[derive(Debug)]
 pub(crate) enum Word {
+    /// Its new user namespace wants its ID maps.
+    Unmapped,
     /// It waits at its gate.
     Parked,
     /// It gives up.
@@ -24,6 +26,7 @@ pub(crate) enum Word {
     Gone,
 }
 
+const UNMAPPED: u8 = b'U';
 const PARKED: u8 = b'P';
 const FAILED: u8 = b'F';
 const GO: u8 = b'G';
@@ -50,6 +53,7 @@ impl Channel {
             return Ok(Word::Gone);
         };
         match bytes.split_first() {
+            Some((&UNMAPPED, _)) => Ok(Word::Unmapped),
             Some((&PARKED, _)) => Ok(Word::Parked),
             Some((&FAILED, rest)) => postcard::from_bytes(rest)
                 .map(Word::Failed)
@@ -64,6 +68,12 @@ impl Channel {
             Received::Packet { .. } => Ok(()),
             _ => Err(Error::internal("the sandbox process gave this container up")),
         }
+    }
+
+    /// Process: in a user namespace that is new. Returns when it has its maps.
+    pub(crate) fn have_mapped(&self) -> Result<()> {
+        send_packet(&self.0, &[UNMAPPED], &[]).context(|| "ask for ID maps")?;
+        self.wait()
     }
 
     /// Process: at the gate.

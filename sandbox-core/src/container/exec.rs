@@ -11,7 +11,7 @@ use super::terminal::Terminal;
 use super::{Channel, Inside, identity};
 use crate::error::{Context, Result};
 use crate::spec::plan::ProcessPlan;
-use crate::sys::process::{enter_namespaces_of, exit_now};
+use crate::sys::process::{enter_namespaces_of, exit_now, set_dumpable};
 
 /// All that an exec'd process is born with.
 #[derive(Clone, Copy)]
@@ -35,6 +35,9 @@ pub(crate) fn run(joining: Joining<'_>) -> ! {
 }
 
 fn to_execve(joining: Joining<'_>) -> Result<Prepared<'_>> {
+    // A copy of boot's memory and descriptors, among the container's processes
+    // (CVE-2016-9962).
+    set_dumpable(false).context(|| "prctl PR_SET_DUMPABLE")?;
     let own_files = OwnProcFiles::open(joining.process)?;
     joining.donated.join_cgroups()?;
     joining.donated.install_stdio(joining.terminal)?;

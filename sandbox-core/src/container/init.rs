@@ -2,7 +2,7 @@
 //! gate, in order.
 
 use std::fs;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use nix::sched::{CloneFlags, unshare};
 use rustix::mount::{UnmountFlags, unmount};
@@ -12,8 +12,8 @@ use super::donated::Donated;
 use super::process::{OwnProcFiles, Prepared};
 use super::terminal::Terminal;
 use super::tree::Tree;
-use super::{Channel, hooks, identity, names, own_namespaces};
-use crate::boot::{Identities, PROC};
+use super::{Channel, early_namespaces, hooks, identity, late_namespaces, names};
+use crate::boot::{Identities, PROC, PodPid};
 use crate::error::{Context, Result};
 use crate::sandbox::users::map_text;
 use crate::spec::plan::{ContainerPlan, ProcessPlan};
@@ -38,11 +38,11 @@ pub(crate) struct Newborn<'a> {
 /// The namespaces that the clone makes. The cgroup namespace comes later: its
 /// root is the cgroup that its maker is in.
 pub(crate) fn clone_flags(plan: &ContainerPlan) -> i32 {
-    (own_namespaces(plan) - CloneFlags::CLONE_NEWCGROUP).bits()
+    (early_namespaces(plan) - CloneFlags::CLONE_NEWCGROUP).bits()
 }
 
 /// boot: gives the user namespace of a newborn container the sandbox's IDs.
-pub(crate) fn write_maps(pid: i32, identities: &Identities) -> Result<()> {
+pub(crate) fn write_maps(PodPid(pid): PodPid, identities: &Identities) -> Result<()> {
     for (file, map) in [("uid_map", &identities.users), ("gid_map", &identities.groups)] {
         let path = format!("{PROC}/{pid}/{file}");
         fs::write(&path, map_text(map)).context(|| format!("write {path}"))?;
@@ -64,34 +64,48 @@ pub(crate) fn run(newborn: Newborn<'_>) -> ! {
 }
 
 fn to_gate(newborn: Newborn<'_>) -> Result<Prepared<'_>> {
-    let Newborn { plan, process, .. } = newborn;
-    let own_files = OwnProcFiles::open(process)?;
-    newborn.channel.wait()?;
-    // The maps are written. From here on this process must be as closed to its
-    // neighbours as boot is, whose memory and descriptors it has: in a pod of
-    // one user namespace nothing else keeps them from it (CVE-2016-9962).
+    let Newborn { plan, process, tree, .. } = newborn;
+    // A copy of boot's memory and descriptors, among the container's neighbours
+    // (CVE-2016-9962).
     set_dumpable(false).context(|| "prctl PR_SET_DUMPABLE")?;
-    if plan.user_namespace {
-        identity::become_root()?;
-    }
+    let own_files = OwnProcFiles::open(process)?;
     newborn.donated.join_cgroups()?;
-    if plan.namespaces.cgroup {
+    if early_namespaces(plan).contains(CloneFlags::CLONE_NEWCGROUP) {
         unshare(CloneFlags::CLONE_NEWCGROUP).context(|| "unshare the cgroup namespace")?;
     }
     newborn.donated.install_stdio(newborn.terminal)?;
-    enter_root(newborn)?;
+    enter_root(tree.complete(plan)?)?;
+    enter_late_namespaces(newborn)?;
+    tree.finish(plan)?;
+    set_root_propagation(plan)?;
     names::set_own(plan)?;
     Prepared::new(process, newborn.donated.seccomp.as_ref(), newborn.terminal.is_some(), own_files)
 }
 
 /// Leaves boot's root for the container's.
-fn enter_root(newborn: Newborn<'_>) -> Result<()> {
-    let root = newborn.tree.complete(newborn.plan)?;
+fn enter_root(root: OwnedFd) -> Result<()> {
     fchdir(root.as_fd()).context(|| "enter the container's root")?;
     pivot_root(".", ".").context(|| "pivot_root into the container")?;
     unmount(".", UnmountFlags::DETACH).context(|| "detach the sandbox's root")?;
-    chdir("/").context(|| "chdir /")?;
-    let propagation = newborn.plan.root_propagation;
+    chdir("/").context(|| "chdir /")
+}
+
+/// Enters the container's user namespace. From here on what was mounted is
+/// locked, and this process has no power over boot's namespaces.
+fn enter_late_namespaces(newborn: Newborn<'_>) -> Result<()> {
+    let late = late_namespaces(newborn.plan);
+    if !late.is_empty() {
+        unshare(late).context(|| format!("unshare {late:?}"))?;
+    }
+    if late.contains(CloneFlags::CLONE_NEWUSER) {
+        newborn.channel.have_mapped()?;
+        identity::become_root()?;
+    }
+    Ok(())
+}
+
+fn set_root_propagation(plan: &ContainerPlan) -> Result<()> {
+    let propagation = plan.root_propagation;
     let change = AttrChange { propagation: Some(propagation.kind), ..AttrChange::default() };
     mount_setattr_at("/", propagation.recursive.into(), change)
         .context(|| "linux.rootfsPropagation")

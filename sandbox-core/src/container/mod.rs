@@ -68,3 +68,19 @@ fn own_namespaces(plan: &ContainerPlan) -> CloneFlags {
     flags.set(CloneFlags::CLONE_NEWCGROUP, plan.namespaces.cgroup);
     flags
 }
+
+/// Those of them that are made while the newborn is in boot's user namespace,
+/// so that boot's user namespace owns what is mounted of them.
+fn early_namespaces(plan: &ContainerPlan) -> CloneFlags {
+    let early = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWCGROUP;
+    own_namespaces(plan) & early
+}
+
+/// Those that belong to the container's user namespace. Its mounts are copied
+/// along, and the copy is locked.
+fn late_namespaces(plan: &ContainerPlan) -> CloneFlags {
+    let own = own_namespaces(plan);
+    let mut late = own - early_namespaces(plan);
+    late.set(CloneFlags::CLONE_NEWNS, own.contains(CloneFlags::CLONE_NEWUSER));
+    late
+}

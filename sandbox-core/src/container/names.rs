@@ -6,14 +6,14 @@ use std::path::Path;
 use nix::unistd::{seteuid, sethostname};
 use rustix::system::setdomainname;
 
-use crate::boot::restore_privileges;
+use crate::boot::{OwnId, restore_own_id};
 use crate::error::{Context, Result};
 use crate::spec::plan::ContainerPlan;
 use crate::spec::sysctl_file;
 
 /// boot: what a container sets in namespaces that it shares with the sandbox,
 /// where its own root has no say.
-pub(crate) fn set_shared(plan: &ContainerPlan) -> Result<()> {
+pub(crate) fn set_shared(plan: &ContainerPlan, own_id: OwnId) -> Result<()> {
     if !plan.namespaces.uts {
         set_names(plan)?;
     }
@@ -26,7 +26,7 @@ pub(crate) fn set_shared(plan: &ContainerPlan) -> Result<()> {
     // The kernel looks at who is root here, not at capabilities.
     seteuid(0.into()).context(|| "seteuid 0")?;
     let set = set_sysctls(plan);
-    restore_privileges()?;
+    restore_own_id(own_id)?;
     set
 }
 

@@ -1,10 +1,11 @@
-//! A container's mounts, put together in boot's mount namespace. The container
-//! is cloned with a copy of them, in which whatever boot set is locked: a user
-//! namespace below boot's can neither remount nor uncover it.
+//! A container's mounts, put together in boot's mount namespace. The newborn
+//! container is cloned with a copy of them and adds what needs namespaces that
+//! do not exist before it does: proc of its own PID namespace, its view of the
+//! cgroups, and what lies below those.
 //!
-//! Deferred to the container itself is only what needs namespaces that do not
-//! exist before it does (proc, cgroup, the message queues of its own IPC
-//! namespace) and what lies below those.
+//! Then it enters its own user namespace with one more copy, in which all this
+//! is locked: a user namespace below boot's can neither remount nor uncover it.
+//! Last come the message queues of its own IPC namespace, which it owns.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -64,7 +65,7 @@ impl Tree {
             // As runc does: the working directory exists, if it can be made.
             let _ = destination::ensure(tree.root.as_fd(), &process.cwd, Kind::Directory);
         }
-        cover(tree.root.as_fd(), plan, |path| !is_deferred(plan, path))?;
+        cover(tree.root.as_fd(), plan, Turn::Boot)?;
         if plan.readonly_root {
             let change = AttrChange { set: libc::MOUNT_ATTR_RDONLY, ..AttrChange::default() };
             mount_setattr(&tree.root, Depth::Top, change)
@@ -91,7 +92,7 @@ impl Tree {
     ) -> Result<()> {
         for (index, mount) in plan.mounts.iter().enumerate() {
             let donated = donated.remove(&index);
-            if needs_container(plan, mount) || is_deferred(plan, &mount.destination) {
+            if turn(plan, &mount.destination) > Turn::Boot {
                 self.deferred.push((index, donated));
                 continue;
             }
@@ -161,25 +162,33 @@ impl Tree {
         self.terminals.take()
     }
 
-    /// Container: makes its copy of the tree a root that it can pivot into, and
-    /// attaches what was deferred. Returns the new root.
+    /// Newborn, still in boot's user namespace: adds what needs its other
+    /// namespaces. Returns the root to pivot into.
     pub(super) fn complete(&self, plan: &ContainerPlan) -> Result<OwnedFd> {
-        // The copy is locked to its parent; a copy of the copy is not.
-        let again =
-            clone_mount(CWD, &self.path, Depth::Tree).context(|| "open_tree of the root")?;
-        attach_at(&again, &self.path).context(|| "bind the root onto itself")?;
+        let _as_root = AsContainerRoot::begin();
         let root = open_root(&self.path)?;
-        for (index, donated) in &self.deferred {
-            let donated = match donated {
-                Some((fd, is_file)) => {
-                    Some((fd.try_clone().context(|| "dup of a mount")?, *is_file))
-                }
-                None => None,
-            };
-            attach(root.as_fd(), Ready { plan: &plan.mounts[*index], donated })?;
-        }
-        cover(root.as_fd(), plan, |path| is_deferred(plan, path))?;
+        self.attach_deferred(root.as_fd(), plan, Turn::Newborn)?;
         Ok(root)
+    }
+
+    /// Newborn, in its own user namespace and root: adds the rest.
+    pub(super) fn finish(&self, plan: &ContainerPlan) -> Result<()> {
+        self.attach_deferred(open_root("/")?.as_fd(), plan, Turn::Own)
+    }
+
+    fn attach_deferred(&self, root: BorrowedFd<'_>, plan: &ContainerPlan, now: Turn) -> Result<()> {
+        for (index, donated) in &self.deferred {
+            let mount = &plan.mounts[*index];
+            if turn(plan, &mount.destination) != now {
+                continue;
+            }
+            let dup = |(fd, is_file): &(OwnedFd, bool)| -> Result<_> {
+                Ok((fd.try_clone().context(|| "dup of a mount")?, *is_file))
+            };
+            let donated = donated.as_ref().map(dup).transpose()?;
+            attach(root, Ready { plan: mount, donated })?;
+        }
+        cover(root, plan, now)
     }
 }
 
@@ -197,30 +206,41 @@ fn open_root(path: &str) -> Result<OwnedFd> {
     open(path, flags, Mode::empty()).context(|| format!("open {path}"))
 }
 
-/// Masks and protects those paths for which it is our turn.
-fn cover(root: BorrowedFd<'_>, plan: &ContainerPlan, ours: impl Fn(&Path) -> bool) -> Result<()> {
-    let turn = |paths: &[PathBuf]| -> Vec<PathBuf> {
-        paths.iter().filter(|path| ours(path)).cloned().collect()
+/// Masks and protects the paths whose turn it is.
+fn cover(root: BorrowedFd<'_>, plan: &ContainerPlan, now: Turn) -> Result<()> {
+    let ours = |paths: &[PathBuf]| -> Vec<PathBuf> {
+        paths.iter().filter(|path| turn(plan, path) == now).cloned().collect()
     };
-    turn(&plan.readonly_paths).iter().try_for_each(|p| masks::make_read_only(root, p))?;
-    turn(&plan.masked_paths).iter().try_for_each(|p| masks::mask(root, p))
+    ours(&plan.readonly_paths).iter().try_for_each(|p| masks::make_read_only(root, p))?;
+    ours(&plan.masked_paths).iter().try_for_each(|p| masks::mask(root, p))
 }
 
-/// Whether a mount needs namespaces that are made with the container.
-fn needs_container(plan: &ContainerPlan, mount: &MountPlan) -> bool {
+/// Who can make a mount, in the order in which they come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Turn {
+    /// boot, for it needs nothing of the container's.
+    Boot,
+    /// The newborn container in boot's user namespace.
+    Newborn,
+    /// The newborn in its own user namespace.
+    Own,
+}
+
+/// When a path is there to be mounted on or covered: after all that is mounted
+/// at it or above it.
+fn turn(plan: &ContainerPlan, path: &Path) -> Turn {
+    let above = plan.mounts.iter().filter(|mount| path.starts_with(&mount.destination));
+    above.map(|mount| earliest(plan, mount)).max().unwrap_or(Turn::Boot)
+}
+
+/// When a mount can be made, were it alone.
+fn earliest(plan: &ContainerPlan, mount: &MountPlan) -> Turn {
     match mount.source {
-        MountSource::Proc => plan.namespaces.pid,
-        MountSource::Mqueue => plan.namespaces.ipc,
-        MountSource::Cgroup => true,
-        _ => false,
+        MountSource::Proc if plan.namespaces.pid => Turn::Newborn,
+        MountSource::Cgroup => Turn::Newborn,
+        MountSource::Mqueue if plan.namespaces.ipc => Turn::Own,
+        _ => Turn::Boot,
     }
-}
-
-/// Whether a path lies at or below a mount that needs the container.
-fn is_deferred(plan: &ContainerPlan, path: &Path) -> bool {
-    plan.mounts
-        .iter()
-        .any(|mount| needs_container(plan, mount) && path.starts_with(&mount.destination))
 }
 
 /// A container whose `/dev` is a directory of the host gets what is there.

@@ -160,11 +160,14 @@ impl Given {
 /// The birth certificate: what boot must know before it takes requests.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Birth {
-    /// The user IDs of the sandbox's user namespace, as first ID and count;
-    /// empty when it has none of its own.
+    /// The user IDs of the sandbox's containers, as first ID and count; empty
+    /// when it has no user namespace of its own.
     pub user_ids: Vec<(u32, u32)>,
     /// The group IDs, likewise.
     pub group_ids: Vec<(u32, u32)>,
+    /// The ID that boot runs under there, which is not among those; `None`
+    /// where they leave no room for one.
+    pub own_id: Option<u32>,
     /// Whether boot's network namespace is new, so that its loopback is down
     /// and its sysctls are unset.
     pub new_network: bool,

@@ -19,7 +19,7 @@ use crate::control::donation::{Birth, BootFlags};
 use crate::control::packet::{ask_for_processes, sealed_memfd};
 use crate::error::{Context, Error, Result};
 use crate::network;
-use crate::spec::plan::{Mappings, Network};
+use crate::spec::plan::{IdMapping, Mappings, Network};
 use crate::sys::clone::{Cloned, SingleThreaded, clone_into};
 use crate::sys::descriptor::{cloexec_from, donate, install_stdio};
 use crate::sys::process::{die_with_parent, exit_now};
@@ -29,7 +29,7 @@ pub(super) fn spawn(new: NewSandbox<'_>) -> Result<Sandbox> {
     let executable = Executable::open(&new.config.palisade)?;
     let claim = Claim::make(&new)?;
     let channels = Channels::make()?;
-    let birth = birth(&new, claim.mappings.as_ref());
+    let birth = birth(&new, &claim);
     let certificate =
         sealed_memfd(&birth.encode()?).context(|| "memfd for the birth certificate")?;
     let cgroup = JoinCgroup::prepare(new.cgroup)?;
@@ -73,6 +73,8 @@ struct Claim {
     directory: StateDirectory,
     range: Option<IdRange>,
     mappings: Option<Mappings>,
+    /// boot's own line beside the containers' mappings.
+    own: Option<IdMapping>,
     owner: String,
     kept: bool,
 }
@@ -81,20 +83,16 @@ impl Claim {
     fn make(new: &NewSandbox<'_>) -> Result<Self> {
         let directory = StateDirectory::locate(&new.config.state_root, new.namespace, new.id)?;
         directory.create()?;
+        let owner = owner(new);
         let mut claim =
-            Self { directory, range: None, mappings: None, owner: owner(new), kept: false };
+            Self { directory, range: None, mappings: None, own: None, owner, kept: false };
         if new.plan.container.user_namespace {
-            claim.mappings = match &new.plan.host.mappings {
-                Some(mappings) => Some(mappings.clone()),
-                None => {
-                    let config = new.config;
-                    let (start, size) = (config.id_range_start, config.id_range_size);
-                    let range = IdRange::allocate(&config.state_root, start, size, &claim.owner)?;
-                    let mappings = range.mappings();
-                    claim.range = Some(range);
-                    Some(mappings)
-                }
-            };
+            let (start, size) = (new.config.id_range_start, new.config.id_range_size);
+            let range = IdRange::allocate(&new.config.state_root, start, size, &claim.owner)?;
+            let mappings = new.plan.host.mappings.clone().unwrap_or_else(|| range.mappings());
+            claim.own = range.boot_line(&mappings);
+            claim.mappings = Some(mappings);
+            claim.range = Some(range);
         }
         Ok(claim)
     }
@@ -189,7 +187,8 @@ fn panic_log() -> Result<OwnedFd> {
     Ok(file)
 }
 
-fn birth(new: &NewSandbox<'_>, mappings: Option<&Mappings>) -> Birth {
+fn birth(new: &NewSandbox<'_>, claim: &Claim) -> Birth {
+    let mappings = claim.mappings.as_ref();
     let new_network = network::is_new(&new.plan.host.network);
     let wanted = &new.plan.host.network_sysctls;
     let groups = mappings.map_or(&[][..], |m| &m.gids);
@@ -197,6 +196,7 @@ fn birth(new: &NewSandbox<'_>, mappings: Option<&Mappings>) -> Birth {
     Birth {
         user_ids: users.iter().map(|m| (m.inside, m.size)).collect(),
         group_ids: groups.iter().map(|m| (m.inside, m.size)).collect(),
+        own_id: claim.own.map(|line| line.inside),
         new_network,
         network_sysctls: if new_network { network::sysctls(wanted, groups) } else { Vec::new() },
     }
@@ -340,7 +340,7 @@ fn open_to_work(
             None
         }
         Some(mappings) => {
-            maps::write(boot, mappings)?;
+            maps::write(boot, mappings, claim.own)?;
             let fd = open_namespace(boot, "user")?;
             Some(UserNamespace { fd, mappings: mappings.clone() })
         }

@@ -1,5 +1,14 @@
 //! Slices of the host's user and group IDs, one a sandbox.
 //!
+//! ```text
+//! start                +65536        +131072       +196608
+//!   │ one ID each for    │ containers  │ containers  │ …
+//!   │ sandbox processes  │ of slice 0  │ of slice 1  │
+//! ```
+//! boot has an ID that no container has, so that a container's process is
+//! never boot's equal where the kernel goes by IDs: setpriority(2), prlimit(2),
+//! the owners of files in /proc.
+//!
 //! A slice is taken by making the symbolic link `ranges/<number>` that points
 //! to its owner: one system call that either succeeds or finds it taken, so it
 //! needs no lock, survives any crash, and shows an administrator who has what.
@@ -14,26 +23,30 @@ use std::path::{Path, PathBuf};
 use crate::error::{Context, Error, Result};
 use crate::spec::plan::{IdMapping, Mappings};
 
-/// IDs a sandbox gets: what a 16-bit ID can name, as subuid(5) tools give.
+/// IDs that the containers of a sandbox get: what a 16-bit ID can name, as
+/// subuid(5) tools give. As many more, at the start of the node's range, are
+/// the sandbox processes' own.
 pub const IDS_PER_SANDBOX: u32 = 65536;
 
 /// One allocated slice. Not given back on drop: it belongs to the sandbox on
 /// disk, which may outlive this process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IdRange {
-    /// First host ID.
+    /// First host ID of the containers.
     pub start: u32,
+    /// Host ID of boot.
+    boot: u32,
     link: PathBuf,
 }
 
 impl IdRange {
-    /// Takes a free slice of `size` IDs from `start` for `owner`
+    /// Takes a free slice of the `size` IDs from `start` on for `owner`
     /// (`<namespace>/<sandbox>`, whose state directory exists already).
     ///
     /// # Errors
     /// A sentence when every slice is taken.
     pub fn allocate(state_root: &Path, start: u32, size: u32, owner: &str) -> Result<Self> {
-        let slices = size / IDS_PER_SANDBOX;
+        let slices = (size / IDS_PER_SANDBOX).saturating_sub(1).min(IDS_PER_SANDBOX);
         let directory = state_root.join("ranges");
         for attempt in [Attempt::First, Attempt::AfterReclaim] {
             if let Some(range) = Self::probe(&directory, start, slices, owner)? {
@@ -58,7 +71,8 @@ impl IdRange {
         let first = (hasher.finish() % u64::from(slices.max(1))) as u32;
         for slice in (first..slices).chain(0..first) {
             let range = Self {
-                start: start + slice * IDS_PER_SANDBOX,
+                start: start + (slice + 1) * IDS_PER_SANDBOX,
+                boot: start + slice,
                 link: directory.join(slice.to_string()),
             };
             match symlink(owner, &range.link) {
@@ -82,6 +96,19 @@ impl IdRange {
     pub fn mappings(&self) -> Mappings {
         let line = IdMapping { inside: 0, outside: self.start, size: IDS_PER_SANDBOX };
         Mappings { uids: vec![line], gids: vec![line] }
+    }
+
+    /// The line that gives boot its own ID in a user namespace with these
+    /// mappings. `None` where they leave no room for it: then boot is one of
+    /// the IDs that the containers have as well.
+    pub fn boot_line(&self, mappings: &Mappings) -> Option<IdMapping> {
+        let lines = || mappings.uids.iter().chain(&mappings.gids);
+        let ends = lines().filter_map(|line| line.inside.checked_add(line.size));
+        let free =
+            |id: &u32| *id != u32::MAX && !lines().any(|line| holds(line.inside, line.size, *id));
+        let taken = lines().any(|line| holds(line.outside, line.size, self.boot));
+        let inside = [IDS_PER_SANDBOX].into_iter().chain(ends).find(free).filter(|_| !taken)?;
+        Some(IdMapping { inside, outside: self.boot, size: 1 })
     }
 
     /// The link that marks it taken.
@@ -123,16 +150,18 @@ fn reclaim(state_root: &Path, directory: &Path) -> Result<usize> {
     Ok(freed)
 }
 
+fn holds(first: u32, size: u32, id: u32) -> bool {
+    id.checked_sub(first).is_some_and(|offset| offset < size)
+}
+
 /// Looks an ID up in a map: where `inside` is outside.
 pub fn map_out(map: &[IdMapping], inside: u32) -> Option<u32> {
-    map.iter()
-        .find(|m| inside >= m.inside && inside - m.inside < m.size)
-        .map(|m| m.outside + (inside - m.inside))
+    map.iter().find(|m| holds(m.inside, m.size, inside)).map(|m| m.outside + (inside - m.inside))
 }
 
 /// The text of a uid_map or gid_map file, user_namespaces(7).
-pub fn map_text(map: &[IdMapping]) -> String {
-    map.iter().map(|m| format!("{} {} {}\n", m.inside, m.outside, m.size)).collect()
+pub fn map_text<'a>(map: impl IntoIterator<Item = &'a IdMapping>) -> String {
+    map.into_iter().map(|m| format!("{} {} {}\n", m.inside, m.outside, m.size)).collect()
 }
 
 #[cfg(test)]
@@ -143,7 +172,7 @@ mod tests {
 
     fn allocate(root: &Path, slices: u32, owner: &str) -> Result<IdRange> {
         fs::create_dir_all(root.join(owner)).unwrap();
-        IdRange::allocate(root, START, slices * IDS_PER_SANDBOX, owner)
+        IdRange::allocate(root, START, (slices + 1) * IDS_PER_SANDBOX, owner)
     }
 
     #[test]
@@ -155,6 +184,27 @@ mod tests {
         starts.dedup();
         assert_eq!(starts.len(), 64);
         assert!(starts.iter().all(|s| (s - START).is_multiple_of(IDS_PER_SANDBOX)));
+        assert!(starts.iter().all(|s| s - START >= IDS_PER_SANDBOX), "boots have those IDs");
+    }
+
+    fn line(inside: u32, outside: u32, size: u32) -> Mappings {
+        let line = IdMapping { inside, outside, size };
+        Mappings { uids: vec![line], gids: vec![line] }
+    }
+
+    #[test]
+    fn boot_has_an_id_that_no_container_has() {
+        let root = tempfile::tempdir().unwrap();
+        let range = allocate(root.path(), 2, "ns/a").unwrap();
+        let own = range.boot_line(&range.mappings()).unwrap();
+        assert_eq!((own.inside, own.size), (IDS_PER_SANDBOX, 1));
+        assert!((START..START + IDS_PER_SANDBOX).contains(&own.outside));
+        // Mappings of a spec: the next ID that is free.
+        assert_eq!(range.boot_line(&line(0, 5, 100_000)).unwrap().inside, 100_000);
+        assert_eq!(range.boot_line(&line(0, 5, 1)).unwrap().inside, IDS_PER_SANDBOX);
+        // None left on either side.
+        assert_eq!(range.boot_line(&line(0, 0, u32::MAX)), None);
+        assert_eq!(range.boot_line(&line(0, START, IDS_PER_SANDBOX)), None);
     }
 
     #[test]

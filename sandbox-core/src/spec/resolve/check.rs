@@ -36,24 +36,20 @@ pub(super) fn absolute(field: impl Fn() -> String, path: &Path) -> Result<&Path>
     Ok(path)
 }
 
-/// An absolute path inside the container, with `.`, `..` and repeated slashes
-/// taken out. This is what the path means as long as no symlink is involved;
-/// symlinks are resolved inside the root file system when the path is used.
+/// An absolute path inside the container, with `.` and repeated slashes taken
+/// out. `..` is refused: what it means depends on the image's symlinks, and
+/// nobody who writes a mount point means that. Other symlinks are resolved
+/// inside the root file system when the path is used.
 pub(super) fn inside(field: impl Fn() -> String, path: &Path) -> Result<PathBuf> {
-    Ok(clean(absolute(field, path)?))
-}
-
-/// Lexically cleans an absolute path; `..` at the root stays there.
-pub(super) fn clean(path: &Path) -> PathBuf {
     let mut cleaned = PathBuf::from("/");
-    for part in path.components() {
+    for part in absolute(&field, path)?.components() {
         match part {
             Component::Normal(name) => cleaned.push(name),
             Component::ParentDir => {
-                cleaned.pop();
+                return refuse(field(), format!("{path:?} holds \"..\"; write the path out"));
             }
             Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
         }
     }
-    cleaned
+    Ok(cleaned)
 }
