@@ -194,11 +194,6 @@ impl Options {
         Ok(tightens)
     }
 
-    /// Whether a sandbox without a user namespace is worth a word.
-    pub(crate) fn wants_userns(&self) -> bool {
-        self.userns == UsernsOption::Auto
-    }
-
     /// What the sandbox has to know.
     pub(crate) fn config(&self, palisade: PathBuf) -> Config {
         Config {

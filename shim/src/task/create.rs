@@ -206,11 +206,6 @@ async fn spawn(
     let (id, plan) = (&order.request.id, &order.plan);
     let mut config = order.options.config(options::palisade()?);
     config.debug |= log::max_level() >= log::LevelFilter::Debug;
-    if let Some(reason) =
-        plan.host.no_user_namespace.as_ref().filter(|_| order.options.wants_userns())
-    {
-        log::warn!("sandbox {id} gets no user namespace: {reason}");
-    }
     let limits = cgroup.limits(order.policy())?;
     let new = NewSandbox {
         id,

@@ -5,7 +5,7 @@
 //! 3. an OOM kill before the Exit that it caused;
 //! 4. the last byte of a terminal's output before the Exit.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -13,7 +13,7 @@ use containerd_shim_protos::events::task::{TaskExit, TaskOOM};
 use containerd_shim_protos::protobuf::MessageField;
 use containerd_shim_protos::protobuf::well_known_types::timestamp::Timestamp;
 use rustix::process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
-use sandbox_core::sandbox::Process;
+use sandbox_core::sandbox::{HostPid, Process};
 
 use super::lifecycle::{State, Step};
 use super::stats;
@@ -100,28 +100,15 @@ pub(super) fn catch_up(shim: &Arc<Shim>, id: &str, exec: &str) {
 /// Nothing of a container lives longer than its init. Where the init is not
 /// PID 1 of a namespace of its own, the kernel leaves that to us.
 async fn clear(shim: &Arc<Shim>, id: &str) {
-    let Some(mut unsettled) = shim.table().container(id).ok().map(|c| c.unsettled.subscribe())
-    else {
-        return;
+    let cleared = async {
+        end_rest(shim, id).await;
+        let unsettled = shim.table().container(id).ok().map(|c| c.unsettled.subscribe());
+        if let Some(mut unsettled) = unsettled {
+            let _ = unsettled.wait_for(|execs| *execs == 0).await;
+        }
     };
-    let deadline = tokio::time::Instant::now() + PATIENCE;
-    loop {
-        let left = match shim.table().container(id) {
-            Ok(container) if shares_pids(container) => kill_rest(container),
-            _ => 0,
-        };
-        let settled = unsettled.wait_for(|execs| *execs == 0);
-        let settled = tokio::time::timeout(Duration::from_millis(5), settled).await.is_ok();
-        if settled && left == 0 {
-            return;
-        }
-        if tokio::time::Instant::now() > deadline {
-            break;
-        }
-        if settled {
-            // All have been told, only the kernel is not done with some.
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
+    if tokio::time::timeout(PATIENCE, cleared).await.is_ok() {
+        return;
     }
     log::warn!("container {id}: processes are left {PATIENCE:?} after its init has ended");
     let execs: Vec<_> = match shim.table().container(id) {
@@ -136,37 +123,48 @@ async fn clear(shim: &Arc<Shim>, id: &str) {
     }
 }
 
+/// Kills what is left in the cgroup of a container that shares its PIDs, and
+/// waits for it, until there is nothing: a process may fork while it is killed.
+async fn end_rest(shim: &Arc<Shim>, id: &str) {
+    loop {
+        let left = match shim.table().container(id) {
+            Ok(container) if shares_pids(container) => kill_rest(container),
+            _ => return,
+        };
+        if left.is_empty() {
+            return;
+        }
+        for pidfd in left {
+            let _ = readable(pidfd.as_fd()).await;
+        }
+    }
+}
+
 /// Whether the kernel does not kill the rest along with the init.
 fn shares_pids(container: &Container) -> bool {
     !container.plan.container.namespaces.pid && !container.is_pause()
 }
 
 /// SIGKILL to what is left in a container's cgroup, but not to boot. Returns
-/// how many there were.
-fn kill_rest(container: &Container) -> usize {
+/// those that had not ended yet.
+fn kill_rest(container: &Container) -> Vec<OwnedFd> {
     let boot = container.boot.handle.pid();
     let pids = container.cgroup.pids().unwrap_or_default();
     let others = pids.into_iter().filter(|pid| *pid != boot);
-    others.filter(|pid| kill_member(container, *pid)).count()
+    others.filter_map(|pid| signal_member(container, pid, Signal::KILL)).collect()
 }
 
-/// Kills one process of a container's cgroup. The number is checked once more
-/// when a pidfd holds on to it: it could have become somebody else's.
-fn kill_member(container: &Container, pid: sandbox_core::sandbox::HostPid) -> bool {
-    signal_member(container, pid, Signal::KILL)
-}
-
-/// Sends a signal to one process of a container's cgroup; false when it is not
-/// there any more.
+/// Sends a signal to one process of a container's cgroup and returns its
+/// pidfd; `None` when it is not there any more. The number is looked at once
+/// more when the pidfd holds on to it: it could have become somebody else's.
 pub(super) fn signal_member(
     container: &Container,
-    pid: sandbox_core::sandbox::HostPid,
+    pid: HostPid,
     signal: Signal,
-) -> bool {
-    let Some(number) = rustix::process::Pid::from_raw(pid.0) else { return false };
-    let Ok(pidfd) = pidfd_open(number, PidfdFlags::empty()) else { return false };
-    container.cgroup.pids().is_ok_and(|pids| pids.contains(&pid))
-        && pidfd_send_signal(&pidfd, signal).is_ok()
+) -> Option<OwnedFd> {
+    let pidfd = pidfd_open(rustix::process::Pid::from_raw(pid.0)?, PidfdFlags::empty()).ok()?;
+    let there = container.cgroup.pids().is_ok_and(|pids| pids.contains(&pid));
+    (there && pidfd_send_signal(&pidfd, signal).is_ok()).then_some(pidfd)
 }
 
 /// Tells the exit.

@@ -1,5 +1,7 @@
 //! The user namespace of a sandbox: whether there is one, and whose mappings.
 
+use std::ffi::CStr;
+
 use oci_spec::runtime::{Linux, Spec};
 
 use super::check::refuse;
@@ -33,7 +35,7 @@ pub(super) fn resolve(
         _ if mappings.is_some() => None,
         _ if pod::privileged(spec).is_some() => pod::privileged(spec).map(Into::into),
         Some(host) => Some(format!("the pod uses the host's {host} namespace")),
-        None => None,
+        None => too_old(rustix::system::uname().release()),
     };
     let Some(facts) = context.sandbox else {
         check_root_user(resolved, mappings.as_ref())?;
@@ -42,6 +44,21 @@ pub(super) fn resolve(
     };
     check_pod_user(resolved, mappings.as_ref(), facts)?;
     Ok(UserNamespace { made: facts.user_namespace, mappings: facts.mappings.clone(), excuse })
+}
+
+/// The first kernel that can show a tmpfs with other owners, which is what the
+/// devices and volumes of a sandbox are on: mount_setattr(2).
+const IDMAPPED_TMPFS: (u32, u32) = (6, 3);
+
+/// Why a kernel of this release makes no user namespaces unasked.
+fn too_old(release: &CStr) -> Option<String> {
+    let release = release.to_string_lossy();
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse);
+    let (Some(Ok(major)), Some(Ok(minor))) = (numbers.next(), numbers.next()) else { return None };
+    let (wanted, since) = IDMAPPED_TMPFS;
+    ((major, minor) < IDMAPPED_TMPFS).then(|| {
+        format!("Linux {release} cannot map the owners on a tmpfs, {wanted}.{since} and later can")
+    })
 }
 
 fn spec_mappings(linux: &Linux, resolved: &Resolved) -> Result<Option<Mappings>> {
@@ -123,4 +140,19 @@ fn check_root(mappings: &Mappings) -> Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kernel_that_cannot_map_tmpfs_is_named() {
+        for old in [c"6.2.16-generic", c"5.15.0-101", c"4.18.0-513.el8.x86_64"] {
+            assert!(too_old(old).is_some_and(|why| why.contains(&*old.to_string_lossy())));
+        }
+        for new in [c"6.3.0", c"6.12.48+deb13-amd64", c"10.0", c"unheard of"] {
+            assert_eq!(too_old(new), None);
+        }
+    }
 }
