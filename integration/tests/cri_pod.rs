@@ -12,6 +12,7 @@ on_each_containerd!(
     a_pod_runs_and_goes,
     containers_share_network_and_ipc_but_not_pids,
     containers_share_pids_when_asked_to,
+    a_debug_container_joins_the_pids_of_its_target,
     output_is_logged_and_the_log_can_be_reopened,
     a_container_restarts_in_a_living_pod,
     a_container_that_listens_to_sigterm_ends_at_once,
@@ -78,6 +79,38 @@ fn containers_share_pids_when_asked_to(containerd: Containerd) {
     first.ask("for p in /proc/[0-9]*; do [ \"$(tr '\\0' ' ' < $p/cmdline)\" = 'sleep 2222 ' ] && kill -9 ${p#/proc/}; done; true");
     assert_eq!(second.wait().exit_code, 137);
     assert_eq!(first.ask("echo still here"), "still here");
+}
+
+/// `kubectl debug --target`.
+fn a_debug_container_joins_the_pids_of_its_target(containerd: Containerd) {
+    let pod = containerd.pod("debugged");
+    let target = pod.shell("target", "exec sleep 1111");
+    let other = pod.shell("other", "exec sleep 2222");
+    let debugger = pod.container("debugger", "exec sleep 3333", |config| {
+        let options = security(config).namespace_options.get_or_insert_default();
+        options.pid = NamespaceMode::Target.into();
+        options.target_id = target.id.clone();
+    });
+    let ask = "cat /proc/[0-9]*/cmdline | tr '\\0' '\\n' | grep '^[123]\\{4\\}$' | sort | xargs";
+    assert_eq!(debugger.ask(ask), "1111 3333");
+    assert_eq!(target.ask(ask), "1111 3333");
+    assert_eq!(other.ask(ask), "2222");
+    assert_eq!(debugger.ask("cat /proc/1/cmdline | tr '\\0' ' '"), "sleep 1111");
+    assert_ne!(
+        debugger.ask("readlink /proc/self/ns/mnt"),
+        target.ask("readlink /proc/self/ns/mnt")
+    );
+    // Its end is nobody else's; the target's end is its own, too.
+    debugger.stop(Duration::ZERO).expect("stop the debugger");
+    assert_eq!(debugger.wait().exit_code, 137);
+    let again = pod.container("again", "exec sleep 3333", |config| {
+        let options = security(config).namespace_options.get_or_insert_default();
+        options.pid = NamespaceMode::Target.into();
+        options.target_id = target.id.clone();
+    });
+    target.stop(Duration::ZERO).expect("stop the target");
+    assert_eq!((target.wait().exit_code, again.wait().exit_code), (137, 137));
+    assert_eq!(other.ask("echo still here"), "still here");
 }
 
 fn output_is_logged_and_the_log_can_be_reopened(containerd: Containerd) {

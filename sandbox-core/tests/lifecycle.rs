@@ -62,6 +62,7 @@ impl World {
             rootfs_mounts_given: false,
             userns: Userns::Auto,
             sandbox: None,
+            neighbours: &[],
         };
         spec::plan(&spec::load(&bundle).unwrap(), &context).unwrap()
     }

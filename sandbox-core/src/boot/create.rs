@@ -13,7 +13,7 @@ use crate::container::{Channel, Inside, names, terminal};
 use crate::control::message::{Donations, Done};
 use crate::error::{Context, Result};
 use crate::spec::plan::ContainerPlan;
-use crate::sys::clone::{Cloned, clone_into};
+use crate::sys::clone::Cloned;
 
 impl Boot {
     pub(super) fn create(
@@ -72,8 +72,9 @@ impl Boot {
     /// Clones the container's first process into the namespaces that it is
     /// born in. The others it makes itself.
     fn give_birth(&self, newborn: Newborn<'_>) -> Result<(PodPid, OwnedFd)> {
-        let flags = init::clone_flags(newborn.plan);
-        match clone_into(&self.alone, flags, None).context(|| "clone3 of a container's process")? {
+        let joined = newborn.plan.pids_of.as_deref();
+        let joined = joined.map(|id| self.containers.running_init(id)).transpose()?;
+        match self.clone_among(joined.as_ref(), init::clone_flags(newborn.plan))? {
             Cloned::Child => init::run(newborn),
             Cloned::Parent { pid, pidfd } => Ok((PodPid(pid), pidfd)),
         }

@@ -11,8 +11,8 @@ use super::table::{Owner, PodPid};
 use crate::container::donated::Donated;
 use crate::container::exec::{self, Joining};
 use crate::container::{Channel, terminal};
-use crate::control::message::{Donations, FailureKind};
-use crate::error::{Context, Error, Result};
+use crate::control::message::Donations;
+use crate::error::{Context, Result};
 use crate::spec::plan::ProcessPlan;
 use crate::sys::clone::{Cloned, clone_into};
 
@@ -27,12 +27,8 @@ impl Boot {
         descriptors: Vec<OwnedFd>,
     ) -> Result<()> {
         let donated = Donated::sort(donations, descriptors)?;
-        let container = self.containers.get(&id)?;
-        let inside = Rc::clone(&container.inside);
-        let init = container.init.as_ref().filter(|init| init.running).ok_or_else(|| {
-            Error::new(FailureKind::State, format!("container {id} runs no process to join"))
-        })?;
-        let init = init.pidfd.try_clone().context(|| "dup of a pidfd")?;
+        let init = self.containers.running_init(&id)?;
+        let inside = Rc::clone(&self.containers.get(&id)?.inside);
         let terminal = terminal::make(process, inside.terminals())?;
         let (channel, child_channel) = Channel::pair()?;
         let joining = Joining {
@@ -59,25 +55,30 @@ impl Boot {
         })
     }
 
-    /// A PID namespace is joined by the children of whoever enters it, so boot
-    /// looks in for the time of the clone; the child enters the others itself.
+    /// Clones into a container's PID namespace.
     fn clone_into_container(&self, joining: Joining<'_>) -> Result<(PodPid, OwnedFd)> {
-        let visits = joining.inside.own_pid_namespace();
+        let visited = joining.inside.pids_below().then_some(joining.init);
+        match self.clone_among(visited, 0)? {
+            Cloned::Child => exec::run(joining),
+            Cloned::Parent { pid, pidfd } => Ok((PodPid(pid), pidfd)),
+        }
+    }
+
+    /// Clones a child into the PID namespace of `init`, or boot's own. A PID
+    /// namespace is joined by the children of whoever enters it, so boot looks
+    /// in for the time of the clone; other namespaces the child enters itself.
+    pub(super) fn clone_among(&self, init: Option<&OwnedFd>, flags: i32) -> Result<Cloned> {
+        let Some(init) = init else {
+            return clone_into(&self.alone, flags, None)
+                .context(|| "clone3 of a container's process");
+        };
         let pid_namespace = CloneFlags::CLONE_NEWPID;
-        if visits {
-            setns(joining.init, pid_namespace).context(|| "enter the container's PID namespace")?;
-        }
-        let cloned = clone_into(&self.alone, 0, None).context(|| "clone3 of an exec'd process");
-        if matches!(cloned, Ok(Cloned::Child)) {
-            exec::run(joining);
-        }
-        if visits {
+        setns(init, pid_namespace).context(|| "enter the container's PID namespace")?;
+        let cloned = clone_into(&self.alone, flags, None);
+        if !matches!(cloned, Ok(Cloned::Child)) {
             setns(self.own_pid_namespace.as_fd(), pid_namespace)
                 .context(|| "come back from the container's PID namespace")?;
         }
-        match cloned? {
-            Cloned::Parent { pid, pidfd } => Ok((PodPid(pid), pidfd)),
-            Cloned::Child => exec::run(joining),
-        }
+        cloned.context(|| "clone3 of a container's process")
     }
 }

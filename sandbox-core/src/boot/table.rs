@@ -7,7 +7,7 @@ use std::rc::Rc;
 use super::pending::Pending;
 use crate::container::Inside;
 use crate::control::message::FailureKind;
-use crate::error::{Error, Result};
+use crate::error::{Context, Error, Result};
 
 /// A process ID in the pod's PID namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -70,9 +70,17 @@ impl Table {
     }
 
     pub(super) fn get(&mut self, id: &str) -> Result<&mut Container> {
-        self.containers
-            .get_mut(id)
-            .ok_or_else(|| Error::new(FailureKind::NotFound, format!("no container {id} here")))
+        self.containers.get_mut(id).ok_or_else(|| unknown(id))
+    }
+
+    /// The first process of a container, to join its namespaces.
+    pub(super) fn running_init(&self, id: &str) -> Result<OwnedFd> {
+        let container = self.containers.get(id).ok_or_else(|| unknown(id))?;
+        let init = container.init.as_ref().filter(|init| init.running);
+        let init = init.ok_or_else(|| {
+            Error::new(FailureKind::State, format!("container {id} runs no process to join"))
+        })?;
+        init.pidfd.try_clone().context(|| "dup of a pidfd")
     }
 
     pub(super) fn remove(&mut self, id: &str) -> Option<Container> {
@@ -98,4 +106,8 @@ impl Table {
         self.pending.insert(self.next_token, pending);
         self.next_token
     }
+}
+
+fn unknown(id: &str) -> Error {
+    Error::new(FailureKind::NotFound, format!("no container {id} here"))
 }

@@ -32,6 +32,8 @@ use crate::spec::plan::ContainerPlan;
 #[derive(Debug)]
 pub(crate) struct Inside {
     namespaces: CloneFlags,
+    /// Its PID namespace is below boot's.
+    pids_below: bool,
     terminals: Option<OwnedFd>,
     seccomp: Option<Seccomp>,
 }
@@ -39,12 +41,15 @@ pub(crate) struct Inside {
 impl Inside {
     /// Of a container that runs.
     pub(crate) fn new(plan: &ContainerPlan, tree: &mut Tree, seccomp: Option<Seccomp>) -> Self {
-        Self { namespaces: own_namespaces(plan), terminals: tree.take_terminals(), seccomp }
+        let pids_below = plan.namespaces.pid || plan.pids_of.is_some();
+        let (namespaces, terminals) = (own_namespaces(plan), tree.take_terminals());
+        Self { namespaces, pids_below, terminals, seccomp }
     }
 
     /// Of the pause container, which nobody joins.
     pub(crate) fn pause(plan: &ContainerPlan) -> Self {
-        Self { namespaces: own_namespaces(plan), terminals: None, seccomp: None }
+        let namespaces = own_namespaces(plan);
+        Self { namespaces, pids_below: false, terminals: None, seccomp: None }
     }
 
     /// The devpts that terminals are made in.
@@ -52,9 +57,9 @@ impl Inside {
         self.terminals.as_ref().map(std::os::fd::AsFd::as_fd)
     }
 
-    /// Whether it has a PID namespace below boot's.
-    pub(crate) fn own_pid_namespace(&self) -> bool {
-        self.namespaces.contains(CloneFlags::CLONE_NEWPID)
+    /// Whether it is in a PID namespace below boot's.
+    pub(crate) fn pids_below(&self) -> bool {
+        self.pids_below
     }
 }
 

@@ -32,6 +32,9 @@ pub struct ContainerPlan {
     pub process: Option<ProcessPlan>,
     /// Which namespaces are the container's own.
     pub namespaces: Namespaces,
+    /// The container of the pod whose PID namespace it joins, as Kubernetes'
+    /// debug containers do.
+    pub pids_of: Option<String>,
     /// Whether the container gets a user namespace of its own below boot's.
     /// False only where the sandbox has none either.
     pub user_namespace: bool,
@@ -64,7 +67,7 @@ pub struct ContainerPlan {
 /// Which namespaces are made for the container. False means: boot's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Namespaces {
-    /// A PID namespace of its own.
+    /// A PID namespace of its own. See also [`ContainerPlan::pids_of`].
     pub pid: bool,
     /// An IPC namespace of its own.
     pub ipc: bool,

@@ -10,7 +10,7 @@ use containerd_shim_protos::protobuf::MessageField;
 use sandbox_core::cgroup::{Cgroup, Driver, LimitsPolicy, OomWatch};
 use sandbox_core::control::message::Request;
 use sandbox_core::gofer::request::RootfsMount;
-use sandbox_core::sandbox::{self, NewSandbox, checked_terminal};
+use sandbox_core::sandbox::{self, HostPid, NewSandbox, checked_terminal};
 use sandbox_core::spec;
 use sandbox_core::spec::plan::Plan;
 
@@ -28,7 +28,8 @@ pub(super) async fn create(
 ) -> Result<CreateTaskResponse> {
     shim.events.has_room()?;
     let reservation = Reservation::take(&shim, &request.id)?;
-    let order = Order::read(request, reservation.boot())?;
+    let neighbours = shim.table().neighbours();
+    let order = Order::read(request, reservation.boot(), &neighbours)?;
     let mut made = Made::default();
     let outcome = make(&shim, &order, reservation.boot(), &mut made).await;
     let (container, pid) = match outcome {
@@ -56,7 +57,11 @@ struct Order {
 
 impl Order {
     /// Options, config.json and annotations, resolved into a plan.
-    fn read(mut request: CreateTaskRequest, boot: Option<&Arc<Boot>>) -> Result<Self> {
+    fn read(
+        mut request: CreateTaskRequest,
+        boot: Option<&Arc<Boot>>,
+        neighbours: &[(String, HostPid)],
+    ) -> Result<Self> {
         if !request.checkpoint.is_empty() {
             return Err(Error::unimplemented("Palisade cannot restore checkpoints"));
         }
@@ -70,6 +75,7 @@ impl Order {
             rootfs_mounts_given: !request.rootfs.is_empty(),
             userns: options.userns.into(),
             sandbox: boot.map(|boot| &boot.facts),
+            neighbours,
         };
         let mut plan = spec::plan(&spec, &context)?;
         if let Some(process) = &mut plan.container.process {

@@ -9,7 +9,7 @@ use std::time::SystemTime;
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
 use sandbox_core::cgroup::{Cgroup, LimitsPolicy, OomWatch};
 use sandbox_core::control::message::{Done, Failure};
-use sandbox_core::sandbox::{self, Along};
+use sandbox_core::sandbox::{self, Along, HostPid};
 use sandbox_core::spec::plan::{Plan, ProcessPlan, Terminal};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
@@ -148,6 +148,12 @@ impl Table {
     /// A container's init, or one of its execs when `exec` is not empty.
     pub(super) fn process(&mut self, id: &str, exec: &str) -> Result<&mut Process> {
         self.container(id)?.process(exec)
+    }
+
+    /// ID and first process of each container that runs one.
+    pub(super) fn neighbours(&self) -> Vec<(String, HostPid)> {
+        let init = |c: &Container| c.init.handle.as_ref().map(|init| (c.id.clone(), init.pid));
+        self.containers().filter_map(init).collect()
     }
 
     pub(super) fn containers(&self) -> impl Iterator<Item = &Container> {

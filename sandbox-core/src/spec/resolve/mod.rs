@@ -29,7 +29,7 @@ use self::namespaces::Resolved;
 use super::plan::{ContainerPlan, HostPlan, Plan, ProcessPlan, Propagation, PropagationKind};
 use super::seccomp;
 use crate::error::{Error, Result};
-use crate::sandbox::Userns;
+use crate::sandbox::{HostPid, Userns};
 
 /// What a plan depends on besides the spec.
 #[derive(Clone, Copy, Debug)]
@@ -44,6 +44,8 @@ pub struct Context<'a> {
     pub userns: Userns,
     /// The sandbox that the container goes into; `None` for the root container.
     pub sandbox: Option<&'a SandboxFacts>,
+    /// What runs in it already: ID and first process of each container.
+    pub neighbours: &'a [(String, HostPid)],
 }
 
 /// Checks a spec and resolves it. An error names the field and says what was
@@ -76,6 +78,7 @@ pub fn plan(spec: &Spec, context: &Context<'_>) -> Result<Plan> {
         id: context.id.into(),
         process: first_process(spec, linux, ids)?,
         namespaces: resolved.namespaces,
+        pids_of: resolved.pids_of,
         user_namespace: user.made,
         readonly_root: spec.root().as_ref().and_then(|root| root.readonly()).unwrap_or(false),
         root_propagation: root_propagation(linux)?,

@@ -14,11 +14,13 @@ use super::check::{absolute, refuse};
 use super::facts::{NamespaceId, SandboxFacts, own};
 use super::{Context, pod};
 use crate::error::Result;
+use crate::sandbox::HostPid;
 use crate::spec::plan::{Namespaces, Network};
 
 /// What became of the list.
 pub(super) struct Resolved {
     pub(super) namespaces: Namespaces,
+    pub(super) pids_of: Option<String>,
     pub(super) network: Network,
     /// The namespace of the host that the root container's spec asks for.
     pub(super) host: Option<&'static str>,
@@ -54,7 +56,11 @@ pub(super) fn resolve(spec: &Spec, context: &Context<'_>) -> Result<Resolved> {
     // The sandbox container of a pod has the pod's namespaces: those of boot.
     // Others of the pod find them by the process ID that we report for it.
     let pods = facts.is_none() && pod::is_sandbox(spec);
-    let pid = listed.is_own(Type::Pid, facts.map(|f| f.pid), pods)?;
+    let pids_of = listed.neighbour(context.neighbours, facts.map(|f| f.pid));
+    let pid = match pids_of {
+        Some(_) => false,
+        None => listed.is_own(Type::Pid, facts.map(|f| f.pid), pods)?,
+    };
     let ipc = listed.is_own(Type::Ipc, facts.map(|f| f.ipc), pods)?;
     let uts = listed.is_own(Type::Uts, facts.map(|f| f.uts), pods)?;
     let network = match facts {
@@ -63,6 +69,7 @@ pub(super) fn resolve(spec: &Spec, context: &Context<'_>) -> Result<Resolved> {
     };
     Ok(Resolved {
         namespaces: Namespaces { pid, ipc, uts, cgroup: true },
+        pids_of,
         host: if facts.is_none() { listed.host(&network) } else { None },
         network,
         user: listed.user(),
@@ -143,12 +150,27 @@ impl<'a> Listed<'a> {
             Wanted::At(path) => refuse(
                 "linux.namespaces",
                 format!(
-                    "{}: {} is not the namespace of this pod's sandbox; no other can be joined",
+                    "{}: {} is not the namespace of this pod's sandbox; no other pod's can be joined",
                     name(kind),
                     path.display()
                 ),
             ),
         }
+    }
+
+    /// The container of this pod whose own PID namespace is listed.
+    fn neighbour(
+        &self,
+        neighbours: &[(String, HostPid)],
+        sandbox: Option<NamespaceId>,
+    ) -> Option<String> {
+        let Wanted::At(path) = self.wanted(Type::Pid) else { return None };
+        let wanted = NamespaceId::of(path).ok().filter(|id| Some(*id) != sandbox)?;
+        let is_in = |(_, pid): &&(String, HostPid)| {
+            let path = format!("/proc/{}/ns/pid", pid.0);
+            NamespaceId::of(Path::new(&path)).is_ok_and(|id| id == wanted)
+        };
+        neighbours.iter().find(is_in).map(|(id, _)| id.clone())
     }
 
     fn root_network(&self) -> Result<Network> {

@@ -129,6 +129,7 @@ fn timing_of_load_and_plan() {
             rootfs_mounts_given: true,
             userns: story.userns,
             sandbox: None,
+            neighbours: &[],
         };
         let mut times: Vec<_> = (0..2000)
             .map(|_| {

@@ -104,6 +104,7 @@ impl Story {
             rootfs_mounts_given: self.rootfs_mounts_given,
             userns: self.userns,
             sandbox: self.sandbox.as_ref(),
+            neighbours: &[],
         };
         super::plan(&spec, &context)
     }

@@ -201,6 +201,7 @@ fn ids_are_names_of_directories() {
             rootfs_mounts_given: true,
             userns: Userns::Auto,
             sandbox: None,
+            neighbours: &[],
         };
         crate::spec::plan(&spec, &context)
     };
