@@ -57,7 +57,7 @@ fn run() -> Result<()> {
     match flags.action.as_str() {
         "start" => start::start(&flags),
         "delete" => delete::delete(&flags),
-        "" => serve::serve(&flags),
+        "" => serve::serve_by_hand(&flags),
         action => {
             Err(Error::invalid(format!("unknown action {action:?}: expected start or delete")))
         }

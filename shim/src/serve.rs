@@ -3,8 +3,6 @@
 //! nothing here uses tokio's blocking pool (its file system, process and
 //! standard stream modules all do).
 
-use std::fs::File;
-use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::sync::Arc;
@@ -23,45 +21,55 @@ use crate::{delete, logging};
 /// How long a shim that is told to end by a signal tries to tell its events.
 const GOODBYE: Duration = Duration::from_secs(2);
 
-pub(crate) fn serve(flags: &Flags) -> Result<()> {
-    let listener = listener(flags)?;
-    if let Err(error) = logging::init(Path::new("log"), &flags.id, flags.debug) {
+/// What the serving process is to be.
+pub(crate) struct Serving {
+    pub(crate) id: String,
+    /// containerd's namespace.
+    pub(crate) namespace: String,
+    /// containerd's ttrpc address, where events go to.
+    pub(crate) events: String,
+    /// Its own address.
+    pub(crate) address: String,
+    pub(crate) debug: bool,
+}
+
+/// Serves until containerd's Shutdown.
+pub(crate) fn serve(serving: &Serving, listener: UnixListener) -> Result<()> {
+    listener.set_nonblocking(true).context(|| "FIONBIO on the listening socket")?;
+    if let Err(error) = logging::init(Path::new("log"), &serving.id, serving.debug) {
         // There is no other place to say so.
         eprintln!("palisade: open the log FIFO of the bundle: {error}");
     }
-    let events = std::env::var("TTRPC_ADDRESS")
-        .map_err(|_| Error::invalid("TTRPC_ADDRESS is not set: where would events go to?"))?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .enable_time()
         .build()
         .context(|| "start the event loop")?;
-    let outcome = runtime.block_on(run(&flags.namespace, &events, listener));
-    delete::remove_socket(&flags.socket);
+    let outcome = runtime.block_on(run(&serving.namespace, &serving.events, listener));
+    delete::remove_socket(&serving.address);
     if let Err(error) = &outcome {
         log::error!("{error}");
     }
     outcome
 }
 
-/// The socket that `start` made and handed over as standard input; or a new
-/// one, for whoever starts this by hand.
-fn listener(flags: &Flags) -> Result<UnixListener> {
-    let stdin = std::io::stdin();
-    let listener = if rustix::net::sockopt::socket_acceptconn(&stdin).unwrap_or(false) {
-        let listener: OwnedFd =
-            stdin.as_fd().try_clone_to_owned().context(|| "dup of the listening socket")?;
-        let null = File::open("/dev/null").context(|| "open /dev/null")?;
-        rustix::stdio::dup2_stdin(&null).context(|| "dup2 of /dev/null")?;
-        UnixListener::from(listener)
-    } else if flags.socket.is_empty() {
+/// For whoever starts a shim by hand, at an address of their own.
+pub(crate) fn serve_by_hand(flags: &Flags) -> Result<()> {
+    if flags.socket.is_empty() {
         return Err(Error::invalid("-socket is missing; containerd calls this program with start"));
-    } else {
-        UnixListener::bind(delete::socket_path(&flags.socket))
-            .context(|| format!("bind {}", flags.socket))?
+    }
+    let listener = UnixListener::bind(delete::socket_path(&flags.socket))
+        .context(|| format!("bind {}", flags.socket))?;
+    let events = std::env::var("TTRPC_ADDRESS")
+        .map_err(|_| Error::invalid("TTRPC_ADDRESS is not set: where would events go to?"))?;
+    let serving = Serving {
+        id: flags.id.clone(),
+        namespace: flags.namespace.clone(),
+        events,
+        address: flags.socket.clone(),
+        debug: flags.debug,
     };
-    listener.set_nonblocking(true).context(|| "FIONBIO on the listening socket")?;
-    Ok(listener)
+    serve(&serving, listener)
 }
 
 async fn run(namespace: &str, events: &str, listener: UnixListener) -> Result<()> {

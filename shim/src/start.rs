@@ -1,29 +1,31 @@
 //! `start`: brings up the shim of a container's group, or finds it, and tells
 //! containerd its address.
 //!
-//! The listening socket is made here and handed to the new process as its
-//! standard input, so that containerd can connect at once, while that process
-//! is still coming up: nobody waits for it.
+//! The listening socket is made here, so that containerd can connect at once,
+//! while the serving process is still coming up: nobody waits for it. That
+//! process is a clone of this one, which has loaded all that it needs.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{BufReader, ErrorKind, Write};
-use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
 use containerd_shim::bootstrap::any_is;
 use containerd_shim::{Flags, StartOpts, api};
 use containerd_shim_protos::protobuf::Message;
 use rustix::fs::OFlags;
+use rustix::process::{Signal, pidfd_send_signal, setpgid};
 use sandbox_core::sandbox::Executable;
+use sandbox_core::sys::clone::{Cloned, SingleThreaded, clone_into};
+use sandbox_core::sys::descriptor::install_stdio;
+use sandbox_core::sys::process::exit_now;
 use serde::Deserialize;
 
 use crate::error::{Context, Error, Result};
 use crate::options::{self, Options};
+use crate::serve::{self, Serving};
 use crate::{bootstrap, delete};
 
 /// Annotations that name the group (the pod) a container belongs to, in the
@@ -45,11 +47,11 @@ struct Annotated {
 pub(crate) fn start(flags: &Flags) -> Result<()> {
     let (options, dialect) = bootstrap::read(flags)?;
     // Missing or unusable: said here, where containerd shows it best.
-    Executable::open(&options::palisade()?)?;
+    Executable::check(&options::palisade()?)?;
     let group = group(Path::new("config.json"), &options.id)?;
     let address = options.socket_address(&group);
     if let Some(listener) = listen(&address)? {
-        spawn(&options, &address, listener).inspect_err(|_| delete::remove_socket(&address))?;
+        spawn(options, &address, listener).inspect_err(|_| delete::remove_socket(&address))?;
     }
     // For containerd 1.x, which looks here after a restart.
     fs::write("address", &address).context(|| "write the bundle's address file")?;
@@ -101,29 +103,34 @@ fn listen(address: &str) -> Result<Option<UnixListener>> {
     Err(Error::internal(format!("bind {}: in use, yet nobody answers there", path.display())))
 }
 
-/// Starts the serving process: its own process group, containerd's oom_score_adj
-/// plus one, and nothing of ours but the socket.
-fn spawn(options: &StartOpts, address: &str, listener: UnixListener) -> Result<()> {
+/// Clones the serving process: its own process group, containerd's
+/// oom_score_adj plus one, and nothing of ours but the socket.
+fn spawn(options: StartOpts, address: &str, listener: UnixListener) -> Result<()> {
     adjust_oom_score();
     let config = Options::read(options.extensions.iter().find(|any| !any_is::<api::Options>(any)))?;
-    let shim = std::env::current_exe().context(|| "find the shim's own executable")?;
-    let mut command = Command::new(&shim);
-    command
-        .args(["-namespace", &options.namespace, "-id", &options.id])
-        .args(["-address", &options.address, "-socket", address])
-        .env("TTRPC_ADDRESS", &options.ttrpc_address)
-        .stdin(OwnedFd::from(listener))
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .process_group(0);
-    if options.debug || config.debug {
-        command.arg("-debug");
+    let alone = SingleThreaded::prove().context(|| "clone the serving process")?;
+    match clone_into(&alone, 0, None).context(|| "clone3 of the serving process")? {
+        Cloned::Parent { pid, pidfd } => confine(&options, &config, pid).inspect_err(|_| {
+            let _ = pidfd_send_signal(&pidfd, Signal::KILL);
+        }),
+        Cloned::Child => {
+            let debug = options.debug || config.debug;
+            let StartOpts { id, namespace, ttrpc_address: events, .. } = options;
+            let address = address.to_string();
+            become_server(Serving { id, namespace, events, address, debug }, listener)
+        }
     }
-    let mut child = command.spawn().context(|| format!("run {}", shim.display()))?;
-    confine(options, &config, child.id()).inspect_err(|_| {
-        let _ = child.kill();
-        let _ = child.wait();
-    })
+}
+
+/// The child: never returns into the code of `start`.
+fn become_server(serving: Serving, listener: UnixListener) -> ! {
+    // containerd waits for the end of the pipes that these are.
+    let detached = File::options().read(true).write(true).open("/dev/null").and_then(|null| {
+        (0..=2).try_for_each(|place| install_stdio(&null, place))?;
+        Ok(setpgid(None, None)?)
+    });
+    let ended = detached.is_ok() && serve::serve(&serving, listener).is_ok();
+    exit_now(i32::from(!ended))
 }
 
 /// The serving process inherits what is set here: containerd must outlive it.
@@ -139,7 +146,7 @@ fn adjust_oom_score() {
 
 /// Puts the shim into the cgroup that the options ask for, in each hierarchy
 /// that has it.
-fn confine(options: &StartOpts, config: &Options, pid: u32) -> Result<()> {
+fn confine(options: &StartOpts, config: &Options, pid: i32) -> Result<()> {
     let runc = options.extensions.iter().find(|any| any_is::<api::Options>(any));
     let runc = runc.and_then(|any| api::Options::parse_from_bytes(&any.value).ok());
     let cgroup = runc.map_or_else(|| config.shim_cgroup.clone(), |runc| runc.shim_cgroup);
