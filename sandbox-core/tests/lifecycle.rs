@@ -9,12 +9,14 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use sandbox_core::cgroup::{Cgroup, Driver};
+use sandbox_core::cgroup::{Cgroup, Driver, Limits};
 use sandbox_core::control::message::{Donations, Done, Request, Upward};
 use sandbox_core::sandbox::{Along, Config, NewSandbox, Process, Sandbox, Userns};
 use sandbox_core::spec::plan::Plan;
 use sandbox_core::spec::{self, Context, ProcessDefaults};
 use serde_json::{Value, json};
+
+const LIMITS: Limits = Limits { cpus: 2, memory: 1 << 30 };
 
 /// A bundle, a state directory and a cgroup, all gone with it.
 struct World {
@@ -139,7 +141,8 @@ impl Pod {
         let mut fds = vec![stdout, stdout];
         fds.extend(seccomp.as_ref().map(|s| s.0.as_fd()));
         let plan = Box::new(self.plan.container.clone());
-        let (_, mut along) = self.call(Request::Create { plan, donations }, &fds)?;
+        let (_, mut along) =
+            self.call(Request::Create { plan, donations, limits: LIMITS }, &fds)?;
         Process::from_boot(along.descriptors.remove(0), along.process).map_err(|e| e.to_string())
     }
 

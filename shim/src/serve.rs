@@ -21,6 +21,9 @@ use crate::{delete, logging};
 /// How long a shim that is told to end by a signal tries to tell its events.
 const GOODBYE: Duration = Duration::from_secs(2);
 
+/// How long the answers to the last requests may take.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+
 /// What the serving process is to be.
 pub(crate) struct Serving {
     pub(crate) id: String,
@@ -86,6 +89,8 @@ async fn run(namespace: &str, events: &str, listener: UnixListener) -> Result<()
         _ = terminate.recv() => give_up(&shim).await,
         _ = interrupt.recv() => give_up(&shim).await,
     }
+    // What is being answered is answered.
+    let _ = tokio::time::timeout(LAST_WORDS, server.shutdown()).await;
     Ok(())
 }
 

@@ -5,6 +5,7 @@
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use containerd_shim_protos::protobuf::Message;
@@ -20,6 +21,9 @@ const RESPONSE: u8 = 2;
 /// No message of a shim is longer (ttrpc's `messageLengthMax`).
 const LONGEST: usize = 4 << 20;
 
+/// How long a shim may take to answer. One that hangs is a figure, too.
+const PATIENCE: Duration = Duration::from_secs(20);
+
 /// A connection to a shim's Task service.
 #[derive(Debug)]
 pub struct Client {
@@ -34,6 +38,7 @@ impl Client {
     pub fn connect(address: &str, version: u32) -> Result<Client> {
         let path = address.strip_prefix("unix://").unwrap_or(address);
         let stream = UnixStream::connect(path).with_context(|| format!("connect to {address}"))?;
+        stream.set_read_timeout(Some(PATIENCE)).context("limit the time of an answer")?;
         let service = match version {
             3 => "containerd.task.v3.Task",
             _ => "containerd.task.v2.Task",

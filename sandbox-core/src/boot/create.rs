@@ -53,7 +53,7 @@ impl Boot {
         drop(child_channel);
         let inside = Rc::new(Inside::new(&plan, &mut tree, donated.seccomp));
         let gate_pidfd = pidfd.try_clone().context(|| "dup of a pidfd")?;
-        let init = Init { pid, pidfd, gate: None, running: true };
+        let init = Init { pid, pidfd, gate: None, running: true, mounts: None };
         let container = plan.id.clone();
         self.containers.insert(plan.id, Container { init: Some(init), inside });
         self.expect(Pending {

@@ -4,6 +4,7 @@
 use rustix::process::{Signal, pidfd_send_signal};
 
 use super::Boot;
+use crate::cgroup::Limits;
 use crate::control::message::{Done, FailureKind};
 use crate::error::{Error, Result};
 
@@ -32,13 +33,12 @@ impl Boot {
         &mut self,
         number: u64,
         container: Option<&str>,
-        cpus: u32,
-        memory: u64,
+        limits: Limits,
     ) -> Result<()> {
         if let Some(id) = container {
             self.containers.get(id)?;
         }
-        log::debug!("{container:?} now has {cpus} CPUs and {memory} bytes of memory");
+        log::debug!("{} now has {limits:?}", container.unwrap_or("the sandbox"));
         self.reply(number, Ok(Done::Ok));
         Ok(())
     }

@@ -109,14 +109,17 @@ impl Boot {
     /// or when a process has come up.
     fn carry_out(&mut self, number: u64, request: Request, fds: Vec<OwnedFd>) -> Result<()> {
         match request {
-            Request::Create { plan, donations } => self.create(number, *plan, donations, fds),
+            Request::Create { plan, donations, limits } => {
+                log::debug!("{} has {limits:?}", plan.id);
+                self.create(number, *plan, donations, fds)
+            }
             Request::Start { container } => self.start(number, &container),
             Request::Exec { container, exec, process, donations } => {
                 self.exec(number, container, exec, &process, donations, fds)
             }
             Request::Delete { container } => self.delete(number, &container),
-            Request::Resources { container, cpus, memory } => {
-                self.resources(number, container.as_deref(), cpus, memory)
+            Request::Resources { container, limits } => {
+                self.resources(number, container.as_deref(), limits)
             }
         }
     }

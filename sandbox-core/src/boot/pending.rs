@@ -16,6 +16,7 @@ use crate::container::tree::Tree;
 use crate::container::{Channel, Word, init};
 use crate::control::message::{Done, Upward};
 use crate::error::Error;
+use crate::sys::pidfd::mount_namespace_of;
 
 /// One of them.
 pub(super) struct Pending {
@@ -83,13 +84,18 @@ impl Boot {
 
     fn parked(&mut self, pending: Pending) {
         let Pending { number, container, pid, pidfd, terminal, channel, tree, .. } = pending;
-        drop(tree);
         match self.containers.get(&container) {
-            Ok(Container { init: Some(init), .. }) => init.gate = Some(channel),
+            Ok(Container { init: Some(init), .. }) => {
+                init.gate = Some(channel);
+                // An older kernel has its way.
+                init.mounts = mount_namespace_of(&pidfd).ok();
+            }
             Ok(_) => {}
             Err(error) => return self.reply(number, Err(error)),
         }
         self.present(number, pid, &pidfd, terminal.as_ref());
+        // Taking mounts down takes time, which nobody waits for now.
+        drop(tree);
     }
 
     fn executed(&mut self, pending: Pending) {

@@ -25,9 +25,11 @@ impl Boot {
         }
         let Some(status) = collect_child(pid.0) else { return };
         let Some(owner) = self.containers.disown(pid) else { return };
-        if owner.exec.is_none() {
-            self.containers.init_ended(&owner.container);
-        }
+        let mounts = match owner.exec {
+            None => self.containers.init_ended(&owner.container),
+            Some(_) => None,
+        };
         self.say(&Upward::Exited { container: owner.container, exec: owner.exec, status });
+        drop(mounts);
     }
 }

@@ -39,6 +39,9 @@ pub(super) struct Init {
     /// The channel to a process that waits at its gate.
     pub(super) gate: Option<crate::container::Channel>,
     pub(super) running: bool,
+    /// Keeps its mounts until its end was told: the kernel takes a mount
+    /// namespace down in the middle of the exit of the last process in it.
+    pub(super) mounts: Option<OwnedFd>,
 }
 
 /// Whose process a PID is.
@@ -87,12 +90,12 @@ impl Table {
         self.containers.remove(id)
     }
 
-    /// A container's first process is no more.
-    pub(super) fn init_ended(&mut self, id: &str) {
-        if let Some(init) = self.containers.get_mut(id).and_then(|c| c.init.as_mut()) {
-            init.running = false;
-            init.gate = None;
-        }
+    /// A container's first process is no more. Returns its mounts, to be let go.
+    pub(super) fn init_ended(&mut self, id: &str) -> Option<OwnedFd> {
+        let init = self.containers.get_mut(id).and_then(|c| c.init.as_mut())?;
+        init.running = false;
+        init.gate = None;
+        init.mounts.take()
     }
 
     /// Whose the process was; it is forgotten.

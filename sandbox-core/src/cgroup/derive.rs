@@ -4,6 +4,8 @@
 use std::path::Path;
 use std::sync::OnceLock;
 
+use serde::{Deserialize, Serialize};
+
 use super::{Cgroup, Dir, file};
 use crate::error::{Error, Result};
 
@@ -23,7 +25,7 @@ impl Default for LimitsPolicy {
 }
 
 /// What a workload may use.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
     /// Number of CPUs, at least one.
     pub cpus: u32,

@@ -175,13 +175,14 @@ fn become_user(process: &ProcessPlan) -> Result<()> {
 }
 
 fn drop_bounding(keep: u64) -> Result<()> {
-    for capability in caps::all() {
-        let gone = keep & capability.bitmask() == 0;
-        // One that this kernel does not know is in no set.
-        if gone && caps::has_cap(None, CapSet::Bounding, capability).unwrap_or(false) {
-            caps::drop(None, CapSet::Bounding, capability).map_err(|e| {
-                Error::internal(format!("process.capabilities.bounding: drop {capability}: {e}"))
-            })?;
+    for capability in caps::all().into_iter().filter(|c| keep & c.bitmask() == 0) {
+        if let Err(error) = caps::drop(None, CapSet::Bounding, capability)
+            // One that this kernel does not know is in no set.
+            && caps::has_cap(None, CapSet::Bounding, capability).unwrap_or(false)
+        {
+            return Err(Error::internal(format!(
+                "process.capabilities.bounding: drop {capability}: {error}"
+            )));
         }
     }
     Ok(())

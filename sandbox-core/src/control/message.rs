@@ -8,6 +8,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::cgroup::Limits;
 use crate::spec::plan::{ContainerPlan, ProcessPlan};
 
 /// The largest packet, in bytes. A larger request travels in a memfd, as the
@@ -29,6 +30,8 @@ pub enum Request {
         plan: Box<ContainerPlan>,
         /// Which descriptors travel along.
         donations: Donations,
+        /// What it is told that it has.
+        limits: Limits,
     },
     /// Open the gate of a created container.
     Start {
@@ -57,10 +60,8 @@ pub enum Request {
     Resources {
         /// The container, or the sandbox itself.
         container: Option<String>,
-        /// CPUs to tell the workload.
-        cpus: u32,
-        /// Bytes of memory to tell the workload.
-        memory: u64,
+        /// What it is told from now on.
+        limits: Limits,
     },
 }
 

@@ -15,8 +15,8 @@ use crate::gofer::options::Options;
 use crate::gofer::unmappable::is_kernel_type;
 use crate::gofer::users::Users;
 use crate::spec::plan::FsOption;
-use crate::sys::gofer::pid_namespace_of;
 use crate::sys::mount::{AttrChange, Depth, FsContext, FsError, mount_setattr};
+use crate::sys::pidfd::pid_namespace_of;
 use crate::sys::process::enter_namespaces_of;
 
 /// Types that are read-only by nature and say so without being asked.

@@ -1,6 +1,7 @@
 //! Descriptors that came up from boot, checked before they are used.
 
-use std::os::fd::OwnedFd;
+use std::fs::File;
+use std::os::fd::{AsRawFd, OwnedFd};
 
 use rustix::io::Errno;
 use rustix::process::{Signal, pidfd_send_signal};
@@ -29,11 +30,7 @@ impl Process {
     /// could otherwise have the shim signal the shim itself, whose pidfd it can
     /// get off the control socket. proc_pid_fdinfo(5).
     pub fn from_boot(pidfd: OwnedFd, speaks_for: Option<HostPid>) -> Result<Process> {
-        use std::os::fd::AsRawFd;
-        let path = format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd());
-        let info = std::fs::read_to_string(&path).context(|| format!("read {path}"))?;
-        let pid = info.lines().find_map(|line| line.strip_prefix("Pid:"));
-        let pid = pid.and_then(|pid| pid.trim().parse::<i32>().ok());
+        let pid = pid_of(&pidfd)?;
         match (speaks_for, pid) {
             (Some(HostPid(vouched)), Some(pid)) if pid == vouched || pid == COLLECTED => {
                 Ok(Self { pid: HostPid(vouched), pidfd })
@@ -57,6 +54,19 @@ impl Process {
             other => other.context(|| format!("send signal {signal} to process {}", self.pid.0)),
         }
     }
+}
+
+/// What /proc says of a pidfd: a PID, or -1 once its process was collected;
+/// `None` when it is no pidfd. proc_pid_fdinfo(5).
+fn pid_of(pidfd: &OwnedFd) -> Result<Option<i32>> {
+    let path = format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd());
+    let file = File::open(&path).context(|| format!("open {path}"))?;
+    // It is shorter than this, and /proc tells it all at once.
+    let mut text = [0; 1024];
+    let length = rustix::io::read(&file, &mut text).context(|| format!("read {path}"))?;
+    let text = String::from_utf8_lossy(&text[..length]);
+    let pid = text.lines().find_map(|line| line.strip_prefix("Pid:"));
+    Ok(pid.and_then(|pid| pid.trim().parse().ok()))
 }
 
 /// Checks that a descriptor from boot is the master side of a pseudo terminal,

@@ -5,9 +5,9 @@
 pub mod cgroup;
 pub mod clone;
 pub mod descriptor;
-pub mod gofer;
 pub mod mount;
 pub mod network;
+pub mod pidfd;
 pub mod process;
 #[cfg(test)]
 pub(crate) mod spec;

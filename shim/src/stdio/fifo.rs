@@ -34,6 +34,10 @@ impl Input {
     }
 }
 
+/// How much output may wait for its reader: pipe(7). More than the usual 64 KiB
+/// spares the writer waiting; only what is written takes memory.
+const OUTPUT_SIZE: usize = 256 * 1024;
+
 /// A FIFO that the container writes: a descriptor that is both ends, and does
 /// not block.
 pub(super) struct Output(pub(super) OwnedFd);
@@ -45,6 +49,8 @@ impl Output {
         owner.take(&both).context(|| format!("chown of output FIFO {path}"))?;
         let write_end =
             again(&both, OFlags::WRONLY).context(|| format!("open output FIFO {path}"))?;
+        // A node may forbid it; then it is as large as any.
+        let _ = rustix::pipe::fcntl_setpipe_size(&both, OUTPUT_SIZE);
         Ok((Self(both), write_end))
     }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use containerd_shim_protos::api::{CreateTaskRequest, CreateTaskResponse, Mount};
 use containerd_shim_protos::events::task::{TaskCreate, TaskIO};
 use containerd_shim_protos::protobuf::MessageField;
-use sandbox_core::cgroup::{Cgroup, Driver, LimitsPolicy, OomWatch};
+use sandbox_core::cgroup::{Cgroup, Driver, Limits, LimitsPolicy, OomWatch};
 use sandbox_core::control::message::Request;
 use sandbox_core::gofer::request::RootfsMount;
 use sandbox_core::sandbox::{self, HostPid, NewSandbox, checked_terminal};
@@ -16,7 +16,7 @@ use sandbox_core::spec::plan::Plan;
 
 use super::sandbox::{Boot, Gifts, listen, relay_log};
 use super::table::{Container, Process, Reservation, Shim};
-use super::{exec, exits, hooks, oom, update};
+use super::{exec, exits, hooks, oom};
 use crate::error::{Error, Result};
 use crate::options::{self, CgroupDriver, Options};
 use crate::ready::readable;
@@ -159,9 +159,10 @@ async fn make(
     let (id, plan) = (&order.request.id, &order.plan);
     let cgroup = Cgroup::create(id, &plan.host.cgroups_path, order.driver(), &plan.host.resources)?;
     let cgroup = made.cgroup.insert(Arc::new(cgroup)).clone();
+    let limits = cgroup.limits(order.policy())?;
     let oom = watch_oom(id, &cgroup);
     let boot = match existing {
-        None => spawn(shim, order, cgroup.clone(), made).await?,
+        None => spawn(shim, order, cgroup.clone(), limits, made).await?,
         Some(boot) => {
             made.joined = Some(boot.clone());
             let bundle = Path::new(&order.request.bundle);
@@ -184,14 +185,11 @@ async fn make(
         by_systemd: order.driver() == Driver::Systemd,
         last_stats: None,
     };
-    give_birth(shim, &mut container).await?;
+    give_birth(shim, &mut container, limits).await?;
     let pid = container.init.pid;
     let state = hooks::State { id, pid, status: "created", bundle: &container.bundle, plan };
     for hook in plan.host.hooks.create_runtime.iter().chain(&plan.host.hooks.create_container) {
         hooks::run(hook, &state).await?;
-    }
-    if let Err(error) = update::tell_limits(&container) {
-        log::warn!("container {id}: {error}");
     }
     Ok((container, pid))
 }
@@ -207,12 +205,12 @@ async fn spawn(
     shim: &Arc<Shim>,
     order: &Order,
     cgroup: Arc<Cgroup>,
+    limits: Limits,
     made: &mut Made,
 ) -> Result<Arc<Boot>> {
     let (id, plan) = (&order.request.id, &order.plan);
     let mut config = order.options.config(options::palisade()?);
     config.debug |= log::max_level() >= log::LevelFilter::Debug;
-    let limits = cgroup.limits(order.policy())?;
     let new = NewSandbox {
         id,
         namespace: &shim.namespace,
@@ -239,7 +237,7 @@ async fn spawn(
 }
 
 /// The container's first process, up to its gate.
-async fn give_birth(shim: &Shim, container: &mut Container) -> Result<()> {
+async fn give_birth(shim: &Shim, container: &mut Container, limits: Limits) -> Result<()> {
     let boot = container.boot.clone();
     let user = container.plan.container.process.as_ref().map_or((0, 0), |p| (p.uid, p.gid));
     let owner = Owner {
@@ -254,6 +252,7 @@ async fn give_birth(shim: &Shim, container: &mut Container) -> Result<()> {
     let request = Request::Create {
         plan: Box::new(container.plan.container.clone()),
         donations: gifts.donations,
+        limits,
     };
     let reply = boot.ask(shim, request, &gifts.descriptors(&donated)).await?;
     if let Some(cgroup) = Arc::get_mut(&mut container.cgroup) {

@@ -14,9 +14,6 @@ use crate::error::Result;
 /// containerd waits three seconds for a shim to go.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Time for the answer to get to containerd.
-const GOODBYE: Duration = Duration::from_millis(2);
-
 pub(super) async fn shutdown(shim: Arc<Shim>) -> Result<Empty> {
     {
         let mut table = shim.table();
@@ -46,8 +43,5 @@ async fn end(shim: Arc<Shim>) {
         let _ = tear_down.await;
     }
     shim.events.flush(PATIENCE).await;
-    tokio::spawn(async move {
-        tokio::time::sleep(GOODBYE).await;
-        shim.ending.send_replace(true);
-    });
+    shim.ending.send_replace(true);
 }

@@ -24,11 +24,10 @@ pub(super) fn update(shim: &Shim, request: &UpdateTaskRequest) -> Result<Empty> 
 
 /// Tells boot what a container may use now; and what the sandbox may, when it
 /// is the root's. A frozen boot reads it when it goes on.
-pub(super) fn tell_limits(container: &Container) -> Result<()> {
+fn tell_limits(container: &Container) -> Result<()> {
     let limits = container.cgroup.limits(container.policy)?;
-    let tell = |id: Option<String>| {
-        let (cpus, memory) = (limits.cpus, limits.memory);
-        container.boot.tell(Request::Resources { container: id, cpus, memory });
+    let tell = |container_id: Option<String>| {
+        container.boot.tell(Request::Resources { container: container_id, limits });
     };
     tell(Some(container.id.clone()));
     if container.is_root() {

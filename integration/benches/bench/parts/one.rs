@@ -190,33 +190,38 @@ impl Running {
 fn in_a_running_container(bench: &mut Bench) -> Result<()> {
     let all = 0..bench.runtimes.len();
     let mut running =
-        all.map(|runtime| Running::new(bench, runtime)).collect::<Result<Vec<_>>>()?;
+        all.map(|runtime| Running::new(bench, runtime).map(Some)).collect::<Result<Vec<_>>>()?;
     for turn in 0..=bench.runs {
-        for (runtime, running) in running.iter_mut().enumerate() {
-            let exec = match exec(bench, running) {
-                Ok(exec) => exec,
-                Err(e) => {
-                    fail(bench, EXEC, runtime, &e)?;
-                    continue;
-                }
-            };
-            let killed = exec_and_kill(bench, running)?;
-            let calls = calls(running)?;
-            if turn == 0 {
-                continue;
-            }
-            for (what, took) in exec {
-                bench.report.time(EXEC, what, runtime, took);
-            }
-            for (what, took) in killed.into_iter().chain(calls) {
-                bench.report.time(CALLS, what, runtime, took);
+        for (runtime, slot) in running.iter_mut().enumerate() {
+            let Some(running) = slot else { continue };
+            // After a request that was not answered nothing can be asked.
+            if let Err(e) = one_turn(bench, runtime, running, turn > 0) {
+                fail(bench, EXEC, runtime, &e)?;
+                *slot = None;
             }
         }
     }
     for (runtime, running) in running.iter_mut().enumerate() {
+        let Some(running) = running else { continue };
         count(bench, EXEC, runtime, 10, |bench| exec(bench, running).map(drop))?;
     }
-    running.into_iter().try_for_each(|running| running.end(bench))
+    running.into_iter().flatten().try_for_each(|running| running.end(bench))
+}
+
+fn one_turn(bench: &mut Bench, runtime: usize, running: &mut Running, counts: bool) -> Result<()> {
+    let exec = exec(bench, running)?;
+    let killed = exec_and_kill(bench, running)?;
+    let calls = calls(running)?;
+    // The first turn only warms caches.
+    if counts {
+        for (what, took) in exec {
+            bench.report.time(EXEC, what, runtime, took);
+        }
+        for (what, took) in killed.into_iter().chain(calls) {
+            bench.report.time(CALLS, what, runtime, took);
+        }
+    }
+    Ok(())
 }
 
 /// `true`, with output and errors on FIFOs, as a probe runs it.
