@@ -5,6 +5,7 @@
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{FileType, Mode, OFlags, open};
 use tokio::sync::watch;
 
@@ -55,16 +56,17 @@ impl Output {
     }
 
     /// Closes it once it has been read to the end: at once where a client
-    /// reads, later where containerd is away, and at the latest when the
-    /// process is forgotten.
+    /// reads, later where containerd is away or its reader has yet to open it,
+    /// and at the latest when the process is forgotten.
     pub(super) fn release(self, mut forgotten: watch::Receiver<()>) {
-        if self.is_empty() {
+        let mut state = Left::Unread(self.0);
+        if state.advance() {
             return;
         }
         tokio::spawn(async move {
-            // A pipe does not tell when it becomes empty.
+            // A pipe tells neither when it becomes empty nor when it is opened.
             let mut wait = Duration::from_millis(1);
-            while !self.is_empty() {
+            while !state.advance() {
                 tokio::select! {
                     _ = forgotten.changed() => break,
                     () = tokio::time::sleep(wait) => wait = (wait * 2).min(Duration::from_millis(250)),
@@ -72,9 +74,36 @@ impl Output {
             }
         });
     }
+}
 
-    fn is_empty(&self) -> bool {
-        rustix::io::ioctl_fionread(&self.0).unwrap_or(0) == 0
+/// What is left of a FIFO whose writer has ended.
+enum Left {
+    /// Both ends, as long as bytes are in it.
+    Unread(OwnedFd),
+    /// A write end, as long as nobody reads. A reader that opened the FIFO
+    /// after the last writer has closed it would wait for ever: a short exec is
+    /// over before a client of many threads has come to open its output.
+    Unopened(OwnedFd),
+}
+
+impl Left {
+    /// Whether it can be closed now.
+    fn advance(&mut self) -> bool {
+        if let Self::Unread(both) = self {
+            if rustix::io::ioctl_fionread(&*both).unwrap_or(0) > 0 {
+                return false;
+            }
+            match again(both, OFlags::WRONLY | OFlags::NONBLOCK) {
+                // Our own read end goes with `both`.
+                Ok(write_end) => *self = Self::Unopened(write_end),
+                Err(_) => return true,
+            }
+        }
+        let Self::Unopened(write_end) = self else { return false };
+        let mut asked = [PollFd::new(&*write_end, PollFlags::OUT)];
+        // An error on a write end means that nobody has it open for reading.
+        let polled = poll(&mut asked, Some(&Timespec::default()));
+        polled.is_err() || !asked[0].revents().contains(PollFlags::ERR)
     }
 }
 
@@ -161,6 +190,22 @@ mod tests {
         let (_keep, forgotten) = watch::channel(());
         output.release(forgotten);
         assert_eq!(reader.read(&mut [0; 1]).unwrap(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_reader_that_comes_late_gets_the_end_too() {
+        let fifo = Fifo::new();
+        let (output, write_end) = Output::open(&fifo.path, &OWNER).unwrap();
+        drop(write_end);
+        let (_keep, forgotten) = watch::channel(());
+        output.release(forgotten);
+        // As a client opens it: this waits for a writer.
+        let path = fifo.path.clone();
+        let reader = std::thread::spawn(move || File::open(path).unwrap().read(&mut [0; 1]));
+        while !reader.is_finished() {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(reader.join().unwrap().unwrap(), 0);
     }
 
     #[test]
