@@ -96,6 +96,8 @@ pub(super) fn start(
     let alone = SingleThreaded::prove().context(|| "clone the gofer")?;
     match clone_into(&alone, 0, None).context(|| "clone3 of the gofer")? {
         Cloned::Parent { pidfd, .. } => {
+            // The first container is still to come.
+            sandbox.executable.take_down();
             sandbox.gofers.lock().unwrap_or_else(PoisonError::into_inner).push(pidfd);
             Ok(GoferRun { socket: ours })
         }
