@@ -22,6 +22,48 @@ const CAPABILITIES: [&str; 14] = [
     "CAP_AUDIT_WRITE",
 ];
 
+/// Those of capabilities(7) that a host of any age has, without their prefix.
+const ALL_CAPABILITIES: [&str; 38] = [
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "DAC_READ_SEARCH",
+    "FOWNER",
+    "FSETID",
+    "KILL",
+    "SETGID",
+    "SETUID",
+    "SETPCAP",
+    "LINUX_IMMUTABLE",
+    "NET_BIND_SERVICE",
+    "NET_BROADCAST",
+    "NET_ADMIN",
+    "NET_RAW",
+    "IPC_LOCK",
+    "IPC_OWNER",
+    "SYS_MODULE",
+    "SYS_RAWIO",
+    "SYS_CHROOT",
+    "SYS_PTRACE",
+    "SYS_PACCT",
+    "SYS_ADMIN",
+    "SYS_BOOT",
+    "SYS_NICE",
+    "SYS_RESOURCE",
+    "SYS_TIME",
+    "SYS_TTY_CONFIG",
+    "MKNOD",
+    "LEASE",
+    "AUDIT_WRITE",
+    "AUDIT_CONTROL",
+    "SETFCAP",
+    "MAC_OVERRIDE",
+    "MAC_ADMIN",
+    "SYSLOG",
+    "WAKE_ALARM",
+    "BLOCK_SUSPEND",
+    "AUDIT_READ",
+];
+
 /// A container's spec with containerd's defaults (its package `oci`).
 pub fn container<S: AsRef<str>>(args: &[S], cgroups_path: &str) -> Value {
     json!({
@@ -81,4 +123,13 @@ pub fn add_bind(spec: &mut Value, source: &str, destination: &str, options: &[&s
         "destination": destination, "type": "bind", "source": source, "options": options,
     });
     spec["mounts"].as_array_mut().expect("a spec has mounts").push(mount);
+}
+
+/// Gives a process every capability there is, and the means to gain them again.
+pub fn add_all_capabilities(process: &mut Value) {
+    let all: Vec<String> = ALL_CAPABILITIES.iter().map(|name| format!("CAP_{name}")).collect();
+    for set in ["bounding", "effective", "permitted", "inheritable"] {
+        process["capabilities"][set] = all.clone().into();
+    }
+    process["noNewPrivileges"] = false.into();
 }

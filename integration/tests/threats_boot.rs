@@ -2,10 +2,15 @@
 //! not be able to do anything to it, nor to each other's processes before
 //! these are theirs.
 
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+
 use integration::containerd::{Containerd, Version};
 use integration::cri::{Pod, PodContainer, pod_security, security};
-use integration::{host, wait};
+use integration::stdio::Streams;
+use integration::{host, sandbox, spec, wait};
 use k8s_cri::v1::{Capability, Int64Value, NamespaceMode, PodSandboxConfig};
+use serde_json::{Value, json};
 
 fn share_pids(config: &mut PodSandboxConfig) {
     let options = pod_security(config).namespace_options.as_mut();
@@ -99,37 +104,115 @@ fn root_of_a_container_does_not_change_how_the_kernel_treats_boot() {
     }
 }
 
+/// `integration/src/bin/attacker.rs`, for a container to run.
+fn with_attacker(spec: &mut Value) {
+    spec::add_bind(spec, env!("CARGO_BIN_EXE_attacker"), "/attacker", &["bind", "ro"]);
+}
+
+/// Makes a container one of the pod `pod` that shares its PIDs, as CRI does.
+fn in_pod(spec: &mut Value, boot: i32) {
+    spec["annotations"] = json!({ "io.containerd.runc.v2.group": "pod" });
+    let namespaces = spec["linux"]["namespaces"].as_array_mut().expect("namespaces");
+    for kind in ["pid", "network"] {
+        let file = kind.trim_end_matches("work");
+        namespaces.retain(|namespace| namespace["type"] != kind);
+        namespaces.push(json!({ "type": kind, "path": format!("/proc/{boot}/ns/{file}") }));
+    }
+}
+
 /// A container's first process waits at its gate as a copy of boot. Where all
 /// are one user, only its not being dumpable keeps a neighbour from it.
 #[test]
-#[ignore = "it does not find the parked process among boot's children yet"]
 fn a_process_at_its_gate_is_out_of_reach_for_its_neighbours() {
     let containerd = Containerd::start(Version::V2_1);
-    for (name, network) in [("of-the-host", NamespaceMode::Node), ("its-own", NamespaceMode::Pod)] {
-        let pod = containerd.pod_with(name, |config| {
-            share_pids(config);
-            let options = pod_security(config).namespace_options.as_mut();
-            options.expect("namespace options").network = network.into();
+    for user_namespace in [true, false] {
+        let root = containerd.container("pod", ["sleep", "1000"]).spec(|s| {
+            let namespaces = s["linux"]["namespaces"].as_array_mut().expect("namespaces");
+            namespaces.retain(|namespace| user_namespace || namespace["type"] != "network");
         });
-        let neighbour = pod.shell("neighbour", "exec sleep 1000");
-        let parked = pod.create("parked", 0, "sleep 1000", |_| ()).expect("create a container");
-        let children = host::children(pod.pid());
-        let at_its_gate = children.iter().find(|child| child.pid != neighbour.pid());
-        let pid = host::status(at_its_gate.expect("a process at its gate").pid, "NSpid");
-        let pid = pid.split_whitespace().last().expect("a PID");
-        let attacks = [
-            format!("for fd in /proc/{pid}/fd/*; do readlink $fd && exit 0; done; exit 1"),
-            format!("ls /proc/{pid}/root/"),
-            format!("cat /proc/{pid}/maps | grep ."),
-            format!("dd if=/proc/{pid}/mem bs=1 count=1 skip=4194304"),
-            format!("nsenter -t {pid} -m true"),
-            format!("readlink /proc/{pid}/exe"),
-        ];
-        assert_eq!(neighbour.ask(&format!("test -e /proc/{pid}/comm && echo there")), "there");
-        let attacks: Vec<&str> = attacks.iter().map(String::as_str).collect();
-        assert_eq!(succeeded(&neighbour, &attacks), Vec::<String>::new(), "network {name}");
+        let root = root.start();
+        let boot = sandbox::boot_of(root.shim()).pid;
+        let neighbour = containerd.container("neighbour", ["sleep", "1000"]).spec(|s| {
+            with_attacker(s);
+            in_pod(s, boot);
+        });
+        let neighbour = neighbour.start();
+        let parked = containerd.container("parked", ["sleep", "1000"]);
+        let parked = parked.spec(|s| in_pod(s, boot)).create();
+        let own = |pid: i32| fs::read_link(format!("/proc/{pid}/ns/user")).expect("a link");
+        assert_eq!(own(boot) != own(std::process::id().cast_signed()), user_namespace);
+        assert_eq!(sandbox::boot_of(neighbour.shim()).pid, boot, "one pod");
+        // Still a copy of boot, in the PID namespace that the neighbour sees.
+        let executable = |pid: i32| fs::metadata(format!("/proc/{pid}/exe")).expect("stat").ino();
+        assert_eq!(executable(parked.pid()), executable(boot));
+        let seen = host::status(parked.pid(), "NSpid");
+        let seen = seen.split_whitespace().last().expect("a PID");
+        assert_eq!(neighbour.exec_shell("see", &format!("test -e /proc/{seen}/comm")).0, 0);
+        // What the attacks find where there is something to find: itself.
+        let own = neighbour.exec_shell("control", "exec /attacker process $$").1;
+        assert!(own.contains("opened /proc/") && own.contains("took descriptor 0"), "{own}");
+        for (name, pid) in [("parked", seen), ("boot", "1")] {
+            let mut attack = spec::process(&["/attacker", "process", pid]);
+            if user_namespace {
+                spec::add_all_capabilities(&mut attack);
+            }
+            let attack = neighbour.exec(&format!("attack-{name}"), attack, Streams::Captured);
+            let attack = attack.expect("add an exec");
+            attack.start().expect("start it");
+            assert_eq!(attack.wait().code, 0);
+            assert_eq!(attack.stdio().output(), "done\n", "{name}, {user_namespace}");
+        }
         parked.start().expect("start it");
+        assert_ne!(executable(parked.pid()), executable(boot));
     }
+}
+
+/// From its clone to its execve a process is boot's at first, then its own
+/// container's, and never one of its neighbours'.
+#[test]
+fn a_newborn_is_out_of_reach_for_its_neighbours() {
+    let containerd = Containerd::start(Version::V2_1);
+    let root = containerd.container("pod", ["sleep", "1000"]).start();
+    let boot = sandbox::boot_of(root.shim()).pid;
+    let attacker = containerd.container("attacker", ["/attacker", "newborns"]).spec(|s| {
+        with_attacker(s);
+        in_pod(s, boot);
+        spec::add_all_capabilities(&mut s["process"]);
+    });
+    let attacker = attacker.start();
+    attacker.stdio().wait_for_output("waiting");
+    for number in 0..20 {
+        let prey = containerd.container(&format!("prey-{number}"), ["sleep", "1000"]);
+        let prey = prey.spec(|s| in_pod(s, boot)).start();
+        assert_eq!(prey.exec_shell(&format!("exec-{number}"), "echo fine").1, "fine\n");
+        prey.kill(9).expect("kill it");
+        assert_eq!(prey.wait().code, 137);
+    }
+    attacker.kill(9).expect("kill the attacker");
+    assert_eq!(attacker.finish(), (137, "waiting\n".to_owned()));
+    assert!(host::process(boot).is_some(), "boot lives");
+}
+
+/// As `mounts_are_locked_whatever_the_interface`, where the proc that a container
+/// sees is the pod's.
+#[test]
+fn mounts_are_locked_for_a_pod_that_shares_its_pids() {
+    let containerd = Containerd::start(Version::V2_1);
+    let root = containerd.container("pod", ["sleep", "1000"]).start();
+    let boot = sandbox::boot_of(root.shim()).pid;
+    let volume = tempfile::tempdir_in("/var/tmp").expect("make a volume");
+    let path = volume.path().to_str().expect("an ASCII path").to_owned();
+    let container = containerd
+        .container("sharer", ["/attacker", "mounts"])
+        .spec(|s| {
+            with_attacker(s);
+            in_pod(s, boot);
+            spec::add_all_capabilities(&mut s["process"]);
+            s["root"]["readonly"] = true.into();
+        })
+        .bind(&path, "/volume", &["rbind", "ro", "nosuid", "nodev", "noexec"])
+        .start();
+    assert_eq!(container.finish(), (0, "done\n".to_owned()));
 }
 
 /// The default devices are one set for the whole pod, so nobody may change it.

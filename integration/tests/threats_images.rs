@@ -1,6 +1,6 @@
 //! Images that lie about what a root file system looks like.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
@@ -240,23 +240,42 @@ fn a_passwd_file_that_is_one_of_our_descriptors_tells_nothing() {
 }
 
 /// The program of the image is a link to what runs at the moment: the runtime.
+/// It runs, as a program like any other, and there is nothing for it to serve.
 #[test]
-#[ignore = "Create refuses this entrypoint, which the helper below takes for a failure of its own"]
 fn an_entrypoint_that_is_the_runtime_itself_gains_nothing() {
     let containerd = Containerd::start(Version::V2_1);
     let executable = containerd.directory().join("bin/palisade");
-    let before = fs::read(&executable).expect("read the executable");
-    let ran = run_in_spoilt_image(
-        &containerd,
-        "entry",
-        |spec| spec["process"]["args"] = serde_json::json!(["/entry"]),
-        |layer| {
-            link(layer, "entry", "/proc/self/exe");
-            let mut script = File::create(layer.join("script")).expect("create");
-            script.write_all(b"#!/proc/self/exe\n").expect("write");
-        },
-        "unused",
-    );
-    assert!(!ran.stdout.contains("of the host"), "{ran:?}");
-    assert!(fs::read(&executable).expect("read the executable") == before, "it was changed");
+    let state = || {
+        let mode = fs::metadata(&executable).expect("stat").permissions().mode();
+        (fs::read(&executable).expect("read the executable"), mode)
+    };
+    let before = state();
+    let script = |layer: &Path| {
+        let options = OpenOptions::new().write(true).create_new(true).mode(0o755).open(layer);
+        options.expect("create").write_all(b"#!/proc/self/exe\n").expect("write");
+    };
+    for (id, args) in [
+        ("usage", &["/bin/true"][..]),
+        (
+            "boot",
+            &["/bin/true", "--log-fd=3", "--panic-log-fd=4", "boot", "--controller-fd=5", "x"],
+        ),
+        ("gofer", &["/bin/true", "gofer", "--request-fd=3"]),
+        ("script", &["/bin/false"]),
+    ] {
+        let ran = run_in_spoilt_image(
+            &containerd,
+            id,
+            |spec| spec["process"]["args"] = serde_json::json!(args),
+            |layer| {
+                link(layer, "bin/true", "/proc/self/exe");
+                script(&layer.join("bin/false"));
+            },
+            "unused",
+        );
+        let said = format!("{}{}", ran.stdout, ran.stderr);
+        assert!(said.contains("palisade"), "{id}: it was not the runtime that ran: {ran:?}");
+        assert_eq!(ran.code == 0, id == "usage", "{id}: {ran:?}");
+        assert!(state() == before, "{id}: the executable was changed");
+    }
 }

@@ -6,6 +6,7 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::Path;
 
+use containerd_client::types::v1::Status as TaskStatus;
 use integration::containerd::Containerd;
 use integration::host::{self, HostProcess};
 use integration::stdio::Streams;
@@ -23,56 +24,15 @@ on_each_containerd!(
     boot_holds_channels_and_no_directory_of_the_host,
     a_container_cannot_leave_by_its_working_directory,
     a_container_cannot_write_to_the_runtime_s_executable,
+    the_mount_of_the_runtime_s_executable_cannot_be_changed,
+    mounts_are_locked_whatever_the_interface,
     a_fork_bomb_ends_at_its_limit,
     a_program_that_ends_at_once_is_no_stranger,
 );
 
 /// Every capability there is, for a container whose administrator was careless.
 fn with_all_capabilities(spec: &mut Value) {
-    let all = json!([
-        "CAP_CHOWN",
-        "CAP_DAC_OVERRIDE",
-        "CAP_DAC_READ_SEARCH",
-        "CAP_FOWNER",
-        "CAP_FSETID",
-        "CAP_KILL",
-        "CAP_SETGID",
-        "CAP_SETUID",
-        "CAP_SETPCAP",
-        "CAP_LINUX_IMMUTABLE",
-        "CAP_NET_BIND_SERVICE",
-        "CAP_NET_BROADCAST",
-        "CAP_NET_ADMIN",
-        "CAP_NET_RAW",
-        "CAP_IPC_LOCK",
-        "CAP_IPC_OWNER",
-        "CAP_SYS_MODULE",
-        "CAP_SYS_RAWIO",
-        "CAP_SYS_CHROOT",
-        "CAP_SYS_PTRACE",
-        "CAP_SYS_PACCT",
-        "CAP_SYS_ADMIN",
-        "CAP_SYS_BOOT",
-        "CAP_SYS_NICE",
-        "CAP_SYS_RESOURCE",
-        "CAP_SYS_TIME",
-        "CAP_SYS_TTY_CONFIG",
-        "CAP_MKNOD",
-        "CAP_LEASE",
-        "CAP_AUDIT_WRITE",
-        "CAP_AUDIT_CONTROL",
-        "CAP_SETFCAP",
-        "CAP_MAC_OVERRIDE",
-        "CAP_MAC_ADMIN",
-        "CAP_SYSLOG",
-        "CAP_WAKE_ALARM",
-        "CAP_BLOCK_SUSPEND",
-        "CAP_AUDIT_READ",
-    ]);
-    for set in ["bounding", "effective", "permitted", "inheritable"] {
-        spec["process"]["capabilities"][set] = all.clone();
-    }
-    spec["process"]["noNewPrivileges"] = false.into();
+    spec::add_all_capabilities(&mut spec["process"]);
 }
 
 /// A script that tells each of these attacks that succeeds, then `done`.
@@ -366,6 +326,74 @@ fn a_container_cannot_write_to_the_runtime_s_executable(containerd: Containerd) 
     assert!(!output.contains("written"), "{output}");
     assert!(fs::read(&executable).expect("read the executable") == before, "it was changed");
     assert_eq!(fs::metadata(&executable).expect("stat").permissions().mode() & 0o7777, 0o755);
+}
+
+/// `integration/src/bin/attacker.rs`, for a container to run.
+fn with_attacker(spec: &mut Value) {
+    spec::add_bind(spec, env!("CARGO_BIN_EXE_attacker"), "/attacker", &["bind", "ro"]);
+}
+
+/// Who gets hold of a link to it in /proc has a path to its mount, which is
+/// read-only. CAP_SYS_ADMIN, which any user namespace gives, must not undo that.
+fn the_mount_of_the_runtime_s_executable_cannot_be_changed(containerd: Containerd) {
+    let executable = containerd.directory().join("bin/palisade");
+    type Change = fn(&mut Value);
+    let host_network: Change = |spec| {
+        let namespaces = spec["linux"]["namespaces"].as_array_mut().expect("namespaces");
+        namespaces.retain(|namespace| namespace["type"] != "network");
+    };
+    for (id, change) in
+        [("capable", with_all_capabilities as Change), ("of-the-host", host_network)]
+    {
+        let container = containerd
+            .container(id, ["/attacker", "executable"])
+            .spec(|s| {
+                with_attacker(s);
+                change(s);
+            })
+            .start();
+        container.stdio().wait_for_output("waiting");
+        // Each runs it for a moment, until one is caught and the attacker ends.
+        let mut number = 0;
+        integration::wait::until("the executable is caught", || {
+            number += 1;
+            let process = spec::process(&["/proc/self/exe"]);
+            let exec = container.exec(&format!("{id}-{number}"), process, Streams::Null).ok();
+            let started = exec.as_ref().is_some_and(|exec| exec.start().is_ok());
+            if started {
+                exec.expect("an exec").wait();
+            }
+            (container.status() == TaskStatus::Stopped).then_some(())
+        });
+        let (code, output) = container.finish();
+        assert_eq!((code, output.as_str()), (0, "waiting\ncaught\nunshared: true\ndone\n"));
+        let mode = fs::metadata(&executable).expect("stat").permissions().mode();
+        assert_eq!(mode & 0o7777, 0o755);
+        let fresh = containerd.container(&format!("after-{id}"), ["true"]).start();
+        assert_eq!(fresh.finish().0, 0);
+    }
+}
+
+/// By descriptors, from beneath, in clones, in namespaces of its own.
+fn mounts_are_locked_whatever_the_interface(containerd: Containerd) {
+    let volume = tempfile::tempdir_in("/var/tmp").expect("make a volume");
+    let path = volume.path().to_str().expect("an ASCII path").to_owned();
+    let container = containerd
+        .container("locked", ["/attacker", "mounts"])
+        .spec(|s| {
+            with_all_capabilities(s);
+            with_attacker(s);
+            s["root"]["readonly"] = true.into();
+            let namespaces = s["linux"]["namespaces"].as_array_mut().expect("namespaces");
+            namespaces.push(json!({"type": "cgroup"}));
+            s["mounts"].as_array_mut().expect("mounts").push(json!({
+                "destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup",
+                "options": ["ro", "nosuid", "noexec", "nodev"],
+            }));
+        })
+        .bind(&path, "/volume", &["rbind", "ro", "nosuid", "nodev", "noexec"])
+        .start();
+    assert_eq!(container.finish(), (0, "done\n".to_owned()));
 }
 
 fn a_fork_bomb_ends_at_its_limit(containerd: Containerd) {

@@ -11,7 +11,7 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use sandbox_core::cgroup::{Cgroup, Driver, Limits};
 use sandbox_core::control::message::{Donations, Done, Request, Upward};
-use sandbox_core::sandbox::{Along, Config, NewSandbox, Process, Sandbox, Userns};
+use sandbox_core::sandbox::{Along, Config, Heard, NewSandbox, Process, Sandbox, Userns};
 use sandbox_core::spec::plan::Plan;
 use sandbox_core::spec::{self, Context, ProcessDefaults};
 use serde_json::{Value, json};
@@ -123,9 +123,9 @@ impl Pod {
     fn next(&self) -> (Upward, Along) {
         loop {
             match self.sandbox.receive() {
-                Ok(Some(message)) => return message,
-                Ok(None) => wait(self.sandbox.control()),
-                Err(error) => panic!("{error}{}", self.sandbox.last_words()),
+                Ok(Heard::Message(message, along)) => return (message, along),
+                Ok(Heard::Nothing) => wait(self.sandbox.control()),
+                other => panic!("{other:?}{}", self.sandbox.last_words()),
             }
         }
     }
@@ -141,9 +141,8 @@ impl Pod {
         let mut fds = vec![stdout, stdout];
         fds.extend(seccomp.as_ref().map(|s| s.0.as_fd()));
         let plan = Box::new(self.plan.container.clone());
-        let (_, mut along) =
-            self.call(Request::Create { plan, donations, limits: LIMITS }, &fds)?;
-        Process::from_boot(along.descriptors.remove(0), along.process).map_err(|e| e.to_string())
+        let (_, along) = self.call(Request::Create { plan, donations, limits: LIMITS }, &fds)?;
+        along.process.ok_or_else(|| "no process".to_owned())
     }
 
     fn exec(&self, id: &str, args: &[&str], stdout: BorrowedFd<'_>) -> Result<Process, String> {
@@ -156,8 +155,8 @@ impl Pod {
             process: Box::new(plan),
             donations,
         };
-        let (_, mut along) = self.call(request, &[stdout, stdout])?;
-        Process::from_boot(along.descriptors.remove(0), along.process).map_err(|e| e.to_string())
+        let (_, along) = self.call(request, &[stdout, stdout])?;
+        along.process.ok_or_else(|| "no process".to_owned())
     }
 
     fn container(&self) -> String {

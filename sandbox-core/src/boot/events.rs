@@ -92,7 +92,7 @@ impl Boot {
         let received = receive_packet(&self.control, MAX_REQUEST, MAX_DESCRIPTORS)
             .context(|| "receive a request")?;
         let (bytes, descriptors) = match received {
-            Received::Packet { bytes, fds, .. } => (bytes, fds),
+            Received::Packet { bytes, fds, .. } => (bytes, fds.take()),
             Received::Closed => return Ok(false),
             Received::WouldBlock => return Ok(true),
         };

@@ -64,6 +64,7 @@ impl MountsChannel {
         let Received::Packet { bytes, fds, .. } = received else {
             return Err(Error::internal("the gofer has delivered no mounts for this container"));
         };
+        let fds = fds.take();
         let delivery: Delivery = postcard::from_bytes(&bytes)
             .map_err(|e| Error::internal(format!("mounts channel: {e}")))?;
         if delivery.slots.len() != fds.len() {

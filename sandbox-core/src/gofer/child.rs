@@ -85,9 +85,10 @@ pub(super) fn made_in_child(
     let received = receive_packet(&ours, 64 * 1024, 1).context(|| "receiving from a child")?;
     drop(child);
     match received {
-        Received::Packet { mut fds, bytes, .. } if bytes.is_empty() => {
-            fds.pop().ok_or_else(|| Error::internal("a child of the gofer sent no descriptor"))
-        }
+        Received::Packet { fds, bytes, .. } if bytes.is_empty() => fds
+            .take()
+            .pop()
+            .ok_or_else(|| Error::internal("a child of the gofer sent no descriptor")),
         Received::Packet { bytes, .. } => Err(postcard::from_bytes::<Failure>(&bytes)
             .map_or_else(|e| Error::internal(format!("a child of the gofer: {e}")), Error::from)),
         Received::Closed | Received::WouldBlock => {

@@ -134,7 +134,7 @@ fn receive(socket: &OwnedFd) -> Result<(GoferRequest, Vec<OwnedFd>)> {
             Received::Packet { bytes, fds, .. } => {
                 let request = postcard::from_bytes(&bytes)
                     .map_err(|e| Error::internal(format!("decoding the request: {e}")))?;
-                return Ok((request, fds));
+                return Ok((request, fds.take()));
             }
             Received::WouldBlock => wait_for(socket, PollFlags::IN)?,
             Received::Closed => {

@@ -1,11 +1,12 @@
 //! The `palisade` executable, opened so that nothing can change it.
 
 use std::ffi::CString;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
-use rustix::fs::CWD;
+use rustix::fs::{CWD, Mode, OFlags};
 
 use crate::error::{Context, Error, Result};
 use crate::sys::mount::{AttrChange, Depth, clone_mount, mount_setattr};
@@ -14,9 +15,12 @@ use crate::sys::process::execute_descriptor;
 /// An open executable on a private, read-only mount of its own. A container
 /// that runs as the host's root could otherwise write to it through
 /// `/proc/<pid>/exe` while one of our processes prepares its execve
-/// (CVE-2019-5736).
+/// (CVE-2019-5736). See [`Executable::take_down`].
 #[derive(Debug)]
-pub struct Executable(OwnedFd);
+pub struct Executable {
+    file: OwnedFd,
+    mount: Mutex<Option<OwnedFd>>,
+}
 
 /// What to do about an executable that is not as it should be.
 fn wrong(path: &Path, what: &str) -> Error {
@@ -61,12 +65,25 @@ impl Executable {
         let read_only = AttrChange { set: libc::MOUNT_ATTR_RDONLY, ..AttrChange::default() };
         mount_setattr(&mount, Depth::Top, read_only)
             .context(|| format!("make a read-only mount of {}", path.display()))?;
-        Ok(Self(mount))
+        let again = format!("/proc/self/fd/{}", mount.as_raw_fd());
+        let file = rustix::fs::open(&again, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+            .context(|| format!("open {} again", path.display()))?;
+        Ok(Self { file, mount: Mutex::new(Some(mount)) })
+    }
+
+    /// To be called before there is a container. While the mount is only
+    /// detached, whoever has CAP_SYS_ADMIN in any user namespace and gets hold of
+    /// `/proc/<pid>/exe` can make it writable: mount_setattr(2). Closing what
+    /// open_tree gave takes it down; nobody can change it then, and it lives on
+    /// under the other descriptor. That takes the kernel a while (40 µs), so it
+    /// is done beside something else.
+    pub fn take_down(&self) {
+        drop(self.mount.lock().unwrap_or_else(PoisonError::into_inner).take());
     }
 
     /// Executes it with an empty environment. Returns only to say why not.
     pub fn execute(&self, args: &[CString]) -> Error {
-        match execute_descriptor(self.0.as_fd(), args, &[]) {
+        match execute_descriptor(self.file.as_fd(), args, &[]) {
             Err(e) => Error::internal(format!("execveat palisade: {e}")),
             Ok(never) => match never {},
         }

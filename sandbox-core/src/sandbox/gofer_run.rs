@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use std::sync::PoisonError;
 
 use oci_spec::runtime::LinuxSeccomp;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
-use rustix::process::{WaitId, WaitIdOptions, waitid};
+use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 
 use super::{Sandbox, open_namespace, printable};
 use crate::control::message::{FailureKind, MAX_PACKET};
@@ -22,6 +23,9 @@ use crate::spec::seccomp;
 use crate::sys::clone::{Cloned, SingleThreaded, clone_into};
 use crate::sys::descriptor::{cloexec_from, donate};
 use crate::sys::process::exit_now;
+
+/// How long a gofer may take to end.
+const PATIENCE: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
 
 /// A gofer at work.
 #[derive(Debug)]
@@ -54,14 +58,26 @@ impl GoferRun {
     }
 }
 
-/// Collects the gofers that have ended; with `wait`, all.
-pub(super) fn collect(sandbox: &Sandbox, wait: bool) {
-    let options = match wait {
-        true => WaitIdOptions::EXITED,
-        false => WaitIdOptions::EXITED | WaitIdOptions::NOHANG,
-    };
+/// Collects the gofers that have ended.
+pub(super) fn collect(sandbox: &Sandbox) {
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
     let mut gofers = sandbox.gofers.lock().unwrap_or_else(PoisonError::into_inner);
     gofers.retain(|pidfd| matches!(waitid(WaitId::PidFd(pidfd.as_fd()), options), Ok(None)));
+}
+
+/// Ends the gofers that are left, when boot is no more. Each is about to end by
+/// itself, unless somebody keeps the other end of its mounts channel open.
+pub(super) fn end(sandbox: &Sandbox) {
+    let ended = |pidfd: &OwnedFd| {
+        poll(&mut [PollFd::new(pidfd, PollFlags::IN)], Some(&PATIENCE)).is_ok_and(|ready| ready > 0)
+    };
+    for pidfd in sandbox.gofers.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+        if !ended(pidfd) {
+            let _ = pidfd_send_signal(pidfd, Signal::KILL);
+            ended(pidfd);
+        }
+    }
+    collect(sandbox);
 }
 
 /// See [`Sandbox::gofer`].
@@ -80,6 +96,8 @@ pub(super) fn start(
     let alone = SingleThreaded::prove().context(|| "clone the gofer")?;
     match clone_into(&alone, 0, None).context(|| "clone3 of the gofer")? {
         Cloned::Parent { pidfd, .. } => {
+            // The first container is still to come.
+            sandbox.executable.take_down();
             sandbox.gofers.lock().unwrap_or_else(PoisonError::into_inner).push(pidfd);
             Ok(GoferRun { socket: ours })
         }

@@ -20,6 +20,7 @@ mod spawn;
 mod state;
 pub(crate) mod users;
 
+use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -39,7 +40,7 @@ use crate::spec::plan::{Mappings, Plan};
 pub use clean_up::clean_up;
 pub use executable::Executable;
 pub use gofer_run::GoferRun;
-pub use process::{Process, checked_terminal};
+pub use process::{Along, Process};
 use state::StateDirectory;
 
 /// A process ID in the host's (the shim's) PID namespace.
@@ -107,7 +108,9 @@ pub struct Sandbox {
     boot: HostPid,
     pidfd: OwnedFd,
     reaped: AtomicBool,
-    control: OwnedFd,
+    /// Stays open until the shim ends: what was not received may hold
+    /// descriptors that cannot be closed just so (`control/packet.rs`).
+    control: ManuallyDrop<OwnedFd>,
     mounts: OwnedFd,
     start_sync: OwnedFd,
     log: OwnedFd,
@@ -121,14 +124,15 @@ pub struct Sandbox {
     gofers: Mutex<Vec<OwnedFd>>,
 }
 
-/// What came along with a message from boot.
+/// What [`Sandbox::receive`] found.
 #[derive(Debug)]
-pub struct Along {
-    /// Descriptors, unchecked.
-    pub descriptors: Vec<OwnedFd>,
-    /// The process that the message speaks for: boot, or one that the kernel
-    /// vouches to be in boot's PID namespace or below.
-    pub process: Option<HostPid>,
+pub enum Heard {
+    /// A message, and what came along.
+    Message(Upward, Along),
+    /// None is waiting.
+    Nothing,
+    /// boot has closed the channel: it is dying, or means to live on unheard.
+    Closed,
 }
 
 /// The sandbox's user namespace, as the host sees it.
@@ -195,11 +199,11 @@ impl Sandbox {
 
     /// Sends a request and tells its number.
     pub fn send(&self, request: Request, descriptors: &[BorrowedFd<'_>]) -> Result<u64> {
-        gofer_run::collect(self, false);
+        gofer_run::collect(self);
         let number = self.next_number.fetch_add(1, Ordering::Relaxed);
         let bytes = postcard::to_stdvec(&Numbered { number, request })
             .map_err(|e| Error::internal(format!("encode a request: {e}")))?;
-        send_packet(&self.control, &bytes, descriptors)
+        send_packet(&*self.control, &bytes, descriptors)
             .context(|| "send a request to the sandbox process")?;
         Ok(number)
     }
@@ -209,23 +213,23 @@ impl Sandbox {
         self.control.as_fd()
     }
 
-    /// The next message from boot; `None` when none is waiting; an error when
-    /// boot has closed the channel or sends what is no message.
-    pub fn receive(&self) -> Result<Option<(Upward, Along)>> {
-        let received = receive_packet(&self.control, MAX_PACKET, MAX_DESCRIPTORS)
-            .context(|| "receive from the sandbox process")?;
-        match received {
-            Received::WouldBlock => Ok(None),
-            Received::Closed => Err(Error::internal("the sandbox process has closed its channel")),
-            Received::Packet { bytes, fds, process } => match postcard::from_bytes(&bytes) {
-                Ok(message) => {
-                    Ok(Some((message, Along { descriptors: fds, process: process.map(HostPid) })))
-                }
-                Err(e) => Err(Error::internal(format!(
-                    "the sandbox process sent what is no message: {e}"
-                ))),
-            },
-        }
+    /// The next message from boot.
+    ///
+    /// # Errors
+    /// boot sends what is no message, or not what belongs to it: it was taken
+    /// over. Kill it and receive no more.
+    pub fn receive(&self) -> Result<Heard> {
+        let received = receive_packet(&*self.control, MAX_PACKET, MAX_DESCRIPTORS)
+            .map_err(|e| Error::internal(format!("it sent {e}")))?;
+        let (bytes, fds, process) = match received {
+            Received::WouldBlock => return Ok(Heard::Nothing),
+            Received::Closed => return Ok(Heard::Closed),
+            Received::Packet { bytes, fds, process } => (bytes, fds, process),
+        };
+        let message = postcard::from_bytes(&bytes)
+            .map_err(|e| Error::internal(format!("it sent what is no message: {e}")))?;
+        let along = Along::check(&message, fds, process.map(HostPid))?;
+        Ok(Heard::Message(message, along))
     }
 
     /// boot's process ID.
@@ -328,7 +332,7 @@ impl Sandbox {
     /// the ID range back and removes the state. Idempotent.
     pub fn destroy(&self) -> Result<()> {
         self.kill()?;
-        gofer_run::collect(self, true);
+        gofer_run::end(self);
         self.collect(WaitIdOptions::empty())?;
         if let Some(link) = &self.id_range {
             users::release(link, &self.owner)?;

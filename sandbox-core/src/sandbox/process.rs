@@ -1,17 +1,65 @@
-//! Descriptors that came up from boot, checked before they are used.
+//! Descriptors that came up from boot, checked before they are used. No check
+//! may wait: what is asked of a descriptor, the kernel answers by itself,
+//! whoever serves the file behind it.
 
 use std::fs::File;
 use std::os::fd::{AsRawFd, OwnedFd};
 
+use rustix::fs::{AtFlags, FileType, StatxFlags, statx};
 use rustix::io::Errno;
 use rustix::process::{Signal, pidfd_send_signal};
 
 use super::HostPid;
-use crate::control::message::FailureKind;
+use crate::control::message::{Done, FailureKind, Upward};
+use crate::control::packet::Unchecked;
 use crate::error::{Context, Error, Result};
 
 /// What the kernel tells as the PID of a process that is gone.
 const COLLECTED: i32 = -1;
+
+/// The pseudo terminal multiplexer: devices.txt of the kernel.
+const PTMX: (u32, u32) = (5, 2);
+
+/// What came along with a message from boot: a process that was made, and its
+/// terminal.
+#[derive(Debug, Default)]
+pub struct Along {
+    /// The process.
+    pub process: Option<Process>,
+    /// The master side of its terminal.
+    pub terminal: Option<OwnedFd>,
+}
+
+impl Along {
+    /// Checks that what came is what the message says.
+    ///
+    /// # Errors
+    /// boot has been taken over. What it sent stays open: see [`Unchecked`].
+    pub(super) fn check(
+        message: &Upward,
+        descriptors: Unchecked,
+        speaks_for: Option<HostPid>,
+    ) -> Result<Along> {
+        let announced = match message {
+            Upward::Reply { outcome: Ok(Done::Process { terminal }), .. } => {
+                1 + usize::from(*terminal)
+            }
+            _ => 0,
+        };
+        let sent = descriptors.as_slice();
+        if sent.len() != announced {
+            return Err(Error::internal(format!(
+                "it sent {} descriptors with a message that takes {announced}",
+                sent.len()
+            )));
+        }
+        let pid = sent.first().map(|pidfd| check_pidfd(pidfd, speaks_for)).transpose()?;
+        sent.get(1).map(check_terminal).transpose()?;
+        let mut checked = descriptors.take().into_iter();
+        let process = pid.zip(checked.next()).map(|(pid, pidfd)| Process { pid, pidfd });
+        Ok(Self { process, terminal: checked.next() })
+    }
+}
 
 /// A container's process, known by a pidfd that came from boot and was checked
 /// to belong to a PID namespace below the shim's.
@@ -23,24 +71,41 @@ pub struct Process {
     pub pidfd: OwnedFd,
 }
 
-impl Process {
-    /// Checks what boot sent: a pidfd of the process that its message speaks
-    /// for, or one of a process that has ended and was collected. That process
-    /// is one of the pod's, as the kernel vouches. A boot that was taken over
-    /// could otherwise have the shim signal the shim itself, whose pidfd it can
-    /// get off the control socket. proc_pid_fdinfo(5).
-    pub fn from_boot(pidfd: OwnedFd, speaks_for: Option<HostPid>) -> Result<Process> {
-        let pid = pid_of(&pidfd)?;
-        match (speaks_for, pid) {
-            (Some(HostPid(vouched)), Some(pid)) if pid == vouched || pid == COLLECTED => {
-                Ok(Self { pid: HostPid(vouched), pidfd })
-            }
-            _ => Err(Error::internal(
-                "the sandbox process sent a descriptor that is not one of its processes",
-            )),
+/// Checks that this is a pidfd of the process that its message speaks for, or
+/// one of a process that has ended and was collected. That process is one of the
+/// pod's, as the kernel vouches. A boot that was taken over could otherwise have
+/// the shim signal the shim itself, whose pidfd it can get off the control
+/// socket.
+fn check_pidfd(pidfd: &OwnedFd, speaks_for: Option<HostPid>) -> Result<HostPid> {
+    match (speaks_for, pid_of(pidfd)?) {
+        (Some(HostPid(vouched)), Some(pid)) if pid == vouched || pid == COLLECTED => {
+            Ok(HostPid(vouched))
         }
+        _ => Err(Error::internal("it sent a descriptor that is not one of its processes")),
     }
+}
 
+/// Checks that this is the master side of a pseudo terminal, so that reading it
+/// can do no more than read a terminal.
+fn check_terminal(fd: &OwnedFd) -> Result<()> {
+    // What is known of the file, without asking whoever serves its file system.
+    let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+    let stat = statx(fd, "", flags, StatxFlags::TYPE).context(|| "statx of the terminal")?;
+    let kind = FileType::from_raw_mode(stat.stx_mode.into());
+    let device = (stat.stx_rdev_major, stat.stx_rdev_minor);
+    // A descriptor that is only a path (O_PATH) takes no ioctl.
+    match kind == FileType::CharacterDevice && device == PTMX && is_master(fd) {
+        true => Ok(()),
+        false => Err(Error::internal("it sent a descriptor that is no terminal")),
+    }
+}
+
+/// Only the master side of a pty answers TIOCGPTN.
+fn is_master(fd: &OwnedFd) -> bool {
+    crate::sys::process::terminal_number(fd).is_ok()
+}
+
+impl Process {
     /// Sends a signal: pidfd_send_signal(2).
     ///
     /// # Errors
@@ -67,16 +132,4 @@ fn pid_of(pidfd: &OwnedFd) -> Result<Option<i32>> {
     let text = String::from_utf8_lossy(&text[..length]);
     let pid = text.lines().find_map(|line| line.strip_prefix("Pid:"));
     Ok(pid.and_then(|pid| pid.trim().parse().ok()))
-}
-
-/// Checks that a descriptor from boot is the master side of a pseudo terminal,
-/// so that reading it can do no more than read a terminal.
-pub fn checked_terminal(fd: OwnedFd) -> Result<OwnedFd> {
-    let stat = rustix::fs::fstat(&fd).context(|| "fstat of the terminal")?;
-    let is_character_device = stat.st_mode & libc::S_IFMT == libc::S_IFCHR;
-    // Only the master side of a pty answers TIOCGPTN.
-    if !is_character_device || crate::sys::process::terminal_number(&fd).is_err() {
-        return Err(Error::internal("the sandbox process sent a descriptor that is no terminal"));
-    }
-    Ok(fd)
 }

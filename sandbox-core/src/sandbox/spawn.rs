@@ -2,12 +2,13 @@
 //! namespaces that holds what it was donated.
 
 use std::ffi::CString;
+use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Mutex;
 
 use nix::sched::CloneFlags;
 use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags};
-use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use rustix::net::{AddressFamily, Shutdown, SocketFlags, SocketType, shutdown, socketpair};
 use rustix::pipe::{PipeFlags, pipe_with};
 
 use super::executable::Executable;
@@ -53,7 +54,7 @@ pub(super) fn spawn(new: NewSandbox<'_>) -> Result<Sandbox> {
         boot,
         pidfd,
         reaped: false.into(),
-        control: channels.shim.control,
+        control: ManuallyDrop::new(channels.shim.control),
         mounts: channels.shim.mounts,
         start_sync: channels.shim.start_sync,
         log: channels.shim.log,
@@ -159,7 +160,10 @@ impl Channels {
         let (start_sync, boot_start_sync) = pipe()?;
         let (log, boot_log) = pipe()?;
         let (boot_go, go) = pipe()?;
-        for fd in [&control, &log] {
+        // boot only ever receives there: what it sent would wait for the shim to
+        // close it.
+        shutdown(&mounts, Shutdown::Read).context(|| "shut the mounts channel for boot")?;
+        for fd in [&control, &start_sync, &log] {
             rustix::io::ioctl_fionbio(fd, true).context(|| "make a channel non-blocking")?;
         }
         ask_for_processes(&control).context(|| "setsockopt SO_PASSCRED")?;

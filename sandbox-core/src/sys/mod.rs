@@ -2,6 +2,7 @@
 //! descriptors and returns owned ones, and adds nothing to what the kernel does.
 #![allow(unsafe_code)]
 
+pub mod alarm;
 pub mod cgroup;
 pub mod clone;
 pub mod descriptor;

@@ -235,6 +235,7 @@ pub fn gofer_in(
     drop(channel);
     while let Received::Packet { bytes, fds, .. } = receive_packet(&boot, 65536, 32).unwrap() {
         let delivery: Delivery = postcard::from_bytes(&bytes).unwrap();
+        let fds = fds.take();
         assert_eq!((delivery.container.as_str(), delivery.slots.len()), ("c", fds.len()));
         run.packets.push(fds.len());
         run.delivered.extend(delivery.slots.into_iter().zip(fds));

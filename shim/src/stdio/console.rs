@@ -6,11 +6,13 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use rustix::io::{Errno, ioctl_fionbio, read, write};
 use rustix::termios::{Winsize, tcsetwinsize};
 use sandbox_core::spec::plan::Terminal;
+use sandbox_core::sys::alarm::interrupt_after;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
@@ -30,9 +32,64 @@ pub(crate) type Drained = Pin<Box<dyn Future<Output = ()> + Send>>;
 /// Room for one read of a terminal (its buffer is 4 KiB).
 const CHUNK: usize = 4096;
 
+/// How long a terminal may hold this thread up, in which nothing should, and
+/// how many times.
+const STALL: Duration = Duration::from_millis(5);
+const STALLS: u32 = 20;
+
+/// The master side. The sandbox process made it, and one that was taken over
+/// may still have it: it shares the open file, whose non-blocking flag it can
+/// clear at any time. There is no other way to read a terminal without waiting,
+/// so a call that waits is interrupted.
+struct Master {
+    fd: AsyncFd<OwnedFd>,
+    stalls: AtomicU32,
+}
+
+impl Master {
+    fn new(fd: OwnedFd) -> Result<Self> {
+        Ok(Self { fd: nonblocking(fd)?, stalls: AtomicU32::new(0) })
+    }
+
+    fn read(&self, buffer: &mut [u8]) -> rustix::io::Result<usize> {
+        self.call(|fd| read(fd, buffer))
+    }
+
+    async fn write_all(&self, bytes: &[u8]) -> io::Result<()> {
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let write = |fd: &OwnedFd| match self.call(|_| write(fd, rest)) {
+                // The readiness is kept, and others get their turn.
+                Err(Errno::INTR) => Ok(0),
+                other => Ok(other?),
+            };
+            let written = self.fd.async_io(Interest::WRITABLE, write).await?;
+            rest = &rest[written..];
+            tokio::task::yield_now().await;
+        }
+        Ok(())
+    }
+
+    /// `INTR` when it would have waited; an error of its own when it did so once
+    /// too often.
+    fn call<T>(
+        &self,
+        call: impl FnOnce(&OwnedFd) -> rustix::io::Result<T>,
+    ) -> rustix::io::Result<T> {
+        let called = interrupt_after(STALL, || call(self.fd.get_ref()));
+        match called.unwrap_or(Err(Errno::AGAIN)) {
+            Err(Errno::INTR) if self.stalls.fetch_add(1, Ordering::Relaxed) == STALLS => {
+                log::warn!("a terminal of the sandbox blocks its reader; it is copied no more");
+                Err(Errno::DEADLK)
+            }
+            other => other,
+        }
+    }
+}
+
 /// A terminal that is copied to and fro.
 pub(super) struct Console {
-    master: Arc<AsyncFd<OwnedFd>>,
+    master: Arc<Master>,
     gone: watch::Sender<bool>,
     drained: watch::Receiver<bool>,
     input: Option<AbortHandle>,
@@ -53,7 +110,7 @@ impl Console {
         sink: Option<Sink>,
         forgotten: watch::Receiver<()>,
     ) -> Result<Self> {
-        let master = Arc::new(nonblocking(master)?);
+        let master = Arc::new(Master::new(master)?);
         let input = match stdin {
             None => None,
             Some(stdin) => {
@@ -76,7 +133,7 @@ impl Console {
     pub(super) fn resize(&self, size: Terminal) -> Result<()> {
         let Terminal { width, height } = size;
         let size = Winsize { ws_row: height, ws_col: width, ws_xpixel: 0, ws_ypixel: 0 };
-        tcsetwinsize(&*self.master, size)
+        tcsetwinsize(self.master.fd.get_ref(), size)
             .context(|| format!("set the terminal to {width}x{height}"))
     }
 
@@ -95,14 +152,14 @@ fn nonblocking(fd: OwnedFd) -> Result<AsyncFd<OwnedFd>> {
 }
 
 /// From the client to the terminal, until every writer of the FIFO is gone.
-async fn input(stdin: AsyncFd<OwnedFd>, master: Arc<AsyncFd<OwnedFd>>) {
+async fn input(stdin: AsyncFd<OwnedFd>, master: Arc<Master>) {
     let mut buffer = vec![0; CHUNK];
     loop {
         let length = match read_some(&stdin, &mut buffer).await {
             Ok(0) | Err(_) => return,
             Ok(length) => length,
         };
-        if write_all(&master, &buffer[..length]).await.is_err() {
+        if master.write_all(&buffer[..length]).await.is_err() {
             return;
         }
     }
@@ -110,7 +167,7 @@ async fn input(stdin: AsyncFd<OwnedFd>, master: Arc<AsyncFd<OwnedFd>>) {
 
 /// From the terminal to the client.
 struct Output {
-    master: Arc<AsyncFd<OwnedFd>>,
+    master: Arc<Master>,
     sink: Option<Writer>,
     process: watch::Receiver<bool>,
     forgotten: watch::Receiver<()>,
@@ -124,7 +181,7 @@ impl Output {
     async fn run(mut self) -> Option<Writer> {
         let mut buffer = vec![0; CHUNK];
         loop {
-            let length = match read(&*self.master, &mut buffer) {
+            let length = match self.master.read(&mut buffer) {
                 Ok(0) | Err(Errno::IO) => break,
                 Ok(length) => length,
                 Err(Errno::AGAIN) if *self.process.borrow() => break,
@@ -141,6 +198,8 @@ impl Output {
             {
                 break;
             }
+            // There may always be more to read.
+            tokio::task::yield_now().await;
         }
         if let Some(Writer::Fifo(fifo)) = self.sink.take() {
             fifo::Output(fifo.into_inner()).release(self.forgotten);
@@ -152,7 +211,7 @@ impl Output {
     /// Waits for output or for the exit. False when nobody cares any more.
     async fn wait(&mut self) -> bool {
         tokio::select! {
-            ready = self.master.readable() => ready.map(|mut guard| guard.clear_ready()).is_ok(),
+            ready = self.master.fd.readable() => ready.map(|mut guard| guard.clear_ready()).is_ok(),
             changed = self.process.changed() => changed.is_ok(),
         }
     }

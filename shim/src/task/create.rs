@@ -10,11 +10,12 @@ use containerd_shim_protos::protobuf::MessageField;
 use sandbox_core::cgroup::{Cgroup, Driver, Limits, LimitsPolicy, OomWatch};
 use sandbox_core::control::message::Request;
 use sandbox_core::gofer::request::RootfsMount;
-use sandbox_core::sandbox::{self, HostPid, NewSandbox, checked_terminal};
+use sandbox_core::sandbox::{self, HostPid, NewSandbox};
 use sandbox_core::spec;
 use sandbox_core::spec::plan::Plan;
 
-use super::sandbox::{Boot, Gifts, listen, relay_log};
+use super::relay::relay_log;
+use super::sandbox::{Boot, Gifts, listen};
 use super::table::{Container, Process, Reservation, Shim};
 use super::{exec, exits, hooks, oom};
 use crate::error::{Error, Result};
@@ -269,7 +270,7 @@ async fn give_birth(shim: &Shim, container: &mut Container, limits: Limits) -> R
 /// Standard input and output of a process that is there, its terminal's too.
 pub(super) fn attached(mut io: Io, terminal: Option<OwnedFd>) -> Result<Io> {
     if let Some(terminal) = terminal {
-        io.attach(checked_terminal(terminal)?)?;
+        io.attach(terminal)?;
     }
     Ok(io)
 }

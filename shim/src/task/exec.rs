@@ -126,7 +126,8 @@ async fn run(shim: &Arc<Shim>, id: &str, exec: &str, begun: Begun) -> Result<u32
         process: plan,
         donations: gifts.donations,
     };
-    let reply = boot.ask(shim, request, &gifts.descriptors(&donated)).await?;
+    let descriptors = gifts.descriptors(&donated);
+    let reply = exits::or_ended(shim, id, exec, boot.ask(shim, request, &descriptors)).await?;
     let (handle, terminal) = take_process(reply)?;
     let io = attached(io, terminal)?;
     let mut table = shim.table();
@@ -150,15 +151,14 @@ fn gifts(shim: &Shim, id: &str, boot: &Boot, donated: &Donated) -> Result<Gifts>
     Gifts::collect(boot, &container.plan, cgroup, donated)
 }
 
-/// The pidfd and the terminal of a new process.
+/// A new process and its terminal.
 pub(super) fn take_process(reply: (Done, Along)) -> Result<(Handle, Option<OwnedFd>)> {
-    let (done, along) = reply;
-    let mut descriptors = along.descriptors.into_iter();
-    let (Done::Process { terminal }, Some(pidfd)) = (done, descriptors.next()) else {
-        return Err(Error::internal("the sandbox process made no process and does not say why"));
-    };
-    let terminal = if terminal { descriptors.next() } else { None };
-    Ok((Handle::from_boot(pidfd, along.process)?, terminal))
+    match reply.1 {
+        Along { process: Some(process), terminal } => Ok((process, terminal)),
+        Along { process: None, .. } => {
+            Err(Error::internal("the sandbox process made no process and does not say why"))
+        }
+    }
 }
 
 /// It never ran: no exit is told, but nobody shall wait for one either.

@@ -18,6 +18,7 @@ use sandbox_core::sandbox::{HostPid, Process};
 use super::lifecycle::{State, Step};
 use super::stats;
 use super::table::{Container, Exit, Shim};
+use crate::error::{Error, Result};
 use crate::ready::readable;
 
 /// How long the execs of a container may take to end after its init.
@@ -27,31 +28,25 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const KILLED: u32 = 128 + 9;
 
 /// A process has ended: boot says so, or boot itself is gone. `exec` is empty
-/// for a container's init.
-pub(super) fn ended(shim: &Arc<Shim>, id: &str, exec: &str, status: u32) {
+/// for a container's init. False when there is no such process, or its end is no
+/// news.
+pub(super) fn ended(shim: &Arc<Shim>, id: &str, exec: &str, status: u32) -> bool {
     // The kernel has 8 bits for codes, and 7 for signals, to which 128 is added.
     let mut status = status & 0xff;
     let simple = {
         let mut table = shim.table();
-        if exec.is_empty() && table.ended_in_creation(id, status) {
-            return;
+        if exec.is_empty()
+            && let Some(is_news) = table.ended_in_creation(id, status)
+        {
+            return is_news;
         }
-        let Ok(container) = table.container(id) else {
-            return log::debug!("the sandbox reports an exit in {id:?}, which does not exist");
-        };
-        let Ok(process) = container.process(exec) else {
-            return log::debug!(
-                "the sandbox reports the exit of {exec:?} in {id:?}, which does not exist"
-            );
-        };
+        let Ok(container) = table.container(id) else { return false };
+        let Ok(process) = container.process(exec) else { return false };
         match process.state() {
-            State::Starting => {
-                process.early_exit = Some(status);
-                return;
-            }
-            State::Created if !exec.is_empty() => return,
-            State::Stopped | State::Deleting => return,
-            _ if process.ending => return,
+            State::Starting => return process.early_exit.replace(status).is_none(),
+            State::Created if !exec.is_empty() => return false,
+            State::Stopped | State::Deleting => return false,
+            _ if process.ending => return false,
             _ => process.ending = true,
         }
         status = process.reports.unwrap_or(status);
@@ -61,7 +56,8 @@ pub(super) fn ended(shim: &Arc<Shim>, id: &str, exec: &str, status: u32) {
     };
     let at = SystemTime::now();
     if simple {
-        return conclude(shim, id, exec, Exit { status, at });
+        conclude(shim, id, exec, Exit { status, at });
+        return true;
     }
     let (shim, id, exec) = (shim.clone(), id.to_string(), exec.to_string());
     tokio::spawn(async move {
@@ -75,18 +71,41 @@ pub(super) fn ended(shim: &Arc<Shim>, id: &str, exec: &str, status: u32) {
         }
         conclude(&shim, &id, &exec, Exit { status, at });
     });
+    true
 }
 
 /// Sees to it that the exit of a process that is being killed is told, even if
-/// the sandbox was taken over and keeps it to itself: nobody shall wait for a
-/// pod for ever.
+/// the sandbox was taken over and keeps it to itself, or never answers its Start:
+/// nobody shall wait for a pod for ever.
 pub(super) fn expect(shim: &Arc<Shim>, id: &str, exec: &str, process: Arc<Process>) {
     let (shim, id, exec) = (shim.clone(), id.to_string(), exec.to_string());
     tokio::spawn(async move {
         let _ = readable(process.pidfd.as_fd()).await;
         tokio::time::sleep(PATIENCE).await;
         ended(&shim, &id, &exec, KILLED);
+        let still = shim.table().process(&id, &exec).map(|process| process.state());
+        if still.is_ok_and(|state| state == State::Starting) {
+            // The Start fails by it.
+            conclude(&shim, &id, &exec, Exit { status: KILLED, at: SystemTime::now() });
+        }
     });
+}
+
+/// Waits for boot's answer to a Start, but no longer than there is a process.
+pub(super) async fn or_ended<T>(
+    shim: &Shim,
+    id: &str,
+    exec: &str,
+    answer: impl Future<Output = Result<T>>,
+) -> Result<T> {
+    let mut exit = shim.table().process(id, exec)?.exit.subscribe();
+    tokio::select! {
+        biased;
+        answer = answer => answer,
+        _ = exit.wait_for(Option::is_some) => {
+            Err(Error::state("the process ended before the sandbox process said that it started"))
+        }
+    }
 }
 
 /// Tells an exit whose Start was not told when it came.

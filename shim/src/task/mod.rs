@@ -17,6 +17,7 @@ mod metrics;
 mod oom;
 mod pause;
 mod pids;
+mod relay;
 mod resize;
 mod resume;
 mod sandbox;

@@ -4,14 +4,15 @@
 //! Whatever comes up from boot is hostile: numbers and names are looked up in
 //! the table, and what is not there is ignored.
 
+use std::collections::HashSet;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use sandbox_core::cgroup::Cgroup;
 use sandbox_core::control::message::{Donations, Done, Request, Upward};
 use sandbox_core::gofer::request::RootfsMount;
-use sandbox_core::sandbox::{Along, Sandbox, printable};
+use sandbox_core::sandbox::{Along, Heard, Sandbox, printable};
 use sandbox_core::spec::SandboxFacts;
 use sandbox_core::spec::plan::Plan;
 use tokio::io::Interest;
@@ -19,6 +20,7 @@ use tokio::sync::{oneshot, watch};
 
 use super::exits;
 use super::lifecycle::State;
+use super::relay::Allowance;
 use super::table::{Reply, Shim, Table};
 use crate::error::{Context, Error, Result};
 use crate::ready::{readable, register};
@@ -37,8 +39,10 @@ const MESSAGES_AT_ONCE: usize = 32;
 /// holds.
 const LAST_ROUNDS: usize = 64;
 
-/// How much of boot's log is relayed, debug level included.
-const LINES_A_SECOND: u32 = 500;
+/// How many messages that mean nothing are put up with at once, and how many a
+/// second in the long run. An honest boot may tell an exit that is known.
+const STRAYS: u32 = 1000;
+const STRAYS_A_SECOND: u32 = 1;
 
 /// A running boot.
 pub(super) struct Boot {
@@ -52,6 +56,10 @@ pub(super) struct Boot {
     gofers: tokio::sync::Mutex<()>,
     /// Why boot is no more.
     gone: watch::Sender<Option<String>>,
+    /// Numbers of requests whose answers nobody waits for.
+    told: Mutex<HashSet<u64>>,
+    /// For messages that mean nothing.
+    strays: Mutex<Allowance>,
 }
 
 impl Boot {
@@ -73,6 +81,8 @@ impl Boot {
             cgroup,
             gofers: tokio::sync::Mutex::default(),
             gone: watch::Sender::new(None),
+            told: Mutex::default(),
+            strays: Mutex::new(Allowance::new(STRAYS, STRAYS_A_SECOND)),
         })
     }
 
@@ -85,7 +95,12 @@ impl Boot {
     pub(super) async fn bring_mounts(&self, plan: &Plan, rootfs: Vec<RootfsMount>) -> Result<()> {
         let _one_at_a_time = self.gofers.lock().await;
         let gofer = self.handle.gofer(plan, rootfs)?;
-        readable(gofer.as_fd()).await?;
+        let mut gone = self.gone.subscribe();
+        tokio::select! {
+            answered = readable(gofer.as_fd()) => answered?,
+            // It may wait for a boot that takes no mounts.
+            _ = gone.wait_for(Option::is_some) => return Err(self.gone_error()),
+        }
         Ok(gofer.finish()?)
     }
 
@@ -107,7 +122,7 @@ impl Boot {
         match reply.await {
             Ok((Ok(done), descriptors)) => Ok((done, descriptors)),
             Ok((Err(mut failure), _)) => {
-                failure.message = printable(failure.message.as_bytes());
+                failure.message = one_line(&failure.message);
                 Err(sandbox_core::Error::from(failure).into())
             }
             Err(_) => Err(self.gone_error()),
@@ -130,8 +145,9 @@ impl Boot {
 
     /// Tells boot something whose answer nobody waits for.
     pub(super) fn tell(&self, request: Request) {
-        if let Err(error) = self.handle.send(request, &[]) {
-            log::debug!("tell the sandbox: {error}");
+        match self.handle.send(request, &[]) {
+            Ok(number) => drop(lock(&self.told).insert(number)),
+            Err(error) => log::debug!("tell the sandbox: {error}"),
         }
     }
 
@@ -190,6 +206,16 @@ impl Shim {
     }
 }
 
+/// Never contended, since there is one thread.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A sentence of boot's, for an error: cut, and without control characters.
+fn one_line(text: &str) -> String {
+    printable(text.as_bytes()).trim_end().replace('\n', " ")
+}
+
 /// What goes along with a Create or an Exec, beyond the container's stdio.
 pub(super) struct Gifts {
     pub(super) donations: Donations,
@@ -227,32 +253,22 @@ impl Gifts {
 
 /// Listens to boot until it is gone, and then tells everybody.
 pub(super) async fn listen(shim: Arc<Shim>, boot: Arc<Boot>) {
-    if let Err(error) = hear_out(&shim, &boot).await {
-        // It talks nonsense, or no more: it must not live on unheard. That it
-        // ends its talk is how it dies.
-        log::debug!("{error}");
-        let _ = boot.handle.kill();
-    }
+    let heard = hear_out(&shim, &boot).await;
+    // It talks nonsense, or no more: it must not live on unheard. That it ends
+    // its talk is how it dies.
+    let _ = boot.handle.kill();
     let _ = readable(boot.handle.pidfd()).await;
-    // What it said before it died counts.
-    // It may have given its end of the channel away, so not without bounds.
-    for _ in 0..LAST_ROUNDS {
-        if hear_some(&shim, &boot).unwrap_or(true) {
-            break;
+    let why = match heard.and_then(|()| hear_last(&shim, &boot)) {
+        Ok(()) => boot.handle.last_words(),
+        Err(error) => {
+            log::warn!("the sandbox process of {} was killed: {error}", boot.root);
+            format!(": it was killed, since {error}")
         }
-    }
-    gone(&shim, &boot);
+    };
+    gone(&shim, &boot, why);
 }
 
-/// Takes what boot has said, up to a bound; true when that was all.
-fn hear_some(shim: &Arc<Shim>, boot: &Boot) -> Result<bool> {
-    for _ in 0..MESSAGES_AT_ONCE {
-        let Some((message, along)) = boot.handle.receive()? else { return Ok(true) };
-        dispatch(shim, message, along);
-    }
-    Ok(false)
-}
-
+/// Until boot says no more.
 async fn hear_out(shim: &Arc<Shim>, boot: &Boot) -> Result<()> {
     let interest = Interest::READABLE;
     let control = register(boot.handle.control(), interest).context(|| "epoll")?;
@@ -262,12 +278,12 @@ async fn hear_out(shim: &Arc<Shim>, boot: &Boot) -> Result<()> {
             biased;
             ready = control.readable() => {
                 let mut ready = ready.context(|| "wait for the sandbox")?;
-                if hear_some(shim, boot)? {
-                    ready.clear_ready();
-                } else {
-                    // More waits. A boot that never stops talking must not
-                    // keep containerd from being heard.
-                    tokio::task::yield_now().await;
+                match hear_some(shim, boot)? {
+                    Ear::Closed => return Ok(()),
+                    Ear::HeardAll => ready.clear_ready(),
+                    // A boot that never stops talking must not keep containerd
+                    // from being heard.
+                    Ear::MoreWaits => tokio::task::yield_now().await,
                 }
             }
             _ = pidfd.readable() => return Ok(()),
@@ -275,28 +291,64 @@ async fn hear_out(shim: &Arc<Shim>, boot: &Boot) -> Result<()> {
     }
 }
 
-fn dispatch(shim: &Arc<Shim>, message: Upward, along: Along) {
-    match message {
-        Upward::Reply { number, outcome } => {
-            let waiting = shim.table().replies.remove(&number);
-            let reply: Reply = (outcome, along);
-            // Nobody waits for what was told rather than asked.
-            if let Some(waiting) = waiting {
-                drop(waiting.send(reply));
-            }
+/// What boot said before it died counts. It may have given its end of the
+/// channel away, so not without bounds.
+fn hear_last(shim: &Arc<Shim>, boot: &Boot) -> Result<()> {
+    for _ in 0..LAST_ROUNDS {
+        if hear_some(shim, boot)? != Ear::MoreWaits {
+            break;
         }
+    }
+    Ok(())
+}
+
+#[derive(PartialEq, Eq)]
+enum Ear {
+    HeardAll,
+    MoreWaits,
+    Closed,
+}
+
+/// Takes what boot has said, up to a bound.
+fn hear_some(shim: &Arc<Shim>, boot: &Boot) -> Result<Ear> {
+    for _ in 0..MESSAGES_AT_ONCE {
+        match boot.handle.receive()? {
+            Heard::Message(message, along) => {
+                let means_something = dispatch(shim, boot, message, along);
+                if !means_something && !lock(&boot.strays).take(1) {
+                    return Err(Error::internal("it never stops saying what means nothing"));
+                }
+            }
+            Heard::Nothing => return Ok(Ear::HeardAll),
+            Heard::Closed => return Ok(Ear::Closed),
+        }
+    }
+    Ok(Ear::MoreWaits)
+}
+
+/// False when the message means nothing.
+fn dispatch(shim: &Arc<Shim>, boot: &Boot, message: Upward, along: Along) -> bool {
+    match message {
+        Upward::Reply { number, outcome } => match shim.table().replies.remove(&number) {
+            Some(waiting) => {
+                // Who asked may have lost patience.
+                let _: std::result::Result<(), Reply> = waiting.send((outcome, along));
+                true
+            }
+            None => lock(&boot.told).remove(&number),
+        },
         Upward::Exited { container, exec, status } => {
-            exits::ended(shim, &container, exec.as_deref().unwrap_or_default(), status);
+            exits::ended(shim, &container, exec.as_deref().unwrap_or_default(), status)
         }
     }
 }
 
 /// The kernel has taken the whole pod along.
-fn gone(shim: &Arc<Shim>, boot: &Boot) {
+fn gone(shim: &Arc<Shim>, boot: &Boot, why: String) {
     if let Err(error) = boot.handle.reap() {
         log::warn!("{error}");
     }
-    boot.gone.send_replace(Some(boot.handle.last_words()));
+    boot.gone.send_replace(Some(why));
     let orphans: Vec<_> = {
         let mut table = shim.table();
         // Dropping them tells who waits.
@@ -312,50 +364,5 @@ fn gone(shim: &Arc<Shim>, boot: &Boot) {
     };
     for (container, exec) in orphans {
         exits::ended(shim, &container, &exec, KILLED);
-    }
-}
-
-/// One line: boot writes its level first.
-fn relay(line: &str) {
-    let (first, rest) = line.trim_end().split_once(' ').unwrap_or((line.trim_end(), ""));
-    match first.parse::<log::Level>() {
-        Ok(level) => log::log!(level, "sandbox: {rest}"),
-        Err(_) => log::info!("sandbox: {}", line.trim_end()),
-    }
-}
-
-/// Relays boot's log by lines, as many as an honest boot may have to say: one
-/// that was taken over must not fill the node's log.
-pub(super) async fn relay_log(boot: Arc<Boot>) {
-    let Ok(pipe) = register(boot.handle.log(), Interest::READABLE) else { return };
-    let mut pending = Vec::new();
-    let mut second = tokio::time::Instant::now();
-    let mut lines = 0;
-    let mut buffer = [0; 1024];
-    loop {
-        let Ok(mut ready) = pipe.readable().await else { return };
-        match ready.try_io(|pipe| Ok(rustix::io::read(pipe.get_ref(), &mut buffer)?)) {
-            Err(_would_block) => {}
-            Ok(Ok(0) | Err(_)) => return,
-            Ok(Ok(length)) => pending.extend_from_slice(&buffer[..length]),
-        }
-        while let Some(end) = pending.iter().position(|byte| *byte == b'\n') {
-            let line: Vec<_> = pending.drain(..=end).collect();
-            if second.elapsed() >= Duration::from_secs(1) {
-                (second, lines) = (tokio::time::Instant::now(), 0);
-            }
-            lines += 1;
-            match lines {
-                ..LINES_A_SECOND => relay(&printable(&line)),
-                LINES_A_SECOND => log::warn!("the sandbox says more than is relayed"),
-                _ => {}
-            }
-        }
-        // The pipe may be full again already.
-        tokio::task::yield_now().await;
-        // Nothing of ours logs lines that long: it was taken over.
-        if pending.len() > 4096 {
-            pending.clear();
-        }
     }
 }

@@ -33,7 +33,7 @@ async fn start_init(shim: &Arc<Shim>, id: &str) -> Result<u32> {
     };
     if !pause {
         let request = Request::Start { container: id.to_string() };
-        if let Err(error) = boot.ask(shim, request, &[]).await {
+        if let Err(error) = exits::or_ended(shim, id, "", boot.ask(shim, request, &[])).await {
             exits::conclude(shim, id, "", Exit { status: NOT_RUN, at: SystemTime::now() });
             return Err(error);
         }

@@ -97,15 +97,12 @@ impl Table {
         self.slots.insert(container.id.clone(), Slot::Made(Box::new(container)));
     }
 
-    /// Notes an exit in a container that is still being created; false when
-    /// there is none.
-    pub(super) fn ended_in_creation(&mut self, id: &str, status: u32) -> bool {
+    /// Notes an exit in a container that is still being created, and tells
+    /// whether it is the first; `None` when there is no such container.
+    pub(super) fn ended_in_creation(&mut self, id: &str, status: u32) -> Option<bool> {
         match self.slots.get_mut(id) {
-            Some(Slot::Reserved(early)) => {
-                *early = Some(status);
-                true
-            }
-            _ => false,
+            Some(Slot::Reserved(early)) => Some(early.replace(status).is_none()),
+            _ => None,
         }
     }
 

@@ -1,0 +1,132 @@
+//! What the shim decodes of a boot that was taken over: whatever the bytes, it
+//! is a message or an error, never a panic, and takes no more memory than the
+//! packet has bytes.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+
+use proptest::prelude::*;
+use sandbox_core::control::message::{Done, Failure, FailureKind, Upward};
+
+/// Counts what this thread asks for.
+struct Counting;
+
+thread_local! {
+    static ASKED: Cell<usize> = const { Cell::new(0) };
+}
+
+// SAFETY: all is left to the system's allocator; counting allocates nothing.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        let _ = ASKED.try_with(|asked| asked.set(asked.get().saturating_add(layout.size())));
+        // SAFETY: the caller's promises are passed on.
+        unsafe { System.alloc(layout) }
+    }
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: the caller's promises are passed on.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// Decodes as `Sandbox::receive` does, and tells how much memory that took.
+fn decode(bytes: &[u8]) -> (Option<Upward>, usize) {
+    let before = ASKED.get();
+    let message = postcard::from_bytes(bytes).ok();
+    (message, ASKED.get() - before)
+}
+
+fn outcome() -> impl Strategy<Value = Result<Done, Failure>> {
+    let done =
+        prop_oneof![Just(Done::Ok), any::<bool>().prop_map(|terminal| Done::Process { terminal })];
+    let kind = prop_oneof![
+        Just(FailureKind::Invalid),
+        Just(FailureKind::NotFound),
+        Just(FailureKind::Exists),
+        Just(FailureKind::State),
+        Just(FailureKind::Internal)
+    ];
+    let failure = (kind, ".{0,300}").prop_map(|(kind, message)| Failure { kind, message });
+    prop_oneof![done.prop_map(Ok), failure.prop_map(Err)]
+}
+
+fn message() -> impl Strategy<Value = Upward> {
+    let reply =
+        (any::<u64>(), outcome()).prop_map(|(number, outcome)| Upward::Reply { number, outcome });
+    let exited = (".{0,300}", proptest::option::of(".{0,300}"), any::<u32>())
+        .prop_map(|(container, exec, status)| Upward::Exited { container, exec, status });
+    prop_oneof![reply, exited]
+}
+
+/// One change that a fuzzer would make, at a place that wraps around.
+#[derive(Clone, Debug)]
+enum Change {
+    Set(usize, u8),
+    Insert(usize, Vec<u8>),
+    Cut(usize),
+    /// A length of up to 2^64 - 1, as postcard writes it.
+    Lie(usize, u64),
+}
+
+fn change() -> impl Strategy<Value = Change> {
+    prop_oneof![
+        (any::<usize>(), any::<u8>()).prop_map(|(at, byte)| Change::Set(at, byte)),
+        (any::<usize>(), proptest::collection::vec(any::<u8>(), 0..20))
+            .prop_map(|(at, bytes)| Change::Insert(at, bytes)),
+        any::<usize>().prop_map(Change::Cut),
+        (any::<usize>(), any::<u64>()).prop_map(|(at, length)| Change::Lie(at, length)),
+    ]
+}
+
+fn mutate(bytes: &mut Vec<u8>, change: Change) {
+    let places = bytes.len() + 1;
+    match change {
+        Change::Set(at, byte) if !bytes.is_empty() => bytes[at % (places - 1)] = byte,
+        Change::Set(..) => {}
+        Change::Insert(at, new) => drop(bytes.splice(at % places..at % places, new)),
+        Change::Cut(at) => bytes.truncate(at % places),
+        Change::Lie(at, length) => {
+            let length = postcard::to_stdvec(&length).unwrap();
+            let at = at % places;
+            let end = (at + 1).min(bytes.len());
+            drop(bytes.splice(at..end, length));
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(4000))]
+
+    #[test]
+    fn what_was_encoded_is_decoded(message in message()) {
+        let bytes = postcard::to_stdvec(&message).unwrap();
+        prop_assert_eq!(decode(&bytes).0, Some(message));
+    }
+
+    #[test]
+    fn any_bytes_are_decoded_without_harm(
+        bytes in proptest::collection::vec(any::<u8>(), 0..2000)
+    ) {
+        let (_, asked) = decode(&bytes);
+        prop_assert!(asked <= bytes.len(), "{} bytes for {}", asked, bytes.len());
+    }
+
+    #[test]
+    fn nearly_a_message_is_decoded_without_harm(
+        message in message(),
+        changes in proptest::collection::vec(change(), 1..6)
+    ) {
+        let mut bytes = postcard::to_stdvec(&message).unwrap();
+        for change in changes {
+            mutate(&mut bytes, change);
+        }
+        let (decoded, asked) = decode(&bytes);
+        prop_assert!(asked <= bytes.len(), "{} bytes for {}", asked, bytes.len());
+        // What is decoded can be told on.
+        if let Some(message) = decoded {
+            prop_assert!(postcard::to_stdvec(&message).unwrap().len() <= bytes.len());
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! boot's log, relayed by lines into the shim's: as much of it as an honest boot
+//! may have to say. One that was taken over must not fill the node's log, nor
+//! keep the shim busy.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sandbox_core::sandbox::printable;
+use tokio::io::Interest;
+use tokio::time::Instant;
+
+use super::sandbox::Boot;
+use crate::ready::register;
+
+/// How much of a line is relayed.
+const LONGEST_LINE: usize = 1024;
+
+/// What a line costs beside its own bytes: the shim and containerd add to it.
+const LINE: u32 = 256;
+
+/// How much is relayed at once, less than the shim's own log takes without a
+/// reader, and how much a second in the long run: less than 100 MB a day. More
+/// where somebody wants to see all of it.
+const AT_ONCE: u32 = 32 << 10;
+const A_SECOND: u32 = 1 << 10;
+const A_SECOND_WHEN_DEBUGGING: u32 = 64 << 10;
+
+/// How long a boot has to wait that says more.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// So much of something at once, and so much a second in the long run.
+pub(super) struct Allowance {
+    left: u32,
+    most: u32,
+    a_second: u32,
+    since: Instant,
+}
+
+impl Allowance {
+    pub(super) fn new(most: u32, a_second: u32) -> Self {
+        Self { left: most, most, a_second, since: Instant::now() }
+    }
+
+    /// Takes from it, if that much is left.
+    pub(super) fn take(&mut self, amount: u32) -> bool {
+        self.refill();
+        let left = self.left.checked_sub(amount);
+        self.left = left.unwrap_or(self.left);
+        left.is_some()
+    }
+
+    /// Whether half of it is back.
+    fn has_recovered(&mut self) -> bool {
+        self.refill();
+        self.left >= self.most / 2
+    }
+
+    fn refill(&mut self) {
+        let seconds = self.since.elapsed().as_secs();
+        let back = u32::try_from(seconds).unwrap_or(u32::MAX).saturating_mul(self.a_second);
+        self.left = self.left.saturating_add(back).min(self.most);
+        self.since += Duration::from_secs(seconds);
+    }
+}
+
+/// Relays what boot logs until the pipe is closed.
+pub(super) async fn relay_log(boot: Arc<Boot>) {
+    let Ok(pipe) = register(boot.handle.log(), Interest::READABLE) else { return };
+    let mut relay = Relay::new();
+    let mut buffer = vec![0; 4096];
+    loop {
+        let Ok(mut ready) = pipe.readable().await else { return };
+        match ready.try_io(|pipe| Ok(rustix::io::read(pipe.get_ref(), &mut buffer)?)) {
+            Err(_would_block) => continue,
+            Ok(Ok(0) | Err(_)) => return,
+            Ok(Ok(length)) => relay.take(&buffer[..length]),
+        }
+        // The pipe may be full again already.
+        match relay.silent {
+            true => tokio::time::sleep(PAUSE).await,
+            false => tokio::task::yield_now().await,
+        }
+    }
+}
+
+struct Relay {
+    /// The beginning of a line whose end is still to come.
+    line: Vec<u8>,
+    allowance: Allowance,
+    /// The allowance is used up, and that was told.
+    silent: bool,
+}
+
+impl Relay {
+    fn new() -> Self {
+        let debugs = log::max_level() >= log::LevelFilter::Debug;
+        let a_second = if debugs { A_SECOND_WHEN_DEBUGGING } else { A_SECOND };
+        let allowance = Allowance::new(AT_ONCE, a_second);
+        Self { line: Vec::new(), allowance, silent: false }
+    }
+
+    fn take(&mut self, bytes: &[u8]) {
+        for part in bytes.split_inclusive(|byte| *byte == b'\n') {
+            let room = LONGEST_LINE - self.line.len();
+            self.line.extend_from_slice(&part[..part.len().min(room)]);
+            if part.ends_with(b"\n") {
+                if self.line.len() > 1 {
+                    self.say();
+                }
+                self.line.clear();
+            }
+        }
+    }
+
+    fn say(&mut self) {
+        let cost = LINE + u32::try_from(self.line.len()).unwrap_or(u32::MAX);
+        if self.silent && self.allowance.has_recovered() {
+            self.silent = false;
+        }
+        if self.silent {
+            return;
+        }
+        match self.allowance.take(cost) {
+            true => say(&printable(&self.line)),
+            false => {
+                self.silent = true;
+                log::warn!("the sandbox says more than is relayed");
+            }
+        }
+    }
+}
+
+/// One line: boot writes its level first.
+fn say(line: &str) {
+    let (first, rest) = line.trim_end().split_once(' ').unwrap_or((line.trim_end(), ""));
+    match first.parse::<log::Level>() {
+        Ok(level) => log::log!(level, "sandbox: {rest}"),
+        Err(_) => log::info!("sandbox: {}", line.trim_end()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_allowance_is_used_up_and_comes_back() {
+        let mut allowance = Allowance::new(10, 2);
+        assert!(allowance.take(7) && allowance.take(3) && !allowance.take(1));
+        assert!(!allowance.has_recovered());
+        tokio::time::advance(Duration::from_millis(1500)).await;
+        assert!(!allowance.take(3) && allowance.take(2));
+        tokio::time::advance(Duration::from_secs(1 << 40)).await;
+        assert!(allowance.has_recovered() && allowance.take(10) && !allowance.take(1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_line_is_kept_up_to_a_length_however_long_it_is() {
+        let mut relay = Relay::new();
+        for _ in 0..1000 {
+            relay.take(&[b'x'; 4096]);
+        }
+        assert_eq!(relay.line.len(), LONGEST_LINE);
+        relay.take(b"end\nnext");
+        assert_eq!(relay.line, b"next");
+        for _ in 0..1000 {
+            relay.take(&[&[b'x'; 2000][..], b"\n"].concat());
+        }
+        assert!(relay.silent);
+    }
+}
