@@ -53,9 +53,11 @@ async fn delete_container(shim: &Arc<Shim>, id: &str) -> Result<DeleteResponse> 
         let (boot, cgroup) = (container.boot.clone(), container.cgroup.clone());
         (never_ran, boot, cgroup, container.plan.clone(), container.bundle.clone())
     };
-    boot.forget(shim, id).await;
     if never_ran {
+        boot.forget(shim, id).await;
         end_unborn(shim, id).await?;
+    } else {
+        boot.forget_ended(id);
     }
     let is_root = boot.root == id;
     if !is_root && let Err(error) = cgroup.remove() {

@@ -138,6 +138,17 @@ impl Boot {
             Ok(Err(error)) => log::debug!("container {id}: {error}"),
             Err(_) => log::warn!("container {id}: the sandbox does not answer"),
         }
+        self.remove_state(id);
+    }
+
+    /// The same for a container that has ended, of which boot keeps nothing
+    /// that anybody would have to wait for.
+    pub(super) fn forget_ended(&self, id: &str) {
+        self.tell(Request::Delete { container: id.to_string() });
+        self.remove_state(id);
+    }
+
+    fn remove_state(&self, id: &str) {
         if let Err(error) = self.handle.remove_container(id) {
             log::warn!("container {id}: {error}");
         }
