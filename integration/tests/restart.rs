@@ -99,5 +99,5 @@ fn kill_from_the_host(container: &Container<'_>) {
     let ended = container.pidfd();
     let pid = nix::unistd::Pid::from_raw(container.pid());
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).expect("kill from the host");
-    assert!(wait::readable(ended, wait::DEADLINE), "the process does not end");
+    assert!(wait::readable(ended, wait::deadline()), "the process does not end");
 }

@@ -22,7 +22,7 @@ impl Cgroup {
     /// All processes in the cgroup and in those below it. Empty when it is
     /// gone.
     pub fn pids(&self) -> Result<Vec<HostPid>> {
-        let holder = self.holder.as_ref().map(|h| h.pid());
+        let holder = self.holder().as_ref().map(|h| h.pid());
         let mut pids = Vec::new();
         for dir in tree(self.any_dir())? {
             let procs = match file::read_if_any(&dir.join("cgroup.procs"))? {

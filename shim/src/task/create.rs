@@ -255,9 +255,7 @@ async fn give_birth(shim: &Shim, container: &mut Container, limits: Limits) -> R
         limits,
     };
     let reply = boot.ask(shim, request, &gifts.descriptors(&donated)).await?;
-    if let Some(cgroup) = Arc::get_mut(&mut container.cgroup) {
-        cgroup.settled();
-    }
+    container.cgroup.settled();
     if container.is_pause() {
         container.init.pid = boot.pid();
         return Ok(());
