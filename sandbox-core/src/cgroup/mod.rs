@@ -10,6 +10,7 @@
 //! | `create.rs`, `systemd.rs` | make it, all or nothing |
 //! | `resources/` | write `linux.resources` into it |
 //! | `derive.rs` | the CPUs and memory to tell the sandbox |
+//! | `delegate.rs` | let the container divide it |
 //! | `freeze.rs`, `processes.rs`, `oom.rs`, `stats/` | act on it and watch it |
 //! | `remove.rs` | take it away, in bounded time |
 //!
@@ -49,6 +50,7 @@
 //! version 1 (hybrid) is left alone.
 
 mod create;
+mod delegate;
 mod derive;
 mod file;
 mod freeze;

@@ -247,8 +247,10 @@ async fn give_birth(shim: &Shim, container: &mut Container, limits: Limits) -> R
         container: &container.id,
     };
     let (io, donated) = stdio::open(&container.init.stdio, owner).await?;
-    let cgroup = (!container.is_root()).then_some(&*container.cgroup);
-    let gifts = Gifts::collect(&boot, &container.plan, cgroup, &donated)?;
+    if container.cgroup.is_divided_by(&container.plan.container) {
+        container.cgroup.delegate(owner.uid, owner.gid)?;
+    }
+    let gifts = Gifts::collect(&boot, &container.plan, container.procs_to_join()?, &donated)?;
     let request = Request::Create {
         plan: Box::new(container.plan.container.clone()),
         donations: gifts.donations,
