@@ -41,7 +41,7 @@ pub fn group(slot: &Slot) -> String {
 }
 
 fn slice(slot: &Slot) -> String {
-    format!("{}.slice", slot.name().replace('-', "_"))
+    format!("{}.slice", prefix(slot))
 }
 
 /// What CRI takes as a pod's cgroup parent.
@@ -53,8 +53,17 @@ pub fn parent(slot: &Slot) -> String {
 pub fn path(slot: &Slot, id: &str) -> String {
     match Driver::of_tests() {
         Driver::Cgroupfs => format!("/{}/{id}", group(slot)),
-        Driver::Systemd => format!("{}:palisade:{id}", group(slot)),
+        Driver::Systemd => format!("{}:{}:{id}", group(slot), prefix(slot)),
     }
+}
+
+/// The scope of a container. All of a host's units share one set of names.
+pub fn scope(slot: &Slot, id: &str) -> String {
+    format!("{}-{id}.scope", prefix(slot))
+}
+
+fn prefix(slot: &Slot) -> String {
+    slot.name().replace('-', "_")
 }
 
 /// Whether a path among cgroups is of a test.
