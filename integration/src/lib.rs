@@ -4,6 +4,7 @@
 //! Read [`containerd`] first (what a test starts with), then [`ctr`] and
 //! [`container`] (a container as `ctr` and as a program runs it), [`cri`]
 //! (pods, as Kubernetes runs them) and [`leaks`] (what each test ends with).
+//! [`cgroup`] is where the containers are put, by either cgroup driver.
 //! [`shim`] speaks to the shim without any containerd between.
 //!
 //! Everything in here panics with a sentence when something is not as it must
@@ -29,8 +30,8 @@ pub mod wait;
 
 /// Turns each named story, a `fn(Containerd)`, into one test for every
 /// containerd that the suite runs against; which of them run where is said in
-/// `.config/nextest.toml`. A story that is not named here is dead code, which
-/// the compiler reports.
+/// `ci/left-out`. A story that is not named here is dead code, which the
+/// compiler reports.
 #[macro_export]
 macro_rules! on_each_containerd {
     ($($story:ident),+ $(,)?) => {$(
