@@ -51,9 +51,13 @@ fn devices_are_what_the_spec_allows() {
 
 mod needs_v2 {
     use std::fs;
+    use std::time::Duration;
 
+    use integration::cri::{pod_security, resources};
     use integration::spec;
     use integration::stdio::Streams;
+
+    use k8s_cri::v1::NamespaceMode;
 
     use super::*;
 
@@ -174,9 +178,34 @@ mod needs_v2 {
         container.kill_all(9).expect("kill all");
         assert_eq!(container.wait().code, 137);
     }
+
+    /// With the PID namespace of the pod the kernel does not end the rest along
+    /// with the first process.
+    #[test]
+    fn nobody_forks_away_in_a_pod_that_shares_its_pids() {
+        let containerd = Containerd::start(Version::V2_1);
+        let pod = containerd.pod_with("family", |config| {
+            let options = pod_security(config).namespace_options.as_mut();
+            options.expect("namespace options").pid = NamespaceMode::Pod.into();
+        });
+        let script = "f() { while :; do (:) & done; }; f & f & exec sleep 1000";
+        let container = pod.container("rabbits", script, |config| {
+            resources(config).unified.insert("pids.max".into(), "60".into());
+        });
+        let cgroup = host::cgroup_directory(container.pid(), "");
+        let members = || {
+            let listed = fs::read_to_string(cgroup.join("cgroup.procs")).unwrap_or_default();
+            listed.lines().count()
+        };
+        assert_eq!(host::cgroup_value(container.pid(), "", "pids.max"), "60");
+        wait::until("they multiply", || (members() > 4).then_some(()));
+        container.stop(Duration::ZERO).expect("stop it");
+        assert_eq!((container.wait().exit_code, members()), (137, 0));
+        assert!(pod.is_ready());
+    }
 }
 
-/// These name the unit themselves, and so need systemd but not its driver.
+/// These look at units, which only the driver of that name makes.
 mod needs_systemd {
     use std::process::Command;
 
