@@ -33,11 +33,10 @@ impl Containerd {
     pub fn container<S: AsRef<str>>(&self, id: &str, args: impl AsRef<[S]>) -> NewContainer<'_> {
         self.import_images();
         self.track(id);
-        let cgroups_path = format!("/{}/{id}", self.namespace());
         NewContainer {
             containerd: self,
             id: id.to_owned(),
-            spec: spec::container(args.as_ref(), &cgroups_path),
+            spec: spec::container(args.as_ref(), &self.cgroups_path(id)),
             streams: Streams::Captured,
             options: None,
             output: None,
@@ -213,7 +212,7 @@ impl Container<'_> {
         let request = containerd.request(request);
         let ended = containerd.block_on(async {
             let mut tasks = containerd.connect().await.tasks();
-            tokio::time::timeout(crate::wait::DEADLINE, tasks.wait(request)).await
+            tokio::time::timeout(crate::wait::deadline(), tasks.wait(request)).await
         });
         let ended = ended.unwrap_or_else(|_| panic!("{} {exec_id} does not end", self.id));
         exit(&ended.expect("wait for a process").into_inner())
@@ -494,7 +493,7 @@ pub(crate) fn discard(containerd: &Containerd, id: &str) {
             let _ = tasks.resume(containerd.request(resume)).await;
             let _ = tasks.kill(containerd.request(kill)).await;
             let waited = tasks.wait(containerd.request(wait));
-            let _ = tokio::time::timeout(crate::wait::DEADLINE, waited).await;
+            let _ = tokio::time::timeout(crate::wait::deadline(), waited).await;
             let _ = tasks.delete(containerd.request(delete)).await;
         }
         let request = DeleteContainerRequest { id: id.to_owned() };

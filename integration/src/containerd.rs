@@ -18,7 +18,7 @@ use tokio::runtime::Runtime;
 
 use crate::config::{Settings, cni_conflist, config_toml};
 use crate::slot::Slot;
-use crate::{image, leaks, wait};
+use crate::{cgroup, image, leaks, wait};
 
 /// The containerds that the suite knows; each is fetched by `ci/containerd`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -198,7 +198,12 @@ impl Containerd {
 
     /// The cgroup that pods are put below.
     pub fn pods_cgroup(&self) -> String {
-        format!("/{}", self.slot.name())
+        cgroup::parent(&self.slot)
+    }
+
+    /// The cgroup of a container, as a spec says it.
+    pub fn cgroups_path(&self, id: &str) -> String {
+        cgroup::path(&self.slot, id)
     }
 
     /// The name of the runtime under test.
@@ -235,7 +240,7 @@ impl Containerd {
 
     /// Runs the asynchronous clients to their end.
     pub fn block_on<F: Future>(&self, future: F) -> F::Output {
-        let bounded = async { tokio::time::timeout(2 * wait::DEADLINE, future).await };
+        let bounded = async { tokio::time::timeout(2 * wait::deadline(), future).await };
         self.runtime.block_on(bounded).expect("containerd answers in time")
     }
 
@@ -303,7 +308,7 @@ impl Containerd {
         let _ = kill(pid, Signal::SIGTERM);
         let pidfd = rustix::process::Pid::from_child(&child);
         let pidfd = rustix::process::pidfd_open(pidfd, rustix::process::PidfdFlags::empty());
-        if !pidfd.is_ok_and(|fd| wait::readable(fd, std::time::Duration::from_secs(10))) {
+        if !pidfd.is_ok_and(|fd| wait::readable(fd, wait::patience(10))) {
             let _ = child.kill();
         }
         let _ = child.wait();

@@ -80,6 +80,7 @@ impl<'a> Run<'a> {
     fn command(&self, extra: &[&str], args: &[&str]) -> Command {
         let mut command = self.containerd.ctr_in_namespace();
         command.args(["run", "--runtime", self.containerd.runtime_name()]);
+        command.args(["--cgroup", &self.containerd.cgroups_path(&self.id)]);
         command.args(extra).args(&self.flags).args([image::BUSYBOX, &self.id]).args(args);
         command
     }
@@ -140,7 +141,7 @@ impl Interactive {
 
     /// Waits for its end.
     pub fn finish(mut self) -> Finished {
-        let ended = wait::readable(pidfd(self.child.id().cast_signed()), wait::DEADLINE);
+        let ended = wait::readable(pidfd(self.child.id().cast_signed()), wait::deadline());
         if !ended {
             let _ = self.child.kill();
         }

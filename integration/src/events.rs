@@ -12,7 +12,7 @@ use prost::Message;
 use tokio::task::JoinHandle;
 
 use crate::containerd::Containerd;
-use crate::wait::{self, DEADLINE};
+use crate::wait::{self, deadline};
 
 /// What happened to a task. Fields are the container's ID, then what tells.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,7 +70,7 @@ impl Subscriber {
 
     /// The next event.
     pub fn next(&self) -> TaskEvent {
-        match self.received.recv_timeout(DEADLINE) {
+        match self.received.recv_timeout(deadline()) {
             Ok(event) => event,
             Err(RecvTimeoutError::Timeout) => panic!("no event came"),
             Err(RecvTimeoutError::Disconnected) => panic!("containerd ended the subscription"),
@@ -81,7 +81,7 @@ impl Subscriber {
     pub fn until(&self, wanted: impl Fn(&TaskEvent) -> bool) -> Vec<TaskEvent> {
         let mut events = Vec::new();
         loop {
-            match self.received.recv_timeout(DEADLINE) {
+            match self.received.recv_timeout(deadline()) {
                 Ok(event) => events.push(event),
                 Err(e) => panic!("{e}; events so far: {events:?}"),
             }

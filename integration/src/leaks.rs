@@ -15,14 +15,15 @@ use crate::containerd::Containerd;
 use crate::host::{self, HostProcess};
 use crate::image::sha256;
 use crate::slot::Slot;
+use crate::{cgroup, wait};
 
 /// A shim ends shortly after its last container was deleted: nobody is told
 /// when, so the check looks again for this long.
-const GRACE: Duration = Duration::from_secs(10);
+const GRACE: u32 = 10;
 
 /// What is left, in sentences.
 pub fn after_test(containerd: &Containerd) -> Vec<String> {
-    let give_up = Instant::now() + GRACE;
+    let give_up = Instant::now() + wait::patience(GRACE);
     let mut pause = Duration::from_millis(2);
     loop {
         let left = look(containerd);
@@ -59,7 +60,7 @@ fn look(containerd: &Containerd) -> Vec<String> {
 /// own name, or is named after an ID that CRI made up (others may choose the IDs
 /// that tests choose). systemd names a scope `PREFIX-ID.scope`.
 fn belongs(path: &str, slot: &Slot, ids: &[String]) -> bool {
-    let below = path.contains(&format!("/{}/", slot.name()));
+    let below = cgroup::belongs(path, slot);
     let random = |id: &&String| id.len() == 64;
     below || ids.iter().filter(random).any(|id| path.contains(id.as_str()))
 }
@@ -142,9 +143,7 @@ pub fn clear_away(slot: &Slot) {
     }
     let stuck = mounts_of(slot);
     assert!(stuck.is_empty(), "cannot unmount {}", stuck.join(", "));
-    for cgroup in host::cgroups().iter().filter(|cgroup| cgroup.ends_with(slot.name())) {
-        remove_cgroup(cgroup);
-    }
+    cgroup::clear_away(slot);
     for file in state_files(slot, &[]) {
         let _ = fs::remove_file(&file).or_else(|_| fs::remove_dir_all(&file));
     }
@@ -157,16 +156,6 @@ pub fn clear_away(slot: &Slot) {
         let removed = fs::remove_dir_all(&directory);
         removed.unwrap_or_else(|e| panic!("remove {}: {e}", directory.display()));
     }
-}
-
-/// Removes a cgroup and those below it.
-fn remove_cgroup(cgroup: &Path) {
-    for entry in fs::read_dir(cgroup).into_iter().flatten().flatten() {
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            remove_cgroup(&entry.path());
-        }
-    }
-    let _ = fs::remove_dir(cgroup);
 }
 
 fn daemons_of(slot: &Slot) -> Vec<HostProcess> {

@@ -4,11 +4,13 @@
 //! Read [`containerd`] first (what a test starts with), then [`ctr`] and
 //! [`container`] (a container as `ctr` and as a program runs it), [`cri`]
 //! (pods, as Kubernetes runs them) and [`leaks`] (what each test ends with).
+//! [`cgroup`] is where the containers are put, by either cgroup driver.
 //! [`shim`] speaks to the shim without any containerd between.
 //!
 //! Everything in here panics with a sentence when something is not as it must
 //! be: its only users are tests and the quickstart.
 
+pub mod cgroup;
 pub mod config;
 pub mod container;
 pub mod containerd;
@@ -27,8 +29,9 @@ pub mod stream;
 pub mod wait;
 
 /// Turns each named story, a `fn(Containerd)`, into one test for every
-/// containerd that the suite runs against. A story that is not named here is
-/// dead code, which the compiler reports.
+/// containerd that the suite runs against; which of them run where is said in
+/// `ci/left-out`. A story that is not named here is dead code, which the
+/// compiler reports.
 #[macro_export]
 macro_rules! on_each_containerd {
     ($($story:ident),+ $(,)?) => {$(
@@ -36,6 +39,10 @@ macro_rules! on_each_containerd {
             #[test]
             fn containerd_1_6() {
                 super::$story($crate::containerd::Containerd::start($crate::containerd::Version::V1_6));
+            }
+            #[test]
+            fn containerd_1_7() {
+                super::$story($crate::containerd::Containerd::start($crate::containerd::Version::V1_7));
             }
             #[test]
             fn containerd_2_1() {

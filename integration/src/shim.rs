@@ -5,7 +5,6 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::time::Duration;
 
 use containerd_shim_protos::TaskClient;
 use containerd_shim_protos::api::{
@@ -43,7 +42,7 @@ impl Bundle {
             address: containerd.address().to_string_lossy().into_owned(),
             namespace: namespace.clone(),
         };
-        bundle.write(&spec::container(&["sh", "-c", script], &format!("/{namespace}/{id}")));
+        bundle.write(&spec::container(&["sh", "-c", script], &containerd.cgroups_path(id)));
         containerd.track(id);
         bundle
     }
@@ -149,7 +148,7 @@ pub struct Shim<'a> {
 
 impl Shim<'_> {
     fn context(&self) -> Context {
-        let deadline = wait::DEADLINE.as_nanos().try_into().expect("a short time");
+        let deadline = wait::deadline().as_nanos().try_into().expect("a short time");
         let mut context = context::with_timeout(deadline);
         context.add("containerd-namespace-ttrpc".to_owned(), self.bundle.namespace.clone());
         context
@@ -210,7 +209,7 @@ impl Shim<'_> {
     /// Asks the shim to end. It may do so before it answers.
     pub fn shutdown(&self) {
         let request = ShutdownRequest { id: self.bundle.id.clone(), ..Default::default() };
-        let short = Duration::from_secs(5).as_nanos().try_into().expect("a short time");
+        let short = wait::patience(5).as_nanos().try_into().expect("a short time");
         let _ = self.tasks.shutdown(context::with_timeout(short), &request);
     }
 }

@@ -12,7 +12,7 @@ use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 
-use crate::wait::DEADLINE;
+use crate::wait::deadline;
 
 /// Which streams a process gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -162,7 +162,7 @@ impl Reader {
         let missing = |seen: &mut Vec<u8>| !String::from_utf8_lossy(seen).contains(text);
         let seen = lock.lock().expect("no panic while locked");
         let (seen, timeout) =
-            changed.wait_timeout_while(seen, DEADLINE, missing).expect("no panic");
+            changed.wait_timeout_while(seen, deadline(), missing).expect("no panic");
         let seen = String::from_utf8_lossy(&seen).into_owned();
         assert!(!timeout.timed_out(), "waited in vain for {text:?}; so far: {seen:?}");
         seen

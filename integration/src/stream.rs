@@ -9,7 +9,7 @@ use tokio_tungstenite::tungstenite::{Message, http::HeaderValue};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
 
 use crate::containerd::Containerd;
-use crate::wait::DEADLINE;
+use crate::wait::deadline;
 
 /// The channels of exec and attach sessions.
 const STDIN: u8 = 0;
@@ -71,8 +71,9 @@ impl<'a> Session<'a> {
     /// Receives one message; false when the session is over.
     fn receive(&mut self) -> bool {
         let socket = &mut self.socket;
-        let received =
-            self.containerd.block_on(async { tokio::time::timeout(DEADLINE, socket.next()).await });
+        let received = self
+            .containerd
+            .block_on(async { tokio::time::timeout(deadline(), socket.next()).await });
         let received = received.unwrap_or_else(|_| {
             panic!(
                 "the session says nothing more; so far: {}",

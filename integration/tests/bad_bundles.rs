@@ -36,7 +36,7 @@ fn says(refusal: &str, wanted: &[&str]) {
 
 #[test]
 fn a_good_bundle_runs() {
-    let containerd = Containerd::start(Version::V1_6);
+    let containerd = Containerd::start(Version::V2_1);
     let bundle = bundle(&containerd, "good");
     let shim = bundle.start_shim().expect("start the shim");
     shim.create().expect("create the container");
@@ -46,7 +46,7 @@ fn a_good_bundle_runs() {
 
 #[test]
 fn a_missing_config_is_named() {
-    let containerd = Containerd::start(Version::V1_6);
+    let containerd = Containerd::start(Version::V2_1);
     let bundle = bundle(&containerd, "missing");
     fs::remove_file(bundle.config()).expect("remove config.json");
     says(&bundle.refusal(), &["config.json"]);
@@ -54,7 +54,7 @@ fn a_missing_config_is_named() {
 
 #[test]
 fn a_broken_config_is_named() {
-    let containerd = Containerd::start(Version::V1_6);
+    let containerd = Containerd::start(Version::V2_1);
     for (id, text) in [
         ("empty", ""),
         ("cut-off", "{\"ociVersion\": \"1.0.2\", \"process\": {"),
@@ -70,7 +70,7 @@ fn a_broken_config_is_named() {
 
 #[test]
 fn a_config_that_is_no_file_is_refused() {
-    let containerd = Containerd::start(Version::V1_6);
+    let containerd = Containerd::start(Version::V2_1);
     let bundle = bundle(&containerd, "directory");
     fs::remove_file(bundle.config()).expect("remove config.json");
     fs::create_dir(bundle.config()).expect("make a directory");
@@ -85,7 +85,7 @@ fn a_config_that_is_no_file_is_refused() {
 /// "Extensibility").
 #[test]
 fn unknown_fields_are_ignored() {
-    let containerd = Containerd::start(Version::V1_6);
+    let containerd = Containerd::start(Version::V2_1);
     let bundle = bundle(&containerd, "future").spec(|s| {
         s["fromTheFuture"] = json!({ "deep": [1] });
         s["process"]["alsoNew"] = json!(true);
@@ -188,7 +188,7 @@ const MISTAKES: &[Mistake] = &[
 
 #[test]
 fn each_mistake_in_a_spec_is_named() {
-    let containerd = Containerd::start(Version::V1_6);
+    let containerd = Containerd::start(Version::V2_1);
     let mut unsaid = Vec::new();
     for (id, mistake, wanted) in MISTAKES {
         let bundle = bundle(&containerd, id).spec(*mistake);

@@ -261,3 +261,18 @@ fn a_missing_volume_is_named(containerd: Containerd) {
     let refused = container.start().expect_err("the volume is gone");
     assert!(refused.message().contains(&*gone.to_string_lossy()), "{refused}");
 }
+
+mod needs_apparmor {
+    use integration::containerd::{Containerd, Version};
+
+    /// Where the kernel has AppArmor, containerd asks for its own profile.
+    #[test]
+    fn a_container_runs_under_containerd_s_profile() {
+        let containerd = Containerd::start(Version::V2_1);
+        let pod = containerd.pod("profiled");
+        let container = pod.shell("main", "sleep 1000");
+        let profile = "cri-containerd.apparmor.d (enforce)";
+        assert_eq!(container.ask("cat /proc/1/attr/current"), profile);
+        assert_eq!(container.ask("cat /proc/self/attr/current"), profile);
+    }
+}

@@ -28,7 +28,7 @@ fn kill_now(pid: i32) {
 
 #[track_caller]
 fn ends(pidfd: &OwnedFd, what: &str) {
-    assert!(wait::readable(pidfd, wait::DEADLINE), "{what} lives on");
+    assert!(wait::readable(pidfd, wait::deadline()), "{what} lives on");
 }
 
 /// The contract: an exit 137 is told, the task is gone, the container's record

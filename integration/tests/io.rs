@@ -47,6 +47,7 @@ fn sixty_four_mebibytes_arrive_through_ctr(containerd: Containerd) {
     containerd.import_images();
     containerd.track("loud");
     command.args(["--namespace", &containerd.namespace(), "run", "--rm"]);
+    command.args(["--cgroup", &containerd.cgroups_path("loud")]);
     command.args(["--runtime", containerd.runtime_name(), image::BUSYBOX, "loud"]);
     command.args(["sh", "-c", &format!("blob() {{ {BLOB}; }}; blob a")]);
     let output = command.stdin(Stdio::null()).output().expect("run ctr");

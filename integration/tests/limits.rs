@@ -2,8 +2,8 @@
 //! `--cpu-num` and `--total-memory`. The rules stand in ARCHITECTURE.md.
 
 use std::fs;
-use std::path::PathBuf;
 
+use integration::cgroup::{self, Limits};
 use integration::containerd::Containerd;
 use integration::cri::resources;
 use integration::{host, on_each_containerd, sandbox};
@@ -93,39 +93,14 @@ fn the_memory_limit_is_told(containerd: Containerd) {
     assert_eq!(told(&containerd, "limited", limited).1, 64 << 20);
 }
 
-/// A cgroup above the pods', as the kubelet makes one per class of service.
-struct ParentCgroup(Vec<PathBuf>);
-
-impl ParentCgroup {
-    fn make(containerd: &Containerd, memory: u64, quota: i64) -> ParentCgroup {
-        let root = PathBuf::from("/sys/fs/cgroup");
-        let name = containerd.slot().name();
-        if host::has_cgroup_v2_only() {
-            let group = root.join(&name);
-            fs::create_dir_all(&group).expect("make a cgroup");
-            fs::write(group.join("memory.max"), memory.to_string()).expect("limit its memory");
-            fs::write(group.join("cpu.max"), format!("{quota} 100000")).expect("limit its CPU");
-            return ParentCgroup(vec![group]);
-        }
-        let groups = ["memory", "cpu"].map(|controller| root.join(controller).join(&name));
-        groups.iter().for_each(|group| fs::create_dir_all(group).expect("make a cgroup"));
-        let limit = |group: &PathBuf, file: &str, value: String| {
-            fs::write(group.join(file), value).expect("limit a cgroup");
-        };
-        limit(&groups[0], "memory.limit_in_bytes", memory.to_string());
-        limit(&groups[1], "cpu.cfs_quota_us", quota.to_string());
-        ParentCgroup(groups.to_vec())
-    }
-}
-
-impl Drop for ParentCgroup {
-    fn drop(&mut self) {
-        self.0.iter().for_each(|group| drop(fs::remove_dir(group)));
-    }
+/// Limits the cgroup above the pods', as the kubelet does for a class of service.
+fn limit_all(containerd: &Containerd, memory: u64, quota: u32) {
+    let limits = Limits { memory: Some(memory), quota: Some(quota), cpus: None };
+    cgroup::limit(containerd.slot(), &limits);
 }
 
 fn a_limit_of_the_parent_counts(containerd: Containerd) {
-    let _parent = ParentCgroup::make(&containerd, 96 << 20, 150_000);
+    limit_all(&containerd, 96 << 20, 150_000);
     let (cpus, memory) = told(&containerd, "child", json!({}));
     assert_eq!((cpus, memory), (host_cpus().min(2), 96 << 20));
     let tighter = json!({ "memory": { "limit": 32 << 20 } });
@@ -136,7 +111,7 @@ fn a_limit_of_the_parent_counts(containerd: Containerd) {
 
 /// boot is the pod's: a limit of one container is that container's alone.
 fn the_pod_s_limits_are_told_and_not_the_container_s(containerd: Containerd) {
-    let _parent = ParentCgroup::make(&containerd, 128 << 20, 200_000);
+    limit_all(&containerd, 128 << 20, 200_000);
     let pod = containerd.pod("limited");
     let container = pod.container("main", "sleep 1000", |config| {
         resources(config).memory_limit_in_bytes = 32 << 20;

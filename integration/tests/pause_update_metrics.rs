@@ -4,6 +4,7 @@ use std::fs;
 use std::time::Duration;
 
 use containerd_shim_protos::cgroups::metrics::Metrics;
+use containerd_shim_protos::cgroups_v2::metrics as v2;
 use containerd_shim_protos::protobuf::Message;
 use integration::containerd::Containerd;
 use integration::stdio::Streams;
@@ -105,13 +106,33 @@ fn metrics_tell_what_is_used(containerd: Containerd) {
     let data = container.metrics().data.expect("metrics with data");
     if host::has_cgroup_v2_only() {
         assert!(data.type_url.ends_with("io.containerd.cgroups.v2.Metrics"), "{}", data.type_url);
-        return;
+        let metrics = v2::Metrics::parse_from_bytes(&data.value).expect("metrics of cgroup v2");
+        return check_v2(&metrics);
     }
     assert!(data.type_url.ends_with("io.containerd.cgroups.v1.Metrics"), "{}", data.type_url);
     let metrics = Metrics::parse_from_bytes(&data.value).expect("metrics of cgroup v1");
     assert!(metrics.cpu.usage.total > 1_000_000, "{:?}", metrics.cpu);
     assert!(metrics.memory.usage.usage >= 8 << 20, "{:?}", metrics.memory.usage);
     assert!(metrics.pids.current >= 1, "{:?}", metrics.pids);
+}
+
+fn check_v2(metrics: &v2::Metrics) {
+    assert!(metrics.cpu.usage_usec > 1000, "{:?}", metrics.cpu);
+    assert!(metrics.memory.usage >= 8 << 20, "{:?}", metrics.memory);
+    assert!(metrics.memory.shmem >= 8 << 20, "{:?}", metrics.memory);
+    assert!(metrics.memory.max_usage >= metrics.memory.shmem, "{:?}", metrics.memory);
+    assert_eq!(metrics.memory.usage_limit, u64::MAX);
+    assert!(metrics.pids.current >= 1, "{:?}", metrics.pids);
+    assert_eq!(metrics.memory_events.as_ref().map(|events| events.oom_kill), Some(0));
+    assert!(metrics.io.is_some(), "{metrics:?}");
+    // Where the kernel keeps account of pressure, so do we.
+    let pressure = fs::exists("/proc/pressure/memory").expect("look into /proc");
+    assert_eq!(metrics.cpu.psi.is_some(), pressure, "{:?}", metrics.cpu);
+    assert_eq!(metrics.memory.psi.is_some(), pressure, "{:?}", metrics.memory);
+    assert_eq!(metrics.io.psi.is_some(), pressure, "{:?}", metrics.io);
+    if pressure {
+        assert!(metrics.cpu.psi.some.total > 0, "{:?}", metrics.cpu.psi);
+    }
 }
 
 fn the_processes_of_a_container_are_listed(containerd: Containerd) {

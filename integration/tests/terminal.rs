@@ -92,6 +92,7 @@ fn ctr_run_with_a_terminal(containerd: Containerd) {
     let end = || Stdio::from(pty.slave.try_clone().expect("dup"));
     let mut command = containerd.ctr_command();
     command.args(["--namespace", &containerd.namespace(), "run", "--rm", "--tty"]);
+    command.args(["--cgroup", &containerd.cgroups_path("person")]);
     command.args(["--runtime", containerd.runtime_name(), image::BUSYBOX, "person"]);
     command.args([
         "sh",

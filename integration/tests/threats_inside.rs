@@ -128,7 +128,8 @@ fn all_capabilities_hold_nothing_outside(containerd: Containerd) {
         "mknod /tmp/disk b 8 0",
         "mknod /tmp/memory c 1 1",
         // Files of the host's root.
-        "head -c 1 /proc/kcore",
+        // Masked, where there is one: it can be opened, and is empty.
+        "test $(head -c 1 /proc/kcore | wc -c) -gt 0",
         "head -c 1 /proc/kmsg",
         "head -c 1 /proc/kallsyms | grep -v '^0'",
         "echo h > /proc/sysrq-trigger",

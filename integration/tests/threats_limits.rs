@@ -2,8 +2,8 @@
 //! a pod is told of the machine it is on.
 
 use std::fs;
-use std::path::{Path, PathBuf};
 
+use integration::cgroup::{self, Limits};
 use integration::containerd::{Containerd, Version};
 use integration::host;
 use serde_json::{Value, json};
@@ -77,88 +77,26 @@ fn memory_follows_the_limit() {
     assert_eq!(told_with(&containerd, "generous", more), (cpus, memory));
 }
 
-/// A cgroup that the node made, with limits, in every hierarchy that has some.
-struct Parent {
-    path: String,
-    made: Vec<PathBuf>,
-}
-
-impl Parent {
-    fn make(path: &str, files: &[(&str, &str, &str)]) -> Parent {
-        let root = Path::new("/sys/fs/cgroup");
-        let mut made = Parent { path: path.to_owned(), made: Vec::new() };
-        for (controller, file, value) in files {
-            let hierarchy =
-                if host::has_cgroup_v2_only() { root.to_owned() } else { root.join(controller) };
-            let mut directory = hierarchy.clone();
-            for part in path.trim_start_matches('/').split('/') {
-                directory.push(part);
-                if !directory.exists() {
-                    fs::create_dir(&directory).expect("make a cgroup");
-                    made.made.push(directory.clone());
-                }
-                // A v1 cpuset is of no use before it is filled.
-                for inherited in ["cpuset.cpus", "cpuset.mems"] {
-                    let above = directory.parent().expect("a parent").join(inherited);
-                    if let (true, Ok(value)) = (directory.join(inherited).exists(), fs::read(above))
-                    {
-                        let _ = fs::write(directory.join(inherited), value);
-                    }
-                }
-            }
-            fs::write(directory.join(file), value).unwrap_or_else(|e| {
-                panic!("write {value} to {file} of {}: {e}", directory.display())
-            });
-        }
-        made
-    }
-}
-
-impl Drop for Parent {
-    fn drop(&mut self) {
-        // The runtime made it in the other hierarchies, as the way to its own.
-        let hierarchies = fs::read_dir("/sys/fs/cgroup").expect("read the hierarchies").flatten();
-        for hierarchy in hierarchies {
-            let _ = fs::remove_dir(hierarchy.path().join(self.path.trim_start_matches('/')));
-        }
-        for directory in self.made.iter().rev() {
-            let _ = fs::remove_dir(directory);
-        }
-    }
-}
-
-fn limits() -> Vec<(&'static str, &'static str, &'static str)> {
-    if host::has_cgroup_v2_only() {
-        return vec![("", "memory.max", "201326592"), ("", "cpuset.cpus", "0")];
-    }
-    vec![("memory", "memory.limit_in_bytes", "201326592"), ("cpuset", "cpuset.cpus", "0")]
+/// The kubelet limits pods by the cgroup above their containers'.
+fn limit_all(containerd: &Containerd) {
+    let limits = Limits { memory: Some(192 << 20), cpus: Some("0"), quota: None };
+    cgroup::limit(containerd.slot(), &limits);
 }
 
 #[test]
 fn a_limit_of_the_parent_counts() {
     let containerd = Containerd::start(Version::V2_1);
-    let parent = format!("/{}/parent", containerd.namespace());
-    let _parent = Parent::make(&parent, &limits());
-    let run = |id: &str, resources: Value| {
-        let path = format!("{parent}/{id}");
-        let change = |spec: &mut Value| {
-            spec["linux"]["cgroupsPath"] = path.into();
-            let all = spec["linux"]["resources"].as_object_mut().expect("resources");
-            all.extend(resources.as_object().expect("an object").clone());
-        };
-        let container = containerd.container(id, ["sleep", "1000"]).spec(change).start();
-        told(container.pid())
-    };
+    limit_all(&containerd);
+    let run = |id: &str, resources: Value| told_with(&containerd, id, resources);
     assert_eq!(run("free", json!({})), (1, 192 << 20));
     assert_eq!(run("tighter", json!({ "memory": { "limit": 64 << 20 } })), (1, 64 << 20));
     assert_eq!(run("looser", json!({ "memory": { "limit": 256 << 20 } })), (1, 192 << 20));
 }
 
-/// The kubelet limits a pod by the cgroup above its containers'.
 #[test]
 fn a_limit_of_the_pod_counts() {
     let containerd = Containerd::start(Version::V2_1);
-    let _parent = Parent::make(&containerd.pods_cgroup(), &limits());
+    limit_all(&containerd);
     let pod = containerd.pod("limited");
     let container = pod.shell("main", "sleep 1000");
     assert_eq!(told(pod.pid()), (1, 192 << 20));

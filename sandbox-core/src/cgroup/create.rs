@@ -3,6 +3,7 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
 use oci_spec::runtime::LinuxResources;
 use rustix::fs::Mode as Permissions;
@@ -55,7 +56,7 @@ pub(super) fn in_all(
     };
     let dirs = hierarchies.all.iter().map(dir).collect::<Result<_>>()?;
     let saved = SavedCgroup { v2: hierarchies.mode.is_v2(), dirs, unit: None };
-    Ok(Cgroup { saved, holder: None })
+    Ok(Cgroup { saved, holder: Mutex::default() })
 }
 
 /// Below the caller's own cgroup; on version 2 beside it, because a cgroup with

@@ -10,6 +10,7 @@
 //! | `create.rs`, `systemd.rs` | make it, all or nothing |
 //! | `resources/` | write `linux.resources` into it |
 //! | `derive.rs` | the CPUs and memory to tell the sandbox |
+//! | `delegate.rs` | let the container divide it |
 //! | `freeze.rs`, `processes.rs`, `oom.rs`, `stats/` | act on it and watch it |
 //! | `remove.rs` | take it away, in bounded time |
 //!
@@ -49,6 +50,7 @@
 //! version 1 (hybrid) is left alone.
 
 mod create;
+mod delegate;
 mod derive;
 mod file;
 mod freeze;
@@ -66,6 +68,7 @@ mod tests;
 
 use std::os::fd::OwnedFd;
 use std::path::{Component, Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use oci_spec::runtime::LinuxResources;
 use rustix::fs::OFlags;
@@ -87,7 +90,7 @@ pub use path::Driver;
 pub struct Cgroup {
     saved: SavedCgroup,
     /// Keeps a unit of systemd alive until the container's first process is in.
-    holder: Option<sys::cgroup::Holder>,
+    holder: Mutex<Option<sys::cgroup::Holder>>,
 }
 
 /// All that is needed to find a cgroup again, for the state file.
@@ -142,7 +145,7 @@ impl Cgroup {
         if saved.dirs.is_empty() {
             return Err(Error::invalid("saved cgroup: expected at least one directory"));
         }
-        Ok(Cgroup { saved, holder: None })
+        Ok(Cgroup { saved, holder: Mutex::default() })
     }
 
     /// What [`Cgroup::open`] needs.
@@ -200,8 +203,12 @@ impl Cgroup {
     /// on keeps it alive. Needed by the systemd driver only (systemd removes
     /// an empty scope, so that a process of ours waits in it until then);
     /// harmless otherwise.
-    pub fn settled(&mut self) {
-        self.holder = None;
+    pub fn settled(&self) {
+        drop(self.holder().take());
+    }
+
+    fn holder(&self) -> MutexGuard<'_, Option<sys::cgroup::Holder>> {
+        self.holder.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The directory of the hierarchy with this controller.

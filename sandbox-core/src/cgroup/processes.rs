@@ -22,7 +22,7 @@ impl Cgroup {
     /// All processes in the cgroup and in those below it. Empty when it is
     /// gone.
     pub fn pids(&self) -> Result<Vec<HostPid>> {
-        let holder = self.holder.as_ref().map(|h| h.pid());
+        let holder = self.holder().as_ref().map(|h| h.pid());
         let mut pids = Vec::new();
         for dir in tree(self.any_dir())? {
             let procs = match file::read_if_any(&dir.join("cgroup.procs"))? {
@@ -63,15 +63,23 @@ impl Cgroup {
         Ok(())
     }
 
+    /// SIGKILL to all at once, so that nobody forks away from it. False where
+    /// the kernel cannot: version 1, and Linux before 5.14.
+    pub fn kill_at_once(&self) -> Result<bool> {
+        if !self.saved.v2 {
+            return Ok(false);
+        }
+        let kill = self.saved.dirs[0].path.join("cgroup.kill");
+        match file::write_io(&kill, "1") {
+            Ok(()) => Ok(true),
+            Err(e) if file::gone(&e) => Ok(false),
+            Err(e) => Err(e).context(|| format!("write 1 to {}", kill.display())),
+        }
+    }
+
     fn send_kill(&self, again: bool) -> Result<()> {
-        if self.saved.v2 {
-            let kill = self.saved.dirs[0].path.join("cgroup.kill");
-            match file::write_io(&kill, "1") {
-                Ok(()) => return Ok(()),
-                // Linux before 5.14.
-                Err(e) if file::gone(&e) => {}
-                Err(e) => return Err(e).context(|| format!("write 1 to {}", kill.display())),
-            }
+        if self.kill_at_once()? {
+            return Ok(());
         }
         // A process that forks faster than we read the list is caught by
         // freezing it first; most containers need no second round.

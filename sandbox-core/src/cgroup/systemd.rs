@@ -5,6 +5,7 @@
 //! Each call opens a connection and closes it again: the shim keeps no
 //! descriptor that would let a sandbox speak to systemd.
 
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use oci_spec::runtime::LinuxResources;
@@ -50,7 +51,7 @@ pub(super) fn create(
             log::warn!("after a failed create: {e}");
         }
     });
-    Ok(Cgroup { holder, ..made? })
+    Ok(Cgroup { holder: Mutex::new(holder), ..made? })
 }
 
 /// Where systemd put the unit. It says so itself: its own root need not be

@@ -15,7 +15,6 @@ use super::executable::Executable;
 use super::state::{Identity, StateDirectory};
 use super::users::{self, IdRange};
 use super::{HostPid, NewSandbox, PANIC_LOG_SIZE, Sandbox, UserNamespace, maps, open_namespace};
-use crate::cgroup::Cgroup;
 use crate::control::donation::{Birth, BootFlags};
 use crate::control::packet::{ask_for_processes, sealed_memfd};
 use crate::error::{Context, Error, Result};
@@ -33,7 +32,7 @@ pub(super) fn spawn(new: NewSandbox<'_>) -> Result<Sandbox> {
     let birth = birth(&new, &claim);
     let certificate =
         sealed_memfd(&birth.encode()?).context(|| "memfd for the birth certificate")?;
-    let cgroup = JoinCgroup::prepare(new.cgroup)?;
+    let cgroup = JoinCgroup::prepare(&new)?;
     let args = ChildArgs {
         new: &new,
         executable: &executable,
@@ -223,8 +222,12 @@ struct JoinCgroup {
 }
 
 impl JoinCgroup {
-    fn prepare(cgroup: &Cgroup) -> Result<Self> {
-        let directory = cgroup.dir_fd()?;
+    fn prepare(new: &NewSandbox<'_>) -> Result<Self> {
+        let cgroup = new.cgroup;
+        let directory = match cgroup.is_divided_by(&new.plan.container) {
+            true => cgroup.boot_dir_fd()?,
+            false => cgroup.dir_fd()?,
+        };
         let procs = if directory.is_some() { Vec::new() } else { cgroup.procs()? };
         Ok(Self { directory, procs })
     }

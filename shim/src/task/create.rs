@@ -248,17 +248,17 @@ async fn give_birth(shim: &Shim, container: &mut Container, limits: Limits) -> R
         container: &container.id,
     };
     let (io, donated) = stdio::open(&container.init.stdio, owner).await?;
-    let cgroup = (!container.is_root()).then_some(&*container.cgroup);
-    let gifts = Gifts::collect(&boot, &container.plan, cgroup, &donated)?;
+    if container.cgroup.is_divided_by(&container.plan.container) {
+        container.cgroup.delegate(owner.uid, owner.gid)?;
+    }
+    let gifts = Gifts::collect(&boot, &container.plan, container.procs_to_join()?, &donated)?;
     let request = Request::Create {
         plan: Box::new(container.plan.container.clone()),
         donations: gifts.donations,
         limits,
     };
     let reply = boot.ask(shim, request, &gifts.descriptors(&donated)).await?;
-    if let Some(cgroup) = Arc::get_mut(&mut container.cgroup) {
-        cgroup.settled();
-    }
+    container.cgroup.settled();
     if container.is_pause() {
         container.init.pid = boot.pid();
         return Ok(());

@@ -147,8 +147,7 @@ async fn run(shim: &Arc<Shim>, id: &str, exec: &str, begun: Begun) -> Result<u32
 fn gifts(shim: &Shim, id: &str, boot: &Boot, donated: &Donated) -> Result<Gifts> {
     let mut table = shim.table();
     let container = table.container(id)?;
-    let cgroup = (!container.is_root()).then_some(&*container.cgroup);
-    Gifts::collect(boot, &container.plan, cgroup, donated)
+    Gifts::collect(boot, &container.plan, container.procs_to_join()?, donated)
 }
 
 /// A new process and its terminal.

@@ -167,6 +167,11 @@ fn shares_pids(container: &Container) -> bool {
 /// SIGKILL to what is left in a container's cgroup, but not to boot. Returns
 /// those that had not ended yet.
 fn kill_rest(container: &Container) -> Vec<OwnedFd> {
+    if !container.is_root()
+        && let Err(error) = container.cgroup.kill_at_once()
+    {
+        log::warn!("container {}: {error}", container.id);
+    }
     let boot = container.boot.handle.pid();
     let pids = container.cgroup.pids().unwrap_or_default();
     let others = pids.into_iter().filter(|pid| *pid != boot);

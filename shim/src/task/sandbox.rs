@@ -235,15 +235,13 @@ pub(super) struct Gifts {
 }
 
 impl Gifts {
-    /// `cgroup` is `None` for the root container: boot is in it, and what boot
-    /// makes starts there.
+    /// `procs` are the cgroups to join, if boot is not in them already.
     pub(super) fn collect(
         boot: &Boot,
         plan: &Plan,
-        cgroup: Option<&Cgroup>,
+        procs: Vec<OwnedFd>,
         stdio: &Donated,
     ) -> Result<Self> {
-        let procs = cgroup.map(Cgroup::procs).transpose()?.unwrap_or_default();
         let (seccomp, flags) = boot.handle.seccomp(plan)?.unzip();
         let donations = Donations {
             stdin: stdio.stdin.is_some(),

@@ -3,6 +3,7 @@
 //! one thread and nobody holds it over an await, so it is never contended.
 
 use std::collections::HashMap;
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
@@ -250,6 +251,17 @@ impl Container {
     /// The container whose cgroup boot sits in.
     pub(super) fn is_root(&self) -> bool {
         self.boot.root == self.id
+    }
+
+    /// What a process of the container has to join. Nothing for the root
+    /// container, as boot is in its cgroup and what boot makes starts there;
+    /// unless the container divides it, for then boot is in a place of its own.
+    pub(super) fn procs_to_join(&self) -> Result<Vec<OwnedFd>> {
+        if self.is_root() && !self.cgroup.is_divided_by(&self.plan.container) {
+            return Ok(Vec::new());
+        }
+        let init = self.init.handle.as_ref().map(|init| init.pid);
+        Ok(init.map_or_else(|| self.cgroup.procs(), |init| self.cgroup.procs_beside(init))?)
     }
 
     /// The well-known pause container: boot stands in for its process.

@@ -21,6 +21,17 @@ pub(super) fn apparmor(profile: Option<&str>) -> Result<Option<String>> {
             format!("{profile:?} cannot be applied: AppArmor is not enabled in this kernel"),
         );
     }
+    // Not listed are namespaces of policies and stacks of profiles.
+    let loaded = std::fs::read_to_string("/sys/kernel/security/apparmor/profiles");
+    let listed = |all: &str| {
+        all.lines().any(|line| line.rsplit_once(" (").is_some_and(|(name, _)| name == profile))
+    };
+    if !profile.starts_with(':')
+        && !profile.contains("//&")
+        && loaded.is_ok_and(|all| !listed(&all))
+    {
+        return refuse(field, format!("{profile:?} is not loaded; load it with apparmor_parser"));
+    }
     Ok(Some(profile.into()))
 }
 

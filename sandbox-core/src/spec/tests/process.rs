@@ -127,12 +127,15 @@ fn labels_are_applied_or_refused_but_never_dropped() {
         Story::of(CTR).set("/process/apparmorProfile", harmless).accepted();
     }
     let story = Story::of(CTR).set("/process/apparmorProfile", "cri-containerd.apparmor.d");
-    if std::fs::read("/sys/module/apparmor/parameters/enabled")
-        .is_ok_and(|answer| answer[0] == b'Y')
-    {
-        assert!(process(&story.accepted()).apparmor_profile.is_some());
+    let loaded = std::fs::read_to_string("/sys/kernel/security/apparmor/profiles");
+    let enabled = std::fs::read("/sys/module/apparmor/parameters/enabled");
+    let field = "process.apparmorProfile: \"cri-containerd.apparmor.d\"";
+    if !enabled.is_ok_and(|answer| answer[0] == b'Y') {
+        story.refused(&format!("{field} cannot be applied"));
+    } else if loaded.is_ok_and(|all| !all.contains("cri-containerd.apparmor.d (")) {
+        story.refused(&format!("{field} is not loaded"));
     } else {
-        story.refused("process.apparmorProfile: \"cri-containerd.apparmor.d\" cannot be applied");
+        assert!(process(&story.accepted()).apparmor_profile.is_some());
     }
     for (pointer, field) in [
         ("/process/selinuxLabel", "process.selinuxLabel"),

@@ -2,15 +2,6 @@
 
 use super::*;
 
-macro_rules! systemd_or_return {
-    () => {
-        if !Path::new("/run/systemd/system").exists() || !rustix::process::geteuid().is_root() {
-            eprintln!("NOT RUN: needs root on a host that runs systemd");
-            return;
-        }
-    };
-}
-
 fn create(id: &str, resources: &LinuxResources) -> Result<Cgroup> {
     let path = format!("palisade-tests.slice:palisade:{id}");
     Cgroup::create(id, &path, Driver::Systemd, resources)
@@ -29,7 +20,7 @@ fn is_forgotten(id: &str) {
 
 #[test]
 fn a_scope_lives_from_create_to_remove() {
-    systemd_or_return!();
+    needs(Path::new("/run/systemd/system").exists(), "systemd");
     let id = unique();
     let cgroup = create(&id, &memory(64 << 20)).unwrap();
     let mut scratch = Scratch { cgroup, children: Vec::new() };
@@ -56,7 +47,7 @@ fn a_scope_lives_from_create_to_remove() {
 
 #[test]
 fn systemd_knows_the_limits_and_keeps_them_at_a_reload() {
-    systemd_or_return!();
+    needs(Path::new("/run/systemd/system").exists(), "systemd");
     let id = unique();
     let resources = LinuxResourcesBuilder::default()
         .cpu(LinuxCpuBuilder::default().shares(1024u64).quota(150_000i64).build().unwrap())
@@ -81,7 +72,7 @@ fn systemd_knows_the_limits_and_keeps_them_at_a_reload() {
 
 #[test]
 fn a_refused_limit_leaves_no_unit() {
-    systemd_or_return!();
+    needs(Path::new("/run/systemd/system").exists(), "systemd");
     let id = unique();
     let error = create(&id, &cpu(|c| c.realtime_runtime(-7i64).realtime_period(1u64))).unwrap_err();
     assert!(error.to_string().starts_with("linux.resources.cpu"), "{error}");
@@ -90,7 +81,7 @@ fn a_refused_limit_leaves_no_unit() {
 
 #[test]
 fn another_process_can_remove_a_unit() {
-    systemd_or_return!();
+    needs(Path::new("/run/systemd/system").exists(), "systemd");
     let id = unique();
     let scratch = Scratch { cgroup: create(&id, &memory(8 << 20)).unwrap(), children: Vec::new() };
     let found = Cgroup::open(scratch.cgroup.saved().clone()).unwrap();

@@ -1,0 +1,174 @@
+//! Where tests put containers among the host's cgroups, and limits above them,
+//! by either driver: `PALISADE_TEST_CGROUP_DRIVER` is `cgroupfs` (the default)
+//! or `systemd`, where each test has a slice of its own.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::host;
+use crate::slot::Slot;
+
+/// Who makes the cgroups.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Driver {
+    /// Palisade, by mkdir.
+    Cgroupfs,
+    /// systemd, asked by Palisade.
+    Systemd,
+}
+
+impl Driver {
+    /// The driver that this run of the tests is about.
+    pub fn of_tests() -> Driver {
+        match std::env::var("PALISADE_TEST_CGROUP_DRIVER").as_deref() {
+            Err(_) | Ok("cgroupfs") => Driver::Cgroupfs,
+            Ok("systemd") => Driver::Systemd,
+            Ok(other) => {
+                panic!("PALISADE_TEST_CGROUP_DRIVER={other}: neither cgroupfs nor systemd")
+            }
+        }
+    }
+}
+
+/// The name of the cgroup that all containers of a test are in. A dash in a
+/// slice's name would mean a slice above it.
+pub fn group(slot: &Slot) -> String {
+    match Driver::of_tests() {
+        Driver::Cgroupfs => slot.name(),
+        Driver::Systemd => slice(slot),
+    }
+}
+
+fn slice(slot: &Slot) -> String {
+    format!("{}.slice", prefix(slot))
+}
+
+/// What CRI takes as a pod's cgroup parent.
+pub fn parent(slot: &Slot) -> String {
+    format!("/{}", group(slot))
+}
+
+/// What a spec takes as a container's cgroup.
+pub fn path(slot: &Slot, id: &str) -> String {
+    match Driver::of_tests() {
+        Driver::Cgroupfs => format!("/{}/{id}", group(slot)),
+        Driver::Systemd => format!("{}:{}:{id}", group(slot), prefix(slot)),
+    }
+}
+
+/// The scope of a container. All of a host's units share one set of names.
+pub fn scope(slot: &Slot, id: &str) -> String {
+    format!("{}-{id}.scope", prefix(slot))
+}
+
+fn prefix(slot: &Slot) -> String {
+    slot.name().replace('-', "_")
+}
+
+/// Whether a path among cgroups is of a test.
+pub fn belongs(path: &str, slot: &Slot) -> bool {
+    [slot.name(), slice(slot)].iter().any(|name| path.contains(&format!("/{name}/")))
+}
+
+/// Removes a test's cgroup with all below it.
+pub fn clear_away(slot: &Slot) {
+    for cgroup in host::cgroups().iter().filter(|cgroup| cgroup.ends_with(slot.name())) {
+        remove(cgroup);
+    }
+    let slice = slice(slot);
+    if host::cgroups().iter().any(|cgroup| cgroup.ends_with(&slice)) {
+        let _ = Command::new("systemctl").args(["stop", &slice]).status();
+        // What was set for it; otherwise the next test would inherit that.
+        let _ = Command::new("systemctl").args(["revert", &slice]).output();
+    }
+}
+
+fn remove(cgroup: &Path) {
+    for entry in fs::read_dir(cgroup).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            remove(&entry.path());
+        }
+    }
+    let _ = fs::remove_dir(cgroup);
+}
+
+/// What a node limits a class of pods to.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Limits {
+    /// Bytes of memory.
+    pub memory: Option<u64>,
+    /// Microseconds of CPU in each 100 ms.
+    pub quota: Option<u32>,
+    /// A list of CPUs.
+    pub cpus: Option<&'static str>,
+}
+
+/// The cgroup above all containers of a test, made and limited before them as
+/// the kubelet does. It goes with the test's end.
+pub fn limit(slot: &Slot, limits: &Limits) {
+    let name = group(slot);
+    if Driver::of_tests() == Driver::Systemd {
+        return limit_slice(&name, limits);
+    }
+    for (controller, files) in values(limits) {
+        let group = hierarchy(controller).join(&name);
+        fs::create_dir_all(&group).unwrap_or_else(|e| panic!("mkdir {}: {e}", group.display()));
+        for (file, value) in files {
+            let path = group.join(file);
+            fs::write(&path, &value)
+                .unwrap_or_else(|e| panic!("write {value} to {}: {e}", path.display()));
+        }
+    }
+}
+
+fn limit_slice(slice: &str, limits: &Limits) {
+    let systemctl = |args: &[&str]| {
+        let ran = Command::new("systemctl").args(args).output().expect("run systemctl");
+        let said = String::from_utf8_lossy(&ran.stderr).into_owned();
+        assert!(ran.status.success(), "systemctl {}: {said}", args.join(" "));
+    };
+    let properties = [
+        limits.memory.map(|bytes| format!("MemoryMax={bytes}")),
+        limits.quota.map(|quota| format!("CPUQuota={}%", quota / 1000)),
+        limits.cpus.map(|cpus| format!("AllowedCPUs={cpus}")),
+    ];
+    systemctl(&["start", slice]);
+    for property in properties.iter().flatten() {
+        systemctl(&["set-property", "--runtime", slice, property]);
+    }
+}
+
+fn hierarchy(controller: &str) -> PathBuf {
+    let root = PathBuf::from("/sys/fs/cgroup");
+    if host::has_cgroup_v2_only() { root } else { root.join(controller) }
+}
+
+/// By controller: files and what goes into them, in that order.
+fn values(limits: &Limits) -> Vec<(&'static str, Vec<(&'static str, String)>)> {
+    let v2 = host::has_cgroup_v2_only();
+    let mut all = Vec::new();
+    if let Some(bytes) = limits.memory {
+        let file = if v2 { "memory.max" } else { "memory.limit_in_bytes" };
+        all.push(("memory", vec![(file, bytes.to_string())]));
+    }
+    if let Some(quota) = limits.quota {
+        all.push((
+            "cpu",
+            match v2 {
+                true => vec![("cpu.max", format!("{quota} 100000"))],
+                false => vec![("cpu.cfs_quota_us", quota.to_string())],
+            },
+        ));
+    }
+    if let Some(cpus) = limits.cpus {
+        let mut files = vec![("cpuset.cpus", cpus.to_owned())];
+        if !v2 {
+            // A v1 cpuset is of no use before it has memory as well.
+            let mems = fs::read_to_string("/sys/fs/cgroup/cpuset/cpuset.mems");
+            files.push(("cpuset.mems", mems.expect("the host's cpuset.mems").trim().to_owned()));
+        }
+        all.push(("cpuset", files));
+    }
+    all
+}

@@ -1,0 +1,316 @@
+//! What a container's cgroup does on the host, beyond limits: whose it is, what
+//! may be made below it, and how it goes.
+
+use std::path::PathBuf;
+
+use integration::container::NewContainer;
+use integration::containerd::{Containerd, Version};
+use integration::{cgroup, host, sandbox, wait};
+use serde_json::{Value, json};
+
+/// Containers have cgroup namespaces of their own, with a mount of it.
+fn with_own_cgroups(container: NewContainer<'_>, options: Value) -> NewContainer<'_> {
+    container.spec(|s| {
+        let namespaces = s["linux"]["namespaces"].as_array_mut().expect("namespaces");
+        namespaces.push(json!({ "type": "cgroup" }));
+        s["mounts"].as_array_mut().expect("mounts").push(json!({
+            "destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup",
+            "options": options,
+        }));
+    })
+}
+
+/// A container's cgroup: its processes may have gone below.
+fn cgroup_of(containerd: &Containerd, id: &str) -> PathBuf {
+    let names = [id.to_owned(), cgroup::scope(containerd.slot(), id)];
+    let mine = |path: &PathBuf| {
+        let belongs = cgroup::belongs(&path.to_string_lossy(), containerd.slot());
+        belongs && names.iter().any(|name| path.ends_with(name))
+    };
+    host::cgroups().into_iter().find(mine).unwrap_or_else(|| panic!("no cgroup of {id}"))
+}
+
+#[test]
+fn devices_are_what_the_spec_allows() {
+    let containerd = Containerd::start(Version::V2_1);
+    let tun =
+        json!([{ "path": "/dev/tun", "type": "c", "major": 10, "minor": 200, "fileMode": 0o666 }]);
+    let run = |id: &str, rules: Value| {
+        let look = "for d in null zero tun; do (: < /dev/$d) 2>/dev/null && echo $d; done";
+        let container = containerd.shell(id, look).spec(|s| {
+            s["linux"]["devices"] = tun.clone();
+            s["linux"]["resources"]["devices"] = rules;
+        });
+        container.start().finish().1
+    };
+    let none = json!({ "allow": false, "access": "rwm" });
+    let allowed = json!({ "allow": true, "type": "c", "major": 10, "minor": 200, "access": "rwm" });
+    assert_eq!(run("closed", json!([none])), "null\nzero\n");
+    assert_eq!(run("open", json!([none, allowed])), "null\nzero\ntun\n");
+}
+
+mod needs_v2 {
+    use std::fs;
+    use std::time::Duration;
+
+    use integration::cri::{pod_security, resources};
+    use integration::spec;
+    use integration::stdio::Streams;
+
+    use k8s_cri::v1::NamespaceMode;
+
+    use super::*;
+
+    #[test]
+    fn unified_values_arrive_and_are_refused_by_name() {
+        let containerd = Containerd::start(Version::V2_1);
+        let unified = |id: &str, values: Value| {
+            let container = containerd.container(id, ["sleep", "1000"]);
+            container.spec(|s| s["linux"]["resources"]["unified"] = values)
+        };
+        let values = json!({
+            "memory.high": "50331648", "memory.oom.group": "1", "pids.max": "55",
+            "cpu.weight": "50", "cpu.max": "30000 60000",
+        });
+        let container = unified("unified", values.clone()).start();
+        for (file, value) in values.as_object().expect("an object") {
+            assert_eq!(host::cgroup_value(container.pid(), "", file), *value, "{file}");
+        }
+        let changed = json!({ "unified": { "memory.high": "max", "pids.max": "66" } });
+        container.update(&changed).expect("update it");
+        assert_eq!(host::cgroup_value(container.pid(), "", "memory.high"), "max");
+        assert_eq!(host::cgroup_value(container.pid(), "", "pids.max"), "66");
+        assert_eq!(host::cgroup_value(container.pid(), "", "cpu.weight"), "50");
+
+        for (id, file, value) in [
+            ("unknown", "no.such", "1"),
+            ("wrong", "memory.max", "lots"),
+            ("not-ours", "cgroup.kill", "1"),
+        ] {
+            let refused = unified(id, json!({ file: value })).try_create().expect_err(file);
+            assert!(refused.message().contains("linux.resources.unified"), "{refused}");
+            assert!(refused.message().contains(file), "{refused}");
+        }
+    }
+
+    #[test]
+    fn every_process_is_born_in_its_container_s_cgroup() {
+        let containerd = Containerd::start(Version::V2_1);
+        let container = containerd.shell("family", "sleep 1000 & sleep 1000").start();
+        let exec = container.exec("more", spec::process(&["sleep", "1000"]), Streams::Null);
+        let exec = exec.expect("add an exec");
+        exec.start().expect("start it");
+        let cgroup = host::cgroup_directory(container.pid(), "");
+        assert_eq!(host::cgroup_directory(exec.pid(), ""), cgroup);
+        // The sandbox process as well, and none of anybody else's.
+        let boot = sandbox::boot_of(container.shim());
+        let mut members: Vec<i32> = sandbox::descendants(boot.pid).iter().map(|p| p.pid).collect();
+        members.push(boot.pid);
+        members.sort_unstable();
+        let listed = fs::read_to_string(cgroup.join("cgroup.procs")).expect("read cgroup.procs");
+        let mut listed: Vec<i32> = listed.lines().filter_map(|line| line.parse().ok()).collect();
+        listed.sort_unstable();
+        assert_eq!(listed, members);
+    }
+
+    #[test]
+    fn a_container_sees_its_own_cgroup_as_the_root() {
+        let containerd = Containerd::start(Version::V2_1);
+        let look = "cat /proc/self/cgroup; cd /sys/fs/cgroup; cat memory.max; \
+                    mkdir below 2>/dev/null || echo read-only; echo max > memory.max || echo limited";
+        let container = containerd.shell("own", &format!("({look}) 2>/dev/null"));
+        let options = json!(["nosuid", "noexec", "nodev", "relatime", "ro"]);
+        let container = with_own_cgroups(container, options)
+            .spec(|s| s["linux"]["resources"]["memory"] = json!({ "limit": 64 << 20 }));
+        let (code, output) = container.start().finish();
+        assert_eq!((code, output.as_str()), (0, "0::/\n67108864\nread-only\nlimited\n"));
+    }
+
+    /// Mounted writable it is the container's own to divide, as the runtime
+    /// specification wants; its limits are not.
+    #[test]
+    fn a_container_may_divide_its_cgroup_but_not_raise_its_limits() {
+        let containerd = Containerd::start(Version::V2_1);
+        let divide = "set -e; cd /sys/fs/cgroup; mkdir init workers; echo $$ > init/cgroup.procs; \
+                      echo +pids +memory > cgroup.subtree_control; echo 20 > workers/pids.max; \
+                      mkdir threads; echo threaded > threads/cgroup.type || echo none; \
+                      (echo max > memory.max) 2>/dev/null && exit 9; \
+                      (echo max > pids.max) 2>/dev/null && exit 9; \
+                      sh -c 'echo $$ > workers/cgroup.procs; exec sleep 1000' & \
+                      until grep -q . workers/cgroup.procs; do :; done; echo divided; wait";
+        let container = with_own_cgroups(containerd.shell("divided", divide), json!(["rw"]))
+            .spec(|s| s["linux"]["resources"]["memory"] = json!({ "limit": 64 << 20 }))
+            .spec(|s| s["linux"]["resources"]["pids"] = json!({ "limit": 100 }));
+        let container = container.start();
+        container.stdio().wait_for_output("divided");
+        let cgroup = cgroup_of(&containerd, "divided");
+        let value = |file: &str| {
+            let read = fs::read_to_string(cgroup.join(file));
+            read.unwrap_or_else(|e| panic!("read {file}: {e}")).trim().to_owned()
+        };
+        assert_eq!(
+            (value("memory.max").as_str(), value("workers/pids.max").as_str()),
+            ("67108864", "20")
+        );
+
+        // All that is done to a container reaches those below, and leaves the
+        // division as it is.
+        assert_eq!(container.processes().len(), 2, "{:?}", container.processes());
+        container.pause().expect("pause it");
+        assert!(value("workers/cgroup.events").contains("frozen 1"));
+        container.resume().expect("resume it");
+        container.update(&json!({ "pids": { "limit": 90 } })).expect("update it");
+        assert_eq!((value("pids.max").as_str(), value("workers/pids.max").as_str()), ("90", "20"));
+        assert_eq!(container.exec_shell("look", "cat /proc/self/cgroup").0, 0);
+        container.kill_all(9).expect("kill all");
+        assert_eq!(container.wait().code, 137);
+    }
+
+    #[test]
+    fn killing_all_reaches_who_forks_and_who_hides_below() {
+        let containerd = Containerd::start(Version::V2_1);
+        let script = "f() { while :; do (:) & done; }; f & f & sleep 1000";
+        let container = containerd
+            .shell("rabbits", script)
+            .spec(|s| s["linux"]["resources"]["pids"] = json!({ "limit": 60 }))
+            .start();
+        wait::until("they multiply", || (container.processes().len() > 4).then_some(()));
+        container.kill_all(9).expect("kill all");
+        assert_eq!(container.wait().code, 137);
+    }
+
+    /// With the PID namespace of the pod the kernel does not end the rest along
+    /// with the first process.
+    #[test]
+    fn nobody_forks_away_in_a_pod_that_shares_its_pids() {
+        let containerd = Containerd::start(Version::V2_1);
+        let pod = containerd.pod_with("family", |config| {
+            let options = pod_security(config).namespace_options.as_mut();
+            options.expect("namespace options").pid = NamespaceMode::Pod.into();
+        });
+        let script = "f() { while :; do (:) & done; }; f & f & exec sleep 1000";
+        let container = pod.container("rabbits", script, |config| {
+            resources(config).unified.insert("pids.max".into(), "60".into());
+        });
+        let cgroup = host::cgroup_directory(container.pid(), "");
+        let members = || {
+            let listed = fs::read_to_string(cgroup.join("cgroup.procs")).unwrap_or_default();
+            listed.lines().count()
+        };
+        assert_eq!(host::cgroup_value(container.pid(), "", "pids.max"), "60");
+        wait::until("they multiply", || (members() > 4).then_some(()));
+        container.stop(Duration::ZERO).expect("stop it");
+        assert_eq!((container.wait().exit_code, members()), (137, 0));
+        assert!(pod.is_ready());
+    }
+}
+
+/// These look at units, which only the driver of that name makes.
+mod needs_systemd {
+    use std::process::Command;
+
+    use integration::cgroup::Driver;
+
+    use super::*;
+
+    fn start() -> Containerd {
+        assert_eq!(Driver::of_tests(), Driver::Systemd, "ci/left-out leaves this test out");
+        Containerd::start(Version::V2_1)
+    }
+
+    fn systemctl(args: &[&str]) -> String {
+        let ran = Command::new("systemctl").args(args).output().expect("run systemctl");
+        assert!(ran.status.success(), "systemctl {args:?}: {ran:?}");
+        String::from_utf8_lossy(&ran.stdout).trim().to_owned()
+    }
+
+    fn show(unit: &str, property: &str) -> String {
+        systemctl(&["show", unit, "--value", "--property", property])
+    }
+
+    fn is_forgotten(unit: &str) {
+        wait::until("systemd forgets the unit", || {
+            (show(unit, "LoadState") == "not-found").then_some(())
+        });
+    }
+
+    #[test]
+    fn a_scope_holds_the_container_and_goes_with_it() {
+        let containerd = start();
+        let container = containerd.container("scoped", ["sleep", "1000"]).spec(|s| {
+            let resources = &mut s["linux"]["resources"];
+            resources["memory"] = json!({ "limit": 64 << 20 });
+            resources["cpu"] = json!({ "quota": 50_000, "period": 100_000 });
+            resources["pids"] = json!({ "limit": 100 });
+        });
+        let container = container.start();
+        let unit = &cgroup::scope(containerd.slot(), "scoped");
+        let slice = cgroup::group(containerd.slot());
+        assert_eq!(show(unit, "ActiveState"), "active");
+        assert_eq!(show(unit, "Slice"), slice);
+        assert_eq!(
+            (show(unit, "MemoryMax"), show(unit, "TasksMax")),
+            ("67108864".into(), "100".into())
+        );
+        assert_eq!(show(unit, "CPUQuotaPerSecUSec"), "500ms");
+        let place = host::cgroup_directory(container.pid(), "");
+        assert!(place.ends_with(format!("{slice}/{unit}")), "{}", place.display());
+
+        // The process that kept the scope alive at first has gone.
+        let children = host::children(container.shim());
+        assert_eq!(children.len(), 1, "{children:?}");
+
+        let changed = json!({ "memory": { "limit": 128 << 20 }, "pids": { "limit": 200 } });
+        container.update(&changed).expect("update it");
+        systemctl(&["daemon-reload"]);
+        assert_eq!(
+            (show(unit, "MemoryMax"), show(unit, "TasksMax")),
+            ("134217728".into(), "200".into())
+        );
+        assert_eq!(host::memory_limit(container.pid()), 128 << 20);
+        assert_eq!(host::cpu_quota(container.pid()), (50_000, 100_000));
+
+        container.kill(9).expect("kill it");
+        assert_eq!(container.wait().code, 137);
+        container.delete_task().expect("delete it");
+        is_forgotten(unit);
+    }
+
+    #[test]
+    fn a_pod_s_containers_have_scopes_in_its_slice() {
+        let containerd = start();
+        let pod = containerd.pod("sliced");
+        let container = pod.shell("main", "sleep 1000");
+        let slice = cgroup::group(containerd.slot());
+        for (id, pid) in [(&pod.id, pod.pid()), (&container.id, container.pid())] {
+            let unit = format!("cri-containerd-{id}.scope");
+            assert_eq!(
+                (show(&unit, "ActiveState"), show(&unit, "Slice")),
+                ("active".into(), slice.clone())
+            );
+            assert!(host::cgroup_directory(pid, "").ends_with(&unit));
+        }
+        // Neither of them keeps a process that only held its place.
+        let shim = sandbox::shim_of(container.pid());
+        assert_eq!(host::children(shim).len(), 1, "{:?}", host::children(shim));
+    }
+
+    #[test]
+    fn a_scope_that_is_killed_takes_the_container_along() {
+        let containerd = start();
+        let container = containerd.container("stopped", ["sleep", "1000"]).start();
+        let unit = cgroup::scope(containerd.slot(), "stopped");
+        systemctl(&["kill", "--signal", "KILL", &unit]);
+        assert_eq!(container.wait().code, 137);
+        container.delete_task().expect("delete it");
+    }
+
+    #[test]
+    fn a_unit_is_cleaned_up_after_a_shim_that_died() {
+        let containerd = start();
+        let container = containerd.container("orphan", ["sleep", "1000"]).start();
+        let shim = nix::unistd::Pid::from_raw(container.shim());
+        nix::sys::signal::kill(shim, nix::sys::signal::Signal::SIGKILL).expect("kill the shim");
+        is_forgotten(&cgroup::scope(containerd.slot(), "orphan"));
+    }
+}

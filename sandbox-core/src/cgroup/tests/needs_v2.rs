@@ -1,0 +1,93 @@
+//! Version 2.
+
+use super::*;
+
+#[test]
+fn limits_arrive_in_the_files_of_version_2() {
+    needs(is_v2(), "cgroup version 2");
+    let cpu = LinuxCpuBuilder::default().shares(1024u64).quota(150_000i64).cpus("0").build();
+    let memory = LinuxMemoryBuilder::default()
+        .limit(64i64 << 20)
+        .swap(96i64 << 20)
+        .reservation(32i64 << 20)
+        .build();
+    let resources = LinuxResourcesBuilder::default()
+        .cpu(cpu.unwrap())
+        .memory(memory.unwrap())
+        .pids(LinuxPidsBuilder::default().limit(77).build().unwrap())
+        .unified([("memory.high".to_owned(), "50331648".to_owned())])
+        .build()
+        .unwrap();
+    let scratch = Scratch::new(&resources);
+    let mut expected = vec![
+        ("cpu.weight", "100"),
+        ("cpu.max", "150000 100000"),
+        ("cpuset.cpus", "0"),
+        ("memory.max", "67108864"),
+        ("memory.low", "33554432"),
+        ("memory.high", "50331648"),
+        ("pids.max", "77"),
+    ];
+    if scratch.cgroup.any_dir().join("memory.swap.max").exists() {
+        expected.push(("memory.swap.max", "33554432"));
+    }
+    for (name, value) in expected {
+        assert_eq!(scratch.file("any", name), value, "{name}");
+    }
+    let told = scratch.cgroup.limits(LimitsPolicy { cpu_from_quota: true, minimum: 1 }).unwrap();
+    assert_eq!(told, Limits { cpus: 1, memory: 64 << 20 });
+    scratch.cgroup.update(&super::cpu(|c| c.period(50_000u64))).unwrap();
+    assert_eq!(scratch.file("any", "cpu.max"), "150000 50000");
+}
+
+#[test]
+fn what_version_2_cannot_do_is_refused_by_name_and_leaves_nothing() {
+    needs(is_v2(), "cgroup version 2");
+    let memory =
+        |m: LinuxMemoryBuilder| LinuxResourcesBuilder::default().memory(m.build().unwrap());
+    let cases = [
+        (memory(LinuxMemoryBuilder::default().swappiness(1u64)), "memory.swappiness"),
+        (memory(LinuxMemoryBuilder::default().disable_oom_killer(true)), "memory.disableOOMKiller"),
+        (
+            LinuxResourcesBuilder::default().unified([("no.such".to_owned(), "1".to_owned())]),
+            "unified.no.such",
+        ),
+        (
+            LinuxResourcesBuilder::default().unified([("cgroup.kill".to_owned(), "1".to_owned())]),
+            "unified",
+        ),
+        (
+            LinuxResourcesBuilder::default()
+                .cpu(LinuxCpuBuilder::default().realtime_runtime(1i64).build().unwrap()),
+            "cpu.realtimeRuntime",
+        ),
+    ];
+    for (builder, field) in cases {
+        let parent = unique();
+        let path = format!("/{parent}/c");
+        let error = Cgroup::create("c", &path, Driver::Cgroupfs, &builder.build().unwrap());
+        let error = error.unwrap_err().to_string();
+        assert!(error.starts_with(&format!("linux.resources.{field}")), "{error}");
+        assert!(!mount().unwrap().join(&parent).exists(), "{field}: {parent} is left");
+    }
+}
+
+#[test]
+fn an_out_of_memory_kill_is_told_and_counted_on_version_2() {
+    needs(is_v2(), "cgroup version 2");
+    let mut scratch = Scratch::new(&memory(8 << 20));
+    let mut watch = scratch.cgroup.oom_watch().unwrap();
+    assert!(!readable(&watch, Duration::ZERO));
+    scratch.run("exec tail /dev/zero");
+    let mut told = 0;
+    while told == 0 {
+        assert!(readable(&watch, Duration::from_secs(20)));
+        told += watch.take().unwrap();
+    }
+    assert_eq!(told, 1);
+    let Stats::V2(stats) = scratch.cgroup.stats().unwrap() else { panic!("expected version 2") };
+    assert_eq!(stats.memory_events.unwrap().oom_kill, 1);
+    assert_eq!(stats.memory.unwrap().usage_limit, 8 << 20);
+    assert!(stats.cpu.unwrap().usage_usec > 0);
+    assert!(stats.pids.is_some() && stats.io.is_some());
+}
