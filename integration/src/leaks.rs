@@ -129,10 +129,15 @@ pub fn clear_away(slot: &Slot) {
     for daemon in daemons_of(slot) {
         end(daemon.pid);
     }
-    for _ in 0..20 {
+    // A process that was killed is in its cgroup until the kernel is done with
+    // it, and not to be seen any more for the last part of that.
+    let give_up = Instant::now() + GRACE;
+    while Instant::now() < give_up {
         let left = processes_of(slot, &[]);
         left.iter().for_each(|process| end(process.pid));
-        if left.is_empty() {
+        let cgroups = cgroups_of(slot);
+        cgroups.iter().for_each(|cgroup| remove_cgroup(cgroup));
+        if left.is_empty() && cgroups.iter().all(|cgroup| !cgroup.exists()) {
             break;
         }
         std::thread::sleep(Duration::from_millis(20));
@@ -142,9 +147,6 @@ pub fn clear_away(slot: &Slot) {
     }
     let stuck = mounts_of(slot);
     assert!(stuck.is_empty(), "cannot unmount {}", stuck.join(", "));
-    for cgroup in host::cgroups().iter().filter(|cgroup| cgroup.ends_with(slot.name())) {
-        remove_cgroup(cgroup);
-    }
     for file in state_files(slot, &[]) {
         let _ = fs::remove_file(&file).or_else(|_| fs::remove_dir_all(&file));
     }
@@ -157,6 +159,11 @@ pub fn clear_away(slot: &Slot) {
         let removed = fs::remove_dir_all(&directory);
         removed.unwrap_or_else(|e| panic!("remove {}: {e}", directory.display()));
     }
+}
+
+/// Those that everything of the slot's is put below.
+fn cgroups_of(slot: &Slot) -> Vec<PathBuf> {
+    host::cgroups().into_iter().filter(|cgroup| cgroup.ends_with(slot.name())).collect()
 }
 
 /// Removes a cgroup and those below it.
