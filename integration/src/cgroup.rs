@@ -71,17 +71,18 @@ pub fn belongs(path: &str, slot: &Slot) -> bool {
     [slot.name(), slice(slot)].iter().any(|name| path.contains(&format!("/{name}/")))
 }
 
-/// Removes a test's cgroup with all below it.
-pub fn clear_away(slot: &Slot) {
-    for cgroup in host::cgroups().iter().filter(|cgroup| cgroup.ends_with(slot.name())) {
-        remove(cgroup);
-    }
+/// Removes a test's cgroup with all below it; tells whether it is gone.
+pub fn clear_away(slot: &Slot) -> bool {
+    let cgroups: Vec<_> =
+        host::cgroups().into_iter().filter(|cgroup| cgroup.ends_with(slot.name())).collect();
+    cgroups.iter().for_each(|cgroup| remove(cgroup));
     let slice = slice(slot);
     if host::cgroups().iter().any(|cgroup| cgroup.ends_with(&slice)) {
         let _ = Command::new("systemctl").args(["stop", &slice]).status();
         // What was set for it; otherwise the next test would inherit that.
         let _ = Command::new("systemctl").args(["revert", &slice]).output();
     }
+    cgroups.iter().all(|cgroup| !cgroup.exists())
 }
 
 fn remove(cgroup: &Path) {

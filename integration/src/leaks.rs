@@ -130,10 +130,13 @@ pub fn clear_away(slot: &Slot) {
     for daemon in daemons_of(slot) {
         end(daemon.pid);
     }
-    for _ in 0..20 {
+    // A process that was killed is in its cgroup until the kernel is done with
+    // it, and not to be seen any more for the last part of that.
+    let give_up = Instant::now() + wait::patience(GRACE);
+    while Instant::now() < give_up {
         let left = processes_of(slot, &[]);
         left.iter().for_each(|process| end(process.pid));
-        if left.is_empty() {
+        if cgroup::clear_away(slot) && left.is_empty() {
             break;
         }
         std::thread::sleep(Duration::from_millis(20));
@@ -143,7 +146,6 @@ pub fn clear_away(slot: &Slot) {
     }
     let stuck = mounts_of(slot);
     assert!(stuck.is_empty(), "cannot unmount {}", stuck.join(", "));
-    cgroup::clear_away(slot);
     for file in state_files(slot, &[]) {
         let _ = fs::remove_file(&file).or_else(|_| fs::remove_dir_all(&file));
     }
