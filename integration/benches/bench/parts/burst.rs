@@ -20,15 +20,29 @@ const EXECS: usize = 30;
 pub fn run(bench: &mut Bench) -> Result<()> {
     for _ in 0..bench.runs.div_ceil(20) {
         for runtime in 0..bench.runtimes.len() {
-            pods_at_once(bench, runtime)?;
+            let outcome = pods_at_once(bench, runtime);
+            told(bench, runtime, outcome)?;
         }
     }
     for _ in 0..bench.runs.div_ceil(10) {
         for runtime in 0..bench.runtimes.len() {
-            execs_at_once(bench, runtime)?;
+            let outcome = execs_at_once(bench, runtime);
+            told(bench, runtime, outcome)?;
         }
     }
     Ok(())
+}
+
+/// A peer that fails is told and left out; the first runtime, to which all are
+/// compared, has to succeed.
+pub fn told(bench: &Bench, runtime: usize, outcome: Result<()>) -> Result<()> {
+    match outcome {
+        Err(error) if runtime > 0 => {
+            eprintln!("bench: {}: {error:#}", bench.runtimes[runtime].name);
+            Ok(())
+        }
+        other => other,
+    }
 }
 
 fn pods_at_once(bench: &mut Bench, number: usize) -> Result<()> {

@@ -34,7 +34,7 @@ pub fn run(bench: &mut Bench) -> Result<()> {
     thread::sleep(MINUTE);
     for (runtime, (pids, before)) in looks.iter().enumerate() {
         let after = activity(pids);
-        let woke = (after.switches - before.switches) as f64 / PODS as f64;
+        let woke = after.switches.saturating_sub(before.switches) as f64 / PODS as f64;
         let cpu = after.cpu.saturating_sub(before.cpu) / PODS as u32;
         bench.report.record(PART, "context switches", runtime, Unit::Count, woke);
         bench.report.time(PART, "CPU time", runtime, cpu);

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow};
 
-use super::burst::{exec, fleet};
+use super::burst::{exec, fleet, told};
 use crate::Bench;
 use crate::cost::CpuClock;
 use crate::lab::Lab;
@@ -21,20 +21,26 @@ const ROUNDS: u32 = 20;
 /// One runtime after the other: it is the machine's CPU time that is shared.
 pub fn run(bench: &mut Bench) -> Result<()> {
     for runtime in 0..bench.runtimes.len() {
-        let pods = fleet(&bench.lab, &bench.runtimes[runtime], PODS)?;
-        let clock = CpuClock::new(&bench.lab);
-        let (before, began) = (clock.read()?, Instant::now());
-        let times = probe_all(&bench.lab, &pods)?;
-        let (used, took) = (clock.read()?.saturating_sub(before), began.elapsed());
-        pods.into_iter().try_for_each(|pod| pod.down(&bench.lab))?;
-
-        let share = 100.0 * used.as_secs_f64() / took.as_secs_f64();
-        bench.report.record(PART, "CPU used, % of one", runtime, Unit::Count, share);
-        let rate = times.len() as f64 / took.as_secs_f64();
-        bench.report.record(PART, "probes done per second", runtime, Unit::Count, rate);
-        bench.report.time(PART, "CPU time of one", runtime, used / times.len() as u32);
-        times.into_iter().for_each(|took| bench.report.time(PART, "one", runtime, took));
+        let outcome = probe_one(bench, runtime);
+        told(bench, runtime, outcome)?;
     }
+    Ok(())
+}
+
+fn probe_one(bench: &mut Bench, runtime: usize) -> Result<()> {
+    let pods = fleet(&bench.lab, &bench.runtimes[runtime], PODS)?;
+    let clock = CpuClock::new(&bench.lab);
+    let (before, began) = (clock.read()?, Instant::now());
+    let times = probe_all(&bench.lab, &pods)?;
+    let (used, took) = (clock.read()?.saturating_sub(before), began.elapsed());
+    pods.into_iter().try_for_each(|pod| pod.down(&bench.lab))?;
+
+    let share = 100.0 * used.as_secs_f64() / took.as_secs_f64();
+    bench.report.record(PART, "CPU used, % of one", runtime, Unit::Count, share);
+    let rate = times.len() as f64 / took.as_secs_f64();
+    bench.report.record(PART, "probes done per second", runtime, Unit::Count, rate);
+    bench.report.time(PART, "CPU time of one", runtime, used / times.len() as u32);
+    times.into_iter().for_each(|took| bench.report.time(PART, "one", runtime, took));
     Ok(())
 }
 
