@@ -40,7 +40,7 @@ use crate::spec::plan::{Mappings, Plan};
 pub use clean_up::clean_up;
 pub use executable::Executable;
 pub use gofer_run::GoferRun;
-pub use process::{Along, Process};
+pub use process::{Along, Process, signal_foreground};
 use state::StateDirectory;
 
 /// A process ID in the host's (the shim's) PID namespace.
