@@ -68,9 +68,12 @@ fn mounts_everywhere() {
 fn mounts(place: &str) {
     for at in ["/", "/volume", "/proc", "/proc/sys", "/proc/kcore", "/sys", "/sys/firmware"] {
         let Some(target) = path(at) else { continue };
-        // The volume has all of them, the others are read-only or hidden.
-        let wanted = if at == "/volume" { &FLAGS[..] } else { &FLAGS[..1] };
-        let wanted = if at == "/proc" { &[] } else { wanted };
+        let wanted = match at {
+            "/volume" => &FLAGS[..],
+            // Not read-only: a file is hidden by the null device.
+            "/proc" | "/proc/kcore" => &[],
+            _ => &FLAGS[..1],
+        };
         for clear in wanted.iter().copied() {
             let change = AttrChange { clear, ..AttrChange::default() };
             tell(mount_setattr(&target, Depth::Top, change).is_ok(), || {
