@@ -15,12 +15,8 @@ fn main() {
 }
 
 fn show_container(containerd: &Containerd) {
-    println!(
-        "\n== ctr run --rm --runtime {} ... id; cat /proc/self/uid_map",
-        containerd.runtime_name()
-    );
-    let script =
-        "echo \"I am $(id)\"; echo \"users here and on the host: $(cat /proc/self/uid_map)\"";
+    println!("\n== ctr run --rm --runtime {} ... id; echo /proc/[0-9]*", containerd.runtime_name());
+    let script = "echo \"I am $(id)\"; echo \"I see the processes $(echo /proc/[0-9]*)\"";
     let ran = containerd.run("quickstart").output(["sh", "-c", script]).succeeded();
     indent(&ran.stdout);
 }
