@@ -64,6 +64,14 @@ pub struct ContainerPlan {
     pub start_hooks: Vec<HookPlan>,
 }
 
+impl ContainerPlan {
+    /// Whether it is in a PID namespace below boot's: its own, or another
+    /// container's.
+    pub fn pids_below(&self) -> bool {
+        self.namespaces.pid || self.pids_of.is_some()
+    }
+}
+
 /// Which namespaces are made for the container. False means: boot's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Namespaces {
