@@ -16,6 +16,9 @@ pub struct Settings<'a> {
     pub slot: &'a Slot,
     /// The runtime, such as `io.containerd.palisade.v1`.
     pub runtime: &'a str,
+    /// Who makes sandboxes in containerd 2: `podsandbox`, with a pause
+    /// container, or `shim`, which leaves it to the runtime.
+    pub sandboxer: &'a str,
 }
 
 /// The text of `config.toml`.
@@ -87,6 +90,7 @@ pod_annotations = ["dev.palisade.*"]
 
 fn cri_2(settings: &Settings<'_>, directory: &Path) -> String {
     let (d, runtime, pause) = (directory.display(), settings.runtime, image::PAUSE);
+    let sandboxer = settings.sandboxer;
     format!(
         r#"
 [plugins."io.containerd.cri.v1.images".pinned_images]
@@ -105,6 +109,7 @@ default_runtime_name = "palisade"
 
 [plugins."io.containerd.cri.v1.runtime".containerd.runtimes.palisade]
 runtime_type = "{runtime}"
+sandboxer = "{sandboxer}"
 pod_annotations = ["dev.palisade.*"]
 "#
     )

@@ -60,6 +60,7 @@ pub struct Containerd {
     /// Which one.
     pub version: Version,
     slot: Slot,
+    sandboxer: &'static str,
     runtime_name: String,
     runtime: Runtime,
     process: Mutex<Option<Child>>,
@@ -71,7 +72,14 @@ pub struct Containerd {
 impl Containerd {
     /// Starts one and waits until it answers.
     pub fn start(version: Version) -> Containerd {
-        let containerd = Containerd::prepare(version);
+        let containerd = Containerd::prepare(version, "podsandbox");
+        containerd.launch();
+        containerd
+    }
+
+    /// Starts a containerd 2.1 that asks Palisade for sandboxes themselves.
+    pub fn start_with_sandboxer() -> Containerd {
+        let containerd = Containerd::prepare(Version::V2_1, "shim");
         containerd.launch();
         containerd
     }
@@ -79,7 +87,7 @@ impl Containerd {
     /// Starts one whose shims find another program in the place of `palisade`,
     /// and the real one beside it as `palisade-honest`.
     pub fn start_with_boot(version: Version, program: &Path) -> Containerd {
-        let containerd = Containerd::prepare(version);
+        let containerd = Containerd::prepare(version, "podsandbox");
         let bin = containerd.directory().join("bin");
         fs::rename(bin.join("palisade"), bin.join("palisade-honest")).expect("move palisade");
         fs::copy(program, bin.join("palisade")).expect("copy the other program");
@@ -87,11 +95,12 @@ impl Containerd {
         containerd
     }
 
-    fn prepare(version: Version) -> Containerd {
+    fn prepare(version: Version, sandboxer: &'static str) -> Containerd {
         let slot = Slot::take();
         leaks::clear_away(&slot);
         let containerd = Containerd {
             version,
+            sandboxer,
             runtime_name: runtime_name(),
             runtime: tokio_runtime(),
             process: Mutex::new(None),
@@ -113,8 +122,12 @@ impl Containerd {
         }
         // Users of the sandbox's range walk through it to root file systems.
         fs::set_permissions(&directory, fs::Permissions::from_mode(0o711)).expect("chmod");
-        let settings =
-            Settings { version: self.version, slot: &self.slot, runtime: &self.runtime_name };
+        let settings = Settings {
+            version: self.version,
+            slot: &self.slot,
+            runtime: &self.runtime_name,
+            sandboxer: self.sandboxer,
+        };
         fs::write(directory.join("config.toml"), config_toml(&settings))
             .expect("write config.toml");
         fs::write(directory.join("cni/10-bridge.conflist"), cni_conflist(&self.slot))

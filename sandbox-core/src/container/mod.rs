@@ -15,6 +15,7 @@ mod lookup;
 mod masks;
 pub(crate) mod names;
 mod process;
+mod shared_memory;
 pub(crate) mod terminal;
 pub(crate) mod tree;
 

@@ -212,6 +212,9 @@ pub enum MountSource {
         /// First copy up what the directory below holds (`tmpcopyup`).
         copy_up: bool,
     },
+    /// The pod's one `/dev/shm`: a tmpfs that the first container's options
+    /// make, and that all containers have which share the sandbox's IPC.
+    SharedMemory(Vec<FsOption>),
     /// The container's cgroup as seen from its cgroup namespace.
     Cgroup,
     /// A detached mount that the gofer hands over.
