@@ -26,11 +26,8 @@ pub(crate) struct Files {
 }
 
 /// Names in the bundle, and where containers find them.
-const PLACES: [(&str, &str); 3] = [
-    ("hostname", "/etc/hostname"),
-    ("hosts", HOSTS),
-    ("resolv.conf", RESOLV_CONF),
-];
+const PLACES: [(&str, &str); 3] =
+    [("hostname", "/etc/hostname"), ("hosts", HOSTS), ("resolv.conf", RESOLV_CONF)];
 
 impl Files {
     pub(super) fn of(bundle: &Path, config: Option<&PodSandboxConfig>) -> Self {

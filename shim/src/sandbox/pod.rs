@@ -100,9 +100,8 @@ fn sysfs(privileged: bool) -> Result<Mount> {
 
 fn section(id: &str, config: &LinuxPodSandboxConfig, options: &NamespaceOption) -> Result<Linux> {
     let mut namespaces = vec![namespace(Type::Mount, None)?];
-    let of_the_node = |mode: protobuf::EnumOrUnknown<NamespaceMode>| {
-        mode.enum_value() == Ok(NamespaceMode::NODE)
-    };
+    let of_the_node =
+        |mode: protobuf::EnumOrUnknown<NamespaceMode>| mode.enum_value() == Ok(NamespaceMode::NODE);
     if !of_the_node(options.network) {
         namespaces.push(namespace(Type::Network, None)?);
         namespaces.push(namespace(Type::Uts, None)?);
@@ -227,7 +226,8 @@ mod tests {
     #[test]
     fn namespaces_of_the_node_are_not_listed() {
         let mut config = pod();
-        let security = config.linux.mut_or_insert_default().security_context.mut_or_insert_default();
+        let security =
+            config.linux.mut_or_insert_default().security_context.mut_or_insert_default();
         let options = security.namespace_options.mut_or_insert_default();
         options.network = NamespaceMode::NODE.into();
         options.pid = NamespaceMode::NODE.into();

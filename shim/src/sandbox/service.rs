@@ -42,7 +42,11 @@ impl Sandbox for SandboxService {
     ) -> TtrpcResult<StartSandboxResponse> {
         to_the_end(start::start(self.0.clone(), r)).await
     }
-    async fn platform(&self, _: &TtrpcContext, r: PlatformRequest) -> TtrpcResult<PlatformResponse> {
+    async fn platform(
+        &self,
+        _: &TtrpcContext,
+        r: PlatformRequest,
+    ) -> TtrpcResult<PlatformResponse> {
         Ok(platform::platform(&self.0, &r)?)
     }
     async fn stop_sandbox(

@@ -18,10 +18,10 @@ use sandbox_core::spec::plan::Plan;
 use tokio::io::Interest;
 use tokio::sync::{oneshot, watch};
 
-use super::{delete, exits};
 use super::lifecycle::State;
 use super::relay::Allowance;
 use super::table::{Reply, Shim, Table};
+use super::{delete, exits};
 use crate::error::{Context, Error, Result};
 use crate::ready::{readable, register};
 use crate::stdio::Donated;
