@@ -284,7 +284,7 @@ fn no_container_stands_for_a_pod() {
     });
     let containers = list.expect("list the containers").into_inner().containers;
     let ids: Vec<_> = containers.into_iter().map(|container| container.id).collect();
-    assert_eq!(ids, [container.id.clone()]);
+    assert_eq!(ids, [container.id.as_str()]);
     assert_eq!(host::process(pod.pid()).expect("its process").args[0], "palisade-sandbox");
 }
 

@@ -8,11 +8,10 @@ use containerd_shim_protos::api::CreateTaskRequest;
 use containerd_shim_protos::protobuf::Message;
 use containerd_shim_protos::sandbox_api::{CreateSandboxRequest, CreateSandboxResponse};
 use oci_spec::runtime::Spec;
-use sandbox_core::spec;
 
 use super::cri::cri::PodSandboxConfig;
 use super::files::Files;
-use super::{Pod, pod};
+use super::{Pod, spec};
 use crate::error::{Error, Result};
 use crate::task::{Around, Order, Shim};
 
@@ -35,11 +34,11 @@ pub(super) fn create(
     let config = config(&request)?;
     let bundle = Path::new(&request.bundle_path);
     let mut spec = match &config {
-        Some(config) => pod::spec(&request.sandbox_id, config)?,
-        None if bundle.join("config.json").exists() => spec::load(bundle)?,
+        Some(config) => spec::of_pod(&request.sandbox_id, config)?,
+        None if bundle.join("config.json").exists() => sandbox_core::spec::load(bundle)?,
         None => Spec::default(),
     };
-    pod::complete(&mut spec, &request)?;
+    spec::complete(&mut spec, &request)?;
     let task = CreateTaskRequest {
         id: request.sandbox_id.clone(),
         bundle: request.bundle_path.clone(),

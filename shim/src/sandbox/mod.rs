@@ -11,7 +11,7 @@
 //! ```
 //!
 //! [`service`] lists the requests. What a sandbox is made from is either the
-//! pod's configuration as CRI has it ([`pod`]) or a spec in the bundle; what
+//! pod's configuration as CRI has it ([`spec`]) or a spec in the bundle; what
 //! containerd leaves to such a sandbox, [`files`] provides.
 
 mod cri {
@@ -23,9 +23,9 @@ mod create;
 pub(crate) mod files;
 mod metrics;
 mod platform;
-mod pod;
 mod service;
 mod shutdown;
+mod spec;
 mod start;
 mod status;
 mod stop;

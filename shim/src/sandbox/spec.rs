@@ -31,7 +31,7 @@ const OURS: &str = "dev.palisade.";
 const OOM_SCORE_ADJ: i32 = -998;
 
 /// From the pod's configuration.
-pub(super) fn spec(id: &str, config: &PodSandboxConfig) -> Result<Spec> {
+pub(super) fn of_pod(id: &str, config: &PodSandboxConfig) -> Result<Spec> {
     let linux = config.linux.get_or_default();
     let security = linux.security_context.get_or_default();
     let options = security.namespace_options.get_or_default();
@@ -209,7 +209,7 @@ mod tests {
 
     #[test]
     fn a_pod_has_namespaces_of_its_own_and_a_cgroup_beside_its_containers() {
-        let spec = spec("id", &pod()).unwrap();
+        let spec = of_pod("id", &pod()).unwrap();
         assert_eq!(kinds(&spec), [Type::Mount, Type::Network, Type::Uts, Type::Pid, Type::Ipc]);
         let path = spec.linux().as_ref().unwrap().cgroups_path().clone().unwrap();
         assert_eq!(path, PathBuf::from("/kubepods/burstable/pod1/id"));
@@ -231,7 +231,7 @@ mod tests {
         let options = security.namespace_options.mut_or_insert_default();
         options.network = NamespaceMode::NODE.into();
         options.pid = NamespaceMode::NODE.into();
-        assert_eq!(kinds(&spec("id", &config).unwrap()), [Type::Mount, Type::Ipc]);
+        assert_eq!(kinds(&of_pod("id", &config).unwrap()), [Type::Mount, Type::Ipc]);
     }
 
     #[test]
@@ -240,14 +240,14 @@ mod tests {
         for key in ["io.kubernetes.cri-o.PrivilegedRuntime", "dev.palisade.userns"] {
             config.annotations.insert(key.into(), "true".into());
         }
-        let annotations = spec("id", &config).unwrap().annotations().clone().unwrap();
+        let annotations = of_pod("id", &config).unwrap().annotations().clone().unwrap();
         assert!(annotations.contains_key("dev.palisade.userns"));
         assert!(!annotations.contains_key("io.kubernetes.cri-o.PrivilegedRuntime"));
     }
 
     #[test]
     fn the_network_of_the_request_counts() {
-        let mut spec = spec("id", &pod()).unwrap();
+        let mut spec = of_pod("id", &pod()).unwrap();
         let request =
             CreateSandboxRequest { netns_path: "/run/netns/x".into(), ..Default::default() };
         complete(&mut spec, &request).unwrap();
