@@ -19,7 +19,7 @@ use rustix::fs::OFlags;
 use rustix::process::{Signal, pidfd_send_signal, setpgid};
 use sandbox_core::sandbox::Executable;
 use sandbox_core::sys::clone::{Cloned, SingleThreaded, clone_into};
-use sandbox_core::sys::descriptor::install_stdio;
+use sandbox_core::sys::descriptor::detach_stdio;
 use sandbox_core::sys::process::exit_now;
 use serde::Deserialize;
 
@@ -129,10 +129,7 @@ fn spawn(options: StartOpts, address: &str, listener: UnixListener) -> Result<()
 /// The child: never returns into the code of `start`.
 fn become_server(serving: Serving, listener: UnixListener) -> ! {
     // containerd waits for the end of the pipes that these are.
-    let detached = File::options().read(true).write(true).open("/dev/null").and_then(|null| {
-        (0..=2).try_for_each(|place| install_stdio(&null, place))?;
-        Ok(setpgid(None, None)?)
-    });
+    let detached = detach_stdio().and_then(|()| Ok(setpgid(None, None)?));
     let ended = detached.is_ok() && serve::serve(serving, listener).is_ok();
     exit_now(i32::from(!ended))
 }
