@@ -99,13 +99,23 @@ impl Containerd {
         name: &str,
         change: impl FnOnce(&mut PodSandboxConfig),
     ) -> Result<Pod<'_>> {
+        self.try_pod_by(HANDLER, name, change)
+    }
+
+    /// Runs a pod by a runtime handler: an empty one is containerd's default.
+    pub fn try_pod_by(
+        &self,
+        handler: &str,
+        name: &str,
+        change: impl FnOnce(&mut PodSandboxConfig),
+    ) -> Result<Pod<'_>> {
         self.prepare_cri();
         let mut config = self.pod_config(name);
         change(&mut config);
         fs::create_dir_all(&config.log_directory).expect("make the pod's log directory");
         let request = RunPodSandboxRequest {
             config: Some(config.clone()),
-            runtime_handler: HANDLER.to_owned(),
+            runtime_handler: handler.to_owned(),
         };
         let id = cri_call!(self, run_pod_sandbox, request)?.pod_sandbox_id;
         self.track(&id);
