@@ -32,6 +32,13 @@ pub fn archive() -> Vec<u8> {
     layout.into_archive()
 }
 
+/// An archive with the shell image under another name.
+pub fn named(name: &str) -> Vec<u8> {
+    let mut layout = Layout::default();
+    layout.add_image(name, busybox_layer(), &["sh"]);
+    layout.into_archive()
+}
+
 /// What `integration/kubernetes/palisade.yaml` runs on nodes.
 pub const INSTALLER: &str = "localhost/palisade-installer:0.1.0";
 
