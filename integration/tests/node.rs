@@ -282,8 +282,9 @@ fn make_other(executable: &Path) {
 /// that is configuration.
 fn files() -> BTreeMap<PathBuf, (u32, u64, Vec<u8>)> {
     let mut found = BTreeMap::new();
-    let mut folders: Vec<PathBuf> =
-        ["/etc", "/usr/bin", "/usr/sbin", "/usr/local", "/usr/share"].map(PathBuf::from).to_vec();
+    let folders =
+        ["/etc/containerd", "/etc/palisade", "/usr/bin", "/usr/sbin", "/usr/local", "/usr/share"];
+    let mut folders = folders.map(PathBuf::from).to_vec();
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
             let (path, metadata) = (entry.path(), entry.metadata().expect("stat"));
