@@ -37,7 +37,7 @@ impl Containerd {
     }
 
     /// Waits until CRI has the network and the images.
-    fn prepare_cri(&self) {
+    pub fn prepare_cri(&self) {
         wait::until("CRI and its network are ready", || {
             let status = cri_call!(self, status, StatusRequest { verbose: false }).ok()?;
             let conditions = status.status?.conditions;

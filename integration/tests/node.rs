@@ -48,15 +48,20 @@ fn the_readme_s_lines_install_use_and_remove_the_package(version: Version) {
     run_lines(&package, "For Kubernetes");
     let pod = first_pod(&containerd, "installed");
     let container = pod.shell("main", "exec sleep 100000");
-    let id_map = container.ask("cat /proc/self/uid_map");
-    assert!(id_map.split_whitespace().nth(1) != Some("0"), "root is root of the node: {id_map}");
+    let user = host::status(container.pid(), "Uid");
+    assert!(!user.starts_with("0\t"), "the container's root is the node's: {user}");
 
     // containerd would lose the pod when it starts again.
     let refused = run("apt remove palisade", &package);
     let said = String::from_utf8_lossy(&refused.stderr);
     assert!(!refused.status.success() && said.contains("sandboxes run on this node"), "{said}");
-    // Another version of the package takes nothing away from it.
-    succeeds("apt install --reinstall ./palisade_*.deb", &package);
+    // It lives on as long as containerd does, and with the executables back longer.
+    succeeds("PALISADE_REMOVE=anyway apt remove palisade", &package);
+    assert!(!Path::new("/usr/bin/palisade").exists());
+    assert_eq!(container.ask("echo still here"), "still here");
+    succeeds("apt install ./palisade_*.deb", &package);
+    succeeds("systemctl restart containerd", &package);
+    answers_again(&containerd);
     assert_eq!(container.ask("echo still here"), "still here");
     assert_eq!(pod.shell("second", "exec sleep 100000").ask("echo started"), "started");
 
@@ -98,8 +103,8 @@ fn a_cluster_installs_updates_and_removes_it_under_running_pods(version: Version
     assert_eq!(pod.shell("second", "exec sleep 100000").ask("echo started"), "started");
 
     let remover = job(&installer, 3);
-    remover.wait_for_said("waiting for the end of 1 sandboxes before the executables go");
-    wait::until("containerd answers again", || containerd.answers().then_some(()));
+    remover.wait_for_said("the executables go when the last sandbox has ended; there are still: 1");
+    answers_again(&containerd);
     assert_ne!(daemon(), installed, "containerd was not restarted");
     assert!(containerd.try_pod("late", |_| ()).is_err(), "the runtime is still known");
     assert_eq!(container.pid(), pid);
@@ -250,9 +255,15 @@ fn secure(config: &mut k8s_cri::v1::ContainerConfig, wanted: &kubernetes::Securi
 /// Waits for its end, through restarts of containerd.
 fn finish(containerd: &Containerd, job: &Job<'_>) {
     job.wait_for_said("this node");
-    wait::until("containerd answers", || containerd.answers().then_some(()));
+    answers_again(containerd);
     let status = job.container.wait();
     assert_eq!(status.exit_code, 0, "{}", job.said());
+}
+
+/// Waits for the end of a restart.
+fn answers_again(containerd: &Containerd) {
+    wait::until("containerd answers", || containerd.answers().then_some(()));
+    containerd.prepare_cri();
 }
 
 /// The process of the node's containerd.
