@@ -17,6 +17,7 @@ use nix::unistd::Pid;
 use tokio::runtime::Runtime;
 
 use crate::config::{Settings, cni_conflist, config_toml};
+use crate::node::{self, Node};
 use crate::slot::Slot;
 use crate::{cgroup, image, leaks, wait};
 
@@ -67,6 +68,8 @@ pub struct Containerd {
     ids: Mutex<BTreeSet<String>>,
     images: OnceLock<()>,
     cri_images: OnceLock<()>,
+    /// Of the node itself, rather than private to the test.
+    node: Option<Node>,
 }
 
 impl Containerd {
@@ -95,6 +98,15 @@ impl Containerd {
         containerd
     }
 
+    /// The node's own, as systemd starts it with the configuration of its
+    /// distribution. Only for a machine that is thrown away afterwards.
+    pub fn of_the_node(version: Version) -> Containerd {
+        let mut containerd = Containerd::prepare(version, "podsandbox");
+        containerd.node = Some(Node::prepare(&containerd.slot, &version.executables()));
+        containerd.launch();
+        containerd
+    }
+
     fn prepare(version: Version, sandboxer: &'static str) -> Containerd {
         let slot = Slot::take();
         leaks::clear_away(&slot);
@@ -107,6 +119,7 @@ impl Containerd {
             ids: Mutex::default(),
             images: OnceLock::new(),
             cri_images: OnceLock::new(),
+            node: None,
             slot,
         };
         containerd.lay_out();
@@ -145,6 +158,10 @@ impl Containerd {
     /// Starts the daemon on what is in the directory, and waits until it
     /// answers. After [`Containerd::kill`] this is the restart.
     pub fn launch(&self) {
+        if self.node.is_some() {
+            node::systemctl("start");
+            return wait::until("containerd answers", || self.answers().then_some(()));
+        }
         let mut process = self.process();
         assert!(process.is_none(), "containerd runs already");
         let log = File::options().create(true).append(true).open(self.directory().join("log"));
@@ -164,9 +181,10 @@ impl Containerd {
         wait::until("containerd answers", || self.answers().then_some(()));
     }
 
-    fn answers(&self) -> bool {
-        let exited = self.process().as_mut().expect("a process").try_wait();
-        if let Ok(Some(status)) = exited {
+    /// Whether it does.
+    pub fn answers(&self) -> bool {
+        let exited = self.process().as_mut().map(|child| child.try_wait());
+        if let Some(Ok(Some(status))) = exited {
             panic!("containerd ended while starting: {status}\n{}", self.log());
         }
         self.block_on(async {
@@ -201,6 +219,9 @@ impl Containerd {
 
     /// The socket of containerd's API.
     pub fn address(&self) -> PathBuf {
+        if self.node.is_some() {
+            return node::SOCKET.into();
+        }
         self.directory().join("c.sock")
     }
 
@@ -291,8 +312,13 @@ impl Containerd {
     }
 
     fn import(&self, namespace: &str) {
+        self.import_archive(namespace, &image::archive());
+    }
+
+    /// `ctr image import` of an archive's content.
+    pub fn import_archive(&self, namespace: &str, content: &[u8]) {
         let archive = self.directory().join(format!("images-{namespace}.tar"));
-        fs::write(&archive, image::archive()).expect("write the images");
+        fs::write(&archive, content).expect("write the images");
         let mut command = self.ctr_command();
         command.args(["--namespace", namespace, "image", "import"]);
         if self.version == Version::V2_1 {

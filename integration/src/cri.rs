@@ -37,7 +37,7 @@ impl Containerd {
     }
 
     /// Waits until CRI has the network and the images.
-    fn prepare_cri(&self) {
+    pub fn prepare_cri(&self) {
         wait::until("CRI and its network are ready", || {
             let status = cri_call!(self, status, StatusRequest { verbose: false }).ok()?;
             let conditions = status.status?.conditions;
@@ -99,13 +99,23 @@ impl Containerd {
         name: &str,
         change: impl FnOnce(&mut PodSandboxConfig),
     ) -> Result<Pod<'_>> {
+        self.try_pod_by(HANDLER, name, change)
+    }
+
+    /// Runs a pod by a runtime handler: an empty one is containerd's default.
+    pub fn try_pod_by(
+        &self,
+        handler: &str,
+        name: &str,
+        change: impl FnOnce(&mut PodSandboxConfig),
+    ) -> Result<Pod<'_>> {
         self.prepare_cri();
         let mut config = self.pod_config(name);
         change(&mut config);
         fs::create_dir_all(&config.log_directory).expect("make the pod's log directory");
         let request = RunPodSandboxRequest {
             config: Some(config.clone()),
-            runtime_handler: HANDLER.to_owned(),
+            runtime_handler: handler.to_owned(),
         };
         let id = cri_call!(self, run_pod_sandbox, request)?.pod_sandbox_id;
         self.track(&id);

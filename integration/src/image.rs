@@ -10,6 +10,8 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tar::{Builder, EntryType, Header};
 
+use crate::containerd::palisade_executables;
+
 /// A shell and the usual commands; users `root`, `alice` (1000) and `bob` (1001).
 pub const BUSYBOX: &str = "palisade.test/busybox:1";
 
@@ -27,6 +29,36 @@ pub fn archive() -> Vec<u8> {
     let mut layout = Layout::default();
     layout.add_image(BUSYBOX, busybox_layer(), &["sh"]);
     layout.add_image(PAUSE, pause_layer(), &["/pause"]);
+    layout.into_archive()
+}
+
+/// An archive with the shell image under another name.
+pub fn named(name: &str) -> Vec<u8> {
+    let mut layout = Layout::default();
+    layout.add_image(name, busybox_layer(), &["sh"]);
+    layout.into_archive()
+}
+
+/// What `integration/kubernetes/palisade.yaml` runs on nodes.
+pub const INSTALLER: &str = "localhost/palisade-installer:0.1.0";
+
+/// An archive with the installer: the two executables, and the scripts that put
+/// them onto a node.
+pub fn installer() -> Vec<u8> {
+    let mut layer = Layer::new();
+    for directory in ["bin", "node", "palisade", "proc", "sys", "dev", "etc"] {
+        layer.directory(directory, 0o755, 0);
+    }
+    layer.directory("tmp", 0o1777, 0);
+    layer.busybox();
+    for name in ["palisade", "containerd-shim-palisade-v1"] {
+        layer.program(&format!("palisade/{name}"), &palisade_executables().join(name));
+    }
+    layer.file("bin/palisade-node", 0o755, include_bytes!("../kubernetes/palisade-node"));
+    let configure = include_bytes!("../../shim/package/palisade-containerd");
+    layer.file("bin/palisade-containerd", 0o755, configure);
+    let mut layout = Layout::default();
+    layout.add_image(INSTALLER, layer.finish(), &["sh"]);
     layout.into_archive()
 }
 
@@ -58,10 +90,7 @@ fn busybox_layer() -> Vec<u8> {
     layer.file("etc/group", 0o644, GROUP.as_bytes());
     layer.file("etc/not-executable", 0o644, b"#!/bin/sh\n");
     layer.symlink("etc/outside", "../../../../../../tmp");
-    layer.program("bin/busybox", Path::new("/bin/busybox"));
-    for applet in applets() {
-        layer.symlink(&format!("bin/{applet}"), "busybox");
-    }
+    layer.busybox();
     layer.finish()
 }
 
@@ -119,6 +148,14 @@ impl Layer {
         let content =
             std::fs::read(from).unwrap_or_else(|e| panic!("read {}: {e}", from.display()));
         self.file(path, 0o755, &content);
+    }
+
+    /// A shell and the usual commands, in `bin`.
+    fn busybox(&mut self) {
+        self.program("bin/busybox", Path::new("/bin/busybox"));
+        for applet in applets() {
+            self.symlink(&format!("bin/{applet}"), "busybox");
+        }
     }
 
     fn symlink(&mut self, path: &str, target: &str) {

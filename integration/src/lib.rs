@@ -5,6 +5,7 @@
 //! [`container`] (a container as `ctr` and as a program runs it), [`cri`]
 //! (pods, as Kubernetes runs them) and [`leaks`] (what each test ends with).
 //! [`cgroup`] is where the containers are put, by either cgroup driver.
+//! [`node`] is the machine's own containerd, for what is installed.
 //! [`shim`] speaks to the shim without any containerd between.
 //!
 //! Everything in here panics with a sentence when something is not as it must
@@ -20,6 +21,7 @@ pub mod events;
 pub mod host;
 pub mod image;
 pub mod leaks;
+pub mod node;
 pub mod sandbox;
 pub mod shim;
 pub mod slot;

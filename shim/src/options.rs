@@ -328,4 +328,45 @@ mod tests {
         let node = Options { allow_annotations: vec!["userns".into()], ..Options::default() };
         assert_eq!(node.annotated(&loosen).unwrap().userns, UsernsOption::Never);
     }
+
+    /// All keys, in the words of the parser.
+    fn keys() -> Vec<String> {
+        let error = toml::from_str::<Options>("colour = 'red'").unwrap_err();
+        error.message().split('`').skip(3).step_by(2).map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn the_example_has_every_option_with_its_default() {
+        let example = include_str!("../package/config.toml");
+        assert_eq!(Options::parse(example).unwrap(), Options::default());
+        let lines = example.lines().filter_map(|line| line.strip_prefix("# "));
+        let settings: Vec<_> = lines.filter(|line| line.contains(" = ")).collect();
+        let named: Vec<_> =
+            settings.iter().filter_map(|line| line.split_once(" = ")).map(|(key, _)| key).collect();
+        for key in keys() {
+            assert!(named.contains(&key.as_str()), "the example says nothing of {key}");
+        }
+        let settings =
+            settings.into_iter().filter(|line| keys().iter().any(|key| line.starts_with(key)));
+        let text = settings.collect::<Vec<_>>().join("\n");
+        assert_eq!(Options::parse(&text).unwrap(), Options::default(), "{text}");
+    }
+
+    #[test]
+    fn the_manual_and_the_readme_name_every_option() {
+        let manual = include_str!("../package/palisade-config.toml.5");
+        let readme = include_str!("../../README.md");
+        for key in keys() {
+            assert!(manual.contains(&format!("\n.BR {key} ")), "the manual says nothing of {key}");
+            assert!(readme.contains(&format!("`{key}`")), "the README says nothing of {key}");
+        }
+    }
+
+    #[test]
+    fn the_manual_s_example_is_accepted() {
+        let manual = include_str!("../package/palisade-config.toml.5");
+        let (_, example) = manual.split_once(".EX\n").unwrap();
+        let (example, _) = example.split_once(".EE").unwrap();
+        Options::parse(&example.replace("\\(dq", "\"")).unwrap();
+    }
 }
