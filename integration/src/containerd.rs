@@ -42,7 +42,7 @@ impl Version {
     }
 
     /// The folder with its executables: `.cache/containerd-VERSION/bin`.
-    fn executables(self) -> PathBuf {
+    pub(crate) fn executables(self) -> PathBuf {
         let folder = repository().join(format!(".cache/containerd-{}/bin", self.number()));
         let hint = format!("run: ci/containerd {}", self.number());
         assert!(
@@ -119,14 +119,7 @@ impl Containerd {
             .expect("write config.toml");
         fs::write(directory.join("cni/10-bridge.conflist"), cni_conflist(&self.slot))
             .expect("write the network's configuration");
-        for name in ["containerd-shim-palisade-v1", "palisade"] {
-            let built = palisade_executables().join(name);
-            if built.is_file() {
-                fs::copy(&built, directory.join("bin").join(name)).expect("copy an executable");
-            } else if self.runtime_name.contains("palisade") {
-                panic!("{} is missing; run: cargo build --release", built.display());
-            }
-        }
+        install_palisade(&directory.join("bin"), &self.runtime_name);
     }
 
     /// Starts the daemon on what is in the directory, and waits until it
@@ -336,8 +329,20 @@ fn tokio_runtime() -> Runtime {
 
 /// The runtime under test. Another one can be named to try out a test itself:
 /// what holds for containers anywhere must pass with runc as well.
-fn runtime_name() -> String {
+pub(crate) fn runtime_name() -> String {
     std::env::var("PALISADE_TEST_RUNTIME").unwrap_or("io.containerd.palisade.v1".into())
+}
+
+/// Puts what was built into a folder of a daemon's PATH.
+pub(crate) fn install_palisade(folder: &Path, runtime_name: &str) {
+    for name in ["containerd-shim-palisade-v1", "palisade"] {
+        let built = palisade_executables().join(name);
+        if built.is_file() {
+            fs::copy(&built, folder.join(name)).expect("copy an executable");
+        } else if runtime_name.contains("palisade") {
+            panic!("{} is missing; run: cargo build --release", built.display());
+        }
+    }
 }
 
 /// The root of the repository.

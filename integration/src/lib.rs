@@ -5,6 +5,7 @@
 //! [`container`] (a container as `ctr` and as a program runs it), [`cri`]
 //! (pods, as Kubernetes runs them) and [`leaks`] (what each test ends with).
 //! [`cgroup`] is where the containers are put, by either cgroup driver.
+//! [`docker`] runs containers under Docker rather than a containerd of the test's.
 //! [`shim`] speaks to the shim without any containerd between.
 //!
 //! Everything in here panics with a sentence when something is not as it must
@@ -16,6 +17,7 @@ pub mod container;
 pub mod containerd;
 pub mod cri;
 pub mod ctr;
+pub mod docker;
 pub mod events;
 pub mod host;
 pub mod image;
