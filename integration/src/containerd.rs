@@ -71,7 +71,16 @@ pub struct Containerd {
 impl Containerd {
     /// Starts one and waits until it answers.
     pub fn start(version: Version) -> Containerd {
-        let containerd = Containerd::prepare(version);
+        Containerd::start_with_options(version, |_| String::new())
+    }
+
+    /// Starts one whose configuration gives CRI's runtime a table `options`,
+    /// which may name files of the directory that the test gets.
+    pub fn start_with_options(
+        version: Version,
+        options: impl FnOnce(&Path) -> String,
+    ) -> Containerd {
+        let containerd = Containerd::prepare(version, options);
         containerd.launch();
         containerd
     }
@@ -79,7 +88,7 @@ impl Containerd {
     /// Starts one whose shims find another program in the place of `palisade`,
     /// and the real one beside it as `palisade-honest`.
     pub fn start_with_boot(version: Version, program: &Path) -> Containerd {
-        let containerd = Containerd::prepare(version);
+        let containerd = Containerd::prepare(version, |_| String::new());
         let bin = containerd.directory().join("bin");
         fs::rename(bin.join("palisade"), bin.join("palisade-honest")).expect("move palisade");
         fs::copy(program, bin.join("palisade")).expect("copy the other program");
@@ -87,7 +96,7 @@ impl Containerd {
         containerd
     }
 
-    fn prepare(version: Version) -> Containerd {
+    fn prepare(version: Version, options: impl FnOnce(&Path) -> String) -> Containerd {
         let slot = Slot::take();
         leaks::clear_away(&slot);
         let containerd = Containerd {
@@ -100,21 +109,26 @@ impl Containerd {
             cri_images: OnceLock::new(),
             slot,
         };
-        containerd.lay_out();
+        let options = options(&containerd.directory());
+        containerd.lay_out(&options);
         containerd
     }
 
     /// Writes the directory: configuration, network, and a folder with the
     /// runtime's executables for containerd's PATH.
-    fn lay_out(&self) {
+    fn lay_out(&self, options: &str) {
         let directory = self.directory();
         for folder in ["", "bin", "cni", "fifo"] {
             fs::create_dir_all(directory.join(folder)).expect("make the test's directory");
         }
         // Users of the sandbox's range walk through it to root file systems.
         fs::set_permissions(&directory, fs::Permissions::from_mode(0o711)).expect("chmod");
-        let settings =
-            Settings { version: self.version, slot: &self.slot, runtime: &self.runtime_name };
+        let settings = Settings {
+            version: self.version,
+            slot: &self.slot,
+            runtime: &self.runtime_name,
+            options,
+        };
         fs::write(directory.join("config.toml"), config_toml(&settings))
             .expect("write config.toml");
         fs::write(directory.join("cni/10-bridge.conflist"), cni_conflist(&self.slot))

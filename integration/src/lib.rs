@@ -32,10 +32,27 @@ pub mod wait;
 
 /// Turns each named story, a `fn(Containerd)`, into one test for every
 /// containerd that the suite runs against; which of them run where is said in
-/// `ci/left-out`. A story that is not named here is dead code, which the
+/// `ci/left-out`. After `starting`, stories are a `fn(Version)` and start it
+/// themselves. A story that is not named here is dead code, which the
 /// compiler reports.
 #[macro_export]
 macro_rules! on_each_containerd {
+    (starting $($story:ident),+ $(,)?) => {$(
+        mod $story {
+            #[test]
+            fn containerd_1_6() {
+                super::$story($crate::containerd::Version::V1_6);
+            }
+            #[test]
+            fn containerd_1_7() {
+                super::$story($crate::containerd::Version::V1_7);
+            }
+            #[test]
+            fn containerd_2_1() {
+                super::$story($crate::containerd::Version::V2_1);
+            }
+        }
+    )+};
     ($($story:ident),+ $(,)?) => {$(
         mod $story {
             #[test]
