@@ -115,8 +115,8 @@ fn a_container_stops_and_starts_again(docker: Docker) {
     docker.docker(["rm", "phoenix"]).succeeded();
 }
 
-/// Both sides see each other's changes at once: there is one root file system
-/// and not two that look at the same files.
+/// Both sides see each other's changes at once, since there is one mount and not
+/// two of the same files (ARCHITECTURE.md, "Docker").
 fn files_go_in_and_out(docker: Docker) {
     docker.detached("box", &["--network=none"], ["sleep", "1000"]);
     let copy = docker.directory().join("copy");
