@@ -18,6 +18,9 @@ pub struct Settings<'a> {
     pub runtime: &'a str,
     /// What stands in the runtime's table `options`; empty for no such table.
     pub options: &'a str,
+    /// Who makes sandboxes in containerd 2: `podsandbox`, with a pause
+    /// container, or `shim`, which leaves it to the runtime.
+    pub sandboxer: &'a str,
 }
 
 /// The text of `config.toml`.
@@ -103,6 +106,7 @@ pod_annotations = ["dev.palisade.*"]
 
 fn cri_2(settings: &Settings<'_>, directory: &Path) -> String {
     let (d, runtime, pause) = (directory.display(), settings.runtime, image::PAUSE);
+    let sandboxer = settings.sandboxer;
     format!(
         r#"
 [plugins."io.containerd.cri.v1.images".pinned_images]
@@ -121,6 +125,7 @@ default_runtime_name = "palisade"
 
 [plugins."io.containerd.cri.v1.runtime".containerd.runtimes.palisade]
 runtime_type = "{runtime}"
+sandboxer = "{sandboxer}"
 pod_annotations = ["dev.palisade.*"]
 "#
     )

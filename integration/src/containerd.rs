@@ -60,6 +60,7 @@ pub struct Containerd {
     /// Which one.
     pub version: Version,
     slot: Slot,
+    sandboxer: &'static str,
     runtime_name: String,
     runtime: Runtime,
     process: Mutex<Option<Child>>,
@@ -80,7 +81,14 @@ impl Containerd {
         version: Version,
         options: impl FnOnce(&Path) -> String,
     ) -> Containerd {
-        let containerd = Containerd::prepare(version, options);
+        let containerd = Containerd::prepare(version, "podsandbox", options);
+        containerd.launch();
+        containerd
+    }
+
+    /// Starts a containerd 2.1 that asks Palisade for sandboxes themselves.
+    pub fn start_with_sandboxer() -> Containerd {
+        let containerd = Containerd::prepare(Version::V2_1, "shim", |_| String::new());
         containerd.launch();
         containerd
     }
@@ -88,7 +96,7 @@ impl Containerd {
     /// Starts one whose shims find another program in the place of `palisade`,
     /// and the real one beside it as `palisade-honest`.
     pub fn start_with_boot(version: Version, program: &Path) -> Containerd {
-        let containerd = Containerd::prepare(version, |_| String::new());
+        let containerd = Containerd::prepare(version, "podsandbox", |_| String::new());
         let bin = containerd.directory().join("bin");
         fs::rename(bin.join("palisade"), bin.join("palisade-honest")).expect("move palisade");
         fs::copy(program, bin.join("palisade")).expect("copy the other program");
@@ -96,11 +104,16 @@ impl Containerd {
         containerd
     }
 
-    fn prepare(version: Version, options: impl FnOnce(&Path) -> String) -> Containerd {
+    fn prepare(
+        version: Version,
+        sandboxer: &'static str,
+        options: impl FnOnce(&Path) -> String,
+    ) -> Containerd {
         let slot = Slot::take();
         leaks::clear_away(&slot);
         let containerd = Containerd {
             version,
+            sandboxer,
             runtime_name: runtime_name(),
             runtime: tokio_runtime(),
             process: Mutex::new(None),
@@ -128,6 +141,7 @@ impl Containerd {
             slot: &self.slot,
             runtime: &self.runtime_name,
             options,
+            sandboxer: self.sandboxer,
         };
         fs::write(directory.join("config.toml"), config_toml(&settings))
             .expect("write config.toml");

@@ -70,3 +70,30 @@ macro_rules! on_each_containerd {
         }
     )+};
 }
+
+/// The same for stories of pods, which are also told to a containerd that asks
+/// Palisade for the sandbox itself (`sandboxer = "shim"`) rather than for a
+/// pause container.
+#[macro_export]
+macro_rules! on_each_cri {
+    ($($story:ident),+ $(,)?) => {$(
+        mod $story {
+            #[test]
+            fn containerd_1_6() {
+                super::$story($crate::containerd::Containerd::start($crate::containerd::Version::V1_6));
+            }
+            #[test]
+            fn containerd_1_7() {
+                super::$story($crate::containerd::Containerd::start($crate::containerd::Version::V1_7));
+            }
+            #[test]
+            fn containerd_2_1() {
+                super::$story($crate::containerd::Containerd::start($crate::containerd::Version::V2_1));
+            }
+            #[test]
+            fn containerd_2_1_sandboxer() {
+                super::$story($crate::containerd::Containerd::start_with_sandboxer());
+            }
+        }
+    )+};
+}

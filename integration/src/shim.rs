@@ -11,6 +11,7 @@ use containerd_shim_protos::api::{
     CreateTaskRequest, DeleteRequest, KillRequest, ShutdownRequest, StartRequest, WaitRequest,
 };
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
+use containerd_shim_protos::sandbox_sync::SandboxClient;
 use serde_json::Value;
 use ttrpc::context::{self, Context};
 
@@ -46,6 +47,14 @@ impl Bundle {
         };
         bundle.write(&spec::container(&["sh", "-c", script], &containerd.cgroups_path(id)));
         containerd.track(id);
+        bundle
+    }
+
+    /// A bundle as containerd makes it for a sandbox that is asked for itself:
+    /// without a spec.
+    pub fn of_sandbox(containerd: &Containerd, id: &str) -> Bundle {
+        let bundle = Bundle::new(containerd, id, "");
+        fs::remove_file(bundle.config()).expect("remove config.json");
         bundle
     }
 
@@ -108,7 +117,8 @@ impl Bundle {
     /// A connection to the shim that `start` told the address of.
     pub fn connect(&self, address: &str) -> Result<Shim<'_>, String> {
         let client = ttrpc::Client::connect(address).map_err(|e| format!("{address}: {e}"))?;
-        Ok(Shim { bundle: self, tasks: TaskClient::new(client) })
+        let (tasks, sandboxes) = (TaskClient::new(client.clone()), SandboxClient::new(client));
+        Ok(Shim { bundle: self, tasks, sandboxes })
     }
 
     /// Runs `delete`, as containerd does after a shim is gone.
@@ -162,11 +172,15 @@ fn address_in(output: &Output) -> String {
 /// A connection to a running shim.
 pub struct Shim<'a> {
     bundle: &'a Bundle,
-    tasks: TaskClient,
+    /// Its Task service.
+    pub tasks: TaskClient,
+    /// Its Sandbox service.
+    pub sandboxes: SandboxClient,
 }
 
 impl Shim<'_> {
-    fn context(&self) -> Context {
+    /// What goes along with each request.
+    pub fn context(&self) -> Context {
         let deadline = wait::deadline().as_nanos().try_into().expect("a short time");
         let mut context = context::with_timeout(deadline);
         context.add("containerd-namespace-ttrpc".to_owned(), self.bundle.namespace.clone());

@@ -166,6 +166,68 @@ mod needs_v2 {
         assert_eq!(container.wait().code, 137);
     }
 
+    /// A threaded cgroup lists no processes, and yet one can be put into it.
+    #[test]
+    fn an_exec_joins_an_init_that_threads_its_cgroup() {
+        let containerd = Containerd::start(Version::V2_1);
+        let thread = "set -e; cd /sys/fs/cgroup; mkdir app app/threads; \
+                      echo threaded > app/threads/cgroup.type; \
+                      echo $$ > app/threads/cgroup.procs; echo threaded; exec sleep 1000";
+        let container = with_own_cgroups(containerd.shell("threaded", thread), json!(["rw"]));
+        let container = container.start();
+        container.stdio().wait_for_output("threaded");
+        let place = host::cgroup_directory(container.pid(), "");
+        assert!(place.ends_with("app/threads"), "{}", place.display());
+        let (code, output) = container.exec_shell("look", "cat /proc/self/cgroup");
+        assert_eq!((code, output.as_str()), (0, "0::/app/threads\n"));
+
+        let exec = container.exec("stays", spec::process(&["sleep", "1000"]), Streams::Null);
+        let exec = exec.expect("add an exec");
+        exec.start().expect("start it");
+        assert_eq!(container.processes().len(), 2, "{:?}", container.processes());
+        container.pause().expect("pause it");
+        let events = fs::read_to_string(place.join("cgroup.events")).expect("read cgroup.events");
+        assert!(events.contains("frozen 1"), "{events}");
+        container.resume().expect("resume it");
+        container.kill_all(9).expect("kill all");
+        assert_eq!((exec.wait().code, container.wait().code), (137, 137));
+    }
+
+    #[test]
+    fn a_disk_is_throttled_and_weighed() {
+        let containerd = Containerd::start(Version::V2_1);
+        let disk = fs::metadata(containerd.directory()).expect("stat the test's directory");
+        let disk = std::os::linux::fs::MetadataExt::st_dev(&disk);
+        let (major, minor) = (nix::sys::stat::major(disk), nix::sys::stat::minor(disk));
+        let at = |rate: u64| json!([{ "major": major, "minor": minor, "rate": rate }]);
+        let limited = |id: &str, limits: Value| {
+            let container = containerd.container(id, ["sleep", "1000"]);
+            container.spec(|s| s["linux"]["resources"]["blockIO"] = limits)
+        };
+        let limits = json!({
+            "weight": 505, "throttleReadBpsDevice": at(1 << 20), "throttleWriteIOPSDevice": at(500),
+        });
+        let container = limited("slow", limits).start();
+        let max = || host::cgroup_value(container.pid(), "", "io.max");
+        assert_eq!(max(), format!("{major}:{minor} rbps=1048576 wbps=max riops=max wiops=500"));
+        let cgroup = host::cgroup_directory(container.pid(), "");
+        let weights = ["io.bfq.weight", "io.weight"].map(|file| cgroup.join(file));
+        let weight = weights.iter().find_map(|file| fs::read_to_string(file).ok());
+        let weight = weight.expect("a weight: the io controller is there");
+        assert!(["default 505", "default 5001"].contains(&weight.trim()), "{weight}");
+
+        let changed = json!({ "blockIO": { "throttleReadBpsDevice": at(2 << 20) } });
+        container.update(&changed).expect("update it");
+        assert_eq!(max(), format!("{major}:{minor} rbps=2097152 wbps=max riops=max wiops=500"));
+
+        let nowhere =
+            json!({ "throttleReadBpsDevice": [{ "major": 4000, "minor": 1, "rate": 1 }] });
+        let refused = limited("nowhere", nowhere).try_create().expect_err("no such disk");
+        assert!(refused.message().contains("blockIO.throttleReadBpsDevice"), "{refused}");
+        let leaf = limited("leaf", json!({ "leafWeight": 100 })).try_create().expect_err("v1 only");
+        assert!(leaf.message().contains("blockIO.leafWeight"), "{leaf}");
+    }
+
     #[test]
     fn killing_all_reaches_who_forks_and_who_hides_below() {
         let containerd = Containerd::start(Version::V2_1);

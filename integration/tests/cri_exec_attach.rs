@@ -3,10 +3,10 @@
 use std::thread;
 
 use integration::containerd::Containerd;
-use integration::on_each_containerd;
+use integration::on_each_cri;
 use integration::stream::Session;
 
-on_each_containerd!(
+on_each_cri!(
     exec_sync_answers,
     exec_sync_gives_up_in_time,
     exec_sync_names_a_missing_program,

@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 
 use integration::containerd::Containerd;
 use integration::cri::{pod_security, resources, security};
-use integration::{host, on_each_containerd, wait};
+use integration::{host, on_each_containerd, on_each_cri, wait};
 use k8s_cri::v1::{DnsConfig, Int64Value, LinuxContainerResources, NamespaceMode};
 
-on_each_containerd!(
+on_each_cri!(
     a_pod_runs_and_goes,
     containers_share_network_and_ipc_but_not_pids,
     containers_share_pids_when_asked_to,
@@ -23,9 +23,12 @@ on_each_containerd!(
     names_and_dns_are_as_the_pod_says,
     sysctls_are_set,
     privileged_pods_see_the_host,
-    host_network_pods_share_the_host_s_network,
     stopping_twice_is_fine,
 );
+
+// Not with `sandboxer = "shim"`: containerd 2.1.9 itself crashes there, before it
+// calls the runtime (a nil spec in `core/runtime/v2/bundle.go`, NewBundle).
+on_each_containerd!(host_network_pods_share_the_host_s_network);
 
 fn a_pod_runs_and_goes(containerd: Containerd) {
     let pod = containerd.pod("hello");

@@ -6,12 +6,12 @@ use std::path::PathBuf;
 
 use integration::containerd::Containerd;
 use integration::cri::{PodContainer, security};
-use integration::{host, on_each_containerd};
+use integration::{host, on_each_cri};
 use k8s_cri::v1::security_profile::ProfileType;
 use k8s_cri::v1::{Capability, Int64Value, Mount, MountPropagation, SecurityProfile};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
-on_each_containerd!(
+on_each_cri!(
     a_read_only_root_file_system,
     a_container_runs_as_its_user,
     supplementary_groups_open_a_volume,

@@ -11,6 +11,7 @@
 #![deny(unsafe_code)]
 
 mod bootstrap;
+mod connections;
 mod delete;
 mod error;
 mod events;
@@ -18,6 +19,7 @@ mod info;
 mod logging;
 mod options;
 mod ready;
+mod sandbox;
 mod serve;
 mod start;
 mod stdio;

@@ -10,19 +10,34 @@ use std::time::Duration;
 
 use containerd_shim::Flags;
 use containerd_shim_protos::ttrpc::asynchronous::Server;
-use containerd_shim_protos::ttrpc::asynchronous::transport::Listener;
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::connections::Connections;
 use crate::error::{Context, Error, Result};
 use crate::events::Events;
+use crate::options::Options;
 use crate::task::{self, Shim};
-use crate::{delete, logging};
+use crate::{delete, logging, sandbox};
 
 /// How long a shim that is told to end by a signal tries to tell its events.
 const GOODBYE: Duration = Duration::from_secs(2);
 
 /// How long the answers to the last requests may take.
 const LAST_WORDS: Duration = Duration::from_millis(500);
+
+/// How long a client may take to read the last answer and hang up.
+const LAST_READ: Duration = Duration::from_secs(2);
+
+/// Whether the shim is to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ending {
+    No,
+    Now,
+    /// Once the clients have hung up: Go's ttrpc may take an answer for lost
+    /// when the end of the connection comes right behind it, and containerd
+    /// minds that where it shuts a sandbox down.
+    OnceAlone,
+}
 
 /// What the serving process is to be.
 pub(crate) struct Serving {
@@ -33,11 +48,13 @@ pub(crate) struct Serving {
     pub(crate) events: String,
     /// Its own address.
     pub(crate) address: String,
+    /// The node's.
+    pub(crate) options: Options,
     pub(crate) debug: bool,
 }
 
 /// Serves until containerd's Shutdown.
-pub(crate) fn serve(serving: &Serving, listener: UnixListener) -> Result<()> {
+pub(crate) fn serve(serving: Serving, listener: UnixListener) -> Result<()> {
     listener.set_nonblocking(true).context(|| "FIONBIO on the listening socket")?;
     if let Err(error) = logging::init(Path::new("log"), &serving.id, serving.debug) {
         // There is no other place to say so.
@@ -48,8 +65,9 @@ pub(crate) fn serve(serving: &Serving, listener: UnixListener) -> Result<()> {
         .enable_time()
         .build()
         .context(|| "start the event loop")?;
-    let outcome = runtime.block_on(run(&serving.namespace, &serving.events, listener));
-    delete::remove_socket(&serving.address);
+    let address = serving.address.clone();
+    let outcome = runtime.block_on(run(serving, listener));
+    delete::remove_socket(&address);
     if let Err(error) = &outcome {
         log::error!("{error}");
     }
@@ -70,24 +88,33 @@ pub(crate) fn serve_by_hand(flags: &Flags) -> Result<()> {
         namespace: flags.namespace.clone(),
         events,
         address: flags.socket.clone(),
+        options: Options::read(None)?,
         debug: flags.debug,
     };
-    serve(&serving, listener)
+    serve(serving, listener)
 }
 
-async fn run(namespace: &str, events: &str, listener: UnixListener) -> Result<()> {
-    let shim = Shim::new(namespace, Events::new(namespace, events));
-    let listener = Listener::try_from(listener).context(|| "listen")?;
-    let mut server = Server::new().add_listener(listener).register_service(task::services(&shim));
+async fn run(serving: Serving, listener: UnixListener) -> Result<()> {
+    let events = Events::new(&serving.namespace, &serving.events);
+    let shim = Shim::new(&serving.namespace, events, serving.options);
+    let connections = Connections::new();
+    let listener = connections.accept(listener)?;
+    let mut server = Server::new()
+        .add_listener(listener)
+        .register_service(task::services(&shim))
+        .register_service(sandbox::services(&shim));
     server.start().await.context(|| "serve")?;
     log::debug!("serving as process {}", std::process::id());
     let mut ending = shim.ending.subscribe();
     let mut terminate = signal(SignalKind::terminate()).context(|| "listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context(|| "listen for SIGINT")?;
     tokio::select! {
-        _ = ending.wait_for(|ending| *ending) => {}
+        _ = ending.wait_for(|ending| *ending != Ending::No) => {}
         _ = terminate.recv() => give_up(&shim).await,
         _ = interrupt.recv() => give_up(&shim).await,
+    }
+    if *ending.borrow() == Ending::OnceAlone {
+        let _ = tokio::time::timeout(LAST_READ, connections.closed()).await;
     }
     // What is being answered is answered.
     let _ = tokio::time::timeout(LAST_WORDS, server.shutdown()).await;

@@ -19,7 +19,7 @@ use rustix::fs::OFlags;
 use rustix::process::{Signal, pidfd_send_signal, setpgid};
 use sandbox_core::sandbox::Executable;
 use sandbox_core::sys::clone::{Cloned, SingleThreaded, clone_into};
-use sandbox_core::sys::descriptor::install_stdio;
+use sandbox_core::sys::descriptor::detach_stdio;
 use sandbox_core::sys::process::exit_now;
 use serde::Deserialize;
 
@@ -58,12 +58,16 @@ pub(crate) fn start(flags: &Flags) -> Result<()> {
     std::io::stdout().write_all(&dialect.answer(&address)?).context(|| "write the answer to stdout")
 }
 
-/// The group's ID: the container's own when no annotation names one.
+/// The group's ID: the container's own when no annotation names one, or when
+/// there is no spec, as for a sandbox that is asked for itself.
 fn group(config: &Path, id: &str) -> Result<String> {
     let opening = || format!("open {} of the bundle", config.display());
     // A FIFO in its place must not hold containerd up.
     let file = File::options().read(true).custom_flags(OFlags::NONBLOCK.bits() as i32).open(config);
-    let file = file.context(opening)?;
+    let file = match file {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(id.to_string()),
+        file => file.context(opening)?,
+    };
     if !file.metadata().context(opening)?.is_file() {
         let message = format!("{} of the bundle is no regular file", config.display());
         return Err(Error::invalid(message));
@@ -117,8 +121,8 @@ fn spawn(options: StartOpts, address: &str, listener: UnixListener) -> Result<()
         Cloned::Child => {
             let debug = options.debug || config.debug;
             let StartOpts { id, namespace, ttrpc_address: events, .. } = options;
-            let address = address.to_string();
-            become_server(Serving { id, namespace, events, address, debug }, listener)
+            let (address, options) = (address.to_string(), config);
+            become_server(Serving { id, namespace, events, address, options, debug }, listener)
         }
     }
 }
@@ -126,11 +130,8 @@ fn spawn(options: StartOpts, address: &str, listener: UnixListener) -> Result<()
 /// The child: never returns into the code of `start`.
 fn become_server(serving: Serving, listener: UnixListener) -> ! {
     // containerd waits for the end of the pipes that these are.
-    let detached = File::options().read(true).write(true).open("/dev/null").and_then(|null| {
-        (0..=2).try_for_each(|place| install_stdio(&null, place))?;
-        Ok(setpgid(None, None)?)
-    });
-    let ended = detached.is_ok() && serve::serve(&serving, listener).is_ok();
+    let detached = detach_stdio().and_then(|()| Ok(setpgid(None, None)?));
+    let ended = detached.is_ok() && serve::serve(serving, listener).is_ok();
     exit_now(i32::from(!ended))
 }
 
@@ -198,12 +199,14 @@ mod tests {
         for json in ["{}", r#"{"annotations":null}"#, r#"{"annotations":{"a":"b"}}"#] {
             assert_eq!(group(config(json).path(), "c").unwrap(), "c");
         }
+        assert_eq!(group(Path::new("/nowhere/config.json"), "c").unwrap(), "c");
     }
 
     #[test]
     fn a_broken_config_is_named() {
-        let error = group(Path::new("/nowhere/config.json"), "c").unwrap_err().to_string();
-        assert!(error.contains("/nowhere/config.json"), "{error}");
+        let directory = tempfile::tempdir().unwrap();
+        let error = group(directory.path(), "c").unwrap_err().to_string();
+        assert!(error.contains(&*directory.path().to_string_lossy()), "{error}");
         let error = group(config("{").path(), "c").unwrap_err().to_string();
         assert!(error.contains("is not valid"), "{error}");
     }

@@ -23,7 +23,7 @@ use std::process::ExitCode;
 
 pub(crate) use mounts_channel::DeliveredMounts;
 pub(crate) use privileges::{OwnId, restore as restore_own_id};
-pub(crate) use root::{CONTAINERS, DEV_NULL, DEVICES, PROC};
+pub(crate) use root::{CONTAINERS, DEV_NULL, DEVICES, PROC, SHARED_MEMORY};
 
 use descriptors::Descriptors;
 use mounts_channel::MountsChannel;

@@ -4,6 +4,7 @@
 //! /proc         the pod's processes; attached when the gofer delivers it
 //! /dev          the default device nodes; likewise
 //! /containers   one directory a container while it is being made
+//! /shm          the pod's shared memory, where containerd brings none
 //! ```
 
 use rustix::fs::{CWD, Mode, mkdirat};
@@ -20,6 +21,8 @@ pub(crate) const PROC: &str = "/proc";
 pub(crate) const DEVICES: &str = "/dev";
 /// The null device among them.
 pub(crate) const DEV_NULL: &str = "/dev/null";
+/// Where the pod's shared memory is attached, if it has one.
+pub(crate) const SHARED_MEMORY: &str = "/shm";
 /// Below this, containers are put together.
 pub(crate) const CONTAINERS: &str = "/containers";
 

@@ -53,8 +53,7 @@ impl Cgroup {
             Ok(()) | Err(Errno::EXIST) => {}
             Err(e) => return Err(e).context(|| format!("mkdir {}", dir.display())),
         }
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
-        file::open(&dir, flags).map(Some).context(|| format!("open {}", dir.display()))
+        file::open_dir(&dir).map(Some)
     }
 
     /// As [`Cgroup::procs`], for a process that joins `init`'s container later.

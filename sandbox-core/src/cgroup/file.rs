@@ -14,6 +14,12 @@ pub(super) fn open(path: &Path, flags: OFlags) -> rustix::io::Result<OwnedFd> {
     rustix::fs::open(path, flags | OFlags::CLOEXEC, Mode::empty())
 }
 
+/// Opens a cgroup's directory, for `CLONE_INTO_CGROUP`; the error names it.
+pub(super) fn open_dir(path: &Path) -> Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+    open(path, flags).context(|| format!("open {}", path.display()))
+}
+
 /// Reads a whole file with as few calls as it takes; most fit one read.
 pub(super) fn read_io(path: &Path) -> io::Result<String> {
     let fd = open(path, OFlags::RDONLY)?;

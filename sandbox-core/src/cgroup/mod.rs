@@ -194,9 +194,7 @@ impl Cgroup {
         if !self.saved.v2 {
             return Ok(None);
         }
-        let dir = &self.saved.dirs[0].path;
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
-        file::open(dir, flags).map(Some).context(|| format!("open {}", dir.display()))
+        file::open_dir(&self.saved.dirs[0].path).map(Some)
     }
 
     /// Says that a process of the container is in the cgroup, which from now

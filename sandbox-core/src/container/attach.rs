@@ -6,7 +6,7 @@ use std::path::Path;
 use rustix::mount::MountAttrFlags;
 
 use super::destination::{self, Kind};
-use super::{cgroup_mount, copy_up};
+use super::{cgroup_mount, copy_up, shared_memory};
 use crate::error::{Context, Error, Result};
 use crate::spec::plan::{FsOption, MountAttributes, MountPlan, MountSource};
 use crate::sys::mount::{AttrChange, Depth, FsContext, attach_to, mount_setattr};
@@ -66,6 +66,7 @@ fn make(root: BorrowedFd<'_>, destination: &Path, source: &MountSource) -> Resul
             }
             Ok(mount)
         }
+        MountSource::SharedMemory(options) => shared_memory::open(options),
         MountSource::Donated { .. } => Err(Error::internal("a donated mount is not made here")),
     }
 }

@@ -15,6 +15,7 @@ mod lookup;
 mod masks;
 pub(crate) mod names;
 mod process;
+mod shared_memory;
 pub(crate) mod terminal;
 pub(crate) mod tree;
 
@@ -41,7 +42,7 @@ pub(crate) struct Inside {
 impl Inside {
     /// Of a container that runs.
     pub(crate) fn new(plan: &ContainerPlan, tree: &mut Tree, seccomp: Option<Seccomp>) -> Self {
-        let pids_below = plan.namespaces.pid || plan.pids_of.is_some();
+        let pids_below = plan.pids_below();
         let (namespaces, terminals) = (own_namespaces(plan), tree.take_terminals());
         Self { namespaces, pids_below, terminals, seccomp }
     }

@@ -236,7 +236,7 @@ fn turn(plan: &ContainerPlan, path: &Path) -> Turn {
 /// When a mount can be made, were it alone.
 fn earliest(plan: &ContainerPlan, mount: &MountPlan) -> Turn {
     match mount.source {
-        MountSource::Proc if plan.namespaces.pid || plan.pids_of.is_some() => Turn::Newborn,
+        MountSource::Proc if plan.pids_below() => Turn::Newborn,
         MountSource::Cgroup => Turn::Newborn,
         MountSource::Mqueue if plan.namespaces.ipc => Turn::Own,
         _ => Turn::Boot,

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Mutex;
 
 use nix::sched::CloneFlags;
-use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags};
+use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::net::{AddressFamily, Shutdown, SocketFlags, SocketType, shutdown, socketpair};
 use rustix::pipe::{PipeFlags, pipe_with};
 
@@ -21,7 +21,7 @@ use crate::error::{Context, Error, Result};
 use crate::network;
 use crate::spec::plan::{IdMapping, Mappings, Network};
 use crate::sys::clone::{Cloned, SingleThreaded, clone_into};
-use crate::sys::descriptor::{cloexec_from, donate, install_stdio};
+use crate::sys::descriptor::{cloexec_from, detach_stdio, donate};
 use crate::sys::process::{die_with_parent, exit_now};
 
 /// See [`Sandbox::spawn`].
@@ -289,11 +289,7 @@ fn prepare(args: ChildArgs<'_>, ends: &BootEnds, user_namespace: bool) -> Result
         become_root()?;
     }
     rustix::process::setsid().context(|| "setsid")?;
-    let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
-        .context(|| "open /dev/null")?;
-    for place in 0..3 {
-        install_stdio(&null, place).context(|| "put /dev/null into the place of stdio")?;
-    }
+    detach_stdio().context(|| "put /dev/null into the place of stdio")?;
     let flags = donate_all(args, ends)?;
     let to_c = |arg| CString::new(arg).map_err(|e| Error::internal(format!("argument: {e}")));
     flags.to_args().into_iter().map(to_c).collect()

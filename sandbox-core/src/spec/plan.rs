@@ -64,6 +64,14 @@ pub struct ContainerPlan {
     pub start_hooks: Vec<HookPlan>,
 }
 
+impl ContainerPlan {
+    /// Whether it is in a PID namespace below boot's: its own, or another
+    /// container's.
+    pub fn pids_below(&self) -> bool {
+        self.namespaces.pid || self.pids_of.is_some()
+    }
+}
+
 /// Which namespaces are made for the container. False means: boot's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Namespaces {
@@ -204,6 +212,9 @@ pub enum MountSource {
         /// First copy up what the directory below holds (`tmpcopyup`).
         copy_up: bool,
     },
+    /// The pod's one `/dev/shm`: a tmpfs that the first container's options
+    /// make, and that all containers have which share the sandbox's IPC.
+    SharedMemory(Vec<FsOption>),
     /// The container's cgroup as seen from its cgroup namespace.
     Cgroup,
     /// A detached mount that the gofer hands over.

@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 
+use rustix::fs::{Mode, OFlags};
 use rustix::io::{FdFlags, fcntl_getfd, fcntl_setfd};
 
 /// Takes over a descriptor that this process was given at its birth under a
@@ -41,6 +42,12 @@ pub fn cloexec_from(first: u32) -> io::Result<()> {
     let done =
         unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
     if done == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Puts `/dev/null` into the places of 0, 1 and 2.
+pub fn detach_stdio() -> io::Result<()> {
+    let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
+    (0..=2).try_for_each(|place| install_stdio(&null, place))
 }
 
 /// Puts `fd` in the place of 0, 1 or 2, where it survives execve: dup2(2).

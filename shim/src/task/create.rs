@@ -7,6 +7,7 @@ use std::sync::Arc;
 use containerd_shim_protos::api::{CreateTaskRequest, CreateTaskResponse, Mount};
 use containerd_shim_protos::events::task::{TaskCreate, TaskIO};
 use containerd_shim_protos::protobuf::MessageField;
+use oci_spec::runtime::Spec;
 use sandbox_core::cgroup::{Cgroup, Driver, Limits, LimitsPolicy, OomWatch};
 use sandbox_core::control::message::Request;
 use sandbox_core::gofer::request::RootfsMount;
@@ -21,7 +22,9 @@ use super::{exec, exits, hooks, oom};
 use crate::error::{Error, Result};
 use crate::options::{self, CgroupDriver, Options};
 use crate::ready::readable;
-use crate::stdio::{self, Io, Owner, Stdio};
+use crate::sandbox::Pod;
+use crate::sandbox::files::Files;
+use crate::stdio::{self, Donated, Io, Owner, Stdio};
 
 pub(super) async fn create(
     shim: Arc<Shim>,
@@ -29,8 +32,7 @@ pub(super) async fn create(
 ) -> Result<CreateTaskResponse> {
     shim.events.has_room()?;
     let reservation = Reservation::take(&shim, &request.id)?;
-    let neighbours = shim.table().neighbours();
-    let order = Order::read(request, reservation.boot(), &neighbours)?;
+    let order = Order::read(&shim, request, reservation.boot())?;
     let mut made = Made::default();
     let outcome = make(&shim, &order, reservation.boot(), &mut made).await;
     let (container, pid) = match outcome {
@@ -50,38 +52,65 @@ pub(super) async fn create(
 }
 
 /// What was asked, read and checked.
-struct Order {
+pub(crate) struct Order {
     request: CreateTaskRequest,
     options: Options,
     plan: Arc<Plan>,
 }
 
+/// What an order depends on besides the request and its spec.
+pub(crate) struct Around<'a> {
+    /// The sandbox that the container goes into.
+    pub(crate) boot: Option<&'a Boot>,
+    /// What runs in it already.
+    pub(crate) neighbours: &'a [(String, HostPid)],
+    /// What its sandbox provides, if that was asked for itself.
+    pub(crate) files: Option<&'a Files>,
+    /// The node's options.
+    pub(crate) options: Options,
+}
+
 impl Order {
-    /// Options, config.json and annotations, resolved into a plan.
-    fn read(
-        mut request: CreateTaskRequest,
-        boot: Option<&Arc<Boot>>,
-        neighbours: &[(String, HostPid)],
-    ) -> Result<Self> {
+    /// From config.json, and what a sandbox that was asked for itself adds.
+    fn read(shim: &Shim, mut request: CreateTaskRequest, boot: Option<&Arc<Boot>>) -> Result<Self> {
         if !request.checkpoint.is_empty() {
             return Err(Error::unimplemented("Palisade cannot restore checkpoints"));
         }
-        let bundle = Path::new(&request.bundle);
-        let spec = spec::load(bundle)?;
+        let table = shim.table();
+        let files = table.pod.as_ref().map(Pod::files).transpose()?;
+        let mut spec = spec::load(Path::new(&request.bundle))?;
+        if let Some(files) = files {
+            files.provide(&mut spec)?;
+        }
+        let options = Options::read(request.options.take().as_ref())?;
+        let neighbours = &table.neighbours();
+        let around = Around { boot: boot.map(Arc::as_ref), neighbours, files, options };
+        Self::resolve(request, &spec, around)
+    }
+
+    /// Options, spec and annotations, resolved into a plan.
+    pub(crate) fn resolve(
+        request: CreateTaskRequest,
+        spec: &Spec,
+        around: Around<'_>,
+    ) -> Result<Self> {
         let annotations = spec.annotations().clone().unwrap_or_default();
-        let options = Options::read(request.options.take().as_ref())?.annotated(&annotations)?;
+        let options = around.options.annotated(&annotations)?;
         let context = spec::Context {
             id: &request.id,
-            bundle,
+            bundle: Path::new(&request.bundle),
             rootfs_mounts_given: !request.rootfs.is_empty(),
             userns: options.userns.into(),
-            sandbox: boot.map(|boot| &boot.facts),
-            neighbours,
+            sandbox: around.boot.map(|boot| &boot.facts),
+            neighbours: around.neighbours,
         };
-        let mut plan = spec::plan(&spec, &context)?;
+        let mut plan = spec::plan(spec, &context)?;
         if let Some(process) = &mut plan.container.process {
             // The request's flag counts: by it the client has made its FIFOs.
             process.terminal = request.terminal.then(|| process.terminal.unwrap_or_default());
+        }
+        if let Some(files) = around.files {
+            files.share_memory(&mut plan);
         }
         Ok(Self { request, options, plan: Arc::new(plan) })
     }
@@ -158,9 +187,7 @@ async fn make(
     made: &mut Made,
 ) -> Result<(Container, u32)> {
     let (id, plan) = (&order.request.id, &order.plan);
-    let cgroup = Cgroup::create(id, &plan.host.cgroups_path, order.driver(), &plan.host.resources)?;
-    let cgroup = made.cgroup.insert(Arc::new(cgroup)).clone();
-    let limits = cgroup.limits(order.policy())?;
+    let (cgroup, limits) = make_cgroup(order, made)?;
     let oom = watch_oom(id, &cgroup);
     let boot = match existing {
         None => spawn(shim, order, cgroup.clone(), limits, made).await?,
@@ -193,6 +220,40 @@ async fn make(
         hooks::run(hook, &state).await?;
     }
     Ok((container, pid))
+}
+
+/// The sandbox alone, for whoever asks for it by containerd's Sandbox service:
+/// boot stands in for a root container that nobody created.
+pub(crate) async fn make_sandbox(shim: &Arc<Shim>, order: &Order) -> Result<Arc<Boot>> {
+    let mut made = Made::default();
+    let boot = make_alone(shim, order, &mut made).await;
+    if boot.is_err() {
+        made.undo(shim, order).await;
+    }
+    boot
+}
+
+async fn make_alone(shim: &Arc<Shim>, order: &Order, made: &mut Made) -> Result<Arc<Boot>> {
+    let (cgroup, limits) = make_cgroup(order, made)?;
+    let boot = spawn(shim, order, cgroup.clone(), limits, made).await?;
+    let nothing = Donated::default();
+    let gifts = Gifts::collect(&boot, &order.plan, Vec::new(), &nothing)?;
+    let request = Request::Create {
+        plan: Box::new(order.plan.container.clone()),
+        donations: gifts.donations,
+        limits,
+    };
+    boot.ask(shim, request, &gifts.descriptors(&nothing)).await?;
+    cgroup.settled();
+    Ok(boot)
+}
+
+fn make_cgroup(order: &Order, made: &mut Made) -> Result<(Arc<Cgroup>, Limits)> {
+    let (id, host) = (&order.request.id, &order.plan.host);
+    let cgroup = Cgroup::create(id, &host.cgroups_path, order.driver(), &host.resources)?;
+    let cgroup = made.cgroup.insert(Arc::new(cgroup)).clone();
+    let limits = cgroup.limits(order.policy())?;
+    Ok((cgroup, limits))
 }
 
 /// Before there is a process, so that no kill is missed. A host without a

@@ -12,7 +12,7 @@ use containerd_shim_protos::protobuf::well_known_types::timestamp::Timestamp;
 
 use super::lifecycle::{State, Step};
 use super::sandbox::Boot;
-use super::table::{Exit, Sandbox, Shim};
+use super::table::{Exit, Sandbox, Shim, Table};
 use super::{exits, hooks, shutdown};
 use crate::error::Result;
 use crate::ready::readable;
@@ -78,7 +78,7 @@ async fn delete_container(shim: &Arc<Shim>, id: &str) -> Result<DeleteResponse> 
         let told = (container.init.pid, container.init.exited());
         table.remove(id);
         if table.is_empty() {
-            take_down(shim, &mut table, boot);
+            take_down(&mut table, boot);
         }
         told
     };
@@ -113,16 +113,14 @@ async fn end_unborn(shim: &Arc<Shim>, id: &str) -> Result<()> {
 }
 
 /// Takes the sandbox down behind the scenes; Shutdown waits for it.
-fn take_down(shim: &Arc<Shim>, table: &mut super::table::Table, boot: Arc<Boot>) {
+pub(super) fn take_down(table: &mut Table, boot: Arc<Boot>) {
     table.sandbox = Sandbox::None;
     let before = table.tear_down.take();
-    let shim = shim.clone();
     table.tear_down = Some(tokio::spawn(async move {
         if let Some(before) = before {
             let _ = before.await;
         }
         boot.tear_down().await;
-        drop(shim);
     }));
 }
 

@@ -11,7 +11,7 @@ use sandbox_core::cgroup::stats::{self, Stats};
 use crate::error::{Context, Result};
 
 /// The statistics in an `Any` of the type that containerd's typeurl knows.
-pub(super) fn encode(stats: &Stats) -> Result<Any> {
+pub(crate) fn encode(stats: &Stats) -> Result<Any> {
     let (type_url, value) = match stats {
         Stats::V1(stats) => {
             ("io.containerd.cgroups.v1.Metrics", metrics_v1(stats).write_to_bytes())

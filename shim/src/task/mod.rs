@@ -30,5 +30,8 @@ mod table;
 mod update;
 mod wait;
 
-pub(crate) use service::services;
-pub(crate) use table::Shim;
+pub(crate) use create::{Around, Order, make_sandbox};
+pub(crate) use metrics::encode as encode_stats;
+pub(crate) use sandbox::Boot;
+pub(crate) use service::{services, to_the_end};
+pub(crate) use table::{Exit, Sandbox, Shim, Table};

@@ -18,10 +18,10 @@ use sandbox_core::spec::plan::Plan;
 use tokio::io::Interest;
 use tokio::sync::{oneshot, watch};
 
-use super::exits;
 use super::lifecycle::State;
 use super::relay::Allowance;
 use super::table::{Reply, Shim, Table};
+use super::{delete, exits};
 use crate::error::{Context, Error, Result};
 use crate::ready::{readable, register};
 use crate::stdio::Donated;
@@ -45,13 +45,13 @@ const STRAYS: u32 = 1000;
 const STRAYS_A_SECOND: u32 = 1;
 
 /// A running boot.
-pub(super) struct Boot {
+pub(crate) struct Boot {
     pub(super) handle: Sandbox,
     /// ID of the root container, which is the sandbox's.
     pub(super) root: String,
     pub(super) facts: SandboxFacts,
     /// The root container's cgroup, in which boot is until the end.
-    pub(super) cgroup: Arc<Cgroup>,
+    pub(crate) cgroup: Arc<Cgroup>,
     /// A sandbox takes the mounts of one gofer at a time.
     gofers: tokio::sync::Mutex<()>,
     /// Why boot is no more.
@@ -87,7 +87,7 @@ impl Boot {
     }
 
     /// boot's process ID.
-    pub(super) fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         u32::try_from(self.handle.pid().0).unwrap_or_default()
     }
 
@@ -179,6 +179,21 @@ impl Boot {
         Error::internal(format!("the sandbox process of {} is gone{why}", self.root))
     }
 
+    /// Until it is no more, and all that ended with it was told.
+    pub(crate) async fn ended(&self) {
+        let _ = self.gone.subscribe().wait_for(Option::is_some).await;
+    }
+
+    /// Kills it and waits for that.
+    pub(crate) async fn end(&self) -> Result<()> {
+        self.handle.kill()?;
+        let ended = tokio::time::timeout(PATIENCE, self.ended()).await;
+        ended.map_err(|_| {
+            let root = &self.root;
+            Error::internal(format!("sandbox {root} does not end {PATIENCE:?} after SIGKILL"))
+        })
+    }
+
     /// Takes the sandbox and its root's cgroup away.
     pub(super) async fn tear_down(&self) {
         let warn = |what: &str, outcome: std::result::Result<(), sandbox_core::Error>| {
@@ -199,6 +214,32 @@ impl Boot {
 }
 
 impl Shim {
+    /// Wakes what is paused: frozen processes do not die, on cgroup v1.
+    pub(crate) fn thaw_all(&self) {
+        let paused = |c: &&super::table::Container| c.init.state() == State::Paused;
+        for container in self.table().containers().filter(paused) {
+            if let Err(error) = container.cgroup.thaw() {
+                log::warn!("container {}: {error}", container.id);
+            }
+        }
+    }
+
+    /// Takes a sandbox away that has ended and that nobody wants any more. As
+    /// long as containers are left, that is up to the last one's Delete.
+    pub(crate) async fn release(&self, boot: Arc<Boot>) {
+        let tear_down = {
+            let mut table = self.table();
+            if !table.is_empty() {
+                return;
+            }
+            delete::take_down(&mut table, boot);
+            table.tear_down.take()
+        };
+        if let Some(tear_down) = tear_down {
+            let _ = tear_down.await;
+        }
+    }
+
     /// The end of everything, at the node's request rather than containerd's.
     pub(crate) async fn kill_sandbox(&self) {
         let (boot, cgroups) = {
@@ -209,8 +250,7 @@ impl Shim {
         };
         boot.tear_down().await;
         // By then the listening task has told all exits.
-        let _ =
-            tokio::time::timeout(PATIENCE, boot.gone.subscribe().wait_for(Option::is_some)).await;
+        let _ = tokio::time::timeout(PATIENCE, boot.ended()).await;
         for cgroup in cgroups {
             let _ = cgroup.remove();
         }

@@ -35,17 +35,24 @@ pub(crate) fn services(shim: &Arc<Shim>) -> HashMap<String, Service> {
 }
 
 impl TaskService {
-    /// Carries a request out to its end, even if the client goes away in the
-    /// middle of it: half a Create is worse than none.
+    /// See [`to_the_end`].
     async fn run<F, T>(&self, request: impl FnOnce(Arc<Shim>) -> F) -> TtrpcResult<T>
     where
         F: Future<Output = Result<T>> + Send + 'static,
         T: Send + 'static,
     {
-        let outcome = tokio::spawn(request(self.0.clone())).await;
-        let crashed = |e| Error::internal(format!("the shim failed at this request: {e}"));
-        Ok(outcome.map_err(crashed)??)
+        to_the_end(request(self.0.clone())).await
     }
+}
+
+/// Carries a request out to its end, even if the client goes away in the
+/// middle of it: half a Create is worse than none.
+pub(crate) async fn to_the_end<T: Send + 'static>(
+    request: impl Future<Output = Result<T>> + Send + 'static,
+) -> TtrpcResult<T> {
+    let outcome = tokio::spawn(request).await;
+    let crashed = |e| Error::internal(format!("the shim failed at this request: {e}"));
+    Ok(outcome.map_err(crashed)??)
 }
 
 #[async_trait]

@@ -10,6 +10,7 @@ use containerd_shim_protos::api::Empty;
 
 use super::table::Shim;
 use crate::error::Result;
+use crate::serve::Ending;
 
 /// containerd waits three seconds for a shim to go.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -22,7 +23,7 @@ pub(super) async fn shutdown(shim: Arc<Shim>) -> Result<Empty> {
             return Ok(Empty::default());
         }
     }
-    end(shim).await;
+    shim.end(Ending::Now).await;
     Ok(Empty::default())
 }
 
@@ -33,15 +34,19 @@ pub(super) fn catch_up(shim: &Arc<Shim>) {
         table.shutdown_pending && table.is_empty()
     };
     if now {
-        tokio::spawn(end(shim.clone()));
+        let shim = shim.clone();
+        tokio::spawn(async move { shim.end(Ending::Now).await });
     }
 }
 
-async fn end(shim: Arc<Shim>) {
-    let tear_down = shim.table().tear_down.take();
-    if let Some(tear_down) = tear_down {
-        let _ = tear_down.await;
+impl Shim {
+    /// Ends the shim, once its sandbox is gone and its events are told.
+    pub(crate) async fn end(&self, ending: Ending) {
+        let tear_down = self.table().tear_down.take();
+        if let Some(tear_down) = tear_down {
+            let _ = tear_down.await;
+        }
+        self.events.flush(PATIENCE).await;
+        self.ending.send_replace(ending);
     }
-    shim.events.flush(PATIENCE).await;
-    shim.ending.send_replace(true);
 }

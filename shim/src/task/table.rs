@@ -19,6 +19,9 @@ use super::lifecycle::{State, Step};
 use super::sandbox::Boot;
 use crate::error::{Error, Result};
 use crate::events::Events;
+use crate::options::Options;
+use crate::sandbox::Pod;
+use crate::serve::Ending;
 use crate::stdio::{Io, Stdio};
 
 /// The shim of one sandbox.
@@ -26,23 +29,26 @@ pub(crate) struct Shim {
     /// containerd's namespace.
     pub(crate) namespace: String,
     pub(crate) events: Events,
+    /// The node's options, as `start` was given them.
+    pub(crate) options: Options,
     /// Set once, when the shim is to end.
-    pub(crate) ending: watch::Sender<bool>,
+    pub(crate) ending: watch::Sender<Ending>,
     table: Mutex<Table>,
 }
 
 impl Shim {
-    pub(crate) fn new(namespace: &str, events: Events) -> Arc<Self> {
+    pub(crate) fn new(namespace: &str, events: Events, options: Options) -> Arc<Self> {
         Arc::new(Self {
             namespace: namespace.to_string(),
             events,
-            ending: watch::Sender::new(false),
+            options,
+            ending: watch::Sender::new(Ending::No),
             table: Mutex::default(),
         })
     }
 
     /// The table. A panic elsewhere leaves it as consistent as it was.
-    pub(super) fn table(&self) -> MutexGuard<'_, Table> {
+    pub(crate) fn table(&self) -> MutexGuard<'_, Table> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -51,8 +57,10 @@ impl Shim {
 pub(super) type Reply = (std::result::Result<Done, Failure>, Along);
 
 #[derive(Default)]
-pub(super) struct Table {
-    pub(super) sandbox: Sandbox,
+pub(crate) struct Table {
+    pub(crate) sandbox: Sandbox,
+    /// The sandbox as containerd's Sandbox service knows it, if that made it.
+    pub(crate) pod: Option<Pod>,
     slots: HashMap<String, Slot>,
     /// Requests that boot has not answered, by number.
     pub(super) replies: HashMap<u64, oneshot::Sender<Reply>>,
@@ -64,7 +72,7 @@ pub(super) struct Table {
 
 /// The one sandbox of this shim.
 #[derive(Default)]
-pub(super) enum Sandbox {
+pub(crate) enum Sandbox {
     /// Not made yet, or taken down with its last container.
     #[default]
     None,
@@ -119,13 +127,22 @@ impl Table {
         self.slots.remove(id);
     }
 
-    /// Whether no container is left, nor being made.
+    /// Whether nothing is left that needs the sandbox: no container, nor one
+    /// that is being made, nor whoever asked for the sandbox itself.
     pub(super) fn is_empty(&self) -> bool {
-        self.slots.is_empty()
+        self.slots.is_empty() && !self.has_pod()
     }
 
-    /// Whether the sandbox's root container is there, or being made.
-    pub(super) fn has_root(&self) -> bool {
+    fn has_pod(&self) -> bool {
+        self.pod.as_ref().is_some_and(Pod::is_alive)
+    }
+
+    /// Whether what the sandbox stands and falls with is there, or being made:
+    /// its root container, or who asked for it.
+    pub(crate) fn has_root(&self) -> bool {
+        if self.has_pod() {
+            return true;
+        }
         match &self.sandbox {
             Sandbox::None => false,
             Sandbox::Making => true,
@@ -175,6 +192,10 @@ pub(super) struct Reservation {
 impl Reservation {
     pub(super) fn take(shim: &Arc<Shim>, id: &str) -> Result<Self> {
         let mut table = shim.table();
+        if let Some(pod) = &table.pod {
+            // Only into a sandbox that runs.
+            pod.files()?;
+        }
         let boot = match &table.sandbox {
             Sandbox::Made(boot) => Some(boot.clone()),
             Sandbox::None => None,
@@ -272,9 +293,9 @@ impl Container {
 
 /// How a process ended.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Exit {
-    pub(super) status: u32,
-    pub(super) at: SystemTime,
+pub(crate) struct Exit {
+    pub(crate) status: u32,
+    pub(crate) at: SystemTime,
 }
 
 /// One process, the init of a container or an exec.

@@ -1,0 +1,346 @@
+//! containerd's Sandbox service: a sandbox that is asked for itself, without a
+//! pause container. The stories of `cri_pod.rs` are told to it as well.
+
+use std::os::unix::process::ExitStatusExt;
+use std::thread;
+
+use containerd_client::services::v1::ListContainersRequest;
+use containerd_client::services::v1::containers_client::ContainersClient;
+use containerd_shim_protos::api::{CreateTaskRequest, StateRequest};
+use containerd_shim_protos::protobuf::well_known_types::any::Any;
+use containerd_shim_protos::sandbox_api::{
+    CreateSandboxRequest, PingRequest, PlatformRequest, SandboxMetricsRequest,
+    SandboxStatusRequest, SandboxStatusResponse, ShutdownSandboxRequest, StartSandboxRequest,
+    StopSandboxRequest, WaitSandboxRequest, WaitSandboxResponse,
+};
+use integration::containerd::{Containerd, Version};
+use integration::cri::pod_security;
+use integration::shim::{Bundle, Shim};
+use integration::{host, wait};
+use k8s_cri::v1::{NamespaceMode, PodSandboxConfig, UserNamespace};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use prost::Message;
+
+/// A sandbox of a shim, by the nine requests.
+struct Sandbox<'a> {
+    shim: Shim<'a>,
+    bundle: &'a Bundle,
+}
+
+type Result<T> = std::result::Result<T, String>;
+
+/// One request about the sandbox.
+macro_rules! ask {
+    ($sandbox:expr, $method:ident, $request:ident { $($field:ident: $value:expr),* }) => {{
+        let sandbox = $sandbox;
+        let request =
+            $request { sandbox_id: sandbox.bundle.id.clone(), $($field: $value,)* ..Default::default() };
+        sandbox.shim.sandboxes.$method(sandbox.shim.context(), &request).map_err(|e| e.to_string())
+    }};
+}
+
+impl<'a> Sandbox<'a> {
+    fn of(bundle: &'a Bundle) -> Self {
+        Self { shim: bundle.start_shim().expect("start a shim"), bundle }
+    }
+
+    /// Created from a pod's configuration, and started: boot's process ID.
+    fn run(&self, config: &PodSandboxConfig) -> i32 {
+        self.create(config).expect("create the sandbox");
+        self.start().expect("start the sandbox")
+    }
+
+    fn create(&self, config: &PodSandboxConfig) -> Result<()> {
+        self.create_from("runtime.v1.PodSandboxConfig", config.encode_to_vec())
+    }
+
+    fn create_from(&self, type_url: &str, value: Vec<u8>) -> Result<()> {
+        let options = Any { type_url: type_url.into(), value, ..Default::default() };
+        let bundle_path = self.bundle.path.to_string_lossy().into_owned();
+        let request = ask!(
+            self,
+            create_sandbox,
+            CreateSandboxRequest { bundle_path: bundle_path, options: Some(options).into() }
+        );
+        request.map(drop)
+    }
+
+    fn start(&self) -> Result<i32> {
+        let started = ask!(self, start_sandbox, StartSandboxRequest {})?;
+        Ok(started.pid.cast_signed())
+    }
+
+    fn status(&self) -> Result<SandboxStatusResponse> {
+        ask!(self, sandbox_status, SandboxStatusRequest { verbose: true })
+    }
+
+    fn wait(&self) -> Result<WaitSandboxResponse> {
+        ask!(self, wait_sandbox, WaitSandboxRequest {})
+    }
+
+    fn stop(&self) -> Result<()> {
+        ask!(self, stop_sandbox, StopSandboxRequest {}).map(drop)
+    }
+
+    fn shut_down(&self) -> Result<()> {
+        ask!(self, shutdown_sandbox, ShutdownSandboxRequest {}).map(drop)
+    }
+}
+
+fn containerd() -> Containerd {
+    Containerd::start(Version::V2_1)
+}
+
+/// A pod without a network of CNI's, which is for containerd to make.
+fn config(containerd: &Containerd, name: &str) -> PodSandboxConfig {
+    containerd.pod_config(name)
+}
+
+#[test]
+fn a_sandbox_s_life() {
+    let containerd = containerd();
+    let bundle = Bundle::of_sandbox(&containerd, "sandbox");
+    let sandbox = Sandbox::of(&bundle);
+    sandbox.create(&config(&containerd, "life")).expect("create it");
+    let status = sandbox.status().expect("ask for its status");
+    assert_eq!((status.state.as_str(), status.pid), ("SANDBOX_NOTREADY", 0));
+
+    let pid = sandbox.start().expect("start it");
+    let boot = host::process(pid).expect("the sandbox process");
+    assert_eq!(boot.args[0], "palisade-sandbox");
+    let status = sandbox.status().expect("ask for its status");
+    assert_eq!((status.state.as_str(), status.pid.cast_signed()), ("SANDBOX_READY", pid));
+    assert_eq!(status.sandbox_id, "sandbox");
+    assert!(status.created_at.seconds > 0 && status.exited_at.is_none());
+    let info: serde_json::Value = serde_json::from_str(&status.info["info"]).expect("JSON");
+    assert_eq!(info["pid"], pid);
+
+    ask!(&sandbox, ping_sandbox, PingRequest {}).expect("ping it");
+    let platform = ask!(&sandbox, platform, PlatformRequest {}).expect("ask for its platform");
+    assert_eq!(platform.platform.os, "linux");
+    assert!(["amd64", "arm64"].contains(&platform.platform.architecture.as_str()));
+
+    let metrics = ask!(&sandbox, sandbox_metrics, SandboxMetricsRequest {});
+    let metrics = metrics.expect("ask for its metrics").metrics;
+    let version = if host::has_cgroup_v2_only() { "v2" } else { "v1" };
+    assert_eq!(metrics.data.type_url, format!("io.containerd.cgroups.{version}.Metrics"));
+    assert_eq!(metrics.id, "sandbox");
+
+    thread::scope(|scope| {
+        let waiters = [scope.spawn(|| sandbox.wait()), scope.spawn(|| sandbox.wait())];
+        sandbox.stop().expect("stop it");
+        for waiter in waiters {
+            let ended = waiter.join().expect("a waiter").expect("wait for it");
+            assert_eq!(ended.exit_status, 0);
+            assert!(ended.exited_at.seconds > 0);
+        }
+    });
+    let status = sandbox.status().expect("ask for its status");
+    assert_eq!((status.state.as_str(), status.pid), ("SANDBOX_NOTREADY", 0));
+    assert!(status.exited_at.is_some());
+    sandbox.stop().expect("stop it once more");
+    sandbox.shut_down().expect("shut it down");
+    wait::until("the shim is gone", || sandbox.status().is_err().then_some(()));
+}
+
+#[test]
+fn a_sandbox_is_no_task() {
+    let containerd = containerd();
+    let bundle = Bundle::of_sandbox(&containerd, "sandbox");
+    let sandbox = Sandbox::of(&bundle);
+    sandbox.run(&config(&containerd, "no-task"));
+    let request = StateRequest { id: "sandbox".into(), ..Default::default() };
+    let error = sandbox.shim.tasks.state(sandbox.shim.context(), &request).unwrap_err().to_string();
+    assert!(error.contains("container sandbox does not exist"), "{error}");
+    sandbox.shut_down().expect("shut it down");
+}
+
+#[test]
+fn its_end_is_told_whoever_brings_it_about() {
+    let containerd = containerd();
+    let bundle = Bundle::of_sandbox(&containerd, "sandbox");
+    let sandbox = Sandbox::of(&bundle);
+    let pid = sandbox.run(&config(&containerd, "killed"));
+    kill(Pid::from_raw(pid), Signal::SIGKILL).expect("kill the sandbox process");
+    assert_eq!(sandbox.wait().expect("wait for it").exit_status, 137);
+    assert_eq!(sandbox.status().expect("its status").state, "SANDBOX_NOTREADY");
+    sandbox.stop().expect("stop what has ended");
+    sandbox.shut_down().expect("shut it down");
+}
+
+#[test]
+fn each_request_has_its_time() {
+    let containerd = containerd();
+    let bundle = Bundle::of_sandbox(&containerd, "sandbox");
+    let sandbox = Sandbox::of(&bundle);
+    let config = config(&containerd, "times");
+    let refused = |outcome: Result<()>, wanted: &str| {
+        let error = outcome.expect_err(wanted);
+        assert!(error.contains(wanted), "{error}");
+    };
+    refused(sandbox.start().map(drop), "sandbox sandbox does not exist");
+    refused(sandbox.wait().map(drop), "sandbox sandbox does not exist");
+    sandbox.create(&config).expect("create it");
+    refused(sandbox.create(&config), "this shim has a sandbox already");
+    let metrics = ask!(&sandbox, sandbox_metrics, SandboxMetricsRequest {});
+    refused(metrics.map(drop), "sandbox sandbox is not started yet");
+
+    let container = Bundle::new(&containerd, "early", "true");
+    let request = CreateTaskRequest {
+        id: "early".into(),
+        bundle: container.path.to_string_lossy().into_owned(),
+        ..Default::default()
+    };
+    refused(sandbox.shim.create_with(&request).map(drop), "sandbox sandbox is not started yet");
+    sandbox.start().expect("start it");
+    refused(sandbox.start().map(drop), "sandbox sandbox is running");
+    sandbox.stop().expect("stop it");
+    refused(sandbox.start().map(drop), "sandbox sandbox is at its end");
+    refused(sandbox.shim.create_with(&request).map(drop), "sandbox sandbox is at its end");
+    sandbox.shut_down().expect("shut it down");
+}
+
+#[test]
+fn what_cannot_be_a_sandbox_is_refused_by_name() {
+    let containerd = containerd();
+    let good = config(&containerd, "bad");
+    let mut sysctl = good.clone();
+    sysctl.linux.get_or_insert_default().sysctls.insert("kernel.panic".into(), "1".into());
+    let mut user = good.clone();
+    pod_security(&mut user).namespace_options.get_or_insert_default().userns_options =
+        Some(UserNamespace { mode: NamespaceMode::Target.into(), ..Default::default() });
+    let mut annotation = good.clone();
+    annotation.annotations.insert("dev.palisade.nonsense".into(), "1".into());
+    let pod = "runtime.v1.PodSandboxConfig";
+    for (type_url, value, wanted) in [
+        ("some.other.Type", Vec::new(), "options: are a some.other.Type; expected a runtime.v1"),
+        (pod, vec![0xff], "options: are no runtime.v1.PodSandboxConfig"),
+        (pod, sysctl.encode_to_vec(), "kernel.panic"),
+        (pod, user.encode_to_vec(), "userns_options.mode: Ok(TARGET); expected POD or NODE"),
+        (pod, annotation.encode_to_vec(), "dev.palisade.nonsense is unknown"),
+    ] {
+        let bundle = Bundle::of_sandbox(&containerd, "sandbox");
+        let sandbox = Sandbox::of(&bundle);
+        let error = sandbox.create_from(type_url, value).expect_err(wanted);
+        assert!(error.contains(wanted), "{error}");
+        // As containerd does then.
+        sandbox.shut_down().expect("shut the shim down");
+    }
+}
+
+#[test]
+fn a_failed_start_leaves_nothing() {
+    let containerd = containerd();
+    let bundle = Bundle::of_sandbox(&containerd, "sandbox");
+    let sandbox = Sandbox::of(&bundle);
+    let options = Any {
+        type_url: "runtime.v1.PodSandboxConfig".into(),
+        value: config(&containerd, "fails").encode_to_vec(),
+        ..Default::default()
+    };
+    let created = ask!(
+        &sandbox,
+        create_sandbox,
+        CreateSandboxRequest {
+            bundle_path: bundle.path.to_string_lossy().into_owned(),
+            netns_path: "/proc/self/ns/mnt".to_owned(),
+            options: Some(options).into()
+        }
+    );
+    created.expect("create it: the namespace is looked at when it is entered");
+    let error = sandbox.start().expect_err("no network namespace");
+    assert!(error.contains("/proc/self/ns/mnt"), "{error}");
+    assert_eq!(sandbox.wait().expect("wait for it").exit_status, 137);
+    sandbox.shut_down().expect("shut it down");
+}
+
+/// After a crash of the shim, `delete` finds the sandbox by its state.
+#[test]
+fn a_shim_s_death_is_cleaned_up() {
+    let containerd = containerd();
+    let bundle = Bundle::of_sandbox(&containerd, "sandbox");
+    let sandbox = Sandbox::of(&bundle);
+    let pid = sandbox.run(&config(&containerd, "crash"));
+    let shim = integration::sandbox::shim_of(pid);
+    kill(Pid::from_raw(shim), Signal::SIGKILL).expect("kill the shim");
+    wait::until("the sandbox process is gone", || host::process(pid).is_none().then_some(()));
+    let deleted = bundle.delete();
+    assert_eq!(deleted.status.into_raw(), 0, "{}", String::from_utf8_lossy(&deleted.stderr));
+}
+
+#[test]
+fn no_container_stands_for_a_pod() {
+    let containerd = Containerd::start_with_sandboxer();
+    let pod = containerd.pod("alone");
+    assert!(pod.is_ready());
+    let container = pod.shell("main", "sleep 1000");
+    let client = containerd.client();
+    let list = containerd.block_on(async {
+        let mut request = containerd_client::tonic::Request::new(ListContainersRequest::default());
+        let k8s = containerd_client::tonic::metadata::MetadataValue::from_static("k8s.io");
+        request.metadata_mut().insert("containerd-namespace", k8s);
+        ContainersClient::new(client.channel()).list(request).await
+    });
+    let containers = list.expect("list the containers").into_inner().containers;
+    let ids: Vec<_> = containers.into_iter().map(|container| container.id).collect();
+    assert_eq!(ids, [container.id.as_str()]);
+    assert_eq!(host::process(pod.pid()).expect("its process").args[0], "palisade-sandbox");
+}
+
+#[test]
+fn a_pod_outlives_containerd() {
+    let containerd = Containerd::start_with_sandboxer();
+    let pod = containerd.pod("survivor");
+    let container = pod.shell("main", "sleep 1000");
+    containerd.kill();
+    containerd.launch();
+    wait::until("CRI answers exec again", || {
+        container.try_exec(&["true"], 0).is_ok_and(|answer| answer.code == 0).then_some(())
+    });
+    assert!(pod.is_ready());
+    let another = pod.shell("another", "sleep 1000");
+    assert_eq!(another.ask("hostname"), "survivor");
+}
+
+#[test]
+fn a_killed_sandbox_takes_its_pod_along() {
+    let containerd = Containerd::start_with_sandboxer();
+    let pod = containerd.pod("killed");
+    let container = pod.shell("main", "sleep 1000");
+    kill(Pid::from_raw(pod.pid()), Signal::SIGKILL).expect("kill the sandbox process");
+    assert_eq!(container.wait().exit_code, 137);
+    wait::until("CRI notices", || (!pod.is_ready()).then_some(()));
+}
+
+#[test]
+fn a_paused_container_does_not_hold_its_sandbox_up() {
+    let containerd = Containerd::start_with_sandboxer();
+    let pod = containerd.pod("frozen");
+    let container = pod.shell("main", "sleep 1000");
+    let ctr =
+        containerd.ctr_command().args(["-n", "k8s.io", "tasks", "pause", &container.id]).output();
+    let ctr = ctr.expect("run ctr");
+    assert!(ctr.status.success(), "{}", String::from_utf8_lossy(&ctr.stderr));
+    pod.stop().expect("stop the pod");
+    assert_eq!(container.wait().exit_code, 137);
+}
+
+/// `hostUsers: false`.
+#[test]
+fn a_pod_brings_its_own_ids() {
+    use k8s_cri::v1::IdMapping;
+    let containerd = Containerd::start_with_sandboxer();
+    let ids = |host_id| vec![IdMapping { host_id, container_id: 0, length: 65536 }];
+    let user = UserNamespace {
+        mode: NamespaceMode::Pod.into(),
+        uids: ids(700_000_000),
+        gids: ids(700_000_000),
+    };
+    let pod = containerd.pod_with("ids", |config| {
+        let options = pod_security(config).namespace_options.get_or_insert_default();
+        options.userns_options = Some(user);
+    });
+    let container = pod.shell("main", "sleep 1000");
+    assert_eq!(host::status(container.pid(), "Uid").split_whitespace().next(), Some("700000000"));
+}

@@ -1,0 +1,36 @@
+//! `/dev/shm` of a pod whose containers share their IPC namespace, in the mode
+//! in which containerd brings none: without a sandbox container
+//! (`internal/cri/server/container_create.go`, `linuxContainerMounts`, leaves it
+//! to the sandbox).
+
+use std::os::fd::OwnedFd;
+
+use rustix::fs::{CWD, Mode, mkdirat};
+use rustix::io::Errno;
+
+use super::attach::file_system;
+use crate::boot::SHARED_MEMORY;
+use crate::error::{Context, Result};
+use crate::spec::plan::FsOption;
+use crate::sys::mount::{Depth, attach_at, clone_mount};
+
+/// A mount of the pod's one tmpfs. `options` make it, for the first container
+/// that wants it; the others take what is there.
+pub(super) fn open(options: &[FsOption]) -> Result<OwnedFd> {
+    match mkdirat(CWD, SHARED_MEMORY, Mode::from_raw_mode(0o755)) {
+        Ok(()) => {
+            // A directory without a tmpfs on it would be taken for the pod's.
+            make(options).inspect_err(|_| {
+                let _ = rustix::fs::rmdir(SHARED_MEMORY);
+            })?;
+        }
+        Err(Errno::EXIST) => {}
+        Err(e) => return Err(e).context(|| format!("mkdir {SHARED_MEMORY}")),
+    }
+    clone_mount(CWD, SHARED_MEMORY, Depth::Top).context(|| "open the pod's shared memory")
+}
+
+fn make(options: &[FsOption]) -> Result<()> {
+    let tmpfs = file_system("tmpfs", options)?;
+    attach_at(&tmpfs, SHARED_MEMORY).context(|| "attach the pod's shared memory")
+}

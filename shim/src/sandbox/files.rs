@@ -1,0 +1,141 @@
+//! What containerd leaves to a sandbox without a container: the pod's host name,
+//! its hosts and its name servers as files, and its shared memory
+//! (`internal/cri/server/container_create.go`, `linuxContainerMounts`).
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::{Mount, MountBuilder, Spec};
+use sandbox_core::spec::plan::{MountSource, Plan};
+
+use super::cri::cri::{DNSConfig, PodSandboxConfig};
+use crate::error::{Context, Result};
+
+/// The node's own, which pods get where nothing else is said.
+const HOSTS: &str = "/etc/hosts";
+const RESOLV_CONF: &str = "/etc/resolv.conf";
+
+/// Files in the bundle of the sandbox, with which they go away.
+#[derive(Clone)]
+pub(crate) struct Files {
+    bundle: PathBuf,
+    hostname: String,
+    dns: Option<DNSConfig>,
+    /// The files are a pod's matter: other clients bring what they want.
+    wanted: bool,
+}
+
+/// Names in the bundle, and where containers find them.
+const PLACES: [(&str, &str); 3] =
+    [("hostname", "/etc/hostname"), ("hosts", HOSTS), ("resolv.conf", RESOLV_CONF)];
+
+impl Files {
+    pub(super) fn of(bundle: &Path, config: Option<&PodSandboxConfig>) -> Self {
+        Self {
+            bundle: bundle.to_path_buf(),
+            hostname: config.map(|config| config.hostname.clone()).unwrap_or_default(),
+            dns: config.and_then(|config| config.dns_config.as_ref().cloned()),
+            wanted: config.is_some(),
+        }
+    }
+
+    /// Writes them, before the first container asks.
+    pub(super) fn write(&self) -> Result<()> {
+        if !self.wanted {
+            return Ok(());
+        }
+        let hostname = match self.hostname.as_str() {
+            "" => rustix::system::uname().nodename().to_string_lossy().into_owned(),
+            name => name.to_string(),
+        };
+        let of_the_node = |path| fs::read(path).unwrap_or_default();
+        let resolv_conf =
+            self.dns.as_ref().map_or_else(|| of_the_node(RESOLV_CONF), |d| resolv_conf(d).into());
+        let contents = [format!("{hostname}\n").into_bytes(), of_the_node(HOSTS), resolv_conf];
+        for ((name, _), content) in PLACES.iter().zip(contents) {
+            let path = self.bundle.join(name);
+            fs::write(&path, content).context(|| format!("write {}", path.display()))?;
+        }
+        Ok(())
+    }
+
+    /// Adds those that a container's spec does not bring itself. They can be
+    /// written where its root can be.
+    pub(crate) fn provide(&self, spec: &mut Spec) -> Result<()> {
+        if !self.wanted {
+            return Ok(());
+        }
+        let read_only = spec.root().as_ref().and_then(|root| root.readonly()).unwrap_or(false);
+        let mut mounts = spec.mounts().clone().unwrap_or_default();
+        for (name, place) in PLACES {
+            if !mounts.iter().any(|mount| mount.destination() == Path::new(place)) {
+                mounts.push(bind(&self.bundle.join(name), place, read_only)?);
+            }
+        }
+        spec.set_mounts(Some(mounts));
+        Ok(())
+    }
+
+    /// Makes the `/dev/shm` of a container that shares its pod's IPC the pod's.
+    pub(crate) fn share_memory(&self, plan: &mut Plan) {
+        if !self.wanted || plan.container.namespaces.ipc {
+            return;
+        }
+        let is_shm = |place: &Path| place == Path::new("/dev/shm");
+        for mount in plan.container.mounts.iter_mut().filter(|mount| is_shm(&mount.destination)) {
+            if let MountSource::Tmpfs { options, copy_up: false } = &mount.source {
+                mount.source = MountSource::SharedMemory(options.clone());
+            }
+        }
+    }
+}
+
+fn bind(source: &Path, place: &str, read_only: bool) -> Result<Mount> {
+    let access = if read_only { "ro" } else { "rw" };
+    let options = ["rbind", "rprivate", access].map(str::to_string).to_vec();
+    let mount = MountBuilder::default().source(source).destination(place).typ("bind");
+    mount.options(options).build().context(|| "mounts")
+}
+
+/// resolv.conf(5).
+fn resolv_conf(dns: &DNSConfig) -> String {
+    let mut text = String::new();
+    if !dns.searches.is_empty() {
+        text.push_str(&format!("search {}\n", dns.searches.join(" ")));
+    }
+    for server in &dns.servers {
+        text.push_str(&format!("nameserver {server}\n"));
+    }
+    if !dns.options.is_empty() {
+        text.push_str(&format!("options {}\n", dns.options.join(" ")));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_container_brings_itself_is_left_alone() {
+        let bundle = tempfile::tempdir().unwrap();
+        let files = Files::of(bundle.path(), Some(&PodSandboxConfig::new()));
+        let mut spec = Spec::default();
+        spec.set_mounts(Some(vec![bind(Path::new("/volumes/hosts"), HOSTS, true).unwrap()]));
+        files.provide(&mut spec).unwrap();
+        let mounts = spec.mounts().clone().unwrap();
+        let sources: Vec<_> = mounts.iter().filter_map(|m| m.source().clone()).collect();
+        let wanted = ["hostname", "resolv.conf"].map(|name| bundle.path().join(name));
+        assert_eq!(sources, [&[PathBuf::from("/volumes/hosts")], &wanted[..]].concat());
+    }
+
+    #[test]
+    fn name_servers_are_the_pods() {
+        let mut dns = DNSConfig::new();
+        dns.servers = vec!["192.0.2.1".into(), "192.0.2.2".into()];
+        dns.options = vec!["ndots:5".into(), "rotate".into()];
+        let text = "nameserver 192.0.2.1\nnameserver 192.0.2.2\noptions ndots:5 rotate\n";
+        assert_eq!(resolv_conf(&dns), text);
+        assert_eq!(resolv_conf(&DNSConfig::new()), "");
+    }
+}

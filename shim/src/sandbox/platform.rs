@@ -1,0 +1,30 @@
+//! Platform: what the containers of the sandbox run on, in Go's words.
+
+use containerd_shim_protos::protobuf::MessageField;
+use containerd_shim_protos::sandbox_api::{PlatformRequest, PlatformResponse};
+use containerd_shim_protos::types::platform::Platform;
+
+use super::pod;
+use crate::error::Result;
+use crate::task::Shim;
+
+pub(super) fn platform(shim: &Shim, request: &PlatformRequest) -> Result<PlatformResponse> {
+    pod(&mut shim.table(), &request.sandbox_id)?;
+    let platform = Platform {
+        os: "linux".to_string(),
+        architecture: architecture(std::env::consts::ARCH).to_string(),
+        ..Default::default()
+    };
+    Ok(PlatformResponse { platform: MessageField::some(platform), ..Default::default() })
+}
+
+/// Rust's name of an architecture as Go's (`GOARCH`).
+fn architecture(name: &str) -> &str {
+    match name {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        "powerpc64" => "ppc64le",
+        "loongarch64" => "loong64",
+        same => same,
+    }
+}

@@ -1,0 +1,90 @@
+//! `containerd.runtime.sandbox.v1.Sandbox`: one line a request, each in a file
+//! of its own.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use containerd_shim_protos::sandbox_api::{
+    CreateSandboxRequest, CreateSandboxResponse, PingRequest, PingResponse, PlatformRequest,
+    PlatformResponse, SandboxMetricsRequest, SandboxMetricsResponse, SandboxStatusRequest,
+    SandboxStatusResponse, ShutdownSandboxRequest, ShutdownSandboxResponse, StartSandboxRequest,
+    StartSandboxResponse, StopSandboxRequest, StopSandboxResponse, WaitSandboxRequest,
+    WaitSandboxResponse,
+};
+use containerd_shim_protos::sandbox_async::{Sandbox, create_sandbox};
+use containerd_shim_protos::ttrpc::Result as TtrpcResult;
+use containerd_shim_protos::ttrpc::asynchronous::{Service, TtrpcContext};
+
+use super::{create, metrics, platform, shutdown, start, status, stop, wait};
+use crate::task::{Shim, to_the_end};
+
+struct SandboxService(Arc<Shim>);
+
+/// The service under its name.
+pub(crate) fn services(shim: &Arc<Shim>) -> HashMap<String, Service> {
+    create_sandbox(Arc::new(SandboxService(shim.clone())))
+}
+
+#[async_trait]
+impl Sandbox for SandboxService {
+    async fn create_sandbox(
+        &self,
+        _: &TtrpcContext,
+        r: CreateSandboxRequest,
+    ) -> TtrpcResult<CreateSandboxResponse> {
+        Ok(create::create(&self.0, r)?)
+    }
+    async fn start_sandbox(
+        &self,
+        _: &TtrpcContext,
+        r: StartSandboxRequest,
+    ) -> TtrpcResult<StartSandboxResponse> {
+        to_the_end(start::start(self.0.clone(), r)).await
+    }
+    async fn platform(
+        &self,
+        _: &TtrpcContext,
+        r: PlatformRequest,
+    ) -> TtrpcResult<PlatformResponse> {
+        Ok(platform::platform(&self.0, &r)?)
+    }
+    async fn stop_sandbox(
+        &self,
+        _: &TtrpcContext,
+        r: StopSandboxRequest,
+    ) -> TtrpcResult<StopSandboxResponse> {
+        to_the_end(stop::stop(self.0.clone(), r)).await
+    }
+    async fn wait_sandbox(
+        &self,
+        _: &TtrpcContext,
+        r: WaitSandboxRequest,
+    ) -> TtrpcResult<WaitSandboxResponse> {
+        Ok(wait::wait(&self.0, &r).await?)
+    }
+    async fn sandbox_status(
+        &self,
+        _: &TtrpcContext,
+        r: SandboxStatusRequest,
+    ) -> TtrpcResult<SandboxStatusResponse> {
+        Ok(status::status(&self.0, &r)?)
+    }
+    async fn ping_sandbox(&self, _: &TtrpcContext, r: PingRequest) -> TtrpcResult<PingResponse> {
+        Ok(status::ping(&self.0, &r)?)
+    }
+    async fn shutdown_sandbox(
+        &self,
+        _: &TtrpcContext,
+        r: ShutdownSandboxRequest,
+    ) -> TtrpcResult<ShutdownSandboxResponse> {
+        to_the_end(shutdown::shutdown(self.0.clone(), r)).await
+    }
+    async fn sandbox_metrics(
+        &self,
+        _: &TtrpcContext,
+        r: SandboxMetricsRequest,
+    ) -> TtrpcResult<SandboxMetricsResponse> {
+        Ok(metrics::metrics(&self.0, &r)?)
+    }
+}

@@ -1,0 +1,39 @@
+//! StopSandbox: the end of the sandbox process and of all in it. What is known
+//! of it stays until ShutdownSandbox.
+
+use std::sync::Arc;
+
+use containerd_shim_protos::sandbox_api::{StopSandboxRequest, StopSandboxResponse};
+
+use super::{State, Step, pod};
+use crate::error::Result;
+use crate::task::Shim;
+
+/// Kills at once, whatever `timeout_secs` grants: what runs in the sandbox was
+/// asked to end before, container by container, as CRI does.
+pub(super) async fn stop(
+    shim: Arc<Shim>,
+    request: StopSandboxRequest,
+) -> Result<StopSandboxResponse> {
+    end(&shim, &request.sandbox_id).await?;
+    Ok(StopSandboxResponse::default())
+}
+
+/// Idempotent.
+pub(super) async fn end(shim: &Arc<Shim>, id: &str) -> Result<()> {
+    let boot = {
+        let mut table = shim.table();
+        let pod = pod(&mut table, id)?;
+        pod.stopping = true;
+        match &pod.state {
+            State::Ready(boot) => boot.clone(),
+            State::Created(_) => return pod.step(Step::End).map(drop),
+            State::Starting | State::Ended => return Ok(()),
+        }
+    };
+    shim.thaw_all();
+    boot.end().await?;
+    pod(&mut shim.table(), id)?.step(Step::End)?;
+    shim.release(boot).await;
+    Ok(())
+}

@@ -1,0 +1,18 @@
+//! WaitSandbox: until the sandbox has ended. Any number of clients may wait.
+
+use containerd_shim_protos::sandbox_api::{WaitSandboxRequest, WaitSandboxResponse};
+
+use super::{pod, timestamp};
+use crate::error::{Error, Result};
+use crate::task::Shim;
+
+pub(super) async fn wait(shim: &Shim, request: &WaitSandboxRequest) -> Result<WaitSandboxResponse> {
+    let mut exit = pod(&mut shim.table(), &request.sandbox_id)?.exit.subscribe();
+    let exit = exit.wait_for(Option::is_some).await.ok().and_then(|exit| *exit);
+    let exit = exit.ok_or_else(|| Error::not_found("the sandbox was shut down"))?;
+    Ok(WaitSandboxResponse {
+        exit_status: exit.status,
+        exited_at: timestamp(exit.at),
+        ..Default::default()
+    })
+}
