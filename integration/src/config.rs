@@ -16,6 +16,8 @@ pub struct Settings<'a> {
     pub slot: &'a Slot,
     /// The runtime, such as `io.containerd.palisade.v1`.
     pub runtime: &'a str,
+    /// What stands in the runtime's table `options`; empty for no such table.
+    pub options: &'a str,
     /// Who makes sandboxes in containerd 2: `podsandbox`, with a pause
     /// container, or `shim`, which leaves it to the runtime.
     pub sandboxer: &'a str,
@@ -29,7 +31,21 @@ pub fn config_toml(settings: &Settings<'_>) -> String {
         Version::V1_6 | Version::V1_7 => (2, cri_1(settings, &directory)),
         Version::V2_1 => (3, cri_2(settings, &directory)),
     };
-    format!("version = {version}\n{common}{cri}")
+    format!("version = {version}\n{common}{cri}{}", options(settings))
+}
+
+/// The runtime's options, for the pods that CRI makes.
+fn options(settings: &Settings<'_>) -> String {
+    let plugin = match settings.version {
+        Version::V1_6 | Version::V1_7 => "io.containerd.grpc.v1.cri",
+        Version::V2_1 => "io.containerd.cri.v1.runtime",
+    };
+    match settings.options {
+        "" => String::new(),
+        options => {
+            format!("\n[plugins.\"{plugin}\".containerd.runtimes.palisade.options]\n{options}\n")
+        }
+    }
 }
 
 /// Addresses, and the plugins that a test machine has no use for: each costs

@@ -43,7 +43,7 @@ impl Version {
     }
 
     /// The folder with its executables: `.cache/containerd-VERSION/bin`.
-    fn executables(self) -> PathBuf {
+    pub(crate) fn executables(self) -> PathBuf {
         let folder = repository().join(format!(".cache/containerd-{}/bin", self.number()));
         let hint = format!("run: ci/containerd {}", self.number());
         assert!(
@@ -75,14 +75,23 @@ pub struct Containerd {
 impl Containerd {
     /// Starts one and waits until it answers.
     pub fn start(version: Version) -> Containerd {
-        let containerd = Containerd::prepare(version, "podsandbox");
+        Containerd::start_with_options(version, |_| String::new())
+    }
+
+    /// Starts one whose configuration gives CRI's runtime a table `options`,
+    /// which may name files of the directory that the test gets.
+    pub fn start_with_options(
+        version: Version,
+        options: impl FnOnce(&Path) -> String,
+    ) -> Containerd {
+        let containerd = Containerd::prepare(version, "podsandbox", options);
         containerd.launch();
         containerd
     }
 
     /// Starts a containerd 2.1 that asks Palisade for sandboxes themselves.
     pub fn start_with_sandboxer() -> Containerd {
-        let containerd = Containerd::prepare(Version::V2_1, "shim");
+        let containerd = Containerd::prepare(Version::V2_1, "shim", |_| String::new());
         containerd.launch();
         containerd
     }
@@ -90,7 +99,7 @@ impl Containerd {
     /// Starts one whose shims find another program in the place of `palisade`,
     /// and the real one beside it as `palisade-honest`.
     pub fn start_with_boot(version: Version, program: &Path) -> Containerd {
-        let containerd = Containerd::prepare(version, "podsandbox");
+        let containerd = Containerd::prepare(version, "podsandbox", |_| String::new());
         let bin = containerd.directory().join("bin");
         fs::rename(bin.join("palisade"), bin.join("palisade-honest")).expect("move palisade");
         fs::copy(program, bin.join("palisade")).expect("copy the other program");
@@ -101,13 +110,17 @@ impl Containerd {
     /// The node's own, as systemd starts it with the configuration of its
     /// distribution. Only for a machine that is thrown away afterwards.
     pub fn of_the_node(version: Version) -> Containerd {
-        let mut containerd = Containerd::prepare(version, "podsandbox");
+        let mut containerd = Containerd::prepare(version, "podsandbox", |_| String::new());
         containerd.node = Some(Node::prepare(&containerd.slot, &version.executables()));
         containerd.launch();
         containerd
     }
 
-    fn prepare(version: Version, sandboxer: &'static str) -> Containerd {
+    fn prepare(
+        version: Version,
+        sandboxer: &'static str,
+        options: impl FnOnce(&Path) -> String,
+    ) -> Containerd {
         let slot = Slot::take();
         leaks::clear_away(&slot);
         let containerd = Containerd {
@@ -122,13 +135,14 @@ impl Containerd {
             node: None,
             slot,
         };
-        containerd.lay_out();
+        let options = options(&containerd.directory());
+        containerd.lay_out(&options);
         containerd
     }
 
     /// Writes the directory: configuration, network, and a folder with the
     /// runtime's executables for containerd's PATH.
-    fn lay_out(&self) {
+    fn lay_out(&self, options: &str) {
         let directory = self.directory();
         for folder in ["", "bin", "cni", "fifo"] {
             fs::create_dir_all(directory.join(folder)).expect("make the test's directory");
@@ -139,20 +153,14 @@ impl Containerd {
             version: self.version,
             slot: &self.slot,
             runtime: &self.runtime_name,
+            options,
             sandboxer: self.sandboxer,
         };
         fs::write(directory.join("config.toml"), config_toml(&settings))
             .expect("write config.toml");
         fs::write(directory.join("cni/10-bridge.conflist"), cni_conflist(&self.slot))
             .expect("write the network's configuration");
-        for name in ["containerd-shim-palisade-v1", "palisade"] {
-            let built = palisade_executables().join(name);
-            if built.is_file() {
-                fs::copy(&built, directory.join("bin").join(name)).expect("copy an executable");
-            } else if self.runtime_name.contains("palisade") {
-                panic!("{} is missing; run: cargo build --release", built.display());
-            }
-        }
+        install_palisade(&directory.join("bin"), &self.runtime_name);
     }
 
     /// Starts the daemon on what is in the directory, and waits until it
@@ -375,8 +383,20 @@ fn tokio_runtime() -> Runtime {
 
 /// The runtime under test. Another one can be named to try out a test itself:
 /// what holds for containers anywhere must pass with runc as well.
-fn runtime_name() -> String {
+pub(crate) fn runtime_name() -> String {
     std::env::var("PALISADE_TEST_RUNTIME").unwrap_or("io.containerd.palisade.v1".into())
+}
+
+/// Puts what was built into a folder of a daemon's PATH.
+pub(crate) fn install_palisade(folder: &Path, runtime_name: &str) {
+    for name in ["containerd-shim-palisade-v1", "palisade"] {
+        let built = palisade_executables().join(name);
+        if built.is_file() {
+            fs::copy(&built, folder.join(name)).expect("copy an executable");
+        } else if runtime_name.contains("palisade") {
+            panic!("{} is missing; run: cargo build --release", built.display());
+        }
+    }
 }
 
 /// The root of the repository.

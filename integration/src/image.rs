@@ -79,7 +79,8 @@ pub fn unpack_busybox(into: &Path) {
     archive.unpack(into).expect("unpack the test image");
 }
 
-fn busybox_layer() -> Vec<u8> {
+/// The busybox image's one layer, as a tar archive.
+pub fn busybox_layer() -> Vec<u8> {
     let mut layer = Layer::new();
     for directory in ["bin", "dev", "etc", "home", "proc", "root", "run", "sys", "var"] {
         layer.directory(directory, 0o755, 0);

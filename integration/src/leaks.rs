@@ -21,12 +21,35 @@ use crate::{cgroup, wait};
 /// when, so the check looks again for this long.
 const GRACE: u32 = 10;
 
+/// What a test's containers are known by.
+#[derive(Debug)]
+pub struct Traces<'a> {
+    /// The test's numbers and names.
+    pub slot: &'a Slot,
+    /// The IDs of its containers.
+    pub ids: Vec<String>,
+    /// The socket of its containerd.
+    pub address: PathBuf,
+    /// The containerd namespaces that it uses.
+    pub namespaces: Vec<String>,
+}
+
 /// What is left, in sentences.
 pub fn after_test(containerd: &Containerd) -> Vec<String> {
+    left_of(&Traces {
+        slot: containerd.slot(),
+        ids: containerd.tracked().into_iter().collect(),
+        address: containerd.address(),
+        namespaces: vec![containerd.namespace(), "k8s.io".into()],
+    })
+}
+
+/// What is left after some time, in sentences.
+pub fn left_of(traces: &Traces<'_>) -> Vec<String> {
     let give_up = Instant::now() + wait::patience(GRACE);
     let mut pause = Duration::from_millis(2);
     loop {
-        let left = look(containerd);
+        let left = look(traces);
         if left.is_empty() || Instant::now() > give_up {
             return left;
         }
@@ -35,22 +58,21 @@ pub fn after_test(containerd: &Containerd) -> Vec<String> {
     }
 }
 
-fn look(containerd: &Containerd) -> Vec<String> {
-    let ids: Vec<String> = containerd.tracked().into_iter().collect();
-    let slot = containerd.slot();
+fn look(traces: &Traces<'_>) -> Vec<String> {
+    let (slot, ids) = (traces.slot, &traces.ids);
     let mut left = Vec::new();
-    for process in processes_of(slot, &ids) {
+    for process in processes_of(slot, ids) {
         left.push(format!("process {}: {}", process.pid, process.args.join(" ")));
     }
     for mount in mounts_of(slot) {
         left.push(format!("mount {mount}"));
     }
     for cgroup in
-        host::cgroups().iter().filter(|cgroup| belongs(&cgroup.to_string_lossy(), slot, &ids))
+        host::cgroups().iter().filter(|cgroup| belongs(&cgroup.to_string_lossy(), slot, ids))
     {
         left.push(format!("cgroup {}", cgroup.display()));
     }
-    for file in shim_sockets(containerd, &ids).into_iter().chain(state_files(slot, &ids)) {
+    for file in shim_sockets(traces).into_iter().chain(state_files(slot, ids)) {
         left.push(format!("file {}", file.display()));
     }
     left
@@ -71,12 +93,17 @@ fn processes_of(slot: &Slot, ids: &[String]) -> Vec<HostProcess> {
     let directory = format!("{}/", slot.directory().display());
     let name = slot.name();
     let wanted = |process: &HostProcess| {
-        let daemon = process.args.first().is_some_and(|arg| arg.ends_with("/containerd"));
         let marked = process.args.iter().any(|arg| arg.contains(&directory) || *arg == name);
         let inside = process.cgroup.lines().any(|line| belongs(&format!("{line}/"), slot, ids));
-        !daemon && (marked || inside)
+        !is_daemon(process) && (marked || inside)
     };
     host::processes().into_iter().filter(wanted).collect()
+}
+
+/// containerd or Docker, by whatever path.
+fn is_daemon(process: &HostProcess) -> bool {
+    let name = process.args.first().map(|path| path.rsplit('/').next().unwrap_or_default());
+    matches!(name, Some("containerd" | "dockerd"))
 }
 
 fn mounts_of(slot: &Slot) -> Vec<String> {
@@ -86,14 +113,14 @@ fn mounts_of(slot: &Slot) -> Vec<String> {
 
 /// containerd's shims listen on `/run/containerd/s/HASH`, with the hash of
 /// containerd's address, namespace and ID (`SocketAddress` in its shim package).
-fn shim_sockets(containerd: &Containerd, ids: &[String]) -> Vec<PathBuf> {
-    let addresses =
-        [containerd.address(), PathBuf::from(format!("{}.ttrpc", containerd.address().display()))];
+fn shim_sockets(traces: &Traces<'_>) -> Vec<PathBuf> {
+    let address = &traces.address;
+    let addresses = [address.clone(), PathBuf::from(format!("{}.ttrpc", address.display()))];
     let mut left = Vec::new();
     for address in &addresses {
-        for namespace in [containerd.namespace(), "k8s.io".into()] {
-            for id in ids {
-                let named = address.join(&namespace).join(id);
+        for namespace in &traces.namespaces {
+            for id in &traces.ids {
+                let named = address.join(namespace).join(id);
                 let hash = sha256(named.to_string_lossy().as_bytes());
                 left.push(Path::new("/run/containerd/s").join(hash));
             }
@@ -161,8 +188,9 @@ pub fn clear_away(slot: &Slot) {
 }
 
 fn daemons_of(slot: &Slot) -> Vec<HostProcess> {
-    let config = slot.directory().join("config.toml").to_string_lossy().into_owned();
-    host::processes().into_iter().filter(|process| process.args.contains(&config)).collect()
+    let directory = format!("{}/", slot.directory().display());
+    let ours = |process: &HostProcess| process.args.iter().any(|arg| arg.contains(&directory));
+    host::processes().into_iter().filter(|process| is_daemon(process) && ours(process)).collect()
 }
 
 fn end(pid: i32) {

@@ -6,6 +6,7 @@
 //! (pods, as Kubernetes runs them) and [`leaks`] (what each test ends with).
 //! [`cgroup`] is where the containers are put, by either cgroup driver.
 //! [`node`] is the machine's own containerd, for what is installed.
+//! [`docker`] runs containers under Docker rather than a containerd of the test's.
 //! [`shim`] speaks to the shim without any containerd between.
 //!
 //! Everything in here panics with a sentence when something is not as it must
@@ -17,6 +18,7 @@ pub mod container;
 pub mod containerd;
 pub mod cri;
 pub mod ctr;
+pub mod docker;
 pub mod events;
 pub mod host;
 pub mod image;
@@ -32,10 +34,27 @@ pub mod wait;
 
 /// Turns each named story, a `fn(Containerd)`, into one test for every
 /// containerd that the suite runs against; which of them run where is said in
-/// `ci/left-out`. A story that is not named here is dead code, which the
+/// `ci/left-out`. After `starting`, stories are a `fn(Version)` and start it
+/// themselves. A story that is not named here is dead code, which the
 /// compiler reports.
 #[macro_export]
 macro_rules! on_each_containerd {
+    (starting $($story:ident),+ $(,)?) => {$(
+        mod $story {
+            #[test]
+            fn containerd_1_6() {
+                super::$story($crate::containerd::Version::V1_6);
+            }
+            #[test]
+            fn containerd_1_7() {
+                super::$story($crate::containerd::Version::V1_7);
+            }
+            #[test]
+            fn containerd_2_1() {
+                super::$story($crate::containerd::Version::V2_1);
+            }
+        }
+    )+};
     ($($story:ident),+ $(,)?) => {$(
         mod $story {
             #[test]

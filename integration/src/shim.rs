@@ -25,8 +25,10 @@ pub struct Bundle {
     pub path: PathBuf,
     /// The container's ID.
     pub id: String,
-    namespace: String,
-    address: String,
+    /// containerd's namespace.
+    pub namespace: String,
+    /// containerd's socket.
+    pub address: String,
 }
 
 impl Bundle {
@@ -96,8 +98,25 @@ impl Bundle {
         if !output.status.success() {
             return Err(said(&output));
         }
-        let address = address_in(&output);
-        let client = ttrpc::Client::connect(&address).map_err(|e| format!("{address}: {e}"))?;
+        self.connect(&address_in(&output))
+    }
+
+    /// Runs `start` with this on its standard input, and nothing of containerd's
+    /// in its environment.
+    pub fn start_told(&self, input: &[u8]) -> Output {
+        let file = self.path.join("stdin");
+        fs::write(&file, input).expect("write the input");
+        let input = fs::File::open(&file).expect("open the input");
+        let mut command = self.command("start");
+        for name in ["TTRPC_ADDRESS", "GRPC_ADDRESS", "NAMESPACE"] {
+            command.env_remove(name);
+        }
+        command.stdin(input).output().expect("run the shim")
+    }
+
+    /// A connection to the shim that `start` told the address of.
+    pub fn connect(&self, address: &str) -> Result<Shim<'_>, String> {
+        let client = ttrpc::Client::connect(address).map_err(|e| format!("{address}: {e}"))?;
         let (tasks, sandboxes) = (TaskClient::new(client.clone()), SandboxClient::new(client));
         Ok(Shim { bundle: self, tasks, sandboxes })
     }

@@ -224,13 +224,19 @@ fn parsed<T: for<'a> Deserialize<'a>>(key: &str, value: &str) -> Result<T> {
     })
 }
 
+/// Whether this is a `runtimeoptions.v1.Options`, which [`Options::read`] reads.
+pub(crate) fn is_runtime_options(any: &Any) -> bool {
+    let name = any.type_url.rsplit('/').next();
+    matches!(name, Some("runtimeoptions.v1.Options" | "cri.runtimeoptions.v1.Options"))
+}
+
 /// `config_path` and `config_body` of a `runtimeoptions.v1.Options`; 1.6 calls
 /// it `cri.runtimeoptions.v1.Options`. Runc's own options, which ctr sends
 /// along for any runtime, say nothing that concerns us but `shim_cgroup`.
 fn runtime_options(any: &Any) -> Result<(String, String)> {
     let name = any.type_url.rsplit('/').next().unwrap_or_default();
     match name {
-        "runtimeoptions.v1.Options" | "cri.runtimeoptions.v1.Options" => {}
+        _ if is_runtime_options(any) => {}
         "containerd.runc.v1.Options" => return Ok(Default::default()),
         _ => {
             return Err(Error::invalid(format!(

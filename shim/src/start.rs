@@ -24,7 +24,7 @@ use sandbox_core::sys::process::exit_now;
 use serde::Deserialize;
 
 use crate::error::{Context, Error, Result};
-use crate::options::{self, Options};
+use crate::options::{self, Options, is_runtime_options};
 use crate::serve::{self, Serving};
 use crate::{bootstrap, delete};
 
@@ -111,7 +111,8 @@ fn listen(address: &str) -> Result<Option<UnixListener>> {
 /// oom_score_adj plus one, and nothing of ours but the socket.
 fn spawn(options: StartOpts, address: &str, listener: UnixListener) -> Result<()> {
     adjust_oom_score();
-    let config = Options::read(options.extensions.iter().find(|any| !any_is::<api::Options>(any)))?;
+    // containerd 2.3 may send extensions that are for others.
+    let config = Options::read(options.extensions.iter().find(|any| is_runtime_options(any)))?;
     let alone = SingleThreaded::prove().context(|| "clone the serving process")?;
     match clone_into(&alone, 0, None).context(|| "clone3 of the serving process")? {
         Cloned::Parent { pid, pidfd } => confine(&options, &config, pid).inspect_err(|_| {

@@ -74,11 +74,12 @@ fn to_gate(newborn: Newborn<'_>) -> Result<Prepared<'_>> {
         unshare(CloneFlags::CLONE_NEWCGROUP).context(|| "unshare the cgroup namespace")?;
     }
     newborn.donated.install_stdio(newborn.terminal)?;
+    let sysctls = names::own_sysctls(plan)?;
     enter_root(tree.complete(plan)?)?;
     enter_late_namespaces(newborn)?;
     tree.finish(plan)?;
     set_root_propagation(plan)?;
-    names::set_own(plan)?;
+    names::set_own(plan, sysctls)?;
     Prepared::new(process, newborn.donated.seccomp.as_ref(), newborn.terminal.is_some(), own_files)
 }
 

@@ -110,7 +110,9 @@ fn refusal(clone: &ClonedTree<'_>, mount: &Mount, source: &Path) -> Error {
     } else {
         let since = match fs_type.as_str() {
             "tmpfs" => " (tmpfs can since Linux 6.3, unless it was mounted in a user namespace)",
-            "overlay" => " (overlay cannot yet)",
+            "overlay" => {
+                " (overlay cannot yet; Docker's can have owners that fit, by its userns-remap)"
+            }
             other if other.starts_with("fuse") => {
                 " (fuse can since Linux 6.12, if its server agrees)"
             }

@@ -10,6 +10,9 @@ use crate::error::{Context, Result};
 use crate::spec::plan::{IdMapping, Network};
 use crate::spec::sysctl_file;
 
+/// The groups whose members may send pings without a capability.
+const PING_GROUPS: &str = "net/ipv4/ping_group_range";
+
 /// While it lives, this thread is in another network namespace.
 #[derive(Debug)]
 pub struct Visit {
@@ -46,15 +49,25 @@ impl Drop for Visit {
 /// container cannot do in a network namespace that belongs to the host: bind to
 /// ports below 1024 and send pings, unless the pod set these itself. As paths
 /// below `/proc/sys`.
+///
+/// `groups` are those of the user namespace that they are written from. The
+/// kernel refuses a range that ends in a group which is not there, and Docker's
+/// "0 2147483647" means all: such a range ends with the last group.
 pub fn sysctls(wanted: &[(String, String)], groups: &[IdMapping]) -> Vec<(String, String)> {
     let path = |name: &str| sysctl_file(name).to_string_lossy().into_owned();
     let paths = wanted.iter().map(|(name, value)| (path(name), value.clone()));
     let mut all: Vec<_> = paths.collect();
     let last_group =
         groups.iter().map(|m| m.inside + (m.size - 1)).max().unwrap_or(i32::MAX as u32);
+    let last_group = last_group.min(i32::MAX as u32);
+    for (_, range) in all.iter_mut().filter(|(path, _)| path == PING_GROUPS) {
+        if let Some(shorter) = shortened(range, last_group) {
+            *range = shorter;
+        }
+    }
     let defaults = [
         ("net/ipv4/ip_unprivileged_port_start", "0".to_owned()),
-        ("net/ipv4/ping_group_range", format!("0 {}", last_group.min(i32::MAX as u32))),
+        (PING_GROUPS, format!("0 {last_group}")),
     ];
     for (path, value) in defaults {
         if !all.iter().any(|(set, _)| set == path) {
@@ -62,6 +75,13 @@ pub fn sysctls(wanted: &[(String, String)], groups: &[IdMapping]) -> Vec<(String
         }
     }
     all
+}
+
+/// The range "FIRST LAST" with an earlier end, where it has to have one.
+fn shortened(range: &str, last: u32) -> Option<String> {
+    let (first, end) = range.trim().split_once(char::is_whitespace)?;
+    let (first, end): (u32, u32) = (first.parse().ok()?, end.trim().parse().ok()?);
+    (first <= last && end > last).then(|| format!("{first} {last}"))
 }
 
 /// Writes sysctls of the current network namespace.
@@ -89,5 +109,20 @@ mod tests {
         let starts: Vec<_> = all.iter().filter(|(p, _)| p.ends_with("port_start")).collect();
         assert_eq!(starts.len(), 1);
         assert_eq!(starts[0].1, "1024");
+    }
+
+    #[test]
+    fn the_range_of_pings_ends_where_the_groups_do() {
+        let range = |wanted: &str, groups: &[IdMapping]| {
+            let wanted = [("net.ipv4.ping_group_range".to_owned(), wanted.to_owned())];
+            let all = sysctls(&wanted, groups);
+            all.into_iter().find(|(path, _)| path == PING_GROUPS).expect("a range").1
+        };
+        let groups = [IdMapping { inside: 0, outside: 1 << 30, size: 65536 }];
+        assert_eq!(range("0 2147483647", &groups), "0 65535");
+        assert_eq!(range("1000 2000", &groups), "1000 2000");
+        assert_eq!(range("1 0", &groups), "1 0");
+        assert_eq!(range("0 2147483647", &[]), "0 2147483647");
+        assert_eq!(range("nonsense", &groups), "nonsense");
     }
 }

@@ -208,6 +208,29 @@ mod tests {
         assert_eq!(reader.join().unwrap().unwrap(), 0);
     }
 
+    #[tokio::test]
+    async fn delete_waits_for_a_reader_but_not_for_ever() {
+        for has_reader in [true, false] {
+            let fifo = Fifo::new();
+            let (output, write_end) = Output::open(&fifo.path, &OWNER).unwrap();
+            File::from(write_end).write_all(b"late").unwrap();
+            let mut io = super::super::Io::default();
+            io.fifos.push(output);
+            io.release();
+            let begun = std::time::Instant::now();
+            let waiting = tokio::spawn(io.read_to_end());
+            tokio::task::yield_now().await;
+            let mut read = [0; 4];
+            let mut reader = has_reader.then(|| fifo.reader());
+            if let Some(reader) = &mut reader {
+                reader.read_exact(&mut read).unwrap();
+            }
+            waiting.await.unwrap();
+            let waited = begun.elapsed() >= super::super::LATE_READER;
+            assert_eq!((&read == b"late", waited), (has_reader, !has_reader));
+        }
+    }
+
     #[test]
     fn input_ends_only_when_the_shim_lets_go_too() {
         let fifo = Fifo::new();

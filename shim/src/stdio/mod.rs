@@ -16,6 +16,8 @@ mod fifo;
 mod file;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::fs::{Gid, Uid};
 use sandbox_core::spec::plan::Terminal;
@@ -70,6 +72,9 @@ impl Donated {
     }
 }
 
+/// How long Delete waits for output to be read.
+const LATE_READER: Duration = Duration::from_secs(1);
+
 /// What the shim keeps open while a process lives, and a little longer.
 #[derive(Default)]
 pub(crate) struct Io {
@@ -79,8 +84,9 @@ pub(crate) struct Io {
     logger: Option<binary::Logger>,
     /// The other end of what a terminal is copied to and from.
     copies: Option<(Option<fifo::Input>, Option<Sink>)>,
-    /// Goes with the process's entry in the table.
-    forgotten: watch::Sender<()>,
+    /// Goes with the process's entry in the table. Whoever waits for a reader of
+    /// the process's output holds the other end.
+    forgotten: Arc<watch::Sender<()>>,
 }
 
 /// Where a terminal's output goes.
@@ -191,6 +197,16 @@ impl Io {
     /// that it wrote has been passed on.
     pub(crate) fn drained(&self) -> Option<Drained> {
         self.console.as_ref().map(Console::process_is_gone)
+    }
+
+    /// Ends when all output has been read, or nobody has come to read it for a
+    /// while. Docker deletes a process as soon as it hears of its end, when the
+    /// thread that is to read its output may not have opened it yet.
+    pub(crate) fn read_to_end(&self) -> impl Future<Output = ()> + use<> {
+        let forgotten = self.forgotten.clone();
+        async move {
+            let _ = tokio::time::timeout(LATE_READER, forgotten.closed()).await;
+        }
     }
 
     /// The process is gone: readers get to the end of what it wrote, then EOF.

@@ -27,11 +27,18 @@ pub(super) async fn delete(shim: Arc<Shim>, request: DeleteRequest) -> Result<De
     if request.exec_id.is_empty() {
         delete_container(&shim, &request.id).await
     } else {
-        delete_exec(&shim, &request)
+        delete_exec(&shim, &request).await
     }
 }
 
-fn delete_exec(shim: &Shim, request: &DeleteRequest) -> Result<DeleteResponse> {
+async fn delete_exec(shim: &Shim, request: &DeleteRequest) -> Result<DeleteResponse> {
+    let read = {
+        let mut table = shim.table();
+        let process = table.container(&request.id)?.process(&request.exec_id)?;
+        process.state().next(Step::Delete)?;
+        process.io.read_to_end()
+    };
+    read.await;
     let mut table = shim.table();
     let container = table.container(&request.id)?;
     let process = container.process(&request.exec_id)?;
@@ -59,6 +66,8 @@ async fn delete_container(shim: &Arc<Shim>, id: &str) -> Result<DeleteResponse> 
     } else {
         boot.forget_ended(id);
     }
+    let read = shim.table().container(id)?.init.io.read_to_end();
+    read.await;
     let is_root = boot.root == id;
     if !is_root && let Err(error) = cgroup.remove() {
         log::warn!("container {id}: {error}");

@@ -1,0 +1,349 @@
+//! A private Docker: own data, state, socket and containerd, in mount and
+//! network namespaces of its own, so that its mounts and its bridge are nobody
+//! else's and go with it.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
+use std::thread;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::json;
+
+use crate::containerd::{self, install_palisade, repository, runtime_name};
+use crate::ctr::Finished;
+use crate::leaks::{self, Traces};
+use crate::slot::Slot;
+use crate::{cgroup, image, wait};
+
+/// The Dockers that the suite knows; each is fetched by `ci/docker`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Version {
+    /// Debian trixie's, with its containerd 1.7.
+    V26,
+    /// Debian forky's, with its containerd 2.1.
+    V28,
+}
+
+impl Version {
+    fn executables(self) -> [PathBuf; 2] {
+        let (number, containerd) = match self {
+            Version::V26 => ("26", containerd::Version::V1_7),
+            Version::V28 => ("28", containerd::Version::V2_1),
+        };
+        let folder = repository().join(format!(".cache/docker-{number}/bin"));
+        let hint = format!("run: ci/docker {number}");
+        assert!(folder.join("dockerd").is_file(), "no Docker in {}; {hint}", folder.display());
+        [folder, containerd.executables()]
+    }
+}
+
+/// Where Docker keeps root file systems, and whose they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Roots {
+    /// Overlay mounts, with the owners that the image gives: Docker's default.
+    Overlays,
+    /// Overlay mounts whose owners Docker has shifted (`userns-remap`).
+    Remapped,
+    /// Plain directories (`storage-driver` `vfs`).
+    Directories,
+}
+
+/// The range of host IDs that [`Roots::Remapped`] gives to containers.
+pub const REMAPPED_TO: u32 = 1_000_000;
+
+/// The image that containers are run from, as Docker calls it.
+pub const IMAGE: &str = "palisade.test/busybox:docker";
+
+/// A running Docker. Dropping it ends it and checks for leaks.
+#[derive(Debug)]
+pub struct Docker {
+    version: Version,
+    slot: Slot,
+    runtime: String,
+    process: Mutex<Option<Child>>,
+    ids: Mutex<BTreeSet<String>>,
+}
+
+impl Docker {
+    /// Starts one and gives it the image.
+    pub fn start(version: Version, roots: Roots) -> Docker {
+        let slot = Slot::take();
+        leaks::clear_away(&slot);
+        let docker = Docker {
+            version,
+            slot,
+            runtime: runtime_name(),
+            process: Mutex::default(),
+            ids: Mutex::default(),
+        };
+        docker.lay_out(roots);
+        docker.launch();
+        docker.import_image();
+        docker
+    }
+
+    /// Everything of this test on disk.
+    pub fn directory(&self) -> PathBuf {
+        self.slot.directory()
+    }
+
+    /// The file that the runtime `palisade-configured` takes its options from.
+    pub fn options(&self) -> PathBuf {
+        self.directory().join("palisade.toml")
+    }
+
+    /// The containers' cgroup, as `--cgroup-parent` takes it.
+    pub fn cgroup(&self) -> String {
+        format!("/{}", self.slot.name())
+    }
+
+    fn lay_out(&self, roots: Roots) {
+        let directory = self.directory();
+        for folder in ["", "bin", "client", "cid"] {
+            fs::create_dir_all(directory.join(folder)).expect("make the test's directory");
+        }
+        // Users of the sandbox's range walk through it to root file systems.
+        fs::set_permissions(&directory, fs::Permissions::from_mode(0o711)).expect("chmod");
+        install_palisade(&directory.join("bin"), &self.runtime);
+        let subordinate = format!("nobody:{REMAPPED_TO}:65536\n");
+        fs::write(directory.join("subid"), subordinate).expect("write subid");
+        fs::write(directory.join("daemon.json"), self.configuration(roots).to_string())
+            .expect("write daemon.json");
+    }
+
+    /// What an administrator would write into `/etc/docker/daemon.json`, and
+    /// what keeps it off the machine's own.
+    fn configuration(&self, roots: Roots) -> serde_json::Value {
+        let directory = self.directory();
+        let mut configuration = json!({
+            "data-root": directory.join("data"),
+            "exec-root": directory.join("x"),
+            "pidfile": directory.join("pid"),
+            "hosts": [format!("unix://{}", self.socket().display())],
+            "iptables": false,
+            "ip-masq": false,
+            "cgroup-parent": self.cgroup(),
+            "exec-opts": ["native.cgroupdriver=cgroupfs"],
+            "storage-driver": if roots == Roots::Directories { "vfs" } else { "overlay2" },
+            "runtimes": {
+                "palisade": { "runtimeType": self.runtime },
+                "palisade-configured": {
+                    "runtimeType": self.runtime,
+                    "options": { "ConfigPath": self.options() },
+                },
+            },
+        });
+        if roots == Roots::Remapped {
+            configuration["userns-remap"] = "nobody:nogroup".into();
+        }
+        configuration
+    }
+
+    /// Starts the daemon and waits until it answers.
+    fn launch(&self) {
+        let log = File::create(self.directory().join("log")).expect("make Docker's log");
+        let prepare = "ip link set lo up && mount --bind \"$0/subid\" /etc/subuid && \
+                       mount --bind \"$0/subid\" /etc/subgid && exec dockerd \"$@\"";
+        let child = Command::new("unshare")
+            .args(["--mount", "--net", "--propagation", "slave", "sh", "-c", prepare])
+            .arg(self.directory())
+            .arg("--config-file")
+            .arg(self.directory().join("daemon.json"))
+            .env_clear()
+            .env("PATH", self.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .expect("start Docker");
+        *self.process.lock().expect("nobody panics with it") = Some(child);
+        wait::until("Docker answers", || {
+            let mut process = self.process.lock().expect("nobody panics with it");
+            if let Ok(Some(status)) = process.as_mut().expect("a process").try_wait() {
+                drop(process);
+                panic!("Docker ended while starting: {status}\n{}", self.log());
+            }
+            (self.docker(["version"]).code == 0).then_some(())
+        });
+    }
+
+    fn import_image(&self) {
+        let layer = self.directory().join("layer.tar");
+        fs::write(&layer, image::busybox_layer()).expect("write the image");
+        let layer = layer.to_string_lossy();
+        self.docker(["import", "--change", "ENV PATH=/bin", &layer, IMAGE]).succeeded();
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.directory().join("d.sock")
+    }
+
+    /// The folders with executables, the ones under test first.
+    fn path(&self) -> String {
+        let [docker, containerd] = self.version.executables();
+        let own = self.directory().join("bin");
+        let folders = [own, docker, containerd].map(|folder| folder.display().to_string());
+        format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", folders.join(":"))
+    }
+
+    /// What Docker has logged so far.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.directory().join("log")).unwrap_or_default()
+    }
+
+    /// `docker ARGUMENTS`, as a command to be run.
+    pub fn command<S: AsRef<str>>(&self, arguments: impl IntoIterator<Item = S>) -> Command {
+        let mut command = Command::new(self.version.executables()[0].join("docker"));
+        command.args(["--host", &format!("unix://{}", self.socket().display())]);
+        command.args(arguments.into_iter().map(|argument| argument.as_ref().to_owned()));
+        command.env_clear().env("PATH", self.path());
+        command.env("DOCKER_CONFIG", self.directory().join("client")).stdin(Stdio::null());
+        command
+    }
+
+    /// `docker ARGUMENTS`, to its end.
+    pub fn docker<S: AsRef<str>>(&self, arguments: impl IntoIterator<Item = S>) -> Finished {
+        self.command(arguments).output().expect("run docker").into()
+    }
+
+    /// `docker run --runtime palisade` with flags, to its end.
+    pub fn run<S: AsRef<str>>(&self, flags: &[&str], args: impl AsRef<[S]>) -> Finished {
+        self.run_by("palisade", flags, args)
+    }
+
+    /// The same by another of the runtimes.
+    pub fn run_by<S: AsRef<str>>(
+        &self,
+        runtime: &str,
+        flags: &[&str],
+        args: impl AsRef<[S]>,
+    ) -> Finished {
+        self.finish_run(self.run_command(runtime, flags, args))
+    }
+
+    /// `docker run`, as a command to be run by [`Docker::finish_run`].
+    pub fn run_command<S: AsRef<str>>(
+        &self,
+        runtime: &str,
+        flags: &[&str],
+        args: impl AsRef<[S]>,
+    ) -> Command {
+        let mut command = self.command(["run", "--runtime", runtime, "--cidfile"]);
+        command.arg(self.directory().join("cid/next")).args(flags).arg(IMAGE);
+        command.args(args.as_ref().iter().map(AsRef::as_ref));
+        command
+    }
+
+    /// Runs it to its end, and remembers the container's ID.
+    pub fn finish_run(&self, mut command: Command) -> Finished {
+        let ran = command.output().expect("run docker").into();
+        let noted = self.directory().join("cid/next");
+        if let Ok(id) = fs::read_to_string(&noted) {
+            self.ids.lock().expect("nobody panics with it").insert(id);
+            fs::remove_file(noted).expect("remove the ID's file");
+        }
+        ran
+    }
+
+    /// `docker run --detach --name NAME`. It is removed with Docker.
+    pub fn detached<S: AsRef<str>>(&self, name: &str, flags: &[&str], args: impl AsRef<[S]>) {
+        let flags = [&["--detach", "--name", name], flags].concat();
+        self.run(&flags, args).succeeded();
+    }
+
+    /// What `docker exec NAME sh -c SCRIPT` prints, its last line's end taken off.
+    #[track_caller]
+    pub fn ask(&self, name: &str, script: &str) -> String {
+        self.docker(["exec", name, "sh", "-c", script]).succeeded().stdout.trim_end().to_owned()
+    }
+
+    /// `docker inspect --format`.
+    #[track_caller]
+    pub fn inspect(&self, name: &str, format: &str) -> String {
+        let said = self.docker(["inspect", "--format", format, name]).succeeded().stdout;
+        said.trim_end().to_owned()
+    }
+
+    /// The host's process ID of a container's first process.
+    #[track_caller]
+    pub fn pid(&self, name: &str) -> i32 {
+        self.inspect(name, "{{.State.Pid}}").parse().expect("a process ID")
+    }
+
+    fn remove_containers(&self) {
+        let all = self.docker(["ps", "--all", "--quiet"]).stdout;
+        let all: Vec<&str> = all.split_whitespace().collect();
+        if !all.is_empty() {
+            self.docker([&["rm", "--force", "--volumes"][..], &all].concat());
+        }
+    }
+
+    fn left(&self) -> Vec<String> {
+        self.remove_containers();
+        let ids = self.ids.lock().expect("nobody panics with it").iter().cloned().collect();
+        leaks::left_of(&Traces {
+            slot: &self.slot,
+            ids,
+            address: self.directory().join("x/containerd/containerd.sock"),
+            namespaces: vec!["moby".into()],
+        })
+    }
+
+    fn stop(&self) {
+        let Some(mut child) = self.process.lock().ok().and_then(|mut process| process.take())
+        else {
+            return;
+        };
+        let _ = kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGTERM);
+        let pidfd = rustix::process::Pid::from_child(&child);
+        let pidfd = rustix::process::pidfd_open(pidfd, rustix::process::PidfdFlags::empty());
+        if !pidfd.is_ok_and(|fd| wait::readable(fd, wait::patience(20))) {
+            let _ = child.kill();
+        }
+        let _ = child.wait();
+    }
+}
+
+impl Drop for Docker {
+    fn drop(&mut self) {
+        let left = if thread::panicking() { Vec::new() } else { self.left() };
+        if thread::panicking() {
+            self.remove_containers();
+        }
+        self.stop();
+        if thread::panicking() || !left.is_empty() {
+            eprintln!("--- {:?} logged:\n{}", self.version, self.log());
+        }
+        leaks::clear_away(&self.slot);
+        // The cgroup that Docker made above its containers' is the test's.
+        cgroup::clear_away(&self.slot);
+        if !left.is_empty() {
+            panic!("the test left behind:\n  {}", left.join("\n  "));
+        }
+    }
+}
+
+/// Turns each story, a `fn(Docker)`, into one test for every Docker that the
+/// suite runs against, with the root file systems that are named beside it.
+#[macro_export]
+macro_rules! on_each_docker {
+    ($($roots:ident: $($story:ident),+ $(,)?);+ $(;)?) => {$($(
+        mod $story {
+            use $crate::docker::{Docker, Roots, Version};
+
+            #[test]
+            fn docker_26() {
+                super::$story(Docker::start(Version::V26, Roots::$roots));
+            }
+            #[test]
+            fn docker_28() {
+                super::$story(Docker::start(Version::V28, Roots::$roots));
+            }
+        }
+    )+)+};
+}

@@ -1,0 +1,167 @@
+//! What differs between the clients that Palisade runs under, and is not told by
+//! the stories that all of them share: how each containerd hands over options,
+//! and how nerdctl makes networks by hooks. (nerdctl itself is in no Debian.)
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+
+use integration::config::cni_conflist;
+use integration::containerd::{Containerd, Version};
+use integration::{on_each_containerd, wait};
+use serde_json::{Value, json};
+
+on_each_containerd!(starting
+    pods_take_options_from_a_file,
+    pods_take_options_from_containerd_s_configuration,
+);
+
+on_each_containerd!(
+    ctr_takes_options_from_a_file,
+    a_hook_makes_the_network,
+    a_hook_that_fails_is_quoted,
+);
+
+/// The first line of its own user namespace's map.
+const MAP: &str = "head -n 1 /proc/self/uid_map";
+
+fn is_the_host_s(map: &str) -> bool {
+    map.split_whitespace().eq(["0", "0", "4294967295"])
+}
+
+#[track_caller]
+fn pod_is_refused(containerd: &Containerd, words: &str) {
+    let refused = containerd.try_pod("refused", |_| ()).expect_err("there is no such option");
+    assert!(refused.message().contains(words), "{words:?} is missing in: {}", refused.message());
+}
+
+/// `ConfigPath` in the runtime's table `options`.
+fn pods_take_options_from_a_file(version: Version) {
+    let containerd = Containerd::start_with_options(version, |directory| {
+        format!("ConfigPath = \"{}/palisade.toml\"", directory.display())
+    });
+    let file = containerd.directory().join("palisade.toml");
+    pod_is_refused(&containerd, "palisade.toml");
+
+    fs::write(&file, "colour = \"red\"\n").expect("write the options");
+    pod_is_refused(&containerd, "colour");
+
+    fs::write(&file, "userns = \"never\"\n").expect("write the options");
+    let pod = containerd.pod("configured");
+    let map = pod.shell("main", "sleep 1000").ask(MAP);
+    assert!(is_the_host_s(&map), "{map}");
+}
+
+/// Our keys themselves in that table, which containerd 1.6 keeps to itself.
+fn pods_take_options_from_containerd_s_configuration(version: Version) {
+    let containerd = Containerd::start_with_options(version, |_| "userns = \"never\"".to_owned());
+    let pod = containerd.pod("configured");
+    let map = pod.shell("main", "sleep 1000").ask(MAP);
+    assert_eq!(is_the_host_s(&map), version != Version::V1_6, "{map}");
+    drop(pod);
+    drop(containerd);
+    if version == Version::V1_6 {
+        return;
+    }
+    let containerd = Containerd::start_with_options(version, |_| "colour = \"red\"".to_owned());
+    pod_is_refused(&containerd, "colour");
+}
+
+fn ctr_takes_options_from_a_file(containerd: Containerd) {
+    let file = containerd.directory().join("palisade.toml");
+    let run = |id: &str, content: &str| {
+        fs::write(&file, content).expect("write the options");
+        let run = containerd.run(id).flag(["--runtime-config-path", &file.to_string_lossy()]);
+        run.output(["sh", "-c", MAP])
+    };
+    let map = run("configured", "userns = \"never\"\n").succeeded().stdout;
+    assert!(is_the_host_s(&map), "{map}");
+
+    let refused = run("refused", "colour = \"red\"\n");
+    assert_ne!(refused.code, 0);
+    assert!(refused.stderr.contains("colour"), "{}", refused.stderr);
+}
+
+/// A program for hooks: it notes the container's state and calls the bridge
+/// plugin of CNI, as `nerdctl internal oci-hook` does.
+fn network_hook(containerd: &Containerd) -> PathBuf {
+    let list: Value = serde_json::from_str(&cni_conflist(containerd.slot())).expect("JSON");
+    let mut network = list["plugins"][0].clone();
+    for key in ["name", "cniVersion"] {
+        network[key] = list[key].clone();
+    }
+    let directory = containerd.directory();
+    fs::write(directory.join("network.json"), network.to_string()).expect("write the network");
+    let script = format!(
+        "#!/bin/sh\nset -eu\ncd {}\n\
+         cat > state-$1\n\
+         pid=$(sed -n 's/.*\"pid\":\\([0-9]*\\).*/\\1/p' state-$1)\n\
+         export CNI_COMMAND=$COMMAND CNI_CONTAINERID=networked CNI_IFNAME=eth0 CNI_PATH=/usr/lib/cni\n\
+         export CNI_NETNS=${{pid:+/proc/$pid/ns/net}}\n\
+         exec /usr/lib/cni/bridge < network.json\n",
+        directory.display()
+    );
+    program(directory.join("bin/network-hook"), &script)
+}
+
+fn program(path: PathBuf, script: &str) -> PathBuf {
+    fs::write(&path, script).expect("write a program");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("chmod");
+    path
+}
+
+fn hook(path: &std::path::Path, moment: &str, command: &str) -> Value {
+    let env = ["PATH=/usr/sbin:/usr/bin:/sbin:/bin".to_owned(), format!("COMMAND={command}")];
+    json!([{ "path": path, "args": ["network-hook", moment], "env": env }])
+}
+
+/// The network namespace is the sandbox's own, found by the process that the
+/// hook is told of; the address is there before the program starts.
+fn a_hook_makes_the_network(containerd: Containerd) {
+    let path = network_hook(&containerd);
+    let container = containerd.shell("networked", "ip -4 addr show eth0; sleep 1000").spec(|s| {
+        s["annotations"] = json!({ "nerdctl/networks": "[\"bridge\"]" });
+        s["hooks"]["createRuntime"] = hook(&path, "createRuntime", "ADD");
+        s["hooks"]["poststop"] = hook(&path, "poststop", "DEL");
+    });
+    let container = container.start();
+    let subnet = containerd.slot().subnet();
+    container.stdio().wait_for_output(&format!("inet {subnet}."));
+    let state = |moment: &str| -> Value {
+        let file = containerd.directory().join(format!("state-{moment}"));
+        let text = fs::read_to_string(file).expect("the hook has noted the state");
+        serde_json::from_str(&text).expect("the state is JSON")
+    };
+    let created = state("createRuntime");
+    assert_eq!((&created["id"], &created["status"]), (&json!("networked"), &json!("created")));
+    assert_eq!(created["pid"], container.pid());
+    assert_eq!(created["annotations"]["nerdctl/networks"], "[\"bridge\"]");
+    let config = PathBuf::from(created["bundle"].as_str().expect("a path")).join("config.json");
+    assert!(config.is_file(), "{} is no bundle", config.display());
+
+    let (_, routes) = container.exec_shell("routes", "ip route");
+    assert!(routes.contains(&format!("default via {subnet}.1")), "{routes}");
+
+    container.kill(9).expect("end it");
+    container.wait();
+    container.delete_task().expect("delete it");
+    assert_eq!(state("poststop")["status"], "stopped");
+    let leases = containerd.directory().join("ipam").join(containerd.namespace());
+    wait::until("its address is free again", || {
+        let entries = fs::read_dir(&leases).expect("the addresses").flatten();
+        let mut names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
+        (!names.any(|name| name.starts_with(&subnet))).then_some(())
+    });
+}
+
+fn a_hook_that_fails_is_quoted(containerd: Containerd) {
+    let script = "#!/bin/sh\necho no address is left >&2\nexit 3\n";
+    let path = program(containerd.directory().join("bin/failing-hook"), script);
+    let container = containerd.shell("unlucky", "true").spec(|s| {
+        s["hooks"]["createRuntime"] = json!([{ "path": path }]);
+    });
+    let refused = container.try_create().expect_err("the hook fails");
+    for words in ["failing-hook", "exit status 3", "no address is left"] {
+        assert!(refused.message().contains(words), "{words:?} is missing in {}", refused.message());
+    }
+}
