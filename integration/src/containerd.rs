@@ -7,7 +7,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Mutex, MutexGuard, OnceLock};
+use std::sync::{Mutex, MutexGuard};
 use std::thread;
 
 use containerd_client::Client;
@@ -17,6 +17,7 @@ use nix::unistd::Pid;
 use tokio::runtime::Runtime;
 
 use crate::config::{Settings, cni_conflist, config_toml};
+use crate::prepared::Prepared;
 use crate::slot::Slot;
 use crate::{cgroup, image, leaks, wait};
 
@@ -42,7 +43,7 @@ impl Version {
     }
 
     /// The folder with its executables: `.cache/containerd-VERSION/bin`.
-    fn executables(self) -> PathBuf {
+    pub(crate) fn executables(self) -> PathBuf {
         let folder = repository().join(format!(".cache/containerd-{}/bin", self.number()));
         let hint = format!("run: ci/containerd {}", self.number());
         assert!(
@@ -64,8 +65,7 @@ pub struct Containerd {
     runtime: Runtime,
     process: Mutex<Option<Child>>,
     ids: Mutex<BTreeSet<String>>,
-    images: OnceLock<()>,
-    cri_images: OnceLock<()>,
+    prepared: Prepared,
 }
 
 impl Containerd {
@@ -96,11 +96,11 @@ impl Containerd {
             runtime: tokio_runtime(),
             process: Mutex::new(None),
             ids: Mutex::default(),
-            images: OnceLock::new(),
-            cri_images: OnceLock::new(),
+            prepared: Prepared::of(version, &slot),
             slot,
         };
         containerd.lay_out();
+        containerd.bring_images();
         containerd
     }
 
@@ -127,6 +127,30 @@ impl Containerd {
                 panic!("{} is missing; run: cargo build --release", built.display());
             }
         }
+    }
+
+    /// Gives it a root with the images in both namespaces, the test's and CRI's.
+    fn bring_images(&self) {
+        let root = self.directory().join("root");
+        if self.prepared.lend(&root) {
+            return;
+        }
+        let archive = self.directory().join("images.tar");
+        fs::write(&archive, image::archive()).expect("write the images");
+        self.launch();
+        self.import(&self.namespace(), &archive);
+        self.import("k8s.io", &archive);
+        self.wait_for_cri_images();
+        self.stop();
+        self.prepared.keep(&root);
+        for of_import in ["images.tar", "log"] {
+            fs::remove_file(self.directory().join(of_import)).expect("remove a file");
+        }
+    }
+
+    /// The name of the snapshot that holds the busybox image.
+    pub fn busybox_snapshot(&self) -> String {
+        self.prepared.busybox_snapshot()
     }
 
     /// Starts the daemon on what is in the directory, and waits until it
@@ -267,19 +291,7 @@ impl Containerd {
         request
     }
 
-    /// Makes the images available in the test's namespace.
-    pub fn import_images(&self) {
-        self.images.get_or_init(|| self.import(&self.namespace()));
-    }
-
-    /// Makes the images available in CRI's namespace.
-    pub fn import_images_for_cri(&self) {
-        self.cri_images.get_or_init(|| self.import("k8s.io"));
-    }
-
-    fn import(&self, namespace: &str) {
-        let archive = self.directory().join(format!("images-{namespace}.tar"));
-        fs::write(&archive, image::archive()).expect("write the images");
+    fn import(&self, namespace: &str, archive: &Path) {
         let mut command = self.ctr_command();
         command.args(["--namespace", namespace, "image", "import"]);
         if self.version == Version::V2_1 {
@@ -325,6 +337,9 @@ impl Drop for Containerd {
         leaks::clear_away(&self.slot);
         if !left.is_empty() {
             panic!("the test left behind:\n  {}", left.join("\n  "));
+        }
+        if !thread::panicking() {
+            self.prepared.give_back();
         }
     }
 }

@@ -20,6 +20,7 @@ pub mod events;
 pub mod host;
 pub mod image;
 pub mod leaks;
+pub mod prepared;
 pub mod sandbox;
 pub mod shim;
 pub mod slot;
