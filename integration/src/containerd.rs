@@ -17,7 +17,7 @@ use nix::unistd::Pid;
 use tokio::runtime::Runtime;
 
 use crate::config::{Settings, cni_conflist, config_toml};
-use crate::prepared::Prepared;
+use crate::prepared::{Prepared, link_or_copy};
 use crate::slot::Slot;
 use crate::{cgroup, image, leaks, wait};
 
@@ -122,7 +122,8 @@ impl Containerd {
         for name in ["containerd-shim-palisade-v1", "palisade"] {
             let built = palisade_executables().join(name);
             if built.is_file() {
-                fs::copy(&built, directory.join("bin").join(name)).expect("copy an executable");
+                let linked = link_or_copy(&built, &directory.join("bin").join(name));
+                linked.expect("link an executable");
             } else if self.runtime_name.contains("palisade") {
                 panic!("{} is missing; run: cargo build --release", built.display());
             }

@@ -39,7 +39,7 @@ fn look(containerd: &Containerd) -> Vec<String> {
     let ids: Vec<String> = containerd.tracked().into_iter().collect();
     let slot = containerd.slot();
     let mut left = Vec::new();
-    for process in processes_of(slot, &ids) {
+    for process in host::processes().iter().filter(|process| is_of(process, slot, &ids)) {
         left.push(format!("process {}: {}", process.pid, process.args.join(" ")));
     }
     for mount in mounts_of(slot) {
@@ -67,16 +67,13 @@ fn belongs(path: &str, slot: &Slot, ids: &[String]) -> bool {
 
 /// Shims carry containerd's address in their arguments; what runs in the pods
 /// is known by its cgroup.
-fn processes_of(slot: &Slot, ids: &[String]) -> Vec<HostProcess> {
+fn is_of(process: &HostProcess, slot: &Slot, ids: &[String]) -> bool {
     let directory = format!("{}/", slot.directory().display());
     let name = slot.name();
-    let wanted = |process: &HostProcess| {
-        let daemon = process.args.first().is_some_and(|arg| arg.ends_with("/containerd"));
-        let marked = process.args.iter().any(|arg| arg.contains(&directory) || *arg == name);
-        let inside = process.cgroup.lines().any(|line| belongs(&format!("{line}/"), slot, ids));
-        !daemon && (marked || inside)
-    };
-    host::processes().into_iter().filter(wanted).collect()
+    let daemon = process.args.first().is_some_and(|arg| arg.ends_with("/containerd"));
+    let marked = process.args.iter().any(|arg| arg.contains(&directory) || *arg == name);
+    let inside = process.cgroup.lines().any(|line| belongs(&format!("{line}/"), slot, ids));
+    !daemon && (marked || inside)
 }
 
 fn mounts_of(slot: &Slot) -> Vec<String> {
@@ -127,14 +124,13 @@ fn state_files(slot: &Slot, ids: &[String]) -> Vec<PathBuf> {
 /// Removes everything that bears the slot's names, by force.
 pub fn clear_away(slot: &Slot) {
     let directory = slot.directory();
-    for daemon in daemons_of(slot) {
-        end(daemon.pid);
-    }
-    // A process that was killed is in its cgroup until the kernel is done with
+    // containerd, too. A process that was killed is in its cgroup until the kernel is done with
     // it, and not to be seen any more for the last part of that.
     let give_up = Instant::now() + wait::patience(GRACE);
     while Instant::now() < give_up {
-        let left = processes_of(slot, &[]);
+        let all = host::processes();
+        let left: Vec<_> =
+            all.iter().filter(|p| is_daemon(p, slot) || is_of(p, slot, &[])).collect();
         left.iter().for_each(|process| end(process.pid));
         if cgroup::clear_away(slot) && left.is_empty() {
             break;
@@ -160,9 +156,9 @@ pub fn clear_away(slot: &Slot) {
     }
 }
 
-fn daemons_of(slot: &Slot) -> Vec<HostProcess> {
+fn is_daemon(process: &HostProcess, slot: &Slot) -> bool {
     let config = slot.directory().join("config.toml").to_string_lossy().into_owned();
-    host::processes().into_iter().filter(|process| process.args.contains(&config)).collect()
+    process.args.contains(&config)
 }
 
 fn end(pid: i32) {

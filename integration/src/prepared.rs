@@ -11,7 +11,7 @@
 
 use std::fs::{self, Metadata};
 use std::io::{ErrorKind, Result};
-use std::os::unix::fs::{MetadataExt, lchown};
+use std::os::unix::fs::{MetadataExt, lchown, symlink};
 use std::path::{Path, PathBuf};
 
 use crate::containerd::{Version, repository};
@@ -114,8 +114,8 @@ fn copy_directory(from: &Path, to: &Path, shared: bool) -> Result<()> {
         let shared = shared || entry.file_name() == "blobs" || entry.file_name() == "snapshots";
         match entry.file_type()? {
             kind if kind.is_dir() => copy_directory(&path, &copy, shared)?,
-            kind if shared => link_or_copy(&path, &copy, kind.is_symlink())?,
-            _ => fs::copy(&path, &copy).map(drop)?,
+            _ if shared => link_or_copy(&path, &copy)?,
+            _ => self::copy(&path, &copy)?,
         }
     }
     lchown(to, Some(original.uid()), Some(original.gid()))?;
@@ -123,16 +123,19 @@ fn copy_directory(from: &Path, to: &Path, shared: bool) -> Result<()> {
 }
 
 /// A hard link, or a copy when the two are on different file systems.
-fn link_or_copy(from: &Path, to: &Path, symlink: bool) -> Result<()> {
+pub(crate) fn link_or_copy(from: &Path, to: &Path) -> Result<()> {
     match fs::hard_link(from, to) {
-        Err(e) if e.kind() != ErrorKind::CrossesDevices => Err(e),
-        Err(_) if symlink => std::os::unix::fs::symlink(fs::read_link(from)?, to),
-        Err(_) => {
-            fs::copy(from, to)?;
-            let original = fs::metadata(from)?;
-            lchown(to, Some(original.uid()), Some(original.gid()))?;
-            fs::set_permissions(to, original.permissions())
-        }
-        Ok(()) => Ok(()),
+        Err(e) if e.kind() == ErrorKind::CrossesDevices => copy(from, to),
+        linked => linked,
     }
+}
+
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    let original = fs::symlink_metadata(from)?;
+    if original.is_symlink() {
+        symlink(fs::read_link(from)?, to)?;
+    } else {
+        fs::copy(from, to)?;
+    }
+    lchown(to, Some(original.uid()), Some(original.gid()))
 }
