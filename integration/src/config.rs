@@ -123,6 +123,10 @@ conf_dir = "{d}/cni"
 [plugins."io.containerd.cri.v1.runtime".containerd]
 default_runtime_name = "palisade"
 
+# Else each start asks runc for its features, which takes two more programs.
+[plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc]
+runtime_type = "{runtime}"
+
 [plugins."io.containerd.cri.v1.runtime".containerd.runtimes.palisade]
 runtime_type = "{runtime}"
 sandboxer = "{sandboxer}"

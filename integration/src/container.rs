@@ -31,7 +31,6 @@ pub type Result<T> = std::result::Result<T, Status>;
 impl Containerd {
     /// A container that runs a command, to be changed and then created.
     pub fn container<S: AsRef<str>>(&self, id: &str, args: impl AsRef<[S]>) -> NewContainer<'_> {
-        self.import_images();
         self.track(id);
         NewContainer {
             containerd: self,
@@ -451,7 +450,7 @@ impl Containerd {
 
     /// A writable root file system of the test image.
     fn prepare_rootfs(&self, id: &str) -> Result<Vec<Mount>> {
-        let parent = image::busybox_diff_id();
+        let parent = self.busybox_snapshot();
         let request = PrepareSnapshotRequest {
             snapshotter: "overlayfs".into(),
             key: id.into(),

@@ -7,7 +7,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Mutex, MutexGuard, OnceLock};
+use std::sync::{Mutex, MutexGuard};
 use std::thread;
 
 use containerd_client::Client;
@@ -18,6 +18,7 @@ use tokio::runtime::Runtime;
 
 use crate::config::{Settings, cni_conflist, config_toml};
 use crate::node::{self, Node};
+use crate::prepared::{Prepared, link_or_copy};
 use crate::slot::Slot;
 use crate::{cgroup, image, leaks, wait};
 
@@ -66,8 +67,7 @@ pub struct Containerd {
     runtime: Runtime,
     process: Mutex<Option<Child>>,
     ids: Mutex<BTreeSet<String>>,
-    images: OnceLock<()>,
-    cri_images: OnceLock<()>,
+    prepared: Prepared,
     /// Of the node itself, rather than private to the test.
     node: Option<Node>,
 }
@@ -85,6 +85,7 @@ impl Containerd {
         options: impl FnOnce(&Path) -> String,
     ) -> Containerd {
         let containerd = Containerd::prepare(version, "podsandbox", options);
+        containerd.bring_images();
         containerd.launch();
         containerd
     }
@@ -92,6 +93,7 @@ impl Containerd {
     /// Starts a containerd 2.1 that asks Palisade for sandboxes themselves.
     pub fn start_with_sandboxer() -> Containerd {
         let containerd = Containerd::prepare(Version::V2_1, "shim", |_| String::new());
+        containerd.bring_images();
         containerd.launch();
         containerd
     }
@@ -103,6 +105,7 @@ impl Containerd {
         let bin = containerd.directory().join("bin");
         fs::rename(bin.join("palisade"), bin.join("palisade-honest")).expect("move palisade");
         fs::copy(program, bin.join("palisade")).expect("copy the other program");
+        containerd.bring_images();
         containerd.launch();
         containerd
     }
@@ -130,8 +133,7 @@ impl Containerd {
             runtime: tokio_runtime(),
             process: Mutex::new(None),
             ids: Mutex::default(),
-            images: OnceLock::new(),
-            cri_images: OnceLock::new(),
+            prepared: Prepared::of(version, &slot),
             node: None,
             slot,
         };
@@ -161,6 +163,30 @@ impl Containerd {
         fs::write(directory.join("cni/10-bridge.conflist"), cni_conflist(&self.slot))
             .expect("write the network's configuration");
         install_palisade(&directory.join("bin"), &self.runtime_name);
+    }
+
+    /// Gives it a root with the images in both namespaces, the test's and CRI's.
+    fn bring_images(&self) {
+        let root = self.directory().join("root");
+        if self.prepared.lend(&root) {
+            return;
+        }
+        let archive = self.directory().join("images.tar");
+        fs::write(&archive, image::archive()).expect("write the images");
+        self.launch();
+        self.import(&self.namespace(), &archive);
+        self.import("k8s.io", &archive);
+        self.wait_for_cri_images();
+        self.stop();
+        self.prepared.keep(&root);
+        for of_import in ["images.tar", "log"] {
+            fs::remove_file(self.directory().join(of_import)).expect("remove a file");
+        }
+    }
+
+    /// The name of the snapshot that holds the busybox image.
+    pub fn busybox_snapshot(&self) -> String {
+        self.prepared.busybox_snapshot()
     }
 
     /// Starts the daemon on what is in the directory, and waits until it
@@ -309,24 +335,21 @@ impl Containerd {
         request
     }
 
-    /// Makes the images available in the test's namespace.
-    pub fn import_images(&self) {
-        self.images.get_or_init(|| self.import(&self.namespace()));
-    }
-
-    /// Makes the images available in CRI's namespace.
+    /// Makes the images available in CRI's namespace, where they are not from the
+    /// start: in the node's own.
     pub fn import_images_for_cri(&self) {
-        self.cri_images.get_or_init(|| self.import("k8s.io"));
-    }
-
-    fn import(&self, namespace: &str) {
-        self.import_archive(namespace, &image::archive());
+        self.import_archive("k8s.io", &image::archive());
+        self.wait_for_cri_images();
     }
 
     /// `ctr image import` of an archive's content.
     pub fn import_archive(&self, namespace: &str, content: &[u8]) {
         let archive = self.directory().join(format!("images-{namespace}.tar"));
         fs::write(&archive, content).expect("write the images");
+        self.import(namespace, &archive);
+    }
+
+    fn import(&self, namespace: &str, archive: &Path) {
         let mut command = self.ctr_command();
         command.args(["--namespace", namespace, "image", "import"]);
         if self.version == Version::V2_1 {
@@ -373,6 +396,9 @@ impl Drop for Containerd {
         if !left.is_empty() {
             panic!("the test left behind:\n  {}", left.join("\n  "));
         }
+        if !thread::panicking() && self.node.is_none() {
+            self.prepared.give_back();
+        }
     }
 }
 
@@ -392,7 +418,7 @@ pub(crate) fn install_palisade(folder: &Path, runtime_name: &str) {
     for name in ["containerd-shim-palisade-v1", "palisade"] {
         let built = palisade_executables().join(name);
         if built.is_file() {
-            fs::copy(&built, folder.join(name)).expect("copy an executable");
+            link_or_copy(&built, &folder.join(name)).expect("link an executable");
         } else if runtime_name.contains("palisade") {
             panic!("{} is missing; run: cargo build --release", built.display());
         }

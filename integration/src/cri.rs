@@ -43,8 +43,12 @@ impl Containerd {
             let conditions = status.status?.conditions;
             conditions.iter().all(|condition| condition.status).then_some(())
         });
-        self.import_images_for_cri();
-        // CRI hears of an import by an event, so a little later.
+        self.wait_for_cri_images();
+    }
+
+    /// CRI hears of an import by an event, so a little later; and it may still
+    /// be starting.
+    pub(crate) fn wait_for_cri_images(&self) {
         wait::until("CRI knows the images", || {
             [image::BUSYBOX, image::PAUSE].iter().all(|name| self.cri_has_image(name)).then_some(())
         });

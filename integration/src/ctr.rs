@@ -56,7 +56,6 @@ impl Containerd {
 
     /// `ctr run` of a container with this ID; the flags and the command follow.
     pub fn run(&self, id: &str) -> Run<'_> {
-        self.import_images();
         self.track(id);
         Run { containerd: self, id: id.to_owned(), flags: Vec::new() }
     }

@@ -1,7 +1,8 @@
 //! What the host's kernel shows: processes, mounts, cgroups.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, File};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 /// A process of the host.
@@ -17,28 +18,42 @@ pub struct HostProcess {
     pub cgroup: String,
 }
 
-/// All processes of the host. Those that end meanwhile are left out.
+/// All processes of the host but the kernel's own. Those that end meanwhile are
+/// left out.
 pub fn processes() -> Vec<HostProcess> {
     let entries = fs::read_dir("/proc").expect("read /proc").flatten();
     let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     pids.filter_map(process).collect()
 }
 
-/// One process, unless it has ended (a zombie has).
+/// One process, unless it has ended (a zombie has) or is a thread of the kernel.
 pub fn process(pid: i32) -> Option<HostProcess> {
-    let proc = PathBuf::from(format!("/proc/{pid}"));
-    let status = fs::read_to_string(proc.join("status")).ok()?;
-    if field(&status, "State")?.starts_with(['Z', 'X']) {
+    // After the name, which is in brackets: state, parent, and further on flags.
+    let stat = read(pid, "stat")?;
+    let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
+    let of_kernel = fields.get(6)?.parse::<u32>().ok()? & PF_KTHREAD != 0;
+    if of_kernel || ["Z", "X"].contains(&fields[0]) {
         return None;
     }
-    let args = fs::read(proc.join("cmdline")).ok()?;
-    let args = String::from_utf8_lossy(&args);
     Some(HostProcess {
         pid,
-        parent: field(&status, "PPid")?.parse().ok()?,
-        args: args.split_terminator('\0').map(str::to_owned).collect(),
-        cgroup: fs::read_to_string(proc.join("cgroup")).ok()?,
+        parent: fields[1].parse().ok()?,
+        args: read(pid, "cmdline")?.split_terminator('\0').map(str::to_owned).collect(),
+        cgroup: read(pid, "cgroup")?,
     })
+}
+
+/// From `linux/sched.h`.
+const PF_KTHREAD: u32 = 0x0020_0000;
+
+/// A file of `/proc/PID`. Each test reads those of all processes several times,
+/// so by no more system calls than it takes: with room from the beginning, and
+/// without asking for a size.
+fn read(pid: i32, name: &str) -> Option<String> {
+    let file = File::open(format!("/proc/{pid}/{name}")).ok()?;
+    let mut content = Vec::with_capacity(4096);
+    file.take(u64::MAX).read_to_end(&mut content).ok()?;
+    Some(String::from_utf8_lossy(&content).into_owned())
 }
 
 /// A line of `/proc/PID/status`, such as `CapEff`.

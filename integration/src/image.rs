@@ -4,7 +4,6 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
 
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -18,11 +17,17 @@ pub const BUSYBOX: &str = "palisade.test/busybox:1";
 /// `/pause`, for pods.
 pub const PAUSE: &str = "palisade.test/pause:1";
 
+const SHELL: &str = "/bin/busybox";
 const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\n\
     nobody:x:65534:65534:nobody:/:/bin/false\n\
     alice:x:1000:1000:alice:/home/alice:/bin/sh\n\
     bob:x:1001:1001:bob:/:/bin/sh\n";
 const GROUP: &str = "root:x:0:\nnogroup:x:65534:\nalice:x:1000:\nbob:x:1001:\nwheel:x:10:alice\n";
+
+/// The programs of this machine that the images are made from.
+pub fn ingredients() -> [PathBuf; 2] {
+    [SHELL.into(), sibling("pause")]
+}
 
 /// An archive with both images.
 pub fn archive() -> Vec<u8> {
@@ -65,9 +70,7 @@ pub fn installer() -> Vec<u8> {
 /// The digest of the busybox image's one layer, which is also the name of the
 /// snapshot that it is unpacked into.
 pub fn busybox_diff_id() -> String {
-    static DIGEST: OnceLock<String> = OnceLock::new();
-    let digest = || format!("sha256:{}", sha256(&busybox_layer()));
-    DIGEST.get_or_init(digest).clone()
+    format!("sha256:{}", sha256(&busybox_layer()))
 }
 
 /// Unpacks the busybox image into a directory.
@@ -102,7 +105,7 @@ fn pause_layer() -> Vec<u8> {
 }
 
 fn applets() -> Vec<String> {
-    let listed = std::process::Command::new("/bin/busybox").arg("--list").output();
+    let listed = std::process::Command::new(SHELL).arg("--list").output();
     let listed = listed.expect("run /bin/busybox (Debian's busybox-static)");
     let names = String::from_utf8(listed.stdout).expect("busybox lists its applets in ASCII");
     names.lines().filter(|name| *name != "busybox").map(str::to_owned).collect()

@@ -61,7 +61,7 @@ pub fn left_of(traces: &Traces<'_>) -> Vec<String> {
 fn look(traces: &Traces<'_>) -> Vec<String> {
     let (slot, ids) = (traces.slot, &traces.ids);
     let mut left = Vec::new();
-    for process in processes_of(slot, ids) {
+    for process in host::processes().iter().filter(|process| is_of(process, slot, ids)) {
         left.push(format!("process {}: {}", process.pid, process.args.join(" ")));
     }
     for mount in mounts_of(slot) {
@@ -89,15 +89,12 @@ fn belongs(path: &str, slot: &Slot, ids: &[String]) -> bool {
 
 /// Shims carry containerd's address in their arguments; what runs in the pods
 /// is known by its cgroup.
-fn processes_of(slot: &Slot, ids: &[String]) -> Vec<HostProcess> {
+fn is_of(process: &HostProcess, slot: &Slot, ids: &[String]) -> bool {
     let directory = format!("{}/", slot.directory().display());
     let name = slot.name();
-    let wanted = |process: &HostProcess| {
-        let marked = process.args.iter().any(|arg| arg.contains(&directory) || *arg == name);
-        let inside = process.cgroup.lines().any(|line| belongs(&format!("{line}/"), slot, ids));
-        !is_daemon(process) && (marked || inside)
-    };
-    host::processes().into_iter().filter(wanted).collect()
+    let marked = process.args.iter().any(|arg| arg.contains(&directory) || *arg == name);
+    let inside = process.cgroup.lines().any(|line| belongs(&format!("{line}/"), slot, ids));
+    !is_daemon(process) && (marked || inside)
 }
 
 /// containerd or Docker, by whatever path.
@@ -154,14 +151,13 @@ fn state_files(slot: &Slot, ids: &[String]) -> Vec<PathBuf> {
 /// Removes everything that bears the slot's names, by force.
 pub fn clear_away(slot: &Slot) {
     let directory = slot.directory();
-    for daemon in daemons_of(slot) {
-        end(daemon.pid);
-    }
-    // A process that was killed is in its cgroup until the kernel is done with
+    // containerd, too. A process that was killed is in its cgroup until the kernel is done with
     // it, and not to be seen any more for the last part of that.
     let give_up = Instant::now() + wait::patience(GRACE);
     while Instant::now() < give_up {
-        let left = processes_of(slot, &[]);
+        let all = host::processes();
+        let left: Vec<_> =
+            all.iter().filter(|p| is_daemon_of(p, slot) || is_of(p, slot, &[])).collect();
         left.iter().for_each(|process| end(process.pid));
         if cgroup::clear_away(slot) && left.is_empty() {
             break;
@@ -187,10 +183,9 @@ pub fn clear_away(slot: &Slot) {
     }
 }
 
-fn daemons_of(slot: &Slot) -> Vec<HostProcess> {
+fn is_daemon_of(process: &HostProcess, slot: &Slot) -> bool {
     let directory = format!("{}/", slot.directory().display());
-    let ours = |process: &HostProcess| process.args.iter().any(|arg| arg.contains(&directory));
-    host::processes().into_iter().filter(|process| is_daemon(process) && ours(process)).collect()
+    is_daemon(process) && process.args.iter().any(|arg| arg.contains(&directory))
 }
 
 fn end(pid: i32) {

@@ -24,6 +24,7 @@ pub mod host;
 pub mod image;
 pub mod leaks;
 pub mod node;
+pub mod prepared;
 pub mod sandbox;
 pub mod shim;
 pub mod slot;

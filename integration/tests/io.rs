@@ -44,7 +44,6 @@ fn sixty_four_mebibytes_arrive_through_both_streams(containerd: Containerd) {
 
 fn sixty_four_mebibytes_arrive_through_ctr(containerd: Containerd) {
     let mut command = containerd.ctr_command();
-    containerd.import_images();
     containerd.track("loud");
     command.args(["--namespace", &containerd.namespace(), "run", "--rm"]);
     command.args(["--cgroup", &containerd.cgroups_path("loud")]);

@@ -85,7 +85,6 @@ fn a_user_owns_its_terminal(containerd: Containerd) {
 /// `ctr` itself sits at a terminal, as it does for a person, and hands the
 /// size of it on.
 fn ctr_run_with_a_terminal(containerd: Containerd) {
-    containerd.import_images();
     containerd.track("person");
     let size = Winsize { ws_row: 44, ws_col: 111, ws_xpixel: 0, ws_ypixel: 0 };
     let pty = openpty(Some(&size), None).expect("openpty");

@@ -59,7 +59,6 @@ impl Daemon {
         containerd.kill();
         let kind = configure(&containerd, runtime)?;
         containerd.launch();
-        containerd.import_images();
         // Waits until CRI and the pods' network are ready.
         drop(containerd.pod("warm"));
         let cri = RuntimeServiceClient::new(containerd.client().channel());

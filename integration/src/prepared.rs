@@ -1,0 +1,141 @@
+//! A containerd's root with the images in it, made once instead of by every
+//! test: to import and unpack them costs several times what a test itself does.
+//!
+//! Each slot keeps one for each containerd in `.cache/prepared`. Its first test
+//! imports the images and keeps a copy of what containerd then has on disk; each
+//! later one starts from a copy of that, whose layers and blobs, which nobody
+//! writes to, are hard links. The copy belongs to whoever holds the slot's lock.
+//! It counts only with its key beside it, which names all that it was made from.
+//! A test takes the key away, and puts it back when it has ended well: after one
+//! that failed or was killed, the next starts from nothing.
+
+use std::fs::{self, Metadata};
+use std::io::{ErrorKind, Result};
+use std::os::unix::fs::{MetadataExt, lchown, symlink};
+use std::path::{Path, PathBuf};
+
+use crate::containerd::{Version, repository};
+use crate::image::{self, sha256};
+use crate::slot::Slot;
+
+/// The code that decides what is in a prepared root.
+const RECIPE: [&str; 3] =
+    [include_str!("prepared.rs"), include_str!("image.rs"), include_str!("config.rs")];
+
+/// Where one slot keeps the root of one containerd.
+#[derive(Debug)]
+pub struct Prepared {
+    folder: PathBuf,
+    key: String,
+}
+
+impl Prepared {
+    /// The place, whether there is something in it or not.
+    pub fn of(version: Version, slot: &Slot) -> Prepared {
+        let name = format!("{}-{}", version.number(), slot.name());
+        let folder = repository().join(".cache/prepared").join(name);
+        Prepared { folder, key: key(version) }
+    }
+
+    /// Copies the prepared root, if there is one that can be trusted.
+    pub fn lend(&self, to: &Path) -> bool {
+        let current = fs::read_to_string(self.key_file()).is_ok_and(|key| key == self.key);
+        let _ = fs::remove_file(self.key_file());
+        if current {
+            copy_tree(&self.root(), to);
+        }
+        current
+    }
+
+    /// Replaces the prepared root by a copy of this one, whose containerd has
+    /// ended.
+    pub fn keep(&self, root: &Path) {
+        let _ = fs::remove_dir_all(&self.folder);
+        fs::create_dir_all(&self.folder).expect("make a folder in .cache/prepared");
+        copy_tree(root, &self.root());
+        fs::write(self.diff_id_file(), image::busybox_diff_id()).expect("write the digest");
+    }
+
+    /// Lets the next test have it.
+    pub fn give_back(&self) {
+        fs::write(self.key_file(), &self.key).expect("write a key in .cache/prepared");
+    }
+
+    /// The name of the snapshot with the busybox image, which takes long to
+    /// compute.
+    pub fn busybox_snapshot(&self) -> String {
+        fs::read_to_string(self.diff_id_file()).expect("read the digest")
+    }
+
+    fn root(&self) -> PathBuf {
+        self.folder.join("root")
+    }
+
+    fn key_file(&self) -> PathBuf {
+        self.folder.join("key")
+    }
+
+    fn diff_id_file(&self) -> PathBuf {
+        self.folder.join("busybox")
+    }
+}
+
+/// Everything that a prepared root depends on. And the boot: a machine that went
+/// down may have lost half of the files.
+fn key(version: Version) -> String {
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").expect("read boot_id");
+    let mut key = format!("boot {boot}recipe {}\n", sha256(RECIPE.concat().as_bytes()));
+    let programs = ["containerd", "ctr"].map(|name| version.executables().join(name));
+    for file in image::ingredients().iter().chain(&programs) {
+        let found = fs::metadata(file).unwrap_or_else(|e| panic!("stat {}: {e}", file.display()));
+        key += &format!("{} {}\n", file.display(), identity(&found));
+    }
+    key
+}
+
+/// Changes whenever the file's content may have changed.
+fn identity(file: &Metadata) -> String {
+    let changed = (file.ctime(), file.ctime_nsec());
+    format!("{} {} {} {}.{:09}", file.dev(), file.ino(), file.size(), changed.0, changed.1)
+}
+
+fn copy_tree(from: &Path, to: &Path) {
+    let copied = copy_directory(from, to, false);
+    copied.unwrap_or_else(|e| panic!("copy {} to {}: {e}", from.display(), to.display()));
+}
+
+fn copy_directory(from: &Path, to: &Path, shared: bool) -> Result<()> {
+    let original = fs::metadata(from)?;
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let (path, copy) = (entry.path(), to.join(entry.file_name()));
+        // All other files, such as databases, containerd changes in place.
+        let shared = shared || entry.file_name() == "blobs" || entry.file_name() == "snapshots";
+        match entry.file_type()? {
+            kind if kind.is_dir() => copy_directory(&path, &copy, shared)?,
+            _ if shared => link_or_copy(&path, &copy)?,
+            _ => self::copy(&path, &copy)?,
+        }
+    }
+    lchown(to, Some(original.uid()), Some(original.gid()))?;
+    fs::set_permissions(to, original.permissions())
+}
+
+/// A hard link, or a copy when the two are on different file systems.
+pub(crate) fn link_or_copy(from: &Path, to: &Path) -> Result<()> {
+    match fs::hard_link(from, to) {
+        Err(e) if e.kind() == ErrorKind::CrossesDevices => copy(from, to),
+        linked => linked,
+    }
+}
+
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    let original = fs::symlink_metadata(from)?;
+    if original.is_symlink() {
+        symlink(fs::read_link(from)?, to)?;
+    } else {
+        fs::copy(from, to)?;
+    }
+    lchown(to, Some(original.uid()), Some(original.gid()))
+}
