@@ -201,6 +201,14 @@ impl Job<'_> {
     }
 }
 
+impl Drop for Job<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("--- the installer said:\n{}", self.said());
+        }
+    }
+}
+
 /// Starts it as the kubelet would: by the DaemonSet's own words.
 fn job<'a>(pod: &Pod<'a>, attempt: u32) -> Job<'a> {
     let verb = if attempt < 3 { "install" } else { "remove" };
