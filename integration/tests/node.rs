@@ -186,6 +186,7 @@ fn tag(image: &str, name: &str) {
 /// What the DaemonSet runs on a node. The first two times it installs.
 struct Job<'a> {
     container: PodContainer<'a>,
+    pid: i32,
     _scratch: tempfile::TempDir,
 }
 
@@ -233,7 +234,7 @@ fn job<'a>(pod: &Pod<'a>, attempt: u32) -> Job<'a> {
     });
     let container = container.unwrap_or_else(|e| panic!("create the installer: {}", e.message()));
     container.start().unwrap_or_else(|e| panic!("start the installer: {}", e.message()));
-    Job { container, _scratch: scratch }
+    Job { pid: container.pid(), container, _scratch: scratch }
 }
 
 fn daemon_set(verb: &str) -> DaemonSet {
@@ -262,7 +263,7 @@ fn secure(config: &mut k8s_cri::v1::ContainerConfig, wanted: &kubernetes::Securi
 
 /// Waits for its end, through restarts of containerd.
 fn finish(containerd: &Containerd, job: &Job<'_>) {
-    job.wait_for_said("this node");
+    wait::until("the installer ends", || host::process(job.pid).is_none().then_some(()));
     answers_again(containerd);
     let status = job.container.wait();
     assert_eq!(status.exit_code, 0, "{}", job.said());
