@@ -205,6 +205,8 @@ impl Containerd {
             .args(["--log-level", &std::env::var("PALISADE_TEST_LOG").unwrap_or("info".into())])
             .env_clear()
             .env("PATH", self.path())
+            // It lives for one test: what it would collect is not worth the time.
+            .env("GOGC", "off")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log.expect("open containerd's log"))

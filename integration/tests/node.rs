@@ -8,11 +8,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use integration::containerd::{Containerd, Version, repository};
-use integration::cri::{Pod, PodContainer, security};
+use integration::cri::{Pod, PodContainer, pod_security, security};
 use integration::{host, image, wait};
-use k8s_cri::v1::{Capability, Mount, SecurityProfile};
+use k8s_cri::v1::{Capability, Mount, NamespaceMode, SecurityProfile};
 use k8s_openapi::api::apps::v1::DaemonSet;
-use k8s_openapi::api::core::v1 as kubernetes;
+use k8s_openapi::api::core::v1::{self as kubernetes, PodSpec};
 use serde::Deserialize;
 
 mod needs_node {
@@ -82,8 +82,11 @@ fn a_cluster_installs_updates_and_removes_it_under_running_pods(version: Version
     containerd.import_images_for_cri();
     containerd.import_archive("k8s.io", &image::installer());
     tag(image::PAUSE, &pause);
-    let installer =
-        containerd.try_pod_by("", "installer", |_| ()).expect("run the installer's pod");
+    let installer = containerd.try_pod_by("", "installer", |config| {
+        let options = pod_security(config).namespace_options.get_or_insert_default();
+        options.pid = pid_mode(&daemon_set("install")).into();
+    });
+    let installer = installer.expect("run the installer's pod");
 
     finish(&containerd, &job(&installer, 1));
     let installed = daemon();
@@ -211,7 +214,9 @@ impl Drop for Job<'_> {
 /// Starts it as the kubelet would: by the DaemonSet's own words.
 fn job<'a>(pod: &Pod<'a>, attempt: u32) -> Job<'a> {
     let verb = if attempt < 3 { "install" } else { "remove" };
-    let spec = daemon_set(verb).spec.expect("a spec").template.spec.expect("a pod");
+    let daemon_set = daemon_set(verb);
+    let pids = pid_mode(&daemon_set);
+    let spec = pod_spec(&daemon_set).clone();
     let node = spec.init_containers.expect("an init container").swap_remove(0);
     let volumes = spec.volumes.expect("volumes");
     let scratch = tempfile::tempdir().expect("make the folder that is emptyDir");
@@ -228,6 +233,8 @@ fn job<'a>(pod: &Pod<'a>, attempt: u32) -> Job<'a> {
                 ..Default::default()
             });
         }
+        let options = security(config).namespace_options.get_or_insert_default();
+        options.pid = pids.into();
         secure(config, node.security_context.as_ref().expect("a security context"));
     });
     let container = container.unwrap_or_else(|e| panic!("create the installer: {}", e.message()));
@@ -242,6 +249,19 @@ fn daemon_set(verb: &str) -> DaemonSet {
     let name = format!("palisade-{verb}");
     let found = documents.find(|document| document["metadata"]["name"] == name.as_str());
     serde_json::from_value(found.expect("a DaemonSet of that name")).expect("a DaemonSet")
+}
+
+fn pod_spec(daemon_set: &DaemonSet) -> &PodSpec {
+    let spec = daemon_set.spec.as_ref().expect("a spec");
+    spec.template.spec.as_ref().expect("a pod")
+}
+
+/// Whose PIDs its pods have.
+fn pid_mode(daemon_set: &DaemonSet) -> NamespaceMode {
+    match pod_spec(daemon_set).host_pid {
+        Some(true) => NamespaceMode::Node,
+        _ => NamespaceMode::Container,
+    }
 }
 
 fn secure(config: &mut k8s_cri::v1::ContainerConfig, wanted: &kubernetes::SecurityContext) {
