@@ -41,35 +41,17 @@ pub mod wait;
 #[macro_export]
 macro_rules! on_each_containerd {
     (starting $($story:ident),+ $(,)?) => {$(
-        mod $story {
-            #[test]
-            fn containerd_1_6() {
-                super::$story($crate::containerd::Version::V1_6);
-            }
-            #[test]
-            fn containerd_1_7() {
-                super::$story($crate::containerd::Version::V1_7);
-            }
-            #[test]
-            fn containerd_2_1() {
-                super::$story($crate::containerd::Version::V2_1);
-            }
+        $crate::tests_of! { $story:
+            containerd_1_6 => $crate::containerd::Version::V1_6,
+            containerd_1_7 => $crate::containerd::Version::V1_7,
+            containerd_2_1 => $crate::containerd::Version::V2_1,
         }
     )+};
     ($($story:ident),+ $(,)?) => {$(
-        mod $story {
-            #[test]
-            fn containerd_1_6() {
-                super::$story($crate::containerd::Containerd::start($crate::containerd::Version::V1_6));
-            }
-            #[test]
-            fn containerd_1_7() {
-                super::$story($crate::containerd::Containerd::start($crate::containerd::Version::V1_7));
-            }
-            #[test]
-            fn containerd_2_1() {
-                super::$story($crate::containerd::Containerd::start($crate::containerd::Version::V2_1));
-            }
+        $crate::tests_of! { $story:
+            containerd_1_6 => $crate::containerd::Containerd::start($crate::containerd::Version::V1_6),
+            containerd_1_7 => $crate::containerd::Containerd::start($crate::containerd::Version::V1_7),
+            containerd_2_1 => $crate::containerd::Containerd::start($crate::containerd::Version::V2_1),
         }
     )+};
 }
@@ -80,23 +62,27 @@ macro_rules! on_each_containerd {
 #[macro_export]
 macro_rules! on_each_cri {
     ($($story:ident),+ $(,)?) => {$(
-        mod $story {
-            #[test]
-            fn containerd_1_6() {
-                super::$story($crate::containerd::Containerd::start($crate::containerd::Version::V1_6));
-            }
-            #[test]
-            fn containerd_1_7() {
-                super::$story($crate::containerd::Containerd::start($crate::containerd::Version::V1_7));
-            }
-            #[test]
-            fn containerd_2_1() {
-                super::$story($crate::containerd::Containerd::start($crate::containerd::Version::V2_1));
-            }
-            #[test]
-            fn containerd_2_1_sandboxer() {
-                super::$story($crate::containerd::Containerd::start_with_sandboxer());
-            }
+        $crate::tests_of! { $story:
+            containerd_1_6 => $crate::containerd::Containerd::start($crate::containerd::Version::V1_6),
+            containerd_1_7 => $crate::containerd::Containerd::start($crate::containerd::Version::V1_7),
+            containerd_2_1 => $crate::containerd::Containerd::start($crate::containerd::Version::V2_1),
+            containerd_2_1_sandboxer => $crate::containerd::Containerd::start_with_sandboxer(),
         }
     )+};
+}
+
+/// One story's tests, each with what it is given.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! tests_of {
+    ($story:ident: $($test:ident => $given:expr),+ $(,)?) => {
+        mod $story {
+            $(
+                #[test]
+                fn $test() {
+                    super::$story($given);
+                }
+            )+
+        }
+    };
 }
