@@ -51,9 +51,9 @@ impl Bundle {
     }
 
     /// A bundle as containerd makes it for a sandbox that is asked for itself:
-    /// without a spec.
-    pub fn of_sandbox(containerd: &Containerd, id: &str) -> Bundle {
-        let bundle = Bundle::new(containerd, id, "");
+    /// without a spec. Its ID is nobody else's: systemd names a scope after it.
+    pub fn of_sandbox(containerd: &Containerd) -> Bundle {
+        let bundle = Bundle::new(containerd, &containerd.slot().name(), "");
         fs::remove_file(bundle.config()).expect("remove config.json");
         bundle
     }

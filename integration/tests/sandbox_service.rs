@@ -100,7 +100,7 @@ fn config(containerd: &Containerd, name: &str) -> PodSandboxConfig {
 #[test]
 fn a_sandbox_s_life() {
     let containerd = containerd();
-    let bundle = Bundle::of_sandbox(&containerd, "sandbox");
+    let bundle = Bundle::of_sandbox(&containerd);
     let sandbox = Sandbox::of(&bundle);
     sandbox.create(&config(&containerd, "life")).expect("create it");
     let status = sandbox.status().expect("ask for its status");
@@ -111,7 +111,7 @@ fn a_sandbox_s_life() {
     assert_eq!(boot.args[0], "palisade-sandbox");
     let status = sandbox.status().expect("ask for its status");
     assert_eq!((status.state.as_str(), status.pid.cast_signed()), ("SANDBOX_READY", pid));
-    assert_eq!(status.sandbox_id, "sandbox");
+    assert_eq!(status.sandbox_id, bundle.id);
     assert!(status.created_at.seconds > 0 && status.exited_at.is_none());
     let info: serde_json::Value = serde_json::from_str(&status.info["info"]).expect("JSON");
     assert_eq!(info["pid"], pid);
@@ -125,7 +125,7 @@ fn a_sandbox_s_life() {
     let metrics = metrics.expect("ask for its metrics").metrics;
     let version = if host::has_cgroup_v2_only() { "v2" } else { "v1" };
     assert_eq!(metrics.data.type_url, format!("io.containerd.cgroups.{version}.Metrics"));
-    assert_eq!(metrics.id, "sandbox");
+    assert_eq!(metrics.id, bundle.id);
 
     thread::scope(|scope| {
         let waiters = [scope.spawn(|| sandbox.wait()), scope.spawn(|| sandbox.wait())];
@@ -147,19 +147,19 @@ fn a_sandbox_s_life() {
 #[test]
 fn a_sandbox_is_no_task() {
     let containerd = containerd();
-    let bundle = Bundle::of_sandbox(&containerd, "sandbox");
+    let bundle = Bundle::of_sandbox(&containerd);
     let sandbox = Sandbox::of(&bundle);
     sandbox.run(&config(&containerd, "no-task"));
-    let request = StateRequest { id: "sandbox".into(), ..Default::default() };
+    let request = StateRequest { id: bundle.id.clone(), ..Default::default() };
     let error = sandbox.shim.tasks.state(sandbox.shim.context(), &request).unwrap_err().to_string();
-    assert!(error.contains("container sandbox does not exist"), "{error}");
+    assert!(error.contains("does not exist"), "{error}");
     sandbox.shut_down().expect("shut it down");
 }
 
 #[test]
 fn its_end_is_told_whoever_brings_it_about() {
     let containerd = containerd();
-    let bundle = Bundle::of_sandbox(&containerd, "sandbox");
+    let bundle = Bundle::of_sandbox(&containerd);
     let sandbox = Sandbox::of(&bundle);
     let pid = sandbox.run(&config(&containerd, "killed"));
     kill(Pid::from_raw(pid), Signal::SIGKILL).expect("kill the sandbox process");
@@ -172,19 +172,19 @@ fn its_end_is_told_whoever_brings_it_about() {
 #[test]
 fn each_request_has_its_time() {
     let containerd = containerd();
-    let bundle = Bundle::of_sandbox(&containerd, "sandbox");
+    let bundle = Bundle::of_sandbox(&containerd);
     let sandbox = Sandbox::of(&bundle);
     let config = config(&containerd, "times");
     let refused = |outcome: Result<()>, wanted: &str| {
         let error = outcome.expect_err(wanted);
         assert!(error.contains(wanted), "{error}");
     };
-    refused(sandbox.start().map(drop), "sandbox sandbox does not exist");
-    refused(sandbox.wait().map(drop), "sandbox sandbox does not exist");
+    refused(sandbox.start().map(drop), "does not exist");
+    refused(sandbox.wait().map(drop), "does not exist");
     sandbox.create(&config).expect("create it");
     refused(sandbox.create(&config), "this shim has a sandbox already");
     let metrics = ask!(&sandbox, sandbox_metrics, SandboxMetricsRequest {});
-    refused(metrics.map(drop), "sandbox sandbox is not started yet");
+    refused(metrics.map(drop), "is not started yet");
 
     let container = Bundle::new(&containerd, "early", "true");
     let request = CreateTaskRequest {
@@ -192,12 +192,12 @@ fn each_request_has_its_time() {
         bundle: container.path.to_string_lossy().into_owned(),
         ..Default::default()
     };
-    refused(sandbox.shim.create_with(&request).map(drop), "sandbox sandbox is not started yet");
+    refused(sandbox.shim.create_with(&request).map(drop), "is not started yet");
     sandbox.start().expect("start it");
-    refused(sandbox.start().map(drop), "sandbox sandbox is running");
+    refused(sandbox.start().map(drop), "is running");
     sandbox.stop().expect("stop it");
-    refused(sandbox.start().map(drop), "sandbox sandbox is at its end");
-    refused(sandbox.shim.create_with(&request).map(drop), "sandbox sandbox is at its end");
+    refused(sandbox.start().map(drop), "is at its end");
+    refused(sandbox.shim.create_with(&request).map(drop), "is at its end");
     sandbox.shut_down().expect("shut it down");
 }
 
@@ -220,7 +220,7 @@ fn what_cannot_be_a_sandbox_is_refused_by_name() {
         (pod, user.encode_to_vec(), "userns_options.mode: Ok(TARGET); expected POD or NODE"),
         (pod, annotation.encode_to_vec(), "dev.palisade.nonsense is unknown"),
     ] {
-        let bundle = Bundle::of_sandbox(&containerd, "sandbox");
+        let bundle = Bundle::of_sandbox(&containerd);
         let sandbox = Sandbox::of(&bundle);
         let error = sandbox.create_from(type_url, value).expect_err(wanted);
         assert!(error.contains(wanted), "{error}");
@@ -232,7 +232,7 @@ fn what_cannot_be_a_sandbox_is_refused_by_name() {
 #[test]
 fn a_failed_start_leaves_nothing() {
     let containerd = containerd();
-    let bundle = Bundle::of_sandbox(&containerd, "sandbox");
+    let bundle = Bundle::of_sandbox(&containerd);
     let sandbox = Sandbox::of(&bundle);
     let options = Any {
         type_url: "runtime.v1.PodSandboxConfig".into(),
@@ -259,7 +259,7 @@ fn a_failed_start_leaves_nothing() {
 #[test]
 fn a_shim_s_death_is_cleaned_up() {
     let containerd = containerd();
-    let bundle = Bundle::of_sandbox(&containerd, "sandbox");
+    let bundle = Bundle::of_sandbox(&containerd);
     let sandbox = Sandbox::of(&bundle);
     let pid = sandbox.run(&config(&containerd, "crash"));
     let shim = integration::sandbox::shim_of(pid);
