@@ -1,10 +1,11 @@
-//! The event loop: requests, deaths, and words of processes that come up.
+//! The event loop: requests, deaths, words of processes that come up, and the
+//! node's word that it shuts down.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::ExitCode;
 
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
-use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::signalfd::{SfdFlags, SignalFd, siginfo};
 use rustix::buffer::spare_capacity;
 use rustix::event::epoll;
 
@@ -16,27 +17,29 @@ use crate::error::{Context, Error, Result};
 /// A request with its plan in it: two of the kernel's largest argument lists.
 const MAX_REQUEST: usize = 8 << 20;
 
+/// Of a signal that kill(2) sent (sigaction(2)).
+const SI_USER: i32 = 0;
+
 const CONTROL: u64 = u64::MAX;
-const CHILDREN: u64 = u64::MAX - 1;
+const SIGNALS: u64 = u64::MAX - 1;
 
 /// What is listened to.
 pub(super) struct Events {
     epoll: OwnedFd,
-    children: SignalFd,
+    signals: SignalFd,
 }
 
 impl Events {
-    /// Listens to the control channel and for SIGCHLD.
+    /// Listens to the control channel, and for SIGCHLD and SIGTERM.
     pub(super) fn new(control: &OwnedFd) -> Result<Self> {
-        let mut mask = SigSet::empty();
-        mask.add(Signal::SIGCHLD);
+        let mask = SigSet::from_iter([Signal::SIGCHLD, Signal::SIGTERM]);
         sigprocmask(SigmaskHow::SIG_BLOCK, Some(&mask), None).context(|| "sigprocmask")?;
         let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
-        let children = SignalFd::with_flags(&mask, flags).context(|| "signalfd")?;
+        let signals = SignalFd::with_flags(&mask, flags).context(|| "signalfd")?;
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).context(|| "epoll_create")?;
-        let events = Self { epoll, children };
+        let events = Self { epoll, signals };
         events.watch(control, CONTROL)?;
-        events.watch(&events.children, CHILDREN)?;
+        events.watch(&events.signals, SIGNALS)?;
         Ok(events)
     }
 
@@ -51,6 +54,15 @@ impl Events {
         let _ = epoll::delete(&self.epoll, fd);
     }
 
+    /// Takes what signals came; tells whether the node said that this is the end.
+    fn take_signals(&self) -> bool {
+        let mut terminated = false;
+        while let Ok(Some(signal)) = self.signals.read_signal() {
+            terminated |= is_the_node_s_word(&signal);
+        }
+        terminated
+    }
+
     fn wait(&self, ready: &mut Vec<epoll::Event>) -> Result<()> {
         ready.clear();
         match epoll::wait(&self.epoll, spare_capacity(ready), None) {
@@ -60,12 +72,24 @@ impl Events {
     }
 }
 
+/// SIGTERM from outside the pod, whose processes have no number in here
+/// (signalfd(2), `ssi_pid`). Nobody inside can send such a one: the kernel fills
+/// the number in, and takes no other signal with SI_USER from them
+/// (rt_sigqueueinfo(2)).
+fn is_the_node_s_word(signal: &siginfo) -> bool {
+    let number = signal.ssi_signo.cast_signed();
+    number == Signal::SIGTERM as i32 && signal.ssi_code == SI_USER && signal.ssi_pid == 0
+}
+
 impl Boot {
-    /// Serves until the shim is gone. Leaving means death for the whole pod:
-    /// the kernel kills what is left in PID 1's namespace.
+    /// Serves until the shim is gone, or, when systemd stops the cgroup because
+    /// the node shuts down, until the last container has ended by the same
+    /// signal. Leaving means death for the whole pod: the kernel kills what is
+    /// left in PID 1's namespace.
     pub(super) fn serve(mut self) -> ExitCode {
         let mut ready = Vec::with_capacity(16);
-        loop {
+        let mut terminated = false;
+        while !(terminated && self.containers.run_nothing()) {
             if let Err(error) = self.events.wait(&mut ready) {
                 log::error!("{error}");
                 return ExitCode::FAILURE;
@@ -77,14 +101,15 @@ impl Boot {
                         Ok(false) => return ExitCode::SUCCESS,
                         Err(error) => log::error!("{error}"),
                     },
-                    CHILDREN => {
-                        while let Ok(Some(_)) = self.events.children.read_signal() {}
+                    SIGNALS => {
+                        terminated |= self.events.take_signals();
                         self.reap();
                     }
                     token => self.hear(token),
                 }
             }
         }
+        ExitCode::SUCCESS
     }
 
     /// Takes one request off the control channel; false when it is closed.

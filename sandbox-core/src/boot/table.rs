@@ -103,6 +103,11 @@ impl Table {
         self.processes.remove(&pid)
     }
 
+    /// Whether no container has a process, not even at its gate.
+    pub(super) fn run_nothing(&self) -> bool {
+        self.processes.is_empty()
+    }
+
     /// Registers a process that has yet to come up; tells its token.
     pub(super) fn add_pending(&mut self, pending: Pending) -> u64 {
         self.next_token += 1;
