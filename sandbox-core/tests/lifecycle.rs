@@ -8,7 +8,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use libtest_mimic::{Arguments, Trial};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Signal, pidfd_send_signal};
 use sandbox_core::cgroup::{Cgroup, Driver, Limits};
 use sandbox_core::control::message::{Donations, Done, Request, Upward};
 use sandbox_core::sandbox::{Along, Config, Heard, NewSandbox, Process, Sandbox, Userns};
@@ -257,52 +259,58 @@ fn a_missing_program_is_named() {
     assert_eq!(error, "exec: \"no-such-program\": executable file not found in $PATH");
 }
 
-/// One story and what it is called.
-type Story = (&'static str, fn());
+/// As systemd does when it stops the cgroup of a sandbox, for the node to shut
+/// down: containers end by the signal, if they listen to it, and are not cut off.
+fn a_node_that_shuts_down_ends_a_sandbox_after_its_containers() {
+    let mut world = World::new("shutdown", &["busybox", "sleep", "1000"], |_| {});
+    let pod = world.start();
+    let (_output, stdout) = pipe();
+    let init = pod.create(stdout.as_fd()).unwrap();
+    pod.call(Request::Start { container: pod.container() }, &[]).unwrap();
+    pidfd_send_signal(pod.sandbox.pidfd(), Signal::TERM).unwrap();
+    let (exec_output, exec_stdout) = pipe();
+    pod.exec("goes-on", &["busybox", "echo", "still here"], exec_stdout.as_fd()).unwrap();
+    drop(exec_stdout);
+    assert_eq!(read_all(exec_output), "still here\n");
+    assert!(matches!(pod.next().0, Upward::Exited { exec: Some(_), status: 0, .. }));
+    assert!(pod.sandbox.is_running());
 
-const STORIES: &[Story] = &[
-    (
-        "a_container_is_created_started_joined_and_ends",
-        a_container_is_created_started_joined_and_ends,
-    ),
-    ("a_missing_program_is_named", a_missing_program_is_named),
-];
+    init.signal(Signal::KILL.as_raw()).unwrap();
+    assert!(matches!(pod.next().0, Upward::Exited { exec: None, status: 137, .. }));
+    wait(pod.sandbox.pidfd());
+}
 
-/// The part of libtest's command line that `cargo test` and nextest use. Each
-/// story gets a process of its own, as nextest would give it.
-fn main() {
-    let args: Vec<String> = std::env::args().skip(1).collect();
-    let has = |word: &str| args.iter().any(|a| a == word);
-    let filters: Vec<&String> = args.iter().filter(|a| !a.starts_with('-')).collect();
-    let exact = has("--exact");
-    let chosen = STORIES.iter().filter(|(name, _)| {
-        filters.is_empty()
-            || filters
-                .iter()
-                .any(|f| if exact { f.as_str() == *name } else { name.contains(f.as_str()) })
+fn a_sandbox_that_runs_nothing_ends_when_the_node_shuts_down() {
+    let mut world = World::new("idle", &["busybox", "true"], |_| {});
+    let pod = world.start();
+    pidfd_send_signal(pod.sandbox.pidfd(), Signal::TERM).unwrap();
+    wait(pod.sandbox.pidfd());
+}
+
+/// One after the other on the main thread, whatever the command line says.
+fn main() -> std::process::ExitCode {
+    let stories: [(&str, fn()); 4] = [
+        (
+            "a_container_is_created_started_joined_and_ends",
+            a_container_is_created_started_joined_and_ends,
+        ),
+        ("a_missing_program_is_named", a_missing_program_is_named),
+        (
+            "a_node_that_shuts_down_ends_a_sandbox_after_its_containers",
+            a_node_that_shuts_down_ends_a_sandbox_after_its_containers,
+        ),
+        (
+            "a_sandbox_that_runs_nothing_ends_when_the_node_shuts_down",
+            a_sandbox_that_runs_nothing_ends_when_the_node_shuts_down,
+        ),
+    ];
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads = Some(1);
+    let trials = stories.map(|(name, story)| {
+        Trial::test(name, move || {
+            story();
+            Ok(())
+        })
     });
-    if has("--list") {
-        if !has("--ignored") {
-            chosen.for_each(|(name, _)| println!("{name}: test"));
-        }
-        return;
-    }
-    if exact {
-        return chosen.for_each(|(_, story)| story());
-    }
-    let (mut passed, mut failed) = (0, 0);
-    for (name, _) in chosen {
-        let child = std::process::Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", name])
-            .status()
-            .unwrap();
-        let outcome = if child.success() { &mut passed } else { &mut failed };
-        *outcome += 1;
-        println!("test {name} ... {}", if child.success() { "ok" } else { "FAILED" });
-    }
-    let result = if failed == 0 { "ok" } else { "FAILED" };
-    println!(
-        "\ntest result: {result}. {passed} passed; {failed} failed; 0 ignored; 0 measured; 0 filtered out"
-    );
-    std::process::exit(i32::from(failed > 0));
+    libtest_mimic::run(&arguments, trials.into()).exit_code()
 }
