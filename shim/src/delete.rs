@@ -18,9 +18,7 @@ use containerd_shim_protos::ttrpc::{self, context};
 
 use crate::error::{Context, Result};
 use crate::options::STATE_ROOT;
-
-/// What a process that was killed reports.
-const KILLED: u32 = 128 + 9;
+use crate::task::KILLED;
 
 pub(crate) fn delete(flags: &Flags) -> Result<()> {
     let bundle = if flags.bundle.is_empty() { Path::new(".") } else { Path::new(&flags.bundle) };

@@ -40,7 +40,7 @@ use tokio::sync::watch;
 
 use self::files::Files;
 use crate::error::{Error, Result};
-use crate::task::{Boot, Exit, Order, Table};
+use crate::task::{Boot, Exit, KILLED, Order, Table};
 
 pub(crate) use service::services;
 
@@ -69,9 +69,6 @@ enum Step {
     Started(Arc<Boot>),
     End,
 }
-
-/// What is told of a sandbox that was killed, or that never ran.
-const KILLED: u32 = 128 + 9;
 
 impl Pod {
     fn new(id: &str, order: Order, files: Files) -> Self {

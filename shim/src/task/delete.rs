@@ -12,16 +12,13 @@ use containerd_shim_protos::protobuf::well_known_types::timestamp::Timestamp;
 
 use super::lifecycle::{State, Step};
 use super::sandbox::Boot;
-use super::table::{Exit, Sandbox, Shim, Table};
+use super::table::{Exit, KILLED, Sandbox, Shim, Table};
 use super::{exits, hooks, shutdown};
 use crate::error::Result;
 use crate::ready::readable;
 
 /// How long the kernel may take over a SIGKILL.
 const PATIENCE: Duration = Duration::from_secs(5);
-
-/// Exit status of what was killed before it ran.
-const KILLED: u32 = 128 + 9;
 
 pub(super) async fn delete(shim: Arc<Shim>, request: DeleteRequest) -> Result<DeleteResponse> {
     if request.exec_id.is_empty() {

@@ -17,15 +17,12 @@ use sandbox_core::sandbox::{HostPid, Process};
 
 use super::lifecycle::{State, Step};
 use super::stats;
-use super::table::{Container, Exit, Shim};
+use super::table::{Container, Exit, KILLED, Shim};
 use crate::error::{Error, Result};
 use crate::ready::readable;
 
 /// How long the execs of a container may take to end after its init.
 const PATIENCE: Duration = Duration::from_secs(10);
-
-/// Exit status of a process that SIGKILL ended.
-const KILLED: u32 = 128 + 9;
 
 /// A process has ended: boot says so, or boot itself is gone. `exec` is empty
 /// for a container's init. False when there is no such process, or its end is no

@@ -20,14 +20,11 @@ use tokio::sync::{oneshot, watch};
 
 use super::lifecycle::State;
 use super::relay::Allowance;
-use super::table::{Reply, Shim, Table};
+use super::table::{KILLED, Reply, Shim, Table};
 use super::{delete, exits};
 use crate::error::{Context, Error, Result};
 use crate::ready::{readable, register};
 use crate::stdio::Donated;
-
-/// What a pod is told that was killed along with its sandbox.
-const KILLED: u32 = 128 + 9;
 
 /// How long the kernel may take to take a sandbox away.
 const PATIENCE: Duration = Duration::from_secs(5);

@@ -291,6 +291,9 @@ impl Container {
     }
 }
 
+/// What a process reports that SIGKILL ended, or that was killed before it ran.
+pub(crate) const KILLED: u32 = 128 + 9;
+
 /// How a process ended.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Exit {
