@@ -16,25 +16,22 @@ use k8s_openapi::api::core::v1::{self as kubernetes, PodSpec};
 use serde::Deserialize;
 
 mod needs_node {
-    macro_rules! on_the_node_s_containerd {
-        ($($story:ident),+ $(,)?) => {$(
-            mod $story {
-                #[test]
-                fn containerd_1_7() {
-                    super::super::$story(crate::Version::V1_7);
-                }
-                #[test]
-                fn containerd_2_1() {
-                    super::super::$story(crate::Version::V2_1);
-                }
-            }
-        )+};
-    }
+    use integration::tests_of;
 
-    on_the_node_s_containerd!(
-        the_readme_s_lines_install_use_and_remove_the_package,
+    use super::Version;
+    use super::{
         a_cluster_installs_updates_and_removes_it_under_running_pods,
-    );
+        the_readme_s_lines_install_use_and_remove_the_package,
+    };
+
+    tests_of! { the_readme_s_lines_install_use_and_remove_the_package:
+        containerd_1_7 => super::Version::V1_7,
+        containerd_2_1 => super::Version::V2_1,
+    }
+    tests_of! { a_cluster_installs_updates_and_removes_it_under_running_pods:
+        containerd_1_7 => super::Version::V1_7,
+        containerd_2_1 => super::Version::V2_1,
+    }
 }
 
 fn the_readme_s_lines_install_use_and_remove_the_package(version: Version) {

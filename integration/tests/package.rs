@@ -1,6 +1,7 @@
 //! `palisade-containerd` with each containerd and the configurations that nodes
 //! have: the runtime is there afterwards, nothing else changed, and it goes
-//! without a trace.
+//! without a trace. Told with Debian's tools, which the package has, and with
+//! busybox's, which a cluster's installer brings.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -9,21 +10,32 @@ use std::process::{Command, Output};
 
 use integration::containerd::{Version, repository};
 
-/// Turns each story into a test for every containerd.
-macro_rules! with_each_containerd {
+/// Whose `sed`, `awk`, `diff` and shell there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Tools {
+    Debian,
+    Busybox,
+}
+
+/// Turns each story, a `fn(Node)`, into a test for every containerd and all tools.
+macro_rules! on_each_node {
     ($($story:ident),+ $(,)?) => {$(
-        mod $story {
-            #[test]
-            fn containerd_1_6() { super::$story(super::Version::V1_6); }
-            #[test]
-            fn containerd_1_7() { super::$story(super::Version::V1_7); }
-            #[test]
-            fn containerd_2_1() { super::$story(super::Version::V2_1); }
+        integration::tests_of! { $story:
+            containerd_1_6 => crate::Node(crate::Version::V1_6, crate::Tools::Debian),
+            containerd_1_7 => crate::Node(crate::Version::V1_7, crate::Tools::Debian),
+            containerd_2_1 => crate::Node(crate::Version::V2_1, crate::Tools::Debian),
+            containerd_1_6_busybox => crate::Node(crate::Version::V1_6, crate::Tools::Busybox),
+            containerd_1_7_busybox => crate::Node(crate::Version::V1_7, crate::Tools::Busybox),
+            containerd_2_1_busybox => crate::Node(crate::Version::V2_1, crate::Tools::Busybox),
         }
     )+};
 }
 
-with_each_containerd!(
+/// What a node has.
+#[derive(Clone, Copy, Debug)]
+struct Node(Version, Tools);
+
+on_each_node!(
     a_node_without_a_configuration_gets_one,
     runtimes_that_containerd_has_by_default_stay,
     what_the_file_says_stays,
@@ -35,19 +47,31 @@ with_each_containerd!(
 const PALISADE: &str = "containerd.runtimes.palisade]";
 const RUNC: &str = "containerd.runtimes.runc]";
 
-/// A folder with a configuration, and a containerd that reads it.
+/// A folder with a configuration, a containerd that reads it, and tools.
 struct Configured {
-    version: Version,
     directory: tempfile::TempDir,
+    path: String,
+    _busybox: tempfile::TempDir,
 }
 
 impl Configured {
-    fn new(version: Version) -> Configured {
-        Configured { version, directory: tempfile::tempdir().expect("make a folder") }
+    fn new(Node(version, tools): Node) -> Configured {
+        let busybox = tempfile::tempdir().expect("make a folder");
+        let containerd = repository().join(format!(".cache/containerd-{}/bin", version.number()));
+        let containerd = containerd.display();
+        let path = match tools {
+            Tools::Debian => format!("{containerd}:/usr/sbin:/usr/bin:/sbin:/bin"),
+            Tools::Busybox => {
+                install_busybox(busybox.path());
+                format!("{}:{containerd}", busybox.path().display())
+            }
+        };
+        let directory = tempfile::tempdir().expect("make a folder");
+        Configured { directory, path, _busybox: busybox }
     }
 
-    fn with(version: Version, text: &str) -> Configured {
-        let configured = Configured::new(version);
+    fn with(node: Node, text: &str) -> Configured {
+        let configured = Configured::new(node);
         let text = text.replace("FOLDER", configured.directory.path().to_str().expect("UTF-8"));
         fs::write(configured.file(), text).expect("write the configuration");
         fs::set_permissions(configured.file(), fs::Permissions::from_mode(0o640)).expect("chmod");
@@ -62,18 +86,16 @@ impl Configured {
         self.directory.path().join("conf.d/palisade.toml")
     }
 
-    fn command(&self, program: &Path) -> Command {
-        let containerd =
-            repository().join(format!(".cache/containerd-{}/bin", self.version.number()));
+    fn command(&self, program: &str) -> Command {
         let mut command = Command::new(program);
-        command.env("PATH", format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", containerd.display()));
+        command.env("PATH", &self.path);
         command.env("PALISADE_CONTAINERD_CONFIG", self.file());
         command
     }
 
     fn palisade_containerd(&self, verb: &str) -> Output {
         let script = repository().join("shim/package/palisade-containerd");
-        self.command(&script).arg(verb).output().expect("run palisade-containerd")
+        self.command("sh").arg(script).arg(verb).output().expect("run palisade-containerd")
     }
 
     /// What it says when all goes well.
@@ -87,7 +109,7 @@ impl Configured {
 
     /// What containerd makes of it.
     fn dump(&self) -> String {
-        let mut command = self.command(Path::new("containerd"));
+        let mut command = self.command("containerd");
         let output = command.arg("--config").arg(self.file()).args(["config", "dump"]).output();
         let output = output.expect("run containerd; ci/containerd fetches it");
         String::from_utf8(output.stdout).expect("UTF-8")
@@ -113,43 +135,48 @@ impl Configured {
     }
 }
 
-fn a_node_without_a_configuration_gets_one(version: Version) {
-    let dump = Configured::new(version).adds_and_removes();
+fn install_busybox(folder: &Path) {
+    let installed = Command::new("busybox").args(["--install", "-s"]).arg(folder).status();
+    assert!(installed.expect("run busybox; ci/setup installs it").success());
+}
+
+fn a_node_without_a_configuration_gets_one(node: Node) {
+    let dump = Configured::new(node).adds_and_removes();
     assert!(dump.contains(RUNC), "{dump}");
 }
 
-fn runtimes_that_containerd_has_by_default_stay(version: Version) {
+fn runtimes_that_containerd_has_by_default_stay(node: Node) {
     let debian = "version = 2\n\n[plugins]\n  [plugins.\"io.containerd.grpc.v1.cri\".cni]\n    bin_dir = \"/usr/lib/cni\"\n";
     for text in ["version = 2\n", "version = 2", debian] {
-        let dump = Configured::with(version, text).adds_and_removes();
+        let dump = Configured::with(node, text).adds_and_removes();
         assert!(dump.contains(RUNC), "{dump}");
     }
 }
 
-fn what_the_file_says_stays(version: Version) {
+fn what_the_file_says_stays(node: Node) {
     let cri = "plugins.\"io.containerd.grpc.v1.cri\"";
     let text = format!(
         "version = 2\n[{cri}]\nsandbox_image = \"own/pause\"\n[{cri}.containerd.runtimes.own]\n\
          runtime_type = \"io.containerd.runc.v2\"\n[{cri}.containerd.runtimes.own.options]\nSystemdCgroup = true"
     );
-    let dump = Configured::with(version, &text).adds_and_removes();
+    let dump = Configured::with(node, &text).adds_and_removes();
     for wanted in ["own/pause", ".runtimes.own]", "SystemdCgroup = true"] {
         assert!(dump.contains(wanted), "no {wanted} in {dump}");
     }
 }
 
-fn a_drop_in_is_used_where_it_loses_nothing(version: Version) {
+fn a_drop_in_is_used_where_it_loses_nothing(node: Node) {
     let text = "version = 2\nimports = [\"FOLDER/conf.d/*.toml\"]\n\
                 [plugins.\"io.containerd.grpc.v1.cri\"]\nsandbox_image = \"own/pause\"\n";
-    let configured = Configured::with(version, text);
+    let configured = Configured::with(node, text);
     configured.told("add");
-    assert_eq!(configured.drop_in().exists(), version == Version::V2_1);
+    assert_eq!(configured.drop_in().exists(), node.0 == Version::V2_1);
     configured.told("remove");
     assert!(configured.adds_and_removes().contains("own/pause"));
 }
 
-fn a_configuration_that_is_too_old_is_left_alone(version: Version) {
-    let configured = Configured::with(version, "root = \"/var/lib/containerd\"\n");
+fn a_configuration_that_is_too_old_is_left_alone(node: Node) {
+    let configured = Configured::with(node, "root = \"/var/lib/containerd\"\n");
     let output = configured.palisade_containerd("add");
     let error = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1));
@@ -157,10 +184,10 @@ fn a_configuration_that_is_too_old_is_left_alone(version: Version) {
     assert_eq!(configured.directory.path().read_dir().expect("a folder").count(), 1);
 }
 
-fn a_runtime_that_somebody_wrote_is_left_alone(version: Version) {
+fn a_runtime_that_somebody_wrote_is_left_alone(node: Node) {
     let text = "version = 2\n[plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.palisade]\n\
                 runtime_type = \"io.containerd.palisade.v1\"\n";
-    let configured = Configured::with(version, text);
+    let configured = Configured::with(node, text);
     assert_eq!((configured.told("add"), configured.told("remove")), (String::new(), String::new()));
     assert!(configured.dump().contains(PALISADE));
 }
@@ -169,7 +196,7 @@ fn a_runtime_that_somebody_wrote_is_left_alone(version: Version) {
 #[test]
 fn the_example_of_a_drop_in_is_what_containerd_takes() {
     let text = "version = 3\nimports = [\"FOLDER/conf.d/*.toml\"]\n";
-    let configured = Configured::with(Version::V2_1, text);
+    let configured = Configured::with(Node(Version::V2_1, Tools::Debian), text);
     fs::create_dir(configured.directory.path().join("conf.d")).expect("make the folder");
     fs::copy(repository().join("shim/package/containerd-2.toml"), configured.drop_in())
         .expect("copy it");
