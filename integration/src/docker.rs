@@ -97,9 +97,9 @@ impl Docker {
         self.directory().join("palisade.toml")
     }
 
-    /// The containers' cgroup, as `--cgroup-parent` takes it.
+    /// The name of the cgroup that all containers are in.
     pub fn cgroup(&self) -> String {
-        format!("/{}", self.slot.name())
+        cgroup::group(&self.slot)
     }
 
     fn lay_out(&self, roots: Roots) {
@@ -120,6 +120,10 @@ impl Docker {
     /// what keeps it off the machine's own.
     fn configuration(&self, roots: Roots) -> serde_json::Value {
         let directory = self.directory();
+        let (driver, parent) = match cgroup::Driver::of_tests() {
+            cgroup::Driver::Cgroupfs => ("cgroupfs", cgroup::parent(&self.slot)),
+            cgroup::Driver::Systemd => ("systemd", self.cgroup()),
+        };
         let mut configuration = json!({
             "data-root": directory.join("data"),
             "exec-root": directory.join("x"),
@@ -127,8 +131,8 @@ impl Docker {
             "hosts": [format!("unix://{}", self.socket().display())],
             "iptables": false,
             "ip-masq": false,
-            "cgroup-parent": self.cgroup(),
-            "exec-opts": ["native.cgroupdriver=cgroupfs"],
+            "cgroup-parent": parent,
+            "exec-opts": [format!("native.cgroupdriver={driver}")],
             "storage-driver": if roots == Roots::Directories { "vfs" } else { "overlay2" },
             "runtimes": {
                 "palisade": { "runtimeType": self.runtime },
@@ -333,17 +337,13 @@ impl Drop for Docker {
 #[macro_export]
 macro_rules! on_each_docker {
     ($($roots:ident: $($story:ident),+ $(,)?);+ $(;)?) => {$($(
-        mod $story {
-            use $crate::docker::{Docker, Roots, Version};
-
-            #[test]
-            fn docker_26() {
-                super::$story(Docker::start(Version::V26, Roots::$roots));
-            }
-            #[test]
-            fn docker_28() {
-                super::$story(Docker::start(Version::V28, Roots::$roots));
-            }
+        $crate::tests_of! { $story:
+            docker_26 => $crate::docker::Docker::start(
+                $crate::docker::Version::V26, $crate::docker::Roots::$roots
+            ),
+            docker_28 => $crate::docker::Docker::start(
+                $crate::docker::Version::V28, $crate::docker::Roots::$roots
+            ),
         }
     )+)+};
 }

@@ -291,6 +291,12 @@ mod needs_systemd {
         systemctl(&["show", unit, "--value", "--property", property])
     }
 
+    /// What systemd said of a unit.
+    fn journal(unit: &str) -> String {
+        let ran = Command::new("journalctl").args(["--unit", unit, "--output", "cat"]).output();
+        String::from_utf8_lossy(&ran.expect("run journalctl").stdout).into_owned()
+    }
+
     fn is_forgotten(unit: &str) {
         wait::until("systemd forgets the unit", || {
             (show(unit, "LoadState") == "not-found").then_some(())
@@ -366,6 +372,26 @@ mod needs_systemd {
         systemctl(&["kill", "--signal", "KILL", &unit]);
         assert_eq!(container.wait().code, 137);
         container.delete_task().expect("delete it");
+    }
+
+    /// What systemd does with all scopes when the node shuts down. Who does not
+    /// end by SIGTERM keeps the node up until systemd loses patience.
+    #[test]
+    fn a_pod_s_scopes_stop_when_they_are_asked_to() {
+        let containerd = start();
+        let pod = containerd.pod("shutdown");
+        let script = "trap 'exit 7' TERM; echo listening; while :; do sleep 0.1; done";
+        let container = pod.shell("main", script);
+        container.wait_for_log("listening");
+        systemctl(&["stop", &cgroup::group(containerd.slot())]);
+        assert_eq!(container.wait().exit_code, 7);
+        wait::until("CRI notices", || (!pod.is_ready()).then_some(()));
+        let unit = format!("cri-containerd-{}.scope", pod.id);
+        let said = wait::until("systemd says that the scope is no more", || {
+            let said = journal(&unit);
+            said.contains("Deactivated").then_some(said)
+        });
+        assert!(!said.contains("timed out") && !said.contains("Killing"), "{said}");
     }
 
     #[test]
