@@ -2,13 +2,12 @@
 //! idmap support in the features it refuses idmapped containers; `rro` mounts
 //! and user namespaces become features of the node's RuntimeHandler.
 
-use std::io::Write;
-
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
 use containerd_shim_protos::protobuf::{Message, MessageField};
 use containerd_shim_protos::types::introspection::{RuntimeInfo, RuntimeVersion};
 use serde_json::{Value, json};
 
+use crate::answer::tell;
 use crate::error::{Context, Result};
 
 /// Type URL of the OCI features, as containerd's typeurl registers them: the
@@ -17,7 +16,7 @@ const FEATURES: &str = "types.containerd.io/opencontainers/runtime-spec/1/featur
 
 pub(crate) fn info() -> Result<()> {
     let bytes = runtime_info()?.write_to_bytes().context(|| "encode the RuntimeInfo")?;
-    std::io::stdout().write_all(&bytes).context(|| "write the RuntimeInfo to stdout")
+    tell("RuntimeInfo", &bytes)
 }
 
 fn runtime_info() -> Result<RuntimeInfo> {

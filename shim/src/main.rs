@@ -10,6 +10,7 @@
 
 #![deny(unsafe_code)]
 
+mod answer;
 mod bootstrap;
 mod connections;
 mod delete;

@@ -7,7 +7,8 @@
 
 use std::collections::HashMap;
 use std::fs::{self, File};
-use std::io::{BufReader, ErrorKind, Write};
+use std::io::{BufReader, ErrorKind};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -23,6 +24,7 @@ use sandbox_core::sys::descriptor::detach_stdio;
 use sandbox_core::sys::process::exit_now;
 use serde::Deserialize;
 
+use crate::answer::tell;
 use crate::error::{Context, Error, Result};
 use crate::options::{self, Options, is_runtime_options};
 use crate::serve::{self, Serving};
@@ -50,12 +52,19 @@ pub(crate) fn start(flags: &Flags) -> Result<()> {
     Executable::check(&options::palisade()?)?;
     let group = group(Path::new("config.json"), &options.id)?;
     let address = options.socket_address(&group);
-    if let Some(listener) = listen(&address)? {
-        spawn(options, &address, listener).inspect_err(|_| delete::remove_socket(&address))?;
-    }
+    let answer = dialect.answer(&address)?;
     // For containerd 1.x, which looks here after a restart.
     fs::write("address", &address).context(|| "write the bundle's address file")?;
-    std::io::stdout().write_all(&dialect.answer(&address)?).context(|| "write the answer to stdout")
+    let Some(listener) = listen(&address)? else {
+        return tell("address", &answer);
+    };
+    let told = spawn(options, &address, listener).and_then(|server| {
+        // Nobody would ever call a shim of which nobody knows.
+        tell("address", &answer).inspect_err(|_| {
+            let _ = pidfd_send_signal(&server, Signal::KILL);
+        })
+    });
+    told.inspect_err(|_| delete::remove_socket(&address))
 }
 
 /// The group's ID: the container's own when no annotation names one, or when
@@ -108,16 +117,20 @@ fn listen(address: &str) -> Result<Option<UnixListener>> {
 }
 
 /// Clones the serving process: its own process group, containerd's
-/// oom_score_adj plus one, and nothing of ours but the socket.
-fn spawn(options: StartOpts, address: &str, listener: UnixListener) -> Result<()> {
+/// oom_score_adj plus one, and nothing of ours but the socket. Returns its pidfd.
+fn spawn(options: StartOpts, address: &str, listener: UnixListener) -> Result<OwnedFd> {
     adjust_oom_score();
     // containerd 2.3 may send extensions that are for others.
     let config = Options::read(options.extensions.iter().find(|any| is_runtime_options(any)))?;
     let alone = SingleThreaded::prove().context(|| "clone the serving process")?;
     match clone_into(&alone, 0, None).context(|| "clone3 of the serving process")? {
-        Cloned::Parent { pid, pidfd } => confine(&options, &config, pid).inspect_err(|_| {
-            let _ = pidfd_send_signal(&pidfd, Signal::KILL);
-        }),
+        Cloned::Parent { pid, pidfd } => match confine(&options, &config, pid) {
+            Ok(()) => Ok(pidfd),
+            Err(error) => {
+                let _ = pidfd_send_signal(&pidfd, Signal::KILL);
+                Err(error)
+            }
+        },
         Cloned::Child => {
             let debug = options.debug || config.debug;
             let StartOpts { id, namespace, ttrpc_address: events, .. } = options;

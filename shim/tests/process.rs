@@ -52,16 +52,20 @@ impl Node {
     }
 
     fn run(&self, id: &str, action: &[&str], bundle: &Path, input: &[u8]) -> Output {
+        self.command(id, action, bundle, input).output().unwrap()
+    }
+
+    fn command(&self, id: &str, action: &[&str], bundle: &Path, input: &[u8]) -> Command {
         let stdin = self.path("stdin");
         fs::write(&stdin, input).unwrap();
-        Command::new(self.shim())
+        let mut command = Command::new(self.shim());
+        command
             .args(["-namespace", NAMESPACE, "-id", id, "-address", "/containerd.sock"])
             .args(action)
             .current_dir(bundle)
             .env("TTRPC_ADDRESS", self.path("nobody.sock"))
-            .stdin(Stdio::from(fs::File::open(stdin).unwrap()))
-            .output()
-            .unwrap()
+            .stdin(Stdio::from(fs::File::open(stdin).unwrap()));
+        command
     }
 
     /// As containerd 2.3 does it, which says where the socket goes.
@@ -171,6 +175,23 @@ fn info_describes_the_runtime() {
     let info = RuntimeInfo::parse_from_bytes(&output.stdout).unwrap();
     assert_eq!(info.name, "io.containerd.palisade.v1");
     assert!(info.features.type_url.ends_with("features/Features"));
+}
+
+/// containerd would never call a shim whose address it was not told.
+#[test]
+fn a_start_whose_answer_nobody_reads_leaves_no_shim() {
+    let node = Node::new();
+    let bundle = node.bundle("unheard", "{}");
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut start = node.command("unheard", &["start"], &bundle, b"");
+    let output = start.stdout(writer).output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success());
+    assert!(said.contains("write the address to stdout"), "{said}");
+    let address = fs::read_to_string(bundle.join("address")).unwrap();
+    let socket = Path::new(address.strip_prefix("unix://").unwrap());
+    assert!(!socket.exists() && std::os::unix::net::UnixStream::connect(socket).is_err());
 }
 
 #[test]
