@@ -123,12 +123,45 @@ pub fn limit(slot: &Slot, limits: &Limits) {
     }
 }
 
+/// All containers of a test stand still, those that are yet to be made as well,
+/// as long as there is this.
+#[derive(Debug)]
+pub struct Frozen {
+    state: PathBuf,
+}
+
+impl Frozen {
+    /// Freezes the cgroup above them, which it makes. It goes with the test's end.
+    pub fn new(slot: &Slot) -> Frozen {
+        let group = hierarchy("freezer").join(group(slot));
+        match Driver::of_tests() {
+            Driver::Cgroupfs => fs::create_dir_all(&group).expect("make the test's cgroup"),
+            Driver::Systemd => systemctl(&["start", &slice(slot)]),
+        }
+        let file = if host::has_cgroup_v2_only() { "cgroup.freeze" } else { "freezer.state" };
+        let frozen = Frozen { state: group.join(file) };
+        frozen.write("1", "FROZEN").expect("freeze the test's cgroup");
+        frozen
+    }
+
+    fn write(&self, v2: &str, v1: &str) -> std::io::Result<()> {
+        fs::write(&self.state, if host::has_cgroup_v2_only() { v2 } else { v1 })
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        self.write("0", "THAWED").expect("thaw the test's cgroup");
+    }
+}
+
+fn systemctl(args: &[&str]) {
+    let ran = Command::new("systemctl").args(args).output().expect("run systemctl");
+    let said = String::from_utf8_lossy(&ran.stderr).into_owned();
+    assert!(ran.status.success(), "systemctl {}: {said}", args.join(" "));
+}
+
 fn limit_slice(slice: &str, limits: &Limits) {
-    let systemctl = |args: &[&str]| {
-        let ran = Command::new("systemctl").args(args).output().expect("run systemctl");
-        let said = String::from_utf8_lossy(&ran.stderr).into_owned();
-        assert!(ran.status.success(), "systemctl {}: {said}", args.join(" "));
-    };
     let properties = [
         limits.memory.map(|bytes| format!("MemoryMax={bytes}")),
         limits.quota.map(|quota| format!("CPUQuota={}%", quota / 1000)),

@@ -137,7 +137,7 @@ fn state_files(slot: &Slot, ids: &[String]) -> Vec<PathBuf> {
             let path = entry.path();
             let to = fs::read_link(&path).unwrap_or_else(|_| path.clone());
             if belongs(&format!("/{}/", to.display()), slot, ids)
-                && path != folder.join(slot.name())
+                && path != Path::new("/run/palisade").join(slot.name())
             {
                 left.push(path);
             } else if entry.file_type().is_ok_and(|kind| kind.is_dir()) {

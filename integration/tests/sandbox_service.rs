@@ -2,21 +2,22 @@
 //! pause container. The stories of `cri_pod.rs` are told to it as well.
 
 use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
 use std::thread;
 
 use containerd_client::services::v1::ListContainersRequest;
 use containerd_client::services::v1::containers_client::ContainersClient;
-use containerd_shim_protos::api::{CreateTaskRequest, StateRequest};
+use containerd_shim_protos::api::{CreateTaskRequest, ShutdownRequest, StateRequest};
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
 use containerd_shim_protos::sandbox_api::{
     CreateSandboxRequest, PingRequest, PlatformRequest, SandboxMetricsRequest,
     SandboxStatusRequest, SandboxStatusResponse, ShutdownSandboxRequest, StartSandboxRequest,
-    StopSandboxRequest, WaitSandboxRequest, WaitSandboxResponse,
+    StartSandboxResponse, StopSandboxRequest, WaitSandboxRequest, WaitSandboxResponse,
 };
 use integration::containerd::{Containerd, Version};
 use integration::cri::pod_security;
 use integration::shim::{Bundle, Shim};
-use integration::{host, wait};
+use integration::{cgroup, host, wait};
 use k8s_cri::v1::{NamespaceMode, PodSandboxConfig, UserNamespace};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -67,8 +68,16 @@ impl<'a> Sandbox<'a> {
     }
 
     fn start(&self) -> Result<i32> {
-        let started = ask!(self, start_sandbox, StartSandboxRequest {})?;
-        Ok(started.pid.cast_signed())
+        Ok(self.started()?.pid.cast_signed())
+    }
+
+    fn started(&self) -> Result<StartSandboxResponse> {
+        ask!(self, start_sandbox, StartSandboxRequest {})
+    }
+
+    /// What there is of it on disk.
+    fn state(&self) -> PathBuf {
+        Path::new("/run/palisade").join(&self.bundle.namespace).join(&self.bundle.id)
     }
 
     fn status(&self) -> Result<SandboxStatusResponse> {
@@ -106,7 +115,12 @@ fn a_sandbox_s_life() {
     let status = sandbox.status().expect("ask for its status");
     assert_eq!((status.state.as_str(), status.pid), ("SANDBOX_NOTREADY", 0));
 
-    let pid = sandbox.start().expect("start it");
+    let started = sandbox.started().expect("start it");
+    let spec = started.spec.into_option().expect("the spec that it was made from");
+    assert_eq!(spec.type_url, "types.containerd.io/opencontainers/runtime-spec/1/Spec");
+    let spec: serde_json::Value = serde_json::from_slice(&spec.value).expect("JSON");
+    assert_eq!(spec["hostname"], "life");
+    let pid = started.pid.cast_signed();
     let boot = host::process(pid).expect("the sandbox process");
     assert_eq!(boot.args[0], "palisade-sandbox");
     let status = sandbox.status().expect("ask for its status");
@@ -140,8 +154,63 @@ fn a_sandbox_s_life() {
     assert_eq!((status.state.as_str(), status.pid), ("SANDBOX_NOTREADY", 0));
     assert!(status.exited_at.is_some());
     sandbox.stop().expect("stop it once more");
+    let error = ask!(&sandbox, ping_sandbox, PingRequest {}).expect_err("it is not alive");
+    assert!(error.contains("is at its end"), "{error}");
     sandbox.shut_down().expect("shut it down");
     wait::until("the shim is gone", || sandbox.status().is_err().then_some(()));
+}
+
+/// As a node whose processors are busy does it: the start takes its time.
+#[test]
+fn who_stops_it_while_it_starts_finds_it_ended() {
+    let containerd = containerd();
+    let bundle = Bundle::of_sandbox(&containerd);
+    let sandbox = Sandbox::of(&bundle);
+    sandbox.create(&config(&containerd, "busy")).expect("create it");
+    let frozen = cgroup::Frozen::new(containerd.slot());
+    thread::scope(|scope| {
+        let start = scope.spawn(|| sandbox.start());
+        wait::until("it is being started", || {
+            let status = sandbox.status().expect("ask for its status");
+            status.info["info"].contains("being started").then_some(())
+        });
+        let stop = scope.spawn(|| sandbox.stop());
+        drop(frozen);
+        start.join().expect("who starts it").expect("start it");
+        stop.join().expect("who stops it").expect("stop it");
+    });
+    assert_eq!(sandbox.wait().expect("wait for it").exit_status, 0);
+    assert!(!sandbox.state().exists());
+    sandbox.shut_down().expect("shut it down");
+}
+
+/// It does not know the sandbox, and takes the shim for leaked.
+#[test]
+fn a_containerd_that_has_forgotten_it_ends_it_by_the_task_service() {
+    let containerd = containerd();
+    let bundle = Bundle::of_sandbox(&containerd);
+    let sandbox = Sandbox::of(&bundle);
+    let pid = sandbox.run(&config(&containerd, "forgotten"));
+    let of_a_container = ShutdownRequest { id: "a-container".into(), ..Default::default() };
+    sandbox.shim.tasks.shutdown(sandbox.shim.context(), &of_a_container).expect("an answer");
+    assert_eq!(sandbox.status().expect("its status").state, "SANDBOX_READY");
+    sandbox.shim.shutdown();
+    wait::until("the sandbox process is gone", || host::process(pid).is_none().then_some(()));
+    wait::until("the shim is gone", || sandbox.status().is_err().then_some(()));
+    assert!(!sandbox.state().exists());
+}
+
+/// As containerd does when it has lost its connection to the shim for good.
+#[test]
+fn delete_ends_a_sandbox_that_lives() {
+    let containerd = containerd();
+    let bundle = Bundle::of_sandbox(&containerd);
+    let sandbox = Sandbox::of(&bundle);
+    let pid = sandbox.run(&config(&containerd, "let-go"));
+    let deleted = bundle.delete();
+    assert!(deleted.status.success(), "{}", String::from_utf8_lossy(&deleted.stderr));
+    assert!(host::process(pid).is_none());
+    assert!(!sandbox.state().exists());
 }
 
 #[test]
@@ -165,6 +234,7 @@ fn its_end_is_told_whoever_brings_it_about() {
     kill(Pid::from_raw(pid), Signal::SIGKILL).expect("kill the sandbox process");
     assert_eq!(sandbox.wait().expect("wait for it").exit_status, 137);
     assert_eq!(sandbox.status().expect("its status").state, "SANDBOX_NOTREADY");
+    wait::until("nothing is left of it", || (!sandbox.state().exists()).then_some(()));
     sandbox.stop().expect("stop what has ended");
     sandbox.shut_down().expect("shut it down");
 }

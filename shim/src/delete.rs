@@ -3,7 +3,6 @@
 //! sandbox and for each container in it, and gives it five seconds.
 
 use std::fs;
-use std::io::Write;
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -13,9 +12,12 @@ use containerd_shim::Flags;
 use containerd_shim_protos::api::{ConnectRequest, DeleteResponse};
 use containerd_shim_protos::protobuf::Message;
 use containerd_shim_protos::protobuf::well_known_types::timestamp::Timestamp;
+use containerd_shim_protos::sandbox_api::{SandboxStatusRequest, ShutdownSandboxRequest};
+use containerd_shim_protos::sandbox_sync::SandboxClient;
 use containerd_shim_protos::shim_sync::{Client, TaskClient};
 use containerd_shim_protos::ttrpc::{self, context};
 
+use crate::answer::tell;
 use crate::error::{Context, Result};
 use crate::options::STATE_ROOT;
 use crate::task::KILLED;
@@ -23,7 +25,11 @@ use crate::task::KILLED;
 pub(crate) fn delete(flags: &Flags) -> Result<()> {
     let bundle = if flags.bundle.is_empty() { Path::new(".") } else { Path::new(&flags.bundle) };
     let address = fs::read_to_string(bundle.join("address")).unwrap_or_default();
-    let pid = if serves(&address) {
+    let living = living(&address);
+    if let Some(shim) = &living {
+        shut_down(shim, &flags.id);
+    }
+    let pid = if living.is_some() {
         // Only containerd's connection for one container went away: with 1.x
         // that is how a container of a living pod ends.
         None
@@ -40,26 +46,42 @@ pub(crate) fn delete(flags: &Flags) -> Result<()> {
         ..Default::default()
     };
     let bytes = response.write_to_bytes().context(|| "encode the DeleteResponse")?;
-    std::io::stdout().write_all(&bytes).context(|| "write the DeleteResponse to stdout")
+    tell("DeleteResponse", &bytes)
 }
 
 /// How long a shim may take to answer that it lives. containerd gives `delete`
 /// five seconds in all.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Whether a shim lives at that address. That somebody can connect is no sign:
-/// the socket of a process that is being killed listens until the kernel is
-/// done with it.
-fn serves(address: &str) -> bool {
-    if address.is_empty() || UnixStream::connect(socket_path(address)).is_err() {
-        return false;
+/// The shim that lives at that address, if one does. That somebody can connect
+/// is no sign: the socket of a process that is being killed listens until the
+/// kernel is done with it.
+fn living(address: &str) -> Option<Client> {
+    if address.is_empty() {
+        return None;
     }
-    let Ok(client) = Client::connect(address.trim()) else { return false };
-    let patience = i64::try_from(PATIENCE.as_nanos()).unwrap_or(i64::MAX);
-    let asked = TaskClient::new(client)
-        .connect(context::with_timeout(patience), &ConnectRequest::default());
+    UnixStream::connect(socket_path(address)).ok()?;
+    let client = Client::connect(address.trim()).ok()?;
+    let asked = TaskClient::new(client.clone()).connect(patient(), &ConnectRequest::default());
     // A refusal is an answer too.
-    matches!(asked, Ok(_) | Err(ttrpc::Error::RpcStatus(_)))
+    matches!(asked, Ok(_) | Err(ttrpc::Error::RpcStatus(_))).then_some(client)
+}
+
+/// Ends the sandbox of that ID, if it was asked for itself: containerd calls
+/// `delete` for it when it has let go of the shim, and forgets it then. It has
+/// no container whose end would bring it about.
+fn shut_down(shim: &Client, id: &str) {
+    let sandboxes = SandboxClient::new(shim.clone());
+    let status = SandboxStatusRequest { sandbox_id: id.to_string(), ..Default::default() };
+    if sandboxes.sandbox_status(patient(), &status).is_ok() {
+        let request = ShutdownSandboxRequest { sandbox_id: id.to_string(), ..Default::default() };
+        // That it hangs up before it answers is as good.
+        let _ = sandboxes.shutdown_sandbox(patient(), &request);
+    }
+}
+
+fn patient() -> ttrpc::context::Context {
+    context::with_timeout(i64::try_from(PATIENCE.as_nanos()).unwrap_or(i64::MAX))
 }
 
 /// The path in an address such as `unix:///run/containerd/s/…`.
@@ -105,9 +127,9 @@ mod tests {
         let listener = UnixListener::bind(&socket).unwrap();
         // As a dying process does: it lets clients connect, and then hangs up.
         let dying = std::thread::spawn(move || listener.incoming().take(2).for_each(drop));
-        assert!(!serves(&address));
+        assert!(living(&address).is_none());
         dying.join().unwrap();
-        assert!(!serves(&address), "nobody listens any more");
-        assert!(!serves(""));
+        assert!(living(&address).is_none(), "nobody listens any more");
+        assert!(living("").is_none());
     }
 }

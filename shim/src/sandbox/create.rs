@@ -6,13 +6,14 @@ use std::sync::Arc;
 
 use containerd_shim_protos::api::CreateTaskRequest;
 use containerd_shim_protos::protobuf::Message;
+use containerd_shim_protos::protobuf::well_known_types::any::Any;
 use containerd_shim_protos::sandbox_api::{CreateSandboxRequest, CreateSandboxResponse};
 use oci_spec::runtime::Spec;
 
 use super::cri::cri::PodSandboxConfig;
 use super::files::Files;
 use super::{Pod, spec};
-use crate::error::{Error, Result};
+use crate::error::{Context, Error, Result};
 use crate::task::{Around, Order, Shim};
 
 /// The type of CRI's configuration, as containerd's typeurl writes it.
@@ -48,8 +49,16 @@ pub(super) fn create(
     let around = Around { boot: None, neighbours: &[], files: None, options };
     let order = Order::resolve(task, &spec, around)?;
     let files = Files::of(bundle, config.as_ref());
-    table.pod = Some(Pod::new(&request.sandbox_id, order, files));
+    let spec = as_any(&spec)?;
+    table.pod = Some(Pod::new(&request.sandbox_id, order, files, spec));
     Ok(CreateSandboxResponse::default())
+}
+
+/// A spec as containerd's typeurl writes it.
+fn as_any(spec: &Spec) -> Result<Any> {
+    let value = serde_json::to_vec(spec).context(|| "encode the sandbox's spec")?;
+    let type_url = "types.containerd.io/opencontainers/runtime-spec/1/Spec".to_string();
+    Ok(Any { type_url, value, ..Default::default() })
 }
 
 /// CRI's configuration, if that is what came along.

@@ -35,6 +35,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use containerd_shim_protos::protobuf::MessageField;
+use containerd_shim_protos::protobuf::well_known_types::any::Any;
 use containerd_shim_protos::protobuf::well_known_types::timestamp::Timestamp;
 use tokio::sync::watch;
 
@@ -43,6 +44,7 @@ use crate::error::{Error, Result};
 use crate::task::{Boot, Exit, KILLED, Order, Table};
 
 pub(crate) use service::services;
+pub(crate) use shutdown::end_shim;
 
 /// A sandbox that was asked for itself.
 pub(crate) struct Pod {
@@ -53,7 +55,12 @@ pub(crate) struct Pod {
     exit: watch::Sender<Option<Exit>>,
     /// StopSandbox was asked for: its end is no failure.
     stopping: bool,
+    /// Whose turn it is to start or to stop it: that takes a while, and who comes
+    /// meanwhile waits.
+    turn: Arc<tokio::sync::Mutex<()>>,
     files: Files,
+    /// What it was made from, for StartSandbox to tell.
+    spec: Any,
 }
 
 enum State {
@@ -71,14 +78,16 @@ enum Step {
 }
 
 impl Pod {
-    fn new(id: &str, order: Order, files: Files) -> Self {
+    fn new(id: &str, order: Order, files: Files, spec: Any) -> Self {
         Self {
             id: id.to_string(),
             state: State::Created(Box::new(order)),
             created: SystemTime::now(),
             exit: watch::Sender::new(None),
             stopping: false,
+            turn: Arc::default(),
             files,
+            spec,
         }
     }
 
@@ -112,6 +121,10 @@ impl Pod {
         }
     }
 
+    pub(crate) fn has_id(&self, id: &str) -> bool {
+        self.id == id
+    }
+
     /// Whether it is there until StopSandbox, containers or not.
     pub(crate) fn is_alive(&self) -> bool {
         !matches!(self.state, State::Ended)
@@ -131,7 +144,7 @@ impl State {
 
 /// The sandbox, if it has this ID.
 fn pod<'a>(table: &'a mut Table, id: &str) -> Result<&'a mut Pod> {
-    let pod = table.pod.as_mut().filter(|pod| pod.id == id);
+    let pod = table.pod.as_mut().filter(|pod| pod.has_id(id));
     pod.ok_or_else(|| Error::not_found(format!("sandbox {id} does not exist")))
 }
 

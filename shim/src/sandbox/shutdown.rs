@@ -13,11 +13,15 @@ pub(super) async fn shutdown(
     shim: Arc<Shim>,
     request: ShutdownSandboxRequest,
 ) -> Result<ShutdownSandboxResponse> {
-    // It may never have been created: containerd wants the shim gone all the same.
-    if let Err(error) = stop::end(&shim, &request.sandbox_id).await {
+    end_shim(&shim, &request.sandbox_id).await;
+    Ok(ShutdownSandboxResponse::default())
+}
+
+/// It may never have been created: containerd wants the shim gone all the same.
+pub(crate) async fn end_shim(shim: &Arc<Shim>, id: &str) {
+    if let Err(error) = stop::end(shim, id).await {
         log::debug!("shutdown: {error}");
     }
     shim.kill_sandbox().await;
     shim.end(Ending::OnceAlone).await;
-    Ok(ShutdownSandboxResponse::default())
 }

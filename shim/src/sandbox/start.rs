@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use containerd_shim_protos::protobuf::MessageField;
 use containerd_shim_protos::sandbox_api::{StartSandboxRequest, StartSandboxResponse};
 
 use super::{Step, pod, timestamp};
@@ -13,6 +14,8 @@ pub(super) async fn start(
     request: StartSandboxRequest,
 ) -> Result<StartSandboxResponse> {
     let id = &request.sandbox_id;
+    let turn = pod(&mut shim.table(), id)?.turn.clone();
+    let _ours = turn.lock().await;
     let (order, files) = {
         let mut table = shim.table();
         let pod = pod(&mut table, id)?;
@@ -32,9 +35,14 @@ pub(super) async fn start(
             table.sandbox = Sandbox::Made(boot.clone());
             let pod = pod(&mut table, id)?;
             pod.step(Step::Started(boot.clone()))?;
-            let created = timestamp(pod.created);
             tokio::spawn(watch(shim.clone(), id.clone(), boot.clone()));
-            Ok(StartSandboxResponse { pid: boot.pid(), created_at: created, ..Default::default() })
+            Ok(StartSandboxResponse {
+                pid: boot.pid(),
+                created_at: timestamp(pod.created),
+                // containerd from 2.3 on shows it to its plugins.
+                spec: MessageField::some(std::mem::take(&mut pod.spec)),
+                ..Default::default()
+            })
         }
         Err(error) => {
             table.sandbox = Sandbox::None;
@@ -44,10 +52,11 @@ pub(super) async fn start(
     }
 }
 
-/// Notes the sandbox's end, whoever brings it about.
+/// Notes the sandbox's end, whoever brings it about, and has what is left taken
+/// away.
 async fn watch(shim: Arc<Shim>, id: String, boot: Arc<Boot>) {
     boot.ended().await;
-    let mut table = shim.table();
-    let ended = pod(&mut table, &id).and_then(|pod| pod.step(Step::End));
+    let ended = pod(&mut shim.table(), &id).and_then(|pod| pod.step(Step::End));
     debug_assert!(ended.is_ok(), "any state may end");
+    shim.let_go(&boot);
 }

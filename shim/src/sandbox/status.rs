@@ -46,8 +46,8 @@ fn info(pod: &Pod, pid: u32) -> HashMap<String, String> {
     HashMap::from([("info".to_string(), info.to_string())])
 }
 
-/// That the shim answers is the answer.
+/// Whether the sandbox is alive.
 pub(super) fn ping(shim: &Shim, request: &PingRequest) -> Result<PingResponse> {
-    pod(&mut shim.table(), &request.sandbox_id)?;
+    pod(&mut shim.table(), &request.sandbox_id)?.files()?;
     Ok(PingResponse::default())
 }

@@ -2,12 +2,16 @@
 //! of it stays until ShutdownSandbox.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use containerd_shim_protos::sandbox_api::{StopSandboxRequest, StopSandboxResponse};
 
 use super::{State, Step, pod};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::task::Shim;
+
+/// How long a start may hold up the stop that came meanwhile.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Kills at once, whatever `timeout_secs` grants: what runs in the sandbox was
 /// asked to end before, container by container, as CRI does.
@@ -19,8 +23,13 @@ pub(super) async fn stop(
     Ok(StopSandboxResponse::default())
 }
 
-/// Idempotent.
+/// Idempotent. A sandbox that is being started is stopped once it has been.
 pub(super) async fn end(shim: &Arc<Shim>, id: &str) -> Result<()> {
+    let turn = pod(&mut shim.table(), id)?.turn.clone();
+    let turn = tokio::time::timeout(PATIENCE, turn.lock()).await;
+    let _ours = turn.map_err(|_| {
+        Error::state(format!("sandbox {id} is still being started or stopped after {PATIENCE:?}"))
+    })?;
     let boot = {
         let mut table = shim.table();
         let pod = pod(&mut table, id)?;
@@ -34,6 +43,6 @@ pub(super) async fn end(shim: &Arc<Shim>, id: &str) -> Result<()> {
     shim.thaw_all();
     boot.end().await?;
     pod(&mut shim.table(), id)?.step(Step::End)?;
-    shim.release(boot).await;
+    shim.release(&boot).await;
     Ok(())
 }

@@ -221,17 +221,23 @@ impl Shim {
         }
     }
 
-    /// Takes a sandbox away that has ended and that nobody wants any more. As
-    /// long as containers are left, that is up to the last one's Delete.
-    pub(crate) async fn release(&self, boot: Arc<Boot>) {
-        let tear_down = {
-            let mut table = self.table();
-            if !table.is_empty() {
-                return;
-            }
-            delete::take_down(&mut table, boot);
-            table.tear_down.take()
+    /// Begins to take a sandbox away that has ended and that nobody wants any
+    /// more. As long as containers are left, that is up to the last one's Delete.
+    pub(crate) fn let_go(&self, boot: &Arc<Boot>) {
+        let mut table = self.table();
+        let is_there = match &table.sandbox {
+            super::table::Sandbox::Made(made) => Arc::ptr_eq(made, boot),
+            _ => false,
         };
+        if is_there && table.is_empty() {
+            delete::take_down(&mut table, boot.clone());
+        }
+    }
+
+    /// The same to its end, whoever began with it.
+    pub(crate) async fn release(&self, boot: &Arc<Boot>) {
+        self.let_go(boot);
+        let tear_down = self.table().tear_down.take();
         if let Some(tear_down) = tear_down {
             let _ = tear_down.await;
         }

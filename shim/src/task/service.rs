@@ -109,7 +109,7 @@ impl Task for TaskService {
     async fn connect(&self, _: &TtrpcContext, r: ConnectRequest) -> TtrpcResult<ConnectResponse> {
         Ok(connect::connect(&self.0, &r))
     }
-    async fn shutdown(&self, _: &TtrpcContext, _: ShutdownRequest) -> TtrpcResult<Empty> {
-        self.run(shutdown::shutdown).await
+    async fn shutdown(&self, _: &TtrpcContext, r: ShutdownRequest) -> TtrpcResult<Empty> {
+        self.run(|shim| shutdown::shutdown(shim, r)).await
     }
 }

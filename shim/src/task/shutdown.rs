@@ -2,20 +2,34 @@
 //! Delete, and means the shim only after that of the last container. 2.x says
 //! so once, after that of the sandbox's root, and means it even if containers
 //! are left that died with the sandbox and that it has yet to delete.
+//!
+//! A sandbox that was asked for itself ends by ShutdownSandbox, whatever becomes
+//! of its containers; but a containerd that starts and does not know it any more
+//! says it so (`core/runtime/v2/shim_load.go`, `loadShim`).
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use containerd_shim_protos::api::Empty;
+use containerd_shim_protos::api::{Empty, ShutdownRequest};
 
 use super::table::Shim;
 use crate::error::Result;
+use crate::sandbox;
 use crate::serve::Ending;
 
 /// containerd waits three seconds for a shim to go.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-pub(super) async fn shutdown(shim: Arc<Shim>) -> Result<Empty> {
+pub(super) async fn shutdown(shim: Arc<Shim>, request: ShutdownRequest) -> Result<Empty> {
+    let pod = shim.table().pod.as_ref().map(|pod| pod.has_id(&request.id));
+    match pod {
+        Some(true) => {
+            sandbox::end_shim(&shim, &request.id).await;
+            return Ok(Empty::default());
+        }
+        Some(false) => return Ok(Empty::default()),
+        None => {}
+    }
     {
         let mut table = shim.table();
         if !table.is_empty() {

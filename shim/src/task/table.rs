@@ -15,6 +15,7 @@ use sandbox_core::spec::plan::{Plan, ProcessPlan, Terminal};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
+use super::delete;
 use super::lifecycle::{State, Step};
 use super::sandbox::Boot;
 use crate::error::{Error, Result};
@@ -233,8 +234,11 @@ impl Drop for Reservation {
         }
         let mut table = self.shim.table();
         table.slots.remove(&self.id);
-        if self.boot.is_none() {
-            table.sandbox = Sandbox::None;
+        match &self.boot {
+            None => table.sandbox = Sandbox::None,
+            // Everybody else went while this was being made.
+            Some(boot) if table.is_empty() => delete::take_down(&mut table, boot.clone()),
+            Some(_) => {}
         }
     }
 }
