@@ -14,6 +14,7 @@ on_each_containerd!(
     a_missing_program_is_named_and_the_container_lives_on,
     fifty_execs_at_once,
     an_exec_id_is_taken_once,
+    an_exec_id_can_be_used_again,
     an_exec_takes_its_own_user_environment_and_directory,
     an_exec_takes_its_own_umask,
     execs_end_with_the_container,
@@ -83,6 +84,19 @@ fn an_exec_id_is_taken_once(containerd: Containerd) {
     first.start().expect("the first is unharmed");
     first.kill(9).expect("kill it");
     assert_eq!(first.wait().code, 137);
+}
+
+/// Nothing that was begun for the first of that name is done to the second: a
+/// kill sees to it for ten seconds that an exit is told.
+fn an_exec_id_can_be_used_again(containerd: Containerd) {
+    let container = containerd.container("host", ["sleep", "1000"]).start();
+    let first = container.exec("probe", spec::process(&["sleep", "1000"]), Streams::Null);
+    let first = first.expect("add an exec");
+    first.start().expect("start it");
+    first.kill(9).expect("kill it");
+    assert_eq!(first.wait().code, 137);
+    drop(first);
+    assert_eq!(container.exec_shell("probe", "sleep 11; exit 3").0, 3);
 }
 
 fn an_exec_takes_its_own_user_environment_and_directory(containerd: Containerd) {

@@ -148,6 +148,11 @@ impl Cgroup {
         Ok(Cgroup { saved, holder: Mutex::default() })
     }
 
+    /// Whether it is a unit of systemd's, which removes it when it is empty.
+    pub fn is_of_systemd(&self) -> bool {
+        self.saved.unit.is_some()
+    }
+
     /// What [`Cgroup::open`] needs.
     pub fn saved(&self) -> &SavedCgroup {
         &self.saved

@@ -210,7 +210,6 @@ async fn make(
         init: Process::new(order.stdio()),
         execs: Default::default(),
         unsettled: Default::default(),
-        by_systemd: order.driver() == Driver::Systemd,
         last_stats: None,
     };
     give_birth(shim, &mut container, limits).await?;

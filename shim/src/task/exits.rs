@@ -16,8 +16,7 @@ use rustix::process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use sandbox_core::sandbox::{HostPid, Process};
 
 use super::lifecycle::{State, Step};
-use super::stats;
-use super::table::{Container, Exit, KILLED, Shim};
+use super::table::{self, Container, Exit, KILLED, Shim};
 use crate::error::{Error, Result};
 use crate::ready::readable;
 
@@ -59,6 +58,10 @@ pub(super) fn ended(shim: &Arc<Shim>, id: &str, exec: &str, status: u32) -> bool
     let (shim, id, exec) = (shim.clone(), id.to_string(), exec.to_string());
     tokio::spawn(async move {
         if exec.is_empty() {
+            // What is waited for now may take longer than systemd.
+            if let Ok(container) = shim.table().container(&id) {
+                container.latch_stats();
+            }
             clear(&shim, &id).await;
         }
         let drained =
@@ -79,6 +82,13 @@ pub(super) fn expect(shim: &Arc<Shim>, id: &str, exec: &str, process: Arc<Proces
     tokio::spawn(async move {
         let _ = readable(process.pidfd.as_fd()).await;
         tokio::time::sleep(PATIENCE).await;
+        // Told by now, as a rule, and its name may be somebody else's.
+        let is_it = |p: &mut table::Process| {
+            p.handle.as_ref().is_some_and(|handle| Arc::ptr_eq(handle, &process))
+        };
+        if !shim.table().process(&id, &exec).is_ok_and(is_it) {
+            return;
+        }
         ended(&shim, &id, &exec, KILLED);
         let still = shim.table().process(&id, &exec).map(|process| process.state());
         if still.is_ok_and(|state| state == State::Starting) {
@@ -194,7 +204,7 @@ pub(super) fn conclude(shim: &Arc<Shim>, id: &str, exec: &str, exit: Exit) {
     let Ok(container) = table.container(id) else { return };
     publish_oom(shim, container);
     if exec.is_empty() {
-        container.last_stats = stats::latch(container);
+        container.latch_stats();
     }
     let Ok(process) = container.process(exec) else { return };
     let was_alive = process.state().is_alive();

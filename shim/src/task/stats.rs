@@ -2,7 +2,6 @@
 
 use containerd_shim_protos::api::{StatsRequest, StatsResponse};
 use containerd_shim_protos::protobuf::MessageField;
-use containerd_shim_protos::protobuf::well_known_types::any::Any;
 
 use super::metrics;
 use super::table::{Container, Shim};
@@ -18,11 +17,18 @@ pub(super) fn stats(shim: &Shim, request: &StatsRequest) -> Result<StatsResponse
     Ok(StatsResponse { stats: MessageField::some(stats), ..Default::default() })
 }
 
-/// The numbers at the end of the init, where the cgroup may go before Delete:
-/// systemd removes an empty one. Our own stay, and keep counting nothing.
-pub(super) fn latch(container: &Container) -> Option<Any> {
-    if !container.by_systemd {
-        return None;
+impl Container {
+    /// Keeps the numbers at the end of the init, where the cgroup may go before
+    /// Delete: systemd removes an empty one. Our own stay, and keep counting
+    /// nothing.
+    pub(super) fn latch_stats(&mut self) {
+        if !self.cgroup.is_of_systemd() {
+            return;
+        }
+        let stats = self.cgroup.stats().ok().and_then(|stats| metrics::encode(&stats).ok());
+        // Those of a cgroup that went in between say nothing.
+        if stats.is_some() && self.cgroup.exists() {
+            self.last_stats = stats;
+        }
     }
-    container.cgroup.stats().ok().and_then(|stats| metrics::encode(&stats).ok())
 }

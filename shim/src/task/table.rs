@@ -257,9 +257,7 @@ pub(super) struct Container {
     /// How many execs have begun to start and have not ended: the init's exit
     /// waits for them.
     pub(super) unsettled: watch::Sender<usize>,
-    /// systemd removes an empty cgroup.
-    pub(super) by_systemd: bool,
-    /// What was last seen of such a cgroup.
+    /// What was last seen of a cgroup that systemd removes when it is empty.
     pub(super) last_stats: Option<Any>,
 }
 
