@@ -23,6 +23,29 @@ on_each_containerd!(
     pause_and_resume_with_ctr,
 );
 
+mod needs_v1 {
+    use integration::containerd::{Containerd, Version};
+    use integration::host;
+    use serde_json::json;
+
+    /// CRI sends the devices of the spec along with each change, as they were
+    /// before a hook added one, to a list that anybody can read here.
+    #[test]
+    fn an_update_leaves_the_devices_alone_that_a_hook_has_added() {
+        let containerd = Containerd::start(Version::V2_1);
+        let container = containerd.container("hooked", ["sleep", "1000"]).start();
+        let devices = host::cgroup_directory(container.pid(), "devices");
+        std::fs::write(devices.join("devices.allow"), "c 10:200 rwm").expect("add a device");
+        let changed = json!({
+            "devices": [{ "allow": false, "access": "rwm" }], "cpu": { "shares": 512 },
+        });
+        container.update(&changed).expect("update it");
+        let listed = host::cgroup_value(container.pid(), "devices", "devices.list");
+        assert!(listed.contains("c 10:200 rwm") && listed.contains("c 1:3 rwm"), "{listed}");
+        assert_eq!(host::cgroup_value(container.pid(), "cpu", "cpu.shares"), "512");
+    }
+}
+
 fn a_paused_container_stands_still(containerd: Containerd) {
     let ticks = containerd.directory().join("ticks");
     fs::create_dir(&ticks).expect("make a directory");
