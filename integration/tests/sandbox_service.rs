@@ -209,8 +209,8 @@ fn delete_ends_a_sandbox_that_lives() {
     let pid = sandbox.run(&config(&containerd, "let-go"));
     let deleted = bundle.delete();
     assert!(deleted.status.success(), "{}", String::from_utf8_lossy(&deleted.stderr));
-    assert!(host::process(pid).is_none());
-    assert!(!sandbox.state().exists());
+    wait::until("the sandbox process is gone", || host::process(pid).is_none().then_some(()));
+    wait::until("nothing is left of it", || (!sandbox.state().exists()).then_some(()));
 }
 
 #[test]
