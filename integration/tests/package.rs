@@ -341,3 +341,17 @@ fn the_package_goes_when_nothing_needs_it_any_more() {
     assert!(prerm(node.path(), &["remove"], &[("PALISADE_REMOVE", "anyway")]).0);
     assert!(prerm(node.path(), &["upgrade", "0.2.0"], &[]).0);
 }
+
+/// Both executables are static: whoever has them has the libraries, too.
+#[test]
+fn the_package_names_each_license_that_deny_toml_lets_in() {
+    let copyright = fs::read_to_string(repository().join("shim/package/debian/copyright"));
+    let copyright = copyright.expect("read the copyright file");
+    let copyright = copyright.split_whitespace().collect::<Vec<_>>().join(" ");
+    let deny = include_str!("../../deny.toml");
+    let (_, allowed) = deny.split_once("allow = [").expect("a list of licenses");
+    let allowed = allowed.split(']').next().expect("its end");
+    for license in allowed.split('"').skip(1).step_by(2).chain(["LGPL-2.1-or-later"]) {
+        assert!(copyright.contains(license), "{license}");
+    }
+}
