@@ -355,3 +355,62 @@ fn the_package_names_each_license_that_deny_toml_lets_in() {
         assert!(copyright.contains(license), "{license}");
     }
 }
+
+/// What apt would do to install the package on a machine with these packages,
+/// where it could have Debian's containerd.
+fn apt_would(installed: &str) -> Vec<String> {
+    let manifest = include_str!("../../shim/Cargo.toml");
+    let mut lines = manifest.lines();
+    let recommends = lines.find_map(|line| line.strip_prefix("recommends = "));
+    let recommends = recommends.expect("what the package recommends").trim_matches('"');
+    let folder = tempfile::tempdir().expect("make a folder");
+    let at = |name: &str| folder.path().join(name).display().to_string();
+    for name in ["repository", "lists/partial", "cache/archives/partial", "package/DEBIAN"] {
+        fs::create_dir_all(at(name)).expect("make a folder");
+    }
+    let write = |name: &str, text: String| fs::write(at(name), text).expect("write a file");
+    let common = "Architecture: amd64\nMaintainer: nobody\nDescription: nothing\n";
+    write("status", installed.replace("COMMON\n", common));
+    let digest = "0".repeat(64);
+    let candidate = "Package: containerd\nVersion: 1.7.24\nFilename: ./containerd.deb\nSize: 1";
+    write("repository/Packages", format!("{candidate}\nSHA256: {digest}\n{common}"));
+    write("sources", format!("deb [trusted=yes] file:{} ./\n", at("repository")));
+    let package = format!("Package: palisade\nVersion: 1\nRecommends: {recommends}\n{common}");
+    write("package/DEBIAN/control", package);
+    write(
+        "apt.conf",
+        format!(
+            "Dir \"{}\";\nDir::State \"{0}\";\nDir::State::status \"{}\";\nDir::Cache \"cache\";\n\
+             Dir::Etc::sourcelist \"{}\";\nDir::Etc::sourceparts \"/dev/null\";\n\
+             APT::Install-Recommends \"true\";\nAPT::Sandbox::User \"root\";\nAPT::Architecture \"amd64\";\n",
+            folder.path().display(),
+            at("status"),
+            at("sources"),
+        ),
+    );
+    let run = |program: &str, arguments: &[&str]| {
+        let mut command = Command::new(program);
+        command.args(arguments).current_dir(&folder).env("APT_CONFIG", at("apt.conf"));
+        let output = command.output().unwrap_or_else(|e| panic!("run {program}: {e}"));
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{program} {arguments:?}: {said}");
+        String::from_utf8(output.stdout).expect("UTF-8")
+    };
+    run("dpkg-deb", &["--build", "package", "palisade.deb"]);
+    run("apt-get", &["update"]);
+    let said = run("apt-get", &["--simulate", "install", "./palisade.deb"]);
+    let steps = said.lines().filter(|line| line.starts_with("Inst ") || line.starts_with("Remv "));
+    steps.map(|step| step.split(' ').take(2).collect::<Vec<_>>().join(" ")).collect()
+}
+
+/// containerd.io says that it is a containerd, but not of which version, and that
+/// no other can be there.
+#[test]
+fn apt_keeps_the_containerd_that_is_there() {
+    assert_eq!(apt_would(""), ["Inst containerd", "Inst palisade"]);
+    for package in ["containerd", "containerd.io\nProvides: containerd\nConflicts: containerd"] {
+        let installed =
+            format!("Package: {package}\nVersion: 1.7.20\nStatus: install ok installed\nCOMMON\n");
+        assert_eq!(apt_would(&installed), ["Inst palisade"], "{package}");
+    }
+}
