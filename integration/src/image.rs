@@ -45,11 +45,17 @@ pub fn named(name: &str) -> Vec<u8> {
 }
 
 /// What `integration/kubernetes/palisade.yaml` runs on nodes.
-pub const INSTALLER: &str = "localhost/palisade-installer:0.1.0";
+pub const INSTALLER: &str = concat!("localhost/palisade-installer:", env!("CARGO_PKG_VERSION"));
 
 /// An archive with the installer: the two executables, and the scripts that put
 /// them onto a node.
 pub fn installer() -> Vec<u8> {
+    let mut layout = Layout::default();
+    layout.add_image(INSTALLER, installer_layer(), &["sh"]);
+    layout.into_archive()
+}
+
+fn installer_layer() -> Vec<u8> {
     let mut layer = Layer::new();
     for directory in ["bin", "node", "palisade", "proc", "sys", "dev", "etc"] {
         layer.directory(directory, 0o755, 0);
@@ -62,9 +68,7 @@ pub fn installer() -> Vec<u8> {
     layer.file("bin/palisade-node", 0o755, include_bytes!("../kubernetes/palisade-node"));
     let configure = include_bytes!("../../shim/package/palisade-containerd");
     layer.file("bin/palisade-containerd", 0o755, configure);
-    let mut layout = Layout::default();
-    layout.add_image(INSTALLER, layer.finish(), &["sh"]);
-    layout.into_archive()
+    layer.finish()
 }
 
 /// The digest of the busybox image's one layer, which is also the name of the
@@ -75,8 +79,16 @@ pub fn busybox_diff_id() -> String {
 
 /// Unpacks the busybox image into a directory.
 pub fn unpack_busybox(into: &Path) {
-    let layer = busybox_layer();
-    let mut archive = tar::Archive::new(layer.as_slice());
+    unpack(&busybox_layer(), into);
+}
+
+/// Unpacks the installer into a directory.
+pub fn unpack_installer(into: &Path) {
+    unpack(&installer_layer(), into);
+}
+
+fn unpack(layer: &[u8], into: &Path) {
+    let mut archive = tar::Archive::new(layer);
     archive.set_preserve_permissions(true);
     archive.set_preserve_ownerships(true);
     archive.unpack(into).expect("unpack the test image");

@@ -1,9 +1,12 @@
-//! `integration/kubernetes/palisade.yaml` is what Kubernetes takes, and its
-//! figures are those that were measured.
+//! `integration/kubernetes/palisade.yaml` is what Kubernetes takes, its figures
+//! are those that were measured, and what its image runs does nothing too early.
 
-use std::path::Path;
+use std::fs::{self, File};
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
 
-use integration::{cri, image};
+use integration::{cri, image, wait};
 use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::node::v1::RuntimeClass;
 use serde::Deserialize;
@@ -41,10 +44,29 @@ fn every_field_is_one_of_kubernetes() {
         assert_eq!(spec.selector.match_labels, spec.template.metadata.unwrap().labels);
         let pod = spec.template.spec.unwrap();
         let node = &pod.init_containers.unwrap()[0];
-        assert_eq!(node.image.as_deref(), Some(image::INSTALLER));
+        for container in pod.containers.iter().chain([node]) {
+            assert_eq!(container.image.as_deref(), Some(image::INSTALLER), "{}", container.name);
+        }
         assert_eq!(node.command.as_deref(), Some(&["palisade-node".to_owned(), verb.into()][..]));
         // Pods go where it is installed, and nowhere else.
         assert_eq!(pod.node_selector.unwrap() == selector, verb == "install");
+    }
+}
+
+/// A label of a node does not change a DaemonSet, so `rollout status` would not
+/// wait for what follows from it.
+#[test]
+fn the_manual_waits_for_pods_that_there_will_be() {
+    let manual = include_str!("../kubernetes/README.md");
+    for (document, verb) in documents()[1..].iter().zip(["install", "remove"]) {
+        let label = format!("node NAME dev.palisade/node={verb}\n");
+        let (_, after) = manual.split_once(&label).expect("a line that labels a node");
+        let lines = after.split("```").next().expect("a block");
+        let set: DaemonSet = object(document);
+        let labels = set.spec.unwrap().template.metadata.unwrap().labels.unwrap();
+        let (key, value) = labels.iter().next().expect("a label of its pods");
+        assert!(lines.contains(&format!("--selector {key}={value} ")), "{lines}");
+        assert!(lines.contains("until ") && !lines.contains("rollout"), "{lines}");
     }
 }
 
@@ -78,4 +100,115 @@ fn the_overhead_of_a_pod_follows_from_what_was_measured() {
     let overhead = &documents()[0]["overhead"]["podFixed"];
     assert_eq!(overhead["cpu"], format!("{}m", charged(probes)));
     assert_eq!(overhead["memory"], format!("{}Mi", charged(memory)));
+}
+
+/// The installer's image, and below it a node's root. In place of containerd is a
+/// script that has read what the file says, in place of systemctl one that notes
+/// the restart; either does before what a story says.
+struct Installer(tempfile::TempDir);
+
+impl Installer {
+    fn new() -> Installer {
+        let installer = Installer(tempfile::tempdir().expect("make a folder"));
+        image::unpack_installer(installer.0.path());
+        for folder in ["bin", "etc/containerd", "run", "usr/local/bin"] {
+            fs::create_dir_all(installer.node(folder)).expect("make a folder of the node");
+        }
+        fs::copy("/bin/busybox", installer.node("bin/busybox")).expect("copy busybox");
+        for name in ["sh", "cat", "mkdir"] {
+            symlink("busybox", installer.node("bin").join(name)).expect("link busybox");
+        }
+        installer.containerd("");
+        installer.systemctl("");
+        installer
+    }
+
+    fn node(&self, path: &str) -> PathBuf {
+        self.0.path().join("node").join(path)
+    }
+
+    fn script(&self, name: &str, lines: &str) {
+        let path = self.node("bin").join(name);
+        fs::write(&path, format!("#!/bin/sh\nset -e\n{lines}\n")).expect("write a script");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("chmod");
+    }
+
+    fn containerd(&self, before: &str) {
+        let dump = "[ \"$1\" = --config ] || { echo 'version = 2'; exit; }\ncat \"$2\"";
+        self.script("containerd", &format!("{before}\n{dump}"));
+    }
+
+    fn systemctl(&self, before: &str) {
+        self.script("systemctl", &format!("{before}\necho \"$*\" >> /restarts"));
+    }
+
+    fn restarts(&self) -> usize {
+        fs::read_to_string(self.node("restarts")).unwrap_or_default().lines().count()
+    }
+
+    fn start(&self, verb: &str) -> Child {
+        let log = File::create(self.log()).expect("make a log");
+        let mut command = Command::new("chroot");
+        command.arg(self.0.path()).args(["palisade-node", verb]);
+        command.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
+        command.stderr(log.try_clone().expect("dup")).stdout(log);
+        command.spawn().expect("run chroot")
+    }
+
+    fn log(&self) -> PathBuf {
+        self.0.path().join("log")
+    }
+
+    fn said(&self) -> String {
+        fs::read_to_string(self.log()).expect("read the log")
+    }
+
+    fn succeeds(&self, verb: &str) -> bool {
+        self.start(verb).wait().expect("wait").success()
+    }
+}
+
+#[test]
+fn a_sandbox_that_starts_before_containerd_restarts_keeps_what_it_runs_on() {
+    let installer = Installer::new();
+    assert!(installer.succeeds("install"), "{}", installer.said());
+    let executables = ["usr/local/bin/palisade", "usr/local/bin/containerd-shim-palisade-v1"]
+        .map(|name| installer.node(name));
+    let there = || executables.iter().filter(|path| path.exists()).count();
+    assert_eq!(there(), 2, "{}", installer.said());
+    installer.systemctl(
+        "mkdir -p /run/palisade/k8s.io/late /run/palisade/ranges /run/palisade/seccomp\n\
+         : > /run/palisade/k8s.io/late/state.json",
+    );
+    let mut remover = installer.start("remove");
+    let ended = wait::until("it waits or ends", || {
+        let waits = installer.said().contains("there are still: 1");
+        remover.try_wait().expect("wait").map(|_| true).or(waits.then_some(false))
+    });
+    assert!(!ended && there() == 2, "{}", installer.said());
+    fs::remove_dir_all(installer.node("run/palisade/k8s.io")).expect("end the sandbox");
+    assert!(remover.wait().expect("wait").success(), "{}", installer.said());
+    assert_eq!((there(), installer.restarts()), (0, 2), "{}", installer.said());
+    assert!(!installer.node("run/palisade").exists(), "{}", installer.said());
+}
+
+#[test]
+fn containerd_is_restarted_for_each_change_and_for_nothing_else() {
+    let installer = Installer::new();
+    let failing = "echo no >&2\nexit 1";
+    // A restart that failed is owed, whatever else fails before it is done.
+    installer.systemctl(failing);
+    assert!(!installer.succeeds("install"), "{}", installer.said());
+    installer.systemctl("");
+    installer.containerd(failing);
+    assert!(!installer.succeeds("install"), "{}", installer.said());
+    installer.containerd("");
+    assert!(installer.succeeds("install"), "{}", installer.said());
+    assert_eq!(installer.restarts(), 1);
+    // Nothing is owed where nothing was changed.
+    installer.containerd(failing);
+    assert!(!installer.succeeds("install"), "{}", installer.said());
+    installer.containerd("");
+    assert!(installer.succeeds("install"), "{}", installer.said());
+    assert_eq!(installer.restarts(), 1, "{}", installer.said());
 }

@@ -1,7 +1,7 @@
 //! Palisade installed on a node and taken away again, as its administrator does
 //! it: by the README's own lines, and by what a cluster's DaemonSet runs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -34,13 +34,39 @@ mod needs_node {
     }
 }
 
+/// The package's files, below `/usr`.
+const INSTALLED: [&str; 19] = [
+    "bin/containerd-shim-palisade-v1",
+    "bin/palisade",
+    "sbin/palisade-containerd",
+    "share/bash-completion/completions/containerd-shim-palisade-v1",
+    "share/bash-completion/completions/palisade",
+    "share/bash-completion/completions/palisade-containerd",
+    "share/doc/palisade/changelog.Debian.gz",
+    "share/doc/palisade/copyright",
+    "share/doc/palisade/examples/config.toml",
+    "share/doc/palisade/examples/containerd-2.toml",
+    "share/fish/vendor_completions.d/containerd-shim-palisade-v1.fish",
+    "share/fish/vendor_completions.d/palisade-containerd.fish",
+    "share/fish/vendor_completions.d/palisade.fish",
+    "share/lintian/overrides/palisade",
+    "share/man/man5/palisade-config.toml.5.gz",
+    "share/man/man8/containerd-shim-palisade-v1.8.gz",
+    "share/man/man8/palisade-containerd.8.gz",
+    "share/man/man8/palisade.8.gz",
+    "share/zsh/vendor-completions/_palisade",
+];
+
 fn the_readme_s_lines_install_use_and_remove_the_package(version: Version) {
     let package = package();
     let before = files();
     let containerd = Containerd::of_the_node(version);
-    containerd.import_archive("default", &image::named("docker.io/library/busybox:latest"));
+    containerd.import_archive("default", &image::named("localhost/busybox:latest"));
 
     run_lines(&package, "Install the package");
+    let new = files().into_keys().filter(|path| path.is_file() && !before.contains_key(path));
+    let installed: BTreeSet<_> = new.collect();
+    assert_eq!(installed, INSTALLED.map(|path| Path::new("/usr").join(path)).into());
     run_lines(&package, "Run a container");
     run_lines(&package, "For Kubernetes");
     let pod = first_pod(&containerd, "installed");
@@ -49,10 +75,7 @@ fn the_readme_s_lines_install_use_and_remove_the_package(version: Version) {
     assert!(!user.starts_with("0\t"), "the container's root is the node's: {user}");
 
     // containerd would lose the pod when it starts again.
-    let refused = run("apt remove palisade", &package);
-    let said = [refused.stdout, refused.stderr].concat();
-    let said = String::from_utf8_lossy(&said);
-    assert!(!refused.status.success() && said.contains("sandboxes run on this node"), "{said}");
+    refuses("apt remove palisade", "sandboxes run on this node (1,", &package);
     // It lives on as long as containerd does, and with the executables back longer.
     succeeds("PALISADE_REMOVE=anyway apt remove palisade", &package);
     assert!(!Path::new("/usr/bin/palisade").exists());
@@ -62,9 +85,16 @@ fn the_readme_s_lines_install_use_and_remove_the_package(version: Version) {
     answers_again(&containerd);
     assert_eq!(container.ask("echo still here"), "still here");
     assert_eq!(pod.shell("second", "exec sleep 100000").ask("echo started"), "started");
+    // An update harms nobody.
+    succeeds("apt install --reinstall ./palisade_*.deb", &package);
+    assert_eq!(container.ask("echo still here"), "still here");
+    assert_eq!(pod.shell("third", "exec sleep 100000").ask("echo started"), "started");
+    refuses("palisade-containerd remove", "sandboxes run on this node (1,", &package);
 
     drop(pod);
     wait::until("the sandbox has ended", || (sandboxes() == 0).then_some(()));
+    // The command would be gone that takes the runtime out of the configuration.
+    refuses("apt remove palisade", "palisade-containerd remove", &package);
     run_lines(&package, "Remove it");
     drop(containerd);
     assert_same(&before, &files());
@@ -140,6 +170,13 @@ fn succeeds(line: &str, package: &Path) {
     let output = run(line, package);
     let said = [output.stdout, output.stderr].concat();
     assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&said));
+}
+
+fn refuses(line: &str, why: &str, package: &Path) {
+    let output = run(line, package);
+    let said = [output.stdout, output.stderr].concat();
+    let said = String::from_utf8_lossy(&said);
+    assert!(!output.status.success() && said.contains(why), "{line}: {said}");
 }
 
 /// Runs a line where the package lies, with nobody there to be asked.
@@ -340,7 +377,6 @@ fn files() -> BTreeMap<PathBuf, (u32, u64, Vec<u8>)> {
 #[track_caller]
 fn assert_same<T: PartialEq>(before: &BTreeMap<PathBuf, T>, after: &BTreeMap<PathBuf, T>) {
     let paths = before.keys().chain(after.keys());
-    let changed: std::collections::BTreeSet<_> =
-        paths.filter(|path| before.get(*path) != after.get(*path)).collect();
+    let changed: BTreeSet<_> = paths.filter(|path| before.get(*path) != after.get(*path)).collect();
     assert!(changed.is_empty(), "these files are not what they were: {changed:?}");
 }

@@ -1,7 +1,8 @@
-//! `palisade-containerd` with each containerd and the configurations that nodes
-//! have: the runtime is there afterwards, nothing else changed, and it goes
-//! without a trace. Told with Debian's tools, which the package has, and with
-//! busybox's, which a cluster's installer brings.
+//! What the Debian package has beside the executables. `palisade-containerd` with
+//! each containerd and the configurations that nodes have: the runtime is there
+//! afterwards, nothing else changed, and it goes without a trace. Told with
+//! Debian's tools, which the package has, and with busybox's, which a cluster's
+//! installer brings.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -44,6 +45,20 @@ on_each_node!(
     a_runtime_that_somebody_wrote_is_left_alone,
 );
 
+// Only 2.x says which files it would import.
+integration::tests_of! { a_drop_in_that_was_not_proven_does_not_stay:
+    containerd_2_1 => crate::Node(crate::Version::V2_1, crate::Tools::Debian),
+    containerd_2_1_busybox => crate::Node(crate::Version::V2_1, crate::Tools::Busybox),
+}
+
+// 1.6 does not mind a drop-in that it cannot read.
+integration::tests_of! { what_containerd_cannot_read_any_more_can_be_removed:
+    containerd_1_7 => crate::Node(crate::Version::V1_7, crate::Tools::Debian),
+    containerd_2_1 => crate::Node(crate::Version::V2_1, crate::Tools::Debian),
+    containerd_1_7_busybox => crate::Node(crate::Version::V1_7, crate::Tools::Busybox),
+    containerd_2_1_busybox => crate::Node(crate::Version::V2_1, crate::Tools::Busybox),
+}
+
 const PALISADE: &str = "containerd.runtimes.palisade]";
 const RUNC: &str = "containerd.runtimes.runc]";
 
@@ -57,7 +72,7 @@ struct Configured {
 impl Configured {
     fn new(Node(version, tools): Node) -> Configured {
         let busybox = tempfile::tempdir().expect("make a folder");
-        let containerd = repository().join(format!(".cache/containerd-{}/bin", version.number()));
+        let containerd = executables(version);
         let containerd = containerd.display();
         let path = match tools {
             Tools::Debian => format!("{containerd}:/usr/sbin:/usr/bin:/sbin:/bin"),
@@ -90,12 +105,27 @@ impl Configured {
         let mut command = Command::new(program);
         command.env("PATH", &self.path);
         command.env("PALISADE_CONTAINERD_CONFIG", self.file());
+        // Other tests run sandboxes meanwhile.
+        command.env("PALISADE_REMOVE", "anyway");
         command
     }
 
     fn palisade_containerd(&self, verb: &str) -> Output {
         let script = repository().join("shim/package/palisade-containerd");
         self.command("sh").arg(script).arg(verb).output().expect("run palisade-containerd")
+    }
+
+    /// Puts a script in front of containerd, which ends by being it.
+    fn before_containerd(&mut self, Node(version, _): Node, lines: &str) {
+        let front = self.directory.path().join("bin");
+        fs::create_dir_all(&front).expect("make a folder");
+        let lines = lines.replace("DROP_IN", self.drop_in().to_str().expect("UTF-8"));
+        let containerd = executables(version).join("containerd");
+        let script = format!("#!/bin/sh\n{lines}\nexec {} \"$@\"\n", containerd.display());
+        fs::write(front.join("containerd"), script).expect("write a script");
+        let mode = fs::Permissions::from_mode(0o755);
+        fs::set_permissions(front.join("containerd"), mode).expect("chmod");
+        self.path = format!("{}:{}", front.display(), self.path);
     }
 
     /// What it says when all goes well.
@@ -135,6 +165,10 @@ impl Configured {
     }
 }
 
+fn executables(version: Version) -> PathBuf {
+    repository().join(format!(".cache/containerd-{}/bin", version.number()))
+}
+
 fn install_busybox(folder: &Path) {
     let installed = Command::new("busybox").args(["--install", "-s"]).arg(folder).status();
     assert!(installed.expect("run busybox; ci/setup installs it").success());
@@ -166,13 +200,48 @@ fn what_the_file_says_stays(node: Node) {
 }
 
 fn a_drop_in_is_used_where_it_loses_nothing(node: Node) {
-    let text = "version = 2\nimports = [\"FOLDER/conf.d/*.toml\"]\n\
-                [plugins.\"io.containerd.grpc.v1.cri\"]\nsandbox_image = \"own/pause\"\n";
-    let configured = Configured::with(node, text);
-    configured.told("add");
-    assert_eq!(configured.drop_in().exists(), node.0 == Version::V2_1);
-    configured.told("remove");
-    assert!(configured.adds_and_removes().contains("own/pause"));
+    for folder in ["FOLDER/conf.d", "conf.d"] {
+        let text = format!(
+            "version = 2\nimports = [\"{folder}/*.toml\"]\n\
+             [plugins.\"io.containerd.grpc.v1.cri\"]\nsandbox_image = \"own/pause\"\n"
+        );
+        let configured = Configured::with(node, &text);
+        configured.told("add");
+        assert_eq!(configured.drop_in().exists(), node.0 == Version::V2_1, "{folder}");
+        configured.told("remove");
+        assert!(configured.adds_and_removes().contains("own/pause"), "{folder}");
+    }
+}
+
+fn a_drop_in_that_was_not_proven_does_not_stay(node: Node) {
+    let text = "version = 2\nimports = [\"FOLDER/conf.d/*.toml\"]\n";
+    for (then, status) in [("exit 1", 1), ("kill -TERM $PPID", 143)] {
+        let mut configured = Configured::with(node, text);
+        let before = fs::read(configured.file()).expect("the configuration");
+        configured.before_containerd(node, &format!("if [ -e DROP_IN ]; then {then}; fi"));
+        let output = configured.palisade_containerd("add");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(status), "{then}: {said}");
+        assert!(!configured.drop_in().exists(), "{then}: {said}");
+        assert_eq!(fs::read(configured.file()).ok(), Some(before), "{then}");
+    }
+}
+
+/// As when containerd was replaced by one that reads less.
+fn what_containerd_cannot_read_any_more_can_be_removed(node: Node) {
+    for imports in ["FOLDER/conf.d/*.toml", "conf.d/*.toml"] {
+        let text = format!("version = 2\nimports = [\"{imports}\"]\n");
+        let configured = Configured::with(node, &text);
+        fs::create_dir(configured.directory.path().join("conf.d")).expect("make the folder");
+        fs::write(configured.drop_in(), "# Palisade: begin\nversion =\n# Palisade: end\n")
+            .expect("write a drop-in");
+        assert!(!configured.dump().contains("version"), "containerd reads this");
+        assert_eq!(
+            configured.told("remove"),
+            format!("palisade-containerd: removed {}\n", configured.drop_in().display())
+        );
+        assert!(configured.dump().contains(RUNC));
+    }
 }
 
 fn a_configuration_that_is_too_old_is_left_alone(node: Node) {
@@ -206,4 +275,142 @@ fn the_example_of_a_drop_in_is_what_containerd_takes() {
         "{dump}"
     );
     assert!(dump.contains("containerd.runtimes.runc]"), "{dump}");
+}
+
+/// A folder that is a node's root, with a runtime in containerd's configuration.
+fn node_with_the_runtime() -> tempfile::TempDir {
+    let node = tempfile::tempdir().expect("make a folder");
+    fs::create_dir_all(node.path().join("etc/containerd")).expect("make a folder");
+    fs::write(
+        node.path().join("etc/containerd/config.toml"),
+        "# Palisade: begin\n# Palisade: end\n",
+    )
+    .expect("write the configuration");
+    node
+}
+
+fn run_a_sandbox(node: &Path) {
+    let state = node.join("run/palisade/k8s.io/sandbox");
+    fs::create_dir_all(&state).expect("make a folder");
+    fs::write(state.join("state.json"), "{}").expect("write a state");
+}
+
+#[test]
+fn the_runtime_stays_in_the_configuration_as_long_as_sandboxes_run() {
+    let node = node_with_the_runtime();
+    run_a_sandbox(node.path());
+    for shell in [&["dash"][..], &["busybox", "sh"]] {
+        let mut command = Command::new(shell[0]);
+        command.args(&shell[1..]).arg(repository().join("shim/package/palisade-containerd"));
+        let output = command.arg("remove").env("PALISADE_ROOT", node.path()).output();
+        let output = output.expect("run palisade-containerd");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains("sandboxes run on this node (1,"), "{said}");
+        let text = fs::read_to_string(node.path().join("etc/containerd/config.toml"));
+        assert!(text.expect("the configuration").contains("# Palisade: begin"));
+    }
+}
+
+#[test]
+fn the_package_goes_when_nothing_needs_it_any_more() {
+    let prerm = |node: &Path, arguments: &[&str], environment: &[(&str, &str)]| {
+        let script = repository().join("shim/package/debian/prerm");
+        let outputs = [&["dash"][..], &["busybox", "sh"]].map(|shell| {
+            let mut command = Command::new(shell[0]);
+            command.args(&shell[1..]).arg(&script).args(arguments).env("DPKG_ROOT", node);
+            let output = command.envs(environment.iter().copied()).output().expect("run prerm");
+            (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
+        });
+        assert_eq!(outputs[0], outputs[1]);
+        outputs[0].clone()
+    };
+    let node = node_with_the_runtime();
+    let (goes, said) = prerm(node.path(), &["remove"], &[]);
+    assert!(!goes && said.contains("palisade-containerd remove"), "{said}");
+    fs::create_dir(node.path().join("etc/containerd/conf.d")).expect("make a folder");
+    let [file, drop_in] = ["config.toml", "conf.d/palisade.toml"]
+        .map(|name| node.path().join("etc/containerd").join(name));
+    fs::rename(&file, &drop_in).expect("rename the configuration");
+    assert!(!prerm(node.path(), &["remove"], &[]).0);
+    fs::remove_file(drop_in).expect("remove the configuration");
+    assert_eq!(prerm(node.path(), &["remove"], &[]), (true, String::new()));
+    run_a_sandbox(node.path());
+    let (goes, said) = prerm(node.path(), &["remove"], &[]);
+    assert!(!goes && said.contains("sandboxes run on this node (1,"), "{said}");
+    assert!(prerm(node.path(), &["remove"], &[("PALISADE_REMOVE", "anyway")]).0);
+    assert!(prerm(node.path(), &["upgrade", "0.2.0"], &[]).0);
+}
+
+/// Both executables are static: whoever has them has the libraries, too.
+#[test]
+fn the_package_names_each_license_that_deny_toml_lets_in() {
+    let copyright = fs::read_to_string(repository().join("shim/package/debian/copyright"));
+    let copyright = copyright.expect("read the copyright file");
+    let copyright = copyright.split_whitespace().collect::<Vec<_>>().join(" ");
+    let deny = include_str!("../../deny.toml");
+    let (_, allowed) = deny.split_once("allow = [").expect("a list of licenses");
+    let allowed = allowed.split(']').next().expect("its end");
+    for license in allowed.split('"').skip(1).step_by(2).chain(["LGPL-2.1-or-later"]) {
+        assert!(copyright.contains(license), "{license}");
+    }
+}
+
+/// What apt would do to install the package on a machine with these packages,
+/// where it could have Debian's containerd.
+fn apt_would(installed: &str) -> Vec<String> {
+    let manifest = include_str!("../../shim/Cargo.toml");
+    let mut lines = manifest.lines();
+    let recommends = lines.find_map(|line| line.strip_prefix("recommends = "));
+    let recommends = recommends.expect("what the package recommends").trim_matches('"');
+    let folder = tempfile::tempdir().expect("make a folder");
+    let at = |name: &str| folder.path().join(name).display().to_string();
+    for name in ["repository", "lists/partial", "cache/archives/partial", "package/DEBIAN"] {
+        fs::create_dir_all(at(name)).expect("make a folder");
+    }
+    let write = |name: &str, text: String| fs::write(at(name), text).expect("write a file");
+    let common = "Architecture: amd64\nMaintainer: nobody\nDescription: nothing\n";
+    write("status", installed.replace("COMMON\n", common));
+    let digest = "0".repeat(64);
+    let candidate = "Package: containerd\nVersion: 1.7.24\nFilename: ./containerd.deb\nSize: 1";
+    write("repository/Packages", format!("{candidate}\nSHA256: {digest}\n{common}"));
+    write("sources", format!("deb [trusted=yes] file:{} ./\n", at("repository")));
+    let package = format!("Package: palisade\nVersion: 1\nRecommends: {recommends}\n{common}");
+    write("package/DEBIAN/control", package);
+    write(
+        "apt.conf",
+        format!(
+            "Dir \"{}\";\nDir::State \"{0}\";\nDir::State::status \"{}\";\nDir::Cache \"cache\";\n\
+             Dir::Etc::sourcelist \"{}\";\nDir::Etc::sourceparts \"/dev/null\";\n\
+             APT::Install-Recommends \"true\";\nAPT::Sandbox::User \"root\";\nAPT::Architecture \"amd64\";\n",
+            folder.path().display(),
+            at("status"),
+            at("sources"),
+        ),
+    );
+    let run = |program: &str, arguments: &[&str]| {
+        let mut command = Command::new(program);
+        command.args(arguments).current_dir(&folder).env("APT_CONFIG", at("apt.conf"));
+        let output = command.output().unwrap_or_else(|e| panic!("run {program}: {e}"));
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{program} {arguments:?}: {said}");
+        String::from_utf8(output.stdout).expect("UTF-8")
+    };
+    run("dpkg-deb", &["--build", "package", "palisade.deb"]);
+    run("apt-get", &["update"]);
+    let said = run("apt-get", &["--simulate", "install", "./palisade.deb"]);
+    let steps = said.lines().filter(|line| line.starts_with("Inst ") || line.starts_with("Remv "));
+    steps.map(|step| step.split(' ').take(2).collect::<Vec<_>>().join(" ")).collect()
+}
+
+/// containerd.io says that it is a containerd, but not of which version, and that
+/// no other can be there.
+#[test]
+fn apt_keeps_the_containerd_that_is_there() {
+    assert_eq!(apt_would(""), ["Inst containerd", "Inst palisade"]);
+    for package in ["containerd", "containerd.io\nProvides: containerd\nConflicts: containerd"] {
+        let installed =
+            format!("Package: {package}\nVersion: 1.7.20\nStatus: install ok installed\nCOMMON\n");
+        assert_eq!(apt_would(&installed), ["Inst palisade"], "{package}");
+    }
 }

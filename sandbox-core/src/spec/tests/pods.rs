@@ -169,5 +169,5 @@ fn a_privileged_pod_is_told_by_its_sandbox() {
     // Another client that asks for no profile; containerd 2.x, which would say.
     assert_eq!(reason(story().set(LOG_DIRECTORY, "/tmp/logs")), None);
     let newer = "/annotations/io.kubernetes.cri.podsandbox.image-name";
-    assert_eq!(reason(story().set(newer, "registry.k8s.io/pause:3.10")), None);
+    assert_eq!(reason(story().set(newer, "localhost/pause:3.10")), None);
 }
