@@ -282,6 +282,8 @@ fn statistics_of_a_cgroup_that_is_gone_are_empty() {
     let Stats::V1(stats) = scratch.cgroup.stats().unwrap() else { panic!("expected version 1") };
     assert_eq!(*stats, stats::StatsV1::default());
     assert_eq!(scratch.cgroup.pids().unwrap(), []);
+    scratch.cgroup.thaw().unwrap_err();
+    scratch.cgroup.thaw_if_there().unwrap();
 }
 
 #[test]
