@@ -4,13 +4,21 @@ use std::path::{Path, PathBuf};
 
 use cgroups_rs::fs::cpu::CpuController;
 use cgroups_rs::fs::cpuset::CpuSetController;
-use oci_spec::runtime::LinuxCpu;
+use oci_spec::runtime::{LinuxCpu, LinuxResources};
 
 use super::{Steps, dir_for, unsupported};
 use crate::cgroup::Cgroup;
 use crate::error::Result;
 
-pub(super) fn apply(cg: &Cgroup, cpu: &LinuxCpu) -> Result<()> {
+/// Whether the container is to be idle, which `unified` has the last word on.
+pub(in crate::cgroup) fn idle_of(resources: &LinuxResources) -> Option<i64> {
+    let unified = resources.unified().as_ref().and_then(|u| u.get("cpu.idle")?.trim().parse().ok());
+    unified.or_else(|| resources.cpu().as_ref()?.idle())
+}
+
+/// Who is to be `idle` has no weight: the kernel refuses one from then on, and
+/// with systemd that is before these files are written.
+pub(super) fn apply(cg: &Cgroup, cpu: &LinuxCpu, idle: bool) -> Result<()> {
     if cpu.cpus().is_some() || cpu.mems().is_some() {
         cpuset(dir_for(cg, "cpuset", "cpu.cpus")?, cpu)?;
     }
@@ -25,7 +33,8 @@ pub(super) fn apply(cg: &Cgroup, cpu: &LinuxCpu) -> Result<()> {
         return Ok(());
     }
     let dir = dir_for(cg, "cpu", "cpu")?;
-    if cg.saved.v2 { version_2(dir, cpu) } else { version_1(dir, cpu) }
+    let shares = cpu.shares().filter(|s| *s != 0 && !idle);
+    if cg.saved.v2 { version_2(dir, cpu, shares) } else { version_1(dir, cpu, shares) }
 }
 
 fn cpuset(dir: &Path, cpu: &LinuxCpu) -> Result<()> {
@@ -44,10 +53,10 @@ fn cpuset(dir: &Path, cpu: &LinuxCpu) -> Result<()> {
 }
 
 /// sched-bwc.rst and sched-design-CFS.rst. Zero means "not set" as with runc.
-fn version_1(dir: &Path, cpu: &LinuxCpu) -> Result<()> {
+fn version_1(dir: &Path, cpu: &LinuxCpu, shares: Option<u64>) -> Result<()> {
     let set = &CpuController::new(dir.to_owned(), PathBuf::new(), false);
     let mut steps = Steps::default();
-    if let Some(shares) = cpu.shares().filter(|s| *s != 0) {
+    if let Some(shares) = shares {
         steps.library("cpu.shares", move || set.set_shares(shares));
     }
     if let Some(period) = cpu.period().filter(|p| *p != 0) {
@@ -72,7 +81,7 @@ fn version_1(dir: &Path, cpu: &LinuxCpu) -> Result<()> {
 }
 
 /// cgroup-v2.rst, "CPU Interface Files".
-fn version_2(dir: &Path, cpu: &LinuxCpu) -> Result<()> {
+fn version_2(dir: &Path, cpu: &LinuxCpu, shares: Option<u64>) -> Result<()> {
     let set = &CpuController::new(dir.to_owned(), PathBuf::new(), true);
     let realtime = cpu.realtime_runtime().is_some_and(|r| r != 0)
         || cpu.realtime_period().is_some_and(|p| p != 0);
@@ -83,7 +92,7 @@ fn version_2(dir: &Path, cpu: &LinuxCpu) -> Result<()> {
         ));
     }
     let mut steps = Steps::default();
-    if let Some(shares) = cpu.shares().filter(|s| *s != 0) {
+    if let Some(shares) = shares {
         steps.library("cpu.shares", move || set.set_shares(weight_of_shares(shares)));
     }
     let (quota, period) = (cpu.quota().filter(|q| *q != 0), cpu.period().filter(|p| *p != 0));

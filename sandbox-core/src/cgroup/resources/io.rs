@@ -131,7 +131,7 @@ fn number(field: &str, major: i64, minor: i64) -> Result<(u64, u64)> {
 }
 
 /// 10 to 1000 of version 1 as 1 to 10000 of version 2, linearly, as runc does.
-fn io_weight(weight: u16) -> u64 {
+pub(in crate::cgroup) fn io_weight(weight: u16) -> u64 {
     1 + (u64::from(weight).saturating_sub(10)) * 9999 / 990
 }
 

@@ -19,7 +19,8 @@ use rustix::io::Errno;
 use super::{Cgroup, file};
 use crate::error::{Error, Result};
 
-pub(super) use cpu::weight_of_shares;
+pub(super) use cpu::{idle_of, weight_of_shares};
+pub(super) use io::io_weight;
 pub(super) use memory::swap_beside;
 
 /// Whether limits are written for the first time.
@@ -34,7 +35,7 @@ pub(super) enum Occasion {
 /// Writes all limits.
 pub(super) fn apply(cg: &Cgroup, resources: &LinuxResources, occasion: Occasion) -> Result<()> {
     if let Some(cpu) = resources.cpu() {
-        cpu::apply(cg, cpu)?;
+        cpu::apply(cg, cpu, idle_of(resources) == Some(1))?;
     }
     if let Some(memory) = resources.memory() {
         memory::apply(cg, memory)?;
@@ -60,7 +61,7 @@ pub(super) fn apply(cg: &Cgroup, resources: &LinuxResources, occasion: Occasion)
     }
     // Last: it is the user's own word on files that were written above.
     if let Some(unified) = resources.unified() {
-        other::unified(cg, unified)?;
+        other::unified(cg, unified, idle_of(resources) == Some(1))?;
     }
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! `linux.resources.pids`, `hugepageLimits`, `network`, `rdma`, `unified`
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 
 use cgroups_rs::fs::MaxValue;
@@ -108,8 +108,11 @@ pub(super) fn rdma(cg: &Cgroup, limits: &HashMap<String, LinuxRdma>) -> Result<(
     steps.settle()
 }
 
-/// File names of version 2 with their content, as the user wrote them.
-pub(super) fn unified(cg: &Cgroup, unified: &HashMap<String, String>) -> Result<()> {
+/// File names of version 2 with their content, as the user wrote them; in the
+/// order of their names, by which `cpu.idle` comes before the weight that only
+/// who is not `idle` can have.
+pub(super) fn unified(cg: &Cgroup, unified: &HashMap<String, String>, idle: bool) -> Result<()> {
+    let unified: BTreeMap<&String, &String> = unified.iter().collect();
     let Some(first) = unified.keys().next() else {
         return Ok(());
     };
@@ -127,6 +130,10 @@ pub(super) fn unified(cg: &Cgroup, unified: &HashMap<String, String>) -> Result<
             return Err(Error::invalid(format!(
                 "linux.resources.unified: {name:?} is no limit, expected a controller's file"
             )));
+        }
+        if idle && name == "cpu.weight" {
+            log::debug!("linux.resources.unified.cpu.weight is ignored: who is idle has no weight");
+            continue;
         }
         // One file may take several lines, one write each.
         for line in value.lines() {

@@ -61,13 +61,54 @@ fn systemd_knows_the_limits_and_keeps_them_at_a_reload() {
     scratch.cgroup.update(&cpu(|c| c.shares(2048u64))).unwrap();
     scratch.cgroup.update(&cpu(|c| c.period(50_000u64))).unwrap();
     scratch.cgroup.update(&memory(32 << 20)).unwrap();
-    assert!(Command::new("systemctl").arg("daemon-reload").status().unwrap().success());
+    reload();
     if scratch.cgroup.saved.v2 {
         assert_eq!(scratch.file("cpu", "cpu.max"), "150000 50000");
         assert_eq!(scratch.file("memory", "memory.max"), (32 << 20).to_string());
         assert_eq!(scratch.file("pids", "pids.max"), "77");
     }
     assert_eq!(show(&id, "CPUQuotaPerSecUSec"), "3s");
+}
+
+fn reload() {
+    assert!(Command::new("systemctl").arg("daemon-reload").status().unwrap().success());
+}
+
+fn unified<const N: usize>(files: [(&str, &str); N]) -> LinuxResources {
+    let files = files.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    LinuxResourcesBuilder::default().unified(files).build().unwrap()
+}
+
+#[test]
+fn files_that_systemd_writes_by_itself_stay_as_they_are() {
+    needs(is_v2() && Path::new("/run/systemd/system").exists(), "systemd on cgroup version 2");
+    let id = unique();
+    let mut resources =
+        unified([("memory.oom.group", "1"), ("cpu.idle", "1"), ("cpu.weight", "50")]);
+    resources.set_cpu(cpu(|c| c.shares(1024u64)).cpu().clone());
+    let io = LinuxBlockIoBuilder::default().weight(505u16).build().unwrap();
+    resources.set_block_io(Some(io));
+    let scratch = Scratch { cgroup: create(&id, &resources).unwrap(), children: Vec::new() };
+    let dir = scratch.cgroup.any_dir().to_owned();
+    let all_are = |expected: &[(&str, &str)]| {
+        reload();
+        for (name, value) in expected.iter().filter(|(name, _)| dir.join(name).exists()) {
+            assert_eq!(scratch.file("any", name), *value, "{name}");
+        }
+    };
+    assert!(dir.join("memory.oom.group").exists() && dir.join("cpu.idle").exists());
+    all_are(&[("memory.oom.group", "1"), ("cpu.idle", "1"), ("io.weight", "default 5000")]);
+    assert_eq!(show(&id, "OOMPolicy"), "kill");
+
+    // What is not mentioned stays as it is.
+    scratch.cgroup.update(&memory(64 << 20)).unwrap();
+    all_are(&[("memory.oom.group", "1"), ("cpu.idle", "1"), ("memory.max", "67108864")]);
+    scratch.cgroup.update(&cpu(|c| c.idle(0))).unwrap();
+    all_are(&[("cpu.idle", "0"), ("cpu.weight", "100")]);
+    scratch.cgroup.update(&unified([("cpu.weight", "50"), ("io.weight", "300")])).unwrap();
+    all_are(&[("cpu.idle", "0"), ("cpu.weight", "50"), ("io.weight", "default 300")]);
+    scratch.cgroup.update(&cpu(|c| c.idle(1).shares(512u64))).unwrap();
+    all_are(&[("cpu.idle", "1"), ("memory.oom.group", "1")]);
 }
 
 #[test]
