@@ -165,6 +165,8 @@ impl Cgroup {
 
     /// Writes new limits; what `resources` does not mention stays as it is.
     pub fn update(&self, resources: &LinuxResources) -> Result<()> {
+        // Before systemd sets the first of them.
+        resources::check_usage(self, resources)?;
         if let Some(unit) = &self.saved.unit {
             systemd::update(unit, self, resources)?;
         }

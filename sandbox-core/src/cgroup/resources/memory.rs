@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use cgroups_rs::fs::memory::MemController;
-use oci_spec::runtime::LinuxMemory;
+use oci_spec::runtime::{LinuxMemory, LinuxResources};
 
 use super::{Steps, dir_for, put, unsupported};
 use crate::cgroup::{Cgroup, file};
@@ -73,7 +73,6 @@ fn version_2(dir: &Path, memory: &LinuxMemory) -> Result<()> {
         ));
     }
     let limit = memory.limit().filter(|l| *l != 0);
-    check_before_update(dir, memory, limit)?;
     let set = &MemController::new(dir.to_owned(), PathBuf::new(), true);
     let mut steps = Steps::default();
     if let Some(swap) = swap_beside(limit, memory.swap())? {
@@ -116,17 +115,27 @@ fn write_swap(dir: &Path, swap: i64) -> Result<()> {
     }
 }
 
-/// `checkBeforeUpdate`: rather refuse than kill at once.
-fn check_before_update(dir: &Path, memory: &LinuxMemory, limit: Option<i64>) -> Result<()> {
-    let Some(limit) = limit.and_then(|l| u64::try_from(l).ok()) else {
+/// `checkBeforeUpdate`: rather refuse than kill at once. Version 1 refuses by
+/// itself.
+pub(in crate::cgroup) fn check_usage(cg: &Cgroup, resources: &LinuxResources) -> Result<()> {
+    let Some(memory) = resources.memory().filter(|m| m.check_before_update() == Some(true)) else {
         return Ok(());
     };
-    if memory.check_before_update() != Some(true) {
+    if !cg.saved.v2 {
         return Ok(());
     }
-    match file::read_number(&dir.join("memory.current"))? {
-        Some(used) if used > limit => Err(Error::invalid(format!(
-            "linux.resources.memory.limit: {limit} is less than the {used} bytes in use (checkBeforeUpdate)"
+    let dir = dir_for(cg, "memory", "memory")?;
+    let used = file::read_number(&dir.join("memory.current"))?.unwrap_or(0);
+    let swapped = file::read_number(&dir.join("memory.swap.current"))?.unwrap_or(0);
+    fits("memory.limit", memory.limit(), used)?;
+    fits("memory.swap", memory.swap(), used + swapped)
+}
+
+/// Zero and less limit nothing.
+fn fits(field: &str, limit: Option<i64>, used: u64) -> Result<()> {
+    match limit.and_then(|l| u64::try_from(l).ok()).filter(|l| *l != 0) {
+        Some(limit) if limit <= used => Err(Error::invalid(format!(
+            "linux.resources.{field}: {limit}, expected more than the {used} bytes in use (checkBeforeUpdate)"
         ))),
         _ => Ok(()),
     }
@@ -134,7 +143,18 @@ fn check_before_update(dir: &Path, memory: &LinuxMemory, limit: Option<i64>) -> 
 
 #[cfg(test)]
 mod tests {
-    use super::swap_beside;
+    use super::{fits, swap_beside};
+
+    #[test]
+    fn what_is_in_use_has_to_be_less_than_the_limit() {
+        for (limit, used) in [(None, 9), (Some(-1), 9), (Some(0), 9), (Some(10), 9)] {
+            fits("memory.limit", limit, used).unwrap();
+        }
+        for (limit, used) in [(9, 9), (1, 9)] {
+            let error = fits("memory.swap", Some(limit), used).unwrap_err().to_string();
+            assert!(error.starts_with("linux.resources.memory.swap: "), "{error}");
+        }
+    }
 
     #[test]
     fn swap_of_the_spec_counts_memory_in() {

@@ -21,7 +21,7 @@ use crate::error::{Error, Result};
 
 pub(super) use cpu::{idle_of, weight_of_shares};
 pub(super) use io::io_weight;
-pub(super) use memory::swap_beside;
+pub(super) use memory::{check_usage, swap_beside};
 
 /// Whether limits are written for the first time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -112,6 +112,29 @@ fn files_that_systemd_writes_by_itself_stay_as_they_are() {
 }
 
 #[test]
+fn a_limit_below_what_is_in_use_is_refused_before_systemd_sets_it() {
+    needs(is_v2() && Path::new("/run/systemd/system").exists(), "systemd on cgroup version 2");
+    let id = unique();
+    let cgroup = create(&id, &memory(64 << 20)).unwrap();
+    let mut scratch = Scratch { cgroup, children: Vec::new() };
+    let shell = scratch.run("exec sleep 60");
+    scratch.cgroup.settled();
+    let checked = |memory: LinuxMemoryBuilder| {
+        let memory = memory.check_before_update(true).build().unwrap();
+        scratch.cgroup.update(&LinuxResourcesBuilder::default().memory(memory).build().unwrap())
+    };
+    let limit = |bytes: i64| LinuxMemoryBuilder::default().limit(bytes);
+    for (memory, field) in [(limit(4096), "limit"), (limit(64 << 20).swap(4096), "swap")] {
+        let error = checked(memory).unwrap_err().to_string();
+        assert!(error.starts_with(&format!("linux.resources.memory.{field}: ")), "{error}");
+    }
+    assert_eq!(show(&id, "MemoryMax"), (64 << 20).to_string());
+    checked(limit(32 << 20)).unwrap();
+    assert_eq!(show(&id, "MemoryMax"), (32 << 20).to_string());
+    assert!(Path::new(&format!("/proc/{shell}/exe")).exists(), "nobody was killed");
+}
+
+#[test]
 fn a_refused_limit_leaves_no_unit() {
     needs(Path::new("/run/systemd/system").exists(), "systemd");
     let id = unique();
