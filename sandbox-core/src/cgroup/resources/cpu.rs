@@ -16,6 +16,19 @@ pub(in crate::cgroup) fn idle_of(resources: &LinuxResources) -> Option<i64> {
     unified.or_else(|| resources.cpu().as_ref()?.idle())
 }
 
+/// Real-time scheduling is version 1's alone.
+pub(super) fn check(v2: bool, cpu: &LinuxCpu) -> Result<()> {
+    let realtime = cpu.realtime_runtime().is_some_and(|r| r != 0)
+        || cpu.realtime_period().is_some_and(|p| p != 0);
+    if v2 && realtime {
+        return Err(unsupported(
+            "cpu.realtimeRuntime",
+            "cgroup version 2 limits no real-time scheduling",
+        ));
+    }
+    Ok(())
+}
+
 /// Who is to be `idle` has no weight: the kernel refuses one from then on, and
 /// with systemd that is before these files are written.
 pub(super) fn apply(cg: &Cgroup, cpu: &LinuxCpu, idle: bool) -> Result<()> {
@@ -83,14 +96,6 @@ fn version_1(dir: &Path, cpu: &LinuxCpu, shares: Option<u64>) -> Result<()> {
 /// cgroup-v2.rst, "CPU Interface Files".
 fn version_2(dir: &Path, cpu: &LinuxCpu, shares: Option<u64>) -> Result<()> {
     let set = &CpuController::new(dir.to_owned(), PathBuf::new(), true);
-    let realtime = cpu.realtime_runtime().is_some_and(|r| r != 0)
-        || cpu.realtime_period().is_some_and(|p| p != 0);
-    if realtime {
-        return Err(unsupported(
-            "cpu.realtimeRuntime",
-            "cgroup version 2 limits no real-time scheduling",
-        ));
-    }
     let mut steps = Steps::default();
     if let Some(shares) = shares {
         steps.library("cpu.shares", move || set.set_shares(weight_of_shares(shares)));
