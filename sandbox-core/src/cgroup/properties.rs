@@ -152,14 +152,7 @@ fn of_weight(
 }
 
 fn of_cpu(cpu: &LinuxCpu, v2: bool, now: Option<&Cgroup>, all: &mut Vec<Property>) -> Result<()> {
-    let (quota, period) = (cpu.quota().filter(|q| *q != 0), cpu.period().filter(|p| *p != 0));
-    if quota.is_some() || period.is_some() {
-        let (old_quota, old_period) = now.map(|cg| bandwidth(cg, v2)).unwrap_or_default();
-        let period = period.or(old_period).unwrap_or(PERIOD);
-        let quota = match quota {
-            Some(quota) => u64::try_from(quota).ok(),
-            None => old_quota,
-        };
+    if let Some((quota, period)) = asked_bandwidth(cpu, v2, now) {
         all.push(number("CPUQuotaPerSecUSec", per_second(quota, period)));
         all.push(number("CPUQuotaPeriodUSec", period));
     }
@@ -176,6 +169,33 @@ fn of_cpu(cpu: &LinuxCpu, v2: bool, now: Option<&Cgroup>, all: &mut Vec<Property
         }
     }
     Ok(())
+}
+
+/// Quota and period, when one of them is asked for; the other is as it is now.
+fn asked_bandwidth(cpu: &LinuxCpu, v2: bool, now: Option<&Cgroup>) -> Option<(Option<u64>, u64)> {
+    let (quota, period) = (cpu.quota().filter(|q| *q != 0), cpu.period().filter(|p| *p != 0));
+    if quota.is_none() && period.is_none() {
+        return None;
+    }
+    let (old_quota, old_period) = now.map(|cg| bandwidth(cg, v2)).unwrap_or_default();
+    let quota = match quota {
+        Some(quota) => u64::try_from(quota).ok(),
+        None => old_quota,
+    };
+    Some((quota, period.or(old_period).unwrap_or(PERIOD)))
+}
+
+/// The quota to write into the file of a unit: what systemd will make of it when
+/// it next looks at the unit. None when it is the spec's.
+pub(super) fn quota_of_unit(cg: &Cgroup, cpu: &LinuxCpu) -> Option<i64> {
+    cg.saved.unit.as_ref()?;
+    let (quota, period) = asked_bandwidth(cpu, cg.saved.v2, Some(cg))?;
+    i64::try_from(in_a_period(per_second(Some(quota?), period), period)).ok()
+}
+
+/// As systemd computes it.
+fn in_a_period(per_second: u64, period: u64) -> u64 {
+    per_second.saturating_mul(period) / 1_000_000
 }
 
 /// Microseconds a second, rounded up to the 10 ms that systemd counts in, so
@@ -355,6 +375,11 @@ mod tests {
         assert_eq!(per_second(Some(50_000), 100_000), 500_000);
         assert_eq!(per_second(Some(33_333), 100_000), 340_000);
         assert_eq!(per_second(None, 100_000), INFINITY);
+        // What it makes of that is not rounded again.
+        for (quota, period, kept) in [(33_333, 100_000, 34_000), (7_777, 33_333, 7_999)] {
+            assert_eq!(in_a_period(per_second(Some(quota), period), period), kept);
+            assert_eq!(in_a_period(per_second(Some(kept), period), period), kept);
+        }
     }
 
     #[test]

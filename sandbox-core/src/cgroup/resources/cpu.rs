@@ -8,6 +8,7 @@ use oci_spec::runtime::{LinuxCpu, LinuxResources};
 
 use super::{Steps, dir_for, unsupported};
 use crate::cgroup::Cgroup;
+use crate::cgroup::properties::quota_of_unit;
 use crate::error::Result;
 
 /// Whether the container is to be idle, which `unified` has the last word on.
@@ -29,8 +30,15 @@ pub(super) fn check(v2: bool, cpu: &LinuxCpu) -> Result<()> {
     Ok(())
 }
 
-/// Who is to be `idle` has no weight: the kernel refuses one from then on, and
-/// with systemd that is before these files are written.
+/// What to write. Who is to be `idle` has no weight: the kernel refuses one from
+/// then on, and with systemd that is before these files are written.
+fn as_written(cg: &Cgroup, cpu: &LinuxCpu, idle: bool) -> LinuxCpu {
+    let mut written = cpu.clone();
+    written.set_shares(cpu.shares().filter(|_| !idle));
+    written.set_quota(quota_of_unit(cg, cpu).or(cpu.quota()));
+    written
+}
+
 pub(super) fn apply(cg: &Cgroup, cpu: &LinuxCpu, idle: bool) -> Result<()> {
     if cpu.cpus().is_some() || cpu.mems().is_some() {
         cpuset(dir_for(cg, "cpuset", "cpu.cpus")?, cpu)?;
@@ -46,8 +54,8 @@ pub(super) fn apply(cg: &Cgroup, cpu: &LinuxCpu, idle: bool) -> Result<()> {
         return Ok(());
     }
     let dir = dir_for(cg, "cpu", "cpu")?;
-    let shares = cpu.shares().filter(|s| *s != 0 && !idle);
-    if cg.saved.v2 { version_2(dir, cpu, shares) } else { version_1(dir, cpu, shares) }
+    let cpu = &as_written(cg, cpu, idle);
+    if cg.saved.v2 { version_2(dir, cpu) } else { version_1(dir, cpu) }
 }
 
 fn cpuset(dir: &Path, cpu: &LinuxCpu) -> Result<()> {
@@ -66,10 +74,10 @@ fn cpuset(dir: &Path, cpu: &LinuxCpu) -> Result<()> {
 }
 
 /// sched-bwc.rst and sched-design-CFS.rst. Zero means "not set" as with runc.
-fn version_1(dir: &Path, cpu: &LinuxCpu, shares: Option<u64>) -> Result<()> {
+fn version_1(dir: &Path, cpu: &LinuxCpu) -> Result<()> {
     let set = &CpuController::new(dir.to_owned(), PathBuf::new(), false);
     let mut steps = Steps::default();
-    if let Some(shares) = shares {
+    if let Some(shares) = cpu.shares().filter(|s| *s != 0) {
         steps.library("cpu.shares", move || set.set_shares(shares));
     }
     if let Some(period) = cpu.period().filter(|p| *p != 0) {
@@ -94,10 +102,10 @@ fn version_1(dir: &Path, cpu: &LinuxCpu, shares: Option<u64>) -> Result<()> {
 }
 
 /// cgroup-v2.rst, "CPU Interface Files".
-fn version_2(dir: &Path, cpu: &LinuxCpu, shares: Option<u64>) -> Result<()> {
+fn version_2(dir: &Path, cpu: &LinuxCpu) -> Result<()> {
     let set = &CpuController::new(dir.to_owned(), PathBuf::new(), true);
     let mut steps = Steps::default();
-    if let Some(shares) = shares {
+    if let Some(shares) = cpu.shares().filter(|s| *s != 0) {
         steps.library("cpu.shares", move || set.set_shares(weight_of_shares(shares)));
     }
     let (quota, period) = (cpu.quota().filter(|q| *q != 0), cpu.period().filter(|p| *p != 0));

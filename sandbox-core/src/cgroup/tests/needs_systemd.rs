@@ -112,6 +112,24 @@ fn files_that_systemd_writes_by_itself_stay_as_they_are() {
 }
 
 #[test]
+fn a_quota_is_rounded_in_the_file_as_well() {
+    needs(is_v2() && Path::new("/run/systemd/system").exists(), "systemd on cgroup version 2");
+    let id = unique();
+    let cgroup = create(&id, &cpu(|c| c.quota(33_333i64).period(100_000u64))).unwrap();
+    let scratch = Scratch { cgroup, children: Vec::new() };
+    let stays = |max: &str| {
+        assert_eq!(scratch.file("cpu", "cpu.max"), max);
+        reload();
+        assert_eq!(scratch.file("cpu", "cpu.max"), max);
+    };
+    stays("34000 100000");
+    scratch.cgroup.update(&cpu(|c| c.period(30_000u64))).unwrap();
+    stays("34200 30000");
+    scratch.cgroup.update(&cpu(|c| c.quota(-1i64))).unwrap();
+    stays("max 30000");
+}
+
+#[test]
 fn a_limit_below_what_is_in_use_is_refused_before_systemd_sets_it() {
     needs(is_v2() && Path::new("/run/systemd/system").exists(), "systemd on cgroup version 2");
     let id = unique();
