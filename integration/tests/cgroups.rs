@@ -54,6 +54,7 @@ mod needs_v2 {
     use std::time::Duration;
 
     use integration::cri::{pod_security, resources};
+    use integration::events::{Subscriber, TaskEvent};
     use integration::spec;
     use integration::stdio::Streams;
 
@@ -91,6 +92,39 @@ mod needs_v2 {
             assert!(refused.message().contains("linux.resources.unified"), "{refused}");
             assert!(refused.message().contains(file), "{refused}");
         }
+    }
+
+    /// Where its first process alone would have outlived the hungry one. The
+    /// sandbox process is in the same cgroup, and so ends with it; nonetheless it
+    /// is told why.
+    #[test]
+    fn a_container_is_killed_as_one_where_it_is_so_limited() {
+        let containerd = Containerd::start(Version::V2_1);
+        let events = Subscriber::new(&containerd);
+        let hungry = "dd if=/dev/zero of=/dev/shm/blob bs=1M count=48; sleep 1000";
+        let together = json!({ "memory.oom.group": "1" });
+        let container = containerd.shell("hungry", hungry).spec(|s| {
+            s["linux"]["resources"]["memory"] = json!({ "limit": 24 << 20 });
+            s["linux"]["resources"]["unified"] = together;
+        });
+        let container = container.start();
+        assert_eq!(container.wait().code, 137);
+        container.delete_task().expect("delete it");
+        let seen = events.until(|event| matches!(event, TaskEvent::Delete(..)));
+        let at = |wanted: &TaskEvent| seen.iter().position(|event| event == wanted);
+        let oom = at(&TaskEvent::Oom("hungry".into())).expect("out of memory is told");
+        let exit = at(&TaskEvent::Exit("hungry".into(), "hungry".into(), 137));
+        assert!(Some(oom) < exit, "{seen:?}");
+
+        let pod = containerd.pod("hungry-pod");
+        let container = pod.container("main", hungry, |config| {
+            let resources = resources(config);
+            resources.memory_limit_in_bytes = 24 << 20;
+            resources.unified.insert("memory.oom.group".into(), "1".into());
+        });
+        let status = container.wait();
+        assert_eq!((status.exit_code, status.reason.as_str()), (137, "OOMKilled"));
+        assert!(pod.is_ready(), "the rest of the pod lives on");
     }
 
     #[test]

@@ -119,6 +119,14 @@ fn limits_are_set_and_change(containerd: Containerd) {
     container.update(&changed).expect("update it");
     assert_eq!((host::memory_limit(pid), host::cpu_quota(pid)), (128 << 20, (150_000, 100_000)));
     assert_eq!(host::cgroup_value(pid, "pids", "pids.max"), "200");
+
+    // All or nothing: what is refused takes the rest along.
+    let refused = json!({
+        "memory": { "limit": 256 << 20 },
+        "unified": { "cgroup.kill": "1" },
+    });
+    container.update(&refused).expect_err("nobody limits that way");
+    assert_eq!(host::memory_limit(pid), 128 << 20);
 }
 
 fn metrics_tell_what_is_used(containerd: Containerd) {

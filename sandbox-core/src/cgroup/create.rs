@@ -24,6 +24,7 @@ pub(super) fn create(
     resources: &LinuxResources,
 ) -> Result<Cgroup> {
     let hierarchies = Hierarchies::of_host()?;
+    resources::check(hierarchies.mode.is_v2(), resources)?;
     let mut made = Made::default();
     let cgroup = match place(id, cgroups_path, driver)? {
         Place::Unit(unit) => {

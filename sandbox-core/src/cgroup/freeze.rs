@@ -37,6 +37,18 @@ impl Cgroup {
         file::write(&path, value)
     }
 
+    /// As [`Cgroup::thaw`], for who removes it: one that is gone, or that nobody
+    /// can freeze, needs no thaw.
+    pub fn thaw_if_there(&self) -> Result<()> {
+        let Ok((path, value)) = self.freezer(false) else {
+            return Ok(());
+        };
+        match file::write_io(&path, value) {
+            Err(e) if file::gone(&e) => Ok(()),
+            written => written.context(|| format!("write {value:?} to {}", path.display())),
+        }
+    }
+
     /// Whether the cgroup itself was told to freeze.
     pub fn is_frozen(&self) -> Result<bool> {
         let Ok((path, _)) = self.freezer(false) else {

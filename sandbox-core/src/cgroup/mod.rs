@@ -170,6 +170,10 @@ impl Cgroup {
 
     /// Writes new limits; what `resources` does not mention stays as it is.
     pub fn update(&self, resources: &LinuxResources) -> Result<()> {
+        // Before the first of them is set, by systemd or by us.
+        resources::check_usage(self, resources)?;
+        let resources = &resources::completed(self, resources)?;
+        resources::check(self.saved.v2, resources)?;
         if let Some(unit) = &self.saved.unit {
             systemd::update(unit, self, resources)?;
         }

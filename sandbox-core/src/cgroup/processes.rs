@@ -1,6 +1,7 @@
 //! Which processes are in a cgroup, and killing them all.
 
 use std::fs;
+use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -91,7 +92,7 @@ impl Cgroup {
             }
         }
         if frozen || self.is_frozen()? {
-            self.thaw()?;
+            self.thaw_if_there()?;
         }
         Ok(())
     }
@@ -127,30 +128,60 @@ pub(super) fn tree(top: &Path) -> Result<Vec<PathBuf>> {
     let mut found = vec![top.to_owned()];
     let mut next = 0;
     while let Some(dir) = found.get(next) {
-        let children = children(dir).context(|| format!("list {}", dir.display()))?;
+        let children = unless_gone(children(dir)).context(|| format!("list {}", dir.display()))?;
         found.extend(children);
         next += 1;
     }
     Ok(found)
 }
 
-fn children(dir: &Path) -> std::io::Result<Vec<PathBuf>> {
+fn children(dir: &Path) -> io::Result<Vec<PathBuf>> {
     // A cgroup has two links and one more a child: no need to list the many
     // files of one that has none.
-    let links = match file::open(dir, OFlags::PATH).and_then(rustix::fs::fstat) {
-        Ok(stat) => stat.st_nlink,
-        Err(Errno::NOENT | Errno::NODEV) => return Ok(Vec::new()),
-        Err(e) => return Err(e.into()),
-    };
-    if links <= 2 {
+    if file::open(dir, OFlags::PATH).and_then(rustix::fs::fstat)?.st_nlink <= 2 {
         return Ok(Vec::new());
     }
+    directories(fs::read_dir(dir)?)
+}
+
+fn directories(entries: fs::ReadDir) -> io::Result<Vec<PathBuf>> {
     let mut found = Vec::new();
-    for entry in fs::read_dir(dir)? {
+    for entry in entries {
         let entry = entry?;
         if entry.file_type().is_ok_and(|t| t.is_dir()) {
             found.push(entry.path());
         }
     }
     Ok(found)
+}
+
+/// Whoever divides a cgroup may remove one at any step of ours, and then it has
+/// no children.
+fn unless_gone(children: io::Result<Vec<PathBuf>>) -> io::Result<Vec<PathBuf>> {
+    match children {
+        Err(e) if file::gone(&e) => Ok(Vec::new()),
+        children => children,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_vanishes_while_it_is_listed_has_no_children() {
+        let name = format!("palisade-test-vanishes-{}", std::process::id());
+        let dir = std::env::temp_dir().join(name);
+        fs::create_dir_all(dir.join("child")).unwrap();
+        assert_eq!(unless_gone(children(&dir)).unwrap(), [dir.join("child")]);
+        let entries = fs::read_dir(&dir).unwrap();
+        fs::remove_dir_all(&dir).unwrap();
+        // The kernel has no entries to tell of, or says that there is nothing.
+        assert_eq!(unless_gone(directories(entries)).unwrap(), [] as [PathBuf; 0]);
+        assert_eq!(
+            unless_gone(fs::read_dir(&dir).and_then(directories)).unwrap(),
+            [] as [PathBuf; 0]
+        );
+        assert_eq!(unless_gone(children(&dir)).unwrap(), [] as [PathBuf; 0]);
+    }
 }

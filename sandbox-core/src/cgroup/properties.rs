@@ -6,7 +6,7 @@ use std::path::Path;
 use oci_spec::runtime::{LinuxCpu, LinuxMemory, LinuxResources};
 
 use super::path::Unit;
-use super::resources::{swap_beside, weight_of_shares};
+use super::resources::{idle_of, io_weight, swap_beside, weight_of_shares};
 use super::{Cgroup, file};
 use crate::error::{Error, Result};
 use crate::sys::cgroup::Holder;
@@ -27,9 +27,34 @@ const INFINITY: u64 = u64::MAX;
 /// The kernel's default period of CPU bandwidth, microseconds.
 const PERIOD: u64 = 100_000;
 
+/// The kernel's default weight among those who want a CPU.
+const WEIGHT: u64 = 100;
+
+/// What decides which properties there are.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Systemd {
+    /// Its version; 0 when it does not say.
+    pub(super) version: u32,
+    /// Whether the host has cgroup version 2.
+    pub(super) v2: bool,
+}
+
+impl Systemd {
+    /// `CPUWeight=idle`, which is a weight of 0 on the bus.
+    const KNOWS_IDLE: u32 = 252;
+    /// `OOMPolicy=` of a scope.
+    const KNOWS_OOM_POLICY: u32 = 253;
+}
+
 /// What the unit is.
-pub(super) fn of_unit(id: &str, unit: &Unit, v2: bool, holder: Option<&Holder>) -> Vec<Property> {
-    let io = if v2 { "IOAccounting" } else { "BlockIOAccounting" };
+pub(super) fn of_unit(
+    id: &str,
+    unit: &Unit,
+    systemd: Systemd,
+    holder: Option<&Holder>,
+    resources: &LinuxResources,
+) -> Vec<Property> {
+    let io = if systemd.v2 { "IOAccounting" } else { "BlockIOAccounting" };
     let mut all = vec![text("Description", format!("Palisade container {id}"))];
     if let Some(holder) = holder {
         all.push(text("Slice", unit.slice.clone()));
@@ -38,6 +63,7 @@ pub(super) fn of_unit(id: &str, unit: &Unit, v2: bool, holder: Option<&Holder>) 
         all.push(("PIDs".to_owned(), Value::Pids(vec![holder.pid().cast_unsigned()])));
         // A scope whose processes failed is forgotten like any other.
         all.push(text("CollectMode", "inactive-or-failed".to_owned()));
+        all.extend(oom_policy(resources, systemd));
     } else {
         all.push(("Wants".to_owned(), Value::Texts(vec![unit.slice.clone()])));
     }
@@ -48,14 +74,31 @@ pub(super) fn of_unit(id: &str, unit: &Unit, v2: bool, holder: Option<&Holder>) 
     all
 }
 
+/// `memory.oom.group`, which systemd would otherwise set to 0 whenever it looks
+/// at the unit again. It takes this at the start only; a later change is the
+/// file's alone. The kernel kills the whole scope in either case; "kill" lets
+/// systemd do so as well where the memory of a cgroup below was short.
+fn oom_policy(resources: &LinuxResources, systemd: Systemd) -> Option<Property> {
+    if !systemd.v2 || systemd.version < Systemd::KNOWS_OOM_POLICY {
+        return None;
+    }
+    let policy = match resources.unified().as_ref()?.get("memory.oom.group")?.trim() {
+        "0" => "continue",
+        "1" => "kill",
+        _ => return None,
+    };
+    Some(text("OOMPolicy", policy.to_owned()))
+}
+
 /// The limits that systemd has properties for. `now` is the cgroup that is
-/// changed, to look up the half of a quota that is not mentioned.
+/// changed, to look up what is not mentioned.
 pub(super) fn of_resources(
     resources: &LinuxResources,
-    v2: bool,
+    systemd: Systemd,
     now: Option<&Cgroup>,
 ) -> Result<Vec<Property>> {
-    let mut all = Vec::new();
+    let v2 = systemd.v2;
+    let mut all: Vec<Property> = of_weight(resources, systemd, now).into_iter().collect();
     if let Some(cpu) = resources.cpu() {
         of_cpu(cpu, v2, now, &mut all)?;
     }
@@ -69,8 +112,11 @@ pub(super) fn of_resources(
     if let Some(weight) =
         resources.block_io().as_ref().and_then(|io| io.weight()).filter(|w| *w != 0)
     {
-        let name = if v2 { "IOWeight" } else { "BlockIOWeight" };
-        all.push(number(name, weight.into()));
+        all.push(if v2 {
+            number("IOWeight", io_weight(weight))
+        } else {
+            number("BlockIOWeight", weight.into())
+        });
     }
     if v2 {
         for (name, value) in resources.unified().iter().flatten() {
@@ -80,22 +126,33 @@ pub(super) fn of_resources(
     Ok(all)
 }
 
-fn of_cpu(cpu: &LinuxCpu, v2: bool, now: Option<&Cgroup>, all: &mut Vec<Property>) -> Result<()> {
-    if let Some(shares) = cpu.shares().filter(|s| *s != 0) {
-        all.push(if v2 {
-            number("CPUWeight", weight_of_shares(shares))
-        } else {
-            number("CPUShares", shares)
-        });
+/// The share of the CPUs. To systemd being idle is a weight as well, of which it
+/// makes `cpu.idle` each time; so only one of them is told, as the kernel too
+/// has no weight for who is idle.
+fn of_weight(
+    resources: &LinuxResources,
+    systemd: Systemd,
+    now: Option<&Cgroup>,
+) -> Option<Property> {
+    let shares = resources.cpu().as_ref().and_then(|cpu| cpu.shares()).filter(|s| *s != 0);
+    if !systemd.v2 {
+        return shares.map(|shares| number("CPUShares", shares));
     }
-    let (quota, period) = (cpu.quota().filter(|q| *q != 0), cpu.period().filter(|p| *p != 0));
-    if quota.is_some() || period.is_some() {
-        let (old_quota, old_period) = now.map(|cg| bandwidth(cg, v2)).unwrap_or_default();
-        let period = period.or(old_period).unwrap_or(PERIOD);
-        let quota = match quota {
-            Some(quota) => u64::try_from(quota).ok(),
-            None => old_quota,
-        };
+    let is_idle = now.and_then(|cg| file::read_io(&cg.dir("cpu")?.join("cpu.idle")).ok());
+    let is_idle = is_idle.is_some_and(|idle| idle.trim() == "1");
+    let unified = resources.unified().as_ref().and_then(|u| file::number(u.get("cpu.weight")?));
+    let weight = match idle_of(resources) {
+        Some(1) => (systemd.version >= Systemd::KNOWS_IDLE).then_some(0),
+        // Who is idle stays so until told otherwise; the file refuses a weight.
+        None if is_idle => None,
+        // The kernel forgets the weight of who becomes idle.
+        _ => unified.or(shares.map(weight_of_shares)).or(is_idle.then_some(WEIGHT)),
+    };
+    weight.map(|weight| number("CPUWeight", weight))
+}
+
+fn of_cpu(cpu: &LinuxCpu, v2: bool, now: Option<&Cgroup>, all: &mut Vec<Property>) -> Result<()> {
+    if let Some((quota, period)) = asked_bandwidth(cpu, v2, now) {
         all.push(number("CPUQuotaPerSecUSec", per_second(quota, period)));
         all.push(number("CPUQuotaPeriodUSec", period));
     }
@@ -112,6 +169,33 @@ fn of_cpu(cpu: &LinuxCpu, v2: bool, now: Option<&Cgroup>, all: &mut Vec<Property
         }
     }
     Ok(())
+}
+
+/// Quota and period, when one of them is asked for; the other is as it is now.
+fn asked_bandwidth(cpu: &LinuxCpu, v2: bool, now: Option<&Cgroup>) -> Option<(Option<u64>, u64)> {
+    let (quota, period) = (cpu.quota().filter(|q| *q != 0), cpu.period().filter(|p| *p != 0));
+    if quota.is_none() && period.is_none() {
+        return None;
+    }
+    let (old_quota, old_period) = now.map(|cg| bandwidth(cg, v2)).unwrap_or_default();
+    let quota = match quota {
+        Some(quota) => u64::try_from(quota).ok(),
+        None => old_quota,
+    };
+    Some((quota, period.or(old_period).unwrap_or(PERIOD)))
+}
+
+/// The quota to write into the file of a unit: what systemd will make of it when
+/// it next looks at the unit. None when it is the spec's.
+pub(super) fn quota_of_unit(cg: &Cgroup, cpu: &LinuxCpu) -> Option<i64> {
+    cg.saved.unit.as_ref()?;
+    let (quota, period) = asked_bandwidth(cpu, cg.saved.v2, Some(cg))?;
+    i64::try_from(in_a_period(per_second(Some(quota?), period), period)).ok()
+}
+
+/// As systemd computes it.
+fn in_a_period(per_second: u64, period: u64) -> u64 {
+    per_second.saturating_mul(period) / 1_000_000
 }
 
 /// Microseconds a second, rounded up to the 10 ms that systemd counts in, so
@@ -166,7 +250,7 @@ fn of_unified(name: &str, value: &str, all: &mut Vec<Property>) {
         "memory.max" => "MemoryMax",
         "memory.swap.max" => "MemorySwapMax",
         "pids.max" => "TasksMax",
-        "cpu.weight" => "CPUWeight",
+        "io.weight" => "IOWeight",
         "cpuset.cpus" => "AllowedCPUs",
         "cpuset.mems" => "AllowedMemoryNodes",
         "cpu.max" => {
@@ -181,11 +265,20 @@ fn of_unified(name: &str, value: &str, all: &mut Vec<Property>) {
     };
     let value = match property {
         "AllowedCPUs" | "AllowedMemoryNodes" => bits(value).map(Value::Bits),
+        // Lines about one device are the file's alone.
+        "IOWeight" => default_weight(value).map(Value::Number),
+        // systemd takes no zero; one that is there already is as good as none.
+        "TasksMax" => file::number(value).map(|max| Value::Number(max.max(1))),
         _ => file::number(value).map(Value::Number),
     };
     if let Some(value) = value {
         all.push((property.to_owned(), value));
     }
+}
+
+/// The weight in `io.weight` that holds for all devices: `default 100` or `100`.
+fn default_weight(value: &str) -> Option<u64> {
+    value.lines().find_map(|line| line.strip_prefix("default ").unwrap_or(line).trim().parse().ok())
 }
 
 /// A list such as `0-2,5` as a bit map, lowest first.
@@ -227,11 +320,66 @@ mod tests {
 
     use super::*;
 
+    const NOW: Systemd = Systemd { version: 257, v2: true };
+
+    /// The properties for these files of version 2 and these shares.
+    fn of_files(files: &[(&str, &str)], shares: u64, systemd: Systemd) -> Vec<Property> {
+        let unified = files.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        let unified: std::collections::HashMap<String, String> = unified.collect();
+        let cpu = LinuxCpuBuilder::default().shares(shares).build().unwrap();
+        let resources = LinuxResourcesBuilder::default().unified(unified).cpu(cpu).build().unwrap();
+        let mut all = of_resources(&resources, systemd, None).unwrap();
+        all.extend(oom_policy(&resources, systemd));
+        all
+    }
+
+    #[test]
+    fn to_be_idle_is_a_weight_that_comes_alone() {
+        let idle = |systemd| of_files(&[("cpu.idle", "1"), ("cpu.weight", "7")], 1024, systemd);
+        assert_eq!(idle(NOW), [number("CPUWeight", 0)]);
+        assert_eq!(idle(Systemd { version: 251, v2: true }), []);
+        let weighed = of_files(&[("cpu.idle", "0"), ("cpu.weight", "7")], 1024, NOW);
+        assert_eq!(weighed, [number("CPUWeight", 7)]);
+    }
+
+    #[test]
+    fn to_be_killed_together_is_a_policy() {
+        let together = |systemd| of_files(&[("memory.oom.group", "1")], 0, systemd);
+        assert_eq!(together(NOW), [text("OOMPolicy", "kill".to_owned())]);
+        assert_eq!(together(Systemd { version: 252, v2: true }), []);
+        let alone = of_files(&[("memory.oom.group", "0\n")], 0, NOW);
+        assert_eq!(alone, [text("OOMPolicy", "continue".to_owned())]);
+    }
+
+    #[test]
+    fn weights_of_disks_are_told_as_version_2_counts_them() {
+        let io = oci_spec::runtime::LinuxBlockIoBuilder::default().weight(505u16).build().unwrap();
+        let resources = LinuxResourcesBuilder::default().block_io(io).build().unwrap();
+        assert_eq!(of_resources(&resources, NOW, None).unwrap(), [number("IOWeight", 5000)]);
+        let version_1 = Systemd { v2: false, ..NOW };
+        let told = of_resources(&resources, version_1, None).unwrap();
+        assert_eq!(told, [number("BlockIOWeight", 505)]);
+        for value in ["200", "8:0 300\ndefault 200"] {
+            assert_eq!(of_files(&[("io.weight", value)], 0, NOW), [number("IOWeight", 200)]);
+        }
+        assert_eq!(of_files(&[("io.weight", "8:0 300")], 0, NOW), []);
+    }
+
+    #[test]
+    fn no_tasks_at_all_is_one_to_systemd() {
+        assert_eq!(of_files(&[("pids.max", "0")], 0, NOW), [number("TasksMax", 1)]);
+    }
+
     #[test]
     fn a_quota_is_told_by_the_second_and_rounded_up() {
         assert_eq!(per_second(Some(50_000), 100_000), 500_000);
         assert_eq!(per_second(Some(33_333), 100_000), 340_000);
         assert_eq!(per_second(None, 100_000), INFINITY);
+        // What it makes of that is not rounded again.
+        for (quota, period, kept) in [(33_333, 100_000, 34_000), (7_777, 33_333, 7_999)] {
+            assert_eq!(in_a_period(per_second(Some(quota), period), period), kept);
+            assert_eq!(in_a_period(per_second(Some(kept), period), period), kept);
+        }
     }
 
     #[test]
@@ -243,7 +391,7 @@ mod tests {
             .memory(memory.unwrap())
             .build()
             .unwrap();
-        let all = of_resources(&resources, true, None).unwrap();
+        let all = of_resources(&resources, NOW, None).unwrap();
         let expected = [
             number("CPUWeight", 100),
             number("CPUQuotaPerSecUSec", 1_500_000),

@@ -42,7 +42,7 @@ impl Cgroup {
             left = busy;
             // Frozen processes of version 1 do not even die.
             if self.is_frozen()? {
-                self.thaw()?;
+                self.thaw_if_there()?;
             }
             let now = Instant::now();
             if now >= deadline {

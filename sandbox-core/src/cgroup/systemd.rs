@@ -5,7 +5,7 @@
 //! Each call opens a connection and closes it again: the shim keeps no
 //! descriptor that would let a sandbox speak to systemd.
 
-use std::sync::Mutex;
+use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use oci_spec::runtime::LinuxResources;
@@ -19,7 +19,7 @@ use super::Cgroup;
 use super::create::in_all;
 use super::hierarchy::Hierarchies;
 use super::path::{Unit, expand_slice};
-use super::properties::{self, Property};
+use super::properties::{self, Property, Systemd};
 use crate::error::{Context, Error, Result};
 use crate::sys::cgroup::Holder;
 
@@ -27,6 +27,7 @@ use crate::sys::cgroup::Holder;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 const SERVICE: &str = "org.freedesktop.systemd1";
+const PATH: &str = "/org/freedesktop/systemd1";
 const MANAGER: &str = "org.freedesktop.systemd1.Manager";
 
 /// Starts the unit, limits included. Its files are still to be written.
@@ -43,8 +44,9 @@ pub(super) fn create(
         true => Some(Holder::start().context(|| "fork a first process for a systemd scope")?),
         false => None,
     };
-    let mut all = properties::of_unit(id, unit, hierarchies.mode.is_v2(), holder.as_ref());
-    all.extend(properties::of_resources(resources, hierarchies.mode.is_v2(), None)?);
+    let systemd = Systemd { version: bus.version(), v2: hierarchies.mode.is_v2() };
+    let mut all = properties::of_unit(id, unit, systemd, holder.as_ref(), resources);
+    all.extend(properties::of_resources(resources, systemd, None)?);
     bus.start(&unit.name, &all)?;
     let made = placed(&mut bus, unit, hierarchies).inspect_err(|_| {
         if let Err(e) = bus.stop(&unit.name) {
@@ -70,13 +72,15 @@ fn placed(bus: &mut Bus, unit: &Unit, hierarchies: &Hierarchies) -> Result<Cgrou
 
 /// Changes the limits that systemd knows of.
 pub(super) fn update(unit: &str, cgroup: &Cgroup, resources: &LinuxResources) -> Result<()> {
-    let changes = properties::of_resources(resources, cgroup.saved.v2, Some(cgroup))?;
+    let mut bus = Bus::connect()?;
+    let systemd = Systemd { version: bus.version(), v2: cgroup.saved.v2 };
+    let changes = properties::of_resources(resources, systemd, Some(cgroup))?;
     if changes.is_empty() {
         return Ok(());
     }
     let mut call = manager_call("SetUnitProperties");
     push(&mut call, |body| body.push_param3(unit, true, &changes[..]))?;
-    Bus::connect()?.call(call).map(drop).map_err(|e| e.of("SetUnitProperties", unit))
+    bus.call(call).map(drop).map_err(|e| e.of("SetUnitProperties", unit))
 }
 
 /// Stops the unit with all its processes. One that is gone already is fine.
@@ -225,26 +229,64 @@ impl Bus {
         let broken = |_| Error::internal(format!("systemd: unreadable answer about {unit}"));
         let object = answer.body.parser().get::<ObjectPath<&str>>().map_err(broken)?;
         let kind = if unit.ends_with(".slice") { "Slice" } else { "Scope" };
+        let interface = format!("{SERVICE}.{kind}");
+        let answer = self.property(object.as_ref(), &interface, "ControlGroup")?;
+        answer.map_err(|e| e.of("Get ControlGroup", unit))
+    }
+
+    /// The number of systemd's version, asked once; 0, which knows of nothing
+    /// new, when it does not say.
+    fn version(&mut self) -> u32 {
+        static TOLD: OnceLock<u32> = OnceLock::new();
+        if let Some(version) = TOLD.get() {
+            return *version;
+        }
+        match self.property(PATH, MANAGER, "Version") {
+            Ok(Ok(text)) => *TOLD.get_or_init(|| number_of(&text)),
+            Ok(Err(e)) => {
+                log::debug!("{}", e.of("Get Version", "of itself"));
+                0
+            }
+            Err(e) => {
+                log::debug!("{e}");
+                0
+            }
+        }
+    }
+
+    /// A property that is a text.
+    fn property(
+        &mut self,
+        object: &str,
+        interface: &str,
+        name: &str,
+    ) -> Result<std::result::Result<String, Failed>> {
         let mut call = MessageBuilder::new()
             .call("Get")
             .with_interface("org.freedesktop.DBus.Properties")
-            .on(object.as_ref())
+            .on(object)
             .at(SERVICE)
             .build();
-        push(&mut call, |body| body.push_param2(format!("{SERVICE}.{kind}"), "ControlGroup"))?;
-        let answer = self.call(call).map_err(|e| e.of("Get ControlGroup", unit))?;
+        push(&mut call, |body| body.push_param2(interface, name))?;
+        let answer = match self.call(call) {
+            Ok(answer) => answer,
+            Err(failed) => return Ok(Err(failed)),
+        };
+        let broken = |_| Error::internal(format!("systemd: unreadable answer about {name}"));
         let value = answer.body.parser().get::<Variant>().map_err(broken)?;
-        value.get::<String>().map_err(broken)
+        value.get::<String>().map(Ok).map_err(broken)
     }
 }
 
+/// The number in a version such as `257.9-1~deb13u1` or `v245.4`.
+fn number_of(version: &str) -> u32 {
+    let digits = version.trim_start_matches('v');
+    let end = digits.find(|c: char| !c.is_ascii_digit()).unwrap_or(digits.len());
+    digits[..end].parse().unwrap_or(0)
+}
+
 fn manager_call(method: &str) -> MarshalledMessage {
-    MessageBuilder::new()
-        .call(method)
-        .with_interface(MANAGER)
-        .on("/org/freedesktop/systemd1")
-        .at(SERVICE)
-        .build()
+    MessageBuilder::new().call(method).with_interface(MANAGER).on(PATH).at(SERVICE).build()
 }
 
 /// Adds arguments; only a string with a zero byte cannot be sent.
@@ -255,4 +297,17 @@ fn push(
     ) -> std::result::Result<(), rustbus::wire::errors::MarshalError>,
 ) -> Result<()> {
     add(&mut call.body).map_err(|e| Error::invalid(format!("systemd: argument of a call: {e}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::number_of;
+
+    #[test]
+    fn versions_are_numbers_with_something_around() {
+        for (version, number) in [("257.9-1~deb13u1", 257), ("v245.4", 245), ("252", 252), ("", 0)]
+        {
+            assert_eq!(number_of(version), number, "{version}");
+        }
+    }
 }

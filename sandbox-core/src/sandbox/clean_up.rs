@@ -29,9 +29,9 @@ pub fn clean_up(state_root: &Path, namespace: &str, id: &str) -> Result<Option<H
             Err(error) => first_error = first_error.and(Err(error)),
         }
     }
-    // On cgroup v1 what is frozen does not die. One that is gone needs no thaw.
-    for cgroup in cgroups.iter().filter(|cgroup| cgroup.exists()) {
-        first_error = first_error.and(cgroup.thaw());
+    // On cgroup v1 what is frozen does not die.
+    for cgroup in &cgroups {
+        first_error = first_error.and(cgroup.thaw_if_there());
     }
     if let Some(state) = &state {
         first_error = first_error.and(kill(state.boot));

@@ -43,8 +43,11 @@ struct AttachAttr {
     attach_flags: u32,
 }
 
-/// For `BPF_PROG_QUERY`.
+/// For `BPF_PROG_QUERY`: all that any kernel writes of it. From Linux 6.17 on
+/// that includes `revision`, whatever size it was told; older kernels take a
+/// longer structure as long as the rest is zero.
 #[repr(C)]
+#[derive(Default)]
 struct QueryAttr {
     target_fd: u32,
     attach_type: u32,
@@ -53,7 +56,14 @@ struct QueryAttr {
     prog_ids: u64,
     prog_cnt: u32,
     padding: u32,
+    prog_attach_flags: u64,
+    link_ids: u64,
+    link_attach_flags: u64,
+    revision: u64,
 }
+
+/// The last member ends where the kernel's does.
+const _: () = assert!(size_of::<QueryAttr>() == 64);
 
 /// For `BPF_PROG_GET_FD_BY_ID`.
 #[repr(C)]
@@ -69,9 +79,10 @@ struct IdAttr {
 /// `attr` is laid out as `union bpf_attr` is for `command`, and the addresses
 /// in it are valid for the lengths in it during the call.
 unsafe fn bpf<T>(command: c_long, attr: &mut T) -> io::Result<c_long> {
-    // SAFETY: the kernel reads, and for PROG_QUERY writes, at most the size
-    // given of `attr`, which is exclusively ours; the caller answers for the
-    // addresses in it.
+    // SAFETY: the kernel reads at most the size given of `attr`, which is
+    // exclusively ours. PROG_QUERY alone writes, by the layout of the union and
+    // not by that size: `QueryAttr` has all members that it writes. The caller
+    // answers for the addresses.
     let result =
         unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attr), size_of::<T>()) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
@@ -122,14 +133,13 @@ pub fn device_programs(cgroup: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
     let mut attr = QueryAttr {
         target_fd: number(cgroup),
         attach_type: ATTACH_CGROUP_DEVICE,
-        query_flags: 0,
-        attach_flags: 0,
         prog_ids: ids.as_mut_ptr() as u64,
         prog_cnt: 64,
-        padding: 0,
+        ..QueryAttr::default()
     };
     // SAFETY: `prog_ids` has room for `prog_cnt` numbers of four bytes and is
-    // not otherwise borrowed during the call.
+    // not otherwise borrowed during the call; the other addresses are null,
+    // which the kernel leaves alone.
     unsafe { bpf(PROG_QUERY, &mut attr) }?;
     Ok(ids.iter().copied().take(attr.prog_cnt as usize).collect())
 }

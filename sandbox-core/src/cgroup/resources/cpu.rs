@@ -4,13 +4,42 @@ use std::path::{Path, PathBuf};
 
 use cgroups_rs::fs::cpu::CpuController;
 use cgroups_rs::fs::cpuset::CpuSetController;
-use oci_spec::runtime::LinuxCpu;
+use oci_spec::runtime::{LinuxCpu, LinuxResources};
 
 use super::{Steps, dir_for, unsupported};
 use crate::cgroup::Cgroup;
+use crate::cgroup::properties::quota_of_unit;
 use crate::error::Result;
 
-pub(super) fn apply(cg: &Cgroup, cpu: &LinuxCpu) -> Result<()> {
+/// Whether the container is to be idle, which `unified` has the last word on.
+pub(in crate::cgroup) fn idle_of(resources: &LinuxResources) -> Option<i64> {
+    let unified = resources.unified().as_ref().and_then(|u| u.get("cpu.idle")?.trim().parse().ok());
+    unified.or_else(|| resources.cpu().as_ref()?.idle())
+}
+
+/// Real-time scheduling is version 1's alone.
+pub(super) fn check(v2: bool, cpu: &LinuxCpu) -> Result<()> {
+    let realtime = cpu.realtime_runtime().is_some_and(|r| r != 0)
+        || cpu.realtime_period().is_some_and(|p| p != 0);
+    if v2 && realtime {
+        return Err(unsupported(
+            "cpu.realtimeRuntime",
+            "cgroup version 2 limits no real-time scheduling",
+        ));
+    }
+    Ok(())
+}
+
+/// What to write. Who is to be `idle` has no weight: the kernel refuses one from
+/// then on, and with systemd that is before these files are written.
+fn as_written(cg: &Cgroup, cpu: &LinuxCpu, idle: bool) -> LinuxCpu {
+    let mut written = cpu.clone();
+    written.set_shares(cpu.shares().filter(|_| !idle));
+    written.set_quota(quota_of_unit(cg, cpu).or(cpu.quota()));
+    written
+}
+
+pub(super) fn apply(cg: &Cgroup, cpu: &LinuxCpu, idle: bool) -> Result<()> {
     if cpu.cpus().is_some() || cpu.mems().is_some() {
         cpuset(dir_for(cg, "cpuset", "cpu.cpus")?, cpu)?;
     }
@@ -25,6 +54,7 @@ pub(super) fn apply(cg: &Cgroup, cpu: &LinuxCpu) -> Result<()> {
         return Ok(());
     }
     let dir = dir_for(cg, "cpu", "cpu")?;
+    let cpu = &as_written(cg, cpu, idle);
     if cg.saved.v2 { version_2(dir, cpu) } else { version_1(dir, cpu) }
 }
 
@@ -74,14 +104,6 @@ fn version_1(dir: &Path, cpu: &LinuxCpu) -> Result<()> {
 /// cgroup-v2.rst, "CPU Interface Files".
 fn version_2(dir: &Path, cpu: &LinuxCpu) -> Result<()> {
     let set = &CpuController::new(dir.to_owned(), PathBuf::new(), true);
-    let realtime = cpu.realtime_runtime().is_some_and(|r| r != 0)
-        || cpu.realtime_period().is_some_and(|p| p != 0);
-    if realtime {
-        return Err(unsupported(
-            "cpu.realtimeRuntime",
-            "cgroup version 2 limits no real-time scheduling",
-        ));
-    }
     let mut steps = Steps::default();
     if let Some(shares) = cpu.shares().filter(|s| *s != 0) {
         steps.library("cpu.shares", move || set.set_shares(weight_of_shares(shares)));

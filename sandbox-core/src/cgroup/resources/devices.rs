@@ -13,6 +13,11 @@ use super::{bpf, dir_for};
 use crate::cgroup::{Cgroup, file};
 use crate::error::{Context, Error, Result};
 
+/// Whether the rules can be had at all.
+pub(super) fn check(rules: &[LinuxDeviceCgroup]) -> Result<()> {
+    Policy::from_spec(rules).map(drop)
+}
+
 pub(super) fn apply(cg: &Cgroup, rules: &[LinuxDeviceCgroup]) -> Result<()> {
     let policy = Policy::from_spec(rules)?;
     if cg.saved.v2 {

@@ -21,7 +21,7 @@ pub(super) fn apply(cg: &Cgroup, io: &LinuxBlockIo) -> Result<()> {
     let set = &BlkIoController::new(dir.to_owned(), PathBuf::new(), v2);
     let mut steps = Steps::default();
     weights(&mut steps, dir, v2, io)?;
-    leaf_weights(&mut steps, set, v2, io)?;
+    leaf_weights(&mut steps, set, io)?;
     type Throttle = fn(&BlkIoController, u64, u64, u64) -> LibraryResult<()>;
     let throttles: [(&'static str, &Option<Vec<LinuxThrottleDevice>>, Throttle); 4] = [
         (
@@ -96,24 +96,34 @@ fn weights(steps: &mut Steps<'_>, dir: &Path, v2: bool, io: &LinuxBlockIo) -> Re
     Ok(())
 }
 
+fn leaf_weight(io: &LinuxBlockIo) -> Option<u16> {
+    io.leaf_weight().filter(|w| *w != 0)
+}
+
+fn leaf_weight_for(device: &LinuxWeightDevice) -> Option<u16> {
+    device.leaf_weight().filter(|w| *w != 0)
+}
+
+/// Leaf weights are version 1's alone.
+pub(super) fn check(v2: bool, io: &LinuxBlockIo) -> Result<()> {
+    let mut devices = io.weight_device().iter().flatten();
+    if v2 && (leaf_weight(io).is_some() || devices.any(|wd| leaf_weight_for(wd).is_some())) {
+        return Err(unsupported("blockIO.leafWeight", "cgroup version 2 has no leaf weights"));
+    }
+    Ok(())
+}
+
 /// Leaf weights were the cfq scheduler's, which is gone since Linux 5.0.
 fn leaf_weights<'a>(
     steps: &mut Steps<'a>,
     set: &'a BlkIoController,
-    v2: bool,
     io: &LinuxBlockIo,
 ) -> Result<()> {
-    let asked = |wd: &LinuxWeightDevice| wd.leaf_weight().filter(|w| *w != 0);
-    let leaf = io.leaf_weight().filter(|w| *w != 0);
-    let devices = io.weight_device().iter().flatten();
-    if v2 && (leaf.is_some() || devices.clone().any(|wd| asked(wd).is_some())) {
-        return Err(unsupported("blockIO.leafWeight", "cgroup version 2 has no leaf weights"));
-    }
-    if let Some(weight) = leaf {
+    if let Some(weight) = leaf_weight(io) {
         steps.library("blockIO.leafWeight", move || set.set_leaf_weight(weight.into()));
     }
-    for wd in devices {
-        let Some(weight) = asked(wd) else { continue };
+    for wd in io.weight_device().iter().flatten() {
+        let Some(weight) = leaf_weight_for(wd) else { continue };
         let field = "blockIO.weightDevice.leafWeight";
         let (major, minor) = number(field, wd.major(), wd.minor())?;
         steps.library(field, move || set.set_leaf_weight_for_device(major, minor, weight.into()));
@@ -131,7 +141,7 @@ fn number(field: &str, major: i64, minor: i64) -> Result<(u64, u64)> {
 }
 
 /// 10 to 1000 of version 1 as 1 to 10000 of version 2, linearly, as runc does.
-fn io_weight(weight: u16) -> u64 {
+pub(in crate::cgroup) fn io_weight(weight: u16) -> u64 {
     1 + (u64::from(weight).saturating_sub(10)) * 9999 / 990
 }
 

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use cgroups_rs::fs::memory::MemController;
-use oci_spec::runtime::LinuxMemory;
+use oci_spec::runtime::{LinuxMemory, LinuxResources};
 
 use super::{Steps, dir_for, put, unsupported};
 use crate::cgroup::{Cgroup, file};
@@ -28,6 +28,74 @@ pub(super) fn apply(cg: &Cgroup, memory: &LinuxMemory) -> Result<()> {
     if cg.saved.v2 { version_2(dir, memory) } else { version_1(dir, memory) }
 }
 
+/// What only version 1 has, and a swap that is less than the memory in it.
+pub(super) fn check(v2: bool, memory: &LinuxMemory) -> Result<()> {
+    if let Some(swappiness) = memory.swappiness().filter(|s| !v2 && *s > 100) {
+        return Err(Error::invalid(format!(
+            "linux.resources.memory.swappiness: {swappiness}, expected 0 to 100"
+        )));
+    }
+    if !v2 {
+        return Ok(());
+    }
+    if memory.swappiness().is_some() {
+        return Err(unsupported("memory.swappiness", "cgroup version 2 has no swappiness"));
+    }
+    if memory.disable_oom_killer() == Some(true) {
+        return Err(unsupported(
+            "memory.disableOOMKiller",
+            "cgroup version 2 always has its OOM killer",
+        ));
+    }
+    match memory.limit().filter(|l| *l != 0) {
+        Some(limit) => swap_beside(Some(limit), memory.swap()).map(drop),
+        None => Ok(()),
+    }
+}
+
+/// The spec's swap is a total that counts memory in. Where an update of version
+/// 2 mentions one half only, the other is as it is now: without it the total
+/// would move with the memory, or could not be told at all.
+pub(in crate::cgroup) fn completed(
+    cg: &Cgroup,
+    resources: &LinuxResources,
+) -> Result<LinuxResources> {
+    let mut whole = resources.clone();
+    let Some(mut memory) = resources.memory().filter(|_| cg.saved.v2) else {
+        return Ok(whole);
+    };
+    let given = |half: Option<i64>| half.filter(|h| *h != 0);
+    let (limit, swap) = (given(memory.limit()), given(memory.swap()));
+    if limit.is_some() != swap.is_some() {
+        let dir = dir_for(cg, "memory", "memory")?;
+        // None for what has no limit.
+        let now = |name: &str| -> Result<Option<i64>> {
+            let number = file::read_number(&dir.join(name))?;
+            Ok(number.and_then(|n| i64::try_from(n).ok()))
+        };
+        match limit {
+            Some(limit) => {
+                let total = now("memory.max")?.zip(now("memory.swap.max")?);
+                let total = total.map(|(memory, swap)| memory.saturating_add(swap));
+                memory.set_swap(total.filter(|_| limit > 0));
+                below_total(limit, memory.swap())?;
+            }
+            None => drop(memory.set_limit(now("memory.max")?)),
+        }
+        whole.set_memory(Some(memory));
+    }
+    Ok(whole)
+}
+
+fn below_total(limit: i64, total: Option<i64>) -> Result<()> {
+    match total {
+        Some(total) if limit > total => Err(Error::invalid(format!(
+            "linux.resources.memory.limit: {limit} is more than the {total} that memory and swap may have together now, expected memory.swap as well"
+        ))),
+        _ => Ok(()),
+    }
+}
+
 /// memory.rst. Zero means "not set" as with runc. Whether memory or swap has
 /// to be written first depends on whether they grow or shrink; [`Steps`] finds
 /// out.
@@ -48,11 +116,6 @@ fn version_1(dir: &Path, memory: &LinuxMemory) -> Result<()> {
         steps.library("memory.reservation", move || set.set_soft_limit(reservation));
     }
     if let Some(swappiness) = memory.swappiness() {
-        if swappiness > 100 {
-            return Err(Error::invalid(format!(
-                "linux.resources.memory.swappiness: {swappiness}, expected 0 to 100"
-            )));
-        }
         steps.library("memory.swappiness", move || set.set_swappiness(swappiness));
     }
     if memory.disable_oom_killer() == Some(true) {
@@ -63,17 +126,7 @@ fn version_1(dir: &Path, memory: &LinuxMemory) -> Result<()> {
 
 /// cgroup-v2.rst, "Memory Interface Files".
 fn version_2(dir: &Path, memory: &LinuxMemory) -> Result<()> {
-    if memory.swappiness().is_some() {
-        return Err(unsupported("memory.swappiness", "cgroup version 2 has no swappiness"));
-    }
-    if memory.disable_oom_killer() == Some(true) {
-        return Err(unsupported(
-            "memory.disableOOMKiller",
-            "cgroup version 2 always has its OOM killer",
-        ));
-    }
     let limit = memory.limit().filter(|l| *l != 0);
-    check_before_update(dir, memory, limit)?;
     let set = &MemController::new(dir.to_owned(), PathBuf::new(), true);
     let mut steps = Steps::default();
     if let Some(swap) = swap_beside(limit, memory.swap())? {
@@ -116,17 +169,27 @@ fn write_swap(dir: &Path, swap: i64) -> Result<()> {
     }
 }
 
-/// `checkBeforeUpdate`: rather refuse than kill at once.
-fn check_before_update(dir: &Path, memory: &LinuxMemory, limit: Option<i64>) -> Result<()> {
-    let Some(limit) = limit.and_then(|l| u64::try_from(l).ok()) else {
+/// `checkBeforeUpdate`: rather refuse than kill at once. Version 1 refuses by
+/// itself.
+pub(in crate::cgroup) fn check_usage(cg: &Cgroup, resources: &LinuxResources) -> Result<()> {
+    let Some(memory) = resources.memory().filter(|m| m.check_before_update() == Some(true)) else {
         return Ok(());
     };
-    if memory.check_before_update() != Some(true) {
+    if !cg.saved.v2 {
         return Ok(());
     }
-    match file::read_number(&dir.join("memory.current"))? {
-        Some(used) if used > limit => Err(Error::invalid(format!(
-            "linux.resources.memory.limit: {limit} is less than the {used} bytes in use (checkBeforeUpdate)"
+    let dir = dir_for(cg, "memory", "memory")?;
+    let used = file::read_number(&dir.join("memory.current"))?.unwrap_or(0);
+    let swapped = file::read_number(&dir.join("memory.swap.current"))?.unwrap_or(0);
+    fits("memory.limit", memory.limit(), used)?;
+    fits("memory.swap", memory.swap(), used + swapped)
+}
+
+/// Zero and less limit nothing.
+fn fits(field: &str, limit: Option<i64>, used: u64) -> Result<()> {
+    match limit.and_then(|l| u64::try_from(l).ok()).filter(|l| *l != 0) {
+        Some(limit) if limit <= used => Err(Error::invalid(format!(
+            "linux.resources.{field}: {limit}, expected more than the {used} bytes in use (checkBeforeUpdate)"
         ))),
         _ => Ok(()),
     }
@@ -134,7 +197,18 @@ fn check_before_update(dir: &Path, memory: &LinuxMemory, limit: Option<i64>) -> 
 
 #[cfg(test)]
 mod tests {
-    use super::swap_beside;
+    use super::{fits, swap_beside};
+
+    #[test]
+    fn what_is_in_use_has_to_be_less_than_the_limit() {
+        for (limit, used) in [(None, 9), (Some(-1), 9), (Some(0), 9), (Some(10), 9)] {
+            fits("memory.limit", limit, used).unwrap();
+        }
+        for (limit, used) in [(9, 9), (1, 9)] {
+            let error = fits("memory.swap", Some(limit), used).unwrap_err().to_string();
+            assert!(error.starts_with("linux.resources.memory.swap: "), "{error}");
+        }
+    }
 
     #[test]
     fn swap_of_the_spec_counts_memory_in() {

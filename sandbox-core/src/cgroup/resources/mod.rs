@@ -19,8 +19,9 @@ use rustix::io::Errno;
 use super::{Cgroup, file};
 use crate::error::{Error, Result};
 
-pub(super) use cpu::weight_of_shares;
-pub(super) use memory::swap_beside;
+pub(super) use cpu::{idle_of, weight_of_shares};
+pub(super) use io::io_weight;
+pub(super) use memory::{check_usage, completed, swap_beside};
 
 /// Whether limits are written for the first time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,10 +32,34 @@ pub(super) enum Occasion {
     Update,
 }
 
-/// Writes all limits.
+/// Refuses what cannot be done whatever the files say, so that nothing is left
+/// half changed.
+pub(super) fn check(v2: bool, resources: &LinuxResources) -> Result<()> {
+    if let Some(cpu) = resources.cpu() {
+        cpu::check(v2, cpu)?;
+    }
+    if let Some(memory) = resources.memory() {
+        memory::check(v2, memory)?;
+    }
+    if let Some(block_io) = resources.block_io() {
+        io::check(v2, block_io)?;
+    }
+    if let Some(limits) = resources.hugepage_limits() {
+        other::check_hugepages(limits)?;
+    }
+    if let Some(network) = resources.network() {
+        other::check_network(v2, network)?;
+    }
+    if let Some(unified) = resources.unified() {
+        other::check_unified(v2, unified)?;
+    }
+    devices::check(resources.devices().as_deref().unwrap_or_default())
+}
+
+/// Writes all limits, which were [`check`]ed.
 pub(super) fn apply(cg: &Cgroup, resources: &LinuxResources, occasion: Occasion) -> Result<()> {
     if let Some(cpu) = resources.cpu() {
-        cpu::apply(cg, cpu)?;
+        cpu::apply(cg, cpu, idle_of(resources) == Some(1))?;
     }
     if let Some(memory) = resources.memory() {
         memory::apply(cg, memory)?;
@@ -60,7 +85,7 @@ pub(super) fn apply(cg: &Cgroup, resources: &LinuxResources, occasion: Occasion)
     }
     // Last: it is the user's own word on files that were written above.
     if let Some(unified) = resources.unified() {
-        other::unified(cg, unified)?;
+        other::unified(cg, unified, idle_of(resources) == Some(1))?;
     }
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! `linux.resources.pids`, `hugepageLimits`, `network`, `rdma`, `unified`
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 
 use cgroups_rs::fs::MaxValue;
@@ -14,7 +14,9 @@ use super::{Steps, dir_for, put, unsupported};
 use crate::cgroup::Cgroup;
 use crate::error::{Error, Result};
 
-/// Zero means "not set" and a negative number "no limit", as with runc.
+/// Zero means "not set" and a negative number "no limit", as with runc up to 1.3.
+/// (1.4 takes zero for a limit of one, where the field is there; here it cannot
+/// be told from one that is not.)
 pub(super) fn pids(cg: &Cgroup, pids: &LinuxPids) -> Result<()> {
     let max = match pids.limit() {
         0 => return Ok(()),
@@ -26,6 +28,19 @@ pub(super) fn pids(cg: &Cgroup, pids: &LinuxPids) -> Result<()> {
     let mut steps = Steps::default();
     steps.library("pids.limit", || set.set_pid_max(max));
     steps.settle()
+}
+
+/// A size is part of a file's name.
+pub(super) fn check_hugepages(limits: &[LinuxHugepageLimit]) -> Result<()> {
+    for limit in limits {
+        let size = limit.page_size();
+        if size.is_empty() || !size.bytes().all(|b| b.is_ascii_alphanumeric()) {
+            return Err(Error::invalid(format!(
+                "linux.resources.hugepageLimits: pageSize {size:?}, expected one such as \"2MB\""
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// Written by ourselves: the library lists the host's page sizes anew for each
@@ -42,11 +57,6 @@ pub(super) fn hugepages(cg: &Cgroup, limits: &[LinuxHugepageLimit]) -> Result<()
     };
     for limit in limits {
         let size = limit.page_size();
-        if size.is_empty() || !size.bytes().all(|b| b.is_ascii_alphanumeric()) {
-            return Err(Error::invalid(format!(
-                "linux.resources.{field}: pageSize {size:?}, expected one such as \"2MB\""
-            )));
-        }
         let value = limit.limit().to_string();
         put(&dir.join(format!("hugetlb.{size}.{max}")), &value).map_err(|e| e.of(field))?;
         // Linux 5.7 and later count reservations apart.
@@ -59,13 +69,20 @@ pub(super) fn hugepages(cg: &Cgroup, limits: &[LinuxHugepageLimit]) -> Result<()
     Ok(())
 }
 
-/// net_cls.rst, net_prio.rst: version 1 only.
+/// Version 1 only.
+pub(super) fn check_network(v2: bool, network: &LinuxNetwork) -> Result<()> {
+    let priorities = network.priorities().as_deref().unwrap_or_default();
+    let class = network.class_id().filter(|c| *c != 0);
+    if v2 && (class.is_some() || !priorities.is_empty()) {
+        return Err(unsupported("network", "cgroup version 2 has neither net_cls nor net_prio"));
+    }
+    Ok(())
+}
+
+/// net_cls.rst, net_prio.rst
 pub(super) fn network(cg: &Cgroup, network: &LinuxNetwork) -> Result<()> {
     let priorities = network.priorities().as_deref().unwrap_or_default();
     let class = network.class_id().filter(|c| *c != 0);
-    if cg.saved.v2 && (class.is_some() || !priorities.is_empty()) {
-        return Err(unsupported("network", "cgroup version 2 has neither net_cls nor net_prio"));
-    }
     if let Some(class) = class {
         let dir = dir_for(cg, "net_cls", "network.classID")?;
         let set = NetClsController::new(dir.to_owned(), PathBuf::new());
@@ -108,25 +125,39 @@ pub(super) fn rdma(cg: &Cgroup, limits: &HashMap<String, LinuxRdma>) -> Result<(
     steps.settle()
 }
 
-/// File names of version 2 with their content, as the user wrote them.
-pub(super) fn unified(cg: &Cgroup, unified: &HashMap<String, String>) -> Result<()> {
-    let Some(first) = unified.keys().next() else {
-        return Ok(());
-    };
-    if !cg.saved.v2 {
-        return Err(unsupported(&format!("unified.{first}"), "this host has cgroup version 1"));
-    }
-    let dir = &cg.saved.dirs[0].path;
-    for (name, value) in unified {
+/// Limits that belong to no controller.
+const LIMITS: [&str; 2] = ["cgroup.max.depth", "cgroup.max.descendants"];
+
+/// Only names of version 2, and of limits.
+pub(super) fn check_unified(v2: bool, unified: &HashMap<String, String>) -> Result<()> {
+    for name in unified.keys() {
+        if !v2 {
+            return Err(unsupported(&format!("unified.{name}"), "this host has cgroup version 1"));
+        }
         if name.contains('/') || !name.contains('.') || name.starts_with('.') {
             return Err(Error::invalid(format!(
                 "linux.resources.unified: {name:?}, expected a file name such as \"memory.high\""
             )));
         }
-        if name.starts_with("cgroup.") {
+        if name.starts_with("cgroup.") && !LIMITS.contains(&name.as_str()) {
             return Err(Error::invalid(format!(
                 "linux.resources.unified: {name:?} is no limit, expected a controller's file"
             )));
+        }
+    }
+    Ok(())
+}
+
+/// File names with their content, as the user wrote them; in the order of their
+/// names, by which `cpu.idle` comes before the weight that only who is not `idle`
+/// can have.
+pub(super) fn unified(cg: &Cgroup, unified: &HashMap<String, String>, idle: bool) -> Result<()> {
+    let dir = &cg.saved.dirs[0].path;
+    let unified: BTreeMap<&String, &String> = unified.iter().collect();
+    for (name, value) in unified {
+        if idle && name == "cpu.weight" {
+            log::debug!("linux.resources.unified.cpu.weight is ignored: who is idle has no weight");
+            continue;
         }
         // One file may take several lines, one write each.
         for line in value.lines() {

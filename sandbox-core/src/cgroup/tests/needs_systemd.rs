@@ -61,7 +61,7 @@ fn systemd_knows_the_limits_and_keeps_them_at_a_reload() {
     scratch.cgroup.update(&cpu(|c| c.shares(2048u64))).unwrap();
     scratch.cgroup.update(&cpu(|c| c.period(50_000u64))).unwrap();
     scratch.cgroup.update(&memory(32 << 20)).unwrap();
-    assert!(Command::new("systemctl").arg("daemon-reload").status().unwrap().success());
+    reload();
     if scratch.cgroup.saved.v2 {
         assert_eq!(scratch.file("cpu", "cpu.max"), "150000 50000");
         assert_eq!(scratch.file("memory", "memory.max"), (32 << 20).to_string());
@@ -70,12 +70,96 @@ fn systemd_knows_the_limits_and_keeps_them_at_a_reload() {
     assert_eq!(show(&id, "CPUQuotaPerSecUSec"), "3s");
 }
 
+fn reload() {
+    assert!(Command::new("systemctl").arg("daemon-reload").status().unwrap().success());
+}
+
+fn unified<const N: usize>(files: [(&str, &str); N]) -> LinuxResources {
+    let files = files.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    LinuxResourcesBuilder::default().unified(files).build().unwrap()
+}
+
+#[test]
+fn files_that_systemd_writes_by_itself_stay_as_they_are() {
+    needs(is_v2() && Path::new("/run/systemd/system").exists(), "systemd on cgroup version 2");
+    let id = unique();
+    let mut resources =
+        unified([("memory.oom.group", "1"), ("cpu.idle", "1"), ("cpu.weight", "50")]);
+    resources.set_cpu(cpu(|c| c.shares(1024u64)).cpu().clone());
+    let io = LinuxBlockIoBuilder::default().weight(505u16).build().unwrap();
+    resources.set_block_io(Some(io));
+    let scratch = Scratch { cgroup: create(&id, &resources).unwrap(), children: Vec::new() };
+    let dir = scratch.cgroup.any_dir().to_owned();
+    let all_are = |expected: &[(&str, &str)]| {
+        reload();
+        for (name, value) in expected.iter().filter(|(name, _)| dir.join(name).exists()) {
+            assert_eq!(scratch.file("any", name), *value, "{name}");
+        }
+    };
+    assert!(dir.join("memory.oom.group").exists() && dir.join("cpu.idle").exists());
+    all_are(&[("memory.oom.group", "1"), ("cpu.idle", "1"), ("io.weight", "default 5000")]);
+    assert_eq!(show(&id, "OOMPolicy"), "kill");
+
+    // What is not mentioned stays as it is.
+    scratch.cgroup.update(&memory(64 << 20)).unwrap();
+    all_are(&[("memory.oom.group", "1"), ("cpu.idle", "1"), ("memory.max", "67108864")]);
+    scratch.cgroup.update(&cpu(|c| c.idle(0))).unwrap();
+    all_are(&[("cpu.idle", "0"), ("cpu.weight", "100")]);
+    scratch.cgroup.update(&unified([("cpu.weight", "50"), ("io.weight", "300")])).unwrap();
+    all_are(&[("cpu.idle", "0"), ("cpu.weight", "50"), ("io.weight", "default 300")]);
+    scratch.cgroup.update(&cpu(|c| c.idle(1).shares(512u64))).unwrap();
+    all_are(&[("cpu.idle", "1"), ("memory.oom.group", "1")]);
+}
+
+#[test]
+fn a_quota_is_rounded_in_the_file_as_well() {
+    needs(is_v2() && Path::new("/run/systemd/system").exists(), "systemd on cgroup version 2");
+    let id = unique();
+    let cgroup = create(&id, &cpu(|c| c.quota(33_333i64).period(100_000u64))).unwrap();
+    let scratch = Scratch { cgroup, children: Vec::new() };
+    let stays = |max: &str| {
+        assert_eq!(scratch.file("cpu", "cpu.max"), max);
+        reload();
+        assert_eq!(scratch.file("cpu", "cpu.max"), max);
+    };
+    stays("34000 100000");
+    scratch.cgroup.update(&cpu(|c| c.period(30_000u64))).unwrap();
+    stays("34200 30000");
+    scratch.cgroup.update(&cpu(|c| c.quota(-1i64))).unwrap();
+    // Without a quota systemd has no period but the default one.
+    stays("max 100000");
+}
+
+#[test]
+fn a_limit_below_what_is_in_use_is_refused_before_systemd_sets_it() {
+    needs(is_v2() && Path::new("/run/systemd/system").exists(), "systemd on cgroup version 2");
+    let id = unique();
+    let cgroup = create(&id, &memory(64 << 20)).unwrap();
+    let mut scratch = Scratch { cgroup, children: Vec::new() };
+    let shell = scratch.run("exec sleep 60");
+    scratch.cgroup.settled();
+    let checked = |memory: LinuxMemoryBuilder| {
+        let memory = memory.check_before_update(true).build().unwrap();
+        scratch.cgroup.update(&LinuxResourcesBuilder::default().memory(memory).build().unwrap())
+    };
+    let limit = |bytes: i64| LinuxMemoryBuilder::default().limit(bytes);
+    for (memory, field) in [(limit(4096), "limit"), (limit(64 << 20).swap(4096), "swap")] {
+        let error = checked(memory).unwrap_err().to_string();
+        assert!(error.starts_with(&format!("linux.resources.memory.{field}: ")), "{error}");
+    }
+    assert_eq!(show(&id, "MemoryMax"), (64 << 20).to_string());
+    checked(limit(32 << 20)).unwrap();
+    assert_eq!(show(&id, "MemoryMax"), (32 << 20).to_string());
+    assert!(Path::new(&format!("/proc/{shell}/exe")).exists(), "nobody was killed");
+}
+
 #[test]
 fn a_refused_limit_leaves_no_unit() {
     needs(Path::new("/run/systemd/system").exists(), "systemd");
     let id = unique();
-    let error = create(&id, &cpu(|c| c.realtime_runtime(-7i64).realtime_period(1u64))).unwrap_err();
-    assert!(error.to_string().starts_with("linux.resources.cpu"), "{error}");
+    // Only the kernel knows, and so only once there is a unit.
+    let error = create(&id, &cpu(|c| c.quota(10_000i64).burst(20_000u64))).unwrap_err();
+    assert!(error.to_string().starts_with("linux.resources.cpu.burst"), "{error}");
     is_forgotten(&id);
 }
 

@@ -133,6 +133,17 @@ fn what_cannot_be_done_is_refused_by_name_and_leaves_nothing() {
 }
 
 #[test]
+fn an_update_that_is_refused_changes_nothing() {
+    needs(!is_v2(), "cgroup version 1");
+    let scratch = Scratch::new(&cpu(|c| c.shares(512u64)));
+    let mut update = cpu(|c| c.shares(256u64));
+    update.set_memory(Some(LinuxMemoryBuilder::default().swappiness(101u64).build().unwrap()));
+    let error = scratch.cgroup.update(&update).unwrap_err().to_string();
+    assert!(error.starts_with("linux.resources.memory.swappiness"), "{error}");
+    assert_eq!(scratch.file("cpu", "cpu.shares"), "512");
+}
+
+#[test]
 fn only_the_default_devices_are_open() {
     needs(!is_v2(), "cgroup version 1");
     let scratch = Scratch::plain();
@@ -282,6 +293,8 @@ fn statistics_of_a_cgroup_that_is_gone_are_empty() {
     let Stats::V1(stats) = scratch.cgroup.stats().unwrap() else { panic!("expected version 1") };
     assert_eq!(*stats, stats::StatsV1::default());
     assert_eq!(scratch.cgroup.pids().unwrap(), []);
+    scratch.cgroup.thaw().unwrap_err();
+    scratch.cgroup.thaw_if_there().unwrap();
 }
 
 #[test]

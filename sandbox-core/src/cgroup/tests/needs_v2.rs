@@ -91,3 +91,50 @@ fn an_out_of_memory_kill_is_told_and_counted_on_version_2() {
     assert!(stats.cpu.unwrap().usage_usec > 0);
     assert!(stats.pids.is_some() && stats.io.is_some());
 }
+
+#[test]
+fn swap_is_a_total_also_when_memory_or_swap_comes_alone() {
+    needs(is_v2(), "cgroup version 2");
+    let set = |memory: LinuxMemoryBuilder| {
+        LinuxResourcesBuilder::default().memory(memory.build().unwrap()).build().unwrap()
+    };
+    let both = LinuxMemoryBuilder::default().limit(64i64 << 20).swap(96i64 << 20);
+    let scratch = Scratch::new(&set(both));
+    let have = |max: u64, swap: u64| {
+        assert_eq!(scratch.file("any", "memory.max"), (max << 20).to_string());
+        assert_eq!(scratch.file("any", "memory.swap.max"), (swap << 20).to_string());
+    };
+    have(64, 32);
+    scratch.cgroup.update(&memory(32 << 20)).unwrap();
+    have(32, 64);
+    scratch.cgroup.update(&set(LinuxMemoryBuilder::default().swap(80i64 << 20))).unwrap();
+    have(32, 48);
+    let more = scratch.cgroup.update(&memory(100 << 20)).unwrap_err().to_string();
+    assert!(more.starts_with("linux.resources.memory.limit: "), "{more}");
+    let less = set(LinuxMemoryBuilder::default().swap(16i64 << 20));
+    let less = scratch.cgroup.update(&less).unwrap_err().to_string();
+    assert!(less.starts_with("linux.resources.memory.swap: "), "{less}");
+    have(32, 48);
+}
+
+#[test]
+fn an_update_that_is_refused_changes_nothing() {
+    needs(is_v2(), "cgroup version 2");
+    let scratch = Scratch::new(&memory(64 << 20));
+    let mut update = memory(32 << 20);
+    update.set_unified(Some([("cgroup.kill".to_owned(), "1".to_owned())].into()));
+    let error = scratch.cgroup.update(&update).unwrap_err().to_string();
+    assert!(error.starts_with("linux.resources.unified"), "{error}");
+    assert_eq!(scratch.file("any", "memory.max"), (64 << 20).to_string());
+}
+
+#[test]
+fn how_many_cgroups_there_may_be_is_a_limit_too() {
+    needs(is_v2(), "cgroup version 2");
+    let files = [("cgroup.max.depth", "3"), ("cgroup.max.descendants", "7")];
+    let unified = files.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let scratch = Scratch::new(&LinuxResourcesBuilder::default().unified(unified).build().unwrap());
+    for (name, value) in files {
+        assert_eq!(scratch.file("any", name), value, "{name}");
+    }
+}
