@@ -55,6 +55,26 @@ impl Output {
         Ok((Self(both), write_end))
     }
 
+    /// Whether nothing is in it that nobody has read yet.
+    pub(super) fn is_read(&self) -> bool {
+        rustix::io::ioctl_fionread(&self.0).unwrap_or(0) == 0
+    }
+
+    /// Ends when that is so.
+    pub(super) async fn read(self) {
+        // A pipe does not tell when it becomes empty.
+        let mut wait = Duration::from_millis(1);
+        while !self.is_read() {
+            tokio::time::sleep(wait).await;
+            wait = (wait * 2).min(Duration::from_millis(50));
+        }
+    }
+
+    /// The same FIFO, to wait for.
+    pub(super) fn another(&self) -> Option<Self> {
+        self.0.try_clone().ok().map(Self)
+    }
+
     /// Closes it once it has been read to the end: at once where a client
     /// reads, later where containerd is away or its reader has yet to open it,
     /// and at the latest when the process is forgotten.
@@ -216,6 +236,35 @@ mod tests {
         io.fifos.push(output);
         io.release();
         io
+    }
+
+    #[tokio::test]
+    async fn an_exit_waits_for_a_reader() {
+        let fifo = Fifo::new();
+        let (output, write_end) = Output::open(&fifo.path, &OWNER).unwrap();
+        let mut io = super::super::Io::default();
+        io.fifos.push(output);
+        assert!(io.unread().is_none(), "there is nothing to read");
+        File::from(write_end).write_all(b"late").unwrap();
+        let waiting = tokio::spawn(io.unread().expect("something to read"));
+        tokio::task::yield_now().await;
+        assert!(!waiting.is_finished());
+        let (mut reader, mut read) = (fifo.reader(), [0; 4]);
+        reader.read_exact(&mut read).unwrap();
+        waiting.await.unwrap();
+        assert!(io.unread().is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_exit_does_not_wait_for_ever() {
+        let fifo = Fifo::new();
+        let (output, write_end) = Output::open(&fifo.path, &OWNER).unwrap();
+        File::from(write_end).write_all(b"never read").unwrap();
+        let mut io = super::super::Io::default();
+        io.fifos.push(output);
+        let begun = tokio::time::Instant::now();
+        io.unread().expect("something to read").await;
+        assert!(begun.elapsed() >= super::super::LATE_READER);
     }
 
     #[tokio::test]

@@ -72,7 +72,7 @@ impl Donated {
     }
 }
 
-/// How long Delete waits for output to be read.
+/// How long an exit waits for output to be read, and Delete after it.
 const LATE_READER: Duration = Duration::from_secs(1);
 
 /// What the shim keeps open while a process lives, and a little longer.
@@ -199,9 +199,24 @@ impl Io {
         self.console.as_ref().map(Console::process_is_gone)
     }
 
+    /// Output of an ended process that nobody has read yet, if there is some. The
+    /// future ends when it has been read, or nobody has come for a while. A client
+    /// opens its end in a thread of its own, and as soon as it hears of the end
+    /// gives up what is not open by then (containerd's `client/task.go`, `Delete`).
+    pub(crate) fn unread(&self) -> Option<impl Future<Output = ()> + use<>> {
+        let unread = self.fifos.iter().filter(|fifo| !fifo.is_read());
+        let unread: Vec<_> = unread.filter_map(fifo::Output::another).collect();
+        let is_some = !unread.is_empty();
+        let read = async move {
+            for fifo in unread {
+                fifo.read().await;
+            }
+        };
+        is_some.then_some(async { drop(tokio::time::timeout(LATE_READER, read).await) })
+    }
+
     /// Ends when all output has been read, or nobody has come to read it for a
-    /// while. Docker deletes a process as soon as it hears of its end, when the
-    /// thread that is to read its output may not have opened it yet.
+    /// while.
     pub(crate) fn read_to_end(&self) -> impl Future<Output = ()> + use<> {
         let forgotten = self.forgotten.clone();
         async move {

@@ -3,7 +3,8 @@
 //! 1. the Start of a process before its Exit, however fast it was;
 //! 2. the Exits of all execs before the init's;
 //! 3. an OOM kill before the Exit that it caused;
-//! 4. the last byte of a terminal's output before the Exit.
+//! 4. the last byte of output before the Exit: from a terminal it has been passed
+//!    on, from a FIFO it has been read, unless nobody comes to read it.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -46,9 +47,9 @@ pub(super) fn ended(shim: &Arc<Shim>, id: &str, exec: &str, status: u32) -> bool
             _ => process.ending = true,
         }
         status = process.reports.unwrap_or(status);
-        let no_terminal = process.io.drained().is_none();
+        let is_read = process.io.drained().is_none() && process.io.unread().is_none();
         let last = exec.is_empty() && (*container.unsettled.borrow() > 0 || shares_pids(container));
-        no_terminal && !last
+        is_read && !last
     };
     let at = SystemTime::now();
     if simple {
@@ -64,10 +65,15 @@ pub(super) fn ended(shim: &Arc<Shim>, id: &str, exec: &str, status: u32) -> bool
             }
             clear(&shim, &id).await;
         }
-        let drained =
-            shim.table().process(&id, &exec).ok().and_then(|process| process.io.drained());
+        let (drained, unread) = match shim.table().process(&id, &exec) {
+            Ok(process) => (process.io.drained(), process.io.unread()),
+            Err(_) => return,
+        };
         if let Some(drained) = drained {
             drained.await;
+        }
+        if let Some(unread) = unread {
+            unread.await;
         }
         conclude(&shim, &id, &exec, Exit { status, at });
     });
