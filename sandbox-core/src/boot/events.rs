@@ -73,9 +73,10 @@ impl Events {
 }
 
 /// SIGTERM from outside the pod, whose processes have no number in here
-/// (signalfd(2), `ssi_pid`). Nobody inside can send such a one: the kernel fills
-/// the number in, and takes no other signal with SI_USER from them
-/// (rt_sigqueueinfo(2)).
+/// (signalfd(2), `ssi_pid`). Nobody inside sends such a one: the kernel fills the
+/// number in, and takes no other signal with SI_USER from them
+/// (rt_sigqueueinfo(2)). It loses the number where the user has too many signals
+/// pending, which takes somebody who may signal boot and be its user.
 fn is_the_node_s_word(signal: &siginfo) -> bool {
     let number = signal.ssi_signo.cast_signed();
     number == Signal::SIGTERM as i32 && signal.ssi_code == SI_USER && signal.ssi_pid == 0

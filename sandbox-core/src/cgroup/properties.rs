@@ -186,9 +186,11 @@ fn asked_bandwidth(cpu: &LinuxCpu, v2: bool, now: Option<&Cgroup>) -> Option<(Op
 }
 
 /// The quota to write into the file of a unit: what systemd will make of it when
-/// it next looks at the unit. None when it is the spec's.
+/// it next looks at the unit. None when it is the spec's. On version 1 always: a
+/// kubelet writes the exact quota into the pod's cgroup, and the kernel lets none
+/// below it have more.
 pub(super) fn quota_of_unit(cg: &Cgroup, cpu: &LinuxCpu) -> Option<i64> {
-    cg.saved.unit.as_ref()?;
+    cg.saved.unit.as_ref().filter(|_| cg.saved.v2)?;
     let (quota, period) = asked_bandwidth(cpu, cg.saved.v2, Some(cg))?;
     i64::try_from(in_a_period(per_second(Some(quota?), period), period)).ok()
 }

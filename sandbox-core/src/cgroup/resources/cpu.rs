@@ -31,7 +31,7 @@ pub(super) fn check(v2: bool, cpu: &LinuxCpu) -> Result<()> {
 }
 
 /// What to write. Who is to be `idle` has no weight: the kernel refuses one from
-/// then on, and with systemd that is before these files are written.
+/// then on, and systemd may have made it idle before these files are written.
 fn as_written(cg: &Cgroup, cpu: &LinuxCpu, idle: bool) -> LinuxCpu {
     let mut written = cpu.clone();
     written.set_shares(cpu.shares().filter(|_| !idle));

@@ -47,10 +47,7 @@ pub(super) fn check(v2: bool, memory: &LinuxMemory) -> Result<()> {
             "cgroup version 2 always has its OOM killer",
         ));
     }
-    match memory.limit().filter(|l| *l != 0) {
-        Some(limit) => swap_beside(Some(limit), memory.swap()).map(drop),
-        None => Ok(()),
-    }
+    swap_beside(memory.limit().filter(|l| *l != 0), memory.swap()).map(drop)
 }
 
 /// The spec's swap is a total that counts memory in. Where an update of version
@@ -77,23 +74,15 @@ pub(in crate::cgroup) fn completed(
             Some(limit) => {
                 let total = now("memory.max")?.zip(now("memory.swap.max")?);
                 let total = total.map(|(memory, swap)| memory.saturating_add(swap));
-                memory.set_swap(total.filter(|_| limit > 0));
-                below_total(limit, memory.swap())?;
+                // Beyond the total swap stays what it is, as with runc: Docker says
+                // that swap has no limit by not mentioning it.
+                memory.set_swap(total.filter(|total| (1..=*total).contains(&limit)));
             }
             None => drop(memory.set_limit(now("memory.max")?)),
         }
         whole.set_memory(Some(memory));
     }
     Ok(whole)
-}
-
-fn below_total(limit: i64, total: Option<i64>) -> Result<()> {
-    match total {
-        Some(total) if limit > total => Err(Error::invalid(format!(
-            "linux.resources.memory.limit: {limit} is more than the {total} that memory and swap may have together now, expected memory.swap as well"
-        ))),
-        _ => Ok(()),
-    }
 }
 
 /// memory.rst. Zero means "not set" as with runc. Whether memory or swap has

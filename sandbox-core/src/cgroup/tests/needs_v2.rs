@@ -109,12 +109,24 @@ fn swap_is_a_total_also_when_memory_or_swap_comes_alone() {
     have(32, 64);
     scratch.cgroup.update(&set(LinuxMemoryBuilder::default().swap(80i64 << 20))).unwrap();
     have(32, 48);
-    let more = scratch.cgroup.update(&memory(100 << 20)).unwrap_err().to_string();
-    assert!(more.starts_with("linux.resources.memory.limit: "), "{more}");
+    // More than the total leaves swap alone, as with runc.
+    scratch.cgroup.update(&memory(100 << 20)).unwrap();
+    have(100, 48);
     let less = set(LinuxMemoryBuilder::default().swap(16i64 << 20));
     let less = scratch.cgroup.update(&less).unwrap_err().to_string();
     assert!(less.starts_with("linux.resources.memory.swap: "), "{less}");
-    have(32, 48);
+    have(100, 48);
+}
+
+#[test]
+fn swap_needs_a_limit_of_memory_and_nothing_is_changed_without_one() {
+    needs(is_v2(), "cgroup version 2");
+    let scratch = Scratch::new(&cpu(|c| c.shares(1024u64)));
+    let mut update = cpu(|c| c.shares(2048u64));
+    update.set_memory(Some(LinuxMemoryBuilder::default().swap(80i64 << 20).build().unwrap()));
+    let error = scratch.cgroup.update(&update).unwrap_err().to_string();
+    assert!(error.starts_with("linux.resources.memory.swap"), "{error}");
+    assert_eq!(scratch.file("cpu", "cpu.weight"), "100");
 }
 
 #[test]
