@@ -1,6 +1,7 @@
-//! `delete`: cleans up after a shim that is no more. containerd calls it with
-//! the bundle as working directory whenever it loses its connection, for the
-//! sandbox and for each container in it, and gives it five seconds.
+//! `delete`: cleans up after a shim that is no more, or that containerd has let
+//! go of. containerd calls it with the bundle as working directory whenever it
+//! loses its connection, for the sandbox and for each container in it, and gives
+//! it five seconds.
 
 use std::fs;
 use std::os::unix::fs::FileTypeExt;
@@ -25,19 +26,19 @@ use crate::task::KILLED;
 pub(crate) fn delete(flags: &Flags) -> Result<()> {
     let bundle = if flags.bundle.is_empty() { Path::new(".") } else { Path::new(&flags.bundle) };
     let address = fs::read_to_string(bundle.join("address")).unwrap_or_default();
-    let living = living(&address);
-    if let Some(shim) = &living {
-        shut_down(shim, &flags.id);
-    }
-    let pid = if living.is_some() {
-        // Only containerd's connection for one container went away: with 1.x
-        // that is how a container of a living pod ends.
-        None
-    } else {
-        let pid =
-            sandbox_core::sandbox::clean_up(Path::new(STATE_ROOT), &flags.namespace, &flags.id)?;
-        remove_socket(&address);
-        pid
+    let pid = match living(&address) {
+        // Of a container only containerd's connection went away: with 1.x that is
+        // how one of a living pod ends.
+        Some(shim) => {
+            shut_down(&shim, &flags.id);
+            None
+        }
+        None => {
+            let root = Path::new(STATE_ROOT);
+            let pid = sandbox_core::sandbox::clean_up(root, &flags.namespace, &flags.id)?;
+            remove_socket(&address);
+            pid
+        }
     };
     let response = DeleteResponse {
         pid: pid.and_then(|pid| u32::try_from(pid.0).ok()).unwrap_or_default(),

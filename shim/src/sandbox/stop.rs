@@ -37,7 +37,8 @@ pub(super) async fn end(shim: &Arc<Shim>, id: &str) -> Result<()> {
         match &pod.state {
             State::Ready(boot) => boot.clone(),
             State::Created(_) => return pod.step(Step::End).map(drop),
-            State::Starting | State::Ended => return Ok(()),
+            State::Starting => unreachable!("a start has its turn until it is over"),
+            State::Ended => return Ok(()),
         }
     };
     shim.thaw_all();

@@ -15,9 +15,9 @@ use sandbox_core::spec::plan::{Plan, ProcessPlan, Terminal};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
-use super::delete;
 use super::lifecycle::{State, Step};
 use super::sandbox::Boot;
+use super::{delete, shutdown};
 use crate::error::{Error, Result};
 use crate::events::Events;
 use crate::options::Options;
@@ -240,6 +240,8 @@ impl Drop for Reservation {
             Some(boot) if table.is_empty() => delete::take_down(&mut table, boot.clone()),
             Some(_) => {}
         }
+        drop(table);
+        shutdown::catch_up(&self.shim);
     }
 }
 
