@@ -70,10 +70,11 @@ fn kill_pause(container: &mut Container, signal: i32) -> Result<()> {
     Ok(container.boot.handle.kill()?)
 }
 
-/// Frozen processes do not die, on cgroup v1.
+/// Frozen processes do not die, on cgroup v1. On version 2 they do, and systemd
+/// may have removed their cgroup by now.
 fn thaw(container: &mut Container) -> Result<()> {
     if container.init.state() == State::Paused {
-        container.cgroup.thaw()?;
+        container.cgroup.thaw_if_there()?;
         container.init.step(Step::Resume)?;
     }
     Ok(())

@@ -215,7 +215,7 @@ impl Shim {
     pub(crate) fn thaw_all(&self) {
         let paused = |c: &&super::table::Container| c.init.state() == State::Paused;
         for container in self.table().containers().filter(paused) {
-            if let Err(error) = container.cgroup.thaw() {
+            if let Err(error) = container.cgroup.thaw_if_there() {
                 log::warn!("container {}: {error}", container.id);
             }
         }
