@@ -381,6 +381,18 @@ impl PodContainer<'_> {
         })
     }
 
+    /// Waits until CRI has seen its end and gives this reason for it. containerd
+    /// 2.1 handles the events of its tasks in one order and their ends in another
+    /// (`handleContainerExit` in internal/cri/server/events.go of 2.3 says so): what
+    /// the shim has told first may be what CRI knows last.
+    pub fn wait_for_reason(&self, reason: &str) -> ContainerStatus {
+        wait::until(&format!("the container's end as {reason}"), || {
+            let status = self.status();
+            (status.state() == ContainerState::ContainerExited && status.reason == reason)
+                .then_some(status)
+        })
+    }
+
     /// What it has written so far, stream by stream: its log without the times.
     pub fn log_lines(&self) -> Vec<(String, String)> {
         let log = fs::read_to_string(&self.log).unwrap_or_default();

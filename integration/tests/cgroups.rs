@@ -122,8 +122,7 @@ mod needs_v2 {
             resources.memory_limit_in_bytes = 24 << 20;
             resources.unified.insert("memory.oom.group".into(), "1".into());
         });
-        let status = container.wait();
-        assert_eq!((status.exit_code, status.reason.as_str()), (137, "OOMKilled"));
+        assert_eq!(container.wait_for_reason("OOMKilled").exit_code, 137);
         assert!(pod.is_ready(), "the rest of the pod lives on");
     }
 

@@ -126,8 +126,7 @@ fn out_of_memory_is_the_reason_that_cri_tells(containerd: Containerd) {
     let container = pod.container("main", &format!("exec {HUNGRY}"), |config| {
         resources(config).memory_limit_in_bytes = 24 << 20;
     });
-    let status = container.wait();
-    assert_eq!((status.exit_code, status.reason.as_str()), (137, "OOMKilled"));
+    assert_eq!(container.wait_for_reason("OOMKilled").exit_code, 137);
 }
 
 fn fifty_short_lives_are_all_told(containerd: Containerd) {

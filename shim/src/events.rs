@@ -121,11 +121,16 @@ impl Events {
         ))
     }
 
-    /// Waits until everything is delivered, but not for ever.
-    pub(crate) async fn flush(&self, patience: Duration) {
+    /// Waits until everything is delivered, but not for ever; whether it is.
+    pub(crate) async fn delivered(&self, patience: Duration) -> bool {
         let mut queued = self.queued.subscribe();
         let empty = queued.wait_for(|queued| *queued == 0);
-        if tokio::time::timeout(patience, empty).await.is_err() {
+        tokio::time::timeout(patience, empty).await.is_ok()
+    }
+
+    /// The same before the shim ends.
+    pub(crate) async fn flush(&self, patience: Duration) {
+        if !self.delivered(patience).await {
             let lost = *self.queued.borrow();
             log::error!("{lost} events are not delivered, since containerd cannot be reached");
         }

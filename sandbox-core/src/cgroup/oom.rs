@@ -15,8 +15,8 @@ use crate::error::{Context, Error, Result};
 /// ask [`OomWatch::take`]. Becomes readable as well when the cgroup is removed.
 ///
 /// Version 1 signals before it kills, so that a `take` at once may find
-/// nothing: ask once more when a process has exited by SIGKILL. Kills in
-/// cgroups that the workload made below its own count on version 2 only.
+/// nothing: ask once more when a process has ended. Kills in cgroups that the
+/// workload made below its own count on version 2 only.
 #[derive(Debug)]
 pub struct OomWatch {
     event: OwnedFd,
@@ -26,6 +26,8 @@ pub struct OomWatch {
     /// and what it said. Where systemd removes the cgroup as soon as it is empty,
     /// that may be before we have read its own.
     above: Option<(PathBuf, u64)>,
+    /// The counters have changed, but for no kill so far: a limit was hit.
+    was_short: bool,
 }
 
 impl AsFd for OomWatch {
@@ -35,18 +37,31 @@ impl AsFd for OomWatch {
 }
 
 impl OomWatch {
-    /// How many processes were killed since the last call. None when the
-    /// cgroup is gone, unless its last events and the cgroup above say that there
-    /// was one. Makes the descriptor unreadable until the next event.
-    pub fn take(&mut self) -> Result<u64> {
-        let modified = self.drain()?;
-        let now = kills(&self.counter)?;
-        let above = self.take_above()?;
-        let Some(now) = now else {
-            return Ok(u64::from(modified && above));
+    /// How many processes were killed since the last call. Makes the descriptor
+    /// unreadable until the next event.
+    ///
+    /// When the cgroup is gone, the one above may tell of a kill, which was here
+    /// if there was an event of which we do not know yet. The kernel keeps an
+    /// event back that comes within 10 ms of another one (`cgroup_file_notify`)
+    /// and forgets it with the cgroup; so one that we know of will do as well, if
+    /// `killed`: SIGKILL has ended one of the processes, and was not sent by us
+    /// since the last call.
+    pub fn take(&mut self, killed: bool) -> Result<u64> {
+        let changed = self.drain()?;
+        // The kernel counts a kill here before it does above: what is read in the
+        // opposite order is of no kill that is not in our own count.
+        let above = self.kills_above()?;
+        let Some(now) = kills(&self.counter)? else {
+            self.was_short |= changed;
+            let suspected = changed || killed && self.was_short;
+            let above = self.kills_above()?;
+            return Ok(u64::from(suspected && self.see_above(above)));
         };
         let new = now.saturating_sub(self.seen);
         self.seen = self.seen.max(now);
+        self.was_short = new == 0 && (changed || self.was_short);
+        let above = if new > 0 { self.kills_above()? } else { above };
+        self.see_above(above);
         Ok(new)
     }
 
@@ -64,12 +79,15 @@ impl OomWatch {
         }
     }
 
-    /// Whether somebody was killed in the cgroup above or below it since the
-    /// last call.
-    fn take_above(&mut self) -> Result<bool> {
-        let Some((counter, seen)) = &mut self.above else { return Ok(false) };
-        let now = kills(counter)?.unwrap_or(*seen);
-        Ok(std::mem::replace(seen, now) < now)
+    /// What the cgroup above says, if it can.
+    fn kills_above(&self) -> Result<Option<u64>> {
+        self.above.as_ref().map_or(Ok(None), |(counter, _)| kills(counter))
+    }
+
+    /// Keeps what the cgroup above said; whether that is more than the last time.
+    fn see_above(&mut self, now: Option<u64>) -> bool {
+        let (Some((_, seen)), Some(now)) = (&mut self.above, now) else { return false };
+        std::mem::replace(seen, now) < now
     }
 }
 
@@ -92,7 +110,7 @@ impl Cgroup {
             Some(_) if self.saved.v2 => counter_above(&counter)?,
             _ => None,
         };
-        Ok(OomWatch { event, counter, seen, above })
+        Ok(OomWatch { event, counter, seen, above, was_short: false })
     }
 
     /// How many processes were killed for want of memory, ever.
@@ -150,6 +168,82 @@ mod tests {
 
     fn event(mask: inotify::ReadFlags) -> Vec<u8> {
         [1, mask.bits(), 0, 0].iter().flat_map(|field: &u32| field.to_ne_bytes()).collect()
+    }
+
+    /// A cgroup and the one above, as files: the kernel cannot be held between
+    /// counting a kill and systemd's removing the cgroup.
+    struct Counters {
+        directory: tempfile::TempDir,
+        watch: OomWatch,
+    }
+
+    impl Counters {
+        fn new() -> Self {
+            let directory = tempfile::tempdir().unwrap();
+            let above = directory.path().join("memory.events");
+            let counter = directory.path().join("own/memory.events");
+            std::fs::create_dir(counter.parent().unwrap()).unwrap();
+            let flags = CreateFlags::CLOEXEC | CreateFlags::NONBLOCK;
+            let event = inotify::init(flags).unwrap();
+            for file in [&above, &counter] {
+                std::fs::write(file, "max 0\noom_kill 0\n").unwrap();
+            }
+            inotify::add_watch(&event, &counter, WatchFlags::MODIFY).unwrap();
+            let above = Some((above, 0));
+            Self { directory, watch: OomWatch { event, counter, seen: 0, above, was_short: false } }
+        }
+
+        fn count(&self, file: &str, max: u64, kills: u64) {
+            let path = self.directory.path().join(file).join("memory.events");
+            std::fs::write(path, format!("max {max}\noom_kill {kills}\n")).unwrap();
+        }
+
+        fn remove(&self) {
+            std::fs::remove_dir_all(self.directory.path().join("own")).unwrap();
+        }
+
+        fn take(&mut self, killed: bool) -> u64 {
+            self.watch.take(killed).unwrap()
+        }
+    }
+
+    #[test]
+    fn a_kill_whose_event_went_with_the_cgroup_is_told_at_the_exit() {
+        let mut counters = Counters::new();
+        counters.count("own", 1, 0);
+        assert_eq!(counters.take(false), 0);
+        counters.count("", 1, 1);
+        counters.remove();
+        // The end of the watch is an event too, but of no kill.
+        assert_eq!(counters.take(false), 0);
+        assert_eq!(counters.take(true), 1);
+        assert_eq!(counters.take(true), 0);
+    }
+
+    #[test]
+    fn a_kill_next_door_is_not_the_reason_of_an_end() {
+        let mut counters = Counters::new();
+        counters.count("", 0, 1);
+        counters.remove();
+        assert_eq!(counters.take(true), 0);
+
+        // Nor is one that was known before.
+        let mut counters = Counters::new();
+        counters.count("own", 1, 0);
+        counters.count("", 1, 1);
+        assert_eq!(counters.take(false), 0);
+        counters.remove();
+        assert_eq!(counters.take(true), 0);
+    }
+
+    #[test]
+    fn a_kill_is_told_once_though_the_cgroup_above_counts_it_too() {
+        let mut counters = Counters::new();
+        counters.count("own", 1, 1);
+        counters.count("", 1, 1);
+        assert_eq!(counters.take(false), 1);
+        counters.remove();
+        assert_eq!(counters.take(true), 0);
     }
 
     #[test]

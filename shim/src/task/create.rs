@@ -207,6 +207,7 @@ async fn make(
         cgroup,
         policy: order.policy(),
         oom,
+        oom_kills: 0,
         init: Process::new(order.stdio()),
         execs: Default::default(),
         unsettled: Default::default(),

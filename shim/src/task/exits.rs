@@ -24,6 +24,11 @@ use crate::ready::readable;
 /// How long the execs of a container may take to end after its init.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// How long an exit waits for containerd to take the news of an OOM kill. What an
+/// answer to Wait starts is done in an order of its own: CRI would call the
+/// container failed, and only then out of memory.
+const TOLD: Duration = Duration::from_secs(1);
+
 /// A process has ended: boot says so, or boot itself is gone. `exec` is empty
 /// for a container's init. False when there is no such process, or its end is no
 /// news.
@@ -49,7 +54,8 @@ pub(super) fn ended(shim: &Arc<Shim>, id: &str, exec: &str, status: u32) -> bool
         status = process.reports.unwrap_or(status);
         let is_read = process.io.drained().is_none() && process.io.unread().is_none();
         let last = exec.is_empty() && (*container.unsettled.borrow() > 0 || shares_pids(container));
-        is_read && !last
+        publish_oom(shim, container, status == KILLED);
+        is_read && !last && container.oom_kills == 0
     };
     let at = SystemTime::now();
     if simple {
@@ -65,8 +71,12 @@ pub(super) fn ended(shim: &Arc<Shim>, id: &str, exec: &str, status: u32) -> bool
             }
             clear(&shim, &id).await;
         }
-        let (drained, unread) = match shim.table().process(&id, &exec) {
-            Ok(process) => (process.io.drained(), process.io.unread()),
+        let (drained, unread, oom_kills) = match shim.table().container(&id) {
+            Ok(container) => {
+                let oom_kills = container.oom_kills;
+                let Ok(process) = container.process(&exec) else { return };
+                (process.io.drained(), process.io.unread(), oom_kills)
+            }
             Err(_) => return,
         };
         if let Some(drained) = drained {
@@ -74,6 +84,9 @@ pub(super) fn ended(shim: &Arc<Shim>, id: &str, exec: &str, status: u32) -> bool
         }
         if let Some(unread) = unread {
             unread.await;
+        }
+        if oom_kills > 0 {
+            shim.events.delivered(TOLD).await;
         }
         conclude(&shim, &id, &exec, Exit { status, at });
     });
@@ -208,7 +221,7 @@ pub(super) fn signal_member(
 pub(super) fn conclude(shim: &Arc<Shim>, id: &str, exec: &str, exit: Exit) {
     let mut table = shim.table();
     let Ok(container) = table.container(id) else { return };
-    publish_oom(shim, container);
+    publish_oom(shim, container, exit.status == KILLED);
     if exec.is_empty() {
         container.latch_stats();
     }
@@ -238,18 +251,19 @@ pub(super) fn settle(container: &Container) {
     container.unsettled.send_modify(|execs| *execs = execs.saturating_sub(1));
 }
 
-/// Tells OOM kills since the last time.
-pub(super) fn publish_oom(shim: &Shim, container: &mut Container) -> bool {
-    let killed = match container.oom.as_mut().map(sandbox_core::cgroup::OomWatch::take) {
-        Some(Ok(killed)) => killed > 0,
+/// Tells OOM kills since the last time. `killed`: SIGKILL has ended a process.
+pub(super) fn publish_oom(shim: &Shim, container: &mut Container, killed: bool) -> bool {
+    let new = match container.oom.as_mut().map(|watch| watch.take(killed)) {
+        Some(Ok(new)) => new,
         Some(Err(error)) => {
             log::debug!("container {}: {error}", container.id);
-            false
+            0
         }
-        None => false,
+        None => 0,
     };
-    if killed {
+    if new > 0 {
+        container.oom_kills += new;
         shim.events.publish(&TaskOOM { container_id: container.id.clone(), ..Default::default() });
     }
-    killed
+    new > 0
 }

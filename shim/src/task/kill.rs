@@ -20,6 +20,10 @@ pub(super) fn kill(shim: &Arc<Shim>, request: &KillRequest) -> Result<Empty> {
     if process.ending || matches!(process.state(), State::Stopped | State::Deleting) {
         return Err(Error::not_found("process already finished"));
     }
+    if signal == Signal::KILL.as_raw() {
+        // Told apart from what this does.
+        exits::publish_oom(shim, container, false);
+    }
     if request.exec_id.is_empty() && container.is_pause() {
         kill_pause(container, signal)?;
     } else if request.all && request.exec_id.is_empty() && !dies_with_init(container, signal) {

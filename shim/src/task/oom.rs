@@ -52,5 +52,5 @@ fn tell(shim: &Shim, id: &str) -> Option<bool> {
     if matches!(container.init.state(), State::Stopped | State::Deleting) {
         return None;
     }
-    Some(publish_oom(shim, container))
+    Some(publish_oom(shim, container, false))
 }

@@ -254,6 +254,8 @@ pub(super) struct Container {
     pub(super) cgroup: Arc<Cgroup>,
     pub(super) policy: LimitsPolicy,
     pub(super) oom: Option<OomWatch>,
+    /// How many out-of-memory kills were told.
+    pub(super) oom_kills: u64,
     pub(super) init: Process,
     pub(super) execs: HashMap<String, Process>,
     /// How many execs have begun to start and have not ended: the init's exit

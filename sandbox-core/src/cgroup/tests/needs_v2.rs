@@ -82,7 +82,7 @@ fn an_out_of_memory_kill_is_told_and_counted_on_version_2() {
     let mut told = 0;
     while told == 0 {
         assert!(readable(&watch, Duration::from_secs(20)));
-        told += watch.take().unwrap();
+        told += watch.take(false).unwrap();
     }
     assert_eq!(told, 1);
     let Stats::V2(stats) = scratch.cgroup.stats().unwrap() else { panic!("expected version 2") };
