@@ -141,6 +141,13 @@ pub fn cpu_quota(pid: i32) -> (i64, i64) {
     (value("cpu.cfs_quota_us"), value("cpu.cfs_period_us"))
 }
 
+/// How much CPU a process's cgroup gets beside others: shares, or on cgroup
+/// version 2 its weight.
+pub fn cpu_shares(pid: i32) -> String {
+    let file = if has_cgroup_v2_only() { "cpu.weight" } else { "cpu.shares" };
+    cgroup_value(pid, "cpu", file)
+}
+
 /// Whether this host has the unified hierarchy only.
 pub fn has_cgroup_v2_only() -> bool {
     Path::new("/sys/fs/cgroup/cgroup.controllers").exists()

@@ -17,6 +17,7 @@ on_each_containerd!(
     an_exec_waits_for_a_paused_container_to_resume_or_is_refused,
     pausing_twice_and_resuming_what_runs_are_refused_or_harmless,
     limits_are_set_and_change,
+    an_update_that_the_kernel_refuses_changes_nothing,
     metrics_tell_what_is_used,
     the_processes_of_a_container_are_listed,
     a_checkpoint_is_refused_in_a_sentence,
@@ -127,6 +128,31 @@ fn limits_are_set_and_change(containerd: Containerd) {
     });
     container.update(&refused).expect_err("nobody limits that way");
     assert_eq!(host::memory_limit(pid), 128 << 20);
+}
+
+fn an_update_that_the_kernel_refuses_changes_nothing(containerd: Containerd) {
+    let container = containerd.container("limited", ["sleep", "1000"]).spec(|s| {
+        s["linux"]["resources"]["cpu"] = json!({ "shares": 512 });
+    });
+    let container = container.start();
+    let pid = container.pid();
+    let before = (host::cpu_shares(pid), host::cpu_quota(pid));
+
+    // The kernel allows no burst above the quota, and is asked for it last.
+    let refused = json!({
+        "cpu": { "shares": 128, "quota": 60_000, "period": 120_000, "burst": 1_000_000 },
+    });
+    let error = container.update(&refused).expect_err("the burst is too large");
+    assert!(error.message().contains("linux.resources.cpu.burst"), "{error}");
+    assert_eq!((host::cpu_shares(pid), host::cpu_quota(pid)), before);
+
+    let changed = json!({ "cpu": { "shares": 256, "quota": 50_000, "period": 100_000 } });
+    container.update(&changed).expect("update it");
+    let after = (host::cpu_shares(pid), host::cpu_quota(pid));
+    assert_ne!(after.0, before.0);
+    assert_eq!(after.1, (50_000, 100_000));
+    container.update(&refused).expect_err("the burst is still too large");
+    assert_eq!((host::cpu_shares(pid), host::cpu_quota(pid)), after);
 }
 
 fn metrics_tell_what_is_used(containerd: Containerd) {

@@ -11,7 +11,7 @@ use rustix::io::Errno;
 
 use super::hierarchy::{Hierarchies, Hierarchy};
 use super::path::{Driver, Place, place};
-use super::resources::{self, Occasion};
+use super::resources;
 use super::{Cgroup, Dir, SavedCgroup, file, systemd};
 use crate::control::message::FailureKind;
 use crate::error::{Context, Error, Result};
@@ -41,7 +41,8 @@ pub(super) fn create(
     if made.unit.is_none() {
         check_unused(&cgroup, &made)?;
     }
-    resources::apply(&cgroup, resources, Occasion::Create)?;
+    resources::apply(&cgroup, resources)?;
+    resources::allow_devices(&cgroup, resources)?;
     made.keep();
     Ok(cgroup)
 }

@@ -55,6 +55,7 @@ mod derive;
 mod file;
 mod freeze;
 mod hierarchy;
+mod in_force;
 mod oom;
 mod path;
 mod processes;
@@ -79,6 +80,7 @@ use crate::sys;
 
 pub use derive::{Limits, LimitsPolicy};
 pub use hierarchy::Mode;
+pub use in_force::LimitsInForce;
 pub use oom::OomWatch;
 pub use path::Driver;
 
@@ -168,7 +170,11 @@ impl Cgroup {
         self.paths().any(Path::exists)
     }
 
-    /// Writes new limits; what `resources` does not mention stays as it is.
+    /// Writes new limits; what `resources` does not mention stays as it is. When
+    /// the kernel refuses one, others are written already: see [`LimitsInForce`].
+    /// Access to devices does in any case: CRI sends the spec's rules along
+    /// whatever the change is about, and to set them again would take away what
+    /// hooks have added, and on version 1 all for a moment.
     pub fn update(&self, resources: &LinuxResources) -> Result<()> {
         // Before the first of them is set, by systemd or by us.
         resources::check_usage(self, resources)?;
@@ -177,7 +183,7 @@ impl Cgroup {
         if let Some(unit) = &self.saved.unit {
             systemd::update(unit, self, resources)?;
         }
-        resources::apply(self, resources, resources::Occasion::Update)
+        resources::apply(self, resources)
     }
 
     /// Open files, one a hierarchy (one on v2), for a process **of one thread**:

@@ -11,8 +11,11 @@ use std::time::{Duration, Instant};
 use oci_spec::runtime::LinuxResources;
 use rustbus::RpcConn;
 use rustbus::connection::{Timeout, ll_conn::force_finish_on_error};
-use rustbus::message_builder::{MarshalledMessage, MessageBuilder, MessageType};
+use rustbus::message_builder::{
+    MarshalledMessage, MarshalledMessageBody, MessageBuilder, MessageType,
+};
 use rustbus::wire::ObjectPath;
+use rustbus::wire::errors::{MarshalError, UnmarshalError};
 use rustbus::wire::unmarshal::traits::Variant;
 
 use super::Cgroup;
@@ -107,6 +110,18 @@ struct Failed {
 impl Failed {
     fn of(self, call: &str, unit: &str) -> Error {
         Error::internal(format!("systemd {call} {unit}: {} {}", self.name, self.message))
+    }
+}
+
+impl From<MarshalError> for Failed {
+    fn from(error: MarshalError) -> Failed {
+        Failed { name: "unsendable call:".to_owned(), message: error.to_string() }
+    }
+}
+
+impl From<UnmarshalError> for Failed {
+    fn from(error: UnmarshalError) -> Failed {
+        Failed { name: "unreadable answer:".to_owned(), message: error.to_string() }
     }
 }
 
@@ -230,7 +245,7 @@ impl Bus {
         let object = answer.body.parser().get::<ObjectPath<&str>>().map_err(broken)?;
         let kind = if unit.ends_with(".slice") { "Slice" } else { "Scope" };
         let interface = format!("{SERVICE}.{kind}");
-        let answer = self.property(object.as_ref(), &interface, "ControlGroup")?;
+        let answer = self.property(object.as_ref(), &interface, "ControlGroup");
         answer.map_err(|e| e.of("Get ControlGroup", unit))
     }
 
@@ -242,13 +257,9 @@ impl Bus {
             return *version;
         }
         match self.property(PATH, MANAGER, "Version") {
-            Ok(Ok(text)) => *TOLD.get_or_init(|| number_of(&text)),
-            Ok(Err(e)) => {
-                log::debug!("{}", e.of("Get Version", "of itself"));
-                0
-            }
+            Ok(text) => *TOLD.get_or_init(|| number_of(&text)),
             Err(e) => {
-                log::debug!("{e}");
+                log::debug!("{}", e.of("Get Version", "of itself"));
                 0
             }
         }
@@ -260,21 +271,17 @@ impl Bus {
         object: &str,
         interface: &str,
         name: &str,
-    ) -> Result<std::result::Result<String, Failed>> {
+    ) -> std::result::Result<String, Failed> {
         let mut call = MessageBuilder::new()
             .call("Get")
             .with_interface("org.freedesktop.DBus.Properties")
             .on(object)
             .at(SERVICE)
             .build();
-        push(&mut call, |body| body.push_param2(interface, name))?;
-        let answer = match self.call(call) {
-            Ok(answer) => answer,
-            Err(failed) => return Ok(Err(failed)),
-        };
-        let broken = |_| Error::internal(format!("systemd: unreadable answer about {name}"));
-        let value = answer.body.parser().get::<Variant>().map_err(broken)?;
-        value.get::<String>().map(Ok).map_err(broken)
+        call.body.push_param2(interface, name)?;
+        let answer = self.call(call)?;
+        let value: Variant = answer.body.parser().get()?;
+        Ok(value.get()?)
     }
 }
 
@@ -292,9 +299,7 @@ fn manager_call(method: &str) -> MarshalledMessage {
 /// Adds arguments; only a string with a zero byte cannot be sent.
 fn push(
     call: &mut MarshalledMessage,
-    add: impl FnOnce(
-        &mut rustbus::message_builder::MarshalledMessageBody,
-    ) -> std::result::Result<(), rustbus::wire::errors::MarshalError>,
+    add: impl FnOnce(&mut MarshalledMessageBody) -> std::result::Result<(), MarshalError>,
 ) -> Result<()> {
     add(&mut call.body).map_err(|e| Error::invalid(format!("systemd: argument of a call: {e}")))
 }

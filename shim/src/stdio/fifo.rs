@@ -62,12 +62,7 @@ impl Output {
 
     /// Ends when that is so.
     pub(super) async fn read(self) {
-        // A pipe does not tell when it becomes empty.
-        let mut wait = Duration::from_millis(1);
-        while !self.is_read() {
-            tokio::time::sleep(wait).await;
-            wait = (wait * 2).min(Duration::from_millis(50));
-        }
+        until(Duration::from_millis(50), || self.is_read()).await;
     }
 
     /// The same FIFO, to wait for.
@@ -79,27 +74,33 @@ impl Output {
     /// reads, later where containerd is away or its reader has yet to open it,
     /// and at the latest when the process is forgotten.
     pub(super) fn release(self, mut forgotten: watch::Receiver<()>) {
-        let mut state = Left::Unread(self.0);
+        let mut state = Left::Unread(self);
         if state.advance() {
             return;
         }
         tokio::spawn(async move {
-            // A pipe tells neither when it becomes empty nor when it is opened.
-            let mut wait = Duration::from_millis(1);
-            while !state.advance() {
-                tokio::select! {
-                    _ = forgotten.changed() => break,
-                    () = tokio::time::sleep(wait) => wait = (wait * 2).min(Duration::from_millis(250)),
-                }
+            tokio::select! {
+                _ = forgotten.changed() => {}
+                () = until(Duration::from_millis(250), || state.advance()) => {}
             }
         });
+    }
+}
+
+/// Ends when the answer is yes. A pipe tells neither when it becomes empty nor
+/// when it is opened: this asks after 1 ms, and then ever more seldom.
+async fn until(longest: Duration, mut answer: impl FnMut() -> bool) {
+    let mut wait = Duration::from_millis(1);
+    while !answer() {
+        tokio::time::sleep(wait).await;
+        wait = (wait * 2).min(longest);
     }
 }
 
 /// What is left of a FIFO whose writer has ended.
 enum Left {
     /// Both ends, as long as bytes are in it.
-    Unread(OwnedFd),
+    Unread(Output),
     /// A write end, as long as nobody reads. A reader that opened the FIFO
     /// after the last writer has closed it would wait for ever: a short exec is
     /// over before a client of many threads has come to open its output.
@@ -110,10 +111,10 @@ impl Left {
     /// Whether it can be closed now.
     fn advance(&mut self) -> bool {
         if let Self::Unread(both) = self {
-            if rustix::io::ioctl_fionread(&*both).unwrap_or(0) > 0 {
+            if !both.is_read() {
                 return false;
             }
-            match again(both, OFlags::WRONLY | OFlags::NONBLOCK) {
+            match again(&both.0, OFlags::WRONLY | OFlags::NONBLOCK) {
                 // Our own read end goes with `both`.
                 Ok(write_end) => *self = Self::Unopened(write_end),
                 Err(_) => return true,

@@ -206,13 +206,15 @@ impl Io {
     pub(crate) fn unread(&self) -> Option<impl Future<Output = ()> + use<>> {
         let unread = self.fifos.iter().filter(|fifo| !fifo.is_read());
         let unread: Vec<_> = unread.filter_map(fifo::Output::another).collect();
-        let is_some = !unread.is_empty();
-        let read = async move {
+        if unread.is_empty() {
+            return None;
+        }
+        let read = async {
             for fifo in unread {
                 fifo.read().await;
             }
         };
-        is_some.then_some(async { drop(tokio::time::timeout(LATE_READER, read).await) })
+        Some(async { drop(tokio::time::timeout(LATE_READER, read).await) })
     }
 
     /// Ends when all output has been read, or nobody has come to read it for a

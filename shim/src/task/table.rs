@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
-use sandbox_core::cgroup::{Cgroup, LimitsPolicy, OomWatch};
+use sandbox_core::cgroup::{Cgroup, LimitsInForce, LimitsPolicy, OomWatch};
 use sandbox_core::control::message::{Done, Failure};
 use sandbox_core::sandbox::{self, Along, HostPid};
 use sandbox_core::spec::plan::{Plan, ProcessPlan, Terminal};
@@ -253,6 +253,7 @@ pub(super) struct Container {
     pub(super) boot: Arc<Boot>,
     pub(super) cgroup: Arc<Cgroup>,
     pub(super) policy: LimitsPolicy,
+    pub(super) limits: LimitsInForce,
     pub(super) oom: Option<OomWatch>,
     /// How many out-of-memory kills were told.
     pub(super) oom_kills: u64,

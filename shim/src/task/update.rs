@@ -10,17 +10,14 @@ use super::table::{Container, Shim};
 use crate::error::{Error, Result};
 
 pub(super) fn update(shim: &Shim, request: &UpdateTaskRequest) -> Result<Empty> {
-    let mut resources: LinuxResources = serde_json::from_slice(&request.resources.value)
+    let resources: LinuxResources = serde_json::from_slice(&request.resources.value)
         .map_err(|e| Error::invalid(format!("resources are no LinuxResources: {e}")))?;
-    // CRI sends the spec's along, whatever the change is about. To set them again
-    // would take away what hooks have added, and on version 1 all for a moment.
-    resources.set_devices(None);
     let mut table = shim.table();
     let container = table.container(&request.id)?;
     if container.init.state() == State::Stopped {
         return Err(Error::state("cannot update a stopped container"));
     }
-    container.cgroup.update(&resources)?;
+    container.limits.update(&container.cgroup, &resources)?;
     tell_limits(container)?;
     Ok(Empty::default())
 }

@@ -23,15 +23,6 @@ pub(super) use cpu::{idle_of, weight_of_shares};
 pub(super) use io::io_weight;
 pub(super) use memory::{check_usage, completed, swap_beside};
 
-/// Whether limits are written for the first time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Occasion {
-    /// A new container: device access is closed, and opened as the spec says.
-    Create,
-    /// A change: only what is mentioned.
-    Update,
-}
-
 /// Refuses what cannot be done whatever the files say, so that nothing is left
 /// half changed.
 pub(super) fn check(v2: bool, resources: &LinuxResources) -> Result<()> {
@@ -56,8 +47,13 @@ pub(super) fn check(v2: bool, resources: &LinuxResources) -> Result<()> {
     devices::check(resources.devices().as_deref().unwrap_or_default())
 }
 
-/// Writes all limits, which were [`check`]ed.
-pub(super) fn apply(cg: &Cgroup, resources: &LinuxResources, occasion: Occasion) -> Result<()> {
+/// Closes access to devices, and opens it as the spec says.
+pub(super) fn allow_devices(cg: &Cgroup, resources: &LinuxResources) -> Result<()> {
+    devices::apply(cg, resources.devices().as_deref().unwrap_or_default())
+}
+
+/// Writes all limits but those of devices, which were [`check`]ed.
+pub(super) fn apply(cg: &Cgroup, resources: &LinuxResources) -> Result<()> {
     if let Some(cpu) = resources.cpu() {
         cpu::apply(cg, cpu, idle_of(resources) == Some(1))?;
     }
@@ -78,10 +74,6 @@ pub(super) fn apply(cg: &Cgroup, resources: &LinuxResources, occasion: Occasion)
     }
     if let Some(rdma) = resources.rdma() {
         other::rdma(cg, rdma)?;
-    }
-    let rules = resources.devices().as_deref().unwrap_or_default();
-    if occasion == Occasion::Create || !rules.is_empty() {
-        devices::apply(cg, rules)?;
     }
     // Last: it is the user's own word on files that were written above.
     if let Some(unified) = resources.unified() {

@@ -17,7 +17,8 @@ fn scratch(resources: &LinuxResources) -> Scratch {
     let dirs = vec![Dir { controllers: Vec::new(), mount, path }];
     let cgroup = Cgroup::open(SavedCgroup { v2: true, dirs, unit: None }).unwrap();
     let scratch = Scratch { cgroup, children: Vec::new() };
-    resources::apply(&scratch.cgroup, resources, resources::Occasion::Create).unwrap();
+    resources::apply(&scratch.cgroup, resources).unwrap();
+    resources::allow_devices(&scratch.cgroup, resources).unwrap();
     scratch
 }
 
@@ -52,18 +53,18 @@ fn devices_are_closed_but_the_default_ones_by_a_program() {
         .access("rwm")
         .build()
         .unwrap();
-    let mut update = |rules: Vec<_>| {
+    let mut allow = |rules: Vec<_>| {
         let resources = LinuxResourcesBuilder::default().devices(rules).build().unwrap();
-        scratch.cgroup.update(&resources).unwrap();
+        resources::allow_devices(&scratch.cgroup, &resources).unwrap();
         let dir = scratch.cgroup.dir_fd().unwrap().unwrap();
         let programs = crate::sys::cgroup::device_programs(dir.as_fd()).unwrap();
         assert_eq!(programs.len(), 1, "the earlier program is gone");
         (opens(&mut scratch, 'c', 1, 11), opens(&mut scratch, 'c', 1, 3))
     };
-    assert_eq!(update(vec![rule(true, 11, "r")]), (true, true));
-    assert_eq!(update(vec![rule(true, 11, "w")]), (false, true));
-    assert_eq!(update(vec![everything.clone()]), (true, true));
-    assert_eq!(update(vec![everything, rule(false, 3, "r")]), (true, false));
+    assert_eq!(allow(vec![rule(true, 11, "r")]), (true, true));
+    assert_eq!(allow(vec![rule(true, 11, "w")]), (false, true));
+    assert_eq!(allow(vec![everything.clone()]), (true, true));
+    assert_eq!(allow(vec![everything, rule(false, 3, "r")]), (true, false));
 }
 
 #[test]
