@@ -33,20 +33,19 @@ fn cgroup_of(containerd: &Containerd, id: &str) -> PathBuf {
 #[test]
 fn devices_are_what_the_spec_allows() {
     let containerd = Containerd::start(Version::V2_1);
-    let tun =
-        json!([{ "path": "/dev/tun", "type": "c", "major": 10, "minor": 200, "fileMode": 0o666 }]);
+    let device = |path: &str, minor: u32| json!({ "path": path, "type": "c", "major": 10, "minor": minor, "fileMode": 0o666 });
     let run = |id: &str, rules: Value| {
-        let look = "for d in null zero tun; do (: < /dev/$d) 2>/dev/null && echo $d; done";
+        let look = "for d in null zero net/tun fuse; do (: < /dev/$d) 2>/dev/null && echo $d; done";
         let container = containerd.shell(id, look).spec(|s| {
-            s["linux"]["devices"] = tun.clone();
+            s["linux"]["devices"] = json!([device("/dev/net/tun", 200), device("/dev/fuse", 229)]);
             s["linux"]["resources"]["devices"] = rules;
         });
         container.start().finish().1
     };
     let none = json!({ "allow": false, "access": "rwm" });
-    let allowed = json!({ "allow": true, "type": "c", "major": 10, "minor": 200, "access": "rwm" });
-    assert_eq!(run("closed", json!([none])), "null\nzero\n");
-    assert_eq!(run("open", json!([none, allowed])), "null\nzero\ntun\n");
+    let allowed = json!({ "allow": true, "type": "c", "major": 10, "minor": 229, "access": "rwm" });
+    assert_eq!(run("closed", json!([none])), "null\nzero\nnet/tun\n");
+    assert_eq!(run("open", json!([none, allowed])), "null\nzero\nnet/tun\nfuse\n");
 }
 
 mod needs_v2 {
@@ -376,6 +375,32 @@ mod needs_systemd {
         assert_eq!(container.wait().code, 137);
         container.delete_task().expect("delete it");
         is_forgotten(unit);
+    }
+
+    #[test]
+    fn annotations_are_properties_of_the_scope() {
+        let containerd = start();
+        let container = containerd.container("annotated", ["sleep", "1000"]).spec(|s| {
+            s["annotations"] = json!({
+                "org.systemd.property.Description": "'what it is for'",
+                "org.systemd.property.TimeoutStopSec": "7",
+                "org.systemd.property.Documentation": "['man:sleep(1)', 'man:pause(2)']",
+                "org.systemd.property.SendSIGHUP": "true",
+            });
+        });
+        let container = container.start();
+        let unit = &cgroup::scope(containerd.slot(), "annotated");
+        assert_eq!(show(unit, "Description"), "what it is for");
+        assert_eq!(show(unit, "TimeoutStopUSec"), "7s");
+        assert_eq!(show(unit, "Documentation"), "man:sleep(1) man:pause(2)");
+        assert_eq!(show(unit, "SendSIGHUP"), "yes");
+        drop(container);
+
+        let refused = containerd.container("unknown", ["sleep", "1000"]).spec(|s| {
+            s["annotations"] = json!({ "org.systemd.property.Colour": "'red'" });
+        });
+        let refused = refused.try_create().expect_err("systemd knows no colours");
+        assert!(refused.message().contains("Colour"), "{}", refused.message());
     }
 
     #[test]

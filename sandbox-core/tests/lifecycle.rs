@@ -75,7 +75,7 @@ impl World {
         let (plan, config) = (self.plan(), self.config());
         let path = format!("/palisade-test-{}", self.id);
         let cgroup =
-            Cgroup::create(&self.id, &path, Driver::Cgroupfs, &plan.host.resources).unwrap();
+            Cgroup::create(&self.id, &path, Driver::Cgroupfs, &plan.host.resources, &[]).unwrap();
         let sandbox = Sandbox::spawn(NewSandbox {
             id: &self.id,
             namespace: "test",

@@ -15,6 +15,7 @@ use super::resources;
 use super::{Cgroup, Dir, SavedCgroup, file, systemd};
 use crate::control::message::FailureKind;
 use crate::error::{Context, Error, Result};
+use crate::spec::plan::UnitProperty;
 
 /// See [`Cgroup::create`].
 pub(super) fn create(
@@ -22,13 +23,14 @@ pub(super) fn create(
     cgroups_path: &str,
     driver: Driver,
     resources: &LinuxResources,
+    properties: &[UnitProperty],
 ) -> Result<Cgroup> {
     let hierarchies = Hierarchies::of_host()?;
     resources::check(hierarchies.mode.is_v2(), resources)?;
     let mut made = Made::default();
     let cgroup = match place(id, cgroups_path, driver)? {
         Place::Unit(unit) => {
-            let cgroup = systemd::create(id, &unit, hierarchies, resources)?;
+            let cgroup = systemd::create(id, &unit, hierarchies, resources, properties)?;
             made.unit = cgroup.saved.unit.clone();
             cgroup
         }

@@ -1,79 +1,107 @@
 //! Updates that the kernel refuses in part: what was written before that is set
 //! back, as runc does.
 
-use oci_spec::runtime::LinuxResources;
-use serde_json::{Map, Value, json};
+use oci_spec::runtime::{LinuxMemory, LinuxResources};
+use serde_json::{Value, json};
 
 use super::Cgroup;
 use crate::error::{Context, Result};
 
 /// The limits of a container: its spec's, as changed by all updates since.
 #[derive(Clone, Debug)]
-pub struct LimitsInForce(Value);
+pub struct LimitsInForce(LinuxResources);
 
 impl LimitsInForce {
     /// Those that a cgroup was made with.
-    pub fn new(resources: &LinuxResources) -> Result<LimitsInForce> {
-        to_json(resources).map(LimitsInForce)
+    pub fn new(resources: &LinuxResources) -> LimitsInForce {
+        let mut limits = resources.clone();
+        // No update changes them: they need not be kept.
+        limits.set_devices(None);
+        LimitsInForce(limits)
     }
 
-    /// [`Cgroup::update`], after whose failure the limits are what they were.
-    /// Unknown is only what neither the spec nor an update has mentioned, unless
-    /// it is a limit that everybody starts without.
+    /// [`Cgroup::update`], after whose failure the limits are what they were:
+    /// those that the spec or an update has mentioned, and the CPU's.
     pub fn update(&mut self, cgroup: &Cgroup, change: &LinuxResources) -> Result<()> {
-        let asked = to_json(change)?;
-        if let Err(error) = cgroup.update(change) {
-            let set_back = self.under(&asked).and_then(|before| cgroup.update(&before));
+        let after = self.with(change)?;
+        let checked = cgroup.check(change)?;
+        if let Err(error) = cgroup.write(&checked) {
+            let set_back = self.under(change).and_then(|before| cgroup.update(&before));
             if let Err(e) = set_back {
                 log::warn!("{}: after a refused update: {e}", cgroup.name());
             }
             return Err(error);
         }
-        merge(&mut self.0, asked);
+        *self = after;
         Ok(())
     }
 
-    /// What is in force of that which `asked` mentions.
-    fn under(&self, asked: &Value) -> Result<LinuxResources> {
-        let mut before = unlimited();
-        merge(&mut before, self.0.clone());
-        keep_mentioned(&mut before, asked);
-        serde_json::from_value(before).context(|| "read limits that were in force")
+    fn with(&self, change: &LinuxResources) -> Result<LimitsInForce> {
+        let mut all = to_json(&self.0)?;
+        merge(&mut all, to_json(change)?);
+        let mut all = from_json(all)?;
+        if let Some(memory) = all.memory() {
+            all.set_memory(Some(plausible(*memory)));
+        }
+        Ok(LimitsInForce::new(&all))
+    }
+
+    /// What is in force of that which `change` mentions.
+    fn under(&self, change: &LinuxResources) -> Result<LinuxResources> {
+        let mut before = default_cpu();
+        merge(&mut before, to_json(&self.0)?);
+        keep_mentioned(&mut before, &to_json(change)?);
+        from_json(before)
     }
 }
 
-/// The limits of a cgroup that nobody has limited.
-fn unlimited() -> Value {
-    json!({
-        "cpu": { "shares": 1024, "quota": -1, "period": 100_000, "burst": 0, "idle": 0 },
-        "memory": { "limit": -1, "reservation": -1, "swap": -1 },
-        "pids": { "limit": -1 },
-    })
+/// What a cgroup starts with. Of CPU time only: processes and memory may be
+/// limited by a default of systemd's, which nobody has to lift.
+fn default_cpu() -> Value {
+    json!({ "cpu": { "shares": 1024, "quota": -1, "period": 100_000, "burst": 0, "idle": 0 } })
+}
+
+/// The spec's swap counts memory in. One that is less is what an update of the
+/// memory alone has left behind: what it came to, only the kernel knows.
+fn plausible(memory: LinuxMemory) -> LinuxMemory {
+    let mut memory = memory;
+    let is_less = |swap: &i64| (1..memory.limit().unwrap_or(0)).contains(swap);
+    if memory.swap().as_ref().is_some_and(is_less) {
+        memory.set_swap(None);
+    }
+    memory
 }
 
 fn to_json(resources: &LinuxResources) -> Result<Value> {
     serde_json::to_value(resources).context(|| "write limits down")
 }
 
-/// Objects are merged; what else there is replaces what was there.
+fn from_json(limits: Value) -> Result<LinuxResources> {
+    serde_json::from_value(limits).context(|| "read limits")
+}
+
+/// Objects are merged; what else there is replaces what was there, unless it
+/// asks for nothing.
 fn merge(into: &mut Value, from: Value) {
     match (into, from) {
         (Value::Object(into), Value::Object(from)) => {
-            for (key, value) in from {
+            for (key, value) in from.into_iter().filter(|(key, value)| asks(key, value)) {
                 merge(into.entry(key).or_insert(Value::Null), value);
             }
         }
-        (_, Value::Null) => {}
         (into, from) => *into = from,
     }
 }
 
+/// Zero is no limit that could be asked for, but of these.
+fn asks(key: &str, value: &Value) -> bool {
+    const ZEROS: [&str; 3] = ["burst", "idle", "swappiness"];
+    !value.is_null() && (value.as_f64() != Some(0.0) || ZEROS.contains(&key))
+}
+
 fn keep_mentioned(of: &mut Value, asked: &Value) {
     let (Value::Object(of), Value::Object(asked)) = (of, asked) else { return };
-    let mentioned = |key: &String, asked: &Map<String, Value>| {
-        asked.get(key).is_some_and(|value| !value.is_null())
-    };
-    of.retain(|key, _| mentioned(key, asked));
+    of.retain(|key, _| asked.get(key).is_some_and(|value| asks(key, value)));
     for (key, value) in of {
         keep_mentioned(value, &asked[key]);
     }
@@ -94,19 +122,38 @@ mod tests {
             "memory": { "limit": 1 << 30 },
             "unified": { "memory.high": "1000", "pids.max": "5" },
         });
-        let mut limits = LimitsInForce::new(&resources(spec)).unwrap();
-        merge(&mut limits.0, json!({ "cpu": { "shares": 256 } }));
+        let mut limits = LimitsInForce::new(&resources(spec));
+        limits = limits.with(&resources(json!({ "cpu": { "shares": 256 } }))).unwrap();
         let asked = json!({
             "cpu": { "shares": 2, "period": 1000 },
             "pids": { "limit": 7 },
             "unified": { "memory.high": "2000" },
         });
-        let before = limits.under(&asked).unwrap();
+        let before = limits.under(&resources(asked)).unwrap();
         let expected = json!({
             "cpu": { "shares": 256, "period": 100_000 },
-            "pids": { "limit": -1 },
             "unified": { "memory.high": "1000" },
         });
         assert_eq!(before, resources(expected));
+    }
+
+    #[test]
+    fn zeros_change_nothing() {
+        let spec = json!({ "pids": { "limit": 5 }, "blockIO": { "weight": 300 } });
+        let limits = LimitsInForce::new(&resources(spec.clone()));
+        let zeros = json!({ "pids": { "limit": 0 }, "blockIO": { "weight": 0 } });
+        let after = limits.with(&resources(zeros)).unwrap();
+        assert_eq!(after.0, resources(spec));
+    }
+
+    #[test]
+    fn a_total_that_the_memory_has_outgrown_is_not_set_back() {
+        let limits =
+            LimitsInForce::new(&resources(json!({ "memory": { "limit": 64, "swap": 96 } })));
+        let asked = resources(json!({ "memory": { "limit": 100 } }));
+        let limits = limits.with(&asked).unwrap();
+        assert_eq!(limits.0, asked);
+        let again = resources(json!({ "memory": { "limit": 10, "swap": 20 } }));
+        assert_eq!(limits.under(&again).unwrap(), asked);
     }
 }

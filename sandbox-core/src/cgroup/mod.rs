@@ -76,6 +76,7 @@ use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Context, Error, Result};
+use crate::spec::plan::UnitProperty;
 use crate::sys;
 
 pub use derive::{Limits, LimitsPolicy};
@@ -120,13 +121,17 @@ impl Cgroup {
     ///
     /// A cgroup that is there already is used when it is empty and not frozen,
     /// as runc does since 1.1.
+    ///
+    /// `properties` are for the unit, if systemd makes it, and prevail over our
+    /// own.
     pub fn create(
         id: &str,
         cgroups_path: &str,
         driver: Driver,
         resources: &LinuxResources,
+        properties: &[UnitProperty],
     ) -> Result<Cgroup> {
-        create::create(id, cgroups_path, driver, resources)
+        create::create(id, cgroups_path, driver, resources, properties)
     }
 
     /// Finds a cgroup again that [`Cgroup::saved`] described, in whatever
@@ -176,10 +181,19 @@ impl Cgroup {
     /// whatever the change is about, and to set them again would take away what
     /// hooks have added, and on version 1 all for a moment.
     pub fn update(&self, resources: &LinuxResources) -> Result<()> {
-        // Before the first of them is set, by systemd or by us.
+        self.write(&self.check(resources)?)
+    }
+
+    /// What an update is to write, before the first limit is set by systemd or
+    /// by us.
+    fn check(&self, resources: &LinuxResources) -> Result<LinuxResources> {
         resources::check_usage(self, resources)?;
-        let resources = &resources::completed(self, resources)?;
-        resources::check(self.saved.v2, resources)?;
+        let whole = resources::completed(self, resources)?;
+        resources::check(self.saved.v2, &whole)?;
+        Ok(whole)
+    }
+
+    fn write(&self, resources: &LinuxResources) -> Result<()> {
         if let Some(unit) = &self.saved.unit {
             systemd::update(unit, self, resources)?;
         }

@@ -9,12 +9,13 @@ use super::path::Unit;
 use super::resources::{idle_of, io_weight, swap_beside, weight_of_shares};
 use super::{Cgroup, file};
 use crate::error::{Error, Result};
+use crate::spec::plan::{PropertyValue, UnitProperty};
 use crate::sys::cgroup::Holder;
 
 /// What D-Bus carries.
 mod value {
     #![allow(unreachable_pub)]
-    rustbus::dbus_variant_sig!(Value, Text => String; Texts => Vec<String>; Flag => bool; Number => u64; Pids => Vec<u32>; Bits => Vec<u8>);
+    rustbus::dbus_variant_sig!(Value, Text => String; Texts => Vec<String>; Flag => bool; Number => u64; Pids => Vec<u32>; Bits => Vec<u8>; I32 => i32; U32 => u32; I64 => i64);
 }
 pub(super) use value::Value;
 
@@ -72,6 +73,20 @@ pub(super) fn of_unit(
     }
     all.push(flag("DefaultDependencies", false));
     all
+}
+
+/// What an annotation asks for.
+pub(super) fn asked(property: &UnitProperty) -> Property {
+    let value = match &property.value {
+        PropertyValue::Flag(flag) => Value::Flag(*flag),
+        PropertyValue::Text(text) => Value::Text(text.clone()),
+        PropertyValue::Texts(texts) => Value::Texts(texts.clone()),
+        PropertyValue::I32(n) => Value::I32(*n),
+        PropertyValue::U32(n) => Value::U32(*n),
+        PropertyValue::I64(n) => Value::I64(*n),
+        PropertyValue::U64(n) => Value::Number(*n),
+    };
+    (property.name.clone(), value)
 }
 
 /// `memory.oom.group`, which systemd would otherwise set to 0 whenever it looks

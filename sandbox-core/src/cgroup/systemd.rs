@@ -24,6 +24,7 @@ use super::hierarchy::Hierarchies;
 use super::path::{Unit, expand_slice};
 use super::properties::{self, Property, Systemd};
 use crate::error::{Context, Error, Result};
+use crate::spec::plan::UnitProperty;
 use crate::sys::cgroup::Holder;
 
 /// How long systemd may take for a call or a job, as with runc.
@@ -39,6 +40,7 @@ pub(super) fn create(
     unit: &Unit,
     hierarchies: &Hierarchies,
     resources: &LinuxResources,
+    properties: &[UnitProperty],
 ) -> Result<Cgroup> {
     let mut bus = Bus::connect()?;
     // A scope must have a process from the start; none of the container's
@@ -50,6 +52,8 @@ pub(super) fn create(
     let systemd = Systemd { version: bus.version(), v2: hierarchies.mode.is_v2() };
     let mut all = properties::of_unit(id, unit, systemd, holder.as_ref(), resources);
     all.extend(properties::of_resources(resources, systemd, None)?);
+    // systemd takes the last word on each.
+    all.extend(properties.iter().map(properties::asked));
     bus.start(&unit.name, &all)?;
     let made = placed(&mut bus, unit, hierarchies).inspect_err(|_| {
         if let Err(e) = bus.stop(&unit.name) {

@@ -56,7 +56,8 @@ fn unique() -> String {
 impl Scratch {
     fn new(resources: &LinuxResources) -> Scratch {
         let id = unique();
-        let cgroup = Cgroup::create(&id, &format!("/{id}"), Driver::Cgroupfs, resources).unwrap();
+        let cgroup =
+            Cgroup::create(&id, &format!("/{id}"), Driver::Cgroupfs, resources, &[]).unwrap();
         Scratch { cgroup, children: Vec::new() }
     }
 

@@ -307,10 +307,34 @@ pub struct HostPlan {
     pub seccomp: Option<LinuxSeccomp>,
     /// Hooks run on the host.
     pub hooks: HostHooks,
+    /// Annotations that concern the cgroup's systemd unit, if it has one.
+    pub unit_properties: Vec<UnitProperty>,
     /// The annotations.
     pub annotations: HashMap<String, String>,
     /// Bundle directory, absolute.
     pub bundle: PathBuf,
+}
+
+/// A property of a systemd unit (org.freedesktop.systemd1(5)).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnitProperty {
+    /// As the bus has it.
+    pub name: String,
+    /// Of the type that the bus wants, which only systemd knows.
+    pub value: PropertyValue,
+}
+
+/// The value of a [`UnitProperty`], by its type on the bus.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the types of D-Bus by their names")]
+pub enum PropertyValue {
+    Flag(bool),
+    Text(String),
+    Texts(Vec<String>),
+    I32(i32),
+    U32(u32),
+    I64(i64),
+    U64(u64),
 }
 
 /// Hooks that run in the runtime's namespaces.

@@ -206,7 +206,7 @@ async fn make(
         boot,
         cgroup,
         policy: order.policy(),
-        limits: LimitsInForce::new(&plan.host.resources)?,
+        limits: LimitsInForce::new(&plan.host.resources),
         oom,
         oom_kills: 0,
         init: Process::new(order.stdio()),
@@ -251,7 +251,9 @@ async fn make_alone(shim: &Arc<Shim>, order: &Order, made: &mut Made) -> Result<
 
 fn make_cgroup(order: &Order, made: &mut Made) -> Result<(Arc<Cgroup>, Limits)> {
     let (id, host) = (&order.request.id, &order.plan.host);
-    let cgroup = Cgroup::create(id, &host.cgroups_path, order.driver(), &host.resources)?;
+    let driver = order.driver();
+    let (limits, properties) = (&host.resources, &host.unit_properties);
+    let cgroup = Cgroup::create(id, &host.cgroups_path, driver, limits, properties)?;
     let cgroup = made.cgroup.insert(Arc::new(cgroup)).clone();
     let limits = cgroup.limits(order.policy())?;
     Ok((cgroup, limits))

@@ -2,7 +2,6 @@
 
 use containerd_shim_protos::api::{StatsRequest, StatsResponse};
 use containerd_shim_protos::protobuf::MessageField;
-
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
 use sandbox_core::cgroup::stats::Stats;
 

@@ -187,7 +187,8 @@ impl Exception {
 }
 
 /// What every container may use: any node may be made (making is not opening),
-/// null, zero, full, random, urandom, tty, console, ptmx, and terminals.
+/// null, zero, full, random, urandom, tty, console, ptmx, terminals, and tun, which
+/// runc once left out, to the grief of those who run VPNs.
 fn defaults() -> impl Iterator<Item = Exception> {
     let all = READ | WRITE | MKNOD;
     let make =
@@ -201,6 +202,7 @@ fn defaults() -> impl Iterator<Item = Exception> {
         (5, Some(0)),
         (5, Some(1)),
         (5, Some(2)),
+        (10, Some(200)),
         (136, None),
     ];
     let nodes = nodes.map(|(major, minor)| Exception {

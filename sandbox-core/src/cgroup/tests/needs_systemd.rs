@@ -4,7 +4,7 @@ use super::*;
 
 fn create(id: &str, resources: &LinuxResources) -> Result<Cgroup> {
     let path = format!("palisade-tests.slice:palisade:{id}");
-    Cgroup::create(id, &path, Driver::Systemd, resources)
+    Cgroup::create(id, &path, Driver::Systemd, resources, &[])
 }
 
 fn show(id: &str, property: &str) -> String {

@@ -75,6 +75,7 @@ fn a_shorter_period_and_a_smaller_quota_may_come_together() {
         &format!("/{}", relative.display()),
         Driver::Cgroupfs,
         &cpu(|c| c.quota(50_000i64).period(100_000u64)),
+        &[],
     );
     let child = Scratch { cgroup: child.unwrap(), children: Vec::new() };
     // Half the period alone would make it more than the parent has.
@@ -122,8 +123,8 @@ fn what_cannot_be_done_is_refused_by_name_and_leaves_nothing() {
         // A parent that is made as well has to go again.
         let parent = unique();
         let path = format!("/{parent}/c");
-        let error =
-            Cgroup::create("c", &path, Driver::Cgroupfs, &builder.build().unwrap()).unwrap_err();
+        let error = Cgroup::create("c", &path, Driver::Cgroupfs, &builder.build().unwrap(), &[])
+            .unwrap_err();
         assert!(error.to_string().starts_with(field), "{error}");
         assert_eq!(error.kind, FailureKind::Invalid, "{error}");
         for hierarchy in &hierarchy::Hierarchies::of_host().unwrap().all {
@@ -178,7 +179,7 @@ fn a_cgroup_is_reused_when_empty_and_refused_when_not() {
     needs(!is_v2(), "cgroup version 1");
     let mut first = Scratch::plain();
     let name = first.cgroup.any_dir().file_name().unwrap().to_str().unwrap().to_owned();
-    let again = || Cgroup::create(&name, "", Driver::Cgroupfs, &LinuxResources::default());
+    let again = || Cgroup::create(&name, "", Driver::Cgroupfs, &LinuxResources::default(), &[]);
     again().unwrap();
     first.cgroup.freeze().unwrap();
     let error = again().unwrap_err();
@@ -334,7 +335,8 @@ fn another_process_finds_it_again() {
 fn a_relative_path_is_below_the_caller_s_own() {
     needs(!is_v2(), "cgroup version 1");
     let id = unique();
-    let cgroup = Cgroup::create(&id, &id, Driver::Cgroupfs, &LinuxResources::default()).unwrap();
+    let cgroup =
+        Cgroup::create(&id, &id, Driver::Cgroupfs, &LinuxResources::default(), &[]).unwrap();
     let scratch = Scratch { cgroup, children: Vec::new() };
     let own = fs::read_to_string("/proc/self/cgroup").unwrap();
     let line = own.lines().find(|l| l.split(':').nth(1) == Some("memory")).unwrap();

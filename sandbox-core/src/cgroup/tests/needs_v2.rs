@@ -65,7 +65,7 @@ fn what_version_2_cannot_do_is_refused_by_name_and_leaves_nothing() {
     for (builder, field) in cases {
         let parent = unique();
         let path = format!("/{parent}/c");
-        let error = Cgroup::create("c", &path, Driver::Cgroupfs, &builder.build().unwrap());
+        let error = Cgroup::create("c", &path, Driver::Cgroupfs, &builder.build().unwrap(), &[]);
         let error = error.unwrap_err().to_string();
         assert!(error.starts_with(&format!("linux.resources.{field}")), "{error}");
         assert!(!mount().unwrap().join(&parent).exists(), "{field}: {parent} is left");

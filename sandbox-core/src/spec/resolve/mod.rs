@@ -15,6 +15,7 @@ pub mod process;
 mod rlimits;
 mod scheduling;
 pub mod sysctls;
+mod unit_properties;
 mod unsupported;
 mod userns;
 
@@ -92,6 +93,7 @@ pub fn plan(spec: &Spec, context: &Context<'_>) -> Result<Plan> {
         bundle: context.bundle.into(),
         start_hooks,
     };
+    let annotations = spec.annotations().clone().unwrap_or_default();
     let host = HostPlan {
         rootfs,
         donated: mounts.donated,
@@ -105,7 +107,8 @@ pub fn plan(spec: &Spec, context: &Context<'_>) -> Result<Plan> {
         network_sysctls,
         seccomp: linux.seccomp().clone(),
         hooks,
-        annotations: spec.annotations().clone().unwrap_or_default(),
+        unit_properties: unit_properties::plan(&annotations)?,
+        annotations,
         bundle: context.bundle.into(),
     };
     Ok(Plan { container, host })
