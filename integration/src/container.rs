@@ -2,8 +2,10 @@
 //! with any spec and any streams.
 
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Mutex, MutexGuard};
+use std::time::Duration;
 
 use containerd_client::services::v1::container::Runtime;
 use containerd_client::services::v1::snapshots::{PrepareSnapshotRequest, RemoveSnapshotRequest};
@@ -18,7 +20,7 @@ use serde_json::Value;
 
 use crate::containerd::Containerd;
 use crate::stdio::{Stdio, Streams};
-use crate::{image, sandbox, spec};
+use crate::{image, sandbox, spec, wait};
 
 /// What containerd's runtime-spec types are called on the wire.
 const SPEC_URL: &str = "types.containerd.io/opencontainers/runtime-spec/1/Spec";
@@ -107,6 +109,42 @@ impl<'a> NewContainer<'a> {
     /// Creates container and task, or tells why that was refused. A refused
     /// container is removed again.
     pub fn try_create(self) -> Result<Container<'a>> {
+        let (request, container) = self.prepare()?;
+        let containerd = container.containerd;
+        let created = containerd.block_on(async {
+            containerd.connect().await.tasks().create(containerd.request(request)).await
+        });
+        created.map(|created| {
+            container.pid.store(pid(created.get_ref().pid), Ordering::Relaxed);
+            container
+        })
+    }
+
+    /// Begins to create the task, and hangs up when that file is there.
+    pub fn give_up_creating(self, reached: &Path) -> Container<'a> {
+        let (request, container) = self.prepare().expect("prepare a container");
+        let containerd = container.containerd;
+        containerd.block_on(async {
+            let mut tasks = containerd.connect().await.tasks();
+            let reached = async {
+                while !reached.exists() {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            };
+            tokio::select! {
+                created = tasks.create(containerd.request(request)) => {
+                    panic!("nobody gave up: {created:?}")
+                }
+                reached = tokio::time::timeout(wait::deadline(), reached) => {
+                    reached.expect("get there");
+                }
+            }
+        });
+        container
+    }
+
+    /// The container without its task, and the request for that.
+    fn prepare(self) -> Result<(CreateTaskRequest, Container<'a>)> {
         let containerd = self.containerd;
         // The container comes first: it keeps its snapshot from being collected.
         containerd.block_on(async {
@@ -138,16 +176,8 @@ impl<'a> NewContainer<'a> {
             terminal: stdio.terminal(),
             ..Default::default()
         };
-        let created = containerd.block_on(async {
-            containerd.connect().await.tasks().create(containerd.request(request)).await
-        });
-        let container = Container {
-            containerd,
-            id: self.id,
-            pid: AtomicI32::new(created.as_ref().map_or(0, |created| pid(created.get_ref().pid))),
-            stdio: Mutex::new(stdio),
-        };
-        created.map(|_| container)
+        let (id, pid, stdio) = (self.id, AtomicI32::new(0), Mutex::new(stdio));
+        Ok((request, Container { containerd, id, pid, stdio }))
     }
 }
 
@@ -211,7 +241,7 @@ impl Container<'_> {
         let request = containerd.request(request);
         let ended = containerd.block_on(async {
             let mut tasks = containerd.connect().await.tasks();
-            tokio::time::timeout(crate::wait::deadline(), tasks.wait(request)).await
+            tokio::time::timeout(wait::deadline(), tasks.wait(request)).await
         });
         let ended = ended.unwrap_or_else(|_| panic!("{} {exec_id} does not end", self.id));
         exit(&ended.expect("wait for a process").into_inner())

@@ -395,6 +395,7 @@ impl Drop for Containerd {
             eprintln!("--- containerd {} logged:\n{}", self.version.number(), self.log());
         }
         leaks::clear_away(&self.slot);
+        leaks::clear_sockets(self);
         if !left.is_empty() {
             panic!("the test left behind:\n  {}", left.join("\n  "));
         }

@@ -36,12 +36,16 @@ pub struct Traces<'a> {
 
 /// What is left, in sentences.
 pub fn after_test(containerd: &Containerd) -> Vec<String> {
-    left_of(&Traces {
+    left_of(&traces_of(containerd))
+}
+
+fn traces_of(containerd: &Containerd) -> Traces<'_> {
+    Traces {
         slot: containerd.slot(),
         ids: containerd.tracked().into_iter().collect(),
         address: containerd.address(),
         namespaces: vec![containerd.namespace(), "k8s.io".into()],
-    })
+    }
 }
 
 /// What is left after some time, in sentences.
@@ -146,6 +150,13 @@ fn state_files(slot: &Slot, ids: &[String]) -> Vec<PathBuf> {
         }
     }
     left
+}
+
+/// Removes what shims have left to listen on: nobody knows later whose it was.
+pub fn clear_sockets(containerd: &Containerd) {
+    for socket in shim_sockets(&traces_of(containerd)) {
+        let _ = fs::remove_file(socket);
+    }
 }
 
 /// Removes everything that bears the slot's names, by force.

@@ -10,7 +10,8 @@ use integration::stdio::Streams;
 use integration::{host, on_each_containerd, sandbox, spec, wait};
 use k8s_cri::v1::ContainerState;
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::stat::Mode;
+use nix::unistd::{Pid, mkfifo};
 
 on_each_containerd!(
     a_killed_shim_takes_its_container_along,
@@ -20,6 +21,7 @@ on_each_containerd!(
     a_killed_boot_takes_its_pod_along,
     a_killed_container_leaves_its_neighbour_alone,
     the_sandbox_cannot_outlive_its_boot,
+    a_shim_that_is_told_to_end_tells_how_its_container_ended,
 );
 
 fn kill_now(pid: i32) {
@@ -123,4 +125,19 @@ fn the_sandbox_cannot_outlive_its_boot(containerd: Containerd) {
     kill_now(boot);
     inside.iter().for_each(|process| ends(process, "a process of the sandbox"));
     assert_eq!(container.wait().code, 137);
+}
+
+/// Though the exit still waits, for output that nobody reads.
+fn a_shim_that_is_told_to_end_tells_how_its_container_ended(containerd: Containerd) {
+    let events = Subscriber::new(&containerd);
+    let unread = containerd.directory().join("unread");
+    mkfifo(&unread, Mode::S_IRWXU).expect("mkfifo");
+    let container = containerd.shell("punctual", "echo unread; exit 3");
+    let container = container.output_to(&unread.to_string_lossy()).create();
+    let (first, shim) = (container.pidfd(), container.shim());
+    container.start().expect("start it");
+    ends(&first, "the container");
+    kill(Pid::from_raw(shim), Signal::SIGTERM).expect("end the shim");
+    let exit = TaskEvent::Exit("punctual".into(), "punctual".into(), 3);
+    events.until(|event| *event == exit);
 }

@@ -8,7 +8,9 @@ use std::path::PathBuf;
 
 use integration::config::cni_conflist;
 use integration::containerd::{Containerd, Version};
-use integration::{on_each_containerd, wait};
+use integration::{leaks, on_each_containerd, wait};
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
 use serde_json::{Value, json};
 
 on_each_containerd!(starting
@@ -20,6 +22,8 @@ on_each_containerd!(
     ctr_takes_options_from_a_file,
     a_hook_makes_the_network,
     a_hook_that_fails_is_quoted,
+    a_create_that_its_client_gives_up_is_undone,
+    a_create_in_a_pod_that_is_given_up_is_undone,
 );
 
 /// The first line of its own user namespace's map.
@@ -157,11 +161,65 @@ fn a_hook_makes_the_network(containerd: Containerd) {
 fn a_hook_that_fails_is_quoted(containerd: Containerd) {
     let script = "#!/bin/sh\necho no address is left >&2\nexit 3\n";
     let path = program(containerd.directory().join("bin/failing-hook"), script);
+    let (poststop, tidied) = tidying_hook(&containerd);
     let container = containerd.shell("unlucky", "true").spec(|s| {
         s["hooks"]["createRuntime"] = json!([{ "path": path }]);
+        s["hooks"]["poststop"] = poststop;
     });
     let refused = container.try_create().expect_err("the hook fails");
     for words in ["failing-hook", "exit status 3", "no address is left"] {
         assert!(refused.message().contains(words), "{words:?} is missing in {}", refused.message());
     }
+    assert!(tidied.is_file(), "the hooks had prepared what nobody has tidied up");
+}
+
+/// A poststop hook, and the file by which one knows that it ran.
+fn tidying_hook(containerd: &Containerd) -> (Value, PathBuf) {
+    let tidied = containerd.directory().join("tidied");
+    let script = format!("#!/bin/sh\n: > {}\n", tidied.display());
+    let path = program(containerd.directory().join("bin/tidying-hook"), &script);
+    (json!([{ "path": path }]), tidied)
+}
+
+/// Hooks of which the first never ends. It makes the file when it begins.
+fn endless_hooks(containerd: &Containerd) -> (Value, PathBuf) {
+    let (begun, never) =
+        (containerd.directory().join("begun"), containerd.directory().join("never"));
+    mkfifo(&never, Mode::S_IRWXU).expect("mkfifo");
+    let script = format!("#!/bin/sh\n: > {}\nread x < {}\n", begun.display(), never.display());
+    let path = program(containerd.directory().join("bin/endless-hook"), &script);
+    (json!({ "createRuntime": [{ "path": path }], "poststop": tidying_hook(containerd).0 }), begun)
+}
+
+/// As Ctrl-C in `ctr run` does it.
+fn a_create_that_its_client_gives_up_is_undone(containerd: Containerd) {
+    let (hooks, begun) = endless_hooks(&containerd);
+    let container = containerd.shell("abandoned", "true").spec(|s| s["hooks"] = hooks);
+    let abandoned = container.give_up_creating(&begun);
+    assert_eq!(leaks::after_test(&containerd), [""; 0]);
+    assert!(containerd.directory().join("tidied").is_file());
+    drop(abandoned);
+    let again = containerd.shell("abandoned", "echo again").start();
+    assert_eq!(again.finish(), (0, "again\n".to_owned()));
+}
+
+fn a_create_in_a_pod_that_is_given_up_is_undone(containerd: Containerd) {
+    let root = containerd.container("root", ["sleep", "1000"]).start();
+    let network = format!("/proc/{}/ns/net", root.pid());
+    let beside = |spec: &mut Value| {
+        spec["annotations"] = json!({ "io.containerd.runc.v2.group": "root" });
+        let namespaces = spec["linux"]["namespaces"].as_array_mut().expect("namespaces");
+        namespaces.retain(|namespace| namespace["type"] != "network");
+        namespaces.push(json!({ "type": "network", "path": network }));
+    };
+    let (hooks, begun) = endless_hooks(&containerd);
+    let container = containerd.shell("abandoned", "true").spec(beside);
+    let abandoned = container.spec(|s| s["hooks"] = hooks).give_up_creating(&begun);
+    wait::until("it is undone", || containerd.directory().join("tidied").is_file().then_some(()));
+    drop(abandoned);
+    assert_eq!(root.exec_shell("look", "echo alive"), (0, "alive\n".to_owned()));
+    let again = containerd.shell("abandoned", "echo again").spec(beside).create();
+    assert_eq!(again.shim(), root.shim());
+    again.start().expect("start it");
+    assert_eq!(again.finish(), (0, "again\n".to_owned()));
 }

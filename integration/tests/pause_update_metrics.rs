@@ -3,6 +3,7 @@
 use std::fs;
 use std::time::Duration;
 
+use containerd_client::types::v1::Status;
 use containerd_shim_protos::cgroups::metrics::Metrics;
 use containerd_shim_protos::cgroups_v2::metrics as v2;
 use containerd_shim_protos::protobuf::Message;
@@ -16,6 +17,7 @@ on_each_containerd!(
     a_paused_container_can_be_killed,
     an_exec_waits_for_a_paused_container_to_resume_or_is_refused,
     pausing_twice_and_resuming_what_runs_are_refused_or_harmless,
+    killing_an_exec_resumes_nothing,
     limits_are_set_and_change,
     an_update_that_the_kernel_refuses_changes_nothing,
     metrics_tell_what_is_used,
@@ -36,13 +38,13 @@ mod needs_v1 {
         let containerd = Containerd::start(Version::V2_1);
         let container = containerd.container("hooked", ["sleep", "1000"]).start();
         let devices = host::cgroup_directory(container.pid(), "devices");
-        std::fs::write(devices.join("devices.allow"), "c 10:200 rwm").expect("add a device");
+        std::fs::write(devices.join("devices.allow"), "c 10:229 rwm").expect("add a device");
         let changed = json!({
             "devices": [{ "allow": false, "access": "rwm" }], "cpu": { "shares": 512 },
         });
         container.update(&changed).expect("update it");
         let listed = host::cgroup_value(container.pid(), "devices", "devices.list");
-        assert!(listed.contains("c 10:200 rwm") && listed.contains("c 1:3 rwm"), "{listed}");
+        assert!(listed.contains("c 10:229 rwm") && listed.contains("c 1:3 rwm"), "{listed}");
         assert_eq!(host::cgroup_value(container.pid(), "cpu", "cpu.shares"), "512");
     }
 }
@@ -98,6 +100,18 @@ fn pausing_twice_and_resuming_what_runs_are_refused_or_harmless(containerd: Cont
     let _ = container.pause();
     container.resume().expect("resume it");
     assert_eq!(container.exec_shell("two", "echo runs").1, "runs\n");
+}
+
+fn killing_an_exec_resumes_nothing(containerd: Containerd) {
+    let container = containerd.container("paused", ["sleep", "1000"]).start();
+    let exec = container.exec("killed", spec::process(&["sleep", "1000"]), Streams::Null);
+    let exec = exec.expect("add an exec");
+    exec.start().expect("start it");
+    container.pause().expect("pause it");
+    exec.kill(9).expect("kill the exec");
+    assert_eq!(container.status(), Status::Paused);
+    container.resume().expect("resume it");
+    assert_eq!(exec.wait().code, 137);
 }
 
 fn limits_are_set_and_change(containerd: Containerd) {

@@ -3,14 +3,16 @@
 
 use std::fs;
 
-use integration::container::Container;
-use integration::containerd::{Containerd, Version};
+use integration::container::pidfd;
+use integration::containerd::Containerd;
 use integration::events::{Subscriber, TaskEvent};
 use integration::{on_each_containerd, wait};
 
 on_each_containerd!(
     a_pod_writes_on_while_containerd_is_gone,
     a_container_can_be_used_after_the_restart,
+    an_end_in_between_is_told_afterwards,
+    a_pod_s_end_in_between_is_told_afterwards,
 );
 
 /// A pod's output is read by containerd itself, so this is where lines could be
@@ -80,30 +82,35 @@ fn a_container_can_be_used_after_the_restart(containerd: Containerd) {
     events.until(|event| *event == exit);
 }
 
-/// Not on containerd 1.7 and later: when those start again they take a shim whose
-/// task has no process for a leaked one and delete it, whoever's it is.
-mod an_end_in_between_is_told_afterwards {
-    #[test]
-    fn containerd_1_6() {
-        super::an_end_in_between_is_told_afterwards();
-    }
-}
-
-fn an_end_in_between_is_told_afterwards() {
-    let containerd = Containerd::start(Version::V1_6);
+fn an_end_in_between_is_told_afterwards(containerd: Containerd) {
     let container = containerd.container("dies", ["sleep", "1000"]).start();
     let other = containerd.container("lives", ["sleep", "1000"]).start();
     containerd.kill();
-    kill_from_the_host(&container);
+    kill_from_the_host(container.pid());
     containerd.launch();
     assert_eq!(container.wait().code, 137);
     assert_eq!(other.exec_shell("look", "echo alive").1, "alive\n");
     assert_eq!(container.delete_task().expect("delete it"), 137);
 }
 
-fn kill_from_the_host(container: &Container<'_>) {
-    let ended = container.pidfd();
-    let pid = nix::unistd::Pid::from_raw(container.pid());
+fn a_pod_s_end_in_between_is_told_afterwards(containerd: Containerd) {
+    let pod = containerd.pod("goes-on");
+    let (one, two) = (pod.shell("dies", "sleep 1000"), pod.shell("lives", "sleep 1000"));
+    let process = one.pid();
+    containerd.kill();
+    kill_from_the_host(process);
+    containerd.launch();
+    wait::until("CRI answers exec again", || {
+        two.try_exec(&["true"], 0).is_ok_and(|answer| answer.code == 0).then_some(())
+    });
+    assert_eq!(one.wait().exit_code, 137);
+    assert_eq!(two.ask("echo alive"), "alive");
+    assert!(pod.is_ready());
+}
+
+fn kill_from_the_host(pid: i32) {
+    let ended = pidfd(pid);
+    let pid = nix::unistd::Pid::from_raw(pid);
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).expect("kill from the host");
     assert!(wait::readable(ended, wait::deadline()), "the process does not end");
 }

@@ -125,5 +125,5 @@ async fn run(serving: Serving, listener: UnixListener) -> Result<()> {
 async fn give_up(shim: &Arc<Shim>) {
     log::info!("ended by a signal");
     shim.kill_sandbox().await;
-    shim.events.flush(GOODBYE).await;
+    shim.tell_all(GOODBYE).await;
 }

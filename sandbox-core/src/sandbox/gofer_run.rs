@@ -3,7 +3,7 @@
 use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 
 use oci_spec::runtime::LinuxSeccomp;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -27,10 +27,21 @@ use crate::sys::process::exit_now;
 /// How long a gofer may take to end.
 const PATIENCE: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
 
-/// A gofer at work.
+/// A gofer at work. It is killed with this value, unless it has answered: a late
+/// delivery could be taken for one of a container of the same name.
 #[derive(Debug)]
 pub struct GoferRun {
     socket: OwnedFd,
+    process: Arc<OwnedFd>,
+    answered: bool,
+}
+
+impl Drop for GoferRun {
+    fn drop(&mut self) {
+        if !self.answered {
+            let _ = pidfd_send_signal(&*self.process, Signal::KILL);
+        }
+    }
 }
 
 impl AsFd for GoferRun {
@@ -43,7 +54,8 @@ impl AsFd for GoferRun {
 impl GoferRun {
     /// Reads the answer. The process ends by itself and is collected later:
     /// taking its mounts down takes the kernel longer than we want to wait.
-    pub fn finish(self) -> Result<()> {
+    pub fn finish(mut self) -> Result<()> {
+        self.answered = true;
         let received = receive_packet(&self.socket, MAX_PACKET, 0);
         let bytes = match received.context(|| "receive the gofer's answer")? {
             Received::Packet { bytes, .. } => bytes,
@@ -68,12 +80,13 @@ pub(super) fn collect(sandbox: &Sandbox) {
 /// Ends the gofers that are left, when boot is no more. Each is about to end by
 /// itself, unless somebody keeps the other end of its mounts channel open.
 pub(super) fn end(sandbox: &Sandbox) {
-    let ended = |pidfd: &OwnedFd| {
-        poll(&mut [PollFd::new(pidfd, PollFlags::IN)], Some(&PATIENCE)).is_ok_and(|ready| ready > 0)
+    let ended = |pidfd: &Arc<OwnedFd>| {
+        poll(&mut [PollFd::new(&**pidfd, PollFlags::IN)], Some(&PATIENCE))
+            .is_ok_and(|ready| ready > 0)
     };
     for pidfd in sandbox.gofers.lock().unwrap_or_else(PoisonError::into_inner).iter() {
         if !ended(pidfd) {
-            let _ = pidfd_send_signal(pidfd, Signal::KILL);
+            let _ = pidfd_send_signal(&**pidfd, Signal::KILL);
             ended(pidfd);
         }
     }
@@ -98,8 +111,10 @@ pub(super) fn start(
         Cloned::Parent { pidfd, .. } => {
             // The first container is still to come.
             sandbox.executable.take_down();
-            sandbox.gofers.lock().unwrap_or_else(PoisonError::into_inner).push(pidfd);
-            Ok(GoferRun { socket: ours })
+            let process = Arc::new(pidfd);
+            let mut gofers = sandbox.gofers.lock().unwrap_or_else(PoisonError::into_inner);
+            gofers.push(process.clone());
+            Ok(GoferRun { socket: ours, process, answered: false })
         }
         Cloned::Child => become_gofer(sandbox, &theirs),
     }

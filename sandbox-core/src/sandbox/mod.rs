@@ -23,8 +23,8 @@ pub(crate) mod users;
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use rustix::io::Errno;
 use rustix::process::{Signal, WaitIdOptions, pidfd_send_signal, waitid};
@@ -121,7 +121,7 @@ pub struct Sandbox {
     next_number: AtomicU64,
     gofers_started: AtomicU64,
     /// Gofers that were not collected yet.
-    gofers: Mutex<Vec<OwnedFd>>,
+    gofers: Mutex<Vec<Arc<OwnedFd>>>,
 }
 
 /// What [`Sandbox::receive`] found.

@@ -4,8 +4,8 @@
 //! ```text
 //!   CreateSandbox         StartSandbox
 //!  ──────────────► Created ──────────► Starting ─────────► Ready
-//!                     │                   │                  │ StopSandbox,
-//!                     │ StopSandbox       │ it fails         │ boot's end
+//!                     │                   │ it fails,        │ StopSandbox,
+//!                     │ StopSandbox       │ StopSandbox      │ boot's end
 //!                     │                   ▼                  │
 //!                     └────────────────► Ended ◄─────────────┘
 //! ```
@@ -53,8 +53,8 @@ pub(crate) struct Pod {
     created: SystemTime,
     /// Set once; any number of waiters.
     exit: watch::Sender<Option<Exit>>,
-    /// StopSandbox was asked for: its end is no failure.
-    stopping: bool,
+    /// StopSandbox was asked for: a start is given up, and the end is no failure.
+    stopping: watch::Sender<bool>,
     /// Whose turn it is to start or to stop it: that takes a while, and who comes
     /// meanwhile waits.
     turn: Arc<tokio::sync::Mutex<()>>,
@@ -84,7 +84,7 @@ impl Pod {
             state: State::Created(Box::new(order)),
             created: SystemTime::now(),
             exit: watch::Sender::new(None),
-            stopping: false,
+            stopping: watch::Sender::new(false),
             turn: Arc::default(),
             files,
             spec,
@@ -100,7 +100,7 @@ impl Pod {
             (State::Starting, Step::Started(boot)) => (State::Ready(boot), None, Ok(())),
             (State::Ended, Step::End) => (State::Ended, None, Ok(())),
             (_, Step::End) => {
-                let status = if self.stopping { 0 } else { KILLED };
+                let status = if *self.stopping.borrow() { 0 } else { KILLED };
                 self.exit.send_replace(Some(Exit { status, at: SystemTime::now() }));
                 (State::Ended, None, Ok(()))
             }

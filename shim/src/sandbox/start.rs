@@ -7,7 +7,7 @@ use containerd_shim_protos::sandbox_api::{StartSandboxRequest, StartSandboxRespo
 
 use super::{Step, pod, timestamp};
 use crate::error::Result;
-use crate::task::{Boot, Sandbox, Shim, make_sandbox};
+use crate::task::{Boot, Sandbox, Shim, make_sandbox, raised};
 
 pub(super) async fn start(
     shim: Arc<Shim>,
@@ -16,16 +16,16 @@ pub(super) async fn start(
     let id = &request.sandbox_id;
     let turn = pod(&mut shim.table(), id)?.turn.clone();
     let _ours = turn.lock().await;
-    let (order, files) = {
+    let (order, files, stopping) = {
         let mut table = shim.table();
         let pod = pod(&mut table, id)?;
         let order = pod.step(Step::Start)?;
-        let files = pod.files.clone();
+        let (files, stopping) = (pod.files.clone(), pod.stopping.subscribe());
         table.sandbox = Sandbox::Making;
-        (order, files)
+        (order, files, stopping)
     };
     let made = match (order, files.write()) {
-        (Some(order), Ok(())) => make_sandbox(&shim, &order).await,
+        (Some(order), Ok(())) => make_sandbox(&shim, &order, raised(stopping)).await,
         (_, Err(error)) => Err(error),
         (None, _) => unreachable!("Start hands out what was ordered"),
     };

@@ -10,7 +10,7 @@ use super::{State, Step, pod};
 use crate::error::{Error, Result};
 use crate::task::Shim;
 
-/// How long a start may hold up the stop that came meanwhile.
+/// How long the start that is given up may hold up the stop.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Kills at once, whatever `timeout_secs` grants: what runs in the sandbox was
@@ -23,9 +23,14 @@ pub(super) async fn stop(
     Ok(StopSandboxResponse::default())
 }
 
-/// Idempotent. A sandbox that is being started is stopped once it has been.
+/// Idempotent. A start that is under way is given up.
 pub(super) async fn end(shim: &Arc<Shim>, id: &str) -> Result<()> {
-    let turn = pod(&mut shim.table(), id)?.turn.clone();
+    let turn = {
+        let mut table = shim.table();
+        let pod = pod(&mut table, id)?;
+        pod.stopping.send_replace(true);
+        pod.turn.clone()
+    };
     let turn = tokio::time::timeout(PATIENCE, turn.lock()).await;
     let _ours = turn.map_err(|_| {
         Error::state(format!("sandbox {id} is still being started or stopped after {PATIENCE:?}"))
@@ -33,7 +38,6 @@ pub(super) async fn end(shim: &Arc<Shim>, id: &str) -> Result<()> {
     let boot = {
         let mut table = shim.table();
         let pod = pod(&mut table, id)?;
-        pod.stopping = true;
         match &pod.state {
             State::Ready(boot) => boot.clone(),
             State::Created(_) => return pod.step(Step::End).map(drop),

@@ -34,7 +34,8 @@ pub(super) async fn create(
     let reservation = Reservation::take(&shim, &request.id)?;
     let order = Order::read(&shim, request, reservation.boot())?;
     let mut made = Made::default();
-    let outcome = make(&shim, &order, reservation.boot(), &mut made).await;
+    let making = make(&shim, &order, reservation.boot(), &mut made);
+    let outcome = unless(reservation.given_up(), making).await;
     let (container, pid) = match outcome {
         Ok(container) => container,
         Err(error) => {
@@ -49,6 +50,19 @@ pub(super) async fn create(
     exits::catch_up(&shim, &id, "");
     tokio::spawn(oom::watch(shim, id, oom));
     Ok(CreateTaskResponse { pid, ..Default::default() })
+}
+
+/// Makes something unless its client gives up first. What there is by then is for
+/// whoever asked to undo.
+async fn unless<T>(
+    given_up: impl Future<Output = ()>,
+    making: impl Future<Output = Result<T>>,
+) -> Result<T> {
+    tokio::select! {
+        biased;
+        () = given_up => Err(Error::state("the client has given up")),
+        made = making => made,
+    }
 }
 
 /// What was asked, read and checked.
@@ -158,11 +172,22 @@ struct Made {
     sandbox: Option<Arc<Boot>>,
     /// The sandbox that it joins.
     joined: Option<Arc<Boot>>,
+    /// Hooks may have prepared something.
+    hooked: bool,
 }
 
 impl Made {
     /// In the reverse order. Nothing of the container is left.
     async fn undo(self, shim: &Shim, order: &Order) {
+        let hooked = self.hooked;
+        self.remove(shim, order).await;
+        if hooked {
+            // runtime-spec, runtime.md, "Lifecycle": whatever step has failed.
+            hooks::poststop(&order.request.id, &order.request.bundle, &order.plan).await;
+        }
+    }
+
+    async fn remove(self, shim: &Shim, order: &Order) {
         if let Some(boot) = self.sandbox {
             // Takes the root's cgroup along.
             return boot.tear_down().await;
@@ -217,6 +242,7 @@ async fn make(
     give_birth(shim, &mut container, limits).await?;
     let pid = container.init.pid;
     let state = hooks::State { id, pid, status: "created", bundle: &container.bundle, plan };
+    made.hooked = true;
     for hook in plan.host.hooks.create_runtime.iter().chain(&plan.host.hooks.create_container) {
         hooks::run(hook, &state).await?;
     }
@@ -225,9 +251,13 @@ async fn make(
 
 /// The sandbox alone, for whoever asks for it by containerd's Sandbox service:
 /// boot stands in for a root container that nobody created.
-pub(crate) async fn make_sandbox(shim: &Arc<Shim>, order: &Order) -> Result<Arc<Boot>> {
+pub(crate) async fn make_sandbox(
+    shim: &Arc<Shim>,
+    order: &Order,
+    given_up: impl Future<Output = ()>,
+) -> Result<Arc<Boot>> {
     let mut made = Made::default();
-    let boot = make_alone(shim, order, &mut made).await;
+    let boot = unless(given_up, make_alone(shim, order, &mut made)).await;
     if boot.is_err() {
         made.undo(shim, order).await;
     }

@@ -20,11 +20,28 @@ use crate::ready::readable;
 /// How long the kernel may take over a SIGKILL.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// How long a Delete waits for a Create that it has undone: containerd waits no
+/// more than three seconds for a shim that it gives up.
+const UNDONE: Duration = Duration::from_secs(2);
+
 pub(super) async fn delete(shim: Arc<Shim>, request: DeleteRequest) -> Result<DeleteResponse> {
-    if request.exec_id.is_empty() {
-        delete_container(&shim, &request.id).await
-    } else {
-        delete_exec(&shim, &request).await
+    if !request.exec_id.is_empty() {
+        return delete_exec(&shim, &request).await;
+    }
+    give_up_create(&shim, &request.id).await;
+    delete_container(&shim, &request.id).await
+}
+
+/// A container that is still being created is deleted when whoever asked for it
+/// has given up, which containerd tells nobody else (`TaskManager.Create`,
+/// core/runtime/v2/task_manager.go). It takes an answer that there is none for a
+/// good one.
+async fn give_up_create(shim: &Shim, id: &str) {
+    let undone = shim.table().give_up(id);
+    if let Some(undone) = undone
+        && tokio::time::timeout(UNDONE, undone).await.is_err()
+    {
+        log::warn!("container {id}: its Create was given up and is still being undone");
     }
 }
 
@@ -79,12 +96,7 @@ async fn delete_container(shim: &Arc<Shim>, id: &str) -> Result<DeleteResponse> 
         }
         told
     };
-    let state = hooks::State { id, pid: 0, status: "stopped", bundle: &bundle, plan: &plan };
-    for hook in &plan.host.hooks.poststop {
-        if let Err(error) = hooks::run(hook, &state).await {
-            log::warn!("container {id}: {error}");
-        }
-    }
+    hooks::poststop(id, &bundle, &plan).await;
     let response = response(pid, exit);
     shim.events.publish(&TaskDelete {
         container_id: id.to_string(),

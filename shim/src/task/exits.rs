@@ -63,34 +63,41 @@ pub(super) fn ended(shim: &Arc<Shim>, id: &str, exec: &str, status: u32) -> bool
         return true;
     }
     let (shim, id, exec) = (shim.clone(), id.to_string(), exec.to_string());
+    shim.untold.send_modify(|exits| *exits += 1);
     tokio::spawn(async move {
-        if exec.is_empty() {
-            // What is waited for now may take longer than systemd.
-            if let Ok(container) = shim.table().container(&id) {
-                container.latch_stats();
-            }
-            clear(&shim, &id).await;
-        }
-        let (drained, unread, oom_kills) = match shim.table().container(&id) {
-            Ok(container) => {
-                let oom_kills = container.oom_kills;
-                let Ok(process) = container.process(&exec) else { return };
-                (process.io.drained(), process.io.unread(), oom_kills)
-            }
-            Err(_) => return,
-        };
-        if let Some(drained) = drained {
-            drained.await;
-        }
-        if let Some(unread) = unread {
-            unread.await;
-        }
-        if oom_kills > 0 {
-            shim.events.delivered(TOLD).await;
-        }
-        conclude(&shim, &id, &exec, Exit { status, at });
+        in_order(&shim, &id, &exec, Exit { status, at }).await;
+        shim.untold.send_modify(|exits| *exits -= 1);
     });
     true
+}
+
+/// Tells an exit when all that comes before it was told.
+async fn in_order(shim: &Arc<Shim>, id: &str, exec: &str, exit: Exit) {
+    if exec.is_empty() {
+        // What is waited for now may take longer than systemd.
+        if let Ok(container) = shim.table().container(id) {
+            container.latch_stats();
+        }
+        clear(shim, id).await;
+    }
+    let (drained, unread, oom_kills) = match shim.table().container(id) {
+        Ok(container) => {
+            let oom_kills = container.oom_kills;
+            let Ok(process) = container.process(exec) else { return };
+            (process.io.drained(), process.io.unread(), oom_kills)
+        }
+        Err(_) => return,
+    };
+    if let Some(drained) = drained {
+        drained.await;
+    }
+    if let Some(unread) = unread {
+        unread.await;
+    }
+    if oom_kills > 0 {
+        shim.events.delivered(TOLD).await;
+    }
+    conclude(shim, id, exec, exit);
 }
 
 /// Sees to it that the exit of a process that is being killed is told, even if

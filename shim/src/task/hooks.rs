@@ -49,6 +49,17 @@ impl State<'_> {
     }
 }
 
+/// Runs the hooks of a container that is no more, or has failed to be. What they
+/// fail at is nobody's concern any longer.
+pub(super) async fn poststop(id: &str, bundle: &str, plan: &Plan) {
+    let state = State { id, pid: 0, status: "stopped", bundle, plan };
+    for hook in &plan.host.hooks.poststop {
+        if let Err(error) = run(hook, &state).await {
+            log::warn!("container {id}: {error}");
+        }
+    }
+}
+
 /// Runs one hook to its end.
 pub(super) async fn run(hook: &HookPlan, state: &State<'_>) -> Result<()> {
     let path = hook.path.display();
@@ -65,7 +76,7 @@ pub(super) async fn run(hook: &HookPlan, state: &State<'_>) -> Result<()> {
     command.stdin(stdin).stdout(Stdio::null());
     command.stderr(stderr.try_clone().context(|| "dup of a memory file")?);
     let child = command.spawn().context(|| format!("run hook {path}"))?;
-    let status = finish(child, hook).await?;
+    let status = finish(Running(child), hook).await?;
     if status.success() {
         return Ok(());
     }
@@ -82,17 +93,28 @@ fn memory_file(name: &str) -> Result<File> {
     Ok(memfd_create(name, MemfdFlags::CLOEXEC).context(|| "memfd_create")?.into())
 }
 
+/// A hook's process. It is ended with this value: whoever asked for what it is to
+/// prepare may give up.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// Waits, but not longer than the hook may take.
-async fn finish(mut child: Child, hook: &HookPlan) -> Result<ExitStatus> {
-    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+async fn finish(mut child: Running, hook: &HookPlan) -> Result<ExitStatus> {
+    let pid = i32::try_from(child.0.id()).ok().and_then(Pid::from_raw);
     let pid = pid.ok_or_else(|| Error::internal("a hook without a process"))?;
     let pidfd = pidfd_open(pid, PidfdFlags::empty()).context(|| "pidfd_open of a hook")?;
     let patience = hook.timeout.unwrap_or(FOR_EVER);
     let ended = tokio::time::timeout(patience, readable(pidfd.as_fd())).await;
     if ended.is_err() {
-        let _ = child.kill();
+        let _ = child.0.kill();
     }
-    let status = child.wait().context(|| "wait for a hook")?;
+    let status = child.0.wait().context(|| "wait for a hook")?;
     match ended {
         Ok(outcome) => outcome.map(|()| status),
         Err(_) => Err(Error::internal(format!(

@@ -36,7 +36,9 @@ pub(super) fn kill(shim: &Arc<Shim>, request: &KillRequest) -> Result<Empty> {
         }
         handle.signal(signal)?;
     }
-    if signal == Signal::KILL.as_raw() {
+    // An exec is killed at once on version 2, and on version 1 when the container
+    // resumes.
+    if signal == Signal::KILL.as_raw() && request.exec_id.is_empty() {
         thaw(container)?;
     }
     Ok(Empty::default())

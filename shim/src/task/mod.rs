@@ -34,4 +34,4 @@ pub(crate) use create::{Around, Order, make_sandbox};
 pub(crate) use metrics::encode as encode_stats;
 pub(crate) use sandbox::Boot;
 pub(crate) use service::{services, to_the_end};
-pub(crate) use table::{Exit, KILLED, Sandbox, Shim, Table};
+pub(crate) use table::{Exit, KILLED, Sandbox, Shim, Table, raised};

@@ -1,10 +1,16 @@
 //! Pids: the processes of a container, and which of them are execs.
+//!
+//! An ended container's is the one that has ended: containerd from 1.7 on, when
+//! it starts, takes a shim whose task has no process for a leaked one and deletes
+//! it (`loadShimTask`, core/runtime/v2/shim_load.go), and with it the exit that
+//! nobody has heard of yet.
 
 use containerd_shim_protos::api::{PidsRequest, PidsResponse, ProcessInfo};
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
 use containerd_shim_protos::protobuf::{Message, MessageField};
 use containerd_shim_protos::shim::oci::ProcessDetails;
 
+use super::lifecycle::State;
 use super::table::Shim;
 use crate::error::{Context, Result};
 
@@ -19,7 +25,10 @@ pub(super) fn pids(shim: &Shim, request: &PidsRequest) -> Result<PidsResponse> {
     // where it stands in for the pause.
     let is_ours = |pid: &sandbox_core::sandbox::HostPid| *pid != boot || container.is_pause();
     let pids = container.cgroup.pids()?.into_iter().filter(is_ours);
-    let pids = pids.filter_map(|pid| u32::try_from(pid.0).ok());
+    let mut pids: Vec<u32> = pids.filter_map(|pid| u32::try_from(pid.0).ok()).collect();
+    if pids.is_empty() && container.init.state() == State::Stopped {
+        pids.push(container.init.pid);
+    }
     let mut processes = Vec::new();
     for pid in pids {
         let exec =

@@ -60,7 +60,15 @@ impl Shim {
         if let Some(tear_down) = tear_down {
             let _ = tear_down.await;
         }
-        self.events.flush(PATIENCE).await;
+        self.tell_all(PATIENCE).await;
         self.ending.send_replace(ending);
+    }
+
+    /// Tells what is left to be told, but does not try for ever.
+    pub(crate) async fn tell_all(&self, patience: Duration) {
+        let mut untold = self.untold.subscribe();
+        let told = untold.wait_for(|exits| *exits == 0);
+        let _ = tokio::time::timeout(patience, told).await;
+        self.events.flush(patience).await;
     }
 }

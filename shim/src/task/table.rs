@@ -34,6 +34,8 @@ pub(crate) struct Shim {
     pub(crate) options: Options,
     /// Set once, when the shim is to end.
     pub(crate) ending: watch::Sender<Ending>,
+    /// How many exits are known and not told yet.
+    pub(super) untold: watch::Sender<usize>,
     table: Mutex<Table>,
 }
 
@@ -44,6 +46,7 @@ impl Shim {
             events,
             options,
             ending: watch::Sender::new(Ending::No),
+            untold: watch::Sender::default(),
             table: Mutex::default(),
         })
     }
@@ -83,26 +86,46 @@ pub(crate) enum Sandbox {
 }
 
 enum Slot {
-    /// A Create is under way. Its process may have ended already.
-    Reserved(Option<u32>),
+    /// A Create is under way.
+    Reserved(Reserved),
     Made(Box<Container>),
 }
 
+#[derive(Default)]
+struct Reserved {
+    /// How its process ended, if it did already.
+    early: Option<u32>,
+    /// Its client has given up.
+    given_up: watch::Sender<bool>,
+}
+
 impl Table {
-    /// Takes an ID for a Create.
-    fn reserve(&mut self, id: &str) -> Result<()> {
+    /// Takes an ID for a Create, and tells whether its client gives up.
+    fn reserve(&mut self, id: &str) -> Result<watch::Receiver<bool>> {
         if self.slots.contains_key(id) {
             return Err(Error::exists(format!("container {id} already exists")));
         }
-        self.slots.insert(id.to_string(), Slot::Reserved(None));
-        Ok(())
+        let reserved = Reserved::default();
+        let given_up = reserved.given_up.subscribe();
+        self.slots.insert(id.to_string(), Slot::Reserved(reserved));
+        Ok(given_up)
+    }
+
+    /// Has a Create that is under way undone; the future ends when that is over.
+    /// `None` when there is no such Create.
+    pub(super) fn give_up(&mut self, id: &str) -> Option<impl Future<Output = ()> + use<>> {
+        let Some(Slot::Reserved(reserved)) = self.slots.get(id) else { return None };
+        reserved.given_up.send_replace(true);
+        let mut given_up = reserved.given_up.subscribe();
+        // The slot goes, and with it what sends.
+        Some(async move { while given_up.changed().await.is_ok() {} })
     }
 
     /// Puts a container where its Create had taken the ID.
     fn insert(&mut self, mut container: Container) {
         let before = self.slots.remove(&container.id);
-        if let Some(Slot::Reserved(Some(status))) = before {
-            container.init.early_exit = Some(status);
+        if let Some(Slot::Reserved(reserved)) = before {
+            container.init.early_exit = reserved.early;
         }
         self.slots.insert(container.id.clone(), Slot::Made(Box::new(container)));
     }
@@ -111,7 +134,7 @@ impl Table {
     /// whether it is the first; `None` when there is no such container.
     pub(super) fn ended_in_creation(&mut self, id: &str, status: u32) -> Option<bool> {
         match self.slots.get_mut(id) {
-            Some(Slot::Reserved(early)) => Some(early.replace(status).is_none()),
+            Some(Slot::Reserved(reserved)) => Some(reserved.early.replace(status).is_none()),
             _ => None,
         }
     }
@@ -138,15 +161,15 @@ impl Table {
         self.pod.as_ref().is_some_and(Pod::is_alive)
     }
 
-    /// Whether what the sandbox stands and falls with is there, or being made:
-    /// its root container, or who asked for it.
+    /// Whether what the sandbox stands and falls with is there, or being made for
+    /// somebody: its root container, or who asked for it.
     pub(crate) fn has_root(&self) -> bool {
         if self.has_pod() {
             return true;
         }
         match &self.sandbox {
             Sandbox::None => false,
-            Sandbox::Making => true,
+            Sandbox::Making => !self.slots.values().all(Slot::is_given_up),
             Sandbox::Made(boot) => self.slots.contains_key(&boot.root),
         }
     }
@@ -180,6 +203,12 @@ impl Table {
     }
 }
 
+impl Slot {
+    fn is_given_up(&self) -> bool {
+        matches!(self, Slot::Reserved(reserved) if *reserved.given_up.borrow())
+    }
+}
+
 /// A Create's hold on its ID, and on the sandbox if it makes that too. Given
 /// back on drop unless filled.
 pub(super) struct Reservation {
@@ -187,6 +216,7 @@ pub(super) struct Reservation {
     id: String,
     /// The sandbox to join; `None` for the first container, which makes it.
     boot: Option<Arc<Boot>>,
+    given_up: watch::Receiver<bool>,
     filled: bool,
 }
 
@@ -205,12 +235,17 @@ impl Reservation {
                 return Err(Error::state("the sandbox's first container is still being created"));
             }
         };
-        table.reserve(id)?;
+        let given_up = table.reserve(id)?;
         if boot.is_none() {
             table.sandbox = Sandbox::Making;
         }
         drop(table);
-        Ok(Self { shim: shim.clone(), id: id.to_string(), boot, filled: false })
+        Ok(Self { shim: shim.clone(), id: id.to_string(), boot, given_up, filled: false })
+    }
+
+    /// Ends when the client has given up.
+    pub(super) fn given_up(&self) -> impl Future<Output = ()> + use<> {
+        raised(self.given_up.clone())
     }
 
     pub(super) fn boot(&self) -> Option<&Arc<Boot>> {
@@ -242,6 +277,13 @@ impl Drop for Reservation {
         }
         drop(table);
         shutdown::catch_up(&self.shim);
+    }
+}
+
+/// Ends when a flag is raised, and never if it is not.
+pub(crate) async fn raised(mut flag: watch::Receiver<bool>) {
+    if flag.wait_for(|raised| *raised).await.is_err() {
+        std::future::pending().await
     }
 }
 
