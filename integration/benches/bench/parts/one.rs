@@ -144,12 +144,13 @@ pub fn one_container(lab: &Lab, runtime: &Runtime) -> Result<Phases> {
     })
 }
 
-/// A thread that waits for the first byte of a stream.
+/// A thread that waits for the first byte of a stream, and reads what has come
+/// along, as any client does: who left it there would hold up the exit.
 fn first_byte(mut output: std::fs::File) -> JoinHandle<Option<Instant>> {
     thread::spawn(move || {
         let arrived = wait::readable(output.as_fd(), PATIENCE).then(Instant::now);
-        let mut byte = [0];
-        arrived.filter(|_| matches!(output.read(&mut byte), Ok(1)))
+        let mut bytes = [0; 4096];
+        arrived.filter(|_| matches!(output.read(&mut bytes), Ok(1..)))
     })
 }
 
