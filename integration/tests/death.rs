@@ -137,6 +137,7 @@ fn a_shim_that_is_told_to_end_tells_how_its_container_ended(containerd: Containe
     let (first, shim) = (container.pidfd(), container.shim());
     container.start().expect("start it");
     ends(&first, "the container");
+    wait::until("the shim knows", || container.kill(Signal::SIGCONT as i32).err());
     kill(Pid::from_raw(shim), Signal::SIGTERM).expect("end the shim");
     let exit = TaskEvent::Exit("punctual".into(), "punctual".into(), 3);
     events.until(|event| *event == exit);

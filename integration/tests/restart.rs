@@ -7,6 +7,8 @@ use integration::container::pidfd;
 use integration::containerd::Containerd;
 use integration::events::{Subscriber, TaskEvent};
 use integration::{on_each_containerd, wait};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 on_each_containerd!(
     a_pod_writes_on_while_containerd_is_gone,
@@ -86,31 +88,34 @@ fn an_end_in_between_is_told_afterwards(containerd: Containerd) {
     let container = containerd.container("dies", ["sleep", "1000"]).start();
     let other = containerd.container("lives", ["sleep", "1000"]).start();
     containerd.kill();
-    kill_from_the_host(container.pid());
+    end_from_the_host(container.pid(), Signal::SIGKILL);
     containerd.launch();
     assert_eq!(container.wait().code, 137);
     assert_eq!(other.exec_shell("look", "echo alive").1, "alive\n");
     assert_eq!(container.delete_task().expect("delete it"), 137);
 }
 
+/// Even of one whose last words nobody could read meanwhile.
 fn a_pod_s_end_in_between_is_told_afterwards(containerd: Containerd) {
     let pod = containerd.pod("goes-on");
-    let (one, two) = (pod.shell("dies", "sleep 1000"), pod.shell("lives", "sleep 1000"));
+    let script = "trap 'echo last words; exit 7' TERM; echo ready; while :; do sleep 0.01; done";
+    let (one, two) = (pod.shell("ends", script), pod.shell("lives", "sleep 1000"));
+    one.wait_for_log("ready");
     let process = one.pid();
     containerd.kill();
-    kill_from_the_host(process);
+    end_from_the_host(process, Signal::SIGTERM);
     containerd.launch();
     wait::until("CRI answers exec again", || {
         two.try_exec(&["true"], 0).is_ok_and(|answer| answer.code == 0).then_some(())
     });
-    assert_eq!(one.wait().exit_code, 137);
+    assert_eq!(one.wait().exit_code, 7);
+    one.wait_for_log("last words");
     assert_eq!(two.ask("echo alive"), "alive");
     assert!(pod.is_ready());
 }
 
-fn kill_from_the_host(pid: i32) {
+fn end_from_the_host(pid: i32, signal: Signal) {
     let ended = pidfd(pid);
-    let pid = nix::unistd::Pid::from_raw(pid);
-    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).expect("kill from the host");
+    kill(Pid::from_raw(pid), signal).expect("send a signal from the host");
     assert!(wait::readable(ended, wait::deadline()), "the process does not end");
 }

@@ -86,15 +86,14 @@ impl World {
             config: &config,
         })
         .unwrap();
-        let gofer = sandbox.gofer(&plan, Vec::new()).unwrap();
         self.cgroup = Some(cgroup);
-        wait(gofer.as_fd());
-        gofer.finish().unwrap();
-        wait(sandbox.start_sync());
-        if let Err(error) = sandbox.finish_start() {
+        let pod = Pod { sandbox, plan };
+        pod.bring_mounts();
+        wait(pod.sandbox.start_sync());
+        if let Err(error) = pod.sandbox.finish_start() {
             panic!("{error}");
         }
-        Pod { sandbox, plan }
+        pod
     }
 }
 
@@ -130,6 +129,24 @@ impl Pod {
                 other => panic!("{other:?}{}", self.sandbox.last_words()),
             }
         }
+    }
+
+    fn bring_mounts(&self) {
+        let gofer = self.sandbox.gofer(&self.plan, Vec::new()).unwrap();
+        wait(gofer.as_fd());
+        gofer.finish().unwrap();
+    }
+
+    fn delete(&self) -> Result<Done, String> {
+        let request = Request::Delete { container: self.container() };
+        self.call(request, &[]).map(|(done, _)| done)
+    }
+
+    /// Starts what was created, to its end.
+    fn run(&self) {
+        self.call(Request::Start { container: self.container() }, &[]).unwrap();
+        let exited = Upward::Exited { container: self.container(), exec: None, status: 0 };
+        assert_eq!(self.next().0, exited);
     }
 
     fn create(&self, stdout: BorrowedFd<'_>) -> Result<Process, String> {
@@ -251,6 +268,58 @@ fn a_container_is_created_started_joined_and_ends() {
     pod.call(Request::Delete { container: pod.container() }, &[]).unwrap();
 }
 
+/// As the shim does it when a client gives up: it does not wait for an answer.
+fn a_create_that_is_given_up_leaves_no_process() {
+    let mut world = World::new("given-up", &["busybox", "echo", "again"], |_| {});
+    let pod = world.start();
+    let (output, stdout) = pipe();
+    let donations = Donations { stdout: true, stderr: true, ..Donations::default() };
+    let plan = Box::new(pod.plan.container.clone());
+    let create = Request::Create { plan, donations, limits: LIMITS };
+    let fds = [stdout.as_fd(), stdout.as_fd()];
+    let create = pod.sandbox.send(create, &fds).unwrap();
+    let delete = Request::Delete { container: pod.container() };
+    let delete = pod.sandbox.send(delete, &[]).unwrap();
+    let mut answers = [pod.next(), pod.next()].map(|(message, _)| message);
+    answers.sort_by_key(|message| match message {
+        Upward::Reply { number, .. } => *number,
+        other => panic!("expected a reply, got {other:?}"),
+    });
+    // The process may have been at its gate already.
+    assert!(matches!(&answers[0], Upward::Reply { number, .. } if *number == create));
+    assert_eq!(answers[1], Upward::Reply { number: delete, outcome: Ok(Done::Ok) });
+
+    pod.bring_mounts();
+    pod.create(stdout.as_fd()).unwrap();
+    pod.run();
+    drop(stdout);
+    assert_eq!(read_all(output), "again\n");
+}
+
+fn mounts_of_a_create_that_never_came_are_for_nobody() {
+    let mut world = World::new("renamed", &["busybox", "cat", "/which"], |_| {});
+    for (root, text) in [("rootfs", "first"), ("other", "second")] {
+        let bin = world.bundle().join(root).join("bin");
+        fs::create_dir_all(&bin).unwrap();
+        fs::copy("/bin/busybox", bin.join("busybox")).unwrap();
+        fs::write(world.bundle().join(root).join("which"), text).unwrap();
+    }
+    let mut pod = world.start();
+    let (output, stdout) = pipe();
+    pod.create(stdout.as_fd()).unwrap();
+    pod.delete().unwrap();
+
+    pod.bring_mounts();
+    let error = pod.delete().unwrap_err();
+    assert!(error.contains("no container"), "{error}");
+    pod.plan.host.rootfs = world.bundle().join("other");
+    pod.bring_mounts();
+    pod.create(stdout.as_fd()).unwrap();
+    pod.run();
+    drop(stdout);
+    assert_eq!(read_all(output), "second");
+}
+
 fn a_missing_program_is_named() {
     let mut world = World::new("missing", &["no-such-program"], |_| {});
     let pod = world.start();
@@ -289,10 +358,18 @@ fn a_sandbox_that_runs_nothing_ends_when_the_node_shuts_down() {
 
 /// One after the other on the main thread, whatever the command line says.
 fn main() -> std::process::ExitCode {
-    let stories: [(&str, fn()); 4] = [
+    let stories: [(&str, fn()); 6] = [
         (
             "a_container_is_created_started_joined_and_ends",
             a_container_is_created_started_joined_and_ends,
+        ),
+        (
+            "a_create_that_is_given_up_leaves_no_process",
+            a_create_that_is_given_up_leaves_no_process,
+        ),
+        (
+            "mounts_of_a_create_that_never_came_are_for_nobody",
+            mounts_of_a_create_that_never_came_are_for_nobody,
         ),
         ("a_missing_program_is_named", a_missing_program_is_named),
         (

@@ -4,28 +4,43 @@
 use rustix::process::{Signal, pidfd_send_signal};
 
 use super::Boot;
+use super::pending::Pending;
 use crate::cgroup::Limits;
 use crate::control::message::{Done, FailureKind};
 use crate::error::{Error, Result};
 
 impl Boot {
     /// Forgets a container. One that never started is killed: it has run
-    /// nothing of the user's.
+    /// nothing of the user's. Of one whose Create was never asked for, the mounts
+    /// may be here.
     pub(super) fn delete(&mut self, number: u64, id: &str) -> Result<()> {
-        let container = self.containers.get(id)?;
-        if let Some(init) = container.init.as_ref().filter(|init| init.running) {
-            if init.gate.is_none() {
-                let message = format!("container {id} is running; kill it first");
-                return Err(Error::new(FailureKind::State, message));
+        let container = self.containers.get(id).inspect_err(|_| self.mounts.discard(id))?;
+        let init = container.init.as_ref().filter(|init| init.running);
+        if let Some((pid, at_gate)) = init.map(|init| (init.pid, init.gate.is_some())) {
+            match self.containers.take_parking(pid) {
+                Some(parking) => self.give_up(parking),
+                None if at_gate => {}
+                None => {
+                    let message = format!("container {id} is running; kill it first");
+                    return Err(Error::new(FailureKind::State, message));
+                }
             }
-            // Already dead is as good.
-            let _ = pidfd_send_signal(&init.pidfd, Signal::KILL);
-            let pid = init.pid;
             self.containers.disown(pid);
         }
-        self.containers.remove(id);
+        let removed = self.containers.remove(id).and_then(|container| container.init);
+        if let Some(init) = removed.filter(|init| init.running) {
+            // Already dead is as good.
+            let _ = pidfd_send_signal(&init.pidfd, Signal::KILL);
+        }
         self.reply(number, Ok(Done::Ok));
         Ok(())
+    }
+
+    /// Answers a Create that is given up.
+    fn give_up(&mut self, parking: Pending) {
+        self.events.forget(&parking.channel);
+        let message = format!("container {} was deleted while it was made", parking.container);
+        self.reply(parking.number, Err(Error::new(FailureKind::State, message)));
     }
 
     /// Takes note of a live resize.

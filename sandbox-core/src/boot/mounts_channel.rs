@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
 use super::root::{DEVICES, PROC};
 use crate::control::message::MAX_PACKET;
 use crate::control::packet::{Received, receive_packet};
@@ -11,7 +13,11 @@ use crate::gofer::request::{Delivery, Slot};
 use crate::sys::mount::attach_at;
 
 /// The receiving end.
-pub(super) struct MountsChannel(OwnedFd);
+pub(super) struct MountsChannel {
+    socket: OwnedFd,
+    /// Received before its turn.
+    ahead: Option<(Delivery, Vec<OwnedFd>)>,
+}
 
 /// One container's mounts, still detached.
 #[derive(Debug, Default)]
@@ -29,13 +35,13 @@ const MAX_SLOTS: usize = 253;
 
 impl MountsChannel {
     pub(super) fn new(channel: OwnedFd) -> Self {
-        Self(channel)
+        Self { socket: channel, ahead: None }
     }
 
     /// Takes what was delivered for a container. It is all there: the shim
     /// asks for a container only after its gofer has finished. What comes
     /// first and is for another was meant for one that failed, and is dropped.
-    pub(super) fn take(&self, container: &str) -> Result<DeliveredMounts> {
+    pub(super) fn take(&mut self, container: &str) -> Result<DeliveredMounts> {
         let mut taken = DeliveredMounts::default();
         loop {
             let (delivery, descriptors) = self.receive()?;
@@ -58,8 +64,31 @@ impl MountsChannel {
         }
     }
 
-    fn receive(&self) -> Result<(Delivery, Vec<OwnedFd>)> {
-        let received = receive_packet(&self.0, MAX_PACKET, MAX_SLOTS)
+    /// Drops what was delivered for a container that nobody will create. Whoever is
+    /// called the same later must not get it.
+    pub(super) fn discard(&mut self, container: &str) {
+        while self.has_more() {
+            match self.receive() {
+                Ok((delivery, _)) if delivery.container == container => {}
+                Ok(other) => {
+                    self.ahead = Some(other);
+                    return;
+                }
+                Err(_) => return,
+            }
+        }
+    }
+
+    fn has_more(&self) -> bool {
+        let mut waiting = [PollFd::new(&self.socket, PollFlags::IN)];
+        self.ahead.is_some() || poll(&mut waiting, Some(&Timespec::default())) == Ok(1)
+    }
+
+    fn receive(&mut self) -> Result<(Delivery, Vec<OwnedFd>)> {
+        if let Some(ahead) = self.ahead.take() {
+            return Ok(ahead);
+        }
+        let received = receive_packet(&self.socket, MAX_PACKET, MAX_SLOTS)
             .context(|| "receive from the mounts channel")?;
         let Received::Packet { bytes, fds, .. } = received else {
             return Err(Error::internal("the gofer has delivered no mounts for this container"));

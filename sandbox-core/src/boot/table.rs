@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
-use super::pending::Pending;
+use super::pending::{Pending, Stage};
 use crate::container::Inside;
 use crate::control::message::FailureKind;
 use crate::error::{Context, Error, Result};
@@ -106,6 +106,13 @@ impl Table {
     /// Whether no container has a process, not even at its gate.
     pub(super) fn run_nothing(&self) -> bool {
         self.processes.is_empty()
+    }
+
+    /// The Create whose process has not come up to its gate yet.
+    pub(super) fn take_parking(&mut self, pid: PodPid) -> Option<Pending> {
+        let is_it = |pending: &Pending| pending.pid == pid && pending.stage == Stage::Parking;
+        let token = self.pending.iter().find_map(|(token, p)| is_it(p).then_some(*token));
+        self.pending.remove(&token?)
     }
 
     /// Registers a process that has yet to come up; tells its token.

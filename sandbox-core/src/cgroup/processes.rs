@@ -78,6 +78,11 @@ impl Cgroup {
         }
     }
 
+    /// SIGKILL to all processes there are now, whose end nobody waits for.
+    pub fn kill_now(&self) -> Result<()> {
+        self.send_kill(false)
+    }
+
     fn send_kill(&self, again: bool) -> Result<()> {
         if self.kill_at_once()? {
             return Ok(());

@@ -3,6 +3,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use containerd_shim_protos::api::{CreateTaskRequest, CreateTaskResponse, Mount};
 use containerd_shim_protos::events::task::{TaskCreate, TaskIO};
@@ -25,6 +26,9 @@ use crate::ready::readable;
 use crate::sandbox::Pod;
 use crate::sandbox::files::Files;
 use crate::stdio::{self, Donated, Io, Owner, Stdio};
+
+/// How long poststop hooks may hold up the news that a Create has failed.
+const TIDYING: Duration = Duration::from_secs(10);
 
 pub(super) async fn create(
     shim: Arc<Shim>,
@@ -183,7 +187,10 @@ impl Made {
         self.remove(shim, order).await;
         if hooked {
             // runtime-spec, runtime.md, "Lifecycle": whatever step has failed.
-            hooks::poststop(&order.request.id, &order.request.bundle, &order.plan).await;
+            let poststop = hooks::poststop(&order.request.id, &order.request.bundle, &order.plan);
+            if tokio::time::timeout(TIDYING, poststop).await.is_err() {
+                log::warn!("container {}: its poststop hooks take too long", order.request.id);
+            }
         }
     }
 
@@ -195,10 +202,12 @@ impl Made {
         if let Some(boot) = self.joined {
             boot.forget(shim, &order.request.id).await;
         }
-        if let Some(cgroup) = self.cgroup
-            && let Err(error) = cgroup.remove()
-        {
-            log::warn!("container {}: {error}", order.request.id);
+        if let Some(cgroup) = self.cgroup {
+            // All in there is the container's: what a boot that does not answer leaves.
+            let killed = cgroup.kill_now();
+            if let Err(error) = cgroup.remove().and(killed) {
+                log::warn!("container {}: {error}", order.request.id);
+            }
         }
     }
 }

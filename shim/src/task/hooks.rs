@@ -4,7 +4,7 @@
 
 use std::fs::File;
 use std::io::{Read, Seek, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
@@ -13,6 +13,7 @@ use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use sandbox_core::sandbox::printable;
 use sandbox_core::spec::plan::{HookPlan, Plan};
+use tokio::runtime::Handle;
 
 use crate::error::{Context, Error, Result};
 use crate::ready::readable;
@@ -76,7 +77,7 @@ pub(super) async fn run(hook: &HookPlan, state: &State<'_>) -> Result<()> {
     command.stdin(stdin).stdout(Stdio::null());
     command.stderr(stderr.try_clone().context(|| "dup of a memory file")?);
     let child = command.spawn().context(|| format!("run hook {path}"))?;
-    let status = finish(Running(child), hook).await?;
+    let status = finish(Running::new(child)?, hook).await?;
     if status.success() {
         return Ok(());
     }
@@ -93,36 +94,54 @@ fn memory_file(name: &str) -> Result<File> {
     Ok(memfd_create(name, MemfdFlags::CLOEXEC).context(|| "memfd_create")?.into())
 }
 
-/// A hook's process. It is ended with this value: whoever asked for what it is to
-/// prepare may give up.
-struct Running(Child);
+/// A hook's process, and its pidfd. It is ended with this value: whoever asked for
+/// what it is to prepare may give up.
+struct Running(Option<(Child, OwnedFd)>);
+
+impl Running {
+    fn new(child: Child) -> Result<Self> {
+        let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+        let pid = pid.ok_or_else(|| Error::internal("a hook without a process"))?;
+        let pidfd = pidfd_open(pid, PidfdFlags::empty()).context(|| "pidfd_open of a hook")?;
+        Ok(Self(Some((child, pidfd))))
+    }
+
+    async fn end(&mut self) -> Result<ExitStatus> {
+        let Some((child, pidfd)) = &mut self.0 else {
+            return Err(Error::internal("a hook that has ended already"));
+        };
+        readable(pidfd.as_fd()).await?;
+        let status = child.wait().context(|| "wait for a hook")?;
+        self.0 = None;
+        Ok(status)
+    }
+}
 
 impl Drop for Running {
     fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        let Some((mut child, pidfd)) = self.0.take() else { return };
+        let _ = child.kill();
+        // It may be where no signal reaches it; nobody shall wait for that.
+        if let Ok(runtime) = Handle::try_current() {
+            runtime.spawn(async move {
+                let _ = readable(pidfd.as_fd()).await;
+                let _ = child.wait();
+            });
+        }
     }
 }
 
 /// Waits, but not longer than the hook may take.
-async fn finish(mut child: Running, hook: &HookPlan) -> Result<ExitStatus> {
-    let pid = i32::try_from(child.0.id()).ok().and_then(Pid::from_raw);
-    let pid = pid.ok_or_else(|| Error::internal("a hook without a process"))?;
-    let pidfd = pidfd_open(pid, PidfdFlags::empty()).context(|| "pidfd_open of a hook")?;
+async fn finish(mut running: Running, hook: &HookPlan) -> Result<ExitStatus> {
     let patience = hook.timeout.unwrap_or(FOR_EVER);
-    let ended = tokio::time::timeout(patience, readable(pidfd.as_fd())).await;
-    if ended.is_err() {
-        let _ = child.0.kill();
-    }
-    let status = child.0.wait().context(|| "wait for a hook")?;
-    match ended {
-        Ok(outcome) => outcome.map(|()| status),
-        Err(_) => Err(Error::internal(format!(
+    let ended = tokio::time::timeout(patience, running.end()).await;
+    ended.unwrap_or_else(|_| {
+        Err(Error::internal(format!(
             "hook {} was killed: it did not end within {} s",
             hook.path.display(),
             patience.as_secs()
-        ))),
-    }
+        )))
+    })
 }
 
 fn ending(status: ExitStatus) -> String {

@@ -26,7 +26,7 @@ pub(super) fn pids(shim: &Shim, request: &PidsRequest) -> Result<PidsResponse> {
     let is_ours = |pid: &sandbox_core::sandbox::HostPid| *pid != boot || container.is_pause();
     let pids = container.cgroup.pids()?.into_iter().filter(is_ours);
     let mut pids: Vec<u32> = pids.filter_map(|pid| u32::try_from(pid.0).ok()).collect();
-    if pids.is_empty() && container.init.state() == State::Stopped {
+    if pids.is_empty() && (container.init.ending || container.init.state() == State::Stopped) {
         pids.push(container.init.pid);
     }
     let mut processes = Vec::new();

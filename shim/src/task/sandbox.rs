@@ -129,6 +129,10 @@ impl Boot {
     /// Lets boot forget a container, and kill it if it is still at its gate. A
     /// dead boot has forgotten everything; a hostile one may pretend not to hear.
     pub(super) async fn forget(&self, shim: &Shim, id: &str) {
+        if self.is_frozen(&shim.table()) {
+            // It hears of that when it goes on.
+            return self.forget_ended(id);
+        }
         let request = Request::Delete { container: id.to_string() };
         match tokio::time::timeout(PATIENCE, self.ask(shim, request, &[])).await {
             Ok(Ok(_)) => {}
@@ -139,7 +143,7 @@ impl Boot {
     }
 
     /// The same for a container that has ended, of which boot keeps nothing
-    /// that anybody would have to wait for.
+    /// that anybody would have to wait for, or cannot be waited for.
     pub(super) fn forget_ended(&self, id: &str) {
         self.tell(Request::Delete { container: id.to_string() });
         self.remove_state(id);
@@ -164,11 +168,15 @@ impl Boot {
         if self.gone.borrow().is_some() {
             return Err(self.gone_error());
         }
-        let frozen = |c: &super::table::Container| c.is_root() && c.init.state() == State::Paused;
-        if table.containers().any(frozen) {
+        if self.is_frozen(table) {
             return Err(Error::state(format!("sandbox {} is paused; resume it first", self.root)));
         }
         Ok(())
+    }
+
+    fn is_frozen(&self, table: &Table) -> bool {
+        let frozen = |c: &super::table::Container| c.is_root() && c.init.state() == State::Paused;
+        table.containers().any(frozen)
     }
 
     fn gone_error(&self) -> Error {

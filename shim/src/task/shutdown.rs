@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use containerd_shim_protos::api::{Empty, ShutdownRequest};
+use tokio::time::Instant;
 
 use super::table::Shim;
 use crate::error::Result;
@@ -66,9 +67,10 @@ impl Shim {
 
     /// Tells what is left to be told, but does not try for ever.
     pub(crate) async fn tell_all(&self, patience: Duration) {
+        let give_up = Instant::now() + patience;
         let mut untold = self.untold.subscribe();
         let told = untold.wait_for(|exits| *exits == 0);
-        let _ = tokio::time::timeout(patience, told).await;
-        self.events.flush(patience).await;
+        let _ = tokio::time::timeout_at(give_up, told).await;
+        self.events.flush(give_up.saturating_duration_since(Instant::now())).await;
     }
 }
