@@ -5,7 +5,6 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Mutex, MutexGuard};
-use std::time::Duration;
 
 use containerd_client::services::v1::container::Runtime;
 use containerd_client::services::v1::snapshots::{PrepareSnapshotRequest, RemoveSnapshotRequest};
@@ -124,22 +123,16 @@ impl<'a> NewContainer<'a> {
     pub fn give_up_creating(self, reached: &Path) -> Container<'a> {
         let (request, container) = self.prepare().expect("prepare a container");
         let containerd = container.containerd;
-        containerd.block_on(async {
-            let mut tasks = containerd.connect().await.tasks();
-            let reached = async {
-                while !reached.exists() {
-                    tokio::time::sleep(Duration::from_millis(5)).await;
-                }
-            };
-            tokio::select! {
-                created = tasks.create(containerd.request(request)) => {
-                    panic!("nobody gave up: {created:?}")
-                }
-                reached = tokio::time::timeout(wait::deadline(), reached) => {
-                    reached.expect("get there");
-                }
+        let mut tasks = containerd.block_on(containerd.connect()).tasks();
+        let request = containerd.request(request);
+        let mut creation = containerd.spawn(async move { tasks.create(request).await });
+        wait::until("the creation gets there", || {
+            if creation.is_finished() {
+                panic!("nobody gave up: {:?}", containerd.block_on(&mut creation));
             }
+            reached.exists().then_some(())
         });
+        creation.abort();
         container
     }
 

@@ -5,6 +5,7 @@ use std::fs;
 
 use integration::container::pidfd;
 use integration::containerd::Containerd;
+use integration::cri::PodContainer;
 use integration::events::{Subscriber, TaskEvent};
 use integration::{on_each_containerd, wait};
 use nix::sys::signal::{Signal, kill};
@@ -49,9 +50,7 @@ fn a_pod_writes_on_while_containerd_is_gone(containerd: Containerd) {
     writes_on("the container writes on without containerd");
     containerd.launch();
     writes_on("the container writes on with the new containerd");
-    wait::until("CRI answers exec again", || {
-        container.try_exec(&["true"], 0).is_ok_and(|answer| answer.code == 0).then_some(())
-    });
+    cri_answers_again(&container);
     assert_eq!(container.ask("echo inside"), "inside");
     assert!(pod.is_ready());
 
@@ -105,13 +104,17 @@ fn a_pod_s_end_in_between_is_told_afterwards(containerd: Containerd) {
     containerd.kill();
     end_from_the_host(process, Signal::SIGTERM);
     containerd.launch();
-    wait::until("CRI answers exec again", || {
-        two.try_exec(&["true"], 0).is_ok_and(|answer| answer.code == 0).then_some(())
-    });
+    cri_answers_again(&two);
     assert_eq!(one.wait().exit_code, 7);
     one.wait_for_log("last words");
     assert_eq!(two.ask("echo alive"), "alive");
     assert!(pod.is_ready());
+}
+
+fn cri_answers_again(container: &PodContainer<'_>) {
+    wait::until("CRI answers exec again", || {
+        container.try_exec(&["true"], 0).is_ok_and(|answer| answer.code == 0).then_some(())
+    });
 }
 
 fn end_from_the_host(pid: i32, signal: Signal) {

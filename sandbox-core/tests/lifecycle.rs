@@ -265,7 +265,7 @@ fn a_container_is_created_started_joined_and_ends() {
     drop(stdout);
     assert_eq!(read_all(output), "hello\n0\ninside\n");
     assert_eq!(pod.next().0, exited(None));
-    pod.call(Request::Delete { container: pod.container() }, &[]).unwrap();
+    pod.delete().unwrap();
 }
 
 /// As the shim does it when a client gives up: it does not wait for an answer.
