@@ -1,11 +1,11 @@
-//! Generates the Rust types of `src/sandbox/cri.proto`.
+//! Generates the Rust types of `src/sandbox_service/cri.proto`.
 
 fn main() {
-    println!("cargo::rerun-if-changed=src/sandbox/cri.proto");
+    println!("cargo::rerun-if-changed=src/sandbox_service/cri.proto");
     protobuf_codegen::Codegen::new()
         .pure()
-        .include("src/sandbox")
-        .input("src/sandbox/cri.proto")
+        .include("src/sandbox_service")
+        .input("src/sandbox_service/cri.proto")
         .cargo_out_dir("protos")
         .run_from_script();
 }

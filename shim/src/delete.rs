@@ -4,9 +4,8 @@
 //! it five seconds.
 
 use std::fs;
-use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use containerd_shim::Flags;
@@ -21,6 +20,7 @@ use containerd_shim_protos::ttrpc::{self, context};
 use crate::answer::tell;
 use crate::error::{Context, Result};
 use crate::options::STATE_ROOT;
+use crate::socket;
 use crate::task::KILLED;
 
 pub(crate) fn delete(flags: &Flags) -> Result<()> {
@@ -36,7 +36,7 @@ pub(crate) fn delete(flags: &Flags) -> Result<()> {
         None => {
             let root = Path::new(STATE_ROOT);
             let pid = sandbox_core::sandbox::clean_up(root, &flags.namespace, &flags.id)?;
-            remove_socket(&address);
+            socket::remove(&address);
             pid
         }
     };
@@ -61,7 +61,7 @@ fn living(address: &str) -> Option<Client> {
     if address.is_empty() {
         return None;
     }
-    UnixStream::connect(socket_path(address)).ok()?;
+    UnixStream::connect(socket::path(address)).ok()?;
     let client = Client::connect(address.trim()).ok()?;
     let asked =
         TaskClient::new(client.clone()).connect(within(PATIENCE), &ConnectRequest::default());
@@ -86,40 +86,11 @@ fn within(time: Duration) -> ttrpc::context::Context {
     context::with_timeout(i64::try_from(time.as_nanos()).unwrap_or(i64::MAX))
 }
 
-/// The path in an address such as `unix:///run/containerd/s/…`.
-pub(crate) fn socket_path(address: &str) -> PathBuf {
-    PathBuf::from(address.trim().strip_prefix("unix://").unwrap_or(address.trim()))
-}
-
-/// Removes a socket file, and nothing but a socket.
-pub(crate) fn remove_socket(address: &str) {
-    let path = socket_path(address);
-    if fs::symlink_metadata(&path).is_ok_and(|metadata| metadata.file_type().is_socket()) {
-        let _ = fs::remove_file(path);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::os::unix::net::UnixListener;
 
     use super::*;
-
-    #[test]
-    fn only_sockets_are_removed() {
-        let directory = tempfile::tempdir().unwrap();
-        let file = directory.path().join("file");
-        fs::write(&file, "").unwrap();
-        remove_socket(&format!("unix://{}", file.display()));
-        assert!(file.exists());
-        let socket = directory.path().join("socket");
-        let address = format!("unix://{}", socket.display());
-        drop(UnixListener::bind(&socket).unwrap());
-        remove_socket(&address);
-        assert!(!socket.exists());
-        remove_socket(&address);
-        remove_socket("");
-    }
 
     #[test]
     fn a_socket_without_a_shim_behind_it_serves_nobody() {

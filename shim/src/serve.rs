@@ -17,7 +17,7 @@ use crate::error::{Context, Error, Result};
 use crate::events::Events;
 use crate::options::Options;
 use crate::task::{self, Shim};
-use crate::{delete, logging, sandbox};
+use crate::{logging, sandbox_service, socket};
 
 /// How long a shim that is told to end by a signal tries to tell its events.
 const GOODBYE: Duration = Duration::from_secs(2);
@@ -67,10 +67,7 @@ pub(crate) fn serve(serving: Serving, listener: UnixListener) -> Result<()> {
         .context(|| "start the event loop")?;
     let address = serving.address.clone();
     let outcome = runtime.block_on(run(serving, listener));
-    delete::remove_socket(&address);
-    if let Err(error) = &outcome {
-        log::error!("{error}");
-    }
+    socket::remove(&address);
     outcome
 }
 
@@ -79,7 +76,7 @@ pub(crate) fn serve_by_hand(flags: &Flags) -> Result<()> {
     if flags.socket.is_empty() {
         return Err(Error::invalid("-socket is missing; containerd calls this program with start"));
     }
-    let listener = UnixListener::bind(delete::socket_path(&flags.socket))
+    let listener = UnixListener::bind(socket::path(&flags.socket))
         .context(|| format!("bind {}", flags.socket))?;
     let events = std::env::var("TTRPC_ADDRESS")
         .map_err(|_| Error::invalid("TTRPC_ADDRESS is not set: where would events go to?"))?;
@@ -102,7 +99,7 @@ async fn run(serving: Serving, listener: UnixListener) -> Result<()> {
     let mut server = Server::new()
         .add_listener(listener)
         .register_service(task::services(&shim))
-        .register_service(sandbox::services(&shim));
+        .register_service(sandbox_service::services(&shim));
     server.start().await.context(|| "serve")?;
     log::debug!("serving as process {}", std::process::id());
     let mut ending = shim.ending.subscribe();

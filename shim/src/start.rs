@@ -9,8 +9,8 @@ use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{BufReader, ErrorKind};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
 use containerd_shim::bootstrap::any_is;
@@ -28,7 +28,7 @@ use crate::answer::tell;
 use crate::error::{Context, Error, Result};
 use crate::options::{self, Options, is_runtime_options};
 use crate::serve::{self, Serving};
-use crate::{bootstrap, delete};
+use crate::{bootstrap, socket};
 
 /// Annotations that name the group (the pod) a container belongs to, in the
 /// order in which they count: runc's group label, containerd's CRI, CRI-O.
@@ -55,7 +55,7 @@ pub(crate) fn start(flags: &Flags) -> Result<()> {
     let answer = dialect.answer(&address)?;
     // For containerd 1.x, which looks here after a restart.
     fs::write("address", &address).context(|| "write the bundle's address file")?;
-    let Some(listener) = listen(&address)? else {
+    let Some(listener) = socket::listen(&address)? else {
         return tell("address", &answer);
     };
     let told = spawn(options, &address, listener).and_then(|server| {
@@ -64,7 +64,7 @@ pub(crate) fn start(flags: &Flags) -> Result<()> {
             let _ = pidfd_send_signal(&server, Signal::KILL);
         })
     });
-    told.inspect_err(|_| delete::remove_socket(&address))
+    told.inspect_err(|_| socket::remove(&address))
 }
 
 /// The group's ID: the container's own when no annotation names one, or when
@@ -86,34 +86,6 @@ fn group(config: &Path, id: &str) -> Result<String> {
     let annotations = spec.annotations.unwrap_or_default();
     let group = GROUPS.iter().find_map(|name| annotations.get(*name)).filter(|g| !g.is_empty());
     Ok(group.map_or(id, String::as_str).to_string())
-}
-
-/// A new socket, or none when somebody serves at that address already. What a
-/// dead shim left there is replaced.
-fn listen(address: &str) -> Result<Option<UnixListener>> {
-    let path = delete::socket_path(address);
-    if let Some(directory) = path.parent() {
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o711)
-            .create(directory)
-            .context(|| format!("mkdir {}", directory.display()))?;
-    }
-    for _ in 0..2 {
-        match UnixListener::bind(&path) {
-            Ok(listener) => {
-                fs::set_permissions(&path, fs::Permissions::from_mode(0o600))
-                    .context(|| format!("chmod {}", path.display()))?;
-                return Ok(Some(listener));
-            }
-            Err(e) if e.kind() != ErrorKind::AddrInUse => {
-                return Err(Error::internal(format!("bind {}: {e}", path.display())));
-            }
-            Err(_) if UnixStream::connect(&path).is_ok() => return Ok(None),
-            Err(_) => delete::remove_socket(address),
-        }
-    }
-    Err(Error::internal(format!("bind {}: in use, yet nobody answers there", path.display())))
 }
 
 /// Clones the serving process: its own process group, containerd's
@@ -140,12 +112,18 @@ fn spawn(options: StartOpts, address: &str, listener: UnixListener) -> Result<Ow
     }
 }
 
-/// The child: never returns into the code of `start`.
+/// Serves as the child, and never returns into the code of `start`.
 fn become_server(serving: Serving, listener: UnixListener) -> ! {
     // containerd waits for the end of the pipes that these are.
     let detached = detach_stdio().and_then(|()| Ok(setpgid(None, None)?));
-    let ended = detached.is_ok() && serve::serve(serving, listener).is_ok();
-    exit_now(i32::from(!ended))
+    let served = detached
+        .context(|| "detach from containerd")
+        .and_then(|()| serve::serve(serving, listener));
+    if let Err(error) = &served {
+        // The parent has gone: only the log is left.
+        log::error!("{error}");
+    }
+    exit_now(i32::from(served.is_err()))
 }
 
 /// The serving process inherits what is set here: containerd must outlive it.
@@ -222,15 +200,5 @@ mod tests {
         assert!(error.contains(&*directory.path().to_string_lossy()), "{error}");
         let error = group(config("{").path(), "c").unwrap_err().to_string();
         assert!(error.contains("is not valid"), "{error}");
-    }
-
-    #[test]
-    fn the_second_start_of_a_group_finds_the_first_socket() {
-        let directory = tempfile::tempdir().unwrap();
-        let address = format!("unix://{}/s/x", directory.path().display());
-        let first = listen(&address).unwrap().expect("a new socket");
-        assert!(listen(&address).unwrap().is_none());
-        drop(first);
-        assert!(listen(&address).unwrap().is_some(), "a dead socket is replaced");
     }
 }

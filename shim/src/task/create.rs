@@ -23,8 +23,8 @@ use super::{exec, exits, hooks, oom};
 use crate::error::{Error, Result};
 use crate::options::{self, CgroupDriver, Options};
 use crate::ready::readable;
-use crate::sandbox::Pod;
-use crate::sandbox::files::Files;
+use crate::sandbox_service::Pod;
+use crate::sandbox_service::files::Files;
 use crate::stdio::{self, Donated, Io, Owner, Stdio};
 
 /// How long poststop hooks may hold up the news that a Create has failed.

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use super::table::Shim;
 use crate::error::Result;
-use crate::sandbox;
+use crate::sandbox_service;
 use crate::serve::Ending;
 
 /// containerd waits three seconds for a shim to go.
@@ -25,7 +25,7 @@ pub(super) async fn shutdown(shim: Arc<Shim>, request: ShutdownRequest) -> Resul
     let pod = shim.table().pod.as_ref().map(|pod| pod.has_id(&request.id));
     match pod {
         Some(true) => {
-            sandbox::end_shim(&shim, &request.id).await;
+            sandbox_service::end_shim(&shim, &request.id).await;
             return Ok(Empty::default());
         }
         Some(false) => return Ok(Empty::default()),

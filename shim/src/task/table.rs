@@ -21,7 +21,7 @@ use super::{delete, shutdown};
 use crate::error::{Error, Result};
 use crate::events::Events;
 use crate::options::Options;
-use crate::sandbox::Pod;
+use crate::sandbox_service::Pod;
 use crate::serve::Ending;
 use crate::stdio::{Io, Stdio};
 
