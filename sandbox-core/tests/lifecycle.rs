@@ -66,7 +66,7 @@ impl World {
             rootfs_mounts_given: false,
             userns: Userns::Auto,
             sandbox: None,
-            neighbours: &[],
+            other_containers: &[],
         };
         spec::plan(&spec::load(&bundle).unwrap(), &context).unwrap()
     }

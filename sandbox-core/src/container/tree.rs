@@ -246,6 +246,6 @@ fn earliest(plan: &ContainerPlan, mount: &MountPlan) -> Turn {
 /// A container whose `/dev` is a directory of the host gets what is there.
 fn provides_devices(plan: &ContainerPlan) -> bool {
     let is_dev = |mount: &&MountPlan| mount.destination == Path::new("/dev");
-    let bound = |mount: &MountPlan| matches!(mount.source, MountSource::Donated { .. });
+    let bound = |mount: &MountPlan| matches!(mount.source, MountSource::Delivered { .. });
     !plan.mounts.iter().rfind(is_dev).is_some_and(bound)
 }

@@ -18,7 +18,7 @@ use crate::sys::mount::{AttrChange, Depth, mount_setattr};
 /// anywhere on the host: nothing that a container can write is trusted here
 /// any more than the spec that names it. A clone has the source's read-only
 /// flag and can have no other, so there is nothing to check afterwards.
-pub(super) fn donate(
+pub(super) fn open(
     source: &Path,
     depth: Depth,
     choice: &IdmapChoice,

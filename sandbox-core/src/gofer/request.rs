@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::control::message::FailureKind;
 use crate::error::Error;
-use crate::spec::plan::{DeviceNode, DonatedSource, Mappings, PropagationKind};
+use crate::spec::plan::{DeliveredSource, DeviceNode, Mappings, PropagationKind};
 
 /// One container's request. Descriptors travel beside it, in this order: the
 /// mounts channel; the sandbox's user namespace when it has one
@@ -31,7 +31,7 @@ pub struct GoferRequest {
     /// The root file system.
     pub rootfs: RootfsSource,
     /// The mounts, ascending by index.
-    pub mounts: Vec<DonatedMount>,
+    pub mounts: Vec<RequestedMount>,
     /// Device nodes beyond the default ones.
     pub devices: Vec<DeviceNode>,
     /// Compile this seccomp profile into this file, unless it exists.
@@ -42,17 +42,17 @@ pub struct GoferRequest {
 impl GoferRequest {
     /// Whether the sandbox's network namespace has to travel along.
     pub fn wants_network(&self) -> bool {
-        self.mounts.iter().any(|m| m.source == DonatedSource::Sysfs)
+        self.mounts.iter().any(|m| m.source == DeliveredSource::Sysfs)
     }
 }
 
 /// One mount that the gofer opens.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct DonatedMount {
+pub struct RequestedMount {
     /// Index into [`crate::spec::plan::ContainerPlan::mounts`].
     pub index: usize,
     /// Where it comes from.
-    pub source: DonatedSource,
+    pub source: DeliveredSource,
     /// What the plan asks for. A mount leaves the host as a slave only for
     /// `Slave` and `Shared`, as a peer only for `Shared` without a user
     /// namespace, and private otherwise.

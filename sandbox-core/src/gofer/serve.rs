@@ -10,10 +10,10 @@ use rustix::fs::Mode;
 use crate::control::packet::{Received, receive_packet, send_packet};
 use crate::error::{Context, Error, Result};
 use crate::gofer::delivery::Outbox;
-use crate::gofer::request::{DonatedMount, GoferAnswer, GoferRequest, Slot};
+use crate::gofer::request::{GoferAnswer, GoferRequest, RequestedMount, Slot};
 use crate::gofer::users::Users;
 use crate::gofer::{bind, devices, filesystem, rootfs, seccomp};
-use crate::spec::plan::DonatedSource;
+use crate::spec::plan::DeliveredSource;
 use crate::sys::process::die_with_parent;
 
 /// A request with a large seccomp profile and thousands of mounts is below a
@@ -79,14 +79,14 @@ fn serve(request: GoferRequest, fds: Vec<OwnedFd>, leftovers: &mut Vec<OwnedFd>)
 }
 
 /// Makes one mount of the spec; also tells whether its root is no directory.
-fn make(mount: &DonatedMount, gofer: &Gofer) -> Result<(OwnedFd, bool)> {
+fn make(mount: &RequestedMount, gofer: &Gofer) -> Result<(OwnedFd, bool)> {
     let users = gofer.users.as_ref();
     let made = match &mount.source {
-        DonatedSource::Bind { source, recursive, idmap } => {
-            bind::donate(source, (*recursive).into(), idmap, mount.propagation, users)
+        DeliveredSource::Bind { source, recursive, idmap } => {
+            bind::open(source, (*recursive).into(), idmap, mount.propagation, users)
         }
-        DonatedSource::Sysfs => filesystem::sysfs(gofer.network.as_ref()).map(|fd| (fd, false)),
-        DonatedSource::FileSystem { fs_type, source, options } => {
+        DeliveredSource::Sysfs => filesystem::sysfs(gofer.network.as_ref()).map(|fd| (fd, false)),
+        DeliveredSource::FileSystem { fs_type, source, options } => {
             filesystem::fresh(fs_type, source, options, users).map(|fd| (fd, false))
         }
     };

@@ -16,7 +16,7 @@ use crate::control::message::{FailureKind, MAX_PACKET};
 use crate::control::packet::{Received, receive_packet, send_packet};
 use crate::error::{Context, Error, Result};
 use crate::gofer::request::{
-    DonatedMount, GoferAnswer, GoferRequest, RootfsMount, RootfsSource, SeccompJob,
+    GoferAnswer, GoferRequest, RequestedMount, RootfsMount, RootfsSource, SeccompJob,
 };
 use crate::spec::plan::Plan;
 use crate::spec::seccomp;
@@ -138,7 +138,7 @@ fn request(
         sandbox_proc: first,
         default_devices: first,
         rootfs,
-        mounts: if runs { donated_mounts(plan) } else { Vec::new() },
+        mounts: if runs { requested_mounts(plan) } else { Vec::new() },
         devices: if runs { plan.host.devices.clone() } else { Vec::new() },
         seccomp: if runs { seccomp_job(&sandbox.state_root, plan)? } else { None },
     })
@@ -146,13 +146,13 @@ fn request(
 
 /// The mounts that the gofer opens, with the propagation that the plan asks of
 /// each.
-fn donated_mounts(plan: &Plan) -> Vec<DonatedMount> {
-    let donated = plan.host.donated.iter().map(|(index, source)| DonatedMount {
+fn requested_mounts(plan: &Plan) -> Vec<RequestedMount> {
+    let requested = plan.host.delivered.iter().map(|(index, source)| RequestedMount {
         index: *index,
         source: source.clone(),
         propagation: plan.container.mounts[*index].propagation.map(|p| p.kind),
     });
-    donated.collect()
+    requested.collect()
 }
 
 /// Asks for the program of a profile that no container had before.

@@ -1,4 +1,4 @@
-//! Reads config.json: one read, one parse.
+//! Reads config.json: opens it once and parses it once.
 
 use std::fs::File;
 use std::io::Read;
@@ -11,17 +11,17 @@ use serde_json::Value;
 
 use crate::error::{Context, Error, Result};
 
-/// The largest config.json that is read. Specs of privileged containers with
-/// every device of a large machine stay below 1 MiB.
+/// The largest config.json that is read. The spec of a privileged container
+/// with every device of a large machine stays below 1 MiB.
 pub const MAX_SPEC: u64 = 8 * 1024 * 1024;
 
 /// Reads and parses `config.json` of a bundle (OCI runtime-spec, `bundle.md`).
-/// What the specification does not know is ignored, as it demands; what it
-/// knows and we do not support is refused by [`super::plan()`].
+/// Properties that the specification does not know are ignored, as it demands.
+/// [`super::plan()`] refuses those that it knows and we do not support.
 pub fn load(bundle: &Path) -> Result<Spec> {
     let path = bundle.join("config.json");
     let shown = path.display();
-    // Not blocking, so that a FIFO in this place cannot hang the caller.
+    // Nonblocking, so that a FIFO in this place cannot block the caller.
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
     let file = openat(CWD, &path, flags, Mode::empty()).map_err(|errno| {
         Error::invalid(format!(
@@ -31,7 +31,7 @@ pub fn load(bundle: &Path) -> Result<Spec> {
     })?;
     let spec: Spec = parse(&read(File::from(file), &path)?, &shown.to_string())?;
     check_version(spec.version())
-        .map_err(|said| Error::invalid(format!("{shown}: ociVersion: {said}")))?;
+        .map_err(|message| Error::invalid(format!("{shown}: ociVersion: {message}")))?;
     Ok(spec)
 }
 
@@ -49,7 +49,7 @@ fn read(mut file: File, path: &Path) -> Result<Vec<u8>> {
     }
     check_size(metadata.len(), &shown.to_string())?;
     let mut bytes = Vec::with_capacity(metadata.len() as usize + 1);
-    // It may have grown since: never more than one byte over the limit.
+    // The file may have grown since stat: read at most one byte over the limit.
     (&mut file).take(MAX_SPEC + 1).read_to_end(&mut bytes).context(|| format!("read {shown}"))?;
     check_size(bytes.len() as u64, &shown.to_string())?;
     Ok(bytes)
@@ -62,8 +62,8 @@ fn check_size(size: u64, what: &str) -> Result<()> {
     Ok(())
 }
 
-/// The fast road knows no field names; only a failure pays for a second parse
-/// that finds out where it was.
+/// Parses JSON. The fast path records no field names. Only after a failure does
+/// a second parse find out where the error is.
 fn parse<T: DeserializeOwned>(bytes: &[u8], what: &str) -> Result<T> {
     if let Ok(value) = serde_json::from_slice(bytes) {
         return Ok(value);
@@ -79,14 +79,15 @@ fn parse<T: DeserializeOwned>(bytes: &[u8], what: &str) -> Result<T> {
         Err(error) => error,
     };
     let field = error.path().to_string();
-    let said = error.into_inner();
-    // "." is how the crate names the document itself.
+    let message = error.into_inner();
+    // serde_path_to_error names the document itself ".".
     let place = if field == "." { String::new() } else { format!("{field}: ") };
-    Err(Error::invalid(format!("{what}: {place}{said}")))
+    Err(Error::invalid(format!("{what}: {place}{message}")))
 }
 
-/// oci-spec 0.10 spells two scheduler flags unlike the specification. Rewrites
-/// them and parses once more; `None` when that was not what was wrong.
+/// Parses JSON once more, with two scheduler flags renamed that oci-spec 0.10
+/// spells unlike the specification. Returns `None` if these were not the cause
+/// of the error.
 fn with_mended_names<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
     const NAMES: [(&str, &str); 2] = [
         ("SCHED_FLAG_RESET_ON_FORK", "SCHED_RESET_ON_FORK"),
@@ -104,8 +105,8 @@ fn with_mended_names<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
     serde_json::from_value(value).ok()
 }
 
-/// Versions of one major number stay compatible (runtime-spec, `config.md`,
-/// "Specification version").
+/// Checks `ociVersion`. Versions with the same major number are compatible
+/// (runtime-spec, `config.md`, "Specification version").
 fn check_version(version: &str) -> std::result::Result<(), String> {
     let mut numbers = version.split(['-', '+']).next().unwrap_or_default().split('.');
     let wellformed = |part: Option<&str>| part.is_some_and(|p| p.parse::<u16>().is_ok());

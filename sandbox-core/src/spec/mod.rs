@@ -1,10 +1,11 @@
-//! From config.json to a plan.
+//! Turns config.json into a plan.
 //!
-//! [`load()`] reads and parses, once; [`plan()`] checks everything and resolves it
-//! into [`plan::Plan`]; [`seccomp`] turns a profile into the program that the
-//! kernel loads. Nothing here changes anything on the machine: what is read
-//! besides the spec is the identity of namespaces, the kind of bind sources
-//! and which security modules the kernel has.
+//! [`load()`] reads and parses config.json once. [`plan()`] checks everything
+//! and resolves it into a [`plan::Plan`]. [`seccomp`] compiles a profile into
+//! the program that the kernel loads. Nothing here changes anything on the
+//! machine. Besides the spec, this code looks only at the identity of
+//! namespaces, the kind of bind sources, and which security modules the kernel
+//! has.
 
 pub mod load;
 pub mod plan;

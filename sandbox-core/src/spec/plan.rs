@@ -1,10 +1,10 @@
-//! The plan: an OCI spec after it was parsed and checked once. Nothing
-//! downstream looks into the spec again, and nothing in a plan is optional
-//! unless its absence means something.
+//! The plan: an OCI spec, parsed and checked once. No code that follows looks
+//! into the spec again, and a field of a plan is optional only where its
+//! absence means something.
 //!
-//! A plan has two halves. [`ContainerPlan`] is what boot needs and travels over
-//! the control channel. [`HostPlan`] is what stays on the host side: with the
-//! shim, with the gofer and with `cgroup/`.
+//! A plan has two halves. [`ContainerPlan`] is the half that boot needs; it
+//! travels over the control channel. [`HostPlan`] stays on the host, with the
+//! shim, the gofer and `cgroup/`.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -16,120 +16,127 @@ use serde::{Deserialize, Serialize};
 /// Both halves of one container's plan.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// What boot does.
+    /// The half that boot carries out.
     pub container: ContainerPlan,
-    /// What is done on the host.
+    /// The half that is carried out on the host.
     pub host: HostPlan,
 }
 
-/// What boot needs to make one container.
+/// The plan from which boot makes one container.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ContainerPlan {
     /// The container's ID.
     pub id: String,
-    /// The first process. `None` for the well-known pause container, whose
-    /// part boot plays itself.
+    /// The plan of the init. `None` for the well-known pause container, whose
+    /// work boot does itself.
     pub process: Option<ProcessPlan>,
-    /// Which namespaces are the container's own.
+    /// The namespaces that the container does not share with boot.
     pub namespaces: Namespaces,
-    /// The container of the pod whose PID namespace it joins, as Kubernetes'
-    /// debug containers do.
+    /// ID of the container of this pod whose PID namespace this container
+    /// joins, as Kubernetes' debug containers do.
     pub pids_of: Option<String>,
     /// Whether the container gets a user namespace of its own below boot's.
     /// False only where the sandbox has none either.
     pub user_namespace: bool,
-    /// The root file system is remounted read-only once every mount is in place.
+    /// Whether the root file system is remounted read-only once every mount is
+    /// in place.
     pub readonly_root: bool,
     /// Propagation of the root mount as the container sees it.
     pub root_propagation: Propagation,
     /// The mounts, in the order of the spec.
     pub mounts: Vec<MountPlan>,
-    /// Absolute paths of device nodes beyond the default ones; the nodes
-    /// themselves come from the gofer, in this order.
+    /// Absolute paths of the device nodes beyond the default ones. The gofer
+    /// delivers the nodes in this order.
     pub devices: Vec<PathBuf>,
-    /// Paths that read as empty.
+    /// Paths whose content is hidden: they read as empty.
     pub masked_paths: Vec<PathBuf>,
-    /// Paths that cannot be written.
+    /// Paths that are read-only.
     pub readonly_paths: Vec<PathBuf>,
-    /// Host name to set in the container's UTS namespace.
+    /// Host name of the container's UTS namespace.
     pub hostname: Option<String>,
-    /// NIS domain name to set in the container's UTS namespace.
+    /// NIS domain name of the container's UTS namespace.
     pub domainname: Option<String>,
-    /// Namespaced sysctls, `a.b.c` to value, already checked against the
+    /// Namespaced sysctls as (`a.b.c`, value), already checked against the
     /// namespaces that they belong to.
     pub sysctls: Vec<(String, String)>,
-    /// The bundle directory, which hooks are told.
+    /// The bundle directory, which hooks find in the container's state.
     pub bundle: PathBuf,
-    /// `startContainer` hooks, run inside the container just before execve.
+    /// `startContainer` hooks, which run inside the container just before
+    /// execve.
     pub start_hooks: Vec<HookPlan>,
 }
 
 impl ContainerPlan {
-    /// Whether it is in a PID namespace below boot's: its own, or another
-    /// container's.
+    /// Whether the container is in a PID namespace below boot's: its own, or
+    /// another container's.
     pub fn pids_below(&self) -> bool {
         self.namespaces.pid || self.pids_of.is_some()
     }
 }
 
-/// Which namespaces are made for the container. False means: boot's.
+/// The namespaces that are made for the container. Where a field is false, the
+/// container shares boot's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Namespaces {
-    /// A PID namespace of its own. See also [`ContainerPlan::pids_of`].
+    /// Whether it has its own PID namespace. See also
+    /// [`ContainerPlan::pids_of`].
     pub pid: bool,
-    /// An IPC namespace of its own.
+    /// Whether it has its own IPC namespace.
     pub ipc: bool,
-    /// A UTS namespace of its own.
+    /// Whether it has its own UTS namespace.
     pub uts: bool,
-    /// A cgroup namespace of its own.
+    /// Whether it has its own cgroup namespace.
     pub cgroup: bool,
 }
 
-/// One process: a container's first or an exec'd one.
+/// The plan of one process: a container's init or an exec'd process.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ProcessPlan {
-    /// The command line; never empty. `args[0]` is looked up in `PATH` of
-    /// [`ProcessPlan::env`] when it holds no slash.
+    /// The command line, never empty. `args[0]` is looked up in the `PATH` of
+    /// [`ProcessPlan::env`] if it holds no slash.
     pub args: Vec<String>,
-    /// `NAME=value` strings.
+    /// The environment, as `NAME=value`.
     pub env: Vec<String>,
-    /// Working directory; absolute.
+    /// The working directory, absolute.
     pub cwd: PathBuf,
-    /// Numeric user, group and supplementary groups as the container sees them.
+    /// User ID as the container sees it.
     pub uid: u32,
-    /// See [`ProcessPlan::uid`].
+    /// Group ID as the container sees it.
     pub gid: u32,
-    /// See [`ProcessPlan::uid`].
+    /// Supplementary group IDs as the container sees them.
     pub additional_gids: Vec<u32>,
-    /// File mode creation mask; the kernel's inherited one when `None`.
+    /// File mode creation mask. With `None` the process keeps the one it
+    /// inherits.
     pub umask: Option<u32>,
-    /// Present when the process gets a terminal.
+    /// The terminal's size, if the process gets a terminal.
     pub terminal: Option<Terminal>,
-    /// The five capability sets, as bit masks (bit n is capability n).
+    /// The five capability sets, as bit masks: bit n is capability n.
     pub capabilities: CapabilitySets,
-    /// Resource limits to set.
+    /// Resource limits of setrlimit(2).
     pub rlimits: Vec<Rlimit>,
-    /// `oom_score_adj` to set.
+    /// Value of `oom_score_adj`.
     pub oom_score_adj: Option<i32>,
-    /// `PR_SET_NO_NEW_PRIVS`.
+    /// Whether `PR_SET_NO_NEW_PRIVS` is set.
     pub no_new_privileges: bool,
-    /// personality(2) persona.
+    /// Persona of personality(2).
     pub personality: Option<u64>,
-    /// sched_setattr(2) attributes.
+    /// Attributes of sched_setattr(2).
     pub scheduler: Option<Scheduler>,
-    /// ioprio_set(2) value: class in the upper three bits, level below.
+    /// Value of ioprio_set(2): the class in the upper three bits, the level
+    /// below.
     pub io_priority: Option<u32>,
-    /// CPUs the process may run on (exec CPU affinity), as a list of CPU numbers.
+    /// Numbers of the CPUs that the process may run on (`execCPUAffinity`).
     pub cpu_affinity: Option<Vec<u32>>,
-    /// AppArmor profile to change to at exec.
+    /// AppArmor profile, which takes effect at execve.
     pub apparmor_profile: Option<String>,
-    /// SELinux label to take at exec.
+    /// SELinux label, which takes effect at execve.
     pub selinux_label: Option<String>,
-    /// Keep the session keyring of the caller instead of joining a new one.
+    /// Whether the process keeps the session keyring that it inherits instead
+    /// of joining a new one.
     pub no_new_keyring: bool,
 }
 
-/// Size of a terminal, in characters. Zero means: leave the kernel's.
+/// Size of a terminal, in characters. Zero leaves the kernel's default.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Terminal {
     /// Columns.
@@ -141,15 +148,16 @@ pub struct Terminal {
 /// The five capability sets of capabilities(7).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CapabilitySets {
-    /// What a later exec can gain at most.
+    /// The capabilities that a later execve can gain at most.
     pub bounding: u64,
-    /// In force.
+    /// The capabilities in force.
     pub effective: u64,
-    /// Kept over the exec of a file with inheritable file capabilities.
+    /// The capabilities kept over the execve of a file with inheritable file
+    /// capabilities.
     pub inheritable: u64,
-    /// May be raised into effective.
+    /// The capabilities that the process may raise into the effective set.
     pub permitted: u64,
-    /// Kept over the exec of an ordinary file.
+    /// The capabilities kept over the execve of an ordinary file.
     pub ambient: u64,
 }
 
@@ -164,10 +172,10 @@ pub struct Rlimit {
     pub hard: u64,
 }
 
-/// sched_setattr(2) attributes, in the kernel's units.
+/// Attributes of sched_setattr(2), in the kernel's units.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Scheduler {
-    /// `SCHED_` policy number.
+    /// Number of the `SCHED_` policy.
     pub policy: u32,
     /// `SCHED_FLAG_` bits.
     pub flags: u64,
@@ -175,11 +183,11 @@ pub struct Scheduler {
     pub nice: i32,
     /// Static priority.
     pub priority: u32,
-    /// Nanoseconds.
+    /// Runtime in nanoseconds.
     pub runtime: u64,
-    /// Nanoseconds.
+    /// Deadline in nanoseconds.
     pub deadline: u64,
-    /// Nanoseconds.
+    /// Period in nanoseconds.
     pub period: u64,
 }
 
@@ -188,11 +196,11 @@ pub struct Scheduler {
 pub struct MountPlan {
     /// Absolute path inside the container.
     pub destination: PathBuf,
-    /// What is mounted there.
+    /// Where its content comes from.
     pub source: MountSource,
-    /// `MOUNT_ATTR_` changes, for the top mount and for all below it.
+    /// Changes of its `MOUNT_ATTR_` flags.
     pub attributes: MountAttributes,
-    /// Propagation to set after mounting.
+    /// Propagation, set after mounting.
     pub propagation: Option<Propagation>,
 }
 
@@ -201,7 +209,7 @@ pub struct MountPlan {
 pub enum MountSource {
     /// A fresh proc of the container's PID namespace.
     Proc,
-    /// A fresh devpts instance, with its options.
+    /// A fresh devpts, with its options.
     Devpts(Vec<FsOption>),
     /// The message queues of the container's IPC namespace.
     Mqueue,
@@ -209,16 +217,17 @@ pub enum MountSource {
     Tmpfs {
         /// File system options (`size`, `mode`, ...).
         options: Vec<FsOption>,
-        /// First copy up what the directory below holds (`tmpcopyup`).
+        /// Whether the content of the directory below is copied up first
+        /// (`tmpcopyup`).
         copy_up: bool,
     },
-    /// The pod's one `/dev/shm`: a tmpfs that the first container's options
-    /// make, and that all containers have which share the sandbox's IPC.
+    /// The pod's only `/dev/shm`: a tmpfs made with the first container's
+    /// options. All containers that share the sandbox's IPC namespace have it.
     SharedMemory(Vec<FsOption>),
-    /// The container's cgroup as seen from its cgroup namespace.
+    /// The container's cgroup, as seen from its cgroup namespace.
     Cgroup,
-    /// A detached mount that the gofer hands over.
-    Donated {
+    /// A detached mount that the gofer delivers.
+    Delivered {
         /// The source is no directory: make a file as its mount point.
         is_file: bool,
     },
@@ -227,7 +236,7 @@ pub enum MountSource {
 /// A file system option: `key` or `key=value`.
 pub type FsOption = (String, Option<String>);
 
-/// What mount_setattr(2) is told.
+/// The changes that mount_setattr(2) makes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MountAttributes {
     /// `attr_set` of the mount itself.
@@ -243,9 +252,9 @@ pub struct MountAttributes {
 /// Mount propagation, mount_namespaces(7).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Propagation {
-    /// Which kind.
+    /// The kind.
     pub kind: PropagationKind,
-    /// For every mount below as well.
+    /// Whether it applies to every mount below as well.
     pub recursive: bool,
 }
 
@@ -262,69 +271,73 @@ pub enum PropagationKind {
     Unbindable,
 }
 
-/// A program run at a point of the container's life (OCI `hooks`).
+/// A program that is run at a point of the container's life (OCI `hooks`).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HookPlan {
-    /// Absolute path.
+    /// Absolute path of the program.
     pub path: PathBuf,
     /// Arguments, including `argv[0]`.
     pub args: Vec<String>,
-    /// The whole environment.
+    /// The whole environment; the program inherits nothing.
     pub env: Vec<String>,
-    /// Killed after this long.
+    /// Time after which the program is killed.
     pub timeout: Option<Duration>,
 }
 
-/// What is done on the host for one container.
+/// The half of a plan that is carried out on the host.
 #[derive(Clone, Debug)]
 pub struct HostPlan {
-    /// The root file system where the Create request carries no mounts: absolute.
+    /// Absolute path of the root file system, used if the Create request
+    /// carries no mounts.
     pub rootfs: PathBuf,
-    /// Mounts that the gofer opens, each with the index of its [`MountPlan`],
-    /// in ascending order of index.
-    pub donated: Vec<(usize, DonatedSource)>,
-    /// Nodes to make for [`ContainerPlan::devices`], in that order.
+    /// Sources of the mounts that the gofer opens, each with the index of its
+    /// [`MountPlan`], in ascending order of index.
+    pub delivered: Vec<(usize, DeliveredSource)>,
+    /// Nodes that the gofer makes for [`ContainerPlan::devices`], in that
+    /// order.
     pub devices: Vec<DeviceNode>,
     /// `linux.cgroupsPath`; empty when the spec has none.
     pub cgroups_path: String,
-    /// `linux.resources`, devices included.
+    /// `linux.resources`, including the devices.
     pub resources: LinuxResources,
-    /// Which network the sandbox joins. For a later container of a sandbox
-    /// this was checked to be the sandbox's own.
+    /// The network that the sandbox joins. For a later container of a sandbox
+    /// it was checked to be the sandbox's own.
     pub network: Network,
-    /// ID mappings that the spec brings, if it does.
+    /// ID mappings of the spec, if it has any.
     pub mappings: Option<Mappings>,
     /// The first reason why `userns = "auto"` gives this sandbox no user
-    /// namespace (a sentence part such as "the pod is privileged"). For a later
-    /// container, why it would have needed none: worth a warning if
-    /// [`ContainerPlan::user_namespace`] says that it has one nevertheless.
+    /// namespace: a part of a sentence, such as "the pod is privileged". For a
+    /// later container, the reason why it would get none. The shim warns if
+    /// [`ContainerPlan::user_namespace`] is true nevertheless.
     pub no_user_namespace: Option<String>,
-    /// `process.oomScoreAdj` of the root container, which is also boot's.
+    /// `process.oomScoreAdj` of the root container, which boot gets as well.
     pub oom_score_adj: Option<i32>,
     /// Network sysctls, which the shim writes inside the network namespace.
     pub network_sysctls: Vec<(String, String)>,
-    /// The seccomp profile, not yet compiled.
+    /// The seccomp profile, not compiled.
     pub seccomp: Option<LinuxSeccomp>,
     /// Hooks run on the host.
     pub hooks: HostHooks,
-    /// Annotations that concern the cgroup's systemd unit, if it has one.
+    /// Annotations that set properties of the cgroup's systemd unit, if it has
+    /// one.
     pub unit_properties: Vec<UnitProperty>,
     /// The annotations.
     pub annotations: HashMap<String, String>,
-    /// Bundle directory, absolute.
+    /// The bundle directory, absolute.
     pub bundle: PathBuf,
 }
 
-/// A property of a systemd unit (org.freedesktop.systemd1(5)).
+/// A property of a systemd unit, as in org.freedesktop.systemd1(5).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UnitProperty {
-    /// As the bus has it.
+    /// Its name on the bus.
     pub name: String,
-    /// Of the type that the bus wants, which only systemd knows.
+    /// Its value, of the type that the bus expects. Only systemd knows that
+    /// type.
     pub value: PropertyValue,
 }
 
-/// The value of a [`UnitProperty`], by its type on the bus.
+/// The value of a [`UnitProperty`], named after its type on the bus.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the types of D-Bus by their names")]
 pub enum PropertyValue {
@@ -340,14 +353,14 @@ pub enum PropertyValue {
 /// Hooks that run in the runtime's namespaces.
 #[derive(Clone, Debug, Default)]
 pub struct HostHooks {
-    /// `prestart` then `createRuntime`: after the namespaces exist, before the
-    /// root changes.
+    /// `prestart`, then `createRuntime` hooks: they run once the namespaces
+    /// exist and before the root changes.
     pub create_runtime: Vec<HookPlan>,
-    /// `createContainer`
+    /// `createContainer` hooks.
     pub create_container: Vec<HookPlan>,
-    /// `poststart`
+    /// `poststart` hooks.
     pub poststart: Vec<HookPlan>,
-    /// `poststop`
+    /// `poststop` hooks.
     pub poststop: Vec<HookPlan>,
 }
 
@@ -358,11 +371,12 @@ pub enum Network {
     Host,
     /// A new one, owned by the sandbox's user namespace.
     New,
-    /// An existing one.
+    /// An existing one at this path.
     Path(PathBuf),
 }
 
-/// User namespace mappings, as in uid_map and gid_map (user_namespaces(7)).
+/// Mappings of a user namespace, as in uid_map and gid_map
+/// (user_namespaces(7)).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mappings {
     /// User IDs.
@@ -374,22 +388,22 @@ pub struct Mappings {
 /// One line of a uid_map or gid_map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IdMapping {
-    /// First ID inside.
+    /// First ID inside the user namespace.
     pub inside: u32,
-    /// First ID outside.
+    /// First ID outside of it.
     pub outside: u32,
-    /// How many.
+    /// Number of IDs.
     pub size: u32,
 }
 
 /// Where the gofer finds the content of a mount.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub enum DonatedSource {
+pub enum DeliveredSource {
     /// A file or directory of the host.
     Bind {
         /// Absolute path on the host.
         source: PathBuf,
-        /// Take the mounts below it along.
+        /// Whether the mounts below it are taken as well.
         recursive: bool,
         /// How its owners appear in the container.
         idmap: IdmapChoice,
@@ -407,19 +421,19 @@ pub enum DonatedSource {
     },
 }
 
-/// How the owners of files in a bind mount appear inside.
+/// How the owners of a bind mount's files appear in the container.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum IdmapChoice {
-    /// By the sandbox's user namespace: host ID 0 is container ID 0. What
-    /// happens when the spec says nothing.
+    /// By the sandbox's user namespace: host ID 0 is container ID 0. The
+    /// default.
     Sandbox,
-    /// Not at all: files keep their host IDs (`noidmap`, or no user namespace).
+    /// Unchanged: files keep their host IDs (`noidmap`, or no user namespace).
     None,
-    /// By the mappings that the mount brings (`uidMappings`, `idmap`, `ridmap`).
+    /// By the mount's own mappings (`uidMappings`, `idmap`, `ridmap`).
     Mappings {
-        /// The mappings; empty means the container's own.
+        /// The mappings. Empty means the container's own.
         mappings: Mappings,
-        /// `ridmap`: for every mount below as well.
+        /// Whether they apply to every mount below as well (`ridmap`).
         recursive: bool,
     },
 }
@@ -435,8 +449,8 @@ pub struct DeviceNode {
     pub major: u32,
     /// Minor number.
     pub minor: u32,
-    /// Owner as the container sees it.
+    /// Owner, as the container sees it.
     pub uid: u32,
-    /// Group as the container sees it.
+    /// Group, as the container sees it.
     pub gid: u32,
 }

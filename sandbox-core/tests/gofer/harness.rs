@@ -168,10 +168,10 @@ pub fn request() -> GoferRequest {
     }
 }
 
-pub fn bind(index: usize, source: impl Into<PathBuf>) -> DonatedMount {
+pub fn bind(index: usize, source: impl Into<PathBuf>) -> RequestedMount {
     let source = source.into();
-    let source = DonatedSource::Bind { source, recursive: true, idmap: IdmapChoice::Sandbox };
-    DonatedMount { index, source, propagation: None }
+    let source = DeliveredSource::Bind { source, recursive: true, idmap: IdmapChoice::Sandbox };
+    RequestedMount { index, source, propagation: None }
 }
 
 /// What came of one run.

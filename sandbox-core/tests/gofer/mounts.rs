@@ -1,13 +1,13 @@
 use std::fs;
 use std::os::unix::fs::chown;
 
-use sandbox_core::gofer::request::{DonatedMount, Slot};
-use sandbox_core::spec::plan::{DonatedSource, IdmapChoice};
+use sandbox_core::gofer::request::{RequestedMount, Slot};
+use sandbox_core::spec::plan::{DeliveredSource, IdmapChoice};
 
 use crate::harness::*;
 
-fn plain(index: usize, source: DonatedSource) -> DonatedMount {
-    DonatedMount { index, source, propagation: None }
+fn plain(index: usize, source: DeliveredSource) -> RequestedMount {
+    RequestedMount { index, source, propagation: None }
 }
 
 #[test]
@@ -76,7 +76,7 @@ fn the_spec_can_choose_the_mapping() {
     host.write("data/below/deep", "d");
     let with = |index, idmap| {
         let source = host.path("data");
-        plain(index, DonatedSource::Bind { source, recursive: true, idmap })
+        plain(index, DeliveredSource::Bind { source, recursive: true, idmap })
     };
     let mappings_choice =
         |outside, recursive| IdmapChoice::Mappings { mappings: mappings(outside), recursive };
@@ -121,7 +121,7 @@ fn a_bind_that_is_not_recursive_leaves_the_mounts_below_behind() {
     host.write("data/below/deep", "d");
     let (source, idmap) = (host.path("data"), IdmapChoice::Sandbox);
     let mut request = request();
-    request.mounts = vec![plain(0, DonatedSource::Bind { source, recursive: false, idmap })];
+    request.mounts = vec![plain(0, DeliveredSource::Bind { source, recursive: false, idmap })];
     let run = gofer(&request, Some(&sandbox));
     assert!(list(run.mount(0), "below").is_empty());
 }
@@ -131,7 +131,7 @@ fn proc_shows_the_sandbox_and_sysfs_its_network_alone() {
     let (host, sandbox) = (Host::new(), Sandbox::new());
     let mut request = request();
     request.sandbox_proc = true;
-    request.mounts = vec![plain(3, DonatedSource::Sysfs), bind(4, host.dir.path())];
+    request.mounts = vec![plain(3, DeliveredSource::Sysfs), bind(4, host.dir.path())];
     let run = gofer(&request, Some(&sandbox));
     let proc = run.get(Slot::SandboxProc);
     let numbers = list(proc, "").into_iter().filter(|n| n.parse::<u32>().is_ok());
@@ -155,7 +155,7 @@ fn any_file_system_can_be_mounted_for_a_container() {
     let mut request = request();
     request.mounts = vec![plain(
         2,
-        DonatedSource::FileSystem {
+        DeliveredSource::FileSystem {
             fs_type: "tmpfs".to_owned(),
             source: "volume".to_owned(),
             options: vec![("mode".to_owned(), Some("1777".to_owned()))],

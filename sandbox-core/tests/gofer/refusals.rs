@@ -2,7 +2,7 @@ use std::os::fd::AsFd;
 use std::path::Path;
 
 use sandbox_core::gofer::request::SeccompJob;
-use sandbox_core::spec::plan::DonatedSource;
+use sandbox_core::spec::plan::DeliveredSource;
 use sandbox_core::sys::mount::{AttrChange, Depth, attach_at, clone_mount, mount_setattr};
 
 use crate::harness::*;
@@ -70,7 +70,7 @@ fn a_file_systems_own_words_are_passed_on() {
     let (fs_type, source) = ("tmpfs".to_owned(), "x".to_owned());
     let options = vec![("huge".to_owned(), Some("gigantic".to_owned()))];
     request.mounts = vec![bind(0, "/")];
-    request.mounts[0].source = DonatedSource::FileSystem { fs_type, source, options };
+    request.mounts[0].source = DeliveredSource::FileSystem { fs_type, source, options };
     let run = gofer(&request, None);
     assert!(run.error().contains("(the kernel says: tmpfs: "), "{}", run.error());
 }

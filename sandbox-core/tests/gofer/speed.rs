@@ -1,5 +1,5 @@
-use sandbox_core::gofer::request::{DonatedMount, Slot};
-use sandbox_core::spec::plan::DonatedSource;
+use sandbox_core::gofer::request::{RequestedMount, Slot};
+use sandbox_core::spec::plan::DeliveredSource;
 
 use crate::harness::*;
 use crate::rootfs::{asking_for, snapshots};
@@ -16,8 +16,8 @@ fn fifty_pods_leave_nothing_behind() {
         host.write(&format!("volumes/{index}/name"), "");
         request.mounts.push(bind(index, host.path(&format!("volumes/{index}"))));
     }
-    let source = DonatedSource::Sysfs;
-    request.mounts.push(DonatedMount { index: 8, source, propagation: None });
+    let source = DeliveredSource::Sysfs;
+    request.mounts.push(RequestedMount { index: 8, source, propagation: None });
     let before = host.mounts();
     let mut times: Vec<_> = (0..50)
         .map(|_| {

@@ -120,7 +120,7 @@ impl Order {
             rootfs_mounts_given: !request.rootfs.is_empty(),
             userns: options.userns.into(),
             sandbox: around.boot.map(|boot| &boot.facts),
-            neighbours: around.neighbours,
+            other_containers: around.neighbours,
         };
         let mut plan = spec::plan(spec, &context)?;
         if let Some(process) = &mut plan.container.process {

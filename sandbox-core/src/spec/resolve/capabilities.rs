@@ -8,11 +8,12 @@ use super::check::refuse;
 use crate::error::Result;
 use crate::spec::plan::CapabilitySets;
 
-/// The five sets as masks. Without the section every set is empty, as in runc.
+/// Resolves the five sets to bit masks. Without the section all are empty, as
+/// in runc.
 ///
-/// Names that no kernel knows were refused by the parser. Those that only this
-/// kernel does not know are left out with a debug line: containerd writes what
-/// its own kernel headers know.
+/// The parser has refused names that no kernel knows. Capabilities that only
+/// this kernel does not know are left out with a debug message, since
+/// containerd writes those of its own kernel headers.
 pub(super) fn plan(capabilities: Option<&LinuxCapabilities>) -> Result<CapabilitySets> {
     let Some(capabilities) = capabilities else {
         return Ok(CapabilitySets::default());
@@ -24,15 +25,16 @@ pub(super) fn plan(capabilities: Option<&LinuxCapabilities>) -> Result<Capabilit
         permitted: mask(capabilities.permitted()),
         ambient: mask(capabilities.ambient()),
     };
-    // capset(2) would answer EPERM.
+    // capset(2) would fail with EPERM.
     if let Some(name) = first(sets.effective & !sets.permitted) {
         return refuse(
             "process.capabilities.effective",
             format!("{name} is not in process.capabilities.permitted"),
         );
     }
-    // PR_CAP_AMBIENT_RAISE would, too, but `runc spec` itself writes ambient
-    // capabilities that are not inheritable, and runc starts without them.
+    // PR_CAP_AMBIENT_RAISE would fail, too. But `runc spec` itself writes
+    // ambient capabilities that are not inheritable, and runc starts without
+    // them.
     let possible = sets.permitted & sets.inheritable;
     if let Some(name) = first(sets.ambient & !possible) {
         log::debug!("ambient {name} is left out: it is not both permitted and inheritable");
@@ -53,13 +55,15 @@ fn mask(set: &Option<Capabilities>) -> u64 {
     wanted & known
 }
 
-/// Mask of the capabilities that the running kernel has; it does not change.
+/// Returns the capabilities of the running kernel as a bit mask. It does not
+/// change.
 fn known() -> u64 {
     static KNOWN: OnceLock<u64> = OnceLock::new();
     *KNOWN.get_or_init(|| {
         let last = std::fs::read_to_string("/proc/sys/kernel/cap_last_cap").ok();
         let last: Option<u32> = last.and_then(|text| text.trim().parse().ok());
-        // Unreadable: leave it to capset(2) to refuse what it does not know.
+        // If it cannot be read, capset(2) refuses what the kernel does not
+        // know.
         last.filter(|&last| last < 63).map_or(u64::MAX, |last| (1 << (last + 1)) - 1)
     })
 }
@@ -71,12 +75,12 @@ fn first(mask: u64) -> Option<String> {
         .map(|(name, _)| format!("CAP_{name}"))
 }
 
-/// The kernel's number of a capability.
+/// Returns the kernel's number of a capability.
 fn number(capability: Capability) -> u32 {
     NUMBERS.iter().find(|(known, _)| *known == capability).map_or(0, |&(_, number)| number)
 }
 
-/// `linux/capability.h`.
+/// The capabilities' numbers, from `linux/capability.h`.
 const NUMBERS: [(Capability, u32); 41] = [
     (Capability::Chown, 0),
     (Capability::DacOverride, 1),

@@ -1,17 +1,16 @@
-//! The checks that every section needs, each with the field's name in its
-//! sentence.
+//! Checks that all sections use. Each error names the field.
 
 use std::path::{Component, Path, PathBuf};
 
 use crate::error::{Error, Result};
 
-/// `{field}: {said}`
-pub(super) fn refuse<T>(field: impl AsRef<str>, said: impl AsRef<str>) -> Result<T> {
-    Err(Error::invalid(format!("{}: {}", field.as_ref(), said.as_ref())))
+/// Returns the error `{field}: {message}`.
+pub(super) fn refuse<T>(field: impl AsRef<str>, message: impl AsRef<str>) -> Result<T> {
+    Err(Error::invalid(format!("{}: {}", field.as_ref(), message.as_ref())))
 }
 
-/// Strings that reach the kernel end at their first NUL byte: one inside
-/// would make the kernel see something else than was checked.
+/// Refuses NUL bytes. A string that reaches the kernel ends at its first NUL
+/// byte, so the kernel would see another value than was checked.
 pub(super) fn without_nul(field: impl Fn() -> String, value: &str) -> Result<&str> {
     if value.contains('\0') {
         return refuse(field(), "holds a NUL byte");
@@ -19,7 +18,7 @@ pub(super) fn without_nul(field: impl Fn() -> String, value: &str) -> Result<&st
     Ok(value)
 }
 
-/// A path as text. JSON brings nothing but UTF-8.
+/// Returns a path as text. Paths from JSON are always UTF-8.
 pub(super) fn text(field: impl Fn() -> String, path: &Path) -> Result<&str> {
     match path.to_str() {
         Some(text) => without_nul(field, text),
@@ -27,7 +26,7 @@ pub(super) fn text(field: impl Fn() -> String, path: &Path) -> Result<&str> {
     }
 }
 
-/// An absolute path, otherwise left as it is.
+/// Checks that a path is absolute and returns it unchanged.
 pub(super) fn absolute(field: impl Fn() -> String, path: &Path) -> Result<&Path> {
     let shown = text(&field, path)?;
     if !path.is_absolute() {
@@ -36,9 +35,9 @@ pub(super) fn absolute(field: impl Fn() -> String, path: &Path) -> Result<&Path>
     Ok(path)
 }
 
-/// An absolute path inside the container, with `.` and repeated slashes taken
-/// out. `..` is refused: what it means depends on the image's symlinks, and
-/// nobody who writes a mount point means that. Other symlinks are resolved
+/// Returns an absolute path inside the container, without `.` and repeated
+/// slashes. `..` is refused: its meaning would depend on the image's symlinks,
+/// which the author of a spec does not intend. Other symlinks are resolved
 /// inside the root file system when the path is used.
 pub(super) fn inside(field: impl Fn() -> String, path: &Path) -> Result<PathBuf> {
     let mut cleaned = PathBuf::from("/");

@@ -12,12 +12,14 @@ const S_IFCHR: u32 = 0o020_000;
 const S_IFBLK: u32 = 0o060_000;
 const S_IFIFO: u32 = 0o010_000;
 
-/// Twelve and twenty bits of the kernel's `dev_t`.
+/// The largest major number: the kernel's `dev_t` has 12 bits for it.
 const MAX_MAJOR: u32 = (1 << 12) - 1;
+/// The largest minor number: the kernel's `dev_t` has 20 bits for it.
 const MAX_MINOR: u32 = (1 << 20) - 1;
 
-/// What every container has anyway (runtime-spec, `config-linux.md`, "Default
-/// Devices"): from boot's own nodes, and `ptmx` from its devpts.
+/// Nodes that every container has (runtime-spec, `config-linux.md`, "Default
+/// Devices"). boot binds those that the gofer made for the sandbox; `ptmx` comes
+/// from the container's devpts.
 const DEFAULTS: [(&str, u32, u32); 7] = [
     ("/dev/null", 1, 3),
     ("/dev/zero", 1, 5),
@@ -28,9 +30,9 @@ const DEFAULTS: [(&str, u32, u32); 7] = [
     ("/dev/ptmx", 5, 2),
 ];
 
-/// The nodes that somebody has to make. Of two for one path, which containerd
-/// writes for a privileged container that is also given a device, the last
-/// counts.
+/// Returns the nodes that the gofer makes. Of two nodes with one path the last
+/// counts: containerd writes two for a privileged container that is also given
+/// a device.
 pub(super) fn plan(devices: &[LinuxDevice], ids: &Ids) -> Result<Vec<DeviceNode>> {
     let mut nodes: Vec<DeviceNode> = Vec::new();
     for (i, device) in devices.iter().enumerate() {
@@ -71,7 +73,7 @@ fn one(field: &str, device: &LinuxDevice, ids: &Ids) -> Result<DeviceNode> {
     Ok(DeviceNode { path, mode, major, minor, uid, gid })
 }
 
-/// Some programs leave the type bits of stat(2) in.
+/// Returns the permission bits. Some programs include the type bits of stat(2).
 fn permissions(field: &str, mode: u32, kind: u32) -> Result<u32> {
     match mode & S_IFMT {
         0 => {}
@@ -93,13 +95,14 @@ fn small(field: &str, number: i64, most: u32) -> Result<u32> {
     }
 }
 
-/// Equal to a node that is there already. With everything allowed to all, the
-/// owner makes no difference.
+/// Whether a node is equal to one that every container has. Since everything is
+/// allowed to all users, the owner makes no difference.
 fn is_default(node: &DeviceNode) -> bool {
     node.mode == S_IFCHR | 0o666
         && DEFAULTS.iter().any(|&(path, major, minor)| {
             node.path.as_os_str() == path && (node.major, node.minor) == (major, minor)
         })
-        // The container's terminal takes its place, or nothing does.
+        // With a terminal, it is bound over /dev/console. Without one, the
+        // container gets none.
         || node.path.as_os_str() == "/dev/console"
 }

@@ -1,4 +1,4 @@
-//! What is known of the sandbox that a later container goes into.
+//! The properties of a sandbox that a later container's plan depends on.
 
 use std::os::linux::fs::MetadataExt;
 use std::path::Path;
@@ -7,9 +7,9 @@ use crate::error::{Context, Result};
 use crate::sandbox::HostPid;
 use crate::spec::plan::Mappings;
 
-/// Which namespace a file below `/proc/*/ns` or a bind mount of one stands for.
-/// Two files stand for the same namespace if and only if device and inode
-/// number agree (namespaces(7)).
+/// The identity of the namespace that a file below `/proc/*/ns`, or a bind
+/// mount of one, stands for. Two files stand for the same namespace if and only
+/// if their device and inode numbers agree (namespaces(7)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct NamespaceId {
     device: u64,
@@ -17,17 +17,17 @@ pub struct NamespaceId {
 }
 
 impl NamespaceId {
-    /// The namespace that `path` stands for.
+    /// Returns the identity of the namespace that `path` stands for.
     pub fn of(path: &Path) -> std::io::Result<Self> {
         let metadata = std::fs::metadata(path)?;
         Ok(Self { device: metadata.st_dev(), inode: metadata.st_ino() })
     }
 }
 
-/// The sandbox that a later container goes into.
+/// The sandbox that a later container joins.
 #[derive(Clone, Debug)]
 pub struct SandboxFacts {
-    /// boot.
+    /// boot's PID.
     pub boot: HostPid,
     /// boot's network namespace.
     pub network: NamespaceId,
@@ -39,17 +39,18 @@ pub struct SandboxFacts {
     pub uts: NamespaceId,
     /// boot's user namespace.
     pub user: NamespaceId,
-    /// The network namespace is the host's.
+    /// Whether the network namespace is the host's.
     pub host_network: bool,
-    /// The sandbox has a user namespace of its own.
+    /// Whether the sandbox has its own user namespace.
     pub user_namespace: bool,
-    /// The mappings that the root container's spec brought, if it did.
+    /// The mappings in the root container's spec, if it has any.
     pub mappings: Option<Mappings>,
 }
 
 impl SandboxFacts {
-    /// Looks at boot's namespaces, once in a sandbox's life. The caller holds
-    /// boot's pidfd unreaped, so that its PID cannot be another process's.
+    /// Reads the identity of boot's namespaces, once in a sandbox's life. The
+    /// caller holds boot's pidfd and has not reaped boot, so that its PID
+    /// cannot be another process's.
     pub fn read(boot: HostPid, user_namespace: bool, mappings: Option<Mappings>) -> Result<Self> {
         let of = |name: &str| {
             let path = format!("/proc/{}/ns/{name}", boot.0);
@@ -70,7 +71,8 @@ impl SandboxFacts {
     }
 }
 
-/// A namespace of this process: the host's, since plans are made by the shim.
+/// Returns the identity of this process's namespace. Since the shim makes the
+/// plans, it is the host's.
 pub(super) fn own(name: &str) -> Option<NamespaceId> {
     NamespaceId::of(&Path::new("/proc/self/ns").join(name)).ok()
 }

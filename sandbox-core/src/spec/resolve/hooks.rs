@@ -8,12 +8,14 @@ use super::check::{absolute, refuse, without_nul};
 use crate::error::Result;
 use crate::spec::plan::{HookPlan, HostHooks};
 
-/// The hooks that run on the host, and those that run inside the container.
+/// Returns the hooks that run on the host, and those that run inside the
+/// container.
 pub(super) fn plan(spec: &Spec) -> Result<(HostHooks, Vec<HookPlan>)> {
     let Some(hooks) = spec.hooks() else {
         return Ok(Default::default());
     };
-    // Both run at the same point; the deprecated name comes first, as in runc.
+    // Both kinds run at the same point. The deprecated one comes first, as in
+    // runc.
     #[allow(deprecated)]
     let mut create_runtime = list("prestart", hooks.prestart())?;
     create_runtime.extend(list("createRuntime", hooks.create_runtime())?);

@@ -1,4 +1,4 @@
-//! ID mappings, and which IDs exist in a container.
+//! ID mappings, and the IDs that exist in a container.
 
 use oci_spec::runtime::LinuxIdMapping;
 
@@ -6,25 +6,25 @@ use super::check::refuse;
 use crate::error::Result;
 use crate::spec::plan::{IdMapping, Mappings};
 
-/// How many IDs, from 0 on, a sandbox has whose range was allocated.
+/// Number of IDs, from 0 on, of a sandbox with an allocated range.
 pub const SANDBOX_IDS: u32 = 65536;
 
-/// `UID_GID_MAP_MAX_EXTENTS` of the kernel.
+/// The most lines of a mapping (`UID_GID_MAP_MAX_EXTENTS` of the kernel).
 const MAX_LINES: usize = 340;
 
 /// The user and group IDs that exist in a container.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ids {
-    /// All of the host's: there is no user namespace.
+    /// All of the host's, since there is no user namespace.
     Host,
     /// The first [`SANDBOX_IDS`].
     Range,
-    /// Those of the mappings.
+    /// The IDs of these mappings.
     Mapped(Mappings),
 }
 
 impl Ids {
-    /// Those of a container, by what its plan says.
+    /// Returns the IDs of a container, from two fields of its plan.
     pub fn of(user_namespace: bool, mappings: Option<&Mappings>) -> Self {
         match mappings {
             Some(mappings) if user_namespace => Self::Mapped(mappings.clone()),
@@ -48,7 +48,7 @@ impl Ids {
         lines: impl Fn(&Mappings) -> &Vec<IdMapping>,
     ) -> Result<()> {
         match self {
-            // The kernel's "no change".
+            // u32::MAX means "no change" to the kernel.
             _ if id == u32::MAX => refuse(field, format!("{id} is not a valid ID")),
             Self::Range if id >= SANDBOX_IDS => refuse(
                 field,
@@ -70,7 +70,8 @@ pub(super) fn covered(lines: &[IdMapping], id: u32) -> bool {
     lines.iter().any(|line| id.checked_sub(line.inside).is_some_and(|offset| offset < line.size))
 }
 
-/// `uidMappings` and `gidMappings` below `field`; `None` when neither is given.
+/// Returns the `uidMappings` and `gidMappings` of `field`, or `None` if neither
+/// is given.
 pub(super) fn mappings(
     field: &str,
     uids: Option<&[LinuxIdMapping]>,
@@ -88,7 +89,8 @@ pub(super) fn mappings(
     }
 }
 
-/// What the kernel would answer with EINVAL when it is written to uid_map.
+/// Refuses lines that the kernel would refuse with EINVAL when they are written
+/// to uid_map.
 fn lines(field: &str, given: &[LinuxIdMapping]) -> Result<Vec<IdMapping>> {
     if given.len() > MAX_LINES {
         return refuse(field, format!("has {} lines; expected at most {MAX_LINES}", given.len()));

@@ -1,13 +1,13 @@
-//! AppArmor profiles and SELinux labels: applied where the kernel has the
-//! module, refused where it has not. A label that is silently dropped would be
-//! protection that somebody believes to have.
+//! AppArmor profiles and SELinux labels. They are applied if the kernel has the
+//! module and refused if it has not: if a label were silently dropped, the
+//! administrator would rely on protection that is not there.
 
 use std::path::Path;
 
 use super::check::{refuse, without_nul};
 use crate::error::Result;
 
-/// The AppArmor profile, unless it is none.
+/// Returns the AppArmor profile. `None` if it is empty or `unconfined`.
 pub(super) fn apparmor(profile: Option<&str>) -> Result<Option<String>> {
     let Some(profile) = profile.filter(|&name| !name.is_empty() && name != "unconfined") else {
         return Ok(None);
@@ -21,7 +21,7 @@ pub(super) fn apparmor(profile: Option<&str>) -> Result<Option<String>> {
             format!("{profile:?} cannot be applied: AppArmor is not enabled in this kernel"),
         );
     }
-    // Not listed are namespaces of policies and stacks of profiles.
+    // The list holds no namespaces of policies and no stacks of profiles.
     let loaded = std::fs::read_to_string("/sys/kernel/security/apparmor/profiles");
     let listed = |all: &str| {
         all.lines().any(|line| line.rsplit_once(" (").is_some_and(|(name, _)| name == profile))
@@ -35,7 +35,7 @@ pub(super) fn apparmor(profile: Option<&str>) -> Result<Option<String>> {
     Ok(Some(profile.into()))
 }
 
-/// A SELinux label, of a process or of mounts, unless it is empty.
+/// Returns the SELinux label of a process or of mounts. `None` if it is empty.
 pub(super) fn selinux(field: &str, label: Option<&str>) -> Result<Option<String>> {
     let Some(label) = label.filter(|label| !label.is_empty()) else {
         return Ok(None);

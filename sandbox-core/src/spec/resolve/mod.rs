@@ -1,4 +1,4 @@
-//! From a spec to a plan, one section a file.
+//! Turns a spec into a plan, with one file for each section.
 
 pub(crate) mod capabilities;
 mod check;
@@ -32,24 +32,24 @@ use super::seccomp;
 use crate::error::{Error, Result};
 use crate::sandbox::{HostPid, Userns};
 
-/// What a plan depends on besides the spec.
+/// The input of a plan besides the spec.
 #[derive(Clone, Copy, Debug)]
 pub struct Context<'a> {
     /// The container's ID.
     pub id: &'a str,
     /// The bundle directory, absolute.
     pub bundle: &'a Path,
-    /// The Create request carries mounts for the root file system.
+    /// Whether the Create request carries mounts for the root file system.
     pub rootfs_mounts_given: bool,
-    /// The node's choice.
+    /// The node's option `userns`.
     pub userns: Userns,
     /// The sandbox that the container goes into; `None` for the root container.
     pub sandbox: Option<&'a SandboxFacts>,
-    /// What runs in it already: ID and first process of each container.
-    pub neighbours: &'a [(String, HostPid)],
+    /// The containers that run in the sandbox already: ID and init of each.
+    pub other_containers: &'a [(String, HostPid)],
 }
 
-/// Checks a spec and resolves it. An error names the field and says what was
+/// Checks a spec and resolves it. An error names the field and what was
 /// expected there.
 pub fn plan(spec: &Spec, context: &Context<'_>) -> Result<Plan> {
     check_id(context.id)?;
@@ -62,12 +62,12 @@ pub fn plan(spec: &Spec, context: &Context<'_>) -> Result<Plan> {
     let rootfs = rootfs(spec, context)?;
     let ids = Ids::of(user.made, user.mappings.as_ref());
     let label = labels::selinux("linux.mountLabel", linux.mount_label().as_deref())?;
-    let around = mounts::Surroundings {
+    let section = mounts::MountContext {
         bundle: context.bundle,
         user_namespace: user.made,
         label: label.as_deref(),
     };
-    let mounts = mounts::plan(spec, &around)?;
+    let mounts = mounts::plan(spec, &section)?;
     let devices = devices::plan(linux.devices().as_deref().unwrap_or_default(), &ids)?;
     let (sysctls, network_sysctls) = sysctls(spec, linux, &resolved, context)?;
     let (hooks, start_hooks) = hooks::plan(spec)?;
@@ -96,13 +96,13 @@ pub fn plan(spec: &Spec, context: &Context<'_>) -> Result<Plan> {
     let annotations = spec.annotations().clone().unwrap_or_default();
     let host = HostPlan {
         rootfs,
-        donated: mounts.donated,
+        delivered: mounts.delivered,
         devices,
         cgroups_path: cgroups_path(linux)?,
         resources: linux.resources().clone().unwrap_or_default(),
         network: resolved.network,
         mappings: user.mappings,
-        no_user_namespace: user.excuse,
+        no_user_namespace: user.reason,
         oom_score_adj: process_oom_score_adj(spec),
         network_sysctls,
         seccomp: linux.seccomp().clone(),
@@ -114,13 +114,13 @@ pub fn plan(spec: &Spec, context: &Context<'_>) -> Result<Plan> {
     Ok(Plan { container, host })
 }
 
-/// That of the first process, which for a pause container is boot's alone.
+/// Returns `process.oomScoreAdj`. For a pause container only boot gets it.
 fn process_oom_score_adj(spec: &Spec) -> Option<i32> {
     spec.process().as_ref().and_then(|process| process.oom_score_adj())
 }
 
-/// IDs become names of directories (runc, `libcontainer/factory_linux.go`,
-/// `validateID`, allows the same letters).
+/// Checks a container's ID, which becomes the name of a directory. runc allows
+/// the same letters (`libcontainer/factory_linux.go`, `validateID`).
 fn check_id(id: &str) -> Result<()> {
     let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '+' | '-' | '.');
     if id.is_empty() || id.len() > 255 || matches!(id, "." | "..") || !id.chars().all(allowed) {
@@ -131,7 +131,7 @@ fn check_id(id: &str) -> Result<()> {
     Ok(())
 }
 
-/// `root.path`: only looked at when nothing is mounted there.
+/// Resolves `root.path`. It must exist only if nothing is mounted there.
 fn rootfs(spec: &Spec, context: &Context<'_>) -> Result<PathBuf> {
     let path = match spec.root().as_ref().map(|root| root.path()) {
         None => {
@@ -166,7 +166,7 @@ fn first_process(spec: &Spec, linux: &Linux, ids: Ids) -> Result<Option<ProcessP
     }
 }
 
-/// runc's default, `rprivate`, is also ours.
+/// Resolves `linux.rootfsPropagation`. The default is runc's, `rprivate`.
 fn root_propagation(linux: &Linux) -> Result<Propagation> {
     match linux.rootfs_propagation().as_deref() {
         None | Some("") => Ok(Propagation { kind: PropagationKind::Private, recursive: true }),
@@ -182,8 +182,8 @@ fn paths(field: &str, paths: Option<&[String]>) -> Result<Vec<PathBuf>> {
     paths.map(|(i, path)| inside(|| format!("{field}[{i}]"), Path::new(path))).collect()
 }
 
-/// sethostname(2) and setdomainname(2) take 64 bytes. An empty name is what Go
-/// programs write for none.
+/// Checks a name for sethostname(2) or setdomainname(2), which take 64 bytes.
+/// Go programs write an absent name as an empty one.
 fn uts_name(field: &str, name: Option<&str>) -> Result<Option<String>> {
     let Some(name) = name.filter(|name| !name.is_empty()) else {
         return Ok(None);
@@ -212,11 +212,11 @@ fn sysctls(
     context: &Context<'_>,
 ) -> Result<(sysctls::Sysctls, sysctls::Sysctls)> {
     let given = |name: &Option<String>| name.as_ref().is_some_and(|name| !name.is_empty());
-    let around = sysctls::Surroundings {
+    let section = sysctls::SysctlContext {
         resolved,
         root: context.sandbox.is_none(),
         hostname: given(spec.hostname()),
         domainname: given(spec.domainname()),
     };
-    sysctls::plan(linux.sysctl().as_ref(), &around)
+    sysctls::plan(linux.sysctl().as_ref(), &section)
 }

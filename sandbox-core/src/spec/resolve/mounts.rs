@@ -1,7 +1,8 @@
-//! `mounts`: what is mounted where, and who makes it.
+//! `mounts`: what is mounted where, and which process makes it.
 //!
-//! boot makes what belongs to the container's own namespaces. Everything that
-//! needs privilege on the host, or a look at the host's files, is donated.
+//! boot makes the mounts that belong to the container's own namespaces. The
+//! gofer delivers those that need privilege on the host or access to the host's
+//! files.
 
 use std::path::{Path, PathBuf};
 
@@ -11,11 +12,12 @@ use super::check::{inside, refuse, text, without_nul};
 use super::ids;
 use super::mount_options::{self, Idmap, Options};
 use crate::error::Result;
-use crate::spec::plan::{DonatedSource, FsOption, IdmapChoice, Mappings, MountPlan, MountSource};
+use crate::spec::plan::{DeliveredSource, FsOption, IdmapChoice, Mappings, MountPlan, MountSource};
 
-/// Files of proc that a mount may cover, all of them what LXCFS provides. Any
-/// other place in proc could be used to keep the runtime from writing a
-/// process's labels (CVE-2019-16884, CVE-2019-19921; runc has the same list).
+/// Files of proc that a mount may cover: all of them are files that LXCFS
+/// provides. With a mount in any other place in proc, a container could keep
+/// the runtime from writing a process's labels (CVE-2019-16884,
+/// CVE-2019-19921). runc has the same list.
 const PROC_FILES: [&str; 11] = [
     "cpuinfo",
     "diskstats",
@@ -31,47 +33,47 @@ const PROC_FILES: [&str; 11] = [
 ];
 
 /// Options of the host's cgroup2 hierarchy that containerd copies into a spec.
-/// From inside a cgroup namespace they change nothing (cgroups(7)).
+/// Inside a cgroup namespace they change nothing (cgroups(7)).
 const CGROUP_OPTIONS: [&str; 4] =
     ["nsdelegate", "memory_recursiveprot", "memory_localevents", "favordynmods"];
 
-/// Both halves of the plan's mounts.
+/// The mounts of both halves of the plan.
 #[derive(Debug, Default)]
 pub(super) struct Mounts {
     pub(super) container: Vec<MountPlan>,
-    pub(super) donated: Vec<(usize, DonatedSource)>,
+    pub(super) delivered: Vec<(usize, DeliveredSource)>,
 }
 
-/// What a mount depends on besides itself.
-pub(super) struct Surroundings<'a> {
+/// The input of a mount's plan besides the mount itself.
+pub(super) struct MountContext<'a> {
     pub(super) bundle: &'a Path,
     pub(super) user_namespace: bool,
-    /// SELinux label of file systems made for the container.
+    /// SELinux label of the file systems that are made for the container.
     pub(super) label: Option<&'a str>,
 }
 
-/// Resolves all, in order.
-pub(super) fn plan(spec: &Spec, around: &Surroundings<'_>) -> Result<Mounts> {
+/// Resolves all mounts, in order.
+pub(super) fn plan(spec: &Spec, context: &MountContext<'_>) -> Result<Mounts> {
     let mounts = spec.mounts().as_deref().unwrap_or_default();
     let mut all = Mounts::default();
     for (index, mount) in mounts.iter().enumerate() {
-        let one = One { field: format!("mounts[{index}]"), mount, around };
-        let (planned, donated) = one.plan()?;
+        let one = One { field: format!("mounts[{index}]"), mount, context };
+        let (planned, delivered) = one.plan()?;
         all.container.push(planned);
-        all.donated.extend(donated.map(|source| (index, source)));
+        all.delivered.extend(delivered.map(|source| (index, source)));
     }
     Ok(all)
 }
 
-/// One mount, while it is resolved.
+/// One mount of the spec, while it is resolved.
 struct One<'a> {
     field: String,
     mount: &'a Mount,
-    around: &'a Surroundings<'a>,
+    context: &'a MountContext<'a>,
 }
 
 impl One<'_> {
-    fn plan(&self) -> Result<(MountPlan, Option<DonatedSource>)> {
+    fn plan(&self) -> Result<(MountPlan, Option<DeliveredSource>)> {
         let options = self.mount.options().as_deref().unwrap_or_default();
         let mut options = mount_options::parse(&self.field, options)?;
         let kind = self.kind(&options)?.to_owned();
@@ -80,12 +82,12 @@ impl One<'_> {
         if options.copy_up && kind != "tmpfs" {
             return self.refuse("tmpcopyup is an option of tmpfs only");
         }
-        let (source, donated) = match kind.as_str() {
+        let (source, delivered) = match kind.as_str() {
             "bind" => self.bind(&options, idmap)?,
             "proc" => (self.plain(&options, MountSource::Proc)?, None),
             "sysfs" => {
-                let source = self.plain(&options, MountSource::Donated { is_file: false })?;
-                (source, Some(DonatedSource::Sysfs))
+                let source = self.plain(&options, MountSource::Delivered { is_file: false })?;
+                (source, Some(DeliveredSource::Sysfs))
             }
             "mqueue" => (self.plain(&options, MountSource::Mqueue)?, None),
             "cgroup" | "cgroup2" => {
@@ -100,15 +102,16 @@ impl One<'_> {
             _ => self.file_system(&options, kind.clone())?,
         };
         let (attributes, propagation) = (options.attributes, options.propagation);
-        Ok((MountPlan { destination, source, attributes, propagation }, donated))
+        Ok((MountPlan { destination, source, attributes, propagation }, delivered))
     }
 
-    fn refuse<T>(&self, said: impl AsRef<str>) -> Result<T> {
+    fn refuse<T>(&self, message: impl AsRef<str>) -> Result<T> {
         let shown = self.mount.destination().display();
-        refuse(format!("{} ({shown})", self.field), said)
+        refuse(format!("{} ({shown})", self.field), message)
     }
 
-    /// The type. `bind` and `rbind` win over what `type` says, as in mount(2).
+    /// Returns the type. The options `bind` and `rbind` take precedence over
+    /// `type`, as in mount(2).
     fn kind(&self, options: &Options) -> Result<&str> {
         if options.bind {
             return Ok("bind");
@@ -150,7 +153,7 @@ impl One<'_> {
         )
     }
 
-    /// How owners appear; only binds have any.
+    /// Resolves how owners appear. Only bind mounts can have ID mappings.
     fn idmap(&self, options: &Options, bind: bool) -> Result<IdmapChoice> {
         let (uids, gids) =
             (self.mount.uid_mappings().as_deref(), self.mount.gid_mappings().as_deref());
@@ -164,25 +167,26 @@ impl One<'_> {
             (Some(Idmap::Off), Some(_)) => self.refuse("brings both ID mappings and the option noidmap"),
             (_, Some(mappings)) => Ok(IdmapChoice::Mappings { mappings, recursive }),
             (Some(Idmap::Off), None) => Ok(IdmapChoice::None),
-            (Some(_), None) if self.around.user_namespace => {
+            (Some(_), None) if self.context.user_namespace => {
                 Ok(IdmapChoice::Mappings { mappings: none, recursive })
             }
             (Some(_), None) => self.refuse(
                 "the options idmap and ridmap need a user namespace, or uidMappings and gidMappings",
             ),
-            (None, None) if self.around.user_namespace => Ok(IdmapChoice::Sandbox),
+            (None, None) if self.context.user_namespace => Ok(IdmapChoice::Sandbox),
             (None, None) => Ok(IdmapChoice::None),
         }
     }
 
-    /// A bind has no options but those of every mount: runc hands the others to
-    /// the kernel, which ignores them. Those of the super block that mount(8)
-    /// lets pass on a bind pass here too.
+    /// Resolves a bind mount. It takes only the options that every mount has;
+    /// runc passes others to the kernel, which ignores them. Options of the
+    /// super block, which mount(8) accepts on a bind mount, are accepted here
+    /// too.
     fn bind(
         &self,
         options: &Options,
         idmap: IdmapChoice,
-    ) -> Result<(MountSource, Option<DonatedSource>)> {
+    ) -> Result<(MountSource, Option<DeliveredSource>)> {
         if let Some(option) = options.data.first() {
             return self.refuse(format!("{:?} is no option of a bind mount", shown(option)));
         }
@@ -199,16 +203,16 @@ impl One<'_> {
             return refuse(field(), "expected the path of a file or directory");
         };
         text(field, source)?;
-        let source = self.around.bundle.join(source);
+        let source = self.context.bundle.join(source);
         let is_file = match std::fs::metadata(&source) {
             Ok(metadata) => !metadata.is_dir(),
             Err(error) => return refuse(field(), format!("{}: {error}", source.display())),
         };
-        let donated = DonatedSource::Bind { source, recursive: options.recursive_bind, idmap };
-        Ok((MountSource::Donated { is_file }, Some(donated)))
+        let delivered = DeliveredSource::Bind { source, recursive: options.recursive_bind, idmap };
+        Ok((MountSource::Delivered { is_file }, Some(delivered)))
     }
 
-    /// A file system that takes no options of its own.
+    /// Resolves a file system that takes no options of its own.
     fn plain(&self, options: &Options, source: MountSource) -> Result<MountSource> {
         match options.data.first() {
             Some(option) => {
@@ -221,7 +225,7 @@ impl One<'_> {
     fn labelled(&self, options: &Options) -> Vec<FsOption> {
         let mut all = [options.super_block.as_slice(), options.data.as_slice()].concat();
         let has_context = all.iter().any(|(key, _)| key == "context");
-        if let Some(label) = self.around.label.filter(|_| !has_context) {
+        if let Some(label) = self.context.label.filter(|_| !has_context) {
             all.push(("context".into(), Some(label.into())));
         }
         all
@@ -231,18 +235,19 @@ impl One<'_> {
         &self,
         options: &Options,
         fs_type: String,
-    ) -> Result<(MountSource, Option<DonatedSource>)> {
+    ) -> Result<(MountSource, Option<DeliveredSource>)> {
         let source = match self.mount.source() {
             Some(path) => text(|| format!("{}.source", self.field), path)?,
             None => "none",
         };
         let mut all = [options.super_block.as_slice(), options.data.as_slice()].concat();
-        // A device that is read-only can only be opened read-only.
+        // A read-only device can only be opened read-only.
         if options.attributes.set & READ_ONLY != 0 {
             all.push(("ro".into(), None));
         }
-        let donated = DonatedSource::FileSystem { fs_type, source: source.into(), options: all };
-        Ok((MountSource::Donated { is_file: false }, Some(donated)))
+        let delivered =
+            DeliveredSource::FileSystem { fs_type, source: source.into(), options: all };
+        Ok((MountSource::Delivered { is_file: false }, Some(delivered)))
     }
 }
 

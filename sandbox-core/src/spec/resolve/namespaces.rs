@@ -1,10 +1,11 @@
-//! `linux.namespaces`: which are the container's own, which are the pod's, and
-//! which network the sandbox joins.
+//! `linux.namespaces`: which namespaces are the container's own, which are the
+//! pod's, and which network the sandbox joins.
 //!
-//! A sandbox always has PID, IPC, UTS and mount namespaces of its own. So a
-//! namespace that is missing in the list, which by the specification means the
-//! runtime's, means boot's here; in the root container's spec it also means
-//! that the pod expects to be close to the host, which [`Resolved::host`] tells.
+//! A sandbox always has its own PID, IPC, UTS and mount namespaces. By the
+//! specification, a type that is missing in the list means the runtime's
+//! namespace. Here it means boot's. In the root container's spec it also means
+//! that the pod expects to share that namespace with the host; see
+//! [`Resolved::host`].
 
 use std::path::{Path, PathBuf};
 
@@ -17,31 +18,33 @@ use crate::error::Result;
 use crate::sandbox::HostPid;
 use crate::spec::plan::{Namespaces, Network};
 
-/// What became of the list.
+/// The resolved list.
 pub(super) struct Resolved {
     pub(super) namespaces: Namespaces,
     pub(super) pids_of: Option<String>,
     pub(super) network: Network,
-    /// The namespace of the host that the root container's spec asks for.
+    /// Name of the first host namespace that the root container's spec asks
+    /// for.
     pub(super) host: Option<&'static str>,
-    /// A user namespace is listed; with this path, if it has one.
+    /// Set if a user namespace is listed, with its path if it has one.
     pub(super) user: Option<Option<PathBuf>>,
-    /// IPC and UTS are listed: their sysctls and names are the spec's to set.
+    /// Whether the type is listed. If so, the spec may set its sysctls and
+    /// names.
     pub(super) ipc_listed: bool,
     pub(super) uts_listed: bool,
 }
 
-/// The list, by type.
+/// The list, as type and path.
 struct Listed<'a>(Vec<(Type, Option<&'a Path>)>);
 
-/// How one type is listed.
+/// How the spec lists one type.
 #[derive(Clone, Copy)]
 enum Wanted<'a> {
-    /// Not at all.
+    /// Not listed.
     Runtime,
-    /// Without a path.
+    /// Listed without a path.
     New,
-    /// With a path.
+    /// Listed with this path.
     At(&'a Path),
 }
 
@@ -53,10 +56,11 @@ pub(super) fn resolve(spec: &Spec, context: &Context<'_>) -> Result<Resolved> {
     listed.check_mount()?;
     listed.check_without_path(Type::Cgroup)?;
     let facts = context.sandbox;
-    // The sandbox container of a pod has the pod's namespaces: those of boot.
-    // Others of the pod find them by the process ID that we report for it.
+    // The sandbox container of a pod uses boot's namespaces, which are the
+    // pod's. The pod's other containers find them by the process ID that the
+    // shim reports for it.
     let pods = facts.is_none() && pod::is_sandbox(spec);
-    let pids_of = listed.neighbour(context.neighbours, facts.map(|f| f.pid));
+    let pids_of = listed.joined_container(context.other_containers, facts.map(|f| f.pid));
     let pid = match pids_of {
         Some(_) => false,
         None => listed.is_own(Type::Pid, facts.map(|f| f.pid), pods)?,
@@ -141,7 +145,7 @@ impl<'a> Listed<'a> {
         }
     }
 
-    /// Whether the container gets a namespace of its own rather than boot's.
+    /// Whether the container gets its own namespace rather than boot's.
     fn is_own(&self, kind: Type, sandbox: Option<NamespaceId>, pods: bool) -> Result<bool> {
         match self.wanted(kind) {
             Wanted::Runtime => Ok(false),
@@ -158,10 +162,10 @@ impl<'a> Listed<'a> {
         }
     }
 
-    /// The container of this pod whose own PID namespace is listed.
-    fn neighbour(
+    /// Returns the container of this pod whose own PID namespace is listed.
+    fn joined_container(
         &self,
-        neighbours: &[(String, HostPid)],
+        other_containers: &[(String, HostPid)],
         sandbox: Option<NamespaceId>,
     ) -> Option<String> {
         let Wanted::At(path) = self.wanted(Type::Pid) else { return None };
@@ -170,7 +174,7 @@ impl<'a> Listed<'a> {
             let path = format!("/proc/{}/ns/pid", pid.0);
             NamespaceId::of(Path::new(&path)).is_ok_and(|id| id == wanted)
         };
-        neighbours.iter().find(is_in).map(|(id, _)| id.clone())
+        other_containers.iter().find(is_in).map(|(id, _)| id.clone())
     }
 
     fn root_network(&self) -> Result<Network> {
@@ -184,9 +188,9 @@ impl<'a> Listed<'a> {
         }
     }
 
-    /// A later container is in the sandbox's network namespace, or nowhere.
+    /// Checks the network of a later container, which must be the sandbox's.
     fn pod_network(&self, facts: &SandboxFacts) -> Result<Network> {
-        let said = match self.wanted(Type::Network) {
+        let message = match self.wanted(Type::Network) {
             Wanted::Runtime if facts.host_network => return Ok(Network::Host),
             Wanted::At(path) if identify(Type::Network, path)? == facts.network => {
                 return Ok(if facts.host_network {
@@ -206,7 +210,7 @@ impl<'a> Listed<'a> {
                 format!("{} is not the namespace of this pod's sandbox", path.display())
             }
         };
-        refuse("linux.namespaces", format!("network: {said}"))
+        refuse("linux.namespaces", format!("network: {message}"))
     }
 
     fn host(&self, network: &Network) -> Option<&'static str> {
@@ -228,7 +232,7 @@ fn identify(kind: Type, path: &Path) -> Result<NamespaceId> {
     })
 }
 
-/// As config.json spells it.
+/// Returns the type's name in config.json.
 fn name(kind: Type) -> &'static str {
     match kind {
         Type::Mount => "mount",

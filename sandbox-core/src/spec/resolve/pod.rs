@@ -1,12 +1,13 @@
-//! What the annotations of Kubernetes' runtimes say about a container, and
-//! whether a container is privileged.
+//! Reads the annotations that Kubernetes' runtimes write, and decides whether a
+//! container is privileged.
 
 use std::collections::HashMap;
 
 use oci_spec::runtime::{Capability, Linux, Spec};
 
-/// `io.kubernetes.cri.container-type` (containerd, `internal/cri/annotations`)
-/// and CRI-O's `io.kubernetes.cri-o.ContainerType`.
+/// Annotation with a container's type: `io.kubernetes.cri.container-type` of
+/// containerd (`internal/cri/annotations`) and
+/// `io.kubernetes.cri-o.ContainerType` of CRI-O.
 const CONTAINER_TYPE: [&str; 2] =
     ["io.kubernetes.cri.container-type", "io.kubernetes.cri-o.ContainerType"];
 
@@ -15,15 +16,15 @@ pub(super) fn is_sandbox(spec: &Spec) -> bool {
     CONTAINER_TYPE.iter().any(|key| annotation(spec, key) == Some("sandbox"))
 }
 
-/// Whether this is the well-known pause container, which does nothing that
-/// boot does not do as well: hold the namespaces, reap, wait for a signal.
+/// Whether this is the well-known pause container. It does nothing that boot
+/// does not do as well: it holds the namespaces, reaps, and waits for a signal.
 pub(super) fn is_pause(spec: &Spec) -> bool {
     let args = spec.process().as_ref().and_then(|process| process.args().as_deref());
     is_sandbox(spec) && args.is_some_and(|args| args == ["/pause"])
 }
 
-/// Whether a container, or the pod that it is the sandbox container of, is
-/// privileged, and how we know.
+/// Returns how we know that a container is privileged, or that the pod is whose
+/// sandbox container it is. Returns `None` if it is not.
 pub(super) fn privileged(spec: &Spec) -> Option<&'static str> {
     if is_sandbox(spec) {
         return privileged_pod(spec);
@@ -31,21 +32,23 @@ pub(super) fn privileged(spec: &Spec) -> Option<&'static str> {
     privileged_container(spec).then_some("the container is privileged")
 }
 
-/// A sandbox container's spec does not say whether its pod is privileged; it
-/// can only be told from what containerd leaves out or changes:
+/// Returns how we know that a sandbox container's pod is privileged. The spec
+/// does not say so, but some of what containerd omits or changes shows it:
 ///
-/// - From 2.0.3 on, `/sys` of a privileged pod's sandbox is `rw`
-///   (`internal/cri/server/podsandbox/sandbox_run.go`), others' is `ro`.
-/// - Before, it has no seccomp profile (`generateSeccompSpecOpts` returns none
-///   for a privileged one). kubelet asks for the runtime's default profile for
-///   every pod's sandbox, so with kubelet a missing one means privileged. Other
-///   clients may ask for none at all; what tells kubelet is the name of the
-///   log directory, `<namespace>_<name>_<uid>`.
-/// - CRI-O has an annotation.
+/// - From 2.0.3 on, `/sys` is `rw` in the sandbox container of a privileged pod
+///   and `ro` in others (`internal/cri/server/podsandbox/sandbox_run.go`).
+/// - Before 2.0, the sandbox container of a privileged pod has no seccomp
+///   profile (`generateSeccompSpecOpts` returns none). The kubelet requests the
+///   runtime's default profile for the sandbox of every pod, so with the kubelet
+///   a missing profile means privileged. Other clients may request none at all.
+///   The name of the log directory, `<namespace>_<name>_<uid>`, identifies the
+///   kubelet.
+/// - CRI-O writes an annotation.
 ///
-/// Not seen therefore: a privileged pod of another client than kubelet with
-/// containerd before 2.0.3, and any with 2.0.0 to 2.0.2 (told from the older
-/// ones by the annotation with the sandbox image's name).
+/// Two cases go unnoticed: a privileged pod of a client other than the kubelet
+/// with containerd before 2.0.3, and any privileged pod with 2.0.0 to 2.0.2.
+/// The annotation with the sandbox image's name tells these versions from older
+/// ones.
 fn privileged_pod(spec: &Spec) -> Option<&'static str> {
     let writable_sys = sys_options(spec).is_some_and(|options| options.iter().any(|o| o == "rw"));
     let crio = annotation(spec, "io.kubernetes.cri-o.PrivilegedRuntime") == Some("true");
@@ -64,7 +67,8 @@ fn sys_options(spec: &Spec) -> Option<&[String]> {
     (sys.typ().as_deref() == Some("sysfs")).then_some(sys.options().as_deref()?)
 }
 
-/// kubelet's `BuildPodLogsDirectory`.
+/// Whether the log directory's name is one of the kubelet's function
+/// `BuildPodLogsDirectory`.
 fn is_from_kubelet(spec: &Spec) -> bool {
     let part = |key: &str| annotation(spec, &format!("io.kubernetes.cri.sandbox-{key}"));
     let parts = (part("log-directory"), part("namespace"), part("name"), part("uid"));
@@ -75,9 +79,9 @@ fn is_from_kubelet(spec: &Spec) -> bool {
     last == Some(format!("{namespace}_{name}_{uid}").as_str())
 }
 
-/// What `oci.WithPrivileged` of containerd, nerdctl, and Docker leave behind
-/// in common: capabilities over the whole machine, and no seccomp profile, no
-/// masked and no read-only paths.
+/// Whether a container is privileged, by what `oci.WithPrivileged` of
+/// containerd, nerdctl and Docker have in common: capabilities over the whole
+/// machine, no seccomp profile, and no masked or read-only paths.
 fn privileged_container(spec: &Spec) -> bool {
     let capabilities = spec.process().as_ref().and_then(|process| process.capabilities().as_ref());
     let bounding = capabilities.and_then(|sets| sets.bounding().as_ref());

@@ -1,4 +1,4 @@
-//! `process`: a container's first one, or that of an Exec.
+//! `process`: of a container's init, or of an exec'd process.
 
 use oci_spec::runtime::{
     Box as ConsoleSize, LinuxPersonality, LinuxPersonalityDomain, Process, User,
@@ -10,20 +10,21 @@ use super::{capabilities, labels, rlimits, scheduling};
 use crate::error::Result;
 use crate::spec::plan::{Plan, ProcessPlan, Terminal};
 
-/// What an exec'd process takes over from its container rather than from its
-/// own `process` object.
+/// The properties that an exec'd process takes from its container rather than
+/// from its own `process` object.
 #[derive(Clone, Debug)]
 pub struct ProcessDefaults {
     /// The container's `linux.personality`.
     pub personality: Option<u64>,
-    /// Keep the caller's session keyring (runc's `--no-new-keyring`).
+    /// Whether the process keeps the session keyring that it inherits (runc's
+    /// `--no-new-keyring`).
     pub no_new_keyring: bool,
-    /// Which user and group IDs exist in the container.
+    /// The user and group IDs that exist in the container.
     pub ids: Ids,
 }
 
 impl ProcessDefaults {
-    /// Those of the container that this plan is for.
+    /// Takes the properties from the container's plan.
     pub fn of(plan: &Plan) -> Self {
         let process = plan.container.process.as_ref();
         Self {
@@ -34,8 +35,8 @@ impl ProcessDefaults {
     }
 }
 
-/// Resolves the process of an Exec, which carries its own user, capabilities,
-/// limits and labels (containerd, `client/task.go`, `Exec`).
+/// Resolves the `process` of an Exec request, which has its own user,
+/// capabilities, limits and labels (containerd, `client/task.go`, `Exec`).
 pub fn plan_process(process: &Process, defaults: &ProcessDefaults) -> Result<ProcessPlan> {
     let mut plan = common(process, defaults)?;
     plan.cpu_affinity = match process.exec_cpu_affinity() {
@@ -45,8 +46,8 @@ pub fn plan_process(process: &Process, defaults: &ProcessDefaults) -> Result<Pro
     Ok(plan)
 }
 
-/// Resolves the first process. `execCPUAffinity` does not apply to it
-/// (runtime-spec, `config.md`).
+/// Resolves the init. `execCPUAffinity` does not apply to it (runtime-spec,
+/// `config.md`).
 pub(super) fn first(
     process: &Process,
     personality: Option<&LinuxPersonality>,
@@ -128,7 +129,8 @@ fn umask(mask: u32) -> Result<u32> {
     }
 }
 
-/// The size counts only with a terminal (runtime-spec, `config.md`).
+/// Resolves the terminal. The size counts only together with a terminal
+/// (runtime-spec, `config.md`).
 fn terminal(wanted: Option<bool>, size: Option<ConsoleSize>) -> Result<Option<Terminal>> {
     if wanted != Some(true) {
         return Ok(None);

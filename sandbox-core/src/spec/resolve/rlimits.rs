@@ -7,7 +7,8 @@ use super::check::refuse;
 use crate::error::Result;
 use crate::spec::plan::Rlimit;
 
-/// Each limit once, soft below hard.
+/// Resolves the limits. Each may be given once, with its soft limit below its
+/// hard limit.
 pub(super) fn plan(limits: &[PosixRlimit]) -> Result<Vec<Rlimit>> {
     let mut planned: Vec<Rlimit> = Vec::with_capacity(limits.len());
     for (i, limit) in limits.iter().enumerate() {

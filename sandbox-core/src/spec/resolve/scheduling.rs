@@ -9,11 +9,12 @@ use super::check::refuse;
 use crate::error::Result;
 use crate::spec::plan::Scheduler;
 
-/// The highest CPU number that an affinity may name: the kernel's `NR_CPUS` is
+/// The highest CPU number that an affinity may name. The kernel's `NR_CPUS` is
 /// never above 8192.
 const MAX_CPU: u32 = 8191;
 
-/// sched_setattr(2) attributes. Refuses what the policy would ignore.
+/// Resolves the attributes of sched_setattr(2). Refuses those that the policy
+/// would ignore.
 pub(super) fn scheduler(spec: &SpecScheduler) -> Result<Scheduler> {
     let policy = *spec.policy();
     let number = match policy {
@@ -71,7 +72,7 @@ fn flags(flags: &[Flag]) -> Result<u64> {
             Flag::SchedFlagDLOverrun => 0x04,
             Flag::SchedFlagKeepPolicy => 0x08,
             Flag::SchedFlagKeepParams => 0x10,
-            // The spec has no field for the values to clamp to.
+            // The spec has no field for the clamp values.
             Flag::SchedFlagUtilClampMin | Flag::SchedFlagUtilClampMax => {
                 return refuse("process.scheduler.flags", format!("{flag} is not supported"));
             }
@@ -80,7 +81,7 @@ fn flags(flags: &[Flag]) -> Result<u64> {
     })
 }
 
-/// ioprio_set(2): the class above bit 13, the level below.
+/// Returns the value of ioprio_set(2): the class above bit 13, the level below.
 pub(super) fn io_priority(spec: &LinuxIOPriority) -> Result<u32> {
     let class = match spec.class() {
         IOPriorityClass::IoprioClassRt => 1,
@@ -96,8 +97,9 @@ pub(super) fn io_priority(spec: &LinuxIOPriority) -> Result<u32> {
     }
 }
 
-/// The CPUs of an exec'd process. `initial` is for a parent that still runs
-/// outside of the container's cgroup; our exec has none, so it has no effect.
+/// Returns the CPUs of an exec'd process. `initial` is for the time in which a
+/// runtime's process still runs outside of the container's cgroup. Our Exec has
+/// no such process, so it has no effect.
 pub(super) fn cpu_affinity(spec: &ExecCPUAffinity) -> Result<Option<Vec<u32>>> {
     let Some(list) = spec.cpu_affinity_final() else {
         return Ok(None);

@@ -1,4 +1,4 @@
-//! `linux.sysctl`: only what belongs to a namespace of the sandbox.
+//! `linux.sysctl`: only sysctls of the sandbox's own namespaces.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -8,7 +8,7 @@ use super::namespaces::Resolved;
 use crate::error::Result;
 use crate::spec::plan::Network;
 
-/// Those of ipc_namespaces(7).
+/// The sysctls of an IPC namespace (ipc_namespaces(7)).
 const IPC: [&str; 8] = [
     "kernel.msgmax",
     "kernel.msgmnb",
@@ -20,32 +20,33 @@ const IPC: [&str; 8] = [
     "kernel.shm_rmid_forced",
 ];
 
-/// What a sysctl depends on besides its name.
-pub(super) struct Surroundings<'a> {
+/// The input of the check besides a sysctl's name.
+pub(super) struct SysctlContext<'a> {
     pub(super) resolved: &'a Resolved,
-    /// This is the root container: the sandbox's network is its to set up.
+    /// Whether this is the root container, which alone configures the sandbox's
+    /// network.
     pub(super) root: bool,
     pub(super) hostname: bool,
     pub(super) domainname: bool,
 }
 
-/// Name and value, sorted by name.
+/// Names and values, sorted by name.
 pub(super) type Sysctls = Vec<(String, String)>;
 
-/// The container's sysctls, and those of the network namespace.
+/// Returns the container's sysctls, and those of the network namespace.
 pub(super) fn plan(
     sysctls: Option<&HashMap<String, String>>,
-    around: &Surroundings<'_>,
+    context: &SysctlContext<'_>,
 ) -> Result<(Sysctls, Sysctls)> {
     let (mut container, mut network) = (Vec::new(), Vec::new());
     for (key, value) in sysctls.into_iter().flatten() {
         let name = canonical(key)?;
         without_nul(|| field(key), value)?;
         let net = name.starts_with("net.");
-        check(key, &name, around)?;
+        check(key, &name, context)?;
         if net { &mut network } else { &mut container }.push((name, value.clone()));
     }
-    // Maps have no order; a plan does not change from one run to the next.
+    // A HashMap has no order, but the same spec always gives the same plan.
     for list in [&mut container, &mut network] {
         list.sort_unstable();
         if let Some(twice) = list.windows(2).find(|pair| pair[0].0 == pair[1].0) {
@@ -55,8 +56,8 @@ pub(super) fn plan(
     Ok((container, network))
 }
 
-/// Where below `/proc/sys` a sysctl of a plan is. As in sysctl(8), a slash in
-/// the dotted form stands for a dot: `net.ipv4.conf.eth0/1.forwarding`.
+/// Returns a sysctl's file below `/proc/sys`. As in sysctl(8), a slash in the
+/// dotted form stands for a dot: `net.ipv4.conf.eth0/1.forwarding`.
 pub fn sysctl_file(name: &str) -> PathBuf {
     PathBuf::from(swapped(name))
 }
@@ -70,12 +71,13 @@ fn swapped(name: &str) -> String {
     name.chars().map(swap).collect()
 }
 
-/// The dotted form. Whichever of `.` and `/` comes first separates the parts.
+/// Returns the dotted form of a name. The first of `.` and `/` in it is the
+/// separator.
 fn canonical(key: &str) -> Result<String> {
     without_nul(|| field(key), key)?;
     let slashed = key.find(['.', '/']).is_some_and(|at| key[at..].starts_with('/'));
     let name = if slashed { swapped(key) } else { key.into() };
-    // Parts of the path below /proc/sys: none may be empty or lead upwards.
+    // No part of the path below /proc/sys may be empty or lead upwards.
     let wrong = |part: &str| matches!(part, "" | "." | "..");
     if swapped(&name).split('/').any(wrong) || !name.contains('.') {
         return refuse(field(key), "is no sysctl; expected a name such as net.core.somaxconn");
@@ -83,21 +85,21 @@ fn canonical(key: &str) -> Result<String> {
     Ok(name)
 }
 
-fn check(key: &str, name: &str, around: &Surroundings<'_>) -> Result<()> {
-    let resolved = around.resolved;
-    let said = match name {
+fn check(key: &str, name: &str, context: &SysctlContext<'_>) -> Result<()> {
+    let resolved = context.resolved;
+    let message = match name {
         "kernel.hostname" if !resolved.uts_listed => {
             "would change the host's name: no uts namespace is listed"
         }
-        "kernel.hostname" if around.hostname => "is given beside hostname; expected one of both",
+        "kernel.hostname" if context.hostname => "is given beside hostname; expected one of both",
         "kernel.domainname" if !resolved.uts_listed => {
             "would change the host's name: no uts namespace is listed"
         }
-        "kernel.domainname" if around.domainname => {
+        "kernel.domainname" if context.domainname => {
             "is given beside domainname; expected one of both"
         }
         "kernel.hostname" | "kernel.domainname" => return Ok(()),
-        _ if name.starts_with("net.") && !around.root => {
+        _ if name.starts_with("net.") && !context.root => {
             "belongs to the pod's network; expected in the spec of the pod's first container"
         }
         _ if name.starts_with("net.") && resolved.network == Network::Host => {
@@ -110,7 +112,7 @@ fn check(key: &str, name: &str, around: &Surroundings<'_>) -> Result<()> {
         _ if is_ipc(name) => return Ok(()),
         _ => "belongs to no namespace: it would change the whole machine",
     };
-    refuse(field(key), said)
+    refuse(field(key), message)
 }
 
 fn is_ipc(name: &str) -> bool {

@@ -1,6 +1,6 @@
-//! Annotations that are properties of the container's systemd unit, as with runc
-//! (`docs/systemd.md`, "Auxiliary properties"): the property's name follows the
-//! prefix, its value is in the text format of GVariant.
+//! Annotations that set properties of the container's systemd unit, as with
+//! runc (`docs/systemd.md`, "Auxiliary properties"). The property's name
+//! follows the prefix. Its value is in the text format of GVariant.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use crate::spec::plan::{PropertyValue, UnitProperty};
 
 const PREFIX: &str = "org.systemd.property.";
 
-/// In the order of their names.
+/// Returns the properties, sorted by name.
 pub(super) fn plan(annotations: &HashMap<String, String>) -> Result<Vec<UnitProperty>> {
     let mut all = Vec::new();
     for (key, text) in annotations {
@@ -32,8 +32,8 @@ pub(super) fn plan(annotations: &HashMap<String, String>) -> Result<Vec<UnitProp
     Ok(all)
 }
 
-/// Times are documented in seconds (`TimeoutStopSec=`) and have microseconds on
-/// the bus.
+/// Parses one property. Times are documented in seconds (`TimeoutStopSec=`) but
+/// are microseconds on the bus.
 fn property(name: &str, text: &str) -> Option<UnitProperty> {
     let stem = name.strip_suffix("Sec").filter(|stem| stem.ends_with(|c: char| c.is_lowercase()));
     let (name, value) = match stem {
@@ -43,7 +43,7 @@ fn property(name: &str, text: &str) -> Option<UnitProperty> {
     Some(UnitProperty { name, value })
 }
 
-/// Of a number of seconds, which may have a fraction.
+/// Converts a number of seconds, which may have a fraction, to microseconds.
 fn microseconds(text: &str) -> Option<u64> {
     const KINDS: [&str; 5] = ["int32 ", "uint32 ", "int64 ", "uint64 ", "double "];
     let number = KINDS.iter().find_map(|kind| text.strip_prefix(kind)).unwrap_or(text);
@@ -69,7 +69,7 @@ fn value(text: &str) -> Option<PropertyValue> {
     }
 }
 
-/// A number whose type may be left out.
+/// Parses a number whose type may be omitted.
 fn number(text: &str, kind: &str) -> Option<i32> {
     text.strip_prefix(kind).unwrap_or(text).trim().parse().ok()
 }
@@ -90,7 +90,7 @@ fn texts(items: &str) -> Option<Vec<String>> {
     Some(all)
 }
 
-/// A text in quotes, and what comes behind it.
+/// Splits a text into a quoted value and the rest.
 fn quoted(text: &str) -> Option<(String, &str)> {
     let mut chars = text.chars();
     let quote = chars.next().filter(|c| ['\'', '"'].contains(c))?;

@@ -1,12 +1,13 @@
-//! What the specification knows and we do not do. Never ignored: whoever
-//! wrote it into the spec relies on it.
+//! Parts of the specification that are not supported. They are refused and
+//! never ignored, since the author of the spec relies on them.
 
 use oci_spec::runtime::{Linux, Spec};
 
 use super::check::refuse;
 use crate::error::Result;
 
-/// Refuses sections of other platforms and features without support, by name.
+/// Refuses the sections of other platforms and the features without support, by
+/// name.
 pub(super) fn check(spec: &Spec) -> Result<()> {
     let foreign = [
         ("windows", spec.windows().is_some()),

@@ -1,4 +1,4 @@
-//! The user namespace of a sandbox: whether there is one, and whose mappings.
+//! The sandbox's user namespace: whether it has one, and with which mappings.
 
 use std::ffi::CStr;
 
@@ -13,17 +13,18 @@ use crate::error::Result;
 use crate::sandbox::Userns;
 use crate::spec::plan::Mappings;
 
-/// What becomes of `user` in the list of namespaces.
+/// The result for the user namespace.
 pub(super) struct UserNamespace {
-    /// There is one.
+    /// Whether the sandbox has one.
     pub(super) made: bool,
     pub(super) mappings: Option<Mappings>,
-    /// Why `userns = "auto"` makes none, or would not if this were the root
-    /// container.
-    pub(super) excuse: Option<String>,
+    /// Why `userns = "auto"` makes none, or would make none if this were the
+    /// root container.
+    pub(super) reason: Option<String>,
 }
 
-/// Decides for the root container; checks that a later one fits its sandbox.
+/// Decides for the root container. For a later one, checks that it fits its
+/// sandbox.
 pub(super) fn resolve(
     spec: &Spec,
     linux: &Linux,
@@ -31,7 +32,7 @@ pub(super) fn resolve(
     context: &Context<'_>,
 ) -> Result<UserNamespace> {
     let mappings = spec_mappings(linux, resolved)?;
-    let excuse = match resolved.host {
+    let reason = match resolved.host {
         _ if mappings.is_some() => None,
         _ if pod::privileged(spec).is_some() => pod::privileged(spec).map(Into::into),
         Some(host) => Some(format!("the pod uses the host's {host} namespace")),
@@ -39,18 +40,19 @@ pub(super) fn resolve(
     };
     let Some(facts) = context.sandbox else {
         check_root_user(resolved, mappings.as_ref())?;
-        let made = decide(context.userns, mappings.as_ref(), excuse.as_deref())?;
-        return Ok(UserNamespace { made, mappings, excuse });
+        let made = decide(context.userns, mappings.as_ref(), reason.as_deref())?;
+        return Ok(UserNamespace { made, mappings, reason });
     };
     check_pod_user(resolved, mappings.as_ref(), facts)?;
-    Ok(UserNamespace { made: facts.user_namespace, mappings: facts.mappings.clone(), excuse })
+    Ok(UserNamespace { made: facts.user_namespace, mappings: facts.mappings.clone(), reason })
 }
 
-/// The first kernel that can show a tmpfs with other owners, which is what the
-/// devices and volumes of a sandbox are on: mount_setattr(2).
+/// The first kernel whose mount_setattr(2) can idmap a tmpfs. The devices and
+/// volumes of a sandbox are on tmpfs.
 const IDMAPPED_TMPFS: (u32, u32) = (6, 3);
 
-/// Why a kernel of this release makes no user namespaces unasked.
+/// Returns why `userns = "auto"` makes no user namespace on this kernel, if it
+/// is too old.
 fn too_old(release: &CStr) -> Option<String> {
     let release = release.to_string_lossy();
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse);
@@ -73,9 +75,10 @@ fn spec_mappings(linux: &Linux, resolved: &Resolved) -> Result<Option<Mappings>>
     }
 }
 
-/// containerd pins a user namespace before it starts a pod's sandbox and gives
-/// its path beside the mappings: a namespace of our own with the same mappings
-/// serves the same purpose. A path alone would have to be joined.
+/// Checks the root container's user namespace. Before containerd starts a pod's
+/// sandbox, it pins a user namespace and gives both its path and its mappings.
+/// A namespace of our own with the same mappings serves as well. We would have
+/// to join a path that comes without mappings, which is not supported.
 fn check_root_user(resolved: &Resolved, mappings: Option<&Mappings>) -> Result<()> {
     match (&resolved.user, mappings) {
         (Some(Some(path)), None) => refuse(
@@ -92,7 +95,8 @@ fn check_root_user(resolved: &Resolved, mappings: Option<&Mappings>) -> Result<(
     }
 }
 
-/// All containers of a sandbox have the same IDs.
+/// Checks that a later container has the same user namespace as its sandbox:
+/// all containers of a sandbox have the same IDs.
 fn check_pod_user(
     resolved: &Resolved,
     mappings: Option<&Mappings>,
@@ -106,8 +110,8 @@ fn check_pod_user(
         Some(path) => NamespaceId::of(path).is_ok_and(|id| id == facts.user),
         None => false,
     };
-    // Whoever is in the namespace itself need not say what its mappings are,
-    // but a contradiction is an error.
+    // A spec that names the namespace itself need not repeat its mappings, but
+    // mappings that contradict it are an error.
     if same_mappings || same_namespace && mappings.is_none() {
         return Ok(());
     }
@@ -117,10 +121,9 @@ fn check_pod_user(
     )
 }
 
-/// What a sandbox gets: its user namespace's mappings if the spec brings them,
-/// and whether there is a user namespace at all. `excuse` is why `auto` makes
-/// none.
-fn decide(userns: Userns, mappings: Option<&Mappings>, excuse: Option<&str>) -> Result<bool> {
+/// Decides whether the sandbox gets a user namespace. `reason` is why `auto`
+/// makes none.
+fn decide(userns: Userns, mappings: Option<&Mappings>, reason: Option<&str>) -> Result<bool> {
     match (userns, mappings) {
         (Userns::Never, Some(_)) => refuse(
             "linux.namespaces",
@@ -128,11 +131,12 @@ fn decide(userns: Userns, mappings: Option<&Mappings>, excuse: Option<&str>) -> 
         ),
         (Userns::Never, None) | (Userns::Spec, None) => Ok(false),
         (_, Some(_)) => Ok(true),
-        (Userns::Auto, None) => Ok(excuse.is_none()),
+        (Userns::Auto, None) => Ok(reason.is_none()),
     }
 }
 
-/// A container needs a root: its file system is put together by that ID.
+/// Checks that ID 0 is mapped: that ID puts the container's file system
+/// together.
 fn check_root(mappings: &Mappings) -> Result<()> {
     for (field, lines) in [("uidMappings", &mappings.uids), ("gidMappings", &mappings.gids)] {
         if !covered(lines, 0) {

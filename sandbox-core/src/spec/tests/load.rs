@@ -6,21 +6,21 @@ use super::{CTR, Story, process};
 use crate::spec::load::{MAX_SPEC, load, load_process};
 use crate::spec::{ProcessDefaults, plan_process};
 
-fn said(content: &[u8]) -> String {
+fn refusal(content: &[u8]) -> String {
     let bundle = tempfile::tempdir().unwrap();
     fs::write(bundle.path().join("config.json"), content).unwrap();
     load(bundle.path()).expect_err("should be refused").to_string()
 }
 
 #[test]
-fn a_bundle_without_a_spec_is_named() {
+fn an_error_names_the_missing_config() {
     let bundle = tempfile::tempdir().unwrap();
-    let said = load(bundle.path()).unwrap_err().to_string();
-    assert!(said.contains("config.json: No such file"), "{said}");
+    let message = load(bundle.path()).unwrap_err().to_string();
+    assert!(message.contains("config.json: No such file"), "{message}");
 }
 
 #[test]
-fn what_is_wrong_is_named_by_its_field() {
+fn an_error_names_the_field() {
     let table = [
         ("", "EOF while parsing"),
         ("{", "EOF while parsing"),
@@ -52,8 +52,8 @@ fn what_is_wrong_is_named_by_its_field() {
         ),
     ];
     for (content, expected) in table {
-        let said = said(content.as_bytes());
-        assert!(said.contains(expected), "{content}: {said:?} does not hold {expected:?}");
+        let message = refusal(content.as_bytes());
+        assert!(message.contains(expected), "{content}: {message:?} does not hold {expected:?}");
     }
 }
 
@@ -65,13 +65,13 @@ fn versions_of_the_first_major_number_are_supported() {
     for version in ["2.0.0", "0.9.0", "1.0", "1.x.0", "one", "1.0.0.0"] {
         Story::of(CTR).set("/ociVersion", version).refused("ociVersion");
     }
-    assert!(said(b"{}").contains("ociVersion: is missing"));
+    assert!(refusal(b"{}").contains("ociVersion: is missing"));
 }
 
 #[test]
 fn a_spec_may_not_fill_the_memory() {
-    let said = said(&vec![b' '; MAX_SPEC as usize + 1]);
-    assert!(said.contains("expected at most 8388608"), "{said}");
+    let message = refusal(&vec![b' '; MAX_SPEC as usize + 1]);
+    assert!(message.contains("expected at most 8388608"), "{message}");
 }
 
 #[test]
@@ -79,12 +79,12 @@ fn a_spec_that_is_a_fifo_does_not_hang() {
     let bundle = tempfile::tempdir().unwrap();
     let path = bundle.path().join("config.json");
     nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
-    let said = load(bundle.path()).unwrap_err().to_string();
-    assert!(said.contains("expected a regular file"), "{said}");
+    let message = load(bundle.path()).unwrap_err().to_string();
+    assert!(message.contains("expected a regular file"), "{message}");
 }
 
 #[test]
-fn properties_that_nobody_knows_are_ignored() {
+fn unknown_properties_are_ignored() {
     Story::of(CTR).set("/freshlyInvented", json!({"a": 1})).accepted();
 }
 
@@ -98,7 +98,7 @@ fn scheduler_flags_are_known_by_the_names_of_the_specification() {
 }
 
 #[test]
-fn an_exec_brings_its_own_process_and_inherits_the_personality() {
+fn an_exec_has_its_own_process_and_inherits_the_personality() {
     let plan = Story::of(CTR).set("/linux/personality/domain", "LINUX32").accepted();
     let defaults = ProcessDefaults::of(&plan);
     let exec = br#"{"user": {"uid": 5, "gid": 6}, "args": ["id"], "cwd": "/tmp", "terminal": true,
@@ -109,8 +109,8 @@ fn an_exec_brings_its_own_process_and_inherits_the_personality() {
     assert_eq!(planned.terminal.map(|t| (t.width, t.height)), Some((80, 25)));
     assert_eq!(planned.capabilities, Default::default());
 
-    let said = load_process(br#"{"args": 1}"#).unwrap_err().to_string();
-    assert!(said.starts_with("the exec's process: args: invalid type"), "{said}");
+    let message = load_process(br#"{"args": 1}"#).unwrap_err().to_string();
+    assert!(message.starts_with("the exec's process: args: invalid type"), "{message}");
 }
 
 #[test]
@@ -129,7 +129,7 @@ fn timing_of_load_and_plan() {
             rootfs_mounts_given: true,
             userns: story.userns,
             sandbox: None,
-            neighbours: &[],
+            other_containers: &[],
         };
         let mut times: Vec<_> = (0..2000)
             .map(|_| {

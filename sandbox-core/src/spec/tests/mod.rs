@@ -1,4 +1,4 @@
-//! Specs that programs write, and what becomes of them.
+//! Specs as programs write them, and the plans that they become.
 
 mod load;
 mod mounts;
@@ -20,9 +20,10 @@ use super::{Context, NamespaceId, SandboxFacts};
 use crate::Result;
 use crate::sandbox::{HostPid, Userns};
 
-/// Written by `ctr oci spec` (which leaves out the arguments) and `ctr containers create` of containerd 1.6.20
-/// (with `--seccomp`; with `--privileged --net-host`), by `runc spec` of runc
-/// 1.1.5, and after containerd's `pkg/cri/server`. `@` is the bundle.
+/// Written by `ctr oci spec` of containerd 1.6.20 (which omits the arguments),
+/// by `ctr containers create` (with `--seccomp`; with `--privileged
+/// --net-host`), by `runc spec` of runc 1.1.5, and after containerd's
+/// `pkg/cri/server`. `@` is the bundle.
 pub(super) const CTR: &str = include_str!("fixtures/ctr.json");
 const CTR_SECCOMP: &str = include_str!("fixtures/ctr-seccomp.json");
 const CTR_PRIVILEGED: &str = include_str!("fixtures/ctr-privileged.json");
@@ -32,7 +33,7 @@ const RUNC_ROOTLESS: &str = include_str!("fixtures/runc-rootless.json");
 const CRI_SANDBOX: &str = include_str!("fixtures/cri-sandbox.json");
 const CRI_CONTAINER: &str = include_str!("fixtures/cri-container.json");
 
-/// A bundle, the spec in it, and what a plan of it depends on.
+/// A bundle, its spec, and the rest that a plan depends on.
 struct Story {
     bundle: TempDir,
     spec: Value,
@@ -55,7 +56,7 @@ impl Story {
         Self { bundle, spec, userns: Userns::Auto, rootfs_mounts_given: false, sandbox: None }
     }
 
-    /// Changes what is at a JSON pointer; objects on the way are made.
+    /// Sets the value at a JSON pointer, and makes the objects on the way.
     fn set(mut self, pointer: &str, value: impl Into<Value>) -> Self {
         let mut at = &mut self.spec;
         for key in pointer.trim_start_matches('/').split('/') {
@@ -84,7 +85,7 @@ impl Story {
         self
     }
 
-    /// Puts the container into a sandbox.
+    /// Makes it a later container of this sandbox.
     fn inside(mut self, facts: SandboxFacts) -> Self {
         self.sandbox = Some(facts);
         self
@@ -104,7 +105,7 @@ impl Story {
             rootfs_mounts_given: self.rootfs_mounts_given,
             userns: self.userns,
             sandbox: self.sandbox.as_ref(),
-            neighbours: &[],
+            other_containers: &[],
         };
         super::plan(&spec, &context)
     }
@@ -114,23 +115,23 @@ impl Story {
         self.plan().unwrap_or_else(|error| panic!("should be accepted, but: {error}"))
     }
 
-    /// The sentence of the refusal, which must hold `expected`.
+    /// Checks that the plan is refused with an error that holds `expected`.
     #[track_caller]
     fn refused(&self, expected: &str) {
         match self.plan() {
             Ok(_) => panic!("should be refused with {expected:?}"),
             Err(error) => {
-                let said = error.to_string();
-                assert!(said.contains(expected), "{said:?} does not hold {expected:?}");
+                let message = error.to_string();
+                assert!(message.contains(expected), "{message:?} does not hold {expected:?}");
                 assert_eq!(error.kind, crate::control::message::FailureKind::Invalid);
             }
         }
     }
 }
 
-/// A sandbox as a later container meets it. All that a plan does with
-/// namespaces is compare their identity, so this process's own will do; its
-/// mount namespace stands for a network namespace that is not the host's.
+/// A sandbox as a later container finds it. A plan only compares the identity
+/// of namespaces, so those of this process will do. Its mount namespace stands
+/// for a network namespace that is not the host's.
 fn sandbox() -> SandboxFacts {
     let own = HostPid(std::process::id() as i32);
     let facts = SandboxFacts::read(own, true, None).expect("namespaces of this process");

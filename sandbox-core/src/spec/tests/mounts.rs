@@ -1,7 +1,7 @@
 use serde_json::json;
 
 use super::*;
-use crate::spec::plan::{DonatedSource, IdMapping, IdmapChoice, MountSource, PropagationKind};
+use crate::spec::plan::{DeliveredSource, IdMapping, IdmapChoice, MountSource, PropagationKind};
 
 const RDONLY: u64 = 0x1;
 const NOSUID: u64 = 0x2;
@@ -20,17 +20,17 @@ fn bind(options: &[&str]) -> Story {
     with(json!({"destination": "/mnt", "source": "shm", "options": options}))
 }
 
-fn donated(story: &Story) -> DonatedSource {
-    story.accepted().host.donated.pop().expect("a donated mount").1
+fn delivered(story: &Story) -> DeliveredSource {
+    story.accepted().host.delivered.pop().expect("a delivered mount").1
 }
 
 #[test]
-fn boot_makes_what_belongs_to_the_containers_namespaces() {
+fn boot_makes_the_mounts_of_the_containers_namespaces() {
     let plan = Story::of(RUNC).accepted();
     assert_eq!(mount(&plan, "/proc").source, MountSource::Proc);
     assert_eq!(mount(&plan, "/dev/mqueue").source, MountSource::Mqueue);
     assert_eq!(mount(&plan, "/sys/fs/cgroup").source, MountSource::Cgroup);
-    assert_eq!(mount(&plan, "/sys").source, MountSource::Donated { is_file: false });
+    assert_eq!(mount(&plan, "/sys").source, MountSource::Delivered { is_file: false });
     let MountSource::Devpts(options) = &mount(&plan, "/dev/pts").source else {
         panic!("no devpts");
     };
@@ -46,12 +46,12 @@ fn boot_makes_what_belongs_to_the_containers_namespaces() {
 }
 
 #[test]
-fn binds_are_donated_with_their_host_path() {
+fn binds_have_their_host_path() {
     let story = bind(&["rbind", "ro", "rslave"]);
     let source = story.bundle.path().join("shm");
     assert_eq!(
-        donated(&story),
-        DonatedSource::Bind { source, recursive: true, idmap: IdmapChoice::Sandbox }
+        delivered(&story),
+        DeliveredSource::Bind { source, recursive: true, idmap: IdmapChoice::Sandbox }
     );
     let plan = story.accepted();
     let planned = mount(&plan, "/mnt");
@@ -60,17 +60,17 @@ fn binds_are_donated_with_their_host_path() {
         planned.propagation.map(|p| (p.kind, p.recursive)),
         Some((PropagationKind::Slave, true))
     );
-    assert_eq!(planned.source, MountSource::Donated { is_file: false });
+    assert_eq!(planned.source, MountSource::Delivered { is_file: false });
     let plan = with(
         json!({"destination": "/etc/hosts", "type": "bind", "source": "hosts", "options": []}),
     )
     .accepted();
-    assert_eq!(mount(&plan, "/etc/hosts").source, MountSource::Donated { is_file: true });
+    assert_eq!(mount(&plan, "/etc/hosts").source, MountSource::Delivered { is_file: true });
     // Without a user namespace there is nothing to map.
     let story = bind(&["bind"]).userns(Userns::Never);
     assert!(matches!(
-        donated(&story),
-        DonatedSource::Bind { recursive: false, idmap: IdmapChoice::None, .. }
+        delivered(&story),
+        DeliveredSource::Bind { recursive: false, idmap: IdmapChoice::None, .. }
     ));
 }
 
@@ -85,7 +85,7 @@ fn recursive_attributes_are_kept_apart() {
 }
 
 #[test]
-fn of_options_that_contradict_each_other_the_last_wins() {
+fn the_last_of_contradicting_options_wins() {
     let attributes = |options: &[&str]| {
         let attributes = mount(&bind(options).accepted(), "/mnt").attributes;
         (attributes.set, attributes.clear)
@@ -103,9 +103,9 @@ fn of_options_that_contradict_each_other_the_last_wins() {
 }
 
 #[test]
-fn owners_are_mapped_as_the_mount_says() {
-    let idmap = |story: Story| match donated(&story) {
-        DonatedSource::Bind { idmap, .. } => idmap,
+fn owners_are_mapped_by_the_mounts_options() {
+    let idmap = |story: Story| match delivered(&story) {
+        DeliveredSource::Bind { idmap, .. } => idmap,
         other => panic!("{other:?} is no bind"),
     };
     assert_eq!(idmap(bind(&["rbind", "noidmap"])), IdmapChoice::None);
@@ -137,15 +137,15 @@ fn owners_are_mapped_as_the_mount_says() {
 }
 
 #[test]
-fn other_file_systems_are_made_on_the_host() {
+fn the_gofer_makes_other_file_systems() {
     let story = with(
         json!({"destination": "/disk", "type": "ext4", "source": "/dev/vdb", "options": ["ro", "sync", "data=journal"]}),
     );
     let options = [("sync", None), ("data", Some("journal")), ("ro", None)];
     let options = options.map(|(key, value)| (key.to_string(), value.map(str::to_string))).to_vec();
     let expected =
-        DonatedSource::FileSystem { fs_type: "ext4".into(), source: "/dev/vdb".into(), options };
-    assert_eq!(donated(&story), expected);
+        DeliveredSource::FileSystem { fs_type: "ext4".into(), source: "/dev/vdb".into(), options };
+    assert_eq!(delivered(&story), expected);
 }
 
 #[test]
@@ -186,7 +186,7 @@ fn proc_is_covered_by_proc_or_by_single_files_only() {
 }
 
 #[test]
-fn what_is_wrong_with_a_mount_is_named() {
+fn an_error_names_the_mount() {
     bind(&["bind", "remount"]).refused("mounts[7].options[1]: \"remount\"");
     bind(&["bind", "size=1"]).refused("mounts[7] (/mnt): \"size=1\" is no option of a bind mount");
     bind(&["bind", "sync", "defaults", "silent"]).accepted();

@@ -1,4 +1,5 @@
-//! Pods: the sandbox container that holds the namespaces, and those that join.
+//! Pods: the sandbox container with the namespaces, and the containers that
+//! join.
 
 use serde_json::json;
 
@@ -8,7 +9,7 @@ use crate::spec::plan::{Namespaces, Network};
 const LOG_DIRECTORY: &str = "/annotations/io.kubernetes.cri.sandbox-log-directory";
 
 #[test]
-fn boot_plays_the_pause_container() {
+fn boot_takes_the_place_of_the_pause_container() {
     let plan = Story::of(CRI_SANDBOX).accepted();
     assert_eq!(plan.container.process, None);
     assert_eq!(
@@ -67,7 +68,7 @@ fn a_container_joins_its_pod() {
 }
 
 #[test]
-fn a_container_joins_no_other_namespace_than_its_pods() {
+fn a_container_joins_no_namespace_but_its_pods() {
     let story = || Story::of(CRI_CONTAINER).inside(sandbox());
     for (index, name) in [(1, "ipc"), (2, "uts"), (4, "network")] {
         let path = format!("/linux/namespaces/{index}/path");
@@ -93,7 +94,7 @@ fn the_user_namespace_of_a_pod_is_recognised_by_itself_or_by_its_mappings() {
     story(sandbox(), "/proc/self/ns/user").accepted();
     story(sandbox(), "/proc/self/ns/uts").refused("user: is not the user namespace");
 
-    // The sandbox's spec brought mappings; those of the container are the same.
+    // The sandbox's spec has mappings; the container's are the same.
     let brought = Story::of(CRI_SANDBOX)
         .set("/linux/namespaces/5", user("/proc/self/ns/user"))
         .set("/linux/uidMappings", line.clone())
@@ -131,7 +132,7 @@ fn a_pod_that_uses_the_hosts_namespaces_has_no_user_namespace() {
         .set("/linux/sysctl", json!({}))
         .accepted();
     assert_eq!(plan.host.network, Network::Host);
-    // Its containers have neither.
+    // The pod's containers have no user namespace and the host's network.
     let facts = SandboxFacts {
         network: namespace("net"),
         host_network: true,
@@ -147,7 +148,7 @@ fn a_pod_that_uses_the_hosts_namespaces_has_no_user_namespace() {
 }
 
 #[test]
-fn a_privileged_pod_is_told_by_its_sandbox() {
+fn a_privileged_pod_is_recognised_by_its_sandbox_container() {
     let reason = |story: Story| story.accepted().host.no_user_namespace;
     // containerd 2.0.3 and later.
     let story = Story::of(CRI_SANDBOX);
@@ -163,10 +164,12 @@ fn a_privileged_pod_is_told_by_its_sandbox() {
     let story =
         Story::of(CRI_SANDBOX).set("/annotations/io.kubernetes.cri-o.PrivilegedRuntime", "true");
     assert_eq!(reason(story).as_deref(), Some("the pod is privileged"));
-    // kubelet with containerd 1.x: it has no seccomp profile.
+    // The kubelet with containerd 1.x: a privileged sandbox has no seccomp
+    // profile.
     let story = || Story::of(CRI_SANDBOX).set("/linux/seccomp", Value::Null);
-    assert!(reason(story()).is_some_and(|said| said.contains("no seccomp profile")));
-    // Another client that asks for no profile; containerd 2.x, which would say.
+    assert!(reason(story()).is_some_and(|reason| reason.contains("no seccomp profile")));
+    // Another client that requests no profile, and containerd 2.x, whose
+    // sandbox would have a writable /sys.
     assert_eq!(reason(story().set(LOG_DIRECTORY, "/tmp/logs")), None);
     let newer = "/annotations/io.kubernetes.cri.podsandbox.image-name";
     assert_eq!(reason(story().set(newer, "localhost/pause:3.10")), None);

@@ -19,7 +19,7 @@ fn users_beyond_the_range_of_a_sandbox_are_refused() {
 }
 
 #[test]
-fn what_is_wrong_with_a_process_is_named() {
+fn an_error_names_the_property_of_the_process() {
     let table = [
         ("/process", Value::Null, "process: is missing"),
         ("/process/args", json!([]), "process.args: expected"),
@@ -100,7 +100,7 @@ fn what_is_wrong_with_a_process_is_named() {
 }
 
 #[test]
-fn numbers_become_the_kernels() {
+fn names_become_the_kernels_numbers() {
     let plan = Story::of(CTR)
         .set("/process/ioPriority", json!({"class": "IOPRIO_CLASS_IDLE", "priority": 7}))
         .set("/process/scheduler", json!({"policy": "SCHED_DEADLINE", "runtime": 1, "deadline": 2, "period": 3}))

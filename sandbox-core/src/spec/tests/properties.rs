@@ -1,4 +1,4 @@
-//! What holds for every spec, however strange.
+//! Properties that hold for every spec, however strange.
 
 use std::path::Component;
 
@@ -12,7 +12,7 @@ use crate::spec::plan::MountSource;
 const FIXTURES: [&str; 6] =
     [CTR, CTR_PRIVILEGED, CTR_OPTIONS, RUNC_ROOTLESS, CRI_SANDBOX, CRI_CONTAINER];
 
-/// Values that have upset parsers before.
+/// Values on which parsers have failed before.
 fn odd() -> impl Strategy<Value = Value> {
     prop_oneof![
         Just(Value::Null),
@@ -31,14 +31,15 @@ fn odd() -> impl Strategy<Value = Value> {
     ]
 }
 
-/// Replaces the value at some place by another one.
+/// Replaces one value of the document by another.
 fn mutate(value: &mut Value, seed: usize, new: Value) {
     let children: Vec<&mut Value> = match value {
         Value::Array(list) => list.iter_mut().collect(),
         Value::Object(map) => map.values_mut().collect(),
         _ => Vec::new(),
     };
-    // One place in three is replaced as a whole, so that every depth is met.
+    // In one case of three the value at this level is replaced, so that values
+    // of every depth are.
     let (count, pick) = (children.len(), seed / 3);
     match children.into_iter().nth(pick % count.max(1)) {
         Some(child) if !seed.is_multiple_of(3) || pick.is_multiple_of(5) => {
@@ -73,12 +74,12 @@ proptest! {
             prop_assert!(container.devices.iter().all(|path| stays(path)));
             prop_assert!(container.masked_paths.iter().chain(&container.readonly_paths).all(|path| stays(path)));
             prop_assert!(plan.host.rootfs.is_absolute());
-            // Whatever the gofer is to hand over has its place, in order.
-            let donated: Vec<usize> = plan.host.donated.iter().map(|(index, _)| *index).collect();
+            // The gofer's mounts are those that boot expects, in their order.
+            let delivered: Vec<usize> = plan.host.delivered.iter().map(|(index, _)| *index).collect();
             let expected: Vec<usize> = (0..container.mounts.len())
-                .filter(|&i| matches!(container.mounts[i].source, MountSource::Donated { .. }))
+                .filter(|&i| matches!(container.mounts[i].source, MountSource::Delivered { .. }))
                 .collect();
-            prop_assert_eq!(donated, expected);
+            prop_assert_eq!(delivered, expected);
             prop_assert_eq!(container.devices.len(), plan.host.devices.len());
         }
     }

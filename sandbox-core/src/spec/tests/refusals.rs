@@ -1,4 +1,5 @@
-//! Whatever is known and not supported, or wrong, is refused by name.
+//! Specs that are wrong or not supported are refused, and the error names the
+//! field.
 
 use serde_json::json;
 
@@ -45,7 +46,7 @@ fn namespaces_that_make_no_sense_are_refused() {
         .refused("linux.uidMappings: expected beside the user namespace");
     list(json!([{"type": "mount"}, {"type": "user", "path": "/proc/self/ns/user"}]))
         .refused("user: joining");
-    // Go programs write no path as an empty one.
+    // Go programs write an absent path as an empty one.
     list(json!([{"type": "mount", "path": ""}, {"type": "network", "path": ""}])).accepted();
 }
 
@@ -101,12 +102,12 @@ fn sysctls_outside_of_the_pods_namespaces_are_refused() {
     }
     with("kernel.hostname").set("/hostname", "a").refused("is given beside hostname");
     let only_mount = json!([{"type": "mount"}]);
-    for (name, said) in [
+    for (name, reason) in [
         ("net.core.somaxconn", "the host's network"),
         ("kernel.sem", "the host's IPC"),
         ("kernel.domainname", "the host's name"),
     ] {
-        with(name).set("/linux/namespaces", only_mount.clone()).refused(said);
+        with(name).set("/linux/namespaces", only_mount.clone()).refused(reason);
     }
     let mut twice = Story::of(CTR);
     twice.spec["linux"]["sysctl"] = json!({"net.core.somaxconn": "1", "net/core/somaxconn": "2"});
@@ -155,8 +156,8 @@ fn devices_are_made_as_the_kernel_numbers_them() {
     assert_eq!(plan.container.devices, paths(["/dev/pipe", "/dev/disk", "/dev/null", "/dev/raw"]));
     let modes: Vec<_> = plan.host.devices.iter().map(|node| node.mode).collect();
     assert_eq!(modes, [0o010666, 0o060640, 0o020600, 0o020666]);
-    let refused = |device: Value, said: &str| {
-        Story::of(CTR).set("/linux/devices", json!([device])).refused(said)
+    let refused = |device: Value, reason: &str| {
+        Story::of(CTR).set("/linux/devices", json!([device])).refused(reason)
     };
     refused(json!({"path": "dev", "type": "c"}), "linux.devices[0].path");
     refused(json!({"path": "/proc/self/attr", "type": "c"}), "inside of proc");
@@ -201,7 +202,7 @@ fn ids_are_names_of_directories() {
             rootfs_mounts_given: true,
             userns: Userns::Auto,
             sandbox: None,
-            neighbours: &[],
+            other_containers: &[],
         };
         crate::spec::plan(&spec, &context)
     };

@@ -16,7 +16,7 @@ fn the_spec_that_ctr_writes() {
     assert_eq!(plan.host.no_user_namespace, None);
     assert_eq!(plan.host.cgroups_path, "/default");
     // Only sysfs needs the host.
-    assert_eq!(plan.host.donated, [(5, crate::spec::plan::DonatedSource::Sysfs)]);
+    assert_eq!(plan.host.delivered, [(5, crate::spec::plan::DeliveredSource::Sysfs)]);
     let process = process(&plan);
     assert_eq!(process.capabilities.bounding, 0xa80425fb);
     assert_eq!(process.capabilities.bounding, process.capabilities.effective);
