@@ -1,4 +1,4 @@
-//! Making a cgroup: all or nothing.
+//! Makes a cgroup, all or nothing.
 
 use std::fs;
 use std::io;
@@ -49,7 +49,7 @@ pub(super) fn create(
     Ok(cgroup)
 }
 
-/// The same place in all hierarchies, nothing made yet.
+/// Returns a cgroup at the same place in all hierarchies, without making it.
 pub(super) fn in_all(
     hierarchies: &Hierarchies,
     below: impl Fn(&Hierarchy) -> Result<PathBuf>,
@@ -63,8 +63,8 @@ pub(super) fn in_all(
     Ok(Cgroup { saved, holder: Mutex::default() })
 }
 
-/// Below the caller's own cgroup; on version 2 beside it, because a cgroup with
-/// processes of its own cannot have limited children (cgroup-v2.rst, "No
+/// Returns a cgroup below the caller's own; on version 2 beside it, because a
+/// cgroup with processes cannot have limited children (cgroup-v2.rst, "No
 /// Internal Process Constraint").
 fn beside_caller(hierarchies: &Hierarchies, below: &Path) -> Result<Cgroup> {
     let path = "/proc/self/cgroup";
@@ -83,7 +83,8 @@ fn beside_caller(hierarchies: &Hierarchies, below: &Path) -> Result<Cgroup> {
     })
 }
 
-/// What was made so far; taken away again unless kept.
+/// The directories and the unit made so far, which are removed on drop unless
+/// kept.
 #[derive(Default)]
 struct Made {
     dirs: Vec<PathBuf>,
@@ -100,7 +101,8 @@ impl Made {
 impl Drop for Made {
     fn drop(&mut self) {
         for dir in self.dirs.iter().rev() {
-            // Another container may have settled below a parent in between.
+            // Another container may have made a cgroup below a parent
+            // meanwhile.
             let _ = rustix::fs::rmdir(dir);
         }
         if let Some(unit) = &self.unit
@@ -111,7 +113,7 @@ impl Drop for Made {
     }
 }
 
-/// Makes one directory with its parents, ready to take processes.
+/// Makes one directory with its parents and prepares it to take processes.
 fn make(dir: &Dir, v2: bool, made: &mut Made) -> Result<()> {
     let first = made.dirs.len();
     make_dir(&dir.path, made).context(|| format!("mkdir {}", dir.path.display()))?;
@@ -126,8 +128,8 @@ fn make(dir: &Dir, v2: bool, made: &mut Made) -> Result<()> {
     Ok(())
 }
 
-/// mkdir with parents. Others may remove a parent while we are at it, so that
-/// it is made again, but not for ever.
+/// Makes a directory with its parents. If another process removes a parent
+/// meanwhile, the parent is made again, at most 16 times.
 fn make_dir(dir: &Path, made: &mut Made) -> io::Result<()> {
     for _ in 0..16 {
         match rustix::fs::mkdir(dir, Permissions::from_raw_mode(0o755)) {
@@ -146,8 +148,8 @@ fn make_dir(dir: &Path, made: &mut Made) -> io::Result<()> {
     Err(Errno::NOENT.into())
 }
 
-/// A fresh cpuset of version 1 has no CPUs and no memory nodes and refuses
-/// processes (cpusets.rst), so it gets its parent's, from the top down.
+/// Copies the parent's CPUs and memory nodes, from the top down: a new cpuset
+/// of version 1 has none and refuses processes (cpusets.rst).
 fn seed_cpuset(dir: &Path, mount: &Path, fresh: bool) -> Result<()> {
     for name in ["cpuset.cpus", "cpuset.mems"] {
         if fresh || file::read(&dir.join(name))?.trim().is_empty() {
@@ -169,9 +171,9 @@ fn inherited(dir: &Path, mount: &Path, name: &str) -> Result<String> {
     Ok(value)
 }
 
-/// Version 2: hands the root's controllers down to the parent of the cgroup.
-/// One that cannot be handed down is only an error when a limit needs it, and
-/// then its file is missing.
+/// Enables the root's controllers for the cgroup, from the top down (version
+/// 2). If one cannot be enabled, that is an error only for a limit that needs
+/// it, whose file is then missing.
 fn enable_controllers(dir: &Dir) -> Result<()> {
     let available = file::read(&dir.mount.join("cgroup.controllers"))?;
     let parents: Vec<&Path> =
@@ -194,7 +196,8 @@ fn enable_controllers(dir: &Dir) -> Result<()> {
     Ok(())
 }
 
-/// Processes can only be put into a domain (cgroup-v2.rst, "Threads").
+/// Checks the cgroup's type: processes can only join a domain (cgroup-v2.rst,
+/// "Threads").
 fn check_type(dir: &Path) -> Result<()> {
     let kind = file::read(&dir.join("cgroup.type"))?;
     match kind.trim() {
@@ -206,8 +209,8 @@ fn check_type(dir: &Path) -> Result<()> {
     }
 }
 
-/// A cgroup that was there before must be empty and not frozen, or two
-/// containers would share limits and be killed together.
+/// Checks that a cgroup that existed before is empty and not frozen. Otherwise
+/// two containers would share limits and be killed together.
 fn check_unused(cgroup: &Cgroup, made: &Made) -> Result<()> {
     if cgroup.paths().all(|p| made.dirs.iter().any(|m| m == p)) {
         return Ok(());

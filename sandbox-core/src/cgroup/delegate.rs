@@ -1,4 +1,4 @@
-//! A cgroup of version 2 as the container's own: to divide, not to raise
+//! Lets a container divide its cgroup of version 2, but not raise its limits
 //! (runtime-spec, config-linux.md, "Cgroup ownership"; cgroup-v2.rst,
 //! "Delegation").
 
@@ -15,16 +15,17 @@ use crate::error::{Context, Result};
 use crate::sandbox::HostPid;
 use crate::spec::plan::{ContainerPlan, MountSource};
 
-/// Where boot stays in a root container's cgroup that the container divides: a
-/// cgroup with processes in it could not hand its controllers down.
+/// The cgroup of boot below a root container's that the container divides: a
+/// cgroup that holds processes itself cannot enable controllers for those
+/// below.
 const BOOT: &str = "palisade";
 
-/// The files that a delegatee writes, where the kernel does not say so itself.
+/// The files that belong to a delegatee, if the kernel does not list them.
 const DELEGATED: &str = "cgroup.procs\ncgroup.subtree_control\ncgroup.threads\n";
 
 impl Cgroup {
     /// Whether the container may make cgroups below its own: it has a cgroup
-    /// namespace and a writable mount of it. Version 1 cannot be handed over.
+    /// namespace and a writable mount of it. Version 1 cannot be delegated.
     pub fn is_divided_by(&self, plan: &ContainerPlan) -> bool {
         const RDONLY: u64 = 1;
         let writable = plan.mounts.iter().any(|mount| {
@@ -46,7 +47,8 @@ impl Cgroup {
         Ok(())
     }
 
-    /// As [`Cgroup::dir_fd`], of boot's place in a cgroup that is divided.
+    /// As [`Cgroup::dir_fd`], for boot's cgroup below one that the container
+    /// divides.
     pub(crate) fn boot_dir_fd(&self) -> Result<Option<OwnedFd>> {
         let dir = self.saved.dirs[0].path.join(BOOT);
         match rustix::fs::mkdir(&dir, Mode::from_raw_mode(0o755)) {
@@ -56,9 +58,10 @@ impl Cgroup {
         file::open_dir(&dir).map(Some)
     }
 
-    /// As [`Cgroup::procs`], for a process that joins `init`'s container later.
-    /// A cgroup that hands controllers down takes no processes any more; then
-    /// the newcomer goes where `init` went.
+    /// As [`Cgroup::procs`], for a process that joins the container of `init`
+    /// later. A cgroup that enables controllers for those below takes no
+    /// processes any more. Then the process joins the cgroup below that `init`
+    /// moved to.
     pub fn procs_beside(&self, init: HostPid) -> Result<Vec<OwnedFd>> {
         let Some(below) = self.moved_to(init)? else {
             return self.procs();
@@ -83,7 +86,7 @@ impl Cgroup {
     }
 }
 
-/// A file that this kernel does not have is nobody's.
+/// Changes the owner of a file, if this kernel has it.
 fn own(path: &Path, uid: u32, gid: u32) -> Result<()> {
     let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
     match chownat(CWD, path, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW) {

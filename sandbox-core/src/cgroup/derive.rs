@@ -9,12 +9,12 @@ use serde::{Deserialize, Serialize};
 use super::{Cgroup, Dir, file};
 use crate::error::{Error, Result};
 
-/// How to count CPUs.
+/// The way to count CPUs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LimitsPolicy {
-    /// Let a CPU quota lower the count.
+    /// Whether a CPU quota lowers the count.
     pub cpu_from_quota: bool,
-    /// A quota never lowers it below this.
+    /// A quota never lowers the count below this.
     pub minimum: u32,
 }
 
@@ -24,7 +24,7 @@ impl Default for LimitsPolicy {
     }
 }
 
-/// What a workload may use.
+/// The CPUs and memory that a workload may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
     /// Number of CPUs, at least one.
@@ -33,7 +33,7 @@ pub struct Limits {
     pub memory: u64,
 }
 
-/// What the host has.
+/// The CPUs and memory of the host.
 #[derive(Clone, Copy, Debug)]
 struct Host {
     cpus: u32,
@@ -41,7 +41,7 @@ struct Host {
 }
 
 impl Cgroup {
-    /// The CPUs and the memory of this cgroup as its limits are now.
+    /// Derives the CPUs and memory from the cgroup's present limits.
     pub fn limits(&self, policy: LimitsPolicy) -> Result<Limits> {
         self.limits_on(host()?, policy)
     }
@@ -66,19 +66,19 @@ impl Cgroup {
 }
 
 impl Dir {
-    /// The cgroup and every ancestor up to the root.
+    /// Returns the cgroup and every ancestor up to the root.
     fn levels(&self) -> impl Iterator<Item = &Path> {
         self.path.ancestors().take_while(|p| p.starts_with(&self.mount))
     }
 }
 
-/// How many CPUs are in the effective cpusets of all levels at once. `None`
-/// when no level says.
+/// Counts the CPUs that are in the effective cpusets of all levels. `None` if
+/// no level has one.
 fn cpuset(dir: &Dir, v2: bool) -> Result<Option<u32>> {
     let mut common: Option<CpuSet> = None;
     for level in dir.levels() {
         let effective = if v2 { "cpuset.cpus.effective" } else { "cpuset.effective_cpus" };
-        // Before Linux 3.17 version 1 had no effective one.
+        // Before Linux 3.17 version 1 had no effective cpuset.
         for name in [effective, "cpuset.cpus"] {
             let path = level.join(name);
             let Some(text) = file::read_if_any(&path)? else {
@@ -104,7 +104,7 @@ fn cpuset(dir: &Dir, v2: bool) -> Result<Option<u32>> {
     Ok(common.map(|set| set.count()))
 }
 
-/// The tightest quota of all levels in whole CPUs, rounded up.
+/// Returns the tightest quota of all levels in whole CPUs, rounded up.
 fn tightest_quota(dir: &Dir, v2: bool) -> Result<Option<u32>> {
     let mut tightest: Option<u64> = None;
     for level in dir.levels() {
@@ -119,14 +119,14 @@ fn tightest_quota(dir: &Dir, v2: bool) -> Result<Option<u32>> {
     Ok(tightest.map(|t| u32::try_from(t).unwrap_or(u32::MAX)))
 }
 
-/// `cpu.max`: "max 100000" or "quota period" (cgroup-v2.rst).
+/// Reads `cpu.max`: "max 100000" or "quota period" (cgroup-v2.rst).
 fn cpu_max(level: &Path) -> Result<(Option<u64>, Option<u64>)> {
     let text = file::read_if_any(&level.join("cpu.max"))?.unwrap_or_default();
     let mut fields = text.split_whitespace().map(|f| f.parse().ok());
     Ok((fields.next().flatten(), fields.next().flatten()))
 }
 
-/// A quota of -1 is none (sched-bwc.rst).
+/// Reads quota and period. A quota of -1 means none (sched-bwc.rst).
 fn cfs_quota(level: &Path) -> Result<(Option<u64>, Option<u64>)> {
     let number = |name| -> Result<Option<u64>> {
         let text = file::read_if_any(&level.join(name))?;
@@ -135,8 +135,8 @@ fn cfs_quota(level: &Path) -> Result<(Option<u64>, Option<u64>)> {
     Ok((number("cpu.cfs_quota_us")?, number("cpu.cfs_period_us")?))
 }
 
-/// The smallest limit of all levels; without one the number is so large that
-/// the host's memory is smaller (version 1 says 2^63 less a page).
+/// Returns the smallest limit of all levels. Without a limit the number is
+/// larger than any host's memory: on version 1 it is 2^63 less a page.
 fn least_memory(dir: &Dir, v2: bool) -> Result<u64> {
     let name = if v2 { "memory.max" } else { "memory.limit_in_bytes" };
     let mut least = u64::MAX;
@@ -148,7 +148,7 @@ fn least_memory(dir: &Dir, v2: bool) -> Result<u64> {
     Ok(least)
 }
 
-/// Read once; neither changes but by hotplug.
+/// Reads the host's CPUs and memory once. They change only by hotplug.
 fn host() -> Result<Host> {
     static HOST: OnceLock<Host> = OnceLock::new();
     if let Some(host) = HOST.get() {
@@ -169,9 +169,9 @@ fn host() -> Result<Host> {
 struct CpuSet(Vec<u64>);
 
 impl CpuSet {
-    /// From a list such as `0-2,5` (cpuset(7), "List format").
+    /// Parses a list such as `0-2,5` (cpuset(7), "List format").
     fn parse(list: &str) -> Option<CpuSet> {
-        /// Far beyond what Linux can be built for.
+        /// Far beyond the number that Linux can be built for.
         const MOST: usize = 1 << 16;
         let mut words = Vec::new();
         for range in list.trim().split(',').filter(|r| !r.is_empty()) {

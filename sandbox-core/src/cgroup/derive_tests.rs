@@ -1,4 +1,4 @@
-//! Derivations on made-up trees.
+//! Derives the capacity from made-up trees.
 
 use std::fs;
 use std::path::PathBuf;
@@ -9,7 +9,7 @@ use crate::cgroup::SavedCgroup;
 const GIB: u64 = 1 << 30;
 const HOST: Host = Host { cpus: 2, memory: 8 * GIB };
 
-/// A tree `root/pod/c` with files in it; `/` in a key separates the level.
+/// A tree `root/pod/c` with files in it. `/` in a key separates the level.
 struct Tree {
     root: tempfile::TempDir,
     v2: bool,
@@ -115,7 +115,7 @@ fn the_smallest_memory_limit_of_all_levels_counts() {
 }
 
 #[test]
-fn a_cpuset_that_nobody_wrote_is_the_parent_s() {
+fn an_unset_cpuset_is_the_parent_s() {
     let files = [("pod/cpuset.cpus", "0,4-5"), ("pod/c/cpuset.cpus", "")];
     assert_eq!(Tree::new(false, &files).cpus(), 3);
 }

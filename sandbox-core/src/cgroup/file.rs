@@ -1,4 +1,4 @@
-//! Reading and writing the small files of a cgroup.
+//! Reads and writes the small files of a cgroup.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -14,13 +14,13 @@ pub(super) fn open(path: &Path, flags: OFlags) -> rustix::io::Result<OwnedFd> {
     rustix::fs::open(path, flags | OFlags::CLOEXEC, Mode::empty())
 }
 
-/// Opens a cgroup's directory, for `CLONE_INTO_CGROUP`; the error names it.
+/// Opens a cgroup's directory, for `CLONE_INTO_CGROUP`. The error names it.
 pub(super) fn open_dir(path: &Path) -> Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY;
     open(path, flags).context(|| format!("open {}", path.display()))
 }
 
-/// Reads a whole file with as few calls as it takes; most fit one read.
+/// Reads a whole file with as few system calls as possible. Most fit one read.
 pub(super) fn read_io(path: &Path) -> io::Result<String> {
     let fd = open(path, OFlags::RDONLY)?;
     let mut text = vec![0; 4096];
@@ -40,13 +40,13 @@ pub(super) fn read_io(path: &Path) -> io::Result<String> {
     String::from_utf8(text).map_err(|_| io::ErrorKind::InvalidData.into())
 }
 
-/// Reads a whole file; the error names it.
+/// Reads a whole file. The error names it.
 pub(super) fn read(path: &Path) -> Result<String> {
     read_io(path).context(|| format!("read {}", path.display()))
 }
 
-/// Reads a file that need not be there: a controller that is not enabled, or a
-/// kernel that is older.
+/// Reads a file that may be missing: the controller is not enabled, or the
+/// kernel is older.
 pub(super) fn read_if_any(path: &Path) -> Result<Option<String>> {
     match read_io(path) {
         Ok(text) => Ok(Some(text)),
@@ -55,26 +55,26 @@ pub(super) fn read_if_any(path: &Path) -> Result<Option<String>> {
     }
 }
 
-/// Whether an error means that the file or its cgroup is not there (any more),
-/// or that the kernel does not support it.
+/// Whether an error means that the file or its cgroup does not exist (any
+/// more), or that the kernel does not support it.
 pub(super) fn gone(error: &io::Error) -> bool {
     let errno = Errno::from_io_error(error);
     [Errno::NOENT, Errno::NODEV, Errno::OPNOTSUPP].map(Some).contains(&errno)
 }
 
-/// Writes a value in one write, which is what cgroup files expect.
+/// Writes a value in one write, as cgroup files demand.
 pub(super) fn write_io(path: &Path, value: &str) -> io::Result<()> {
     let fd = open(path, OFlags::WRONLY)?;
     rustix::io::retry_on_intr(|| rustix::io::write(&fd, value.as_bytes()))?;
     Ok(())
 }
 
-/// Writes a value; the error names it and the file.
+/// Writes a value. The error names the value and the file.
 pub(super) fn write(path: &Path, value: &str) -> Result<()> {
     write_io(path, value).context(|| format!("write {value:?} to {}", path.display()))
 }
 
-/// A number, or `max`, which counts as the largest.
+/// Parses a number. `max` is the largest.
 pub(super) fn number(text: &str) -> Option<u64> {
     match text.trim() {
         "max" => Some(u64::MAX),
@@ -82,7 +82,7 @@ pub(super) fn number(text: &str) -> Option<u64> {
     }
 }
 
-/// Reads a file that holds one number. `None` when there is no such file.
+/// Reads a file that holds one number. `None` if the file is missing.
 pub(super) fn read_number(path: &Path) -> Result<Option<u64>> {
     let Some(text) = read_if_any(path)? else {
         return Ok(None);
@@ -93,8 +93,8 @@ pub(super) fn read_number(path: &Path) -> Result<Option<u64>> {
     value.map(Some).ok_or_else(wrong)
 }
 
-/// The lines `key value` of a file such as memory.stat ("flat keyed" in the
-/// kernel's cgroup-v2.rst). Other lines are skipped.
+/// Returns the lines `key value` of a file such as memory.stat ("flat keyed" in
+/// the kernel's cgroup-v2.rst). Other lines are skipped.
 pub(super) fn keyed(text: &str) -> impl Iterator<Item = (&str, u64)> {
     text.lines().filter_map(|line| {
         let (key, value) = line.split_once(' ')?;
@@ -102,7 +102,7 @@ pub(super) fn keyed(text: &str) -> impl Iterator<Item = (&str, u64)> {
     })
 }
 
-/// The value of one key of such a file.
+/// Returns the value of one key of such a file.
 pub(super) fn value_of(text: &str, key: &str) -> Option<u64> {
     keyed(text).find(|(k, _)| *k == key).map(|(_, value)| value)
 }

@@ -1,4 +1,4 @@
-//! Pause and resume.
+//! Pauses and resumes a cgroup's processes.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -11,13 +11,13 @@ use rustix::fs::OFlags;
 use super::{Cgroup, file};
 use crate::error::{Context, Error, Result};
 
-/// How long a freeze may take: a process that waits for a slow disk cannot be
-/// frozen before the disk answers.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// Time in which a cgroup must freeze. A process that waits for a slow disk
+/// cannot be frozen before the disk replies.
+const FREEZE_TIMEOUT: Duration = Duration::from_secs(2);
 
 impl Cgroup {
-    /// Stops all processes, and returns once the kernel says that they are
-    /// stopped. When it cannot be done in time, they go on running.
+    /// Freezes all processes. Returns once the kernel reports them frozen. If
+    /// that takes too long, they go on running.
     pub fn freeze(&self) -> Result<()> {
         let done = if self.saved.v2 { self.freeze_v2()? } else { self.freeze_v1()? };
         if done {
@@ -27,18 +27,18 @@ impl Cgroup {
         Err(Error::internal(format!(
             "{} could not be frozen within {} s and runs on",
             self.name(),
-            PATIENCE.as_secs()
+            FREEZE_TIMEOUT.as_secs()
         )))
     }
 
-    /// Lets all processes go on.
+    /// Lets all processes run again.
     pub fn thaw(&self) -> Result<()> {
         let (path, value) = self.freezer(false)?;
         file::write(&path, value)
     }
 
-    /// As [`Cgroup::thaw`], for who removes it: one that is gone, or that nobody
-    /// can freeze, needs no thaw.
+    /// As [`Cgroup::thaw`], before a removal. A cgroup that is gone, or a host
+    /// without a freezer, needs no thaw.
     pub fn thaw_if_there(&self) -> Result<()> {
         let Ok((path, value)) = self.freezer(false) else {
             return Ok(());
@@ -49,7 +49,7 @@ impl Cgroup {
         }
     }
 
-    /// Whether the cgroup itself was told to freeze.
+    /// Whether the cgroup itself is to be frozen.
     pub fn is_frozen(&self) -> Result<bool> {
         let Ok((path, _)) = self.freezer(false) else {
             return Ok(false);
@@ -58,7 +58,7 @@ impl Cgroup {
         Ok(!matches!(state.trim(), "" | "0" | "THAWED"))
     }
 
-    /// The file to write and what.
+    /// Returns the file to write and the value.
     fn freezer(&self, freeze: bool) -> Result<(std::path::PathBuf, &'static str)> {
         let missing = || Error::internal("this host has no freezer cgroup, which pausing needs");
         let dir = self.dir("freezer").ok_or_else(missing)?;
@@ -70,21 +70,22 @@ impl Cgroup {
         })
     }
 
-    /// Version 2 tells of it by an event on `cgroup.events`.
+    /// Freezes on version 2, which signals an event on `cgroup.events`.
     fn freeze_v2(&self) -> Result<bool> {
         let (path, value) = self.freezer(true)?;
         let events = self.saved.dirs[0].path.join("cgroup.events");
         file::write(&path, value)?;
-        wait_for(&events, "frozen", 1, Instant::now() + PATIENCE)
+        wait_for(&events, "frozen", 1, Instant::now() + FREEZE_TIMEOUT)
             .context(|| format!("wait for {}", events.display()))
     }
 
-    /// Version 1 has no event. Each read of `freezer.state` tries again those
-    /// that were not stopped, and each write those that were born in between
-    /// (freezer-subsystem.rst); mostly the first read says it is done.
+    /// Freezes on version 1, which has no event. Each read of `freezer.state`
+    /// tries again to stop the processes that run, and each write those that
+    /// were forked meanwhile (freezer-subsystem.rst). Mostly the first read
+    /// reports success.
     fn freeze_v1(&self) -> Result<bool> {
         let (path, value) = self.freezer(true)?;
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + FREEZE_TIMEOUT;
         let mut pause = Duration::from_micros(20);
         while Instant::now() < deadline {
             file::write(&path, value)?;
@@ -125,7 +126,7 @@ pub(super) fn wait_for(
     }
 }
 
-/// A duration as poll(2) takes it.
+/// Converts a duration for poll(2).
 pub(super) fn timespec(duration: Duration) -> Timespec {
     Timespec {
         tv_sec: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),

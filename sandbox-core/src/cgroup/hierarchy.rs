@@ -1,4 +1,4 @@
-//! Which cgroup hierarchies this host has, by its real mounts.
+//! Finds the cgroup hierarchies of this host by its mounts.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ use rustix::fs::statfs;
 
 use crate::error::{Context, Error, Result};
 
-/// `CGROUP2_SUPER_MAGIC` of magic.h, as statfs(2) reports it.
+/// `CGROUP2_SUPER_MAGIC` of magic.h, as in statfs(2).
 const CGROUP2_MAGIC: i64 = 0x6367_7270;
 
 /// How a host mounts its cgroups (cgroups(7)).
@@ -24,7 +24,7 @@ pub enum Mode {
 }
 
 impl Mode {
-    /// The mode of this host. The mounts are read once per process.
+    /// Returns the mode of this host. The mounts are read once per process.
     pub fn of_host() -> Result<Mode> {
         Ok(Hierarchies::of_host()?.mode)
     }
@@ -38,17 +38,17 @@ impl Mode {
 /// One mounted hierarchy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Hierarchy {
-    /// Its controllers (`cpu` and `cpuacct` when they are mounted together),
+    /// Its controllers: `cpu` and `cpuacct` where they are mounted together,
     /// `name=systemd` for that named hierarchy, none for version 2.
     pub(super) controllers: Vec<String>,
-    /// Where it is mounted.
+    /// Its mount point.
     pub(super) mount: PathBuf,
-    /// Which cgroup is seen at the mount: `/`, except where a part of the tree
-    /// was bind-mounted into a container.
+    /// The cgroup that the mount shows: `/`, unless a part of the tree was
+    /// bind-mounted into a container.
     root: PathBuf,
 }
 
-/// All hierarchies that a container's processes are put into.
+/// All hierarchies that a container's processes join.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Hierarchies {
     pub(super) mode: Mode,
@@ -56,8 +56,8 @@ pub(super) struct Hierarchies {
 }
 
 impl Hierarchies {
-    /// Those of this host. The mounts do not change while a shim lives, so
-    /// they are read once.
+    /// Returns the hierarchies of this host. They are read once, since the
+    /// mounts do not change while a shim lives.
     pub(super) fn of_host() -> Result<&'static Hierarchies> {
         static FOUND: OnceLock<Hierarchies> = OnceLock::new();
         if let Some(found) = FOUND.get() {
@@ -68,8 +68,8 @@ impl Hierarchies {
     }
 
     fn find() -> Result<Hierarchies> {
-        // The usual place tells version 2 by one call, without reading what
-        // may be thousands of mounts.
+        // statfs of the usual place detects version 2 without reading mounts,
+        // which may be thousands.
         let usual = Path::new("/sys/fs/cgroup");
         if statfs(usual).is_ok_and(|s| s.f_type == CGROUP2_MAGIC) {
             return Ok(Self::unified(usual.to_owned(), "/".into()));
@@ -83,7 +83,7 @@ impl Hierarchies {
         Hierarchies { mode: Mode::V2, all }
     }
 
-    /// From the text of `/proc/self/mountinfo` (proc_pid_mountinfo(5)).
+    /// Parses the text of `/proc/self/mountinfo` (proc_pid_mountinfo(5)).
     pub(super) fn parse(mountinfo: &str) -> Result<Hierarchies> {
         let mut v1: Vec<Hierarchy> = Vec::new();
         let mut v2 = None;
@@ -102,7 +102,8 @@ impl Hierarchies {
                 "cgroup" => {
                     let controllers = controllers_of(options);
                     let known = v1.iter().any(|h| h.controllers == controllers);
-                    // A hierarchy may be mounted again elsewhere; the first counts.
+                    // If a hierarchy is mounted more than once, the first mount
+                    // counts.
                     if !known && !controllers.is_empty() {
                         v1.push(Hierarchy { controllers, mount, root });
                     }
@@ -126,8 +127,8 @@ impl Hierarchies {
 }
 
 impl Hierarchy {
-    /// The cgroup that the given `/proc/PID/cgroup` (cgroups(7)) names for this
-    /// hierarchy, relative to the mount.
+    /// Returns the cgroup of this hierarchy in the text of a `/proc/PID/cgroup`
+    /// (cgroups(7)), relative to the mount.
     pub(super) fn own(&self, proc_cgroup: &str) -> Option<PathBuf> {
         proc_cgroup.lines().find_map(|line| {
             let mut fields = line.splitn(3, ':').skip(1);
@@ -143,8 +144,8 @@ impl Hierarchy {
     }
 }
 
-/// The controllers among the super block options of a version 1 mount: all
-/// but the generic ones.
+/// Returns the controllers among the super block options of a version 1 mount:
+/// all but the generic options.
 fn controllers_of(options: &str) -> Vec<String> {
     const GENERIC: [&str; 8] =
         ["rw", "ro", "xattr", "noprefix", "clone_children", "none", "seclabel", "cpuset_v2_mode"];
@@ -155,7 +156,7 @@ fn controllers_of(options: &str) -> Vec<String> {
         .collect()
 }
 
-/// Undoes the octal escapes of mountinfo (`\040` for a space).
+/// Decodes the octal escapes of mountinfo (`\040` for a space).
 fn unescape(field: &str) -> PathBuf {
     let mut plain = String::with_capacity(field.len());
     let mut rest = field;
@@ -211,13 +212,13 @@ mod tests {
     }
 
     #[test]
-    fn without_cgroups_the_error_says_so() {
+    fn without_cgroups_the_error_names_the_cause() {
         let error = Hierarchies::parse("27 1 254:0 / / rw - ext4 /dev/vda rw\n").unwrap_err();
         assert!(error.to_string().contains("no cgroup file system"), "{error}");
     }
 
     #[test]
-    fn the_own_cgroup_is_relative_to_what_is_mounted() {
+    fn the_own_cgroup_is_relative_to_the_mount() {
         let line = "50 31 0:32 /pod/x /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n";
         let found = Hierarchies::parse(line).unwrap();
         let own = found.all[0].own("9:cpu:/\n4:memory:/pod/x/y\n0::/\n");

@@ -1,5 +1,5 @@
-//! Updates that the kernel refuses in part: what was written before that is set
-//! back, as runc does.
+//! Updates that the kernel refuses in part. The values that were written before
+//! are restored, as runc does.
 
 use oci_spec::runtime::{LinuxMemory, LinuxResources};
 use serde_json::{Value, json};
@@ -7,27 +7,27 @@ use serde_json::{Value, json};
 use super::Cgroup;
 use crate::error::{Context, Result};
 
-/// The limits of a container: its spec's, as changed by all updates since.
+/// The resources of a container: its spec's, as changed by all updates since.
 #[derive(Clone, Debug)]
 pub struct LimitsInForce(LinuxResources);
 
 impl LimitsInForce {
-    /// Those that a cgroup was made with.
+    /// Starts with the resources with which a cgroup was made.
     pub fn new(resources: &LinuxResources) -> LimitsInForce {
         let mut limits = resources.clone();
-        // No update changes them: they need not be kept.
+        // Devices need not be kept, since no update changes them.
         limits.set_devices(None);
         LimitsInForce(limits)
     }
 
-    /// [`Cgroup::update`], after whose failure the limits are what they were:
-    /// those that the spec or an update has mentioned, and the CPU's.
+    /// As [`Cgroup::update`]. After a failure it restores the limits that the
+    /// spec or an update has mentioned, and those of the CPU.
     pub fn update(&mut self, cgroup: &Cgroup, change: &LinuxResources) -> Result<()> {
         let after = self.with(change)?;
         let checked = cgroup.check(change)?;
         if let Err(error) = cgroup.write(&checked) {
-            let set_back = self.under(change).and_then(|before| cgroup.update(&before));
-            if let Err(e) = set_back {
+            let restored = self.under(change).and_then(|before| cgroup.update(&before));
+            if let Err(e) = restored {
                 log::warn!("{}: after a refused update: {e}", cgroup.name());
             }
             return Err(error);
@@ -46,7 +46,7 @@ impl LimitsInForce {
         Ok(LimitsInForce::new(&all))
     }
 
-    /// What is in force of that which `change` mentions.
+    /// Returns the present values of what `change` mentions.
     fn under(&self, change: &LinuxResources) -> Result<LinuxResources> {
         let mut before = default_cpu();
         merge(&mut before, to_json(&self.0)?);
@@ -55,14 +55,16 @@ impl LimitsInForce {
     }
 }
 
-/// What a cgroup starts with. Of CPU time only: processes and memory may be
-/// limited by a default of systemd's, which nobody has to lift.
+/// Returns the values with which a new cgroup starts. They cover only CPU time:
+/// processes and memory may have a default limit of systemd, which must not be
+/// lifted.
 fn default_cpu() -> Value {
     json!({ "cpu": { "shares": 1024, "quota": -1, "period": 100_000, "burst": 0, "idle": 0 } })
 }
 
-/// The spec's swap counts memory in. One that is less is what an update of the
-/// memory alone has left behind: what it came to, only the kernel knows.
+/// Drops an implausible swap limit. In the spec, swap includes memory. A
+/// smaller value is left after an update of the memory alone, and only the
+/// kernel knows what it became.
 fn plausible(memory: LinuxMemory) -> LinuxMemory {
     let mut memory = memory;
     let is_less = |swap: &i64| (1..memory.limit().unwrap_or(0)).contains(swap);
@@ -80,12 +82,12 @@ fn from_json(limits: Value) -> Result<LinuxResources> {
     serde_json::from_value(limits).context(|| "read limits")
 }
 
-/// Objects are merged; what else there is replaces what was there, unless it
-/// asks for nothing.
+/// Merges objects. Other values replace what was there, unless they request
+/// nothing.
 fn merge(into: &mut Value, from: Value) {
     match (into, from) {
         (Value::Object(into), Value::Object(from)) => {
-            for (key, value) in from.into_iter().filter(|(key, value)| asks(key, value)) {
+            for (key, value) in from.into_iter().filter(|(key, value)| requests(key, value)) {
                 merge(into.entry(key).or_insert(Value::Null), value);
             }
         }
@@ -93,15 +95,15 @@ fn merge(into: &mut Value, from: Value) {
     }
 }
 
-/// Zero is no limit that could be asked for, but of these.
-fn asks(key: &str, value: &Value) -> bool {
+/// Whether a value requests a limit. Zero requests none, except for these keys.
+fn requests(key: &str, value: &Value) -> bool {
     const ZEROS: [&str; 3] = ["burst", "idle", "swappiness"];
     !value.is_null() && (value.as_f64() != Some(0.0) || ZEROS.contains(&key))
 }
 
 fn keep_mentioned(of: &mut Value, asked: &Value) {
     let (Value::Object(of), Value::Object(asked)) = (of, asked) else { return };
-    of.retain(|key, _| asked.get(key).is_some_and(|value| asks(key, value)));
+    of.retain(|key, _| asked.get(key).is_some_and(|value| requests(key, value)));
     for (key, value) in of {
         keep_mentioned(value, &asked[key]);
     }
@@ -116,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn what_an_update_mentions_is_set_back_and_nothing_else() {
+    fn only_the_values_of_a_refused_update_are_restored() {
         let spec = json!({
             "cpu": { "shares": 512, "quota": 50_000 },
             "memory": { "limit": 1 << 30 },
@@ -147,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn a_total_that_the_memory_has_outgrown_is_not_set_back() {
+    fn a_swap_limit_below_the_memory_limit_is_not_restored() {
         let limits =
             LimitsInForce::new(&resources(json!({ "memory": { "limit": 64, "swap": 96 } })));
         let asked = resources(json!({ "memory": { "limit": 100 } }));

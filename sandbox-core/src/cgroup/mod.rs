@@ -1,23 +1,24 @@
-//! Control groups: create, limit, watch, remove; and derive from them the CPUs
-//! and the memory that a sandbox is told.
+//! Control groups: creates, limits, watches and removes them, and derives from
+//! them the CPUs and memory that a container is told.
 //!
-//! Version 1 and 2, made by ourselves or as a transient unit of systemd:
+//! Supports version 1 and 2, and cgroups made by ourselves or by systemd as a
+//! transient unit:
 //!
-//! | file | what |
+//! | file | content |
 //! |---|---|
-//! | `hierarchy.rs` | which hierarchies the host has |
-//! | `path.rs` | what `linux.cgroupsPath` means |
-//! | `create.rs`, `systemd.rs` | make it, all or nothing |
+//! | `hierarchy.rs` | the hierarchies of the host |
+//! | `path.rs` | the meaning of `linux.cgroupsPath` |
+//! | `create.rs`, `systemd.rs` | make a cgroup, all or nothing |
 //! | `resources/` | write `linux.resources` into it |
-//! | `derive.rs` | the CPUs and memory to tell the sandbox |
+//! | `derive.rs` | derive its capacity: CPUs and memory |
 //! | `delegate.rs` | let the container divide it |
 //! | `freeze.rs`, `processes.rs`, `oom.rs`, `stats/` | act on it and watch it |
-//! | `remove.rs` | take it away, in bounded time |
+//! | `remove.rs` | remove it, in bounded time |
 //!
-//! # The libraries, and why these
-//! Limits are written by the controllers of **cgroups-rs 0.5**; systemd is
-//! spoken to with **rustbus**. Tried side by side on version 1 with nine
-//! hierarchies (medians of 100; cpu, cpuset, memory and pids limited):
+//! # The choice of libraries
+//! The controllers of **cgroups-rs 0.5** write limits. **rustbus** calls
+//! systemd. We compared the candidates on version 1 with nine hierarchies
+//! (medians of 100; cpu, cpuset, memory and pids limited):
 //!
 //! | | ms |
 //! |---|---|
@@ -27,27 +28,27 @@
 //! | libcgroups 0.7, `v1::Manager`: find the mounts; write | 2.1; 0.30 |
 //!
 //! - libcgroups looks every mount up again for each of twelve controllers and
-//!   each container, has no way to be told the directories, re-adds its default
-//!   devices at every update, ignores `rdma`, and on version 1 ignores
-//!   `unified` and a `burst` that comes alone.
-//! - The managers of both would hide which field of the spec was refused;
-//!   single values let the error name it. What cgroups-rs has no setter for
-//!   (`cpu.idle`, burst, bfq weights, reserved huge pages, `unified`) is
-//!   written beside it.
+//!   each container and cannot be given the directories. It re-adds its default
+//!   devices at every update, ignores `rdma`, and on version 1 ignores `unified`
+//!   and a `burst` without other CPU limits.
+//! - The managers of both libraries would hide which field of the spec was
+//!   refused. We set single values, so the error can name the field. Values for
+//!   which cgroups-rs has no setter (`cpu.idle`, burst, bfq weights, reserved
+//!   huge pages, `unified`) are written directly.
 //! - systemd: cgroups-rs uses zbus, which starts threads (three at the first
-//!   connection); the shim must stay single-threaded because it clones.
-//!   libcgroups' own client blocks and starts none, but never closes its
+//!   connection), but the shim must stay single-threaded because it clones.
+//!   libcgroups' own client is blocking and starts none, but it never closes its
 //!   socket, does not mark it close-on-exec (a sandbox would inherit a root
 //!   connection to systemd), resets the CPU quota at an update that does not
 //!   mention it, and cannot be used on version 1. rustbus is a plain blocking
-//!   client, and closes what it opened.
+//!   client and closes what it opened.
 //!
-//! cgroups-rs is linked by containerd-shim in any case.
+//! containerd-shim links cgroups-rs in any case.
 //!
-//! # What is joined
-//! Every hierarchy with controllers and, as runc does, `name=systemd`, so that
-//! the host's tools show whose processes they are. A version 2 mount beside
-//! version 1 (hybrid) is left alone.
+//! # The hierarchies that a container joins
+//! A container joins every hierarchy with controllers and, as with runc,
+//! `name=systemd`, so that the host's tools show whose processes they are. It
+//! does not join a version 2 mount beside version 1 (hybrid).
 
 mod create;
 mod delegate;
@@ -92,11 +93,12 @@ pub use path::Driver;
 #[derive(Debug)]
 pub struct Cgroup {
     saved: SavedCgroup,
-    /// Keeps a unit of systemd alive until the container's first process is in.
+    /// A process that keeps the systemd unit alive until the container's init
+    /// has joined.
     holder: Mutex<Option<sys::cgroup::Holder>>,
 }
 
-/// All that is needed to find a cgroup again, for the state file.
+/// The description with which a cgroup can be found again, for the state file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SavedCgroup {
     v2: bool,
@@ -107,23 +109,23 @@ pub struct SavedCgroup {
 /// The cgroup in one hierarchy.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Dir {
-    /// As in `/proc/PID/cgroup`; none for version 2.
+    /// As in `/proc/PID/cgroup`; empty for version 2.
     controllers: Vec<String>,
-    /// Where the hierarchy is mounted: the root, as far as we can see.
+    /// The hierarchy's mount point, which is the root as far as we can see.
     mount: PathBuf,
     /// The cgroup's directory, below `mount`.
     path: PathBuf,
 }
 
 impl Cgroup {
-    /// Makes the cgroup of container `id` and limits it. On an error nothing
-    /// is left.
+    /// Makes the cgroup of container `id` and limits it. An error leaves
+    /// nothing behind.
     ///
-    /// A cgroup that is there already is used when it is empty and not frozen,
-    /// as runc does since 1.1.
+    /// A cgroup that exists already is used if it is empty and not frozen, as
+    /// with runc since 1.1.
     ///
-    /// `properties` are for the unit, if systemd makes it, and prevail over our
-    /// own.
+    /// `properties` are set on the systemd unit, if there is one, and take
+    /// precedence over our own.
     pub fn create(
         id: &str,
         cgroups_path: &str,
@@ -134,8 +136,8 @@ impl Cgroup {
         create::create(id, cgroups_path, driver, resources, properties)
     }
 
-    /// Finds a cgroup again that [`Cgroup::saved`] described, in whatever
-    /// process. It need not exist any more.
+    /// Finds a cgroup again from [`Cgroup::saved`], in any process. The cgroup
+    /// need not exist any more.
     pub fn open(saved: SavedCgroup) -> Result<Cgroup> {
         for dir in &saved.dirs {
             let below =
@@ -155,37 +157,40 @@ impl Cgroup {
         Ok(Cgroup { saved, holder: Mutex::default() })
     }
 
-    /// Whether it is a unit of systemd's, which removes it when it is empty.
+    /// Whether it is a unit of systemd, which removes it when it is empty.
     pub fn is_of_systemd(&self) -> bool {
         self.saved.unit.is_some()
     }
 
-    /// What [`Cgroup::open`] needs.
+    /// Returns the description that [`Cgroup::open`] takes.
     pub fn saved(&self) -> &SavedCgroup {
         &self.saved
     }
 
-    /// Its directories: one a hierarchy, or a single one on version 2.
+    /// Returns its directories: one for each hierarchy, or a single one on
+    /// version 2.
     pub fn paths(&self) -> impl Iterator<Item = &Path> {
         self.saved.dirs.iter().map(|d| d.path.as_path())
     }
 
-    /// Whether it is still there, in any hierarchy.
+    /// Whether it still exists in any hierarchy.
     pub fn exists(&self) -> bool {
         self.paths().any(Path::exists)
     }
 
-    /// Writes new limits; what `resources` does not mention stays as it is. When
-    /// the kernel refuses one, others are written already: see [`LimitsInForce`].
-    /// Access to devices does in any case: CRI sends the spec's rules along
-    /// whatever the change is about, and to set them again would take away what
-    /// hooks have added, and on version 1 all for a moment.
+    /// Writes new limits. Limits that `resources` does not mention stay as they
+    /// are. If the kernel refuses one, others have been written already: see
+    /// [`LimitsInForce`].
+    ///
+    /// Access to devices never changes. With any update CRI sends the spec's
+    /// device rules; to apply them again would remove what hooks have added,
+    /// and on version 1 would deny everything for a moment.
     pub fn update(&self, resources: &LinuxResources) -> Result<()> {
         self.write(&self.check(resources)?)
     }
 
-    /// What an update is to write, before the first limit is set by systemd or
-    /// by us.
+    /// Checks an update and returns what is to be written, before systemd or we
+    /// set the first limit.
     fn check(&self, resources: &LinuxResources) -> Result<LinuxResources> {
         resources::check_usage(self, resources)?;
         let whole = resources::completed(self, resources)?;
@@ -200,14 +205,14 @@ impl Cgroup {
         resources::apply(self, resources)
     }
 
-    /// Open files, one a hierarchy (one on v2), for a process **of one thread**:
-    /// when it has written "0" into each, it has joined. The descriptors are
-    /// close-on-exec.
+    /// Opens one file for each hierarchy (a single one on version 2) for a
+    /// process **with one thread**, which joins by writing "0" into each. The
+    /// descriptors are close-on-exec.
     ///
-    /// On version 1 they are `tasks` files. What a thread writes there about
-    /// itself spares the kernel the lock that keeps whole processes together,
-    /// and taking that lock waits for all CPUs: 5 to 15 ms when nobody did so
-    /// just before (`cgroup_procs_write_start` in the kernel).
+    /// On version 1 they are `tasks` files. When a thread writes about itself
+    /// there, the kernel need not take the lock that keeps whole processes
+    /// together. Taking that lock waits for all CPUs: 5 to 15 ms if it was not
+    /// taken shortly before (`cgroup_procs_write_start` in the kernel).
     pub fn procs(&self) -> Result<Vec<OwnedFd>> {
         let name = if self.saved.v2 { "cgroup.procs" } else { "tasks" };
         let open = |dir: &Path| {
@@ -217,8 +222,8 @@ impl Cgroup {
         self.paths().map(open).collect()
     }
 
-    /// The directory, for `CLONE_INTO_CGROUP` (clone(2)). Only version 2 knows
-    /// that flag.
+    /// Opens the directory for `CLONE_INTO_CGROUP` (clone(2)), a flag that only
+    /// version 2 supports.
     pub fn dir_fd(&self) -> Result<Option<OwnedFd>> {
         if !self.saved.v2 {
             return Ok(None);
@@ -226,10 +231,9 @@ impl Cgroup {
         file::open_dir(&self.saved.dirs[0].path).map(Some)
     }
 
-    /// Says that a process of the container is in the cgroup, which from now
-    /// on keeps it alive. Needed by the systemd driver only (systemd removes
-    /// an empty scope, so that a process of ours waits in it until then);
-    /// harmless otherwise.
+    /// Ends the process that keeps the systemd unit alive: from now on a
+    /// process of the container is in the cgroup. Only the systemd driver needs
+    /// this, since systemd removes an empty scope. It does nothing otherwise.
     pub fn settled(&self) {
         drop(self.holder().take());
     }
@@ -238,7 +242,7 @@ impl Cgroup {
         self.holder.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The directory of the hierarchy with this controller.
+    /// Returns the directory in the hierarchy with this controller.
     fn dir(&self, controller: &str) -> Option<&Path> {
         self.entry(controller).map(|d| d.path.as_path())
     }
@@ -248,12 +252,13 @@ impl Cgroup {
         self.saved.dirs.iter().find(has)
     }
 
-    /// The directory to ask for the processes: all hierarchies hold the same.
+    /// Returns the directory from which processes are listed: all hierarchies
+    /// hold the same.
     fn any_dir(&self) -> &Path {
         self.dir("pids").unwrap_or(&self.saved.dirs[0].path)
     }
 
-    /// For messages.
+    /// Returns a name for messages.
     fn name(&self) -> String {
         format!("cgroup {}", self.any_dir().display())
     }

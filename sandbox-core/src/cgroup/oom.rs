@@ -1,4 +1,4 @@
-//! Being told of out-of-memory kills.
+//! Reports out-of-memory kills.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -11,22 +11,23 @@ use rustix::io::Errno;
 use super::{Cgroup, file};
 use crate::error::{Context, Error, Result};
 
-/// Readable when something happened that may be an out-of-memory kill; then
-/// ask [`OomWatch::take`]. Becomes readable as well when the cgroup is removed.
+/// A descriptor that is readable after a possible out-of-memory kill; then call
+/// [`OomWatch::take`]. It also becomes readable when the cgroup is removed.
 ///
-/// Version 1 signals before it kills, so that a `take` at once may find
-/// nothing: ask once more when a process has ended. Kills in cgroups that the
-/// workload made below its own count on version 2 only.
+/// Version 1 signals before it kills, so a `take` at once may find nothing.
+/// Call it again when a process has ended. Kills in cgroups that the workload
+/// made below its own count on version 2 only.
 #[derive(Debug)]
 pub struct OomWatch {
     event: OwnedFd,
     counter: PathBuf,
     seen: u64,
-    /// The counter of the cgroup above, which counts the kills of all below it,
-    /// and what it said. Where systemd removes the cgroup as soon as it is empty,
-    /// that may be before we have read its own.
+    /// The counter of the parent cgroup, which includes the kills in all
+    /// cgroups below, and its last value. systemd removes a cgroup as soon as
+    /// it is empty, which may be before we have read the cgroup's own counter.
     above: Option<(PathBuf, u64)>,
-    /// The counters have changed, but for no kill so far: a limit was hit.
+    /// Whether the counters have changed without a kill so far: a limit was
+    /// hit.
     was_short: bool,
 }
 
@@ -37,19 +38,20 @@ impl AsFd for OomWatch {
 }
 
 impl OomWatch {
-    /// How many processes were killed since the last call. Makes the descriptor
-    /// unreadable until the next event.
+    /// Returns the number of processes killed since the last call. The
+    /// descriptor is then unreadable until the next event.
     ///
-    /// When the cgroup is gone, the one above may tell of a kill, which was here
-    /// if there was an event of which we do not know yet. The kernel keeps an
-    /// event back that comes within 10 ms of another one (`cgroup_file_notify`)
-    /// and forgets it with the cgroup; so one that we know of will do as well, if
-    /// `killed`: SIGKILL has ended one of the processes, and was not sent by us
-    /// since the last call.
+    /// If the cgroup is gone, the parent's counter may show a kill. It was in
+    /// this cgroup if there was an event that we have not counted yet. The
+    /// kernel delays an event that follows another within 10 ms
+    /// (`cgroup_file_notify`) and drops it with the cgroup. So an earlier event
+    /// without a kill counts as well if `killed` is true: SIGKILL has ended one
+    /// of the processes, and we have not sent one since the last call.
     pub fn take(&mut self, killed: bool) -> Result<u64> {
         let changed = self.drain()?;
-        // The kernel counts a kill here before it does above: what is read in the
-        // opposite order is of no kill that is not in our own count.
+        // The kernel counts a kill in the cgroup before it does in the parent.
+        // Since we read them in the opposite order, the parent's value includes
+        // no kill that is not in our own count.
         let above = self.kills_above()?;
         let Some(now) = kills(&self.counter)? else {
             self.was_short |= changed;
@@ -65,13 +67,13 @@ impl OomWatch {
         Ok(new)
     }
 
-    /// Reads the events away; whether one told of a change of the counters. The
-    /// last of a cgroup that is removed tells of that.
+    /// Reads all events. Returns whether one reported a change of the counters.
+    /// The last event of a removed cgroup reports the removal.
     fn drain(&self) -> Result<bool> {
         let mut events = [0; 4096];
         loop {
             match rustix::io::read(&self.event, &mut events) {
-                Ok(length) => return Ok(tells_of_change(&events[..length])),
+                Ok(length) => return Ok(reports_change(&events[..length])),
                 Err(Errno::AGAIN) => return Ok(false),
                 Err(Errno::INTR) => {}
                 Err(e) => return Err(e).context(|| "read an out-of-memory event"),
@@ -79,21 +81,21 @@ impl OomWatch {
         }
     }
 
-    /// What the cgroup above says, if it can.
+    /// Returns the parent's counter, if there is one.
     fn kills_above(&self) -> Result<Option<u64>> {
         self.above.as_ref().map_or(Ok(None), |(counter, _)| kills(counter))
     }
 
-    /// Keeps what the cgroup above said; whether that is more than the last time.
+    /// Stores the parent's counter. Returns whether it has grown.
     fn see_above(&mut self, now: Option<u64>) -> bool {
         let (Some((_, seen)), Some(now)) = (&mut self.above, now) else { return false };
         std::mem::replace(seen, now) < now
     }
 }
 
-/// Whether a struct inotify_event (inotify(7)) among these is `IN_MODIFY`: the
-/// watched file has no name in them, so that all are of one size.
-fn tells_of_change(events: &[u8]) -> bool {
+/// Whether one of these struct inotify_event (inotify(7)) is `IN_MODIFY`. The
+/// watched file has no name in them, so all have the same size.
+fn reports_change(events: &[u8]) -> bool {
     const SIZE: usize = 16;
     let mask = |event: &[u8]| event[4..8].try_into().map_or(0, u32::from_ne_bytes);
     let modify = inotify::ReadFlags::MODIFY.bits();
@@ -101,7 +103,7 @@ fn tells_of_change(events: &[u8]) -> bool {
 }
 
 impl Cgroup {
-    /// Starts watching; kills before this call are not reported.
+    /// Starts watching. Kills before this call are not reported.
     pub fn oom_watch(&self) -> Result<OomWatch> {
         let counter = self.oom_counter()?;
         let event = if self.saved.v2 { self.watch_v2(&counter)? } else { self.watch_v1(&counter)? };
@@ -113,20 +115,19 @@ impl Cgroup {
         Ok(OomWatch { event, counter, seen, above, was_short: false })
     }
 
-    /// How many processes were killed for want of memory, ever.
+    /// Returns the number of processes ever killed for lack of memory.
     pub fn oom_kill_count(&self) -> Result<u64> {
         Ok(kills(&self.oom_counter()?)?.unwrap_or(0))
     }
 
     fn oom_counter(&self) -> Result<PathBuf> {
-        let missing = || {
-            Error::internal("this host has no memory cgroup, which tells of out-of-memory kills")
-        };
+        let missing =
+            || Error::internal("this host has no memory cgroup, which reports out-of-memory kills");
         let dir = self.dir("memory").ok_or_else(missing)?;
         Ok(dir.join(if self.saved.v2 { "memory.events" } else { "memory.oom_control" }))
     }
 
-    /// An eventfd, registered with `cgroup.event_control` (memcg_test.rst).
+    /// Registers an eventfd with `cgroup.event_control` (memcg_test.rst).
     fn watch_v1(&self, control: &Path) -> Result<OwnedFd> {
         let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
         let event = rustix::event::eventfd(0, flags).context(|| "eventfd")?;
@@ -137,7 +138,7 @@ impl Cgroup {
         Ok(event)
     }
 
-    /// `memory.events` is marked modified at each event (cgroup-v2.rst).
+    /// Watches `memory.events`, which is modified at each event (cgroup-v2.rst).
     fn watch_v2(&self, events: &Path) -> Result<OwnedFd> {
         let flags = CreateFlags::CLOEXEC | CreateFlags::NONBLOCK;
         let event = inotify::init(flags).context(|| "inotify_init1")?;
@@ -147,7 +148,7 @@ impl Cgroup {
     }
 }
 
-/// The same counter one cgroup above, with its value; the root has none.
+/// Returns the parent's counter and its value. The root has none.
 fn counter_above(counter: &Path) -> Result<Option<(PathBuf, u64)>> {
     let name = counter.file_name().unwrap_or_default();
     let Some(above) = counter.ancestors().nth(2).map(|cgroup| cgroup.join(name)) else {
@@ -156,7 +157,7 @@ fn counter_above(counter: &Path) -> Result<Option<(PathBuf, u64)>> {
     Ok(kills(&above)?.map(|seen| (above, seen)))
 }
 
-/// The counter; none when the cgroup is gone. Version 1 counts since Linux 4.13.
+/// Reads the counter. `None` if the cgroup is gone. Version 1 counts since Linux 4.13.
 fn kills(counter: &Path) -> Result<Option<u64>> {
     let text = file::read_if_any(counter)?;
     Ok(text.map(|t| file::value_of(&t, "oom_kill").unwrap_or(0)))
@@ -208,26 +209,26 @@ mod tests {
     }
 
     #[test]
-    fn a_kill_whose_event_went_with_the_cgroup_is_told_at_the_exit() {
+    fn a_kill_whose_event_went_with_the_cgroup_is_reported_at_the_exit() {
         let mut counters = Counters::new();
         counters.count("own", 1, 0);
         assert_eq!(counters.take(false), 0);
         counters.count("", 1, 1);
         counters.remove();
-        // The end of the watch is an event too, but of no kill.
+        // The end of the watch is an event too, but reports no kill.
         assert_eq!(counters.take(false), 0);
         assert_eq!(counters.take(true), 1);
         assert_eq!(counters.take(true), 0);
     }
 
     #[test]
-    fn a_kill_next_door_is_not_the_reason_of_an_end() {
+    fn a_kill_in_another_cgroup_is_not_reported() {
         let mut counters = Counters::new();
         counters.count("", 0, 1);
         counters.remove();
         assert_eq!(counters.take(true), 0);
 
-        // Nor is one that was known before.
+        // Nor is a kill that was counted before.
         let mut counters = Counters::new();
         counters.count("own", 1, 0);
         counters.count("", 1, 1);
@@ -237,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn a_kill_is_told_once_though_the_cgroup_above_counts_it_too() {
+    fn a_kill_is_reported_once_though_the_parent_counts_it_too() {
         let mut counters = Counters::new();
         counters.count("own", 1, 1);
         counters.count("", 1, 1);
@@ -247,11 +248,11 @@ mod tests {
     }
 
     #[test]
-    fn the_last_events_of_a_cgroup_tell_whether_it_changed() {
+    fn the_last_events_of_a_cgroup_show_whether_it_changed() {
         let (modify, gone) = (inotify::ReadFlags::MODIFY, inotify::ReadFlags::IGNORED);
-        assert!(tells_of_change(&[event(modify), event(gone)].concat()));
-        assert!(!tells_of_change(&event(gone)));
-        // What version 1 has instead is a counter.
-        assert!(!tells_of_change(&1_u64.to_ne_bytes()));
+        assert!(reports_change(&[event(modify), event(gone)].concat()));
+        assert!(!reports_change(&event(gone)));
+        // Version 1 has a counter instead.
+        assert!(!reports_change(&1_u64.to_ne_bytes()));
     }
 }

@@ -1,43 +1,42 @@
-//! What `linux.cgroupsPath` means (runtime-spec, config-linux.md, "Cgroups
-//! Path"), the way runc reads it.
+//! Interprets `linux.cgroupsPath` (runtime-spec, config-linux.md, "Cgroups
+//! Path") as runc does.
 
 use std::path::{Component, Path, PathBuf};
 
 use crate::error::{Error, Result};
 
-/// Who makes the cgroup.
+/// The program that makes the cgroup.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Driver {
-    /// This program, by mkdir.
+    /// We do, by mkdir.
     #[default]
     Cgroupfs,
-    /// systemd, asked over D-Bus for a transient unit (the `SystemdCgroup`
-    /// option). A path of the form `slice:prefix:name` means it as well.
+    /// systemd does: we request a transient unit over D-Bus (the option
+    /// `SystemdCgroup`). A path of the form `slice:prefix:name` means the same.
     Systemd,
 }
 
-/// Where a container's cgroup is to be.
+/// The place of a container's cgroup.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Place {
     /// Below the mount point of each hierarchy.
     Absolute(PathBuf),
-    /// Below the cgroup that the caller itself is in.
+    /// Below the caller's own cgroup.
     Relative(PathBuf),
     /// A transient unit of systemd.
     Unit(Unit),
 }
 
-/// A transient unit of systemd and the slice it belongs to.
+/// A transient unit of systemd and its slice.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Unit {
     pub(super) slice: String,
     pub(super) name: String,
 }
 
-/// Reads a cgroups path. An empty one means `/<id>` (`system.slice` with the
-/// systemd driver): beside everything else, never inside the service that the
-/// shim happens to be part of, which would take the container along when it
-/// is restarted.
+/// Resolves a cgroups path. An empty one means `/<id>`, or `system.slice` with
+/// the systemd driver: beside all other cgroups and never inside the service
+/// that the shim may be part of, whose restart would end the container as well.
 pub(super) fn place(id: &str, cgroups_path: &str, driver: Driver) -> Result<Place> {
     if cgroups_path.contains(['\0', '\n']) {
         return Err(invalid(cgroups_path, "no zero byte and no line break"));
@@ -57,7 +56,8 @@ pub(super) fn place(id: &str, cgroups_path: &str, driver: Driver) -> Result<Plac
     }
 }
 
-/// `..` is resolved textually and never leaves the root, as runc's CleanPath.
+/// Cleans a path. `..` is resolved textually and never leaves the root, as in runc's
+/// CleanPath.
 fn below(cgroups_path: &str, path: &str) -> Result<PathBuf> {
     let mut clean = PathBuf::new();
     for component in Path::new(path).components() {

@@ -1,4 +1,4 @@
-//! Which processes are in a cgroup, and killing them all.
+//! Lists and kills the processes of a cgroup.
 
 use std::fs;
 use std::io;
@@ -16,20 +16,20 @@ use super::{Cgroup, file};
 use crate::error::{Context, Error, Result};
 use crate::sandbox::HostPid;
 
-/// How long killing may take.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// Time in which SIGKILL must have ended all processes.
+const KILL_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl Cgroup {
-    /// All processes in the cgroup and in those below it. Empty when it is
-    /// gone.
+    /// Returns all processes in the cgroup and in those below it, or none if it
+    /// is gone.
     pub fn pids(&self) -> Result<Vec<HostPid>> {
         let holder = self.holder().as_ref().map(|h| h.pid());
         let mut pids = Vec::new();
         for dir in tree(self.any_dir())? {
             let procs = match file::read_if_any(&dir.join("cgroup.procs"))? {
                 Some(text) => text,
-                // A threaded cgroup of version 2 only lists threads; their
-                // process is listed by its domain.
+                // A threaded cgroup of version 2 only lists threads; its domain
+                // lists their process.
                 None => continue,
             };
             // Processes of another PID namespace are listed as 0.
@@ -41,11 +41,11 @@ impl Cgroup {
         Ok(pids)
     }
 
-    /// SIGKILL to all processes, again until none is left; returns when all
-    /// are gone. Thaws the cgroup, since frozen processes of version 1 do not
-    /// die.
+    /// Sends SIGKILL to all processes, repeatedly until none is left, and
+    /// returns when all are gone. Thaws the cgroup, since frozen processes of
+    /// version 1 do not die.
     pub fn kill_all(&self) -> Result<()> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + KILL_TIMEOUT;
         for round in 0.. {
             self.send_kill(round > 0)?;
             let left = self.pids()?;
@@ -57,15 +57,16 @@ impl Cgroup {
                     "{}: {} processes do not die within {} s of SIGKILL",
                     self.name(),
                     left.len(),
-                    PATIENCE.as_secs()
+                    KILL_TIMEOUT.as_secs()
                 )));
             }
         }
         Ok(())
     }
 
-    /// SIGKILL to all at once, so that nobody forks away from it. False where
-    /// the kernel cannot: version 1, and Linux before 5.14.
+    /// Sends SIGKILL to all processes at once, so that none escapes by forking.
+    /// Returns false where the kernel cannot: on version 1, and before Linux
+    /// 5.14.
     pub fn kill_at_once(&self) -> Result<bool> {
         if !self.saved.v2 {
             return Ok(false);
@@ -78,7 +79,7 @@ impl Cgroup {
         }
     }
 
-    /// SIGKILL to all processes there are now, whose end nobody waits for.
+    /// Sends SIGKILL to all processes, without waiting for their end.
     pub fn kill_now(&self) -> Result<()> {
         self.send_kill(false)
     }
@@ -88,7 +89,7 @@ impl Cgroup {
             return Ok(());
         }
         // A process that forks faster than we read the list is caught by
-        // freezing it first; most containers need no second round.
+        // freezing the cgroup first. Most containers need no second round.
         let frozen = again && self.freeze().is_ok();
         for pidfd in pidfds(&self.pids()?) {
             match pidfd_send_signal(&pidfd, Signal::KILL) {
@@ -103,13 +104,13 @@ impl Cgroup {
     }
 }
 
-/// Descriptors for those that still live.
+/// Opens descriptors of the processes that still live.
 pub(super) fn pidfds(pids: &[HostPid]) -> Vec<OwnedFd> {
     let open = |p: &HostPid| pidfd_open(Pid::from_raw(p.0)?, PidfdFlags::empty()).ok();
     pids.iter().filter_map(open).collect()
 }
 
-/// Waits until all have exited; false when the time is over.
+/// Waits until all have exited. Returns false after the deadline.
 pub(super) fn wait_for_exit(pidfds: &[OwnedFd], deadline: Instant) -> Result<bool> {
     for pidfd in pidfds {
         loop {
@@ -128,7 +129,7 @@ pub(super) fn wait_for_exit(pidfds: &[OwnedFd], deadline: Instant) -> Result<boo
     Ok(true)
 }
 
-/// A cgroup and all below it, parents first. Empty when it is gone.
+/// Lists a cgroup and all below it, parents first. Empty if it is gone.
 pub(super) fn tree(top: &Path) -> Result<Vec<PathBuf>> {
     let mut found = vec![top.to_owned()];
     let mut next = 0;
@@ -141,8 +142,8 @@ pub(super) fn tree(top: &Path) -> Result<Vec<PathBuf>> {
 }
 
 fn children(dir: &Path) -> io::Result<Vec<PathBuf>> {
-    // A cgroup has two links and one more a child: no need to list the many
-    // files of one that has none.
+    // A cgroup has two links and one more for each child. Without children its
+    // many files need not be listed.
     if file::open(dir, OFlags::PATH).and_then(rustix::fs::fstat)?.st_nlink <= 2 {
         return Ok(Vec::new());
     }
@@ -160,8 +161,8 @@ fn directories(entries: fs::ReadDir) -> io::Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// Whoever divides a cgroup may remove one at any step of ours, and then it has
-/// no children.
+/// Treats a cgroup that is gone as one without children: a container that
+/// divides its cgroup may remove one at any time.
 fn unless_gone(children: io::Result<Vec<PathBuf>>) -> io::Result<Vec<PathBuf>> {
     match children {
         Err(e) if file::gone(&e) => Ok(Vec::new()),
@@ -174,7 +175,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_vanishes_while_it_is_listed_has_no_children() {
+    fn a_cgroup_removed_while_it_is_listed_has_no_children() {
         let name = format!("palisade-test-vanishes-{}", std::process::id());
         let dir = std::env::temp_dir().join(name);
         fs::create_dir_all(dir.join("child")).unwrap();
@@ -182,7 +183,7 @@ mod tests {
         assert_eq!(unless_gone(listed).unwrap(), [dir.join("child")]);
         let entries = fs::read_dir(&dir).unwrap();
         fs::remove_dir_all(&dir).unwrap();
-        // The kernel has no entries to tell of, or says that there is nothing.
+        // The kernel returns either no entries or an error.
         assert_eq!(unless_gone(directories(entries)).unwrap(), [] as [PathBuf; 0]);
         assert_eq!(
             unless_gone(fs::read_dir(&dir).and_then(directories)).unwrap(),

@@ -1,5 +1,5 @@
-//! `linux.resources` as properties of a systemd unit
-//! (systemd.resource-control(5)), mapped as runc does.
+//! Maps `linux.resources` to properties of a systemd unit
+//! (systemd.resource-control(5)), as runc does.
 
 use std::path::Path;
 
@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::spec::plan::{PropertyValue, UnitProperty};
 use crate::sys::cgroup::Holder;
 
-/// What D-Bus carries.
+/// The values that D-Bus carries.
 mod value {
     #![allow(unreachable_pub)]
     rustbus::dbus_variant_sig!(Value, Text => String; Texts => Vec<String>; Flag => bool; Number => u64; Pids => Vec<u32>; Bits => Vec<u8>; I32 => i32; U32 => u32; I64 => i64);
@@ -28,26 +28,26 @@ const INFINITY: u64 = u64::MAX;
 /// The kernel's default period of CPU bandwidth, microseconds.
 const PERIOD: u64 = 100_000;
 
-/// The kernel's default weight among those who want a CPU.
+/// The kernel's default weight of a cgroup's CPU time.
 const WEIGHT: u64 = 100;
 
-/// What decides which properties there are.
+/// The systemd that takes the properties.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Systemd {
-    /// Its version; 0 when it does not say.
+    /// Its version; 0 if unknown.
     pub(super) version: u32,
     /// Whether the host has cgroup version 2.
     pub(super) v2: bool,
 }
 
 impl Systemd {
-    /// `CPUWeight=idle`, which is a weight of 0 on the bus.
+    /// First version with `CPUWeight=idle`, which is a weight of 0 on the bus.
     const KNOWS_IDLE: u32 = 252;
-    /// `OOMPolicy=` of a scope.
+    /// First version with `OOMPolicy=` of a scope.
     const KNOWS_OOM_POLICY: u32 = 253;
 }
 
-/// What the unit is.
+/// Returns the properties of the unit itself.
 pub(super) fn of_unit(
     id: &str,
     unit: &Unit,
@@ -59,10 +59,10 @@ pub(super) fn of_unit(
     let mut all = vec![text("Description", format!("Palisade container {id}"))];
     if let Some(holder) = holder {
         all.push(text("Slice", unit.slice.clone()));
-        // systemd keeps its hands off what is below, and off our controllers.
+        // systemd then leaves the cgroups below and our controllers alone.
         all.push(flag("Delegate", true));
         all.push(("PIDs".to_owned(), Value::Pids(vec![holder.pid().cast_unsigned()])));
-        // A scope whose processes failed is forgotten like any other.
+        // systemd forgets a scope whose processes failed like any other.
         all.push(text("CollectMode", "inactive-or-failed".to_owned()));
         all.extend(oom_policy(resources, systemd));
     } else {
@@ -75,8 +75,8 @@ pub(super) fn of_unit(
     all
 }
 
-/// What an annotation asks for.
-pub(super) fn asked(property: &UnitProperty) -> Property {
+/// Converts an annotation's property.
+pub(super) fn of_annotation(property: &UnitProperty) -> Property {
     let value = match &property.value {
         PropertyValue::Flag(flag) => Value::Flag(*flag),
         PropertyValue::Text(text) => Value::Text(text.clone()),
@@ -89,10 +89,11 @@ pub(super) fn asked(property: &UnitProperty) -> Property {
     (property.name.clone(), value)
 }
 
-/// `memory.oom.group`, which systemd would otherwise set to 0 whenever it looks
-/// at the unit again. It takes this at the start only; a later change is the
-/// file's alone. The kernel kills the whole scope in either case; "kill" lets
-/// systemd do so as well where the memory of a cgroup below was short.
+/// Returns the policy for `memory.oom.group`, which systemd would otherwise set
+/// to 0 whenever it looks at the unit again. systemd takes it only when the
+/// unit starts; a later change goes to the file alone. The kernel kills the
+/// whole scope in either case. With "kill", systemd does so as well if the
+/// memory of a cgroup below was short.
 fn oom_policy(resources: &LinuxResources, systemd: Systemd) -> Option<Property> {
     if !systemd.v2 || systemd.version < Systemd::KNOWS_OOM_POLICY {
         return None;
@@ -105,8 +106,8 @@ fn oom_policy(resources: &LinuxResources, systemd: Systemd) -> Option<Property> 
     Some(text("OOMPolicy", policy.to_owned()))
 }
 
-/// The limits that systemd has properties for. `now` is the cgroup that is
-/// changed, to look up what is not mentioned.
+/// Returns the limits for which systemd has properties. For an update, `now` is
+/// the cgroup, in which values that are not mentioned are looked up.
 pub(super) fn of_resources(
     resources: &LinuxResources,
     systemd: Systemd,
@@ -141,9 +142,9 @@ pub(super) fn of_resources(
     Ok(all)
 }
 
-/// The share of the CPUs. To systemd being idle is a weight as well, of which it
-/// makes `cpu.idle` each time; so only one of them is told, as the kernel too
-/// has no weight for who is idle.
+/// Returns the share of the CPUs. For systemd idle is a weight as well, from
+/// which it sets `cpu.idle` each time. The kernel has no weight for an idle
+/// cgroup. So systemd gets only one of the two.
 fn of_weight(
     resources: &LinuxResources,
     systemd: Systemd,
@@ -158,16 +159,17 @@ fn of_weight(
     let unified = resources.unified().as_ref().and_then(|u| file::number(u.get("cpu.weight")?));
     let weight = match idle_of(resources) {
         Some(1) => (systemd.version >= Systemd::KNOWS_IDLE).then_some(0),
-        // Who is idle stays so until told otherwise; the file refuses a weight.
+        // An idle cgroup stays idle until an update changes that. The file
+        // refuses a weight.
         None if is_idle => None,
-        // The kernel forgets the weight of who becomes idle.
+        // The kernel forgets the weight of a cgroup that becomes idle.
         _ => unified.or(shares.map(weight_of_shares)).or(is_idle.then_some(WEIGHT)),
     };
     weight.map(|weight| number("CPUWeight", weight))
 }
 
 fn of_cpu(cpu: &LinuxCpu, v2: bool, now: Option<&Cgroup>, all: &mut Vec<Property>) -> Result<()> {
-    if let Some((quota, period)) = asked_bandwidth(cpu, v2, now) {
+    if let Some((quota, period)) = requested_bandwidth(cpu, v2, now) {
         all.push(number("CPUQuotaPerSecUSec", per_second(quota, period)));
         all.push(number("CPUQuotaPeriodUSec", period));
     }
@@ -186,8 +188,13 @@ fn of_cpu(cpu: &LinuxCpu, v2: bool, now: Option<&Cgroup>, all: &mut Vec<Property
     Ok(())
 }
 
-/// Quota and period, when one of them is asked for; the other is as it is now.
-fn asked_bandwidth(cpu: &LinuxCpu, v2: bool, now: Option<&Cgroup>) -> Option<(Option<u64>, u64)> {
+/// Returns quota and period if one of them is requested. The other keeps its
+/// present value.
+fn requested_bandwidth(
+    cpu: &LinuxCpu,
+    v2: bool,
+    now: Option<&Cgroup>,
+) -> Option<(Option<u64>, u64)> {
     let (quota, period) = (cpu.quota().filter(|q| *q != 0), cpu.period().filter(|p| *p != 0));
     if quota.is_none() && period.is_none() {
         return None;
@@ -200,23 +207,23 @@ fn asked_bandwidth(cpu: &LinuxCpu, v2: bool, now: Option<&Cgroup>) -> Option<(Op
     Some((quota, period.or(old_period).unwrap_or(PERIOD)))
 }
 
-/// The quota to write into the file of a unit: what systemd will make of it when
-/// it next looks at the unit. None when it is the spec's. On version 1 always: a
-/// kubelet writes the exact quota into the pod's cgroup, and the kernel lets none
-/// below it have more.
+/// Returns the quota to write into the file of a unit: the value that systemd
+/// will write when it next looks at the unit. `None` means the spec's value. On
+/// version 1 it is always the spec's: a kubelet writes the exact quota into the
+/// pod's cgroup, and the kernel allows no larger one below it.
 pub(super) fn quota_of_unit(cg: &Cgroup, cpu: &LinuxCpu) -> Option<i64> {
     cg.saved.unit.as_ref().filter(|_| cg.saved.v2)?;
-    let (quota, period) = asked_bandwidth(cpu, cg.saved.v2, Some(cg))?;
+    let (quota, period) = requested_bandwidth(cpu, cg.saved.v2, Some(cg))?;
     i64::try_from(in_a_period(per_second(Some(quota?), period), period)).ok()
 }
 
-/// As systemd computes it.
+/// Computes the quota as systemd does.
 fn in_a_period(per_second: u64, period: u64) -> u64 {
     per_second.saturating_mul(period) / 1_000_000
 }
 
-/// Microseconds a second, rounded up to the 10 ms that systemd counts in, so
-/// that what the file says is never more than what systemd allows.
+/// Returns microseconds per second, rounded up to the 10 ms in which systemd
+/// counts, so that the file's value is never more than systemd allows.
 fn per_second(quota: Option<u64>, period: u64) -> u64 {
     const STEP: u64 = 10_000;
     quota.map_or(INFINITY, |quota| {
@@ -224,7 +231,7 @@ fn per_second(quota: Option<u64>, period: u64) -> u64 {
     })
 }
 
-/// Quota and period as they are now.
+/// Returns the present quota and period.
 fn bandwidth(cg: &Cgroup, v2: bool) -> (Option<u64>, Option<u64>) {
     let Some(dir) = cg.dir("cpu") else {
         return (None, None);
@@ -257,8 +264,8 @@ fn of_memory(memory: &LinuxMemory, v2: bool, all: &mut Vec<Property>) -> Result<
     Ok(())
 }
 
-/// Files of version 2 that systemd would otherwise set back. A value that it
-/// cannot take is left to the file, whose error is the better one.
+/// Converts files of version 2 that systemd would otherwise reset. A value that
+/// systemd cannot take is left to the file, whose error is better.
 fn of_unified(name: &str, value: &str, all: &mut Vec<Property>) {
     let property = match name {
         "memory.min" => "MemoryMin",
@@ -282,9 +289,10 @@ fn of_unified(name: &str, value: &str, all: &mut Vec<Property>) {
     };
     let value = match property {
         "AllowedCPUs" | "AllowedMemoryNodes" => bits(value).map(Value::Bits),
-        // Lines about one device are the file's alone.
+        // Lines about one device go to the file alone.
         "IOWeight" => default_weight(value).map(Value::Number),
-        // systemd takes no zero; one that is there already is as good as none.
+        // systemd does not take zero. A limit of 1 has the same effect, since
+        // one process is there already.
         "TasksMax" => file::number(value).map(|max| Value::Number(max.max(1))),
         _ => file::number(value).map(Value::Number),
     };
@@ -293,12 +301,13 @@ fn of_unified(name: &str, value: &str, all: &mut Vec<Property>) {
     }
 }
 
-/// The weight in `io.weight` that holds for all devices: `default 100` or `100`.
+/// Returns the weight in `io.weight` that holds for all devices: `default 100`
+/// or `100`.
 fn default_weight(value: &str) -> Option<u64> {
     value.lines().find_map(|line| line.strip_prefix("default ").unwrap_or(line).trim().parse().ok())
 }
 
-/// A list such as `0-2,5` as a bit map, lowest first.
+/// Parses a list such as `0-2,5` into a bit map, lowest bit first.
 fn bits(list: &str) -> Option<Vec<u8>> {
     let mut bytes = Vec::new();
     for range in list.trim().split(',').filter(|r| !r.is_empty()) {
@@ -314,7 +323,7 @@ fn bits(list: &str) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
-/// Negative numbers mean no limit.
+/// Converts a limit. A negative number means no limit.
 fn limited(limit: i64) -> u64 {
     u64::try_from(limit).unwrap_or(INFINITY)
 }
@@ -339,7 +348,7 @@ mod tests {
 
     const NOW: Systemd = Systemd { version: 257, v2: true };
 
-    /// The properties for these files of version 2 and these shares.
+    /// Returns the properties for these files of version 2 and these shares.
     fn of_files(files: &[(&str, &str)], shares: u64, systemd: Systemd) -> Vec<Property> {
         let unified = files.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
         let unified: std::collections::HashMap<String, String> = unified.collect();
@@ -351,7 +360,7 @@ mod tests {
     }
 
     #[test]
-    fn to_be_idle_is_a_weight_that_comes_alone() {
+    fn idle_is_a_weight_and_excludes_others() {
         let idle = |systemd| of_files(&[("cpu.idle", "1"), ("cpu.weight", "7")], 1024, systemd);
         assert_eq!(idle(NOW), [number("CPUWeight", 0)]);
         assert_eq!(idle(Systemd { version: 251, v2: true }), []);
@@ -360,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn to_be_killed_together_is_a_policy() {
+    fn killing_together_is_a_policy() {
         let together = |systemd| of_files(&[("memory.oom.group", "1")], 0, systemd);
         assert_eq!(together(NOW), [text("OOMPolicy", "kill".to_owned())]);
         assert_eq!(together(Systemd { version: 252, v2: true }), []);
@@ -369,13 +378,13 @@ mod tests {
     }
 
     #[test]
-    fn weights_of_disks_are_told_as_version_2_counts_them() {
+    fn weights_of_disks_are_converted_for_version_2() {
         let io = oci_spec::runtime::LinuxBlockIoBuilder::default().weight(505u16).build().unwrap();
         let resources = LinuxResourcesBuilder::default().block_io(io).build().unwrap();
         assert_eq!(of_resources(&resources, NOW, None).unwrap(), [number("IOWeight", 5000)]);
         let version_1 = Systemd { v2: false, ..NOW };
-        let told = of_resources(&resources, version_1, None).unwrap();
-        assert_eq!(told, [number("BlockIOWeight", 505)]);
+        let properties = of_resources(&resources, version_1, None).unwrap();
+        assert_eq!(properties, [number("BlockIOWeight", 505)]);
         for value in ["200", "8:0 300\ndefault 200"] {
             assert_eq!(of_files(&[("io.weight", value)], 0, NOW), [number("IOWeight", 200)]);
         }
@@ -383,16 +392,16 @@ mod tests {
     }
 
     #[test]
-    fn no_tasks_at_all_is_one_to_systemd() {
+    fn zero_tasks_become_one_for_systemd() {
         assert_eq!(of_files(&[("pids.max", "0")], 0, NOW), [number("TasksMax", 1)]);
     }
 
     #[test]
-    fn a_quota_is_told_by_the_second_and_rounded_up() {
+    fn a_quota_is_counted_by_the_second_and_rounded_up() {
         assert_eq!(per_second(Some(50_000), 100_000), 500_000);
         assert_eq!(per_second(Some(33_333), 100_000), 340_000);
         assert_eq!(per_second(None, 100_000), INFINITY);
-        // What it makes of that is not rounded again.
+        // systemd does not round its own value again.
         for (quota, period, kept) in [(33_333, 100_000, 34_000), (7_777, 33_333, 7_999)] {
             assert_eq!(in_a_period(per_second(Some(quota), period), period), kept);
             assert_eq!(in_a_period(per_second(Some(kept), period), period), kept);
@@ -421,7 +430,7 @@ mod tests {
     }
 
     #[test]
-    fn files_of_version_2_become_properties_where_there_are_any() {
+    fn files_of_version_2_become_properties_if_systemd_has_them() {
         let mut all = Vec::new();
         of_unified("memory.max", "max", &mut all);
         of_unified("cpu.max", "50000 100000", &mut all);

@@ -1,4 +1,4 @@
-//! Taking a cgroup away.
+//! Removes a cgroup.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -9,24 +9,24 @@ use super::processes::{pidfds, tree, wait_for_exit};
 use super::{Cgroup, systemd};
 use crate::error::{Context, Error, Result};
 
-/// How long a removal may take; containerd gives `delete` five seconds.
-const PATIENCE: Duration = Duration::from_secs(3);
+/// Time for a removal. containerd gives `delete` five seconds.
+const REMOVAL_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// How long to wait for processes at a time, before trying again.
-const STEP: Duration = Duration::from_millis(50);
+/// Time to wait for processes before each further attempt.
+const RETRY_INTERVAL: Duration = Duration::from_millis(50);
 
 impl Cgroup {
     /// Removes the cgroup and those that the workload made below it.
     ///
-    /// Done already is success. Kills nothing (but a unit's processes, by
-    /// systemd): processes that are just dying are waited for, three seconds
-    /// at most, and then the error says how many are left. Parents stay, as
-    /// with runc: they belong to the kubelet or the administrator.
+    /// If it is gone already, that is a success. Kills nothing, though systemd
+    /// kills a unit's processes. Waits three seconds at most for processes that
+    /// are about to end; then the error says how many are left. Parents stay,
+    /// as with runc: they belong to the kubelet or the administrator.
     pub fn remove(&self) -> Result<()> {
         if let Some(unit) = &self.saved.unit {
             systemd::stop(unit)?;
         }
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + REMOVAL_TIMEOUT;
         let mut pause = Duration::from_micros(200);
         let mut left: Vec<&Path> = self.paths().collect();
         loop {
@@ -40,7 +40,7 @@ impl Cgroup {
                 return Ok(());
             }
             left = busy;
-            // Frozen processes of version 1 do not even die.
+            // Frozen processes of version 1 cannot die.
             if self.is_frozen()? {
                 self.thaw_if_there()?;
             }
@@ -48,14 +48,14 @@ impl Cgroup {
             if now >= deadline {
                 return self.refused(&left);
             }
-            // An event where there is one: the exit of a process that is still
-            // listed. The last moments of a dying one are not.
+            // Wait for an event if there is one: the exit of a listed process.
+            // In its last moments a process is not listed any more.
             let alive = pidfds(&self.pids()?);
             if alive.is_empty() {
                 std::thread::sleep(pause);
-                pause = (pause * 2).min(STEP);
+                pause = (pause * 2).min(RETRY_INTERVAL);
             } else {
-                wait_for_exit(&alive, now + STEP)?;
+                wait_for_exit(&alive, now + RETRY_INTERVAL)?;
             }
         }
     }
@@ -66,12 +66,13 @@ impl Cgroup {
         Err(Error::internal(format!(
             "rmdir {}: still busy after {} s, with {count} processes",
             dirs.join(" "),
-            PATIENCE.as_secs()
+            REMOVAL_TIMEOUT.as_secs()
         )))
     }
 }
 
-/// Removes what it can, children first; whether that was all.
+/// Removes as much as possible, children first. Returns whether everything is
+/// removed.
 fn remove_tree(dir: &Path) -> Result<bool> {
     match rustix::fs::rmdir(dir) {
         Ok(()) | Err(Errno::NOENT) => return Ok(true),

@@ -1,9 +1,9 @@
-//! The systemd driver: the cgroup as a transient scope (or slice), asked for
-//! over D-Bus (org.freedesktop.systemd1(5); systemd's CGROUP_DELEGATION.md).
+//! The systemd driver. It requests the cgroup over D-Bus, as a transient scope
+//! or slice (org.freedesktop.systemd1(5); systemd's CGROUP_DELEGATION.md).
 //! Needs systemd 244.
 //!
-//! Each call opens a connection and closes it again: the shim keeps no
-//! descriptor that would let a sandbox speak to systemd.
+//! Each call opens a connection and closes it again, so the shim keeps no
+//! descriptor through which a sandbox could reach systemd.
 
 use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
@@ -27,14 +27,15 @@ use crate::error::{Context, Error, Result};
 use crate::spec::plan::UnitProperty;
 use crate::sys::cgroup::Holder;
 
-/// How long systemd may take for a call or a job, as with runc.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// Time for a call or a job of systemd, as with runc.
+const SYSTEMD_TIMEOUT: Duration = Duration::from_secs(30);
 
 const SERVICE: &str = "org.freedesktop.systemd1";
 const PATH: &str = "/org/freedesktop/systemd1";
 const MANAGER: &str = "org.freedesktop.systemd1.Manager";
 
-/// Starts the unit, limits included. Its files are still to be written.
+/// Starts the unit with its limits. The caller then writes the limits into the
+/// files.
 pub(super) fn create(
     id: &str,
     unit: &Unit,
@@ -43,8 +44,8 @@ pub(super) fn create(
     properties: &[UnitProperty],
 ) -> Result<Cgroup> {
     let mut bus = Bus::connect()?;
-    // A scope must have a process from the start; none of the container's
-    // exists yet.
+    // A scope must have a process from the start, but no process of the
+    // container exists yet.
     let holder = match unit.name.ends_with(".scope") {
         true => Some(Holder::start().context(|| "fork a first process for a systemd scope")?),
         false => None,
@@ -52,8 +53,8 @@ pub(super) fn create(
     let systemd = Systemd { version: bus.version(), v2: hierarchies.mode.is_v2() };
     let mut all = properties::of_unit(id, unit, systemd, holder.as_ref(), resources);
     all.extend(properties::of_resources(resources, systemd, None)?);
-    // systemd takes the last word on each.
-    all.extend(properties.iter().map(properties::asked));
+    // systemd uses the last value of each property.
+    all.extend(properties.iter().map(properties::of_annotation));
     bus.start(&unit.name, &all)?;
     let made = placed(&mut bus, unit, hierarchies).inspect_err(|_| {
         if let Err(e) = bus.stop(&unit.name) {
@@ -63,13 +64,13 @@ pub(super) fn create(
     Ok(Cgroup { holder: Mutex::new(holder), ..made? })
 }
 
-/// Where systemd put the unit. It says so itself: its own root need not be
-/// the hierarchy's.
+/// Returns the cgroup in which systemd put the unit. systemd reports it, since
+/// its own root need not be the hierarchy's.
 fn placed(bus: &mut Bus, unit: &Unit, hierarchies: &Hierarchies) -> Result<Cgroup> {
-    let told = bus.control_group(&unit.name)?;
-    let mut below = told.trim_start_matches('/').into();
-    if told.is_empty() {
-        // A slice without processes may have none yet.
+    let reported = bus.control_group(&unit.name)?;
+    let mut below = reported.trim_start_matches('/').into();
+    if reported.is_empty() {
+        // A slice without processes may have no cgroup yet.
         below = expand_slice(&unit.slice).unwrap_or_default().join(&unit.name);
     }
     let mut cgroup = in_all(hierarchies, |_| Ok(below.clone()))?;
@@ -77,7 +78,7 @@ fn placed(bus: &mut Bus, unit: &Unit, hierarchies: &Hierarchies) -> Result<Cgrou
     Ok(cgroup)
 }
 
-/// Changes the limits that systemd knows of.
+/// Changes the limits that systemd knows.
 pub(super) fn update(unit: &str, cgroup: &Cgroup, resources: &LinuxResources) -> Result<()> {
     let mut bus = Bus::connect()?;
     let systemd = Systemd { version: bus.version(), v2: cgroup.saved.v2 };
@@ -90,11 +91,12 @@ pub(super) fn update(unit: &str, cgroup: &Cgroup, resources: &LinuxResources) ->
     bus.call(call).map(drop).map_err(|e| e.of("SetUnitProperties", unit))
 }
 
-/// Stops the unit with all its processes. One that is gone already is fine.
+/// Stops the unit with all its processes. A unit that is gone already is a
+/// success.
 pub(super) fn stop(unit: &str) -> Result<()> {
     match Bus::connect() {
         Ok(mut bus) => bus.stop(unit),
-        // The directory can still be removed without systemd, and has to be.
+        // The directory can still be removed without systemd, and must be.
         Err(e) => {
             log::debug!("{unit} is removed without systemd: {e}");
             Ok(())
@@ -105,7 +107,7 @@ pub(super) fn stop(unit: &str) -> Result<()> {
 /// The system bus.
 struct Bus(RpcConn);
 
-/// An answer that is an error, or none at all.
+/// An error reply, or no reply.
 struct Failed {
     name: String,
     message: String,
@@ -137,7 +139,7 @@ impl From<rustbus::connection::Error> for Failed {
 
 impl Bus {
     fn connect() -> Result<Bus> {
-        let conn = RpcConn::system_conn(Timeout::Duration(PATIENCE)).map_err(|e| {
+        let conn = RpcConn::system_conn(Timeout::Duration(SYSTEMD_TIMEOUT)).map_err(|e| {
             Error::internal(format!(
                 "the systemd cgroup driver needs systemd on the system bus (D-Bus): {e}"
             ))
@@ -149,7 +151,7 @@ impl Bus {
         &mut self,
         mut message: MarshalledMessage,
     ) -> std::result::Result<MarshalledMessage, Failed> {
-        let timeout = Timeout::Duration(PATIENCE);
+        let timeout = Timeout::Duration(SYSTEMD_TIMEOUT);
         let sent = self.0.send_message(&mut message)?;
         let serial = sent.write(timeout).map_err(force_finish_on_error)?;
         let answer = self.0.wait_response(serial, timeout)?;
@@ -160,7 +162,7 @@ impl Bus {
         Err(Failed { name: answer.dynheader.error_name.unwrap_or_default(), message })
     }
 
-    /// StartTransientUnit, to the end of its job.
+    /// Calls StartTransientUnit and waits for the end of its job.
     fn start(&mut self, unit: &str, properties: &[Property]) -> Result<()> {
         self.watch_jobs()?;
         let message = || -> Result<MarshalledMessage> {
@@ -173,7 +175,7 @@ impl Bus {
         };
         let mut answer = self.call(message()?);
         if answer.as_ref().is_err_and(|e| e.name.ends_with(".UnitExists")) {
-            // One that failed stays listed until it is reset.
+            // A unit that failed stays listed until it is reset.
             self.reset_failed(unit);
             answer = self.call(message()?);
         }
@@ -202,7 +204,8 @@ impl Bus {
         Ok(())
     }
 
-    /// Forgets a unit that failed; most have not, and are forgotten already.
+    /// Makes systemd forget a unit that failed. Most have not failed and are
+    /// forgotten already.
     fn reset_failed(&mut self, unit: &str) {
         let mut call = manager_call("ResetFailedUnit");
         if call.body.push_param(unit).is_ok() {
@@ -216,17 +219,17 @@ impl Bus {
         self.call(call).map(drop).map_err(|e| e.of("AddMatch", "JobRemoved"))
     }
 
-    /// Waits for the job that a call was answered with.
+    /// Waits for the end of the job that a reply names.
     fn job_result(&mut self, answer: &MarshalledMessage, unit: &str) -> Result<String> {
         let broken = |_| Error::internal(format!("systemd: unreadable answer about {unit}"));
         let job = answer.body.parser().get::<ObjectPath<&str>>().map_err(broken)?;
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + SYSTEMD_TIMEOUT;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             let signal = self.0.wait_signal(Timeout::Duration(left)).map_err(|e| {
                 Error::internal(format!(
                     "systemd: job of {unit} not done within {} s: {e}",
-                    PATIENCE.as_secs()
+                    SYSTEMD_TIMEOUT.as_secs()
                 ))
             })?;
             if signal.dynheader.member.as_deref() != Some("JobRemoved") {
@@ -253,15 +256,15 @@ impl Bus {
         answer.map_err(|e| e.of("Get ControlGroup", unit))
     }
 
-    /// The number of systemd's version, asked once; 0, which knows of nothing
-    /// new, when it does not say.
+    /// Returns the number of systemd's version, requested once. 0, which stands
+    /// for no new features, if systemd does not report it.
     fn version(&mut self) -> u32 {
-        static TOLD: OnceLock<u32> = OnceLock::new();
-        if let Some(version) = TOLD.get() {
+        static VERSION: OnceLock<u32> = OnceLock::new();
+        if let Some(version) = VERSION.get() {
             return *version;
         }
         match self.property(PATH, MANAGER, "Version") {
-            Ok(text) => *TOLD.get_or_init(|| number_of(&text)),
+            Ok(text) => *VERSION.get_or_init(|| number_of(&text)),
             Err(e) => {
                 log::debug!("{}", e.of("Get Version", "of itself"));
                 0
@@ -269,7 +272,7 @@ impl Bus {
         }
     }
 
-    /// A property that is a text.
+    /// Returns a property that is a text.
     fn property(
         &mut self,
         object: &str,
@@ -289,7 +292,7 @@ impl Bus {
     }
 }
 
-/// The number in a version such as `257.9-1~deb13u1` or `v245.4`.
+/// Returns the number in a version such as `257.9-1~deb13u1` or `v245.4`.
 fn number_of(version: &str) -> u32 {
     let digits = version.trim_start_matches('v');
     let end = digits.find(|c: char| !c.is_ascii_digit()).unwrap_or(digits.len());
@@ -300,7 +303,7 @@ fn manager_call(method: &str) -> MarshalledMessage {
     MessageBuilder::new().call(method).with_interface(MANAGER).on(PATH).at(SERVICE).build()
 }
 
-/// Adds arguments; only a string with a zero byte cannot be sent.
+/// Adds arguments to a call. Only a string with a zero byte cannot be sent.
 fn push(
     call: &mut MarshalledMessage,
     add: impl FnOnce(&mut MarshalledMessageBody) -> std::result::Result<(), MarshalError>,
@@ -313,7 +316,7 @@ mod tests {
     use super::number_of;
 
     #[test]
-    fn versions_are_numbers_with_something_around() {
+    fn the_number_of_a_version_is_found() {
         for (version, number) in [("257.9-1~deb13u1", 257), ("v245.4", 245), ("252", 252), ("", 0)]
         {
             assert_eq!(number_of(version), number, "{version}");

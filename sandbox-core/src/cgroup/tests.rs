@@ -1,5 +1,5 @@
-//! Against the real cgroups of the host. Need root, and what their modules are
-//! called after.
+//! Tests against the real cgroups of the host. They need root, and what the
+//! names of their modules mention.
 
 mod needs_systemd;
 mod needs_v1;
@@ -23,9 +23,9 @@ use super::stats::Stats;
 use super::*;
 use crate::control::message::FailureKind;
 
-/// A test that needs more than root says so by the module that it is in, so that
-/// `ci/left-out` can leave it out where that is missing, and say so. Run anyway,
-/// it fails here.
+/// Checks a test's needs. A test that needs more than root is in a module with
+/// that need in its name, so that `ci/left-out` can leave it out, and print
+/// that, on a host without it. If it is run anyway, it fails here.
 fn needs(met: bool, what: &str) {
     assert!(rustix::process::geteuid().is_root(), "needs root");
     assert!(met, "needs {what}: ci/test leaves it out on this host");
@@ -35,14 +35,14 @@ fn is_v2() -> bool {
     Mode::of_host().unwrap().is_v2()
 }
 
-/// Where version 2 is mounted, if it is.
+/// Returns the mount point of version 2, if there is one.
 fn mount() -> Option<PathBuf> {
     let text = fs::read_to_string("/proc/self/mountinfo").unwrap();
     let line = text.lines().find(|l| l.contains(" - cgroup2 "))?;
     line.split(' ').nth(4).map(PathBuf::from)
 }
 
-/// A cgroup that goes away with all its processes, whatever happens.
+/// A cgroup that is removed on drop with all its processes.
 struct Scratch {
     cgroup: Cgroup,
     children: Vec<Child>,
@@ -65,7 +65,7 @@ impl Scratch {
         Self::new(&LinuxResources::default())
     }
 
-    /// Runs a shell script that joins by the donated descriptors' files first.
+    /// Runs a shell script that first joins by the files of [`Cgroup::procs`].
     fn run(&mut self, script: &str) -> u32 {
         let joins: String = self
             .cgroup
@@ -125,8 +125,8 @@ fn until(mut holds: impl FnMut() -> bool) {
     }
 }
 
-fn readable(fd: impl AsFd, patience: Duration) -> bool {
+fn readable(fd: impl AsFd, timeout: Duration) -> bool {
     let fd = fd.as_fd();
     let mut fds = [PollFd::from_borrowed_fd(fd, PollFlags::IN)];
-    poll(&mut fds, Some(&freeze::timespec(patience))).unwrap() == 1
+    poll(&mut fds, Some(&freeze::timespec(timeout))).unwrap() == 1
 }

@@ -1,8 +1,8 @@
 //! The device controller of version 2: a program of type
 //! `BPF_PROG_TYPE_CGROUP_DEVICE` (bpf(2); cgroup-v2.rst, "Device controller").
 //!
-//! Attached with `BPF_F_ALLOW_MULTI`, so that the programs of a parent (and
-//! those that systemd attaches) all have to agree.
+//! Attached with `BPF_F_ALLOW_MULTI`, so that the programs of a parent and
+//! those of systemd must all allow an access.
 
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -14,8 +14,8 @@ use crate::cgroup::file;
 use crate::error::{Context, Result};
 use crate::sys::cgroup as sys;
 
-/// Puts the policy into force, then takes programs of an earlier one away:
-/// in this order nothing is open in between.
+/// Attaches the policy's program, then detaches those of an earlier policy. In
+/// this order no device is accessible in between.
 pub(super) fn attach(dir: &Path, policy: &Policy) -> Result<()> {
     let what = |step: &str| format!("linux.resources.devices: {step} for {}", dir.display());
     let cgroup = file::open(dir, OFlags::RDONLY | OFlags::DIRECTORY).context(|| what("open"))?;
@@ -51,9 +51,10 @@ const JEQ_K: u8 = 0x15;
 const JNE_X: u8 = 0x5d;
 const EXIT: u8 = 0x95;
 
-/// `struct bpf_cgroup_dev_ctx` holds access and type in one word, then the
-/// numbers: r2 is the type, r3 the access, r4 and r5 the numbers. Each
-/// exception is a block that jumps over its verdict when it does not match.
+/// Compiles a policy. `struct bpf_cgroup_dev_ctx` holds access and type in one
+/// word, then the numbers: r2 is the type, r3 the access, r4 and r5 the
+/// numbers. Each exception is a block that jumps over its verdict if it does
+/// not match.
 fn compile(policy: &Policy) -> Vec<u64> {
     let verdict = |allow: bool| [insn(MOV_K, 0, 0, 0, allow.into()), insn(EXIT, 0, 0, 0, 0)];
     let mut program = vec![
@@ -72,15 +73,15 @@ fn compile(policy: &Policy) -> Vec<u64> {
 }
 
 fn block(program: &mut Vec<u64>, exception: &Exception, allow: bool, verdict: &[u64; 2]) {
-    // The tests as (code, dst, src, immediate), each a jump over the verdict;
-    // the two that compute the common access bits jump nowhere.
+    // The tests as (code, dst, src, immediate), each a jump over the verdict.
+    // The two that compute the common access bits do not jump.
     let kind = if exception.block { 1 } else { 2 };
     let mut tests = vec![
         (JNE_K, 2, 0, kind),
         (MOV_X, 1, 3, 0),
         (AND_K, 1, 0, exception.access.into()),
-        // To be allowed, all that is asked for has to be; one bit is enough to
-        // be denied.
+        // To be allowed, all access that is requested must be allowed. One
+        // denied bit is enough to deny it.
         if allow { (JEQ_K, 1, 0, 0) } else { (JNE_X, 1, 3, 0) },
     ];
     for (register, number) in [(4, exception.major), (5, exception.minor)] {

@@ -11,13 +11,13 @@ use crate::cgroup::Cgroup;
 use crate::cgroup::properties::quota_of_unit;
 use crate::error::Result;
 
-/// Whether the container is to be idle, which `unified` has the last word on.
+/// Returns whether the container is to be idle. `unified` takes precedence.
 pub(in crate::cgroup) fn idle_of(resources: &LinuxResources) -> Option<i64> {
     let unified = resources.unified().as_ref().and_then(|u| u.get("cpu.idle")?.trim().parse().ok());
     unified.or_else(|| resources.cpu().as_ref()?.idle())
 }
 
-/// Real-time scheduling is version 1's alone.
+/// Refuses real-time scheduling on version 2, which has none.
 pub(super) fn check(v2: bool, cpu: &LinuxCpu) -> Result<()> {
     let realtime = cpu.realtime_runtime().is_some_and(|r| r != 0)
         || cpu.realtime_period().is_some_and(|p| p != 0);
@@ -30,8 +30,9 @@ pub(super) fn check(v2: bool, cpu: &LinuxCpu) -> Result<()> {
     Ok(())
 }
 
-/// What to write. Who is to be `idle` has no weight: the kernel refuses one from
-/// then on, and systemd may have made it idle before these files are written.
+/// Returns the values to write. An `idle` cgroup gets no weight: the kernel
+/// refuses one from then on, and systemd may have made it idle before these
+/// files are written.
 fn as_written(cg: &Cgroup, cpu: &LinuxCpu, idle: bool) -> LinuxCpu {
     let mut written = cpu.clone();
     written.set_shares(cpu.shares().filter(|_| !idle));
@@ -73,7 +74,7 @@ fn cpuset(dir: &Path, cpu: &LinuxCpu) -> Result<()> {
     steps.settle()
 }
 
-/// sched-bwc.rst and sched-design-CFS.rst. Zero means "not set" as with runc.
+/// sched-bwc.rst and sched-design-CFS.rst. Zero means "not set", as with runc.
 fn version_1(dir: &Path, cpu: &LinuxCpu) -> Result<()> {
     let set = &CpuController::new(dir.to_owned(), PathBuf::new(), false);
     let mut steps = Steps::default();
@@ -121,9 +122,9 @@ fn version_2(dir: &Path, cpu: &LinuxCpu) -> Result<()> {
     steps.settle()
 }
 
-/// Shares of version 1 (2 to 262144, usually 1024) as a weight of version 2
-/// (1 to 10000, usually 100), by the curve that maps those three onto one
-/// another, which runc 1.3.2, crun and the kubelet have agreed on.
+/// Converts shares of version 1 (2 to 262144, usually 1024) to a weight of
+/// version 2 (1 to 10000, usually 100). runc 1.3.2, crun and the kubelet agree
+/// on this curve, which maps those three values onto one another.
 pub(in crate::cgroup) fn weight_of_shares(shares: u64) -> u64 {
     match shares {
         0..=2 => 1,

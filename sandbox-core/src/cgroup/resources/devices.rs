@@ -1,10 +1,10 @@
-//! `linux.resources.devices`: which devices may be opened or made.
+//! `linux.resources.devices`: the devices that a container may open or make.
 //!
-//! A container starts with nothing allowed; the spec's rules are applied in
+//! A container starts with no device allowed. The spec's rules are applied in
 //! order, then the devices are allowed that every container has (runtime-spec,
-//! config-linux.md, "Default Devices"), as runc does. The outcome is one list
-//! of exceptions to "nothing" or to "everything", which version 1 takes as it
-//! is and version 2 as a program.
+//! config-linux.md, "Default Devices"), as in runc. The result is one list of
+//! exceptions to "nothing" or to "everything". Version 1 takes the list,
+//! version 2 a program made of it.
 
 use oci_spec::runtime::{LinuxDeviceCgroup, LinuxDeviceType};
 use rustix::fs::OFlags;
@@ -13,7 +13,7 @@ use super::{bpf, dir_for};
 use crate::cgroup::{Cgroup, file};
 use crate::error::{Context, Error, Result};
 
-/// Whether the rules can be had at all.
+/// Refuses rules that no cgroup can express.
 pub(super) fn check(rules: &[LinuxDeviceCgroup]) -> Result<()> {
     Policy::from_spec(rules).map(drop)
 }
@@ -26,8 +26,8 @@ pub(super) fn apply(cg: &Cgroup, rules: &[LinuxDeviceCgroup]) -> Result<()> {
     version_1(cg, &policy)
 }
 
-/// devices.rst. One open file for all lines of a kind: this is most of what is
-/// written for a container.
+/// devices.rst. One open file serves all lines of a kind, since they are most
+/// of what is written for a container.
 fn version_1(cg: &Cgroup, policy: &Policy) -> Result<()> {
     let dir = dir_for(cg, "devices", "devices")?;
     let (open, shut) = (dir.join("devices.allow"), dir.join("devices.deny"));
@@ -60,33 +60,33 @@ impl ContextField for Result<()> {
     }
 }
 
-/// What to do with a device, as the kernel's `devcgroup_behavior`.
+/// The policy for devices, like the kernel's `devcgroup_behavior`.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Policy {
-    /// Devices that no exception matches: allowed?
+    /// Whether devices are allowed that no exception matches.
     pub(super) allow: bool,
-    /// The opposite holds for these.
+    /// The devices to which the opposite applies.
     pub(super) exceptions: Vec<Exception>,
 }
 
-/// One or more devices, and what may (or may not) be done with them.
+/// One or more devices, and the access to them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Exception {
-    /// A block device, or a character device.
+    /// Whether it is a block device rather than a character device.
     pub(super) block: bool,
-    /// `None` for all.
+    /// The major number, or `None` for all.
     pub(super) major: Option<u32>,
-    /// `None` for all.
+    /// The minor number, or `None` for all.
     pub(super) minor: Option<u32>,
-    /// [`READ`], [`WRITE`], [`MKNOD`].
+    /// Bits of [`READ`], [`WRITE`] and [`MKNOD`].
     pub(super) access: u8,
 }
 
-/// `BPF_DEVCG_ACC_MKNOD` of bpf.h
+/// `BPF_DEVCG_ACC_MKNOD` of bpf.h.
 pub(super) const MKNOD: u8 = 1;
-/// `BPF_DEVCG_ACC_READ`
+/// `BPF_DEVCG_ACC_READ` of bpf.h.
 pub(super) const READ: u8 = 2;
-/// `BPF_DEVCG_ACC_WRITE`
+/// `BPF_DEVCG_ACC_WRITE` of bpf.h.
 pub(super) const WRITE: u8 = 4;
 
 impl Policy {
@@ -121,7 +121,7 @@ impl Policy {
         for block in kinds {
             let exception = Exception { block: *block, major, minor, access };
             if rule.allow() == self.allow {
-                self.take_back(exception, rule)?;
+                self.remove_exceptions(exception, rule)?;
             } else {
                 self.add(exception);
             }
@@ -136,10 +136,10 @@ impl Policy {
         }
     }
 
-    /// A rule that says what holds anyway takes earlier exceptions back, as
-    /// long as it covers them whole: part of a wildcard cannot be taken back,
-    /// by no cgroup version.
-    fn take_back(&mut self, back: Exception, rule: &LinuxDeviceCgroup) -> Result<()> {
+    /// Removes earlier exceptions for a rule that repeats the default. The rule
+    /// must cover them as a whole: neither cgroup version can remove a part of
+    /// a wildcard.
+    fn remove_exceptions(&mut self, back: Exception, rule: &LinuxDeviceCgroup) -> Result<()> {
         for old in &mut self.exceptions {
             if back.covers(old) {
                 old.access &= !back.access;
@@ -172,7 +172,7 @@ impl Exception {
             && self.access & other.access != 0
     }
 
-    /// As devices.allow takes it.
+    /// Returns the exception as a line of devices.allow.
     fn line(&self) -> String {
         let kind = if self.block { 'b' } else { 'c' };
         let number = |n: Option<u32>| n.map_or_else(|| "*".to_owned(), |n| n.to_string());
@@ -186,9 +186,9 @@ impl Exception {
     }
 }
 
-/// What every container may use: any node may be made (making is not opening),
-/// null, zero, full, random, urandom, tty, console, ptmx, terminals, and tun, which
-/// runc once left out, to the grief of those who run VPNs.
+/// Returns what every container may use. It may make any node, which does not mean
+/// that it may open it. It may use null, zero, full, random, urandom, tty, console,
+/// ptmx, terminals, and tun, which runc once omitted and VPNs need.
 fn defaults() -> impl Iterator<Item = Exception> {
     let all = READ | WRITE | MKNOD;
     let make =
@@ -214,7 +214,7 @@ fn defaults() -> impl Iterator<Item = Exception> {
     make.into_iter().chain(nodes)
 }
 
-/// Absent means all, as with runc.
+/// Parses the access. If absent, all is meant, as with runc.
 fn access(rule: &LinuxDeviceCgroup) -> Result<u8> {
     let Some(letters) = rule.access().as_deref().filter(|a| !a.is_empty()) else {
         return Ok(READ | WRITE | MKNOD);
@@ -227,7 +227,7 @@ fn access(rule: &LinuxDeviceCgroup) -> Result<u8> {
     })
 }
 
-/// Absent and -1 mean all.
+/// Converts a number. If it is absent or -1, all are meant.
 fn device_number(number: Option<i64>, rule: &LinuxDeviceCgroup) -> Result<Option<u32>> {
     match number {
         None | Some(-1) => Ok(None),
@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn later_rules_add_to_and_take_back_earlier_ones() {
+    fn later_rules_add_to_and_remove_earlier_ones() {
         use LinuxDeviceType::{B, C};
         let policy = Policy::from_spec(&[
             rule(true, B, (8, 0), "r"),
@@ -291,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_cgroup_can_express_is_refused() {
+    fn rules_that_no_cgroup_can_express_are_refused() {
         use LinuxDeviceType::C;
         let hole = [rule(true, C, (10, -1), "rw"), rule(false, C, (10, 5), "r")];
         let error = Policy::from_spec(&hole).unwrap_err().to_string();

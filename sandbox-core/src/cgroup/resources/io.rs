@@ -59,8 +59,8 @@ fn is_empty(io: &LinuxBlockIo) -> bool {
     *io == LinuxBlockIo::default()
 }
 
-/// Weights go to the bfq scheduler's files where they are, because only bfq
-/// and (version 2) the io.cost controller heed weights at all.
+/// Adds the weights. They go to the bfq scheduler's files if these exist, because
+/// only bfq and, on version 2, the io.cost controller use weights at all.
 fn weights(steps: &mut Steps<'_>, dir: &Path, v2: bool, io: &LinuxBlockIo) -> Result<()> {
     let (plain, bfq, device) = if v2 {
         ("io.weight", "io.bfq.weight", "io.bfq.weight")
@@ -104,7 +104,7 @@ fn leaf_weight_for(device: &LinuxWeightDevice) -> Option<u16> {
     device.leaf_weight().filter(|w| *w != 0)
 }
 
-/// Leaf weights are version 1's alone.
+/// Refuses leaf weights on version 2, which has none.
 pub(super) fn check(v2: bool, io: &LinuxBlockIo) -> Result<()> {
     let mut devices = io.weight_device().iter().flatten();
     if v2 && (leaf_weight(io).is_some() || devices.any(|wd| leaf_weight_for(wd).is_some())) {
@@ -113,7 +113,7 @@ pub(super) fn check(v2: bool, io: &LinuxBlockIo) -> Result<()> {
     Ok(())
 }
 
-/// Leaf weights were the cfq scheduler's, which is gone since Linux 5.0.
+/// Adds the leaf weights of the cfq scheduler, which Linux 5.0 removed.
 fn leaf_weights<'a>(
     steps: &mut Steps<'a>,
     set: &'a BlkIoController,
@@ -140,7 +140,7 @@ fn number(field: &str, major: i64, minor: i64) -> Result<(u64, u64)> {
     }
 }
 
-/// 10 to 1000 of version 1 as 1 to 10000 of version 2, linearly, as runc does.
+/// Converts 10 to 1000 of version 1 to 1 to 10000 of version 2, linearly, as runc does.
 pub(in crate::cgroup) fn io_weight(weight: u16) -> u64 {
     1 + (u64::from(weight).saturating_sub(10)) * 9999 / 990
 }

@@ -28,7 +28,8 @@ pub(super) fn apply(cg: &Cgroup, memory: &LinuxMemory) -> Result<()> {
     if cg.saved.v2 { version_2(dir, memory) } else { version_1(dir, memory) }
 }
 
-/// What only version 1 has, and a swap that is less than the memory in it.
+/// Refuses what only version 1 has, and a swap limit below the memory limit that it
+/// includes.
 pub(super) fn check(v2: bool, memory: &LinuxMemory) -> Result<()> {
     if let Some(swappiness) = memory.swappiness().filter(|s| !v2 && *s > 100) {
         return Err(Error::invalid(format!(
@@ -50,9 +51,10 @@ pub(super) fn check(v2: bool, memory: &LinuxMemory) -> Result<()> {
     swap_beside(memory.limit().filter(|l| *l != 0), memory.swap()).map(drop)
 }
 
-/// The spec's swap is a total that counts memory in. Where an update of version
-/// 2 mentions one half only, the other is as it is now: without it the total
-/// would move with the memory, or could not be told at all.
+/// Completes an update with the present value of the other limit, if it mentions only
+/// one of memory and swap (version 2). In the spec, swap is a total that includes
+/// memory. Without the other value the total would change with the memory, or could
+/// not be computed.
 pub(in crate::cgroup) fn completed(
     cg: &Cgroup,
     resources: &LinuxResources,
@@ -65,7 +67,7 @@ pub(in crate::cgroup) fn completed(
     let (limit, swap) = (given(memory.limit()), given(memory.swap()));
     if limit.is_some() != swap.is_some() {
         let dir = dir_for(cg, "memory", "memory")?;
-        // None for what has no limit.
+        // `None` means no limit.
         let now = |name: &str| -> Result<Option<i64>> {
             let number = file::read_number(&dir.join(name))?;
             Ok(number.and_then(|n| i64::try_from(n).ok()))
@@ -74,8 +76,8 @@ pub(in crate::cgroup) fn completed(
             Some(limit) => {
                 let total = now("memory.max")?.zip(now("memory.swap.max")?);
                 let total = total.map(|(memory, swap)| memory.saturating_add(swap));
-                // Beyond the total swap stays what it is, as with runc: Docker says
-                // that swap has no limit by not mentioning it.
+                // With memory beyond the total, swap keeps its value, as with runc:
+                // Docker requests unlimited swap by not mentioning it.
                 memory.set_swap(total.filter(|total| (1..=*total).contains(&limit)));
             }
             None => drop(memory.set_limit(now("memory.max")?)),
@@ -85,9 +87,8 @@ pub(in crate::cgroup) fn completed(
     Ok(whole)
 }
 
-/// memory.rst. Zero means "not set" as with runc. Whether memory or swap has
-/// to be written first depends on whether they grow or shrink; [`Steps`] finds
-/// out.
+/// memory.rst. Zero means "not set", as with runc. Whether memory or swap must be
+/// written first depends on whether they grow or shrink. [`Steps`] tries both orders.
 fn version_1(dir: &Path, memory: &LinuxMemory) -> Result<()> {
     let set = &MemController::new(dir.to_owned(), PathBuf::new(), false);
     let mut steps = Steps::default();
@@ -95,7 +96,7 @@ fn version_1(dir: &Path, memory: &LinuxMemory) -> Result<()> {
     if let Some(limit) = limit {
         steps.library("memory.limit", move || set.set_limit(limit));
     }
-    // No limit on memory means none on swap either, unless one is given.
+    // Without a memory limit there is none on swap either, unless one is given.
     let implied =
         (limit == Some(-1) && dir.join("memory.memsw.limit_in_bytes").exists()).then_some(-1);
     if let Some(swap) = memory.swap().filter(|s| *s != 0).or(implied) {
@@ -131,8 +132,8 @@ fn version_2(dir: &Path, memory: &LinuxMemory) -> Result<()> {
     steps.settle()
 }
 
-/// The spec's swap counts memory in; version 2 has it beside memory. `None`
-/// when there is nothing to write, -1 for no limit.
+/// Converts the spec's swap, which includes memory, to version 2, which counts swap
+/// alone. `None` if there is nothing to write, -1 for no limit.
 pub(in crate::cgroup) fn swap_beside(limit: Option<i64>, swap: Option<i64>) -> Result<Option<i64>> {
     match (limit, swap.filter(|s| *s != 0)) {
         (Some(-1), None) => Ok(Some(-1)),
@@ -147,8 +148,8 @@ pub(in crate::cgroup) fn swap_beside(limit: Option<i64>, swap: Option<i64>) -> R
     }
 }
 
-/// A host without swap accounting has no file for it; then no swap and any
-/// amount of swap are as good as written.
+/// Writes the swap limit. A host without swap accounting has no file for it.
+/// There, no swap and unlimited swap count as written.
 fn write_swap(dir: &Path, swap: i64) -> Result<()> {
     let path = dir.join("memory.swap.max");
     let value = if swap == -1 { "max".to_owned() } else { swap.to_string() };
@@ -158,8 +159,8 @@ fn write_swap(dir: &Path, swap: i64) -> Result<()> {
     }
 }
 
-/// `checkBeforeUpdate`: rather refuse than kill at once. Version 1 refuses by
-/// itself.
+/// Refuses a limit below the present usage (`checkBeforeUpdate`), which would
+/// kill at once. Version 1 refuses it by itself.
 pub(in crate::cgroup) fn check_usage(cg: &Cgroup, resources: &LinuxResources) -> Result<()> {
     let Some(memory) = resources.memory().filter(|m| m.check_before_update() == Some(true)) else {
         return Ok(());
@@ -174,7 +175,7 @@ pub(in crate::cgroup) fn check_usage(cg: &Cgroup, resources: &LinuxResources) ->
     fits("memory.swap", memory.swap(), used + swapped)
 }
 
-/// Zero and less limit nothing.
+/// Refuses a limit that is not above the usage. Zero and less mean no limit.
 fn fits(field: &str, limit: Option<i64>, used: u64) -> Result<()> {
     match limit.and_then(|l| u64::try_from(l).ok()).filter(|l| *l != 0) {
         Some(limit) if limit <= used => Err(Error::invalid(format!(
@@ -189,7 +190,7 @@ mod tests {
     use super::{fits, swap_beside};
 
     #[test]
-    fn what_is_in_use_has_to_be_less_than_the_limit() {
+    fn the_usage_must_be_below_the_limit() {
         for (limit, used) in [(None, 9), (Some(-1), 9), (Some(0), 9), (Some(10), 9)] {
             fits("memory.limit", limit, used).unwrap();
         }
@@ -200,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn swap_of_the_spec_counts_memory_in() {
+    fn swap_of_the_spec_includes_memory() {
         let cases = [
             (None, None, None),
             (Some(100), None, None),

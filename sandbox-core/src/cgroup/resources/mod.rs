@@ -1,6 +1,6 @@
-//! Writing `linux.resources` (runtime-spec, config-linux.md, "Control groups")
-//! into a cgroup. What was asked for and cannot be done is an error that names
-//! the field; nothing is dropped in silence.
+//! Writes `linux.resources` (runtime-spec, config-linux.md, "Control groups")
+//! into a cgroup. A requested limit that cannot be applied is an error that
+//! names the field. None is dropped silently.
 
 mod bpf;
 mod cpu;
@@ -23,8 +23,8 @@ pub(super) use cpu::{idle_of, weight_of_shares};
 pub(super) use io::io_weight;
 pub(super) use memory::{check_usage, completed, swap_beside};
 
-/// Refuses what cannot be done whatever the files say, so that nothing is left
-/// half changed.
+/// Refuses what can never be applied, whatever the files hold, before anything
+/// is changed.
 pub(super) fn check(v2: bool, resources: &LinuxResources) -> Result<()> {
     if let Some(cpu) = resources.cpu() {
         cpu::check(v2, cpu)?;
@@ -47,12 +47,12 @@ pub(super) fn check(v2: bool, resources: &LinuxResources) -> Result<()> {
     devices::check(resources.devices().as_deref().unwrap_or_default())
 }
 
-/// Closes access to devices, and opens it as the spec says.
+/// Denies access to devices except as the spec allows.
 pub(super) fn allow_devices(cg: &Cgroup, resources: &LinuxResources) -> Result<()> {
     devices::apply(cg, resources.devices().as_deref().unwrap_or_default())
 }
 
-/// Writes all limits but those of devices, which were [`check`]ed.
+/// Writes all limits except those of devices. The caller has [`check`]ed them.
 pub(super) fn apply(cg: &Cgroup, resources: &LinuxResources) -> Result<()> {
     if let Some(cpu) = resources.cpu() {
         cpu::apply(cg, cpu, idle_of(resources) == Some(1))?;
@@ -75,40 +75,40 @@ pub(super) fn apply(cg: &Cgroup, resources: &LinuxResources) -> Result<()> {
     if let Some(rdma) = resources.rdma() {
         other::rdma(cg, rdma)?;
     }
-    // Last: it is the user's own word on files that were written above.
+    // Last, since the user means these values to replace those written above.
     if let Some(unified) = resources.unified() {
         other::unified(cg, unified, idle_of(resources) == Some(1))?;
     }
     Ok(())
 }
 
-/// Why a value was refused.
+/// The reason why a value was refused.
 struct Refused {
     what: String,
     errno: Option<Errno>,
 }
 
-/// One value to write, and the field that asks for it.
+/// One value to write, and the field that requests it.
 struct Step<'a> {
     field: &'static str,
     write: Box<dyn Fn() -> std::result::Result<(), Refused> + 'a>,
 }
 
-/// Values of one controller. They constrain one another (a quota and its
-/// period, memory and swap, idle and weight) so that the kernel may refuse one
-/// with EINVAL only because another is still the old one: such a value is
-/// tried once more after the rest.
+/// The values of one controller. They constrain one another (a quota and its
+/// period, memory and swap, idle and weight), so the kernel may refuse one with
+/// EINVAL only because another is still the old one. Such a value is tried once
+/// more after the rest.
 #[derive(Default)]
 struct Steps<'a>(Vec<Step<'a>>);
 
 impl<'a> Steps<'a> {
-    /// A value that cgroups-rs has a setter for.
+    /// Adds a value for which cgroups-rs has a setter.
     fn library(&mut self, field: &'static str, set: impl Fn() -> LibraryResult<()> + 'a) {
         let write = Box::new(move || set().map_err(Refused::from));
         self.0.push(Step { field, write });
     }
 
-    /// A value that it has none for.
+    /// Adds a value for which it has none.
     fn plain(&mut self, field: &'static str, path: PathBuf, value: impl ToString) {
         let value = value.to_string();
         let write = Box::new(move || put(&path, &value));
@@ -164,8 +164,8 @@ impl From<LibraryError> for Refused {
             (errno, why) = (Errno::from_io_error(cause), cause.to_string());
         }
         let what = match error.kind() {
-            // The library opens with O_CREAT, which cgroup file systems answer
-            // with EACCES where there is no such file.
+            // The library opens with O_CREAT, which cgroup file systems refuse
+            // with EACCES if the file does not exist.
             ErrorKind::WriteFailed(path, value) if value == "[CREATE FILE]" => {
                 errno = errno.filter(|_| Path::new(path).exists()).or(Some(Errno::NOENT));
                 if errno == Some(Errno::NOENT) {
@@ -185,7 +185,7 @@ fn missing(path: &Path) -> String {
     format!("not supported here: there is no {}", path.display())
 }
 
-/// The directory of a controller, or an error that says which field needs it.
+/// Returns the directory of a controller, or an error that names the field.
 fn dir_for<'a>(cg: &'a Cgroup, controller: &str, field: &str) -> Result<&'a Path> {
     cg.dir(controller).ok_or_else(|| {
         Error::invalid(format!(
@@ -194,7 +194,7 @@ fn dir_for<'a>(cg: &'a Cgroup, controller: &str, field: &str) -> Result<&'a Path
     })
 }
 
-/// A field that the cgroup version knows no equivalent of.
+/// Returns the error for a field that the cgroup version has no equivalent of.
 fn unsupported(field: &str, why: &str) -> Error {
     Error::invalid(format!("linux.resources.{field}: not supported here: {why}"))
 }

@@ -1,4 +1,4 @@
-//! `linux.resources.pids`, `hugepageLimits`, `network`, `rdma`, `unified`
+//! `linux.resources.pids`, `hugepageLimits`, `network`, `rdma`, `unified`.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
@@ -14,9 +14,9 @@ use super::{Steps, dir_for, put, unsupported};
 use crate::cgroup::Cgroup;
 use crate::error::{Error, Result};
 
-/// Zero means "not set" and a negative number "no limit", as with runc up to 1.3.
-/// (1.4 takes zero for a limit of one, where the field is there; here it cannot
-/// be told from one that is not.)
+/// Applies the limit. Zero means "not set" and a negative number "no limit", as
+/// with runc up to 1.3. runc 1.4 takes a zero that is present for a limit of
+/// one, but here it looks the same as an absent one.
 pub(super) fn pids(cg: &Cgroup, pids: &LinuxPids) -> Result<()> {
     let max = match pids.limit() {
         0 => return Ok(()),
@@ -30,7 +30,7 @@ pub(super) fn pids(cg: &Cgroup, pids: &LinuxPids) -> Result<()> {
     steps.settle()
 }
 
-/// A size is part of a file's name.
+/// Checks the page sizes, which become part of a file's name.
 pub(super) fn check_hugepages(limits: &[LinuxHugepageLimit]) -> Result<()> {
     for limit in limits {
         let size = limit.page_size();
@@ -43,8 +43,8 @@ pub(super) fn check_hugepages(limits: &[LinuxHugepageLimit]) -> Result<()> {
     Ok(())
 }
 
-/// Written by ourselves: the library lists the host's page sizes anew for each
-/// container, and knows nothing of reservations.
+/// Writes the limits without the library, which lists the host's page sizes
+/// again for each container and does not know reservations.
 pub(super) fn hugepages(cg: &Cgroup, limits: &[LinuxHugepageLimit]) -> Result<()> {
     if limits.is_empty() {
         return Ok(());
@@ -59,7 +59,7 @@ pub(super) fn hugepages(cg: &Cgroup, limits: &[LinuxHugepageLimit]) -> Result<()
         let size = limit.page_size();
         let value = limit.limit().to_string();
         put(&dir.join(format!("hugetlb.{size}.{max}")), &value).map_err(|e| e.of(field))?;
-        // Linux 5.7 and later count reservations apart.
+        // Linux 5.7 and later count reservations separately.
         let path = dir.join(format!("hugetlb.{size}.{reserved}"));
         match put(&path, &value) {
             Err(e) if e.errno == Some(rustix::io::Errno::NOENT) => {}
@@ -69,7 +69,7 @@ pub(super) fn hugepages(cg: &Cgroup, limits: &[LinuxHugepageLimit]) -> Result<()
     Ok(())
 }
 
-/// Version 1 only.
+/// Refuses network classes and priorities on version 2, which has neither.
 pub(super) fn check_network(v2: bool, network: &LinuxNetwork) -> Result<()> {
     let priorities = network.priorities().as_deref().unwrap_or_default();
     let class = network.class_id().filter(|c| *c != 0);
@@ -128,7 +128,7 @@ pub(super) fn rdma(cg: &Cgroup, limits: &HashMap<String, LinuxRdma>) -> Result<(
 /// Limits that belong to no controller.
 const LIMITS: [&str; 2] = ["cgroup.max.depth", "cgroup.max.descendants"];
 
-/// Only names of version 2, and of limits.
+/// Checks that the names are files of version 2 and limits.
 pub(super) fn check_unified(v2: bool, unified: &HashMap<String, String>) -> Result<()> {
     for name in unified.keys() {
         if !v2 {
@@ -148,18 +148,20 @@ pub(super) fn check_unified(v2: bool, unified: &HashMap<String, String>) -> Resu
     Ok(())
 }
 
-/// File names with their content, as the user wrote them; in the order of their
-/// names, by which `cpu.idle` comes before the weight that only who is not `idle`
-/// can have.
+/// Writes the files with the content that the user gave, in the order of their
+/// names: `cpu.idle` comes before the weight that only a cgroup that is not
+/// idle can have.
 pub(super) fn unified(cg: &Cgroup, unified: &HashMap<String, String>, idle: bool) -> Result<()> {
     let dir = &cg.saved.dirs[0].path;
     let unified: BTreeMap<&String, &String> = unified.iter().collect();
     for (name, value) in unified {
         if idle && name == "cpu.weight" {
-            log::debug!("linux.resources.unified.cpu.weight is ignored: who is idle has no weight");
+            log::debug!(
+                "linux.resources.unified.cpu.weight is ignored: an idle cgroup has no weight"
+            );
             continue;
         }
-        // One file may take several lines, one write each.
+        // One file may take several lines, each in a write of its own.
         for line in value.lines() {
             put(&dir.join(name), line).map_err(|e| e.of(&format!("unified.{name}")))?;
         }

@@ -1,9 +1,10 @@
-//! What containerd's `io.containerd.cgroups.v1.Metrics` and `v2.Metrics` carry,
-//! as plain structs whose fields are named as in those messages.
+//! The numbers of containerd's `io.containerd.cgroups.v1.Metrics` and
+//! `v2.Metrics`, as plain structs whose fields have the names of those
+//! messages.
 //!
-//! Left out: `network`, which is of the network namespace, and version 1's
-//! `cgroup_stats`, which containerd does not fill either. An absent controller
-//! is `None`.
+//! Omitted are `network`, which belongs to the network namespace, and version
+//! 1's `cgroup_stats`, which containerd does not fill either. An absent
+//! controller is `None`.
 
 mod v1;
 mod v2;
@@ -19,7 +20,7 @@ pub use v1::{
 };
 pub use v2::{CpuStatV2, IoEntry, IoStat, MemoryEvents, MemoryStatV2, Psi, PsiLine, StatsV2};
 
-/// Statistics of one cgroup, children included.
+/// The statistics of one cgroup and its children.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Stats {
     /// Of version 1.
@@ -31,10 +32,10 @@ pub enum Stats {
 /// Processes and threads (`PidsStat`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PidsStat {
-    /// How many there are.
+    /// Their number.
     pub current: u64,
-    /// How many there may be. Without a limit containerd says 0 on version 1
-    /// and the largest number on version 2.
+    /// The limit. Without one containerd reports 0 on version 1 and the largest
+    /// number on version 2.
     pub limit: u64,
 }
 
@@ -43,37 +44,37 @@ pub struct PidsStat {
 pub struct HugetlbStat {
     /// Bytes in use (`current` on version 2).
     pub usage: u64,
-    /// The most that was in use on version 1, the limit on version 2.
+    /// The most bytes ever in use on version 1, the limit on version 2.
     pub max: u64,
-    /// How often the limit was hit.
+    /// Number of times that the limit was hit.
     pub failcnt: u64,
-    /// Such as `2MB`.
+    /// The page size, such as `2MB`.
     pub pagesize: String,
 }
 
 /// RDMA resources of one device (`RdmaEntry`).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RdmaEntry {
-    /// Such as `mlx4_0`.
+    /// The device, such as `mlx4_0`.
     pub device: String,
-    /// Handles.
+    /// Number of handles.
     pub hca_handles: u32,
-    /// Objects.
+    /// Number of objects.
     pub hca_objects: u32,
 }
 
 /// RDMA resources (`RdmaStat`).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RdmaStat {
-    /// In use.
+    /// The amounts in use.
     pub current: Vec<RdmaEntry>,
-    /// Allowed.
+    /// The limits.
     pub limit: Vec<RdmaEntry>,
 }
 
 impl Cgroup {
-    /// Reads the statistics. Those of a cgroup that is gone are empty: latch
-    /// them before it is removed.
+    /// Reads the statistics. Those of a cgroup that is gone are empty, so they
+    /// must be read before the cgroup is removed.
     pub fn stats(&self) -> Result<Stats> {
         Ok(if self.saved.v2 {
             Stats::V2(Box::new(v2::read(&self.saved.dirs[0].path)?))
@@ -83,7 +84,8 @@ impl Cgroup {
     }
 }
 
-/// The sizes of huge pages as the hugetlb controller names them (hugetlb.rst).
+/// Returns the sizes of huge pages as the hugetlb controller names them
+/// (hugetlb.rst).
 fn huge_page_sizes() -> &'static [String] {
     static SIZES: OnceLock<Vec<String>> = OnceLock::new();
     SIZES.get_or_init(|| {
@@ -106,7 +108,7 @@ fn huge_page_name(kib: u64) -> String {
     }
 }
 
-/// `mlx4_0 hca_handle=2 hca_object=max` (rdma.rst)
+/// Parses lines such as `mlx4_0 hca_handle=2 hca_object=max` (rdma.rst).
 fn rdma_entries(text: &str) -> Vec<RdmaEntry> {
     let entry = |line: &str| {
         let mut fields = line.split_whitespace();

@@ -1,4 +1,5 @@
-//! Statistics of version 1, the numbers that containerd's cgroup1 package reads.
+//! Statistics of version 1: the numbers that containerd's cgroup1 package
+//! reads.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -10,7 +11,7 @@ use crate::error::Result;
 /// `io.containerd.cgroups.v1.Metrics`
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StatsV1 {
-    /// Each size of huge pages.
+    /// Huge pages of each size.
     pub hugetlb: Vec<HugetlbStat>,
     /// Processes and threads.
     pub pids: Option<PidsStat>,
@@ -20,8 +21,8 @@ pub struct StatsV1 {
     pub cpu_throttling: Option<Throttle>,
     /// Memory.
     pub memory: Option<MemoryStatV1>,
-    /// Block devices, by the name of the message's field: all eight of
-    /// `BlkIOStat`, those without entries left out.
+    /// Block devices, by the field's name in the message: all eight of
+    /// `BlkIOStat`, except those without entries.
     pub blkio: HashMap<&'static str, Vec<BlkioEntry>>,
     /// RDMA devices.
     pub rdma: Option<RdmaStat>,
@@ -29,27 +30,27 @@ pub struct StatsV1 {
     pub memory_oom_control: Option<MemoryOomControl>,
 }
 
-/// `CPUUsage`: nanoseconds.
+/// `CPUUsage`, in nanoseconds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CpuUsageV1 {
-    /// All.
+    /// The whole time.
     pub total: u64,
-    /// In the kernel.
+    /// The time in the kernel.
     pub kernel: u64,
-    /// Outside of it.
+    /// The time in user space.
     pub user: u64,
-    /// On each CPU.
+    /// The time on each CPU.
     pub per_cpu: Vec<u64>,
 }
 
-/// `Throttle`: of `cpu.stat`.
+/// `Throttle`, from `cpu.stat`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Throttle {
     /// `nr_periods`
     pub periods: u64,
     /// `nr_throttled`
     pub throttled_periods: u64,
-    /// `throttled_time`, nanoseconds
+    /// `throttled_time`, in nanoseconds.
     pub throttled_time: u64,
 }
 
@@ -66,33 +67,34 @@ pub struct MemoryEntry {
     pub failcnt: u64,
 }
 
-/// `MemoryOomControl`: of `memory.oom_control`.
+/// `MemoryOomControl`, from `memory.oom_control`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct MemoryOomControl {
-    /// 1 when the killer is off.
+    /// 1 if the OOM killer is off.
     pub oom_kill_disable: u64,
     /// 1 when processes wait for memory.
     pub under_oom: u64,
-    /// How many were killed.
+    /// Number of processes killed.
     pub oom_kill: u64,
 }
 
 /// `BlkIOEntry`
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct BlkioEntry {
-    /// `Read`, `Write`, ...; empty where the file tells none apart.
+    /// The operation (`Read`, `Write`, ...); empty if the file does not
+    /// distinguish them.
     pub op: String,
-    /// Such as `/dev/sda`.
+    /// The device's path, such as `/dev/sda`.
     pub device: String,
     /// Major number.
     pub major: u64,
     /// Minor number.
     pub minor: u64,
-    /// Bytes, operations, nanoseconds.
+    /// Bytes, operations or nanoseconds.
     pub value: u64,
 }
 
-/// One struct of numbers that are lines of a flat keyed file.
+/// Defines a struct of numbers that are lines of a flat keyed file.
 macro_rules! flat_keyed {
     ($(#[$doc:meta])* $name:ident { $($field:ident = $key:literal,)* } { $($more:ident : $kind:ty = $more_doc:literal,)* }) => {
         $(#[$doc])*
@@ -193,8 +195,8 @@ pub(super) fn read(cg: &Cgroup) -> Result<StatsV1> {
     Ok(stats)
 }
 
-/// cpuacct.rst; `cpuacct.stat` counts in ticks, of which user space sees 100 a
-/// second on all architectures that we know of.
+/// cpuacct.rst. `cpuacct.stat` counts in ticks; user space sees 100 a second on
+/// all architectures that we know.
 fn cpu_usage(dir: &Path) -> Result<Option<CpuUsageV1>> {
     const TICK: u64 = 1_000_000_000 / 100;
     let Some(total) = file::read_number(&dir.join("cpuacct.usage"))? else {
@@ -243,7 +245,7 @@ fn memory(dir: &Path) -> Result<Option<MemoryStatV1>> {
 
 fn memory_entry(dir: &Path, kind: &str) -> Result<Option<MemoryEntry>> {
     let value = |name: &str| file::read_number(&dir.join(format!("{kind}.{name}")));
-    // Kernels without swap accounting lack a whole kind.
+    // Kernels without swap accounting lack one kind entirely.
     let Some(usage) = value("usage_in_bytes")? else {
         return Ok(None);
     };
@@ -277,9 +279,9 @@ fn hugetlb(dir: &Path) -> Result<Vec<HugetlbStat>> {
     Ok(all)
 }
 
-/// The schedulers that account put their numbers into files of their own: cfq
-/// (before Linux 5.0), bfq, and the throttling layer where neither is at work.
-/// containerd reads the first of them that has any.
+/// Reads the statistics of block devices. Each scheduler writes its numbers to
+/// its own files: cfq (before Linux 5.0), bfq, and the throttling layer if
+/// neither is in use. containerd reads the first of them that has entries.
 fn blkio(dir: &Path) -> Result<HashMap<&'static str, Vec<BlkioEntry>>> {
     const ALL: [(&str, &str); 8] = [
         ("io_service_bytes_recursive", "io_service_bytes_recursive"),
@@ -293,7 +295,7 @@ fn blkio(dir: &Path) -> Result<HashMap<&'static str, Vec<BlkioEntry>>> {
     ];
     for prefix in ["blkio.", "blkio.bfq.", "blkio.throttle."] {
         let mut stats = HashMap::new();
-        // The throttling layer has the first two only.
+        // The throttling layer has only the first two.
         let fields = if prefix == "blkio.throttle." { &ALL[..2] } else { &ALL[..] };
         for (field, name) in fields {
             let Some(text) = file::read_if_any(&dir.join(format!("{prefix}{name}")))? else {
@@ -312,7 +314,8 @@ fn blkio(dir: &Path) -> Result<HashMap<&'static str, Vec<BlkioEntry>>> {
     Ok(HashMap::new())
 }
 
-/// `8:0 Read 4096`, or without the operation. The grand total has no device.
+/// Parses a line such as `8:0 Read 4096`, or one without the operation. The
+/// grand total has no device.
 fn blkio_entry(line: &str) -> Option<BlkioEntry> {
     let mut fields = line.split_whitespace();
     let (major, minor) = fields.next()?.split_once(':')?;

@@ -21,7 +21,7 @@ pub struct StatsV2 {
     pub rdma: Option<RdmaStat>,
     /// Block devices.
     pub io: Option<IoStat>,
-    /// Each size of huge pages.
+    /// Huge pages of each size.
     pub hugetlb: Vec<HugetlbStat>,
     /// What happened for want of memory.
     pub memory_events: Option<MemoryEvents>,
@@ -30,22 +30,22 @@ pub struct StatsV2 {
 /// `PSIStats`: time lost by waiting.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Psi {
-    /// By at least one process.
+    /// Time in which at least one process waited.
     pub some: PsiLine,
-    /// By all at once.
+    /// Time in which all processes waited.
     pub full: PsiLine,
 }
 
 /// `PSIData`
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct PsiLine {
-    /// Percent, over ten seconds.
+    /// Percent of the last ten seconds.
     pub avg10: f64,
-    /// Percent, over a minute.
+    /// Percent of the last minute.
     pub avg60: f64,
-    /// Percent, over five minutes.
+    /// Percent of the last five minutes.
     pub avg300: f64,
-    /// Microseconds.
+    /// Total in microseconds.
     pub total: u64,
 }
 
@@ -126,9 +126,9 @@ flat_keyed! {
 /// `IOStat`
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct IoStat {
-    /// Each device.
+    /// The devices.
     pub usage: Vec<IoEntry>,
-    /// `io.pressure`
+    /// `io.pressure`.
     pub psi: Option<Psi>,
 }
 
@@ -183,7 +183,7 @@ fn memory(dir: &Path) -> Result<Option<MemoryStatV2>> {
         return Ok(None);
     };
     let mut stat = MemoryStatV2::parse(&text);
-    // Renamed in Linux 5.9, when anonymous memory got a counter of its own.
+    // Linux 5.9 renamed these when anonymous memory got its own counter.
     if stat.workingset_refault == 0 {
         let part = |key| file::value_of(&text, key).unwrap_or(0);
         stat.workingset_refault = part("workingset_refault_anon") + part("workingset_refault_file");
@@ -224,7 +224,7 @@ fn hugetlb(dir: &Path) -> Result<Vec<HugetlbStat>> {
     Ok(all)
 }
 
-/// `8:0 rbytes=1 wbytes=2 rios=3 wios=4 dbytes=5 dios=6`
+/// Parses a line such as `8:0 rbytes=1 wbytes=2 rios=3 wios=4 dbytes=5 dios=6`.
 fn io_entry(line: &str) -> Option<IoEntry> {
     let mut fields = line.split_whitespace();
     let (major, minor) = fields.next()?.split_once(':')?;
@@ -243,7 +243,7 @@ fn io_entry(line: &str) -> Option<IoEntry> {
     Some(entry)
 }
 
-/// `None` where the kernel keeps no account of pressure.
+/// Reads a pressure file. `None` if the kernel keeps no account of pressure.
 fn psi(dir: &Path, name: &str) -> Result<Option<Psi>> {
     Ok(file::read_if_any(&dir.join(name))?.map(|text| parse_psi(&text)))
 }

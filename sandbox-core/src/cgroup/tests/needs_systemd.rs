@@ -13,7 +13,8 @@ fn show(id: &str, property: &str) -> String {
     String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }
 
-/// Not after the first answer: a unit goes a moment after its job is done.
+/// Waits until systemd has forgotten the unit, which happens a moment after its
+/// job is done.
 fn is_forgotten(id: &str) {
     until(|| show(id, "LoadState") == "not-found");
 }
@@ -126,14 +127,15 @@ fn a_quota_is_rounded_in_the_file_as_well() {
     scratch.cgroup.update(&cpu(|c| c.period(30_000u64))).unwrap();
     stays("34200 30000");
     scratch.cgroup.update(&cpu(|c| c.quota(-1i64))).unwrap();
-    // Without a quota systemd has no period but the default one. Whether it writes
-    // that before or after us shows once it has looked at the unit again.
+    // Without a quota systemd knows no period but the default one. Whether it
+    // writes that before or after us shows once it has looked at the unit
+    // again.
     reload();
     assert_eq!(scratch.file("cpu", "cpu.max"), "max 100000");
 }
 
 #[test]
-fn a_limit_below_what_is_in_use_is_refused_before_systemd_sets_it() {
+fn a_limit_below_the_usage_is_refused_before_systemd_sets_it() {
     needs(is_v2() && Path::new("/run/systemd/system").exists(), "systemd on cgroup version 2");
     let id = unique();
     let cgroup = create(&id, &memory(64 << 20)).unwrap();
@@ -152,14 +154,14 @@ fn a_limit_below_what_is_in_use_is_refused_before_systemd_sets_it() {
     assert_eq!(show(&id, "MemoryMax"), (64 << 20).to_string());
     checked(limit(32 << 20)).unwrap();
     assert_eq!(show(&id, "MemoryMax"), (32 << 20).to_string());
-    assert!(Path::new(&format!("/proc/{shell}/exe")).exists(), "nobody was killed");
+    assert!(Path::new(&format!("/proc/{shell}/exe")).exists(), "no process was killed");
 }
 
 #[test]
 fn a_refused_limit_leaves_no_unit() {
     needs(Path::new("/run/systemd/system").exists(), "systemd");
     let id = unique();
-    // Only the kernel knows, and so only once there is a unit.
+    // Only the kernel finds the fault, so the unit exists by then.
     let error = create(&id, &cpu(|c| c.quota(10_000i64).burst(20_000u64))).unwrap_err();
     assert!(error.to_string().starts_with("linux.resources.cpu.burst"), "{error}");
     is_forgotten(&id);

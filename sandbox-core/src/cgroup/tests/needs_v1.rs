@@ -85,7 +85,7 @@ fn a_shorter_period_and_a_smaller_quota_may_come_together() {
 }
 
 #[test]
-fn what_cannot_be_done_is_refused_by_name_and_leaves_nothing() {
+fn an_impossible_limit_is_refused_by_name_and_leaves_nothing() {
     needs(!is_v2(), "cgroup version 1");
     let hugepages =
         LinuxHugepageLimitBuilder::default().page_size("2MB").limit(1i64).build().unwrap();
@@ -120,7 +120,7 @@ fn what_cannot_be_done_is_refused_by_name_and_leaves_nothing() {
         ),
     ];
     for (builder, field) in cases {
-        // A parent that is made as well has to go again.
+        // A parent that was made as well is removed again.
         let parent = unique();
         let path = format!("/{parent}/c");
         let error = Cgroup::create("c", &path, Driver::Cgroupfs, &builder.build().unwrap(), &[])
@@ -209,7 +209,7 @@ fn frozen_processes_stand_still_and_can_be_killed() {
 }
 
 #[test]
-fn killing_reaches_those_who_fork_and_those_below() {
+fn killing_reaches_forking_processes_and_cgroups_below() {
     needs(!is_v2(), "cgroup version 1");
     let pids = LinuxPidsBuilder::default().limit(60).build().unwrap();
     let mut scratch = Scratch::new(&LinuxResourcesBuilder::default().pids(pids).build().unwrap());
@@ -245,20 +245,20 @@ fn removal_waits_for_the_dying_and_ends_when_they_do_not() {
 }
 
 #[test]
-fn an_out_of_memory_kill_is_told_once() {
+fn an_out_of_memory_kill_is_reported_once() {
     needs(!is_v2(), "cgroup version 1");
     let mut scratch = Scratch::new(&memory(8 << 20));
     let mut watch = scratch.cgroup.oom_watch().unwrap();
     assert!(!readable(&watch, Duration::ZERO));
     scratch.run("exec tail /dev/zero");
     assert!(readable(&watch, Duration::from_secs(10)));
-    let mut told = watch.take(false).unwrap();
+    let mut kills = watch.take(false).unwrap();
     for child in &mut scratch.children {
         child.wait().unwrap();
     }
     // The event precedes the count on version 1.
-    told += watch.take(false).unwrap();
-    assert_eq!(told, 1);
+    kills += watch.take(false).unwrap();
+    assert_eq!(kills, 1);
     assert_eq!(scratch.cgroup.oom_kill_count().unwrap(), 1);
     assert!(!readable(&watch, Duration::ZERO));
 }
@@ -299,20 +299,20 @@ fn statistics_of_a_cgroup_that_is_gone_are_empty() {
 }
 
 #[test]
-fn the_sandbox_is_told_its_limits_after_each_change() {
+fn the_capacity_follows_each_change_of_limits() {
     needs(!is_v2(), "cgroup version 1");
     let scratch = Scratch::new(&memory(32 << 20));
-    let told = || scratch.cgroup.limits(LimitsPolicy::default()).unwrap();
-    assert_eq!(told().memory, 32 << 20);
+    let capacity = || scratch.cgroup.limits(LimitsPolicy::default()).unwrap();
+    assert_eq!(capacity().memory, 32 << 20);
     scratch.cgroup.update(&memory(48 << 20)).unwrap();
-    assert_eq!(told().memory, 48 << 20);
+    assert_eq!(capacity().memory, 48 << 20);
     scratch.cgroup.update(&memory(-1)).unwrap();
-    assert_eq!(told().memory, {
+    assert_eq!(capacity().memory, {
         let info = rustix::system::sysinfo();
         info.totalram * u64::from(info.mem_unit)
     });
     scratch.cgroup.update(&cpu(|c| c.cpus("0"))).unwrap();
-    assert_eq!(told().cpus, 1);
+    assert_eq!(capacity().cpus, 1);
 }
 
 #[test]
@@ -355,8 +355,9 @@ fn fifty_cgroups_come_and_go() {
     }
 }
 
-/// Prints what one container costs on this host. Run by hand:
-/// `cargo test --release -p sandbox-core --lib cgroup::tests::cost -- --ignored --nocapture`
+/// Prints the cost of one container on this host. Run it by hand:
+/// `cargo test --release -p sandbox-core --lib cgroup::tests::cost -- --ignored
+/// --nocapture`
 #[test]
 #[ignore = "a measurement, to be run by hand and alone"]
 fn cost_of_one_container() {

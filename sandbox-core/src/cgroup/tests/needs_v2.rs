@@ -34,14 +34,15 @@ fn limits_arrive_in_the_files_of_version_2() {
     for (name, value) in expected {
         assert_eq!(scratch.file("any", name), value, "{name}");
     }
-    let told = scratch.cgroup.limits(LimitsPolicy { cpu_from_quota: true, minimum: 1 }).unwrap();
-    assert_eq!(told, Limits { cpus: 1, memory: 64 << 20 });
+    let capacity =
+        scratch.cgroup.limits(LimitsPolicy { cpu_from_quota: true, minimum: 1 }).unwrap();
+    assert_eq!(capacity, Limits { cpus: 1, memory: 64 << 20 });
     scratch.cgroup.update(&super::cpu(|c| c.period(50_000u64))).unwrap();
     assert_eq!(scratch.file("any", "cpu.max"), "150000 50000");
 }
 
 #[test]
-fn what_version_2_cannot_do_is_refused_by_name_and_leaves_nothing() {
+fn a_limit_that_version_2_lacks_is_refused_by_name_and_leaves_nothing() {
     needs(is_v2(), "cgroup version 2");
     let memory =
         |m: LinuxMemoryBuilder| LinuxResourcesBuilder::default().memory(m.build().unwrap());
@@ -73,18 +74,18 @@ fn what_version_2_cannot_do_is_refused_by_name_and_leaves_nothing() {
 }
 
 #[test]
-fn an_out_of_memory_kill_is_told_and_counted_on_version_2() {
+fn an_out_of_memory_kill_is_reported_and_counted_on_version_2() {
     needs(is_v2(), "cgroup version 2");
     let mut scratch = Scratch::new(&memory(8 << 20));
     let mut watch = scratch.cgroup.oom_watch().unwrap();
     assert!(!readable(&watch, Duration::ZERO));
     scratch.run("exec tail /dev/zero");
-    let mut told = 0;
-    while told == 0 {
+    let mut kills = 0;
+    while kills == 0 {
         assert!(readable(&watch, Duration::from_secs(20)));
-        told += watch.take(false).unwrap();
+        kills += watch.take(false).unwrap();
     }
-    assert_eq!(told, 1);
+    assert_eq!(kills, 1);
     let Stats::V2(stats) = scratch.cgroup.stats().unwrap() else { panic!("expected version 2") };
     assert_eq!(stats.memory_events.unwrap().oom_kill, 1);
     assert_eq!(stats.memory.unwrap().usage_limit, 8 << 20);

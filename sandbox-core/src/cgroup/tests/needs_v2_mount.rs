@@ -1,11 +1,11 @@
-//! What version 2 does without controllers, and so on a hybrid host as well, in
-//! the version 2 mount beside version 1.
+//! Features of version 2 that need no controllers, and so can be tested on a
+//! hybrid host as well, in the version 2 mount beside version 1.
 
 use std::os::fd::AsRawFd;
 
 use super::*;
 
-/// A cgroup of version 2, by the public road where that leads there.
+/// Makes a cgroup of version 2, with [`Cgroup::create`] if that leads there.
 fn scratch(resources: &LinuxResources) -> Scratch {
     needs(mount().is_some(), "a mount of cgroup version 2");
     if is_v2() {
@@ -22,7 +22,7 @@ fn scratch(resources: &LinuxResources) -> Scratch {
     scratch
 }
 
-/// Whether a process in the cgroup can open a node of a device number.
+/// Whether a process in the cgroup can open a node with a device number.
 fn opens(scratch: &mut Scratch, kind: char, major: u32, minor: u32) -> bool {
     let node = std::env::temp_dir().join(unique());
     let node = node.display();

@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn values_are_what_gvariant_s_text_says() {
+    fn values_are_parsed_as_gvariant_text() {
         use PropertyValue::*;
         let cases = [
             ("true", Flag(true)),
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_value_is_refused_by_name() {
+    fn an_invalid_value_is_refused_by_name() {
         let cases = [
             ("CollectMode", "inactive"),
             ("CollectMode", "'open"),
