@@ -1,4 +1,4 @@
-//! Putting detached mounts together into one tree.
+//! Assembles detached mounts into one tree.
 
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -12,9 +12,9 @@ use crate::sys::mount::{
     AttrChange, Depth, attach_at, attach_to, clone_mount, mount_setattr_at, open_in_root,
 };
 
-/// Puts mounts onto places below a root, in order, and returns the whole tree.
-/// Before Linux 6.15 only what is attached can be mounted on, so this happens
-/// in a mount namespace that ends with a child.
+/// Mounts `parts` at their places below a root, in order, and returns the whole
+/// tree. Before Linux 6.15 mounts can only be put onto an attached mount, so
+/// this happens in a mount namespace that ends with a child.
 pub(super) fn assemble(root: &OwnedFd, parts: &[(&Path, OwnedFd)]) -> Result<OwnedFd> {
     made_in_child(libc::CLONE_NEWNS, || {
         isolate_mounts()?;
@@ -29,7 +29,7 @@ pub(super) fn assemble(root: &OwnedFd, parts: &[(&Path, OwnedFd)]) -> Result<Own
     })
 }
 
-/// Keeps what happens in a new mount namespace from the host.
+/// Hides the changes in a new mount namespace from the host.
 pub(super) fn isolate_mounts() -> Result<()> {
     let propagation = Some(PropagationKind::Private);
     mount_setattr_at(c"/", Depth::Tree, AttrChange { propagation, ..AttrChange::default() })

@@ -1,4 +1,5 @@
-//! Binds of the spec: a file or directory of the host, as a detached mount.
+//! Bind mounts of the spec: a file or directory of the host, as a detached
+//! mount.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
@@ -11,13 +12,14 @@ use crate::gofer::users::{Users, namespace_with};
 use crate::spec::plan::{IdmapChoice, Mappings, PropagationKind};
 use crate::sys::mount::{AttrChange, Depth, mount_setattr};
 
-/// Clones `source` and maps its owners as `choice` says. Also tells whether its
-/// root is no directory.
+/// Clones `source` and maps its owners as `choice` demands. Also returns
+/// whether its root is not a directory.
 ///
-/// The path is the host administrator's, and its symlinks are followed as
-/// anywhere on the host: nothing that a container can write is trusted here
-/// any more than the spec that names it. A clone has the source's read-only
-/// flag and can have no other, so there is nothing to check afterwards.
+/// The host's administrator chose the path, and its symlinks are followed as
+/// anywhere on the host. A container cannot write to anything that is trusted
+/// here, no more than to the spec that names the path. A clone has the source's
+/// read-only flag and cannot have another, so nothing needs to be checked
+/// afterwards.
 pub(super) fn open(
     source: &Path,
     depth: Depth,
@@ -34,7 +36,7 @@ pub(super) fn open(
     let change = match choice {
         IdmapChoice::None => plain,
         IdmapChoice::Sandbox => {
-            // containerd shifts some volumes itself (the sandbox's /dev/shm).
+            // containerd shifts some volumes itself, such as the sandbox's /dev/shm.
             let users = users.filter(|users| !users.owns(stat.st_uid));
             Change { idmap: users.map(Users::namespace), ..plain }
         }
@@ -49,7 +51,7 @@ pub(super) fn open(
     Ok((clone.change(change)?, is_file))
 }
 
-/// The user namespace that has the mappings of a mount; no mappings mean the
+/// Returns a user namespace with the mappings of a mount. No mappings mean the
 /// container's own (runtime specification, `idmap`).
 fn namespace_for(mappings: &Mappings, users: Option<&Users>) -> Result<OwnedFd> {
     let own = mappings.uids.is_empty() && mappings.gids.is_empty();
@@ -62,9 +64,9 @@ fn namespace_for(mappings: &Mappings, users: Option<&Users>) -> Result<OwnedFd> 
     }
 }
 
-/// How a clone leaves the host. It is born into its source's peer group, from
-/// where mounts made inside would show up on the host: only a pod without a
-/// user namespace (Kubernetes: a privileged one) may have that.
+/// Returns the propagation with which a clone leaves the host. A new clone belongs to
+/// its source's peer group, through which mounts made inside would appear on the host.
+/// Only a pod without a user namespace (in Kubernetes, a privileged one) may have that.
 fn leaving_host(wanted: Option<PropagationKind>, users: Option<&Users>) -> Option<PropagationKind> {
     match wanted {
         Some(PropagationKind::Shared) if users.is_none() => None,
@@ -73,7 +75,7 @@ fn leaving_host(wanted: Option<PropagationKind>, users: Option<&Users>) -> Optio
     }
 }
 
-/// Makes a detached mount read-only and the like.
+/// Sets attributes of a detached mount, such as read-only.
 pub(super) fn restrict(mount: &OwnedFd, set: u64) -> Result<()> {
     if set == 0 {
         return Ok(());

@@ -1,5 +1,5 @@
-//! Forked children, for the few things that need another namespace to stand in.
-//! The gofer has one thread, which each fork proves again.
+//! Forked children, for the few steps that need another namespace. The gofer
+//! has one thread, which each fork proves again.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -13,14 +13,14 @@ use crate::error::{Context, Error, Result};
 use crate::sys::clone::{Cloned, SingleThreaded, clone_into};
 use crate::sys::process::{die_with_parent, exit_now};
 
-/// A child process. Killed and collected when dropped.
+/// A child process, which is killed and reaped on drop.
 pub(super) struct Child {
     pid: i32,
     pidfd: OwnedFd,
 }
 
 impl Child {
-    /// A child in new namespaces that does nothing but exist.
+    /// Clones a child in new namespaces that does nothing but exist.
     pub(super) fn parked(flags: libc::c_int) -> Result<Self> {
         Self::run(flags, || {
             loop {
@@ -29,7 +29,7 @@ impl Child {
         })
     }
 
-    /// Its ID in the gofer's PID namespace.
+    /// Returns its ID in the gofer's PID namespace.
     pub(super) fn pid(&self) -> i32 {
         self.pid
     }
@@ -42,8 +42,8 @@ impl Child {
             Cloned::Child => {
                 // The child must never return into its copy of the caller.
                 let work = AssertUnwindSafe(|| {
-                    // Dead before it could be asked for the signal? In a PID
-                    // namespace of its own the child sees no parent at all.
+                    // The parent may have died before this call. In its own PID
+                    // namespace the child sees no parent at all.
                     let orphan = || rustix::process::getppid().is_some_and(|p| p != parent);
                     if die_with_parent().is_ok() && !orphan() {
                         work();
@@ -57,7 +57,7 @@ impl Child {
 
 impl Drop for Child {
     fn drop(&mut self) {
-        // Neither can fail on a child that nobody else collects.
+        // Neither can fail, since only we reap this child.
         let _ = rustix::process::pidfd_send_signal(&self.pidfd, Signal::KILL);
         let exited = WaitIdOptions::EXITED;
         while let Err(rustix::io::Errno::INTR) =
@@ -66,7 +66,7 @@ impl Drop for Child {
     }
 }
 
-/// Runs `work` in a child in new namespaces (`CLONE_NEW*`) and takes over the
+/// Runs `work` in a child in new namespaces (`CLONE_NEW*`) and returns the
 /// descriptor that it makes.
 pub(super) fn made_in_child(
     flags: libc::c_int,
@@ -80,7 +80,7 @@ pub(super) fn made_in_child(
     )
     .context(|| "socketpair")?;
     let child = Child::run(flags, || report(&theirs, work()))?;
-    // So that the child's death reads as the end of the channel.
+    // So that the child's death closes the channel.
     drop(theirs);
     let received = receive_packet(&ours, 64 * 1024, 1).context(|| "receiving from a child")?;
     drop(child);
@@ -92,14 +92,14 @@ pub(super) fn made_in_child(
         Received::Packet { bytes, .. } => Err(postcard::from_bytes::<Failure>(&bytes)
             .map_or_else(|e| Error::internal(format!("a child of the gofer: {e}")), Error::from)),
         Received::Closed | Received::WouldBlock => {
-            Err(Error::internal("a child of the gofer died without a word"))
+            Err(Error::internal("a child of the gofer died without a report"))
         }
     }
 }
 
-/// An empty packet with a descriptor, or a [`Failure`].
+/// Sends an empty packet with a descriptor, or a [`Failure`].
 fn report(socket: &OwnedFd, outcome: Result<OwnedFd>) {
-    // With the parent gone there is nobody to tell.
+    // The parent may be gone.
     let _ = match outcome {
         Ok(fd) => send_packet(socket, &[], &[fd.as_fd()]),
         Err(error) => {
@@ -113,8 +113,8 @@ fn report(socket: &OwnedFd, outcome: Result<OwnedFd>) {
 mod tests {
     use super::*;
 
-    // Under the test harness this process has more than one thread, and the
-    // children refuse to be made: the road is tested through the executable.
+    // The test harness has more than one thread, so the children refuse to be
+    // made. The gofer tests of the executable cover the rest.
     #[test]
     fn no_child_is_forked_from_a_threaded_process() {
         let error = Child::parked(0).map(drop).unwrap_err();

@@ -1,4 +1,4 @@
-//! Packets into the sandbox's mounts channel.
+//! Sends mounts into the sandbox's mounts channel.
 
 use std::io::ErrorKind;
 use std::mem::take;
@@ -11,7 +11,7 @@ use crate::error::{Context, Error, Result};
 use crate::gofer::request::{Delivery, Slot};
 use crate::gofer::serve::wait_for;
 
-/// Below `MAX_DESCRIPTORS`, so that a packet always finds room.
+/// Below `MAX_DESCRIPTORS`, so that each packet fits.
 const PER_PACKET: usize = 30;
 
 /// Collects mounts into packets of up to [`PER_PACKET`].
@@ -36,7 +36,8 @@ impl Outbox {
         Ok(())
     }
 
-    /// Sends what is left. boot knows by this packet that it has everything.
+    /// Sends the rest. This packet lets boot know that the delivery is
+    /// complete.
     pub(super) fn finish(mut self) -> Result<()> {
         self.send(true)
     }
@@ -46,7 +47,7 @@ impl Outbox {
         let delivery = Delivery { container, slots: take(&mut self.slots), last };
         let bytes = postcard::to_stdvec(&delivery)
             .map_err(|e| Error::internal(format!("encoding a delivery: {e}")))?;
-        // The packet holds the mounts from here on: closing ours is cheap.
+        // The packet holds the mounts from here on, so closing ours is cheap.
         let mounts = take(&mut self.mounts);
         let fds: Vec<_> = mounts.iter().map(AsFd::as_fd).collect();
         loop {

@@ -1,5 +1,5 @@
-//! Device nodes. The sandbox cannot make them itself (mknod(2) in a user
-//! namespace is EPERM), and binds each from a tmpfs that is made here.
+//! Device nodes. The sandbox cannot make them itself (mknod(2) fails with EPERM
+//! in a user namespace). It binds each from a tmpfs that the gofer makes.
 
 use std::os::fd::OwnedFd;
 
@@ -14,7 +14,7 @@ use crate::spec::plan::DeviceNode;
 use crate::sys::mount::FsContext;
 
 /// The default devices of the runtime specification (config-linux.md, "Default
-/// Devices"); `console`, `ptmx` and the links are boot's.
+/// Devices"). boot makes `console`, `ptmx` and the links.
 const DEFAULT: [(&str, u32, u32); 6] = [
     ("null", 1, 3),
     ("zero", 1, 5),
@@ -24,7 +24,7 @@ const DEFAULT: [(&str, u32, u32); 6] = [
     ("tty", 5, 0),
 ];
 
-/// A tmpfs with the default nodes, for everybody to read and write.
+/// Makes a tmpfs with the default nodes, which all users may read and write.
 pub(super) fn default(users: Option<&Users>) -> Result<OwnedFd> {
     as_root_of(users, || {
         let tmpfs = tmpfs()?;
@@ -36,7 +36,7 @@ pub(super) fn default(users: Option<&Users>) -> Result<OwnedFd> {
     })
 }
 
-/// A tmpfs with the nodes of one container, named `0`, `1`, ...
+/// Makes a tmpfs with the nodes of one container, named `0`, `1`, ...
 pub(super) fn make(devices: &[DeviceNode], users: Option<&Users>) -> Result<OwnedFd> {
     as_root_of(users, || {
         let tmpfs = tmpfs()?;
@@ -53,7 +53,7 @@ fn add(tmpfs: &OwnedFd, index: usize, device: &DeviceNode, users: Option<&Users>
     let number = (device.major, device.minor);
     let name = index.to_string();
     node(tmpfs, &name, device.mode, number).map_err(|e| refused(&path, number, e))?;
-    // The node was made by the sandbox's root.
+    // The sandbox's root made the node.
     if (device.uid, device.gid) == (0, 0) {
         return Ok(());
     }
@@ -74,8 +74,8 @@ fn add(tmpfs: &OwnedFd, index: usize, device: &DeviceNode, users: Option<&Users>
         .context(|| format!("chown of {path}"))
 }
 
-/// A small tmpfs of its own, owned by whom the gofer acts for: nothing has to
-/// be idmapped then, which tmpfs only learnt with Linux 6.3.
+/// Makes a small tmpfs, owned by the user as which the gofer acts. So it need
+/// not be idmapped, which tmpfs supports only since Linux 6.3.
 fn tmpfs() -> Result<OwnedFd> {
     let make = || {
         let context = FsContext::open("tmpfs")?;

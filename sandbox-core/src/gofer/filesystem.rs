@@ -1,4 +1,4 @@
-//! File systems made afresh: proc, sysfs, and whatever else has a type.
+//! Makes new file systems: proc, sysfs, and any other that has a type.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -19,14 +19,15 @@ use crate::sys::mount::{AttrChange, Depth, FsContext, FsError, mount_setattr};
 use crate::sys::pidfd::pid_namespace_of;
 use crate::sys::process::enter_namespaces_of;
 
-/// Types that are read-only by nature and say so without being asked.
+/// Types that are always read-only and report it even if it was not requested.
 const READ_ONLY_TYPES: [&str; 5] = ["erofs", "squashfs", "cramfs", "iso9660", "romfs"];
 
-/// A proc of boot's PID namespace. boot cannot make the first one itself: the
-/// kernel wants a whole proc to be visible already (`mount_too_revealing`).
+/// Makes a proc of boot's PID namespace. boot cannot make the first one itself:
+/// the kernel demands that a whole proc is visible already
+/// (`mount_too_revealing`).
 pub(super) fn proc_of(boot: &OwnedFd) -> Result<OwnedFd> {
-    // Since Linux 6.17 the namespace can be named; before, a process in it has
-    // to do it, and only a child can be one.
+    // Since Linux 6.17 the namespace can be named. Before, a process in it must
+    // mount proc, and only a child can be in it.
     let named = pid_namespace_of(boot).map_err(drop).and_then(|namespace| {
         let context = FsContext::open("proc").map_err(drop)?;
         context.fd("pidns", namespace).map_err(drop)?;
@@ -45,9 +46,9 @@ pub(super) fn proc_of(boot: &OwnedFd) -> Result<OwnedFd> {
     }
 }
 
-/// A sysfs of the sandbox's network namespace, which shows its devices and
-/// nobody else's. The gofer leaves that namespace again: a network file system
-/// later in the list is the host's business.
+/// Makes a sysfs of the sandbox's network namespace, which shows only its
+/// devices. The gofer leaves that namespace again, since a network file system
+/// later in the list uses the host's network.
 pub(super) fn sysfs(network: Option<&OwnedFd>) -> Result<OwnedFd> {
     let network = network.ok_or_else(|| Error::internal("a sysfs without a network namespace"))?;
     let kind = Some(LinkNameSpaceType::Network);
@@ -61,7 +62,7 @@ pub(super) fn sysfs(network: Option<&OwnedFd>) -> Result<OwnedFd> {
     made
 }
 
-/// A file system of any type, for a mount of the spec.
+/// Makes a file system of any type, for a mount of the spec.
 pub(super) fn fresh(
     fs_type: &str,
     source: &str,
@@ -74,7 +75,7 @@ pub(super) fn fresh(
     Ok(mount)
 }
 
-/// A file system of any type, for the root file system.
+/// Makes a file system of any type, for the root file system.
 pub(super) fn fresh_root(
     fs_type: &str,
     source: &str,
@@ -84,7 +85,8 @@ pub(super) fn fresh_root(
     let read_only = options.read_only;
     let mut fs_options = options.fs.clone();
     if read_only {
-        // The superblock as well: a read-only block device allows no other.
+        // The super block as well, since a read-only block device allows no
+        // other.
         fs_options.push(("ro".to_owned(), None));
     }
     let mount = make(fs_type, source, &fs_options, options.attributes, read_only)?;
@@ -92,7 +94,7 @@ pub(super) fn fresh_root(
     Ok(mount)
 }
 
-/// Shows the owners that the file system has inside of the sandbox.
+/// Maps the owners of the file system into the sandbox's user namespace.
 fn map_owners(
     mount: &OwnedFd,
     fs_type: &str,
@@ -144,7 +146,8 @@ fn make(
     Ok(mount)
 }
 
-/// What is wrong with a source or an option is the user's to mend.
+/// Returns the error of a failed step. If the source or an option is wrong, the
+/// spec is invalid.
 pub(super) fn refused(what: &str, error: &FsError) -> Error {
     let kind = match error.errno {
         Errno::INVAL | Errno::NOENT | Errno::NOTBLK | Errno::NOTDIR => FailureKind::Invalid,

@@ -1,4 +1,4 @@
-//! Idmapped mounts: files show the owners that they have on disk, moved into
+//! Idmapped mounts: files show the owners that they have on disk, shifted into
 //! the sandbox's user namespace (mount_setattr(2), `MOUNT_ATTR_IDMAP`).
 
 use std::io;
@@ -12,43 +12,43 @@ use crate::gofer::unmappable;
 use crate::spec::plan::PropagationKind;
 use crate::sys::mount::{AttrChange, Depth, clone_mount, mount_setattr};
 
-/// For mounts of the spec.
+/// The remedy for mounts of the spec.
 pub(super) const MOUNT_REMEDY: &str = "Give the mount the option \"noidmap\" (its files then \
      belong to nobody inside), or run the pod with userns = \"never\"";
 
-/// For the root file system.
+/// The remedy for the root file system.
 pub(super) const ROOTFS_REMEDY: &str = "Put it onto a file system that supports idmapped mounts, \
      or run the pod with userns = \"never\"";
 
-/// A clone of what a path of the host leads to, still with its own owners.
+/// A clone of the mounts at a path of the host, still with their own owners.
 pub(super) struct ClonedTree<'a> {
     pub(super) mount: OwnedFd,
     pub(super) depth: Depth,
     pub(super) path: &'a Path,
-    /// What a user can do when its owners cannot be mapped.
+    /// What a user can do if the owners cannot be mapped.
     pub(super) remedy: &'static str,
 }
 
-/// What is to become of a clone.
+/// The changes to make to a clone.
 #[derive(Clone, Copy)]
 pub(super) struct Change<'a> {
-    /// Map owners by this user namespace.
+    /// The user namespace by which owners are mapped.
     pub(super) idmap: Option<BorrowedFd<'a>>,
-    /// How far that reaches.
+    /// Whether only the top mount or the whole tree is mapped.
     pub(super) idmap_depth: Depth,
-    /// New propagation, of all mounts.
+    /// The new propagation of all mounts.
     pub(super) propagation: Option<PropagationKind>,
 }
 
 impl<'a> ClonedTree<'a> {
-    /// open_tree(2); symlinks are followed as anywhere on the host.
+    /// Clones with open_tree(2). Symlinks are followed as anywhere on the host.
     pub(super) fn open(path: &'a Path, depth: Depth, remedy: &'static str) -> Result<Self> {
         let mount = clone_mount(CWD, path, depth).map_err(|e| missing(path, &e))?;
         Ok(Self { mount, depth, path, remedy })
     }
 
-    /// Maps the owners and cuts the propagation: all mounts of the tree in one
-    /// call, or none.
+    /// Maps the owners and sets the propagation of all mounts of the tree in
+    /// one call, or of none.
     pub(super) fn change(self, change: Change<'_>) -> Result<OwnedFd> {
         let Change { idmap, idmap_depth, propagation } = change;
         let both = AttrChange { idmap, propagation, ..AttrChange::default() };
@@ -75,7 +75,7 @@ impl<'a> ClonedTree<'a> {
     }
 }
 
-/// A clone for the root file system, private and with its owners mapped.
+/// Clones a path for the root file system, private and with its owners mapped.
 pub(super) fn mapped_clone(
     path: &Path,
     depth: Depth,
@@ -86,7 +86,7 @@ pub(super) fn mapped_clone(
     clone.change(Change { idmap, idmap_depth: depth, propagation })
 }
 
-/// The sentence for a source that cannot be opened.
+/// Returns the error for a source that cannot be opened.
 pub(super) fn missing(path: &Path, error: &io::Error) -> Error {
     let path = path.display();
     match error.kind() {

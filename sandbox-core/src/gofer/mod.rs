@@ -1,10 +1,12 @@
-//! The short-lived privileged helper that opens what a container may see.
+//! The gofer: a short-lived privileged helper that opens what a container may
+//! see.
 //!
-//! It runs as root in the host's namespaces, is told what to open by the shim
-//! alone, and hands it to boot as detached mounts. It gives boot no path, no
-//! directory that leads out of a mount, and nothing that the plan does not name.
+//! It runs as root in the host's namespaces. Only the shim sends it a request.
+//! It delivers the result to boot as detached mounts. boot gets no path from
+//! it, no directory that leads out of a mount, and nothing that the plan does
+//! not name.
 //!
-//! The road of one request: `serve` → `rootfs` (`overlay`, `bind`,
+//! The path of one request: `serve` → `rootfs` (`overlay`, `bind`,
 //! `filesystem`) → `devices` → each mount → `delivery` → `seccomp`.
 
 mod assemble;

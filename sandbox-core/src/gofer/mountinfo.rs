@@ -1,17 +1,17 @@
-//! The mount table, read only to say in an error which mount is meant
+//! The mount table, read only so that an error can name the mount
 //! (proc_pid_mountinfo(5)).
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
-/// All mounts of this mount namespace, in the order of the kernel.
+/// All mounts of this mount namespace, in the kernel's order.
 pub(super) struct MountTable(Vec<Mount>);
 
 /// One line of the table.
 #[derive(Debug, PartialEq)]
 pub(super) struct Mount {
-    /// Where it is mounted.
+    /// Its mount point.
     pub(super) point: PathBuf,
     /// Its file system type.
     pub(super) fs_type: String,
@@ -28,7 +28,7 @@ impl Mount {
         let mut fields = line.split(' ');
         let point = unescape(fields.nth(4)?);
         let options = fields.next()?.to_owned();
-        // Optional fields end with a dash.
+        // A dash ends the optional fields.
         fields.find(|field| *field == "-")?;
         let fs_type = fields.next()?.to_owned();
         Some(Self { point, fs_type, options })
@@ -36,27 +36,28 @@ impl Mount {
 }
 
 impl MountTable {
-    /// The table as it is now; empty when it cannot be read, since this only
-    /// embellishes an error.
+    /// Reads the present table. Empty if it cannot be read, since it only
+    /// improves an error.
     pub(super) fn read() -> Self {
         let text = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
         Self(text.lines().filter_map(Mount::parse).collect())
     }
 
-    /// The mount that a canonical path lies on: the longest mount point that it
-    /// begins with, and of several there the last, which covers the others.
+    /// Returns the mount that holds a canonical path: the one with the longest
+    /// mount point that the path begins with, and of several there the last,
+    /// which covers the others.
     pub(super) fn holding(&self, path: &Path) -> Option<&Mount> {
         let holding = self.0.iter().filter(|mount| path.starts_with(&mount.point));
         holding.max_by_key(|mount| mount.point.components().count())
     }
 
-    /// The mounts below a canonical path.
+    /// Returns the mounts below a canonical path.
     pub(super) fn below(&self, path: &Path) -> impl Iterator<Item = &Mount> {
         self.0.iter().filter(move |mount| mount.point != path && mount.point.starts_with(path))
     }
 }
 
-/// Turns `\040` and the like back.
+/// Decodes `\040` and similar escapes.
 fn unescape(field: &str) -> PathBuf {
     let mut bytes = Vec::with_capacity(field.len());
     let mut rest = field.as_bytes();
@@ -85,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_lies_on_the_deepest_and_latest_mount() {
+    fn the_deepest_and_latest_mount_holds_a_path() {
         let table = table(
             "1 0 8:1 / / rw - ext4 /dev/a rw\n\
              2 1 0:2 / /a\\040b rw,idmapped shared:1 master:2 - tmpfs none rw\n\

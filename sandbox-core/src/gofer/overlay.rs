@@ -1,8 +1,9 @@
-//! An overlay root file system whose layers are idmapped into the sandbox.
+//! Makes an overlay root file system whose layers are idmapped into the
+//! sandbox.
 //!
-//! The layers of a snapshotter lie beside each other, so one detached clone of
-//! the directory above them is idmapped, and the layers are opened below it: a
-//! clone a layer would cost the kernel 60 µs each to take down again.
+//! The layers of a snapshotter are siblings. So one detached clone of the
+//! directory above them is idmapped, and the layers are opened below it. A
+//! clone for each layer would cost the kernel 60 µs each to destroy.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
@@ -20,27 +21,28 @@ use crate::gofer::serve::Gofer;
 use crate::gofer::users::{Users, as_root_of};
 use crate::sys::mount::{Depth, FsContext, FsError, open_beneath};
 
-/// The first Linux whose overlay takes layers from detached mounts
+/// The first Linux whose overlay takes layers on detached mounts
 /// (`clone_private_mount`), and by descriptors opened with `O_PATH`.
 const LAYERS_BY_DESCRIPTOR: (u32, u32) = (6, 15);
 
-/// The options of an overlay, with the layers taken out.
+/// An overlay's options, without the layers, and its opened layers.
 pub(super) struct Overlay {
     pub(super) lower: Vec<Lower>,
     pub(super) upper: Option<Upper>,
     pub(super) options: Options,
-    /// The detached mounts that the layers lie on.
+    /// The detached mounts on which the layers are.
     pub(super) mounts: Vec<OwnedFd>,
 }
 
 /// A layer that is only read.
 pub(super) struct Lower {
     pub(super) layer: Layer,
-    /// Only holds data for metadata-only copies above (`::` in `lowerdir`).
+    /// Whether it only holds data for metadata-only copies above (`::` in
+    /// `lowerdir`).
     pub(super) data_only: bool,
 }
 
-/// The layer that is written, and the kernel's room beside it.
+/// The layer that is written, and the kernel's work directory.
 pub(super) struct Upper {
     pub(super) upper: Layer,
     pub(super) work: Layer,
@@ -49,16 +51,17 @@ pub(super) struct Upper {
 /// An opened directory.
 pub(super) struct Layer {
     dir: OwnedFd,
-    /// Index into [`Overlay::mounts`] and path below; or a path of the host.
+    /// Index into [`Overlay::mounts`], below which `path` is. With `None`,
+    /// `path` is a path of the host.
     pub(super) mount: Option<usize>,
     pub(super) path: PathBuf,
 }
 
-/// Makes the overlay of a Create request, with the options of overlayfs
-/// (kernel documentation, filesystems/overlayfs).
+/// Makes the overlay of a Create request, with the options of overlayfs (kernel
+/// documentation, filesystems/overlayfs).
 pub(super) fn make(mut options: Options, mapping: Mapping, gofer: &mut Gofer) -> Result<OwnedFd> {
     let paths = Paths::take(&mut options)?;
-    // Whom the layers have to be shifted for.
+    // The users for which the layers must be shifted.
     let users = match &gofer.users {
         Some(users) if !already_shifted(&paths.lower[0].0, users)? => Some(users),
         _ => None,
@@ -70,7 +73,8 @@ pub(super) fn make(mut options: Options, mapping: Mapping, gofer: &mut Gofer) ->
     };
     let overlay = paths.open(options, lower, upper)?;
     let made = mount(&overlay, creator)?;
-    // Seen when the kernel cannot write to the work directory: it only logs so.
+    // It is read-only if the kernel cannot write to the work directory, which
+    // the kernel only logs.
     if overlay.upper.is_some() && !overlay.options.read_only && is_read_only(&made)? {
         return Err(Error::internal(
             "it came back read-only, since the kernel could not use its workdir; \
@@ -115,14 +119,14 @@ fn by_descriptor(
         Ok(context) => context,
         Err(e) => return Ok(Err(e)),
     };
-    // overlayfs touches the layers as whoever creates it. Below an idmapped
+    // overlayfs accesses the layers as the user who creates it. On an idmapped
     // mount the host's root is an unmapped user, whose files cannot be made.
     let created = as_root_of(creator, || Ok(context.create()))?;
     let attributes = MountAttrFlags::from_bits_retain(overlay.options.attributes as u32);
     Ok(created.and_then(|()| context.mount(attributes)))
 }
 
-/// Compares with the kernel's release.
+/// Whether the kernel is older than a version.
 fn older_than(version: (u32, u32)) -> bool {
     let name = rustix::system::uname();
     let release = name.release().to_string_lossy();
@@ -133,11 +137,12 @@ fn older_than(version: (u32, u32)) -> bool {
     }
 }
 
-/// The directories, as the options name them.
+/// The directories that the options name.
 struct Paths {
-    /// From the top down; never empty. And whether it is a data-only layer.
+    /// The lower layers from the top down, never empty, each with whether it is
+    /// a data-only layer.
     lower: Vec<(PathBuf, bool)>,
-    /// Upper and work directory.
+    /// The upper and the work directory.
     upper: Option<(PathBuf, PathBuf)>,
 }
 
@@ -171,7 +176,7 @@ impl Paths {
         upper: Option<BorrowedFd<'_>>,
     ) -> Result<Overlay> {
         let mut mounts = Vec::new();
-        // Mapped alike, they can all lie on one mount.
+        // With the same mapping they can all be on one mount.
         let together = lower.is_some() && upper.is_some();
         let group: Vec<&Path> = if together {
             self.all().collect()
@@ -192,7 +197,7 @@ impl Paths {
     }
 }
 
-/// Upper and work directory on a mount of their own.
+/// Opens the upper and the work directory on a mount of their own.
 fn open_upper(
     upper: &Path,
     work: &Path,
@@ -211,7 +216,8 @@ fn open_upper(
 }
 
 /// Opens directories with their owners mapped. Those on the same mount as the
-/// directory above them all share one clone of it; any other gets its own.
+/// directory above them all share one clone of it. Each other directory gets
+/// its own clone.
 fn open_layers(
     paths: &[&Path],
     namespace: Option<BorrowedFd<'_>>,
@@ -230,8 +236,8 @@ fn open_layers(
     let mut layers = Vec::with_capacity(paths.len());
     for &path in paths {
         let below = path.strip_prefix(&above).unwrap_or(path);
-        // What is mounted below (a layer made by FUSE, say) is not in the
-        // clone, where its mount point would pass for an empty layer.
+        // A mount below (such as a layer made by FUSE) is not in the clone.
+        // There its mount point would look like an empty layer.
         let inside =
             mount_id(&host, below).map_err(|e| Error::new(e.kind, named(path, &e)))? == here;
         let flags = OFlags::PATH | OFlags::DIRECTORY;
@@ -241,7 +247,7 @@ fn open_layers(
         layers.push(match opened {
             Some(dir) => Layer { dir, mount: Some(shared), path: below.to_owned() },
             None => {
-                // Also a layer that an absolute symlink leads to.
+                // Also a layer to which an absolute symlink leads.
                 let own = mapped_clone(path, Depth::Top, Some(namespace))?;
                 let dir = own.try_clone().context(|| "dup")?;
                 mounts.push(own);
@@ -261,7 +267,7 @@ fn mount_id(dir: &OwnedFd, path: &Path) -> Result<u64> {
     Ok(stat.map_err(|e| missing(path, &e.into()))?.stx_mnt_id)
 }
 
-/// The deepest directory that holds all of the paths.
+/// Returns the deepest directory that holds all paths.
 fn above_all(paths: &[&Path]) -> PathBuf {
     let parent = |path: &Path| path.parent().unwrap_or(path).to_owned();
     let Some((first, rest)) = paths.split_first() else { return PathBuf::from("/") };
@@ -272,8 +278,8 @@ fn above_all(paths: &[&Path]) -> PathBuf {
     })
 }
 
-/// Splits at colons; a backslash takes the meaning from what follows it; after
-/// two colons come data-only layers.
+/// Splits `lowerdir` at colons. A backslash escapes the next character.
+/// Data-only layers follow two colons.
 fn split_layers(text: &str) -> Vec<(PathBuf, bool)> {
     let mut layers = Vec::new();
     let mut layer = String::new();

@@ -1,6 +1,6 @@
-//! The overlay for a Linux before 6.15, which takes no layer from a detached
-//! mount: in a mount namespace that ends with a child, the layers' mounts are
-//! attached to short temporary paths and named by those.
+//! Makes the overlay on a Linux before 6.15, which takes no layer on a detached
+//! mount. In a mount namespace that ends with a child, the layers' mounts are
+//! attached at short temporary paths, which the options then name.
 
 use std::ffi::{CStr, CString};
 use std::os::fd::OwnedFd;
@@ -18,7 +18,7 @@ use crate::gofer::overlay::{Layer, Lower, Overlay, Upper};
 use crate::gofer::users::{Users, as_root_of};
 use crate::sys::mount::{Depth, FsContext, attach_at, attach_to, clone_mount};
 
-/// mount(2) reads no more than a page of options.
+/// mount(2) reads at most a page of options.
 const MAX_OPTIONS: usize = 4095;
 
 /// Makes the overlay by mount(2).
@@ -52,7 +52,8 @@ fn refused(overlay: &Overlay, options: &CStr, error: Errno) -> Error {
     Error::internal(format!("mounting it with {options:?}: {error}{hint}"))
 }
 
-/// Makes a tmpfs the working directory, attached where nothing else is needed.
+/// Mounts a tmpfs over the root, which is not needed here, and makes it the
+/// working directory.
 fn enter_scratch() -> Result<()> {
     let tmpfs = FsContext::open("tmpfs")
         .and_then(|context| finish(&context, MountAttrFlags::empty()))
@@ -67,7 +68,7 @@ fn directory(name: &str) -> Result<OwnedFd> {
     rustix::fs::openat(CWD, name, flags, Mode::empty()).context(|| format!("opening {name}"))
 }
 
-/// The options as mount(2) takes them for an overlay.
+/// Formats the options for mount(2).
 fn options(overlay: &Overlay) -> Result<CString> {
     let mut text = String::from("lowerdir=");
     for (index, Lower { layer, data_only }) in overlay.lower.iter().enumerate() {
@@ -98,8 +99,8 @@ fn options(overlay: &Overlay) -> Result<CString> {
     CString::new(text).map_err(|_| Error::invalid("an option holds a zero byte"))
 }
 
-/// A layer's path from the scratch directory, or from the host's root; with
-/// what overlayfs splits at escaped.
+/// Returns a layer's path from the scratch directory, or from the host's root,
+/// with the characters escaped at which overlayfs splits.
 fn path(layer: &Layer) -> String {
     let path = layer.path.display();
     let plain = match layer.mount {

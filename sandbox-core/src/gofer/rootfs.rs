@@ -1,4 +1,4 @@
-//! The root file system, from what the Create request carries.
+//! Makes the root file system from the mounts of the Create request.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
@@ -18,7 +18,7 @@ use crate::gofer::users::{Users, namespace_with, parse_mappings};
 use crate::spec::plan::Mappings;
 use crate::sys::mount::Depth;
 
-/// Makes the root file system as one detached tree, where one is wanted.
+/// Makes the root file system as one detached tree, if the request wants one.
 pub(super) fn make(source: &RootfsSource, gofer: &mut Gofer) -> Result<Option<OwnedFd>> {
     let made = match source {
         RootfsSource::None => return Ok(None),
@@ -28,8 +28,8 @@ pub(super) fn make(source: &RootfsSource, gofer: &mut Gofer) -> Result<Option<Ow
     made.map(Some).map_err(|e| Error::new(e.kind, format!("root file system: {e}")))
 }
 
-/// The mounts in order: one without a target hides all before it, one with a
-/// target goes below (containerd, `mount.All`).
+/// Applies the mounts in order. A mount without a target hides all before it; one with
+/// a target is mounted below (containerd, `mount.All`).
 fn all(mounts: &[RootfsMount], gofer: &mut Gofer) -> Result<OwnedFd> {
     let mut root = None;
     let mut below = Vec::new();
@@ -75,12 +75,12 @@ fn one(mount: &RootfsMount, gofer: &mut Gofer) -> Result<OwnedFd> {
     }
 }
 
-/// How owners are mapped.
+/// The way in which owners are mapped.
 pub(super) enum Mapping {
-    /// As everything of the sandbox.
+    /// As for the whole sandbox.
     Sandbox,
-    /// By the options `uidmap=` and `gidmap=` that containerd 2 adds for a
-    /// snapshot whose upper directory it has shifted itself.
+    /// By the options `uidmap=` and `gidmap=`, which containerd 2 adds for a snapshot
+    /// whose upper directory it has shifted itself.
     Own(OwnedFd),
 }
 
@@ -105,9 +105,9 @@ impl Mapping {
     }
 }
 
-/// A directory of the host with its owners mapped, unless it was shifted into
-/// the sandbox's range before, as the runtime specification expects of a bundle
-/// that brings mappings.
+/// Clones a directory of the host. Maps its owners, unless they were shifted into the
+/// sandbox's range before, as the runtime specification expects of a bundle whose spec
+/// has mappings.
 fn tree(path: &Path, depth: Depth, users: Option<&Users>) -> Result<OwnedFd> {
     let users = match users {
         Some(users) if !already_shifted(path, users)? => Some(users),
@@ -123,7 +123,7 @@ pub(super) fn already_shifted(path: &Path, users: &Users) -> Result<bool> {
     Ok(users.owns(stat.st_uid))
 }
 
-/// Opens a directory for nothing but as a place to start from.
+/// Opens a directory only as a place to resolve paths from.
 pub(super) fn place(path: &Path) -> Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     rustix::fs::openat(CWD, path, flags, Mode::empty()).map_err(|e| missing(path, &e.into()))

@@ -8,8 +8,8 @@ use crate::error::{Context, Error, Result};
 use crate::gofer::request::SeccompJob;
 use crate::spec::seccomp::compile;
 
-/// Makes the job's output if it is not there. Several gofers may do so at once:
-/// each writes a file of its own, and the rename of the last one wins.
+/// Makes the job's output if it does not exist. Several gofers may do so at
+/// once: each writes its own file, and the last rename wins.
 pub(super) fn ensure(job: &SeccompJob) -> Result<()> {
     if job.output.exists() {
         return Ok(());

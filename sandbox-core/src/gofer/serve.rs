@@ -1,4 +1,4 @@
-//! One request, from the socket to the answer.
+//! Serves one request, from the socket to the reply.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -16,25 +16,25 @@ use crate::gofer::{bind, devices, filesystem, rootfs, seccomp};
 use crate::spec::plan::DeliveredSource;
 use crate::sys::process::die_with_parent;
 
-/// A request with a large seccomp profile and thousands of mounts is below a
-/// tenth of this.
+/// Larger than any request: one with a large seccomp profile and thousands of
+/// mounts has less than a tenth of this.
 const MAX_REQUEST: usize = 16 * 1024 * 1024;
 
-/// What one request is carried out with.
+/// The means with which one request is carried out.
 pub(super) struct Gofer {
-    /// Whom the mounts are for; `None` without a user namespace.
+    /// The sandbox's users; `None` without a user namespace.
     pub(super) users: Option<Users>,
     /// The sandbox's network namespace.
     pub(super) network: Option<OwnedFd>,
-    /// boot.
+    /// boot's pidfd.
     pub(super) boot: Option<OwnedFd>,
-    /// Detached mounts that were only needed on the way. Taking one down waits
-    /// for the whole kernel (60 µs), so that is left until after the answer.
+    /// Detached mounts that are not needed any more. To close one waits for the
+    /// whole kernel (60 µs), so they are closed after the reply.
     pub(super) leftovers: Vec<OwnedFd>,
 }
 
-/// Serves the one request that comes over `socket` and answers it there.
-/// Fails only when there is nobody to tell.
+/// Serves the one request that comes over `socket` and replies there. Fails
+/// only if it cannot reply.
 pub fn run(socket: OwnedFd) -> ExitCode {
     let mut leftovers = Vec::new();
     let answer: GoferAnswer = receive(&socket)
@@ -50,7 +50,7 @@ pub fn run(socket: OwnedFd) -> ExitCode {
 }
 
 fn serve(request: GoferRequest, fds: Vec<OwnedFd>, leftovers: &mut Vec<OwnedFd>) -> Result<()> {
-    // Modes of device nodes are meant as they are given.
+    // The modes of device nodes are used as they are given.
     rustix::process::umask(Mode::empty());
     let (channel, mut gofer) = Gofer::equip(&request, fds)?;
     let mut outbox = Outbox::new(channel, request.container);
@@ -78,7 +78,8 @@ fn serve(request: GoferRequest, fds: Vec<OwnedFd>, leftovers: &mut Vec<OwnedFd>)
     request.seccomp.as_ref().map_or(Ok(()), seccomp::ensure)
 }
 
-/// Makes one mount of the spec; also tells whether its root is no directory.
+/// Makes one mount of the spec. Also returns whether its root is not a
+/// directory.
 fn make(mount: &RequestedMount, gofer: &Gofer) -> Result<(OwnedFd, bool)> {
     let users = gofer.users.as_ref();
     let made = match &mount.source {
@@ -94,8 +95,8 @@ fn make(mount: &RequestedMount, gofer: &Gofer) -> Result<(OwnedFd, bool)> {
 }
 
 impl Gofer {
-    /// Sorts the descriptors that came with the request, by the rules of
-    /// [`GoferRequest`]. Also returns the mounts channel.
+    /// Sorts the descriptors that came with the request, as [`GoferRequest`]
+    /// lists them. Also returns the mounts channel.
     fn equip(request: &GoferRequest, fds: Vec<OwnedFd>) -> Result<(OwnedFd, Self)> {
         let count = fds.len();
         let mut fds = fds.into_iter();
@@ -127,7 +128,7 @@ impl Gofer {
 }
 
 fn receive(socket: &OwnedFd) -> Result<(GoferRequest, Vec<OwnedFd>)> {
-    // Nobody would wait for the answer.
+    // Without its parent, no process would wait for the reply.
     die_with_parent().context(|| "prctl PR_SET_PDEATHSIG")?;
     loop {
         match receive_packet(socket, MAX_REQUEST, 4).context(|| "receiving the request")? {
@@ -149,7 +150,7 @@ fn reply(socket: &OwnedFd, answer: &GoferAnswer) -> io::Result<()> {
     send_packet(socket, &bytes, &[])
 }
 
-/// Waits for a socket whose owner made it non-blocking.
+/// Waits for a socket that its owner made nonblocking.
 pub(super) fn wait_for(socket: impl AsFd, what: PollFlags) -> Result<()> {
     rustix::event::poll(&mut [PollFd::new(&socket, what)], None).map(drop).context(|| "poll")
 }

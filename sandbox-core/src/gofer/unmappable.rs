@@ -1,5 +1,5 @@
-//! Mounts whose owners cannot be mapped: kernel file systems, which are then
-//! taken as they are, and the rest, which are refused by name.
+//! Mounts whose owners cannot be mapped. Kernel file systems are then taken as
+//! they are. All others are refused by name.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -12,9 +12,9 @@ use crate::gofer::idmap::{Change, ClonedTree};
 use crate::gofer::mountinfo::{Mount, MountTable};
 use crate::sys::mount::{AttrChange, Depth, mount_setattr};
 
-/// File systems whose files the kernel makes up. Their files belong to the
-/// host's root whatever one does, so nothing is lost when they are not mapped:
-/// they appear as nobody's, and their permissions for others decide.
+/// File systems whose files the kernel generates. Their files belong to the
+/// host's root in any case, so nothing is lost if they are not mapped: the
+/// sandbox sees them as owned by 65534, with the permissions for others.
 const KERNEL_TYPES: [&str; 22] = [
     "autofs",
     "binfmt_misc",
@@ -40,14 +40,14 @@ const KERNEL_TYPES: [&str; 22] = [
     "tracefs",
 ];
 
-/// Whether files of this type are left with the owners that they have.
+/// Whether files of this type keep their owners.
 pub(super) fn is_kernel_type(fs_type: &str) -> bool {
     KERNEL_TYPES.contains(&fs_type)
 }
 
-/// Goes on where a clone could not be mapped as a whole: maps each mount of
-/// the tree that can be and leaves the kernel's as they are. The kernel does
-/// not say which mount is to blame, so each is tried.
+/// Continues if a clone could not be mapped as a whole: maps each mount of the
+/// tree that can be mapped, and leaves the kernel's as they are. The kernel
+/// does not report which mount caused the error, so each is tried.
 pub(super) fn settle(
     clone: ClonedTree<'_>,
     namespace: BorrowedFd<'_>,
@@ -61,7 +61,7 @@ pub(super) fn settle(
         return Err(Error::invalid(format!("{what} into the sandbox's user namespace: {error}")));
     };
     if is_kernel_type(&own.fs_type) {
-        // And whatever lies below it.
+        // This includes all that is mounted below it.
         return clone.change(Change { idmap: None, ..change });
     }
     let refuse = |mount: &Mount| refusal(&clone, mount, &source);
@@ -69,11 +69,11 @@ pub(super) fn settle(
     if change.idmap_depth == Depth::Top {
         return Ok(root);
     }
-    // What is mounted last at a place covers the others.
+    // The last mount at a place covers the others.
     let below: BTreeMap<_, _> = table.below(&source).map(|m| (m.point.as_path(), m)).collect();
     let mut parts = Vec::with_capacity(below.len());
     for (point, mount) in below {
-        // Hidden below another mount.
+        // Another mount hides it.
         if !point.exists() {
             continue;
         }
@@ -90,7 +90,7 @@ pub(super) fn settle(
     assemble(&root, &parts)
 }
 
-/// A mapped clone of one mount alone; `None` when it cannot be mapped.
+/// Clones one mount alone and maps it. `None` if it cannot be mapped.
 fn mapped(path: &Path, namespace: BorrowedFd<'_>, change: Change<'_>) -> Result<Option<OwnedFd>> {
     let mount = ClonedTree::open(path, Depth::Top, "")?.mount;
     let (idmap, propagation) = (Some(namespace), change.propagation);

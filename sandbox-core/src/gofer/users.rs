@@ -1,4 +1,5 @@
-//! Whose files the mounts show: the sandbox's user namespace and its mappings.
+//! The sandbox's user namespace and its mappings, by which mounts show their
+//! owners.
 
 use std::fs;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -18,7 +19,7 @@ pub(super) struct Users {
 }
 
 impl Users {
-    /// A user namespace with its mappings, which must have a root.
+    /// Takes a user namespace and its mappings, which must have a root.
     pub(super) fn new(namespace: OwnedFd, mappings: Mappings) -> Result<Self> {
         let root = |map: &[IdMapping], file: &str| {
             map_out(map, 0).ok_or_else(|| {
@@ -29,43 +30,43 @@ impl Users {
         Ok(Self { namespace, mappings, root: ids })
     }
 
-    /// The namespace, as `MOUNT_ATTR_IDMAP` wants it.
+    /// Returns the namespace, for `MOUNT_ATTR_IDMAP`.
     pub(super) fn namespace(&self) -> BorrowedFd<'_> {
         self.namespace.as_fd()
     }
 
-    /// The mappings, for comparing.
+    /// Returns the mappings, to compare them.
     pub(super) fn mappings(&self) -> &Mappings {
         &self.mappings
     }
 
-    /// Host user and group of the container's root.
+    /// Returns the host's user and group of the container's root.
     pub(super) fn root(&self) -> (u32, u32) {
         self.root
     }
 
-    /// Host user of a user in the container.
+    /// Returns the host's ID of a user in the container.
     pub(super) fn host_uid(&self, inside: u32) -> Option<u32> {
         map_out(&self.mappings.uids, inside)
     }
 
-    /// Host group of a group in the container.
+    /// Returns the host's ID of a group in the container.
     pub(super) fn host_gid(&self, inside: u32) -> Option<u32> {
         map_out(&self.mappings.gids, inside)
     }
 
-    /// Whether a file of this host user belongs to the sandbox as it is, so
-    /// that whoever made it has shifted the owners already.
+    /// Whether a file of this host user belongs to the sandbox already, because its
+    /// owners were shifted before.
     pub(super) fn owns(&self, host_uid: u32) -> bool {
         let within = |m: &IdMapping| host_uid >= m.outside && host_uid - m.outside < m.size;
         self.mappings.uids.iter().any(within)
     }
 }
 
-/// Does `work` with the file system user and group of the sandbox's root, but
-/// all of the gofer's capabilities (setfsuid(2), capabilities(7)). New files
-/// then belong to the container's root. The initial user namespace's
-/// capabilities stay in force, since only they can make the mount.
+/// Runs `work` with the file system user and group of the sandbox's root, but with all
+/// of the gofer's capabilities (setfsuid(2), capabilities(7)). New files then belong to
+/// the container's root. The capabilities in the initial user namespace stay in force,
+/// since only they allow the mount.
 pub(super) fn as_root_of<T>(users: Option<&Users>, work: impl FnOnce() -> Result<T>) -> Result<T> {
     let Some(users) = users else { return work() };
     let (uid, gid) = users.root();
@@ -75,22 +76,22 @@ pub(super) fn as_root_of<T>(users: Option<&Users>, work: impl FnOnce() -> Result
     result
 }
 
-/// Changes the file system user and group; returns the former ones.
+/// Changes the file system user and group, and returns the former ones.
 fn become_for_files(uid: Uid, gid: Gid) -> Result<(Uid, Gid)> {
-    // setfsuid away from 0 takes the file capabilities out of the effective
-    // set; the permitted set keeps them.
+    // setfsuid from 0 to another user removes the file capabilities from the effective
+    // set. The permitted set keeps them.
     let capabilities = rustix::thread::capabilities(None).context(|| "capget")?;
     let former = (setfsuid(uid), setfsgid(gid));
     rustix::thread::set_capabilities(None, capabilities).context(|| "capset")?;
-    // Both calls fail silently; a second one tells.
+    // Both calls fail silently. A second call shows it.
     if setfsuid(uid) != uid || setfsgid(gid) != gid {
         return Err(Error::internal(format!("the kernel refused setfsuid {uid}, setfsgid {gid}")));
     }
     Ok(former)
 }
 
-/// A user namespace with the given mappings, held by its descriptor alone. For
-/// mounts that bring mappings of their own.
+/// Makes a user namespace with the given mappings, which only its descriptor keeps
+/// alive. It is for mounts with mappings of their own.
 pub(super) fn namespace_with(mappings: &Mappings) -> Result<OwnedFd> {
     let child = Child::parked(libc::CLONE_NEWUSER)?;
     let file = |name: &str| format!("/proc/{}/{name}", child.pid());
@@ -105,7 +106,7 @@ pub(super) fn namespace_with(mappings: &Mappings) -> Result<OwnedFd> {
     Ok(namespace.into())
 }
 
-/// Mappings as containerd writes them into mount options:
+/// Parses mappings as containerd writes them into mount options:
 /// `inside:outside:size`, separated by commas (containerd, `mount_idmapped_linux.go`).
 pub(super) fn parse_mappings(option: &str, text: &str) -> Result<Vec<IdMapping>> {
     let parse = |entry: &str| {

@@ -13,19 +13,19 @@ use crate::spec::sysctl_file;
 /// The groups whose members may send pings without a capability.
 const PING_GROUPS: &str = "net/ipv4/ping_group_range";
 
-/// While it lives, this thread is in another network namespace.
+/// A stay of this thread in another network namespace, which ends on drop.
 #[derive(Debug)]
 pub struct Visit {
     home: OwnedFd,
 }
 
 impl Visit {
-    /// Enters the namespace that `path` names. A child cloned meanwhile is
-    /// born in it: a process in a user namespace of its own could not enter
-    /// one that belongs to the host.
+    /// Enters the namespace that `path` names. A child cloned meanwhile is in
+    /// it from the start: a process in a user namespace of its own could not
+    /// enter a namespace that belongs to the host.
     ///
     /// # Errors
-    /// Names the path and the field that it comes from.
+    /// The error names the path and the field that it comes from.
     pub fn enter(path: &Path) -> Result<Self> {
         let what = || format!("linux.namespaces: join the network namespace {}", path.display());
         let home = fs::File::open("/proc/thread-self/ns/net")
@@ -38,21 +38,22 @@ impl Visit {
 
 impl Drop for Visit {
     fn drop(&mut self) {
-        // A shim that stayed would act in the pod's network from here on.
+        // A shim that stayed would act in the pod's network from now on.
         if setns(self.home.as_fd(), CloneFlags::CLONE_NEWNET).is_err() {
             crate::sys::process::exit_now(1);
         }
     }
 }
 
-/// The sysctls that the pod asked for, and those that make up for what a
-/// container cannot do in a network namespace that belongs to the host: bind to
-/// ports below 1024 and send pings, unless the pod set these itself. As paths
-/// below `/proc/sys`.
+/// Returns the sysctls that the pod requests, as paths below `/proc/sys`. Adds
+/// those that make up for what a container cannot do in a network namespace
+/// that belongs to the host: to bind ports below 1024 and to send pings. They
+/// are not added if the pod sets them itself.
 ///
-/// `groups` are those of the user namespace that they are written from. The
-/// kernel refuses a range that ends in a group which is not there, and Docker's
-/// "0 2147483647" means all: such a range ends with the last group.
+/// `groups` are those of the user namespace from which the sysctls are written.
+/// The kernel refuses a range that ends in a group that does not exist there,
+/// but Docker's "0 2147483647" means all groups. Such a range ends with the
+/// last group.
 pub fn sysctls(wanted: &[(String, String)], groups: &[IdMapping]) -> Vec<(String, String)> {
     let path = |name: &str| sysctl_file(name).to_string_lossy().into_owned();
     let paths = wanted.iter().map(|(name, value)| (path(name), value.clone()));
@@ -77,7 +78,7 @@ pub fn sysctls(wanted: &[(String, String)], groups: &[IdMapping]) -> Vec<(String
     all
 }
 
-/// The range "FIRST LAST" with an earlier end, where it has to have one.
+/// Returns the range "FIRST LAST" with an earlier end, if it needs one.
 fn shortened(range: &str, last: u32) -> Option<String> {
     let (first, end) = range.trim().split_once(char::is_whitespace)?;
     let (first, end): (u32, u32) = (first.parse().ok()?, end.trim().parse().ok()?);
@@ -93,7 +94,8 @@ pub fn write_sysctls(sysctls: &[(String, String)]) -> Result<()> {
     Ok(())
 }
 
-/// Whether the sandbox gets a network namespace that nobody has set up.
+/// Whether the sandbox gets a new network namespace, in which nothing is set
+/// up.
 pub fn is_new(network: &Network) -> bool {
     matches!(network, Network::New)
 }
@@ -103,7 +105,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_the_pod_sets_is_not_overridden() {
+    fn a_sysctl_of_the_pod_is_not_overridden() {
         let wanted = [("net.ipv4.ip_unprivileged_port_start".to_owned(), "1024".to_owned())];
         let all = sysctls(&wanted, &[]);
         let starts: Vec<_> = all.iter().filter(|(p, _)| p.ends_with("port_start")).collect();
