@@ -1,13 +1,13 @@
-//! What `start`, `delete` and `-info` answer, on standard output.
+//! Prints the results of `start`, `delete` and `-info` on standard output.
 
 use std::io::Write;
 
 use crate::error::{Context, Result};
 
-/// Writes all of it, or says that it could not: what Rust's standard output keeps
-/// until the end of the process is lost without a word.
-pub(crate) fn tell(what: &str, answer: &[u8]) -> Result<()> {
+/// Prints all of `result`, or returns an error. What Rust's standard output
+/// still buffers at the end of a process would be lost silently.
+pub(crate) fn print(what: &str, result: &[u8]) -> Result<()> {
     let mut stdout = std::io::stdout().lock();
-    let told = stdout.write_all(answer).and_then(|()| stdout.flush());
-    told.context(|| format!("write the {what} to stdout"))
+    let printed = stdout.write_all(result).and_then(|()| stdout.flush());
+    printed.context(|| format!("write the {what} to stdout"))
 }

@@ -1,17 +1,18 @@
-//! How containerd speaks to `start`, and how it wants to be answered.
+//! Reads how containerd calls `start`, and prints the result in the form that
+//! it expects.
 //!
-//! | containerd | asks by | answer |
+//! | containerd | calls with | result |
 //! |---|---|---|
 //! | up to 1.6 | flags; no `MAX_SHIM_VERSION` | the plain address |
 //! | 1.7 | flags, `MAX_SHIM_VERSION=2`; options on stdin | the plain address |
-//! | 2.0 to 2.2 | the same as 1.7, to the letter | JSON, version 3 |
+//! | 2.0 to 2.2 | exactly the same as 1.7 | JSON, version 3 |
 //! | from 2.3 | `BootstrapParams` on stdin | `BootstrapResult` |
 //!
-//! 1.7 refuses version 3 and 2.x needs it to reuse the sandbox's shim without
-//! running this program again, yet nothing that they pass tells them apart.
-//! What does is containerd's own executable, our parent: Go writes the module
-//! path into it, and a module of major version 2 has `/v2` in its path.
-//! containerd-shim's own bootstrap answers JSON to both, so it is not used.
+//! 1.7 refuses version 3, and 2.x needs it to reuse the sandbox's shim without
+//! running this program again, but they call in the same way. Only containerd's
+//! own executable, our parent, distinguishes them: Go writes the module path
+//! into it, and a module of major version 2 has `/v2` in its path.
+//! containerd-shim's own bootstrap returns JSON to both, so it is not used.
 
 use std::fs::File;
 use std::io::Read;
@@ -24,13 +25,13 @@ use containerd_shim_protos::protobuf::well_known_types::any::Any;
 
 use crate::error::{Context, Error, Result};
 
-/// More than containerd ever sends; the bound that it sets itself as well.
+/// The bound that containerd sets itself, which is more than it ever sends.
 const MAX_INPUT: u64 = 10 << 20;
 
-/// Version of the task API that is announced: `containerd.task.v3.Task`.
+/// Version of the task API that we announce: `containerd.task.v3.Task`.
 const TASK_API_VERSION: i32 = 3;
 
-/// In which form the answer is expected.
+/// The form in which containerd expects the result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Dialect {
     /// The address alone, which means version 2.
@@ -42,8 +43,8 @@ pub(crate) enum Dialect {
 }
 
 impl Dialect {
-    /// What to print on stdout.
-    pub(crate) fn answer(self, address: &str) -> Result<Vec<u8>> {
+    /// Returns the bytes to print on stdout.
+    pub(crate) fn encode(self, address: &str) -> Result<Vec<u8>> {
         match self {
             Self::Plain => Ok(address.as_bytes().to_vec()),
             Self::Json => serde_json::to_vec(&serde_json::json!({
@@ -51,7 +52,7 @@ impl Dialect {
                 "address": address,
                 "protocol": "ttrpc",
             }))
-            .context(|| "encode the answer to start"),
+            .context(|| "encode the result of start"),
             Self::Protobuf => BootstrapResult {
                 version: TASK_API_VERSION,
                 address: address.to_string(),
@@ -59,12 +60,12 @@ impl Dialect {
                 ..Default::default()
             }
             .write_to_bytes()
-            .context(|| "encode the answer to start"),
+            .context(|| "encode the result of start"),
         }
     }
 }
 
-/// What was asked, from the environment, stdin and our parent.
+/// Reads the call from the environment, stdin and our parent.
 pub(crate) fn read(flags: &Flags) -> Result<(StartOpts, Dialect)> {
     let mut input = Vec::new();
     std::io::stdin().lock().take(MAX_INPUT).read_to_end(&mut input).context(|| "read stdin")?;
@@ -76,7 +77,7 @@ pub(crate) fn read(flags: &Flags) -> Result<(StartOpts, Dialect)> {
     ))
 }
 
-/// `None` for the dialect: the parent has to be looked at.
+/// Parses the call. If the dialect is `None`, the parent decides.
 fn parse(
     flags: &Flags,
     input: &[u8],
@@ -109,8 +110,8 @@ fn parse(
     Ok((options, dialect))
 }
 
-/// containerd 2.3's message, told from an older one's `Any`: that decodes as a
-/// `BootstrapParams` too, its type URL taken for the ID.
+/// Decodes the message of containerd 2.3. The `Any` of an older one decodes as
+/// a `BootstrapParams` too, with its type URL as the ID, but has no address.
 fn bootstrap_params(flags: &Flags, input: &[u8]) -> Result<Option<BootstrapParams>> {
     let Some(mut params) = BootstrapParams::parse_from_bytes(input)
         .ok()
@@ -132,7 +133,7 @@ fn bootstrap_params(flags: &Flags, input: &[u8]) -> Result<Option<BootstrapParam
 
 fn parent_is_v2() -> bool {
     let path = format!("/proc/{}/exe", std::os::unix::process::parent_id());
-    // Whoever cannot be looked at is answered in the form that all understand.
+    // If the executable cannot be read, use the form that all understand.
     File::open(path).ok().and_then(|exe| modules(&exe)).is_some_and(|m| is_v2(&m))
 }
 
@@ -141,9 +142,9 @@ fn is_v2(modules: &[u8]) -> bool {
     modules.windows(needle.len()).any(|window| window == needle)
 }
 
-/// The module list in a Go executable: the section `.go.buildinfo` holds a
-/// 32-byte header, the Go version and the list, each after its length
-/// (debug/buildinfo in Go's standard library). `None` for anything else.
+/// Returns the module list in a Go executable. The section `.go.buildinfo`
+/// holds a 32-byte header, the Go version and the list, each after its length
+/// (debug/buildinfo in Go's standard library). `None` for any other file.
 fn modules(exe: &File) -> Option<Vec<u8>> {
     let section = buildinfo(exe)?;
     let data = section.strip_prefix(b"\xff Go buildinf:")?.get(18..)?;
@@ -152,7 +153,8 @@ fn modules(exe: &File) -> Option<Vec<u8>> {
     rest.get(..length).map(<[u8]>::to_vec)
 }
 
-/// The section's content, found by the ELF64 little-endian section headers.
+/// Returns the section's content, found by the ELF64 little-endian section
+/// headers.
 fn buildinfo(exe: &File) -> Option<Vec<u8>> {
     let read = |at: u64, length: usize| {
         let mut buffer = vec![0; length];
@@ -220,16 +222,16 @@ mod tests {
         let (options, dialect) = parse(&flags(), b"", &env("")).unwrap();
         assert_eq!((options.id.as_str(), options.ttrpc_address.as_str()), ("a", "/c.sock.ttrpc"));
         assert_eq!(dialect, Some(Dialect::Plain));
-        assert_eq!(Dialect::Plain.answer("unix:///s").unwrap(), b"unix:///s");
+        assert_eq!(Dialect::Plain.encode("unix:///s").unwrap(), b"unix:///s");
     }
 
     #[test]
-    fn from_1_7_to_2_2_the_parent_tells() {
+    fn from_1_7_to_2_2_the_parent_decides() {
         assert_eq!(parse(&flags(), b"", &env("2")).unwrap().1, None);
         assert!(is_v2(b"path\tgithub.com/containerd/containerd/v2/cmd/containerd\n"));
         assert!(is_v2(b"path\tk3s\ndep\tgithub.com/containerd/containerd/v2\tv2.1.0\n"));
         assert!(!is_v2(b"path\tgithub.com/containerd/containerd/cmd/containerd\n"));
-        let answer = Dialect::Json.answer("unix:///s").unwrap();
+        let answer = Dialect::Json.encode("unix:///s").unwrap();
         let answer: serde_json::Value = serde_json::from_slice(&answer).unwrap();
         assert_eq!(
             answer,
@@ -239,9 +241,10 @@ mod tests {
 
     #[test]
     fn the_parent_is_read_without_running_it() {
-        // Whatever runs the tests is no containerd, but it is an ELF file.
+        // The program that runs the tests is not containerd, but it is an ELF
+        // file.
         assert_eq!(modules(&File::open("/proc/self/exe").unwrap()), None);
-        // A Go program, where there is one.
+        // A Go program, if there is one.
         if let Ok(exe) = File::open("/usr/bin/containerd") {
             let modules = modules(&exe).unwrap();
             assert!(String::from_utf8_lossy(&modules).contains("containerd"));
@@ -249,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn containerd_2_3_speaks_protobuf() {
+    fn containerd_2_3_uses_protobuf() {
         let params = BootstrapParams {
             instance_id: "a".into(),
             namespace: "n".into(),
@@ -262,7 +265,7 @@ mod tests {
         let (options, dialect) = parse(&flags(), &bytes, &env("2")).unwrap();
         assert_eq!(dialect, Some(Dialect::Protobuf));
         assert!(options.socket_address("a").starts_with("unix:///run/elsewhere/"));
-        let answer = Dialect::Protobuf.answer("unix:///s").unwrap();
+        let answer = Dialect::Protobuf.encode("unix:///s").unwrap();
         assert_eq!(BootstrapResult::parse_from_bytes(&answer).unwrap().version, 3);
 
         let other = Flags { id: "b".into(), ..flags() };
@@ -270,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn older_options_on_stdin_are_no_bootstrap() {
+    fn options_of_an_older_containerd_are_no_bootstrap_params() {
         let any = Any {
             type_url: "runtimeoptions.v1.Options".into(),
             value: vec![1],

@@ -1,5 +1,5 @@
-//! containerd's connections to this shim, counted, so that the shim can tell
-//! when nobody is connected any more.
+//! Counts containerd's connections to this shim, so that the shim can wait
+//! until all are closed.
 
 use std::os::unix::net::UnixListener;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use tokio_util::io::InspectReader;
 
 use crate::error::{Context, Result};
 
-/// How many there are.
+/// The number of connections.
 #[derive(Clone)]
 pub(crate) struct Connections(Arc<watch::Sender<usize>>);
 
@@ -27,7 +27,7 @@ impl Connections {
             let accepted = listener.accept().await;
             let counted = accepted.map(|(stream, _)| {
                 let one = One::of(&connections);
-                // Nothing is inspected; but what would be lives as long as the stream.
+                // Nothing is inspected. The closure lives as long as the stream.
                 InspectReader::new(stream, move |_| one.lives())
             });
             Some((counted, (listener, connections)))
@@ -35,13 +35,13 @@ impl Connections {
         Ok(Listener::new(accepted))
     }
 
-    /// Until there are none.
+    /// Waits until there are none.
     pub(crate) async fn closed(&self) {
         let _ = self.0.subscribe().wait_for(|count| *count == 0).await;
     }
 }
 
-/// One of them.
+/// A connection, counted until it is dropped.
 struct One(Connections);
 
 impl One {

@@ -1,7 +1,7 @@
-//! `delete`: cleans up after a shim that is no more, or that containerd has let
-//! go of. containerd calls it with the bundle as working directory whenever it
-//! loses its connection, for the sandbox and for each container in it, and gives
-//! it five seconds.
+//! `delete`: cleans up after a shim that is gone, or that containerd has
+//! forgotten. containerd calls it with the bundle as working directory whenever
+//! it loses its connection, for the sandbox and for each container in it. It
+//! allows five seconds.
 
 use std::fs;
 use std::os::unix::net::UnixStream;
@@ -17,7 +17,7 @@ use containerd_shim_protos::sandbox_sync::SandboxClient;
 use containerd_shim_protos::shim_sync::{Client, TaskClient};
 use containerd_shim_protos::ttrpc::{self, context};
 
-use crate::answer::tell;
+use crate::answer::print;
 use crate::error::{Context, Result};
 use crate::options::STATE_ROOT;
 use crate::socket;
@@ -27,8 +27,8 @@ pub(crate) fn delete(flags: &Flags) -> Result<()> {
     let bundle = if flags.bundle.is_empty() { Path::new(".") } else { Path::new(&flags.bundle) };
     let address = fs::read_to_string(bundle.join("address")).unwrap_or_default();
     let pid = match living(&address) {
-        // Of a container only containerd's connection went away: with 1.x that is
-        // how one of a living pod ends.
+        // Only containerd's connection for a container has ended. With 1.x a
+        // container of a living pod ends so.
         Some(shim) => {
             shut_down(&shim, &flags.id);
             None
@@ -47,38 +47,38 @@ pub(crate) fn delete(flags: &Flags) -> Result<()> {
         ..Default::default()
     };
     let bytes = response.write_to_bytes().context(|| "encode the DeleteResponse")?;
-    tell("DeleteResponse", &bytes)
+    print("DeleteResponse", &bytes)
 }
 
-/// How long a shim may take to answer that it lives. containerd gives `delete`
-/// five seconds in all.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// Time in which a shim must reply. containerd allows five seconds for `delete`
+/// altogether.
+const REPLY_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The shim that lives at that address, if one does. That somebody can connect
-/// is no sign: the socket of a process that is being killed listens until the
-/// kernel is done with it.
+/// Returns a client of the shim that lives at that address, if one does. It is
+/// not enough that it accepts a connection: the socket of a process that is
+/// being killed listens until the kernel has destroyed the process.
 fn living(address: &str) -> Option<Client> {
     if address.is_empty() {
         return None;
     }
     UnixStream::connect(socket::path(address)).ok()?;
     let client = Client::connect(address.trim()).ok()?;
-    let asked =
-        TaskClient::new(client.clone()).connect(within(PATIENCE), &ConnectRequest::default());
-    // A refusal is an answer too.
-    matches!(asked, Ok(_) | Err(ttrpc::Error::RpcStatus(_))).then_some(client)
+    let reply =
+        TaskClient::new(client.clone()).connect(within(REPLY_TIMEOUT), &ConnectRequest::default());
+    // A refusal is a reply too.
+    matches!(reply, Ok(_) | Err(ttrpc::Error::RpcStatus(_))).then_some(client)
 }
 
-/// Ends the sandbox of that ID, if it was asked for itself: containerd calls
-/// `delete` for it when it has let go of the shim, and forgets it then. It has
-/// no container whose end would bring it about.
+/// Shuts down the sandbox of that ID, if it is one of the Sandbox service.
+/// containerd calls `delete` for it when it has dropped the shim, and then
+/// forgets it. No container's end would shut it down.
 fn shut_down(shim: &Client, id: &str) {
     let sandboxes = SandboxClient::new(shim.clone());
     let status = SandboxStatusRequest { sandbox_id: id.to_string(), ..Default::default() };
-    if sandboxes.sandbox_status(within(PATIENCE / 2), &status).is_ok() {
+    if sandboxes.sandbox_status(within(REPLY_TIMEOUT / 2), &status).is_ok() {
         let request = ShutdownSandboxRequest { sandbox_id: id.to_string(), ..Default::default() };
-        // It goes on though nobody hears the answer.
-        let _ = sandboxes.shutdown_sandbox(within(PATIENCE / 2), &request);
+        // The shutdown goes on even if no process receives the reply.
+        let _ = sandboxes.shutdown_sandbox(within(REPLY_TIMEOUT / 2), &request);
     }
 }
 
@@ -93,16 +93,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_socket_without_a_shim_behind_it_serves_nobody() {
+    fn a_socket_without_a_shim_is_not_used() {
         let directory = tempfile::tempdir().unwrap();
         let socket = directory.path().join("socket");
         let address = format!("unix://{}", socket.display());
         let listener = UnixListener::bind(&socket).unwrap();
-        // As a dying process does: it lets clients connect, and then hangs up.
+        // A dying process lets clients connect and then closes the connection.
         let dying = std::thread::spawn(move || listener.incoming().take(2).for_each(drop));
         assert!(living(&address).is_none());
         dying.join().unwrap();
-        assert!(living(&address).is_none(), "nobody listens any more");
+        assert!(living(&address).is_none(), "no process listens any more");
         assert!(living("").is_none());
     }
 }

@@ -1,4 +1,4 @@
-//! The shim's error, and the only map from errors to ttrpc status codes.
+//! The shim's error, and the only mapping from errors to ttrpc status codes.
 
 use std::fmt;
 
@@ -10,8 +10,8 @@ pub(crate) use containerd_shim_protos::ttrpc::Code;
 /// Results of this crate.
 pub(crate) type Result<T> = std::result::Result<T, Error>;
 
-/// A failure as containerd will show it: a code that programs act on and a
-/// sentence that people act on.
+/// A failure as containerd shows it: a code for programs and a sentence for
+/// people.
 #[derive(Clone, Debug)]
 pub(crate) struct Error {
     pub(crate) code: Code,
@@ -35,7 +35,8 @@ impl Error {
         Self::new(Code::ALREADY_EXISTS, message)
     }
 
-    /// Not in this state: containerd's `ErrFailedPrecondition`.
+    /// Returns an error for a request in a wrong state: containerd's
+    /// `ErrFailedPrecondition`.
     pub(crate) fn state(message: impl Into<String>) -> Self {
         Self::new(Code::FAILED_PRECONDITION, message)
     }
@@ -44,8 +45,9 @@ impl Error {
         Self::new(Code::UNIMPLEMENTED, message)
     }
 
-    /// Something that this program or the kernel could not do. containerd shows
-    /// `UNKNOWN` without a prefix of its own, as it does for runc's failures.
+    /// Returns an error for something that this program or the kernel could not
+    /// do. containerd shows `UNKNOWN` without a prefix of its own, as it does
+    /// for runc's failures.
     pub(crate) fn internal(message: impl Into<String>) -> Self {
         Self::new(Code::UNKNOWN, message)
     }
@@ -78,9 +80,9 @@ impl From<Error> for ttrpc::Error {
     }
 }
 
-/// Says what was tried when the kernel refused it.
+/// Adds what was tried to an error of the kernel.
 pub(crate) trait Context<T> {
-    /// `"{what}: {the error}"`
+    /// Returns the error `"{what}: {the error}"`.
     fn context<S: Into<String>>(self, what: impl FnOnce() -> S) -> Result<T>;
 }
 

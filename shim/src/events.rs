@@ -1,16 +1,16 @@
-//! Events to containerd: in order, each once as far as can be known, and none
-//! lost while containerd restarts.
+//! Publishes events to containerd: in order, each once if possible, and without
+//! loss while containerd restarts.
 //!
-//! One task delivers them one after the other over the connection to
-//! containerd's events service and tries the same event for ever, connecting
-//! anew, before it goes on to the next. Only when a connection breaks between
-//! an event and its acknowledgement is that event sent twice.
+//! One task delivers the events one after the other over a connection to
+//! containerd's events service. It repeats an event, with a new connection,
+//! until it succeeds, and only then goes on to the next. An event is sent twice
+//! only if the connection breaks between the event and its acknowledgement.
 //!
-//! The queue needs no bound of its own: while containerd is away nothing can
-//! be created or exec'd, so at most one Exit for each living process and one
-//! OOM for each container (further ones are merged) can come up. A containerd
-//! that asks for more and more but never takes its events is stopped by
-//! [`Events::has_room`] at [`MAX_QUEUED`].
+//! The queue needs no bound of its own. While containerd is away nothing can be
+//! created or exec'd, so there is at most one Exit for each living process and
+//! one OOM for each container (further ones are merged). [`Events::has_room`]
+//! stops at [`MAX_QUEUED`] a containerd that requests more and more but never
+//! takes its events.
 
 use std::collections::VecDeque;
 use std::path::Path;
@@ -34,16 +34,16 @@ use tokio::sync::{mpsc, watch};
 
 use crate::error::{Code, Context, Error, Result};
 
-/// From so many undelivered events on, nothing new is begun.
+/// Number of undelivered events from which on nothing new is started.
 const MAX_QUEUED: usize = 4096;
 
-/// How long one delivery may take before the connection counts as broken.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// Time for one delivery, after which the connection counts as broken.
+const DELIVERY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Waits between attempts, from the first to the longest.
+/// The first and the longest wait between attempts.
 const WAITS: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
 
-/// A message that is an event, with the topic it goes to.
+/// A message that is an event, with its topic.
 pub(crate) trait Event: Message {
     /// See containerd's core/runtime/events.go.
     const TOPIC: &'static str;
@@ -67,12 +67,12 @@ topics! {
     TaskResumed: TASK_RESUMED_EVENT_TOPIC,
 }
 
-/// Where events are published. Cheap to clone.
+/// The publisher of events. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Events {
     namespace: String,
     sender: mpsc::UnboundedSender<ForwardRequest>,
-    /// How many are not delivered yet.
+    /// Number of undelivered events.
     queued: watch::Sender<usize>,
 }
 
@@ -109,7 +109,7 @@ impl Events {
         let _ = self.sender.send(request);
     }
 
-    /// Refuses what would make further events while containerd takes none.
+    /// Refuses what would cause further events while containerd takes none.
     pub(crate) fn has_room(&self) -> Result<()> {
         let queued = *self.queued.borrow();
         if queued < MAX_QUEUED {
@@ -121,23 +121,25 @@ impl Events {
         ))
     }
 
-    /// Waits until everything is delivered, but not for ever; whether it is.
-    pub(crate) async fn delivered(&self, patience: Duration) -> bool {
+    /// Waits until everything is delivered, up to a timeout. Returns whether it
+    /// is.
+    pub(crate) async fn delivered(&self, timeout: Duration) -> bool {
         let mut queued = self.queued.subscribe();
         let empty = queued.wait_for(|queued| *queued == 0);
-        tokio::time::timeout(patience, empty).await.is_ok()
+        tokio::time::timeout(timeout, empty).await.is_ok()
     }
 
-    /// The same before the shim ends.
-    pub(crate) async fn flush(&self, patience: Duration) {
-        if !self.delivered(patience).await {
+    /// Waits in the same way before the shim ends, and logs the events that are
+    /// lost.
+    pub(crate) async fn flush(&self, timeout: Duration) {
+        if !self.delivered(timeout).await {
             let lost = *self.queued.borrow();
             log::error!("{lost} events are not delivered, since containerd cannot be reached");
         }
     }
 }
 
-/// The delivering end.
+/// The task that delivers.
 struct Delivery {
     address: String,
     queued: watch::Sender<usize>,
@@ -163,7 +165,8 @@ impl Delivery {
         }
     }
 
-    /// Comes back when containerd has the event.
+    /// Delivers an event. Returns when containerd has it, or refuses it for
+    /// good.
     async fn deliver(&mut self, request: &ForwardRequest) {
         let mut wait = WAITS.0;
         loop {
@@ -182,11 +185,12 @@ impl Delivery {
         }
     }
 
-    /// One attempt, or two when the connection proves to be an old one.
+    /// Makes one attempt, or two if the connection proves to be closed.
     async fn attempt(&mut self, request: &ForwardRequest) -> Result<()> {
         if let Some(client) = &self.client {
             match forward(client, request).await {
-                // Nothing left this process: containerd hung up before.
+                // Nothing was sent: containerd had closed the connection
+                // before.
                 Err(ttrpc::Error::LocalClosed) => self.client = None,
                 other => return self.judge(other),
             }
@@ -197,7 +201,8 @@ impl Delivery {
         self.judge(outcome)
     }
 
-    /// An answer, even a bad one, leaves the connection as it is.
+    /// Keeps the connection after any reply, even an error, and drops it
+    /// otherwise.
     fn judge(&mut self, outcome: ttrpc::Result<()>) -> Result<()> {
         match outcome {
             Ok(()) => Ok(()),
@@ -212,8 +217,8 @@ impl Delivery {
     }
 }
 
-/// Appends an event. A second OOM of a container whose first one still waits
-/// says nothing new.
+/// Appends an event, unless it is a second OOM of a container whose first one
+/// is still queued: it adds nothing.
 fn push(
     queue: &mut VecDeque<ForwardRequest>,
     event: ForwardRequest,
@@ -231,7 +236,7 @@ fn push(
 }
 
 async fn forward(client: &EventsClient, request: &ForwardRequest) -> ttrpc::Result<()> {
-    let context = context::with_timeout(PATIENCE.as_nanos() as i64);
+    let context = context::with_timeout(DELIVERY_TIMEOUT.as_nanos() as i64);
     client.forward(context, request).await.map(|_| ())
 }
 
@@ -255,7 +260,7 @@ mod tests {
 
     use super::*;
 
-    /// containerd, as far as a shim can see.
+    /// The part of containerd that a shim sees.
     struct Containerd {
         seen: mpsc::UnboundedSender<(String, String)>,
     }
@@ -295,7 +300,8 @@ mod tests {
         let (seen, mut arrived) = mpsc::unbounded_channel();
         let events = Events::new("ns", path.to_str().unwrap());
         for round in 0..3 {
-            // Published while nobody listens, while it starts, and while it runs.
+            // Published while containerd is away, while it starts, and while it
+            // runs.
             (0..10).for_each(|i| events.publish(&exit(round * 30 + i)));
             tokio::time::sleep(Duration::from_millis(30)).await;
             let mut server = containerd(&path, &seen).await;
@@ -313,7 +319,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_containerd_refuses_does_not_hold_up_the_rest() {
+    async fn an_event_that_containerd_refuses_does_not_delay_the_rest() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("ttrpc");
         let (seen, mut arrived) = mpsc::unbounded_channel();

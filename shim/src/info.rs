@@ -7,7 +7,7 @@ use containerd_shim_protos::protobuf::{Message, MessageField};
 use containerd_shim_protos::types::introspection::{RuntimeInfo, RuntimeVersion};
 use serde_json::{Value, json};
 
-use crate::answer::tell;
+use crate::answer::print;
 use crate::error::{Context, Result};
 
 /// Type URL of the OCI features, as containerd's typeurl registers them: the
@@ -16,7 +16,7 @@ const FEATURES: &str = "types.containerd.io/opencontainers/runtime-spec/1/featur
 
 pub(crate) fn info() -> Result<()> {
     let bytes = runtime_info()?.write_to_bytes().context(|| "encode the RuntimeInfo")?;
-    tell("RuntimeInfo", &bytes)
+    print("RuntimeInfo", &bytes)
 }
 
 fn runtime_info() -> Result<RuntimeInfo> {

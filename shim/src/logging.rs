@@ -1,10 +1,10 @@
 //! The shim's log: lines in the `log` FIFO of its bundle, which containerd
 //! copies into its own log.
 //!
-//! Opened for reading and writing and without blocking: it never waits for
-//! containerd, never gets SIGPIPE, and what is written while containerd
-//! restarts stays in the FIFO until it is back. A FIFO that is full loses
-//! lines, and the next line that fits says how many.
+//! The FIFO is opened for reading and writing, and nonblocking. So the shim
+//! never waits for containerd and never gets SIGPIPE. What it writes while
+//! containerd restarts stays in the FIFO until containerd is back. If the FIFO
+//! is full, lines are lost, and the next line that fits has their number.
 
 use std::fmt::Write as _;
 use std::fs::{File, OpenOptions};
@@ -23,8 +23,8 @@ struct FifoLog {
     lost: AtomicU32,
 }
 
-/// Starts logging for the sandbox `id` into `path`. Without a FIFO there (a
-/// shim started by hand) nothing is logged.
+/// Starts logging for the sandbox `id` into the FIFO at `path`. Fails without
+/// one, as in a shim that was started by hand.
 pub(crate) fn init(path: &Path, id: &str, debug: bool) -> io::Result<()> {
     let fifo = OpenOptions::new()
         .read(true)
@@ -39,7 +39,7 @@ pub(crate) fn init(path: &Path, id: &str, debug: bool) -> io::Result<()> {
 }
 
 impl FifoLog {
-    /// One line as logrus writes it, so that containerd's log stays uniform.
+    /// Formats a line as logrus does, so that containerd's log stays uniform.
     fn line(&self, record: &Record<'_>) -> String {
         let mut line = String::with_capacity(160);
         let level = match record.level() {
@@ -61,7 +61,7 @@ impl FifoLog {
 
 impl Log for FifoLog {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        // The ttrpc crate tells every broken connection as an error; containerd
+        // The ttrpc crate logs every broken connection as an error. containerd
         // breaks one with each task that it forgets.
         metadata.level() <= log::max_level()
             && (metadata.target().starts_with("containerd_shim_palisade")
@@ -72,7 +72,8 @@ impl Log for FifoLog {
         if !self.enabled(record.metadata()) {
             return;
         }
-        // One write: up to PIPE_BUF bytes are never mixed with another writer's.
+        // One write, since up to PIPE_BUF bytes are never mixed with those of
+        // another writer.
         if (&self.fifo).write_all(self.line(record).as_bytes()).is_err() {
             self.lost.fetch_add(1, Ordering::Relaxed);
         }
@@ -81,8 +82,9 @@ impl Log for FifoLog {
     fn flush(&self) {}
 }
 
-/// Seconds are enough for a log; the date arithmetic is days-from-civil turned
-/// round (proleptic Gregorian, valid for all of `SystemTime` after 1970).
+/// Formats a time. Seconds are enough for a log. The date arithmetic is the
+/// inverse of days-from-civil (proleptic Gregorian, valid for all of
+/// `SystemTime` after 1970).
 fn rfc3339(time: SystemTime) -> String {
     let seconds = time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     let (days, of_day) = (seconds / 86400, seconds % 86400);

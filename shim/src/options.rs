@@ -1,10 +1,9 @@
-//! What a node's administrator, and to a lesser degree a pod, may choose.
-//!
-//! containerd hands over `runtimeoptions.v1.Options` (`type_url`,
-//! `config_path`, and TOML in `config_body` when the path is empty) with
-//! `start` and with each Create. Without either, `/etc/palisade/config.toml`
-//! is read if it exists. Pod annotations under `dev.palisade.` use the same
-//! names; they may only tighten, unless `allow_annotations` lists the key.
+//! The options that a node's administrator, and with limits a pod, may set.
+//! containerd passes `runtimeoptions.v1.Options` (`type_url`, `config_path`,
+//! and TOML in `config_body` if the path is empty) with `start` and with each
+//! Create. Without either, `/etc/palisade/config.toml` is read if it exists.
+//! Pod annotations under `dev.palisade.` have the same names. They may only
+//! tighten an option, unless `allow_annotations` lists the key.
 
 use std::collections::HashMap;
 use std::fs;
@@ -18,42 +17,44 @@ use serde::Deserialize;
 
 use crate::error::{Context, Error, Result};
 
-/// The configuration of a node whose containerd names none.
+/// The configuration file that is read if containerd names none.
 const DEFAULT_FILE: &str = "/etc/palisade/config.toml";
 
-/// Where the state of all sandboxes is. Not an option: `delete` is told none.
+/// The state directory of all sandboxes. It is not an option, since `delete`
+/// gets none.
 pub(crate) const STATE_ROOT: &str = "/run/palisade";
 
-/// Prefix of the annotations that are ours.
+/// Prefix of our annotations.
 const ANNOTATIONS: &str = "dev.palisade.";
 
-/// One value for each key; the defaults are those of the documentation.
+/// The options. Their defaults are those of the documentation.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Options {
     /// When a sandbox gets a user namespace.
     pub(crate) userns: UsernsOption,
-    /// First host ID of the range that sandboxes are given slices of.
+    /// First host ID of the range from which sandboxes get slices.
     pub(crate) id_range_start: u32,
-    /// How many host IDs the range has.
+    /// Number of host IDs in the range.
     pub(crate) id_range_size: u32,
-    /// Log at debug level, the sandbox too.
+    /// Whether the shim and boot log at debug level.
     pub(crate) debug: bool,
-    /// Who makes cgroups. `SystemdCgroup` as in runc's options means systemd.
+    /// The program that makes cgroups. `SystemdCgroup`, as in runc's options,
+    /// means systemd.
     pub(crate) cgroup_driver: CgroupDriver,
     #[serde(rename = "SystemdCgroup")]
     systemd_cgroup: bool,
-    /// Tell the sandbox as many CPUs as its quota is worth.
+    /// Whether a CPU quota lowers the number of CPUs that a container is told.
     pub(crate) cpu_from_quota: bool,
-    /// But never fewer than this.
+    /// The fewest CPUs that a quota leaves.
     pub(crate) cpu_minimum: u32,
-    /// Cgroup for the shim itself, as in runc's options.
+    /// Cgroup of the shim itself, as in runc's options.
     pub(crate) shim_cgroup: String,
-    /// Annotations that may also loosen.
+    /// Keys that annotations may also loosen.
     allow_annotations: Vec<String>,
 }
 
-/// [`Userns`], with the order from loose to tight.
+/// [`Userns`], ordered from loose to tight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum UsernsOption {
@@ -72,11 +73,11 @@ impl From<UsernsOption> for Userns {
     }
 }
 
-/// Who makes cgroups.
+/// The program that makes cgroups.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum CgroupDriver {
-    /// systemd when the spec's path has the form `slice:prefix:name`.
+    /// systemd if the spec's path has the form `slice:prefix:name`.
     Auto,
     Cgroupfs,
     Systemd,
@@ -100,7 +101,8 @@ impl Default for Options {
 }
 
 impl Options {
-    /// What containerd handed over, or the node's file, or the defaults.
+    /// Reads the options that containerd passed, or the node's file, or takes
+    /// the defaults.
     pub(crate) fn read(any: Option<&Any>) -> Result<Self> {
         let (path, body) = match any.filter(|any| !any.type_url.is_empty()) {
             None => (String::new(), String::new()),
@@ -152,7 +154,7 @@ impl Options {
             let allowed = self.allow_annotations.iter().any(|allowed| allowed == key);
             if !self.annotate(key, value)? && !allowed {
                 return Err(Error::invalid(format!(
-                    "annotation {ANNOTATIONS}{key}={value:?} would loosen what this node's options say; \
+                    "annotation {ANNOTATIONS}{key}={value:?} would loosen this node's options; \
                      they permit that by allow_annotations = [{key:?}]"
                 )));
             }
@@ -160,7 +162,7 @@ impl Options {
         Ok(self)
     }
 
-    /// Sets one key; tells whether it was made tighter or stays.
+    /// Sets one key. Returns whether it was tightened or stays the same.
     fn annotate(&mut self, key: &str, value: &str) -> Result<bool> {
         let tightens;
         match key {
@@ -194,7 +196,7 @@ impl Options {
         Ok(tightens)
     }
 
-    /// What the sandbox has to know.
+    /// Returns the part of the options that `sandbox-core` needs.
     pub(crate) fn config(&self, palisade: PathBuf) -> Config {
         Config {
             userns: self.userns.into(),
@@ -211,8 +213,8 @@ impl Options {
 /// The keys that an annotation may name.
 const ANNOTATABLE: [&str; 4] = ["userns", "debug", "cpu_from_quota", "cpu_minimum"];
 
-/// An annotation's value is the TOML value, with the quotes of a string left
-/// out if one likes.
+/// Parses an annotation's value, which is a TOML value. A string may omit its
+/// quotes.
 fn parsed<T: for<'a> Deserialize<'a>>(key: &str, value: &str) -> Result<T> {
     #[derive(Deserialize)]
     struct Wrapped<T> {
@@ -224,15 +226,16 @@ fn parsed<T: for<'a> Deserialize<'a>>(key: &str, value: &str) -> Result<T> {
     })
 }
 
-/// Whether this is a `runtimeoptions.v1.Options`, which [`Options::read`] reads.
+/// Whether this is a `runtimeoptions.v1.Options`, which [`Options::read`]
+/// accepts.
 pub(crate) fn is_runtime_options(any: &Any) -> bool {
     let name = any.type_url.rsplit('/').next();
     matches!(name, Some("runtimeoptions.v1.Options" | "cri.runtimeoptions.v1.Options"))
 }
 
-/// `config_path` and `config_body` of a `runtimeoptions.v1.Options`; 1.6 calls
-/// it `cri.runtimeoptions.v1.Options`. Runc's own options, which ctr sends
-/// along for any runtime, say nothing that concerns us but `shim_cgroup`.
+/// Decodes `config_path` and `config_body` of a `runtimeoptions.v1.Options`,
+/// which 1.6 calls `cri.runtimeoptions.v1.Options`. Only `shim_cgroup` concerns
+/// us in runc's own options, which ctr sends to any runtime.
 fn runtime_options(any: &Any) -> Result<(String, String)> {
     let name = any.type_url.rsplit('/').next().unwrap_or_default();
     match name {
@@ -261,7 +264,7 @@ fn runtime_options(any: &Any) -> Result<(String, String)> {
     Ok((path, body))
 }
 
-/// Where the `palisade` executable belongs: beside this one.
+/// Returns the path of the `palisade` executable: beside this one.
 pub(crate) fn palisade() -> Result<PathBuf> {
     let shim = std::env::current_exe().context(|| "find the shim's own executable")?;
     Ok(shim.with_file_name("palisade"))
@@ -306,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_unknown_is_refused_by_name() {
+    fn an_unknown_option_is_refused_by_name() {
         let error = Options::read(Some(&body("userspace = 1"))).unwrap_err().to_string();
         assert!(error.contains("userspace") && error.contains("config_body"), "{error}");
         let error = Options::read(Some(&any("x/some.Other", b""))).unwrap_err().to_string();
@@ -327,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn annotations_loosen_only_where_the_node_says_so() {
+    fn annotations_loosen_only_if_the_node_allows_it() {
         let loosen = annotations(&[("userns", "never")]);
         let error = Options::default().annotated(&loosen).unwrap_err().to_string();
         assert!(error.contains("allow_annotations"), "{error}");
@@ -335,7 +338,7 @@ mod tests {
         assert_eq!(node.annotated(&loosen).unwrap().userns, UsernsOption::Never);
     }
 
-    /// All keys, in the words of the parser.
+    /// Returns all keys, from an error of the parser.
     fn keys() -> Vec<String> {
         let error = toml::from_str::<Options>("colour = 'red'").unwrap_err();
         error.message().split('`').skip(3).step_by(2).map(str::to_owned).collect()
@@ -350,7 +353,7 @@ mod tests {
         let named: Vec<_> =
             settings.iter().filter_map(|line| line.split_once(" = ")).map(|(key, _)| key).collect();
         for key in keys() {
-            assert!(named.contains(&key.as_str()), "the example says nothing of {key}");
+            assert!(named.contains(&key.as_str()), "the example lacks {key}");
         }
         let settings =
             settings.into_iter().filter(|line| keys().iter().any(|key| line.starts_with(key)));
@@ -363,8 +366,8 @@ mod tests {
         let manual = include_str!("../package/palisade-config.toml.5");
         let readme = include_str!("../../README.md");
         for key in keys() {
-            assert!(manual.contains(&format!("\n.BR {key} ")), "the manual says nothing of {key}");
-            assert!(readme.contains(&format!("`{key}`")), "the README says nothing of {key}");
+            assert!(manual.contains(&format!("\n.BR {key} ")), "the manual lacks {key}");
+            assert!(readme.contains(&format!("`{key}`")), "the README lacks {key}");
         }
     }
 

@@ -1,4 +1,4 @@
-//! Waiting for descriptors.
+//! Waits for descriptors.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
@@ -19,8 +19,8 @@ pub(crate) fn register<T: AsFd + AsRawFd>(fd: T, interest: Interest) -> io::Resu
 }
 
 /// Waits until a descriptor is readable. Any number of tasks may wait for the
-/// same one: epoll knows a descriptor only once, so each waits on its own
-/// duplicate.
+/// same one: epoll accepts a descriptor only once, so each task waits on its
+/// own duplicate.
 pub(crate) async fn readable(fd: BorrowedFd<'_>) -> Result<()> {
     let own = fd.try_clone_to_owned().context(|| "duplicate a descriptor")?;
     let fd = register(own, Interest::READABLE).context(|| "register with epoll")?;

@@ -37,7 +37,10 @@ pub(crate) fn listen(address: &str) -> Result<Option<UnixListener>> {
             Err(_) => remove(address),
         }
     }
-    Err(Error::internal(format!("bind {}: in use, yet nobody answers there", path.display())))
+    Err(Error::internal(format!(
+        "bind {}: in use, but no process accepts connections there",
+        path.display()
+    )))
 }
 
 /// Removes a socket file, and nothing but a socket.

@@ -1,9 +1,9 @@
-//! `start`: brings up the shim of a container's group, or finds it, and tells
-//! containerd its address.
+//! `start`: starts the shim of a container's group, or finds it, and prints its
+//! address for containerd.
 //!
-//! The listening socket is made here, so that containerd can connect at once,
-//! while the serving process is still coming up: nobody waits for it. That
-//! process is a clone of this one, which has loaded all that it needs.
+//! This process makes the listening socket, so that containerd can connect at
+//! once while the serving process still starts. The serving process is a clone
+//! of this one, which has loaded all that it needs.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -24,14 +24,14 @@ use sandbox_core::sys::descriptor::detach_stdio;
 use sandbox_core::sys::process::exit_now;
 use serde::Deserialize;
 
-use crate::answer::tell;
+use crate::answer::print;
 use crate::error::{Context, Error, Result};
 use crate::options::{self, Options, is_runtime_options};
 use crate::serve::{self, Serving};
 use crate::{bootstrap, socket};
 
-/// Annotations that name the group (the pod) a container belongs to, in the
-/// order in which they count: runc's group label, containerd's CRI, CRI-O.
+/// Annotations that name the group (the pod) of a container, in order of
+/// precedence: runc's group label, containerd's CRI, CRI-O.
 const GROUPS: [&str; 4] = [
     "io.containerd.palisade.v1.group",
     "io.containerd.runc.v2.group",
@@ -48,30 +48,31 @@ struct Annotated {
 
 pub(crate) fn start(flags: &Flags) -> Result<()> {
     let (options, dialect) = bootstrap::read(flags)?;
-    // Missing or unusable: said here, where containerd shows it best.
+    // A missing or unusable executable is reported here, where containerd shows
+    // it best.
     Executable::check(&options::palisade()?)?;
     let group = group(Path::new("config.json"), &options.id)?;
     let address = options.socket_address(&group);
-    let answer = dialect.answer(&address)?;
-    // For containerd 1.x, which looks here after a restart.
+    let result = dialect.encode(&address)?;
+    // containerd 1.x reads this file after a restart.
     fs::write("address", &address).context(|| "write the bundle's address file")?;
     let Some(listener) = socket::listen(&address)? else {
-        return tell("address", &answer);
+        return print("address", &result);
     };
-    let told = spawn(options, &address, listener).and_then(|server| {
-        // Nobody would ever call a shim of which nobody knows.
-        tell("address", &answer).inspect_err(|_| {
+    let printed = spawn(options, &address, listener).and_then(|server| {
+        // No client would ever connect to a shim whose address is unknown.
+        print("address", &result).inspect_err(|_| {
             let _ = pidfd_send_signal(&server, Signal::KILL);
         })
     });
-    told.inspect_err(|_| socket::remove(&address))
+    printed.inspect_err(|_| socket::remove(&address))
 }
 
-/// The group's ID: the container's own when no annotation names one, or when
-/// there is no spec, as for a sandbox that is asked for itself.
+/// Returns the group's ID: the container's own if no annotation names one, or if there
+/// is no spec, as for a sandbox of the Sandbox service.
 fn group(config: &Path, id: &str) -> Result<String> {
     let opening = || format!("open {} of the bundle", config.display());
-    // A FIFO in its place must not hold containerd up.
+    // Nonblocking, since a FIFO in its place must not block containerd.
     let file = File::options().read(true).custom_flags(OFlags::NONBLOCK.bits() as i32).open(config);
     let file = match file {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(id.to_string()),
@@ -88,11 +89,11 @@ fn group(config: &Path, id: &str) -> Result<String> {
     Ok(group.map_or(id, String::as_str).to_string())
 }
 
-/// Clones the serving process: its own process group, containerd's
-/// oom_score_adj plus one, and nothing of ours but the socket. Returns its pidfd.
+/// Clones the serving process, with a process group of its own, containerd's
+/// oom_score_adj plus one, and only the socket of our descriptors. Returns its pidfd.
 fn spawn(options: StartOpts, address: &str, listener: UnixListener) -> Result<OwnedFd> {
     adjust_oom_score();
-    // containerd 2.3 may send extensions that are for others.
+    // containerd 2.3 may send extensions for other programs.
     let config = Options::read(options.extensions.iter().find(|any| is_runtime_options(any)))?;
     let alone = SingleThreaded::prove().context(|| "clone the serving process")?;
     match clone_into(&alone, 0, None).context(|| "clone3 of the serving process")? {
@@ -114,7 +115,7 @@ fn spawn(options: StartOpts, address: &str, listener: UnixListener) -> Result<Ow
 
 /// Serves as the child, and never returns into the code of `start`.
 fn become_server(serving: Serving, listener: UnixListener) -> ! {
-    // containerd waits for the end of the pipes that these are.
+    // containerd waits until the other ends of its pipes are closed.
     let detached = detach_stdio().and_then(|()| Ok(setpgid(None, None)?));
     let served = detached
         .context(|| "detach from containerd")
@@ -126,19 +127,20 @@ fn become_server(serving: Serving, listener: UnixListener) -> ! {
     exit_now(i32::from(served.is_err()))
 }
 
-/// The serving process inherits what is set here: containerd must outlive it.
+/// Sets the oom_score_adj that the serving process inherits: containerd must
+/// outlive it.
 fn adjust_oom_score() {
     let parent = format!("/proc/{}/oom_score_adj", std::os::unix::process::parent_id());
     let score = fs::read_to_string(parent).ok().and_then(|text| text.trim().parse::<i32>().ok());
     if let Some(score) = score.filter(|score| *score < 1000) {
-        // Refused only where containerd itself is confined; then the shim
-        // keeps containerd's, which is what it would get from a fork.
+        // This is refused only if containerd itself is confined. Then the shim
+        // keeps containerd's score, as after a fork.
         let _ = fs::write("/proc/self/oom_score_adj", (score + 1).to_string());
     }
 }
 
-/// Puts the shim into the cgroup that the options ask for, in each hierarchy
-/// that has it.
+/// Moves the shim into the cgroup that the options name, in each hierarchy that
+/// has it.
 fn confine(options: &StartOpts, config: &Options, pid: i32) -> Result<()> {
     let runc = options.extensions.iter().find(|any| any_is::<api::Options>(any));
     let runc = runc.and_then(|any| api::Options::parse_from_bytes(&any.value).ok());

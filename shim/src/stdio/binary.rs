@@ -1,6 +1,6 @@
-//! `binary://` output: a program of the user's that takes both streams
+//! `binary://` output: a program of the user that takes both streams
 //! (containerd, `core/runtime/v2/logging`). It gets stdout and stderr as
-//! descriptors 3 and 4 and tells by descriptor 5 that it is ready.
+//! descriptors 3 and 4, and reports by descriptor 5 that it is ready.
 
 use std::ffi::CString;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
@@ -20,22 +20,23 @@ use super::Owner;
 use crate::error::{Context, Error, Result};
 use crate::ready::register;
 
-/// How long a logger may take to say that it is ready.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// Time in which a logger must report that it is ready.
+const READY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long a logger may go on after its streams have ended.
-const GRACE: Duration = Duration::from_secs(10);
+/// Time for which a logger may run after its streams have ended.
+const EXIT_GRACE: Duration = Duration::from_secs(10);
 
 /// A logger's program and arguments.
 #[derive(Debug, PartialEq)]
 pub(super) struct Uri {
     path: String,
     args: Vec<String>,
-    /// `binary-v2`: end of file on descriptor 5 does not mean ready.
+    /// Whether end of file on descriptor 5 is an error (`binary-v2`).
     strict: bool,
 }
 
-/// `binary:///path?key=value&flag`: each key and each value is an argument.
+/// Parses `binary:///path?key=value&flag`: each key and each value is an
+/// argument.
 pub(super) fn uri(text: &str) -> Option<Uri> {
     let (strict, rest) = match text.strip_prefix("binary://") {
         Some(rest) => (false, rest),
@@ -45,13 +46,13 @@ pub(super) fn uri(text: &str) -> Option<Uri> {
     let mut args = Vec::new();
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-        // Go's Query() has a value for each key, an empty one if need be.
+        // Go's Query() has a value for each key, which may be empty.
         args.extend([key, value].map(|text| unescape(&text.replace('+', " "))));
     }
     Some(Uri { path: unescape(path), args, strict })
 }
 
-/// Percent-encoding.
+/// Decodes percent-encoding.
 fn unescape(text: &str) -> String {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
@@ -72,36 +73,39 @@ fn unescape(text: &str) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// A running logger, which ends by itself when both streams have ended. When
-/// this is dropped nobody writes any more, and it had better end soon.
+/// A running logger, which ends by itself once both streams have ended. When
+/// this is dropped nothing is written any more. A logger that then runs on for
+/// too long is killed.
 pub(super) struct Logger(
     #[expect(dead_code, reason = "its drop is what counts")] oneshot::Sender<()>,
 );
 
-/// Runs the logger and waits until it is ready. Returns the write ends of its
+/// Starts the logger and waits until it is ready. Returns the write ends of its
 /// two streams.
 pub(super) async fn start(uri: &Uri, owner: &Owner<'_>) -> Result<(Logger, [OwnedFd; 2])> {
     let pipe = || pipe_with(PipeFlags::CLOEXEC).context(|| "pipe for a logger");
     let ((out_read, out), (err_read, err), (ready_read, ready)) = (pipe()?, pipe()?, pipe()?);
     for stream in [&out, &err] {
-        owner.take(stream).context(|| "chown of a logger's pipe")?;
+        owner.chown(stream).context(|| "chown of a logger's pipe")?;
     }
     let pid = spawn(uri, owner, [&out_read, &err_read, &ready])?;
     drop(ready);
     let pidfd = pidfd_open(pid, PidfdFlags::empty()).context(|| "pidfd_open of the logger")?;
     let (logger, unused) = oneshot::channel();
     tokio::spawn(reap(pid, pidfd, unused));
-    let said = tokio::time::timeout(PATIENCE, first_byte(ready_read)).await;
-    match said {
+    let ready = tokio::time::timeout(READY_TIMEOUT, first_byte(ready_read)).await;
+    match ready {
         Ok(Ok(0)) if uri.strict => {
             Err(Error::internal(format!("the logger {} ended without being ready", uri.path)))
         }
         Ok(Ok(_)) => Ok((Logger(logger), [out, err])),
-        Ok(Err(e)) => Err(Error::internal(format!("hear from the logger {}: {e}", uri.path))),
+        Ok(Err(e)) => {
+            Err(Error::internal(format!("read the readiness of the logger {}: {e}", uri.path)))
+        }
         Err(_) => Err(Error::internal(format!(
             "the logger {} was not ready within {} s",
             uri.path,
-            PATIENCE.as_secs()
+            READY_TIMEOUT.as_secs()
         ))),
     }
 }
@@ -112,11 +116,11 @@ async fn first_byte(fd: OwnedFd) -> std::io::Result<usize> {
     fd.async_io(Interest::READABLE, |fd| Ok(rustix::io::read(fd, &mut [0u8; 1])?)).await
 }
 
-/// posix_spawn(3): the one way to a program with more than three descriptors
-/// that needs no code of ours between fork and exec.
+/// Starts the logger with posix_spawn(3), the only way to run a program with
+/// more than three descriptors without code of ours between fork and exec.
 fn spawn(uri: &Uri, owner: &Owner<'_>, donated: [&OwnedFd; 3]) -> Result<Pid> {
     let failed = |e: nix::Error| Error::internal(format!("run the logger {}: {e}", uri.path));
-    // Away from the numbers that they are to have.
+    // Move the descriptors away from the numbers that they will get.
     let high = donated.map(|fd| fcntl_dupfd_cloexec(fd, 16).context(|| "dup of a logger's pipe"));
     let mut actions = PosixSpawnFileActions::init().map_err(failed)?;
     let mut kept = Vec::new();
@@ -126,7 +130,7 @@ fn spawn(uri: &Uri, owner: &Owner<'_>, donated: [&OwnedFd; 3]) -> Result<Pid> {
         kept.push(fd);
     }
     let mut attributes = PosixSpawnAttr::init().map_err(failed)?;
-    // Rust ignores SIGPIPE, and an ignored signal stays so over an exec.
+    // Rust ignores SIGPIPE, and an ignored signal stays ignored over execve.
     let mut defaults = SigSet::empty();
     defaults.add(NixSignal::SIGPIPE);
     attributes.set_sigdefault(&defaults).map_err(failed)?;
@@ -145,7 +149,8 @@ fn spawn(uri: &Uri, owner: &Owner<'_>, donated: [&OwnedFd; 3]) -> Result<Pid> {
     Pid::from_raw(pid.as_raw()).ok_or_else(|| Error::internal("posix_spawn gave no process"))
 }
 
-/// Collects the logger; reminds it once it has been without work for a while.
+/// Reaps the logger. Ends it by signals if it runs on after its streams have
+/// ended.
 async fn reap(pid: Pid, pidfd: OwnedFd, unused: oneshot::Receiver<()>) {
     let Ok(pidfd) = register(pidfd, Interest::READABLE) else {
         return;
@@ -154,7 +159,7 @@ async fn reap(pid: Pid, pidfd: OwnedFd, unused: oneshot::Receiver<()>) {
         _ = pidfd.readable() => {}
         _ = unused => {
             for signal in [Signal::TERM, Signal::KILL] {
-                if tokio::time::timeout(GRACE, pidfd.readable()).await.is_ok() {
+                if tokio::time::timeout(EXIT_GRACE, pidfd.readable()).await.is_ok() {
                     break;
                 }
                 let _ = pidfd_send_signal(&pidfd, signal);
@@ -181,7 +186,7 @@ mod tests {
         assert_eq!(uri("/a/fifo"), None);
     }
 
-    /// A logger as a shell script.
+    /// Returns a logger that is a shell script.
     fn script(directory: &tempfile::TempDir, text: &str) -> Uri {
         let path = directory.path().join("logger");
         std::fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();

@@ -1,5 +1,5 @@
-//! Pseudo terminals: the master side is here, and what goes in and out is
-//! copied between it and the FIFOs of the client.
+//! Pseudo terminals. The shim has the master side and copies between it and the
+//! FIFOs of the client.
 
 use std::future::Future;
 use std::io;
@@ -22,25 +22,26 @@ use super::{Sink, fifo};
 use crate::error::{Context, Result};
 use crate::ready::register;
 
-/// How long an exit waits for a client that does not read. The copying goes on
-/// after that, until the process is forgotten.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// Time for which an exit waits for a client that does not read. The copying
+/// goes on after it, until the process is forgotten.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Ends when the output has been passed on.
+/// A future that ends when the output has been copied.
 pub(crate) type Drained = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// Room for one read of a terminal (its buffer is 4 KiB).
+/// Bytes of one read from a terminal, whose buffer is 4 KiB.
 const CHUNK: usize = 4096;
 
-/// How long a terminal may hold this thread up, in which nothing should, and
-/// how many times.
+/// Time for which a call on a terminal may block this thread, which must never
+/// block.
 const STALL: Duration = Duration::from_millis(5);
+/// Number of calls that may block before the terminal is not copied any more.
 const STALLS: u32 = 20;
 
-/// The master side. The sandbox process made it, and one that was taken over
-/// may still have it: it shares the open file, whose non-blocking flag it can
-/// clear at any time. There is no other way to read a terminal without waiting,
-/// so a call that waits is interrupted.
+/// The master side. boot made it. A boot that was taken over may still have it:
+/// it shares the open file, whose nonblocking flag it can clear at any time.
+/// There is no other way to read a terminal without waiting, so a call that
+/// blocks is interrupted.
 struct Master {
     fd: AsyncFd<OwnedFd>,
     stalls: AtomicU32,
@@ -59,7 +60,7 @@ impl Master {
         let mut rest = bytes;
         while !rest.is_empty() {
             let write = |fd: &OwnedFd| match self.call(|_| write(fd, rest)) {
-                // The readiness is kept, and others get their turn.
+                // Keep the readiness, and let other tasks run.
                 Err(Errno::INTR) => Ok(0),
                 other => Ok(other?),
             };
@@ -70,8 +71,8 @@ impl Master {
         Ok(())
     }
 
-    /// `INTR` when it would have waited; an error of its own when it did so once
-    /// too often.
+    /// Calls `call`. Returns `INTR` if it blocked, and `DEADLK` once it has
+    /// blocked too often.
     fn call<T>(
         &self,
         call: impl FnOnce(&OwnedFd) -> rustix::io::Result<T>,
@@ -87,7 +88,7 @@ impl Master {
     }
 }
 
-/// A terminal that is copied to and fro.
+/// A terminal that is copied in both directions.
 pub(super) struct Console {
     master: Arc<Master>,
     gone: watch::Sender<bool>,
@@ -141,7 +142,7 @@ impl Console {
         self.gone.send_replace(true);
         let mut drained = self.drained.clone();
         Box::pin(async move {
-            let _ = tokio::time::timeout(PATIENCE, drained.wait_for(|done| *done)).await;
+            let _ = tokio::time::timeout(DRAIN_TIMEOUT, drained.wait_for(|done| *done)).await;
         })
     }
 }
@@ -151,7 +152,8 @@ fn nonblocking(fd: OwnedFd) -> Result<AsyncFd<OwnedFd>> {
     register(fd, Interest::READABLE | Interest::WRITABLE).context(|| "register with epoll")
 }
 
-/// From the client to the terminal, until every writer of the FIFO is gone.
+/// Copies from the client to the terminal, until the last writer of the FIFO
+/// has closed it.
 async fn input(stdin: AsyncFd<OwnedFd>, master: Arc<Master>) {
     let mut buffer = vec![0; CHUNK];
     loop {
@@ -165,7 +167,7 @@ async fn input(stdin: AsyncFd<OwnedFd>, master: Arc<Master>) {
     }
 }
 
-/// From the terminal to the client.
+/// The copying from the terminal to the client.
 struct Output {
     master: Arc<Master>,
     sink: Option<Writer>,
@@ -174,9 +176,9 @@ struct Output {
 }
 
 impl Output {
-    /// Until the last program has closed the terminal, or the process is gone
-    /// and all that it wrote has been read: the kernel flushes a terminal
-    /// before it says that there is nothing to read (n_tty_read in
+    /// Copies until the last program has closed the terminal, or the process
+    /// has ended and all its output has been read: the kernel flushes a
+    /// terminal before it reports that there is nothing to read (n_tty_read in
     /// drivers/tty/n_tty.c). Returns the sink, still open.
     async fn run(mut self) -> Option<Writer> {
         let mut buffer = vec![0; CHUNK];
@@ -208,7 +210,8 @@ impl Output {
         self.sink
     }
 
-    /// Waits for output or for the exit. False when nobody cares any more.
+    /// Waits for output or for the exit. Returns false if neither can come any
+    /// more.
     async fn wait(&mut self) -> bool {
         tokio::select! {
             ready = self.master.fd.readable() => ready.map(|mut guard| guard.clear_ready()).is_ok(),
@@ -216,7 +219,8 @@ impl Output {
         }
     }
 
-    /// Writes to the sink; gives up when the process is forgotten.
+    /// Writes to the sink. Returns false if that fails, or when the process is
+    /// forgotten.
     async fn pass_on(&self, sink: &Writer, bytes: &[u8]) -> bool {
         let mut forgotten = self.forgotten.clone();
         tokio::select! {
@@ -226,7 +230,7 @@ impl Output {
     }
 }
 
-/// A sink that can be waited for, where that makes sense.
+/// A sink, registered with epoll if it can be waited for.
 enum Writer {
     Fifo(AsyncFd<OwnedFd>),
     Logger(AsyncFd<OwnedFd>),
@@ -285,7 +289,7 @@ mod tests {
     use super::*;
     use crate::stdio::{Io, Owner, Stdio, open};
 
-    /// A client's FIFOs and a terminal between them.
+    /// Returns a terminal that is connected to a client's FIFOs.
     async fn terminal(directory: &tempfile::TempDir) -> (Io, File, File, File) {
         let path = |name: &str| {
             let path = directory.path().join(name);
@@ -321,7 +325,7 @@ mod tests {
         let size = tcgetwinsize(&slave).unwrap();
         assert_eq!((size.ws_col, size.ws_row), (101, 37));
         stdin.write_all(b"typed\n").unwrap();
-        // The echo comes back, and the program reads the line.
+        // The terminal echoes the line, and the program reads it.
         assert_eq!(read_text(&stdout, 7).await, "typed\r\n");
         let mut line = [0; 6];
         slave.read_exact(&mut line).unwrap();
@@ -329,13 +333,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn all_output_is_there_when_the_exit_is_told() {
+    async fn all_output_is_there_when_the_exit_is_published() {
         let directory = tempfile::tempdir().unwrap();
         for _ in 0..50 {
             let directory = tempfile::tempdir_in(&directory).unwrap();
             let (mut io, mut slave, _stdin, stdout) = terminal(&directory).await;
             slave.write_all(&[b'x'; 3000]).unwrap();
-            // Somebody still has the terminal open, as a daemon may.
+            // Another process still has the terminal open, as a daemon may.
             let _daemon = slave.try_clone().unwrap();
             drop(slave);
             io.drained().unwrap().await;
@@ -345,7 +349,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_client_that_does_not_read_holds_up_no_exit() {
+    async fn a_client_that_does_not_read_delays_no_exit() {
         let directory = tempfile::tempdir().unwrap();
         let (io, slave, _stdin, stdout) = terminal(&directory).await;
         rustix::io::ioctl_fionbio(&slave, true).unwrap();

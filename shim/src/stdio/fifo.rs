@@ -1,6 +1,6 @@
-//! FIFOs that containerd made. Both ends stay open here, so that a client that
-//! goes away (containerd restarting) neither ends the container's input nor
-//! breaks its output, and what was written waits for it.
+//! FIFOs that containerd made. The shim keeps both ends open. So a client that
+//! goes away (when containerd restarts) neither ends the container's input nor
+//! breaks its output, and output that was written waits for the client.
 
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::Duration;
@@ -14,67 +14,68 @@ use crate::error::{Context, Error, Result};
 
 /// A FIFO that the container reads.
 pub(super) struct Input {
-    /// For the container.
+    /// The end for the container.
     pub(super) read_end: OwnedFd,
-    /// Keeps it from reading EOF.
+    /// The shim's end, which keeps the container from reading EOF.
     pub(super) write_end: OwnedFd,
 }
 
 impl Input {
-    /// Opens both ends. The shim keeps no read end: a client that writes to a
-    /// container that closed its input shall see EPIPE.
+    /// Opens both ends. The shim keeps no read end: a client gets EPIPE if it
+    /// writes to a container that has closed its input.
     pub(super) fn open(path: &str, owner: &Owner<'_>) -> Result<Self> {
         let path = path.strip_prefix("fifo://").unwrap_or(path);
         let both = open_fifo(path)?;
-        owner.take(&both).context(|| format!("chown of stdin FIFO {path}"))?;
+        owner.chown(&both).context(|| format!("chown of stdin FIFO {path}"))?;
         let read_end =
-            again(&both, OFlags::RDONLY).context(|| format!("open stdin FIFO {path}"))?;
+            reopen(&both, OFlags::RDONLY).context(|| format!("open stdin FIFO {path}"))?;
         let write_end =
-            again(&both, OFlags::WRONLY).context(|| format!("open stdin FIFO {path}"))?;
+            reopen(&both, OFlags::WRONLY).context(|| format!("open stdin FIFO {path}"))?;
         Ok(Self { read_end, write_end })
     }
 }
 
-/// How much output may wait for its reader: pipe(7). More than the usual 64 KiB
-/// spares the writer waiting; only what is written takes memory.
+/// Size of the pipe for output that waits for its reader: pipe(7). With more
+/// than the usual 64 KiB the writer waits less often. Only what is written
+/// takes memory.
 const OUTPUT_SIZE: usize = 256 * 1024;
 
-/// A FIFO that the container writes: a descriptor that is both ends, and does
-/// not block.
+/// A FIFO that the container writes: one nonblocking descriptor that is both
+/// ends.
 pub(super) struct Output(pub(super) OwnedFd);
 
 impl Output {
-    /// Opens it, and a write end for the container.
+    /// Opens the FIFO, and a write end for the container.
     pub(super) fn open(path: &str, owner: &Owner<'_>) -> Result<(Self, OwnedFd)> {
         let both = open_fifo(path)?;
-        owner.take(&both).context(|| format!("chown of output FIFO {path}"))?;
+        owner.chown(&both).context(|| format!("chown of output FIFO {path}"))?;
         let write_end =
-            again(&both, OFlags::WRONLY).context(|| format!("open output FIFO {path}"))?;
-        // A node may forbid it; then it is as large as any.
+            reopen(&both, OFlags::WRONLY).context(|| format!("open output FIFO {path}"))?;
+        // The node may forbid it. The pipe then keeps its size.
         let _ = rustix::pipe::fcntl_setpipe_size(&both, OUTPUT_SIZE);
         Ok((Self(both), write_end))
     }
 
-    /// Whether nothing is in it that nobody has read yet.
+    /// Whether all that was written has been read.
     pub(super) fn is_read(&self) -> bool {
         rustix::io::ioctl_fionread(&self.0).unwrap_or(0) == 0
     }
 
-    /// Ends when that is so.
+    /// Waits until all that was written has been read.
     pub(super) async fn read(self) {
         until(Duration::from_millis(50), || self.is_read()).await;
     }
 
-    /// The same FIFO, to wait for.
-    pub(super) fn another(&self) -> Option<Self> {
+    /// Returns the same FIFO, to wait for it.
+    pub(super) fn duplicate(&self) -> Option<Self> {
         self.0.try_clone().ok().map(Self)
     }
 
-    /// Closes it once it has been read to the end: at once where a client
-    /// reads, later where containerd is away or its reader has yet to open it,
-    /// and at the latest when the process is forgotten.
+    /// Closes the FIFO once it has been read to the end: at once if a client
+    /// reads it, later if containerd is away or its reader has not opened it
+    /// yet, and at the latest when the process is forgotten.
     pub(super) fn release(self, mut forgotten: watch::Receiver<()>) {
-        let mut state = Left::Unread(self);
+        let mut state = EndedOutput::Unread(self);
         if state.advance() {
             return;
         }
@@ -87,49 +88,51 @@ impl Output {
     }
 }
 
-/// Ends when the answer is yes. A pipe tells neither when it becomes empty nor
-/// when it is opened: this asks after 1 ms, and then ever more seldom.
-async fn until(longest: Duration, mut answer: impl FnMut() -> bool) {
+/// Waits until `holds` returns true. A pipe signals neither that it becomes
+/// empty nor that it is opened, so this checks after 1 ms and then at growing
+/// intervals.
+async fn until(longest: Duration, mut holds: impl FnMut() -> bool) {
     let mut wait = Duration::from_millis(1);
-    while !answer() {
+    while !holds() {
         tokio::time::sleep(wait).await;
         wait = (wait * 2).min(longest);
     }
 }
 
-/// What is left of a FIFO whose writer has ended.
-enum Left {
-    /// Both ends, as long as bytes are in it.
+/// The shim's end of a FIFO whose writer has ended.
+enum EndedOutput {
+    /// Both ends, while it holds bytes.
     Unread(Output),
-    /// A write end, as long as nobody reads. A reader that opened the FIFO
-    /// after the last writer has closed it would wait for ever: a short exec is
-    /// over before a client of many threads has come to open its output.
+    /// A write end, while no reader has opened the FIFO. A reader that opens it
+    /// after the last writer has closed it would wait forever: a short exec
+    /// ends before a client with many threads has opened its output.
     Unopened(OwnedFd),
 }
 
-impl Left {
-    /// Whether it can be closed now.
+impl EndedOutput {
+    /// Goes on as far as possible. Returns whether the FIFO can be closed now.
     fn advance(&mut self) -> bool {
         if let Self::Unread(both) = self {
             if !both.is_read() {
                 return false;
             }
-            match again(&both.0, OFlags::WRONLY | OFlags::NONBLOCK) {
-                // Our own read end goes with `both`.
+            match reopen(&both.0, OFlags::WRONLY | OFlags::NONBLOCK) {
+                // Dropping `both` also closes our own read end.
                 Ok(write_end) => *self = Self::Unopened(write_end),
                 Err(_) => return true,
             }
         }
         let Self::Unopened(write_end) = self else { return false };
         let mut asked = [PollFd::new(&*write_end, PollFlags::OUT)];
-        // An error on a write end means that nobody has it open for reading.
+        // An error on a write end means that no process has it open for
+        // reading.
         let polled = poll(&mut asked, Some(&Timespec::default()));
         polled.is_err() || !asked[0].revents().contains(PollFlags::ERR)
     }
 }
 
-/// Never blocks, and never waits for the other side: Linux lets a FIFO be
-/// opened for both (fifo(7)).
+/// Opens a FIFO without blocking and without waiting for the other side: Linux
+/// allows both ends in one descriptor (fifo(7)).
 fn open_fifo(path: &str) -> Result<OwnedFd> {
     let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let fifo = open(path, flags, Mode::empty()).context(|| format!("open FIFO {path}"))?;
@@ -142,8 +145,8 @@ fn open_fifo(path: &str) -> Result<OwnedFd> {
     Ok(fifo)
 }
 
-/// Another description of the same FIFO, which blocks as programs expect.
-fn again(fifo: &OwnedFd, access: OFlags) -> rustix::io::Result<OwnedFd> {
+/// Opens the same FIFO again, blocking as programs expect.
+fn reopen(fifo: &OwnedFd, access: OFlags) -> rustix::io::Result<OwnedFd> {
     let path = format!("/proc/self/fd/{}", fifo.as_raw_fd());
     open(path, access | OFlags::CLOEXEC, Mode::empty())
 }
@@ -187,7 +190,8 @@ mod tests {
         let mut read = [0; 4];
         first.read_exact(&mut read).unwrap();
         drop(first);
-        // Nobody reads: no EPIPE, and nothing is lost, even over the exit.
+        // Without a reader there is no EPIPE and nothing is lost, even after
+        // the exit.
         container.write_all(b"two").unwrap();
         drop(container);
         let (_keep, forgotten) = watch::channel(());
@@ -202,7 +206,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_reader_that_is_up_to_date_gets_the_end_at_once() {
+    async fn a_reader_that_has_read_all_gets_eof_at_once() {
         let fifo = Fifo::new();
         let (output, write_end) = Output::open(&fifo.path, &OWNER).unwrap();
         let mut reader = fifo.reader();
@@ -214,13 +218,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_reader_that_comes_late_gets_the_end_too() {
+    async fn a_late_reader_gets_eof_too() {
         let fifo = Fifo::new();
         let (output, write_end) = Output::open(&fifo.path, &OWNER).unwrap();
         drop(write_end);
         let (_keep, forgotten) = watch::channel(());
         output.release(forgotten);
-        // As a client opens it: this waits for a writer.
+        // Opened as by a client: this waits for a writer.
         let path = fifo.path.clone();
         let reader = std::thread::spawn(move || File::open(path).unwrap().read(&mut [0; 1]));
         while !reader.is_finished() {
@@ -229,10 +233,10 @@ mod tests {
         assert_eq!(reader.join().unwrap().unwrap(), 0);
     }
 
-    /// What is left of a process that has written this and ended.
-    fn ended_after(fifo: &Fifo, said: &[u8]) -> super::super::Io {
+    /// Returns the streams of a process that has written this and ended.
+    fn ended_after(fifo: &Fifo, bytes: &[u8]) -> super::super::Io {
         let (output, write_end) = Output::open(&fifo.path, &OWNER).unwrap();
-        File::from(write_end).write_all(said).unwrap();
+        File::from(write_end).write_all(bytes).unwrap();
         let mut io = super::super::Io::default();
         io.fifos.push(output);
         io.release();
@@ -265,7 +269,7 @@ mod tests {
         io.fifos.push(output);
         let begun = tokio::time::Instant::now();
         io.unread().expect("something to read").await;
-        assert!(begun.elapsed() >= super::super::LATE_READER);
+        assert!(begun.elapsed() >= super::super::READER_TIMEOUT);
     }
 
     #[tokio::test]
@@ -285,11 +289,11 @@ mod tests {
         let fifo = Fifo::new();
         let begun = tokio::time::Instant::now();
         ended_after(&fifo, b"never read").read_to_end().await;
-        assert!(begun.elapsed() >= super::super::LATE_READER);
+        assert!(begun.elapsed() >= super::super::READER_TIMEOUT);
     }
 
     #[test]
-    fn input_ends_only_when_the_shim_lets_go_too() {
+    fn input_ends_only_when_the_shim_closes_it_too() {
         let fifo = Fifo::new();
         let input = Input::open(&fifo.path, &OWNER).unwrap();
         let mut client = File::options().write(true).open(&fifo.path).unwrap();
@@ -305,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn the_process_owns_what_it_writes_to() {
+    fn the_process_owns_its_output() {
         let fifo = Fifo::new();
         let owner = Owner { uid: 4242, gid: 4343, ..OWNER };
         Output::open(&fifo.path, &owner).unwrap();
@@ -314,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_fifo_is_refused() {
+    fn a_file_that_is_no_fifo_is_refused() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let error = Output::open(file.path().to_str().unwrap(), &OWNER).err().unwrap();
         assert!(error.to_string().contains("is not a FIFO"), "{error}");

@@ -1,4 +1,4 @@
-//! `file://` output: appended to, made where it is missing.
+//! `file://` output: appended to a file, which is made if it does not exist.
 
 use std::fs::{self, OpenOptions};
 use std::os::fd::OwnedFd;
@@ -8,7 +8,7 @@ use std::path::Path;
 use super::Owner;
 use crate::error::{Context, Error, Result};
 
-/// Opens it for a container, to which the file then belongs.
+/// Opens the file for a container and makes its user the owner.
 pub(super) fn open(path: &str, owner: &Owner<'_>) -> Result<OwnedFd> {
     let path = Path::new(path.split('?').next().unwrap_or(path));
     let shown = path.display();
@@ -24,9 +24,9 @@ pub(super) fn open(path: &str, owner: &Owner<'_>) -> Result<OwnedFd> {
         .mode(0o600)
         .open(path)
         .context(|| format!("open {shown}"))?;
-    // A device such as /dev/null is everybody's and stays so.
+    // A device such as /dev/null belongs to all users and stays so.
     if file.metadata().context(|| format!("stat {shown}"))?.is_file() {
-        owner.take(&file).context(|| format!("chown {shown}"))?;
+        owner.chown(&file).context(|| format!("chown {shown}"))?;
     }
     Ok(file.into())
 }

@@ -1,8 +1,8 @@
 //! Standard input and output of containers.
 //!
-//! What a request names is opened here, and the descriptors are donated to the
-//! container: nothing is copied in the shim, except between a pseudo terminal
-//! and where its output goes.
+//! The shim opens what a request names and donates the descriptors to the
+//! container. The shim copies nothing, except between a pseudo terminal and the
+//! place where its output goes.
 //!
 //! ```text
 //!   client ──write──► FIFO stdin ──read──► container      shim keeps a write end until CloseIO
@@ -28,7 +28,8 @@ pub(crate) use console::Drained;
 
 use crate::error::{Error, Result};
 
-/// What a Create or an Exec request names, as containerd wants it told again.
+/// The streams that a Create or an Exec request names, as containerd gets them
+/// back from State.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Stdio {
     pub(crate) stdin: String,
@@ -37,27 +38,27 @@ pub(crate) struct Stdio {
     pub(crate) terminal: bool,
 }
 
-/// Whose process it is.
+/// The user and the container of a process.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Owner<'a> {
-    /// Host IDs of the process's user: it can open `/dev/stdout` again if that
-    /// is its own.
+    /// Host IDs of the process's user, which then owns the files: a process can
+    /// open `/dev/stdout` again only if it owns it.
     pub(crate) uid: u32,
     pub(crate) gid: u32,
-    /// For `binary://` loggers.
+    /// The names that a `binary://` logger gets.
     pub(crate) namespace: &'a str,
     pub(crate) container: &'a str,
 }
 
 impl Owner<'_> {
-    /// Makes a file that was opened for the process its own.
-    fn take(&self, fd: impl AsFd) -> std::io::Result<()> {
+    /// Gives the process a file that was opened for it.
+    fn chown(&self, fd: impl AsFd) -> std::io::Result<()> {
         let (uid, gid) = (Uid::from_raw(self.uid), Gid::from_raw(self.gid));
         Ok(rustix::fs::fchown(fd, Some(uid), Some(gid))?)
     }
 }
 
-/// What the container gets. `None` means `/dev/null`.
+/// The descriptors that are donated to the process. `None` means `/dev/null`.
 #[derive(Debug, Default)]
 pub(crate) struct Donated {
     pub(crate) stdin: Option<OwnedFd>,
@@ -66,41 +67,43 @@ pub(crate) struct Donated {
 }
 
 impl Donated {
-    /// In the order in which they travel.
+    /// Returns the descriptors in the order in which they travel.
     pub(crate) fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         [&self.stdin, &self.stdout, &self.stderr].into_iter().flatten().map(AsFd::as_fd)
     }
 }
 
-/// How long an exit waits for output to be read, and Delete after it.
-const LATE_READER: Duration = Duration::from_secs(1);
+/// Time for which an exit waits until its output has been read, and Delete
+/// after it.
+const READER_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What the shim keeps open while a process lives, and a little longer.
+/// The descriptors that the shim keeps open while a process lives, and a little
+/// longer.
 #[derive(Default)]
 pub(crate) struct Io {
     stdin: Option<OwnedFd>,
     fifos: Vec<fifo::Output>,
     console: Option<Console>,
     logger: Option<binary::Logger>,
-    /// The other end of what a terminal is copied to and from.
+    /// The streams to which a terminal will be connected.
     copies: Option<(Option<fifo::Input>, Option<Sink>)>,
-    /// Goes with the process's entry in the table. Whoever waits for a reader of
-    /// the process's output holds the other end.
+    /// Dropped with the process's entry in the table. Tasks that wait for a
+    /// reader of the process's output hold the receiving end.
     forgotten: Arc<watch::Sender<()>>,
 }
 
-/// Where a terminal's output goes.
+/// The destination of a terminal's output.
 enum Sink {
     Fifo(fifo::Output),
     File(OwnedFd),
     Logger(OwnedFd),
 }
 
-/// One opened output.
+/// An opened output.
 struct Opened {
-    /// For the container.
+    /// The descriptor for the container.
     descriptor: OwnedFd,
-    /// Kept open by the shim.
+    /// The FIFO that the shim keeps open.
     fifo: Option<fifo::Output>,
     logger: bool,
 }
@@ -135,7 +138,7 @@ pub(crate) async fn open(stdio: &Stdio, owner: Owner<'_>) -> Result<(Io, Donated
     Ok((io, donated))
 }
 
-/// Standard output and error. A logger takes both.
+/// Opens standard output and error. A logger takes both.
 async fn outputs(
     stdio: &Stdio,
     owner: &Owner<'_>,
@@ -172,7 +175,7 @@ fn output(uri: &str, owner: &Owner<'_>) -> Result<Option<Opened>> {
 }
 
 impl Io {
-    /// Begins to copy between a terminal and its FIFOs.
+    /// Starts to copy between a terminal and its FIFOs.
     pub(crate) fn attach(&mut self, master: OwnedFd) -> Result<()> {
         let (stdin, sink) = self.copies.take().unwrap_or_default();
         let stdin = stdin.map(|stdin| {
@@ -183,29 +186,31 @@ impl Io {
         Ok(())
     }
 
-    /// CloseIO: the container reads to the end of what was written, then EOF.
+    /// Carries out CloseIO: the container reads the rest of its input, then
+    /// EOF.
     pub(crate) fn close_stdin(&mut self) {
         self.stdin = None;
     }
 
-    /// ResizePty; nothing without a terminal.
+    /// Carries out ResizePty. Does nothing without a terminal.
     pub(crate) fn resize(&self, size: Terminal) -> Result<()> {
         self.console.as_ref().map_or(Ok(()), |console| console.resize(size))
     }
 
-    /// Tells the console that its process is gone; the future ends when all
-    /// that it wrote has been passed on.
+    /// Reports the end of the process to the console. The future ends when all
+    /// output of the process has been copied.
     pub(crate) fn drained(&self) -> Option<Drained> {
         self.console.as_ref().map(Console::process_is_gone)
     }
 
-    /// Output of an ended process that nobody has read yet, if there is some. The
-    /// future ends when it has been read, or nobody has come for a while. A client
-    /// opens its end in a thread of its own, and as soon as it hears of the end
-    /// gives up what is not open by then (containerd's `client/task.go`, `Delete`).
+    /// Waits for the readers of an ended process's output; `None` if nothing is
+    /// unread. The future ends when the output has been read, or after a
+    /// timeout. A client opens its end in a thread of its own. As soon as it
+    /// receives the exit, it abandons what is not open by then (containerd's
+    /// `client/task.go`, `Delete`).
     pub(crate) fn unread(&self) -> Option<impl Future<Output = ()> + use<>> {
         let unread = self.fifos.iter().filter(|fifo| !fifo.is_read());
-        let unread: Vec<_> = unread.filter_map(fifo::Output::another).collect();
+        let unread: Vec<_> = unread.filter_map(fifo::Output::duplicate).collect();
         if unread.is_empty() {
             return None;
         }
@@ -214,19 +219,20 @@ impl Io {
                 fifo.read().await;
             }
         };
-        Some(async { drop(tokio::time::timeout(LATE_READER, read).await) })
+        Some(async { drop(tokio::time::timeout(READER_TIMEOUT, read).await) })
     }
 
-    /// Ends when all output has been read, or nobody has come to read it for a
-    /// while.
+    /// Ends when all output has been read, or after a timeout if no reader
+    /// comes.
     pub(crate) fn read_to_end(&self) -> impl Future<Output = ()> + use<> {
         let forgotten = self.forgotten.clone();
         async move {
-            let _ = tokio::time::timeout(LATE_READER, forgotten.closed()).await;
+            let _ = tokio::time::timeout(READER_TIMEOUT, forgotten.closed()).await;
         }
     }
 
-    /// The process is gone: readers get to the end of what it wrote, then EOF.
+    /// Closes the streams of an ended process: readers get the rest of its
+    /// output, then EOF.
     pub(crate) fn release(&mut self) {
         self.stdin = None;
         self.logger = None;
