@@ -16,5 +16,6 @@ pub mod network;
 pub mod sandbox;
 pub mod spec;
 pub mod sys;
+pub mod types;
 
 pub use error::{Context, Error, Result};

@@ -13,9 +13,10 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Signal, pidfd_send_signal};
 use sandbox_core::cgroup::{Cgroup, Driver, Limits};
 use sandbox_core::control::message::{Donations, Done, Request, Upward};
-use sandbox_core::sandbox::{Along, Config, Heard, NewSandbox, Process, Sandbox, Userns};
+use sandbox_core::sandbox::{Along, Config, Heard, NewSandbox, Process, Sandbox};
 use sandbox_core::spec::plan::Plan;
 use sandbox_core::spec::{self, Context, ProcessDefaults};
+use sandbox_core::types::Userns;
 use serde_json::{Value, json};
 
 const LIMITS: Limits = Limits { cpus: 2, memory: 1 << 30 };

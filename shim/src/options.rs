@@ -12,7 +12,8 @@ use std::path::PathBuf;
 
 use containerd_shim_protos::protobuf::CodedInputStream;
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
-use sandbox_core::sandbox::{Config, Userns};
+use sandbox_core::sandbox::Config;
+use sandbox_core::types::Userns;
 use serde::Deserialize;
 
 use crate::error::{Context, Error, Result};

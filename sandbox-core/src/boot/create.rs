@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use super::Boot;
 use super::pending::{Pending, Stage};
-use super::table::{Container, Init, PodPid};
+use super::table::{Container, Init};
 use crate::container::donated::Donated;
 use crate::container::init::{self, Newborn};
 use crate::container::tree::Tree;
@@ -14,6 +14,7 @@ use crate::control::message::{Donations, Done};
 use crate::error::{Context, Result};
 use crate::spec::plan::ContainerPlan;
 use crate::sys::clone::Cloned;
+use crate::types::PodPid;
 
 impl Boot {
     pub(super) fn create(

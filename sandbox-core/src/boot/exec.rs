@@ -7,7 +7,7 @@ use nix::sched::{CloneFlags, setns};
 
 use super::Boot;
 use super::pending::{Pending, Stage};
-use super::table::{Owner, PodPid};
+use super::table::Owner;
 use crate::container::donated::Donated;
 use crate::container::exec::{self, Joining};
 use crate::container::{Channel, terminal};
@@ -15,6 +15,7 @@ use crate::control::message::Donations;
 use crate::error::{Context, Result};
 use crate::spec::plan::ProcessPlan;
 use crate::sys::clone::{Cloned, clone_into};
+use crate::types::PodPid;
 
 impl Boot {
     pub(super) fn exec(

@@ -27,7 +27,6 @@ pub(crate) use root::{CONTAINERS, DEV_NULL, DEVICES, PROC, SHARED_MEMORY};
 
 use descriptors::Descriptors;
 use mounts_channel::MountsChannel;
-pub(crate) use table::PodPid;
 use table::Table;
 
 use crate::control::donation::{Birth, BootFlags, STARTED};
@@ -38,6 +37,7 @@ use crate::network;
 use crate::spec::plan::IdMapping;
 use crate::sys::clone::SingleThreaded;
 use crate::sys::process::die_with_parent;
+use crate::types::PodPid;
 
 /// The sandbox process once it is up.
 pub(crate) struct Boot {

@@ -11,12 +11,13 @@
 use std::os::fd::{AsFd, OwnedFd};
 
 use super::Boot;
-use super::table::{Container, PodPid};
+use super::table::Container;
 use crate::container::tree::Tree;
 use crate::container::{Channel, Word, init};
 use crate::control::message::{Done, Upward};
 use crate::error::Error;
 use crate::sys::pidfd::mount_namespace_of;
+use crate::types::PodPid;
 
 /// One of them.
 pub(super) struct Pending {

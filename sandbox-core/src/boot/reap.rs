@@ -1,9 +1,9 @@
 //! Collecting the dead, as every PID 1 must.
 
 use super::Boot;
-use super::table::PodPid;
 use crate::control::message::Upward;
 use crate::sys::process::{collect_child, ended_child};
+use crate::types::PodPid;
 
 impl Boot {
     /// Collects every child that has exited, orphans of the pod among them, and

@@ -8,10 +8,7 @@ use super::pending::{Pending, Stage};
 use crate::container::Inside;
 use crate::control::message::FailureKind;
 use crate::error::{Context, Error, Result};
-
-/// A process ID in the pod's PID namespace.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct PodPid(pub(crate) i32);
+use crate::types::PodPid;
 
 /// All containers, and whose process is whose.
 #[derive(Default)]

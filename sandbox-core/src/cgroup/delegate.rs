@@ -12,8 +12,8 @@ use rustix::io::Errno;
 use super::hierarchy::Hierarchies;
 use super::{Cgroup, file};
 use crate::error::{Context, Result};
-use crate::sandbox::HostPid;
 use crate::spec::plan::{ContainerPlan, MountSource};
+use crate::types::HostPid;
 
 /// The cgroup of boot below a root container's that the container divides: a
 /// cgroup that holds processes itself cannot enable controllers for those

@@ -14,7 +14,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use super::freeze::timespec;
 use super::{Cgroup, file};
 use crate::error::{Context, Error, Result};
-use crate::sandbox::HostPid;
+use crate::types::HostPid;
 
 /// Time in which SIGKILL must have ended all processes.
 const KILL_TIMEOUT: Duration = Duration::from_secs(10);

@@ -13,13 +13,14 @@ use super::process::{OwnProcFiles, Prepared};
 use super::terminal::Terminal;
 use super::tree::Tree;
 use super::{Channel, early_namespaces, hooks, identity, late_namespaces, names};
-use crate::boot::{Identities, PROC, PodPid};
+use crate::boot::{Identities, PROC};
 use crate::error::{Context, Result};
 use crate::sandbox::users::map_text;
 use crate::spec::plan::{ContainerPlan, ProcessPlan};
 use crate::sys::clone::SingleThreaded;
 use crate::sys::mount::{AttrChange, mount_setattr_at};
 use crate::sys::process::{exit_now, set_dumpable};
+use crate::types::PodPid;
 
 /// All that a container's first process is born with. It is a copy of boot, so
 /// nothing of this is sent.

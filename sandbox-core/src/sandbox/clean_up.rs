@@ -6,9 +6,10 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Signal, pidfd_send_signal};
 
 use super::state::StateDirectory;
-use super::{HostPid, users};
+use super::users;
 use crate::cgroup::Cgroup;
 use crate::error::{Error, Result};
+use crate::types::HostPid;
 
 /// containerd gives `delete` five seconds in all.
 const PATIENCE: Timespec = Timespec { tv_sec: 3, tv_nsec: 0 };

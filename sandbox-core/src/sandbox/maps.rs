@@ -2,10 +2,10 @@
 
 use std::fs;
 
-use super::HostPid;
 use super::users::map_text;
 use crate::error::{Context, Result};
 use crate::spec::plan::{IdMapping, Mappings};
+use crate::types::HostPid;
 
 /// Gives the user namespace of a process that waits for it its IDs. Safe to do
 /// as root: the IDs are ones that the range or the spec grants, and the process

@@ -36,29 +36,13 @@ use crate::control::packet::{Received, receive_packet, send_packet};
 use crate::error::{Context, Error, Result};
 use crate::gofer::request::RootfsMount;
 use crate::spec::plan::{Mappings, Plan};
+use crate::types::{HostPid, Userns};
 
 pub use clean_up::clean_up;
 pub use executable::Executable;
 pub use gofer_run::GoferRun;
 pub use process::{Along, Process, signal_foreground};
 use state::StateDirectory;
-
-/// A process ID in the host's (the shim's) PID namespace.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct HostPid(pub i32);
-
-/// When a sandbox gets a user namespace.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Userns {
-    /// Always, from an allocated range, unless the spec brings mappings or
-    /// the pod needs the host's.
-    #[default]
-    Auto,
-    /// Only with the mappings of the spec.
-    Spec,
-    /// Never.
-    Never,
-}
 
 /// What a node's administrator chose. See ARCHITECTURE.md, "Options".
 #[derive(Clone, Debug)]

@@ -10,10 +10,10 @@ use rustix::io::Errno;
 use rustix::process::{Signal, kill_process_group, pidfd_send_signal};
 use rustix::termios::tcgetpgrp;
 
-use super::HostPid;
 use crate::control::message::{Done, FailureKind, Upward};
 use crate::control::packet::Unchecked;
 use crate::error::{Context, Error, Result};
+use crate::types::HostPid;
 
 /// What the kernel tells as the PID of a process that is gone.
 const COLLECTED: i32 = -1;

@@ -14,7 +14,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use super::executable::Executable;
 use super::state::{Identity, StateDirectory};
 use super::users::{self, IdRange};
-use super::{HostPid, NewSandbox, PANIC_LOG_SIZE, Sandbox, UserNamespace, maps, open_namespace};
+use super::{NewSandbox, PANIC_LOG_SIZE, Sandbox, UserNamespace, maps, open_namespace};
 use crate::control::donation::{Birth, BootFlags};
 use crate::control::packet::{ask_for_processes, sealed_memfd};
 use crate::error::{Context, Error, Result};
@@ -23,6 +23,7 @@ use crate::spec::plan::{IdMapping, Mappings, Network};
 use crate::sys::clone::{Cloned, SingleThreaded, clone_into};
 use crate::sys::descriptor::{cloexec_from, detach_stdio, donate};
 use crate::sys::process::{die_with_parent, exit_now};
+use crate::types::HostPid;
 
 /// See [`Sandbox::spawn`].
 pub(super) fn spawn(new: NewSandbox<'_>) -> Result<Sandbox> {

@@ -15,10 +15,10 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::os::fd::OwnedFd;
 
-use super::HostPid;
 use crate::cgroup::SavedCgroup;
 use crate::control::message::FailureKind;
 use crate::error::{Context, Error, Result};
+use crate::types::HostPid;
 
 /// The layout of the files below. A file of another version is refused.
 const VERSION: u32 = 1;

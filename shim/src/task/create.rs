@@ -12,9 +12,10 @@ use oci_spec::runtime::Spec;
 use sandbox_core::cgroup::{Cgroup, Driver, Limits, LimitsInForce, LimitsPolicy, OomWatch};
 use sandbox_core::control::message::Request;
 use sandbox_core::gofer::request::RootfsMount;
-use sandbox_core::sandbox::{self, HostPid, NewSandbox};
+use sandbox_core::sandbox::{self, NewSandbox};
 use sandbox_core::spec;
 use sandbox_core::spec::plan::Plan;
+use sandbox_core::types::HostPid;
 
 use super::relay::relay_log;
 use super::sandbox::{Boot, Gifts, listen};

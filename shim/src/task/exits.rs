@@ -14,7 +14,8 @@ use containerd_shim_protos::events::task::{TaskExit, TaskOOM};
 use containerd_shim_protos::protobuf::MessageField;
 use containerd_shim_protos::protobuf::well_known_types::timestamp::Timestamp;
 use rustix::process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
-use sandbox_core::sandbox::{HostPid, Process};
+use sandbox_core::sandbox::Process;
+use sandbox_core::types::HostPid;
 
 use super::lifecycle::{State, Step};
 use super::table::{self, Container, Exit, KILLED, Shim};

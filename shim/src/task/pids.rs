@@ -23,7 +23,7 @@ pub(super) fn pids(shim: &Shim, request: &PidsRequest) -> Result<PidsResponse> {
     let boot = container.boot.handle.pid();
     // boot is in the root container's cgroup; of its processes it is one only
     // where it stands in for the pause.
-    let is_ours = |pid: &sandbox_core::sandbox::HostPid| *pid != boot || container.is_pause();
+    let is_ours = |pid: &sandbox_core::types::HostPid| *pid != boot || container.is_pause();
     let pids = container.cgroup.pids()?.into_iter().filter(is_ours);
     let mut pids: Vec<u32> = pids.filter_map(|pid| u32::try_from(pid.0).ok()).collect();
     if pids.is_empty() && (container.init.ending || container.init.state() == State::Stopped) {

@@ -10,8 +10,9 @@ use std::time::SystemTime;
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
 use sandbox_core::cgroup::{Cgroup, LimitsInForce, LimitsPolicy, OomWatch};
 use sandbox_core::control::message::{Done, Failure};
-use sandbox_core::sandbox::{self, Along, HostPid};
+use sandbox_core::sandbox::{self, Along};
 use sandbox_core::spec::plan::{Plan, ProcessPlan, Terminal};
+use sandbox_core::types::HostPid;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 

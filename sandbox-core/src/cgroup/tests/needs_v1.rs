@@ -167,7 +167,7 @@ fn processes_join_by_the_descriptors_and_are_listed() {
     let seen = fs::read_to_string(format!("/proc/{}/cgroup", child.id())).unwrap();
     let name = scratch.cgroup.any_dir().file_name().unwrap().to_str().unwrap().to_owned();
     assert_eq!(seen.lines().filter(|l| l.ends_with(&name)).count(), hierarchies, "{seen}");
-    assert_eq!(scratch.cgroup.pids().unwrap(), [crate::sandbox::HostPid(child.id().cast_signed())]);
+    assert_eq!(scratch.cgroup.pids().unwrap(), [crate::types::HostPid(child.id().cast_signed())]);
     assert!(scratch.cgroup.dir_fd().unwrap().is_none());
     scratch.children.push(child);
     scratch.cgroup.kill_all().unwrap();

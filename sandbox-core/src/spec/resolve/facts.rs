@@ -4,8 +4,8 @@ use std::os::linux::fs::MetadataExt;
 use std::path::Path;
 
 use crate::error::{Context, Result};
-use crate::sandbox::HostPid;
 use crate::spec::plan::Mappings;
+use crate::types::HostPid;
 
 /// The identity of the namespace that a file below `/proc/*/ns`, or a bind
 /// mount of one, stands for. Two files stand for the same namespace if and only

@@ -30,7 +30,7 @@ use self::namespaces::Resolved;
 use super::plan::{ContainerPlan, HostPlan, Plan, ProcessPlan, Propagation, PropagationKind};
 use super::seccomp;
 use crate::error::{Error, Result};
-use crate::sandbox::{HostPid, Userns};
+use crate::types::{HostPid, Userns};
 
 /// The input of a plan besides the spec.
 #[derive(Clone, Copy, Debug)]

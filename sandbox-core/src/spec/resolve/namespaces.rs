@@ -15,8 +15,8 @@ use super::check::{absolute, refuse};
 use super::facts::{NamespaceId, SandboxFacts, own};
 use super::{Context, pod};
 use crate::error::Result;
-use crate::sandbox::HostPid;
 use crate::spec::plan::{Namespaces, Network};
+use crate::types::HostPid;
 
 /// The resolved list.
 pub(super) struct Resolved {

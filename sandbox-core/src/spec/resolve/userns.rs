@@ -10,8 +10,8 @@ use super::ids::{self, covered};
 use super::namespaces::Resolved;
 use super::{Context, pod};
 use crate::error::Result;
-use crate::sandbox::Userns;
 use crate::spec::plan::Mappings;
+use crate::types::Userns;
 
 /// The result for the user namespace.
 pub(super) struct UserNamespace {

@@ -18,7 +18,7 @@ use tempfile::TempDir;
 use super::plan::{MountPlan, Plan, ProcessPlan};
 use super::{Context, NamespaceId, SandboxFacts};
 use crate::Result;
-use crate::sandbox::{HostPid, Userns};
+use crate::types::{HostPid, Userns};
 
 /// Written by `ctr oci spec` of containerd 1.6.20 (which omits the arguments),
 /// by `ctr containers create` (with `--seccomp`; with `--privileged

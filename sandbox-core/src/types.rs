@@ -1,0 +1,91 @@
+//! The ground: plain types that many rooms share. This file imports nothing of ours.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// A process ID in the host's (the shim's) PID namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct HostPid(pub i32);
+
+/// A process ID in the pod's PID namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct PodPid(pub(crate) i32);
+
+/// When a sandbox gets a user namespace.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Userns {
+    /// Always, from an allocated range, unless the spec brings mappings or
+    /// the pod needs the host's.
+    #[default]
+    Auto,
+    /// Only with the mappings of the spec.
+    Spec,
+    /// Never.
+    Never,
+}
+
+/// The CPUs and the memory that a workload is told it has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Capacity {
+    /// Number of CPUs, at least one.
+    pub cpus: u32,
+    /// Bytes of memory, at most the host's.
+    pub memory: u64,
+}
+
+/// The name of one process of a sandbox: a container's init, or an exec'd process.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct ProcessId {
+    /// The container's ID.
+    pub container: String,
+    /// The exec's ID, unique in the container; `None` for the container's init.
+    pub exec: Option<String>,
+}
+
+impl ProcessId {
+    /// Names the init of a container.
+    pub fn init(container: impl Into<String>) -> Self {
+        Self { container: container.into(), exec: None }
+    }
+
+    /// Names an exec'd process of a container.
+    pub fn exec(container: impl Into<String>, exec: impl Into<String>) -> Self {
+        Self { container: container.into(), exec: Some(exec.into()) }
+    }
+
+    /// Whether it is the container's init.
+    pub fn is_init(&self) -> bool {
+        self.exec.is_none()
+    }
+
+    /// Returns the exec's ID as containerd's messages have it: empty for the init.
+    pub fn exec_id(&self) -> &str {
+        self.exec.as_deref().unwrap_or_default()
+    }
+}
+
+impl fmt::Display for ProcessId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.exec {
+            None => write!(f, "container {}", self.container),
+            Some(exec) => write!(f, "exec {exec} of container {}", self.container),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_is_named_by_its_container_and_its_exec() {
+        let (init, exec) = (ProcessId::init("web"), ProcessId::exec("web", "sh"));
+        assert_eq!((init.to_string(), init.exec_id()), ("container web".to_owned(), ""));
+        assert_eq!(
+            (exec.to_string(), exec.exec_id()),
+            ("exec sh of container web".to_owned(), "sh")
+        );
+        assert!(init.is_init() && !exec.is_init());
+    }
+}
