@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io;
 
-use crate::control::message::{Failure, FailureKind};
+use serde::{Deserialize, Serialize};
 
 /// A failure, with a sentence that a person can act on. The kind is all that a
 /// program is meant to look at.
@@ -41,6 +41,31 @@ impl fmt::Display for Error {
 }
 
 impl std::error::Error for Error {}
+
+/// An [`Error`] as it travels between processes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// What kind of mistake it was.
+    pub kind: FailureKind,
+    /// A sentence for the user. The shim cuts it at 4096 bytes and takes
+    /// control characters out.
+    pub message: String,
+}
+
+/// Kinds of failure, as far as a client of containerd can tell them apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FailureKind {
+    /// The request or the spec is wrong.
+    Invalid,
+    /// There is no such container or process.
+    NotFound,
+    /// There is one already.
+    Exists,
+    /// Not in this state.
+    State,
+    /// The kernel refused; the message says what.
+    Internal,
+}
 
 impl From<Failure> for Error {
     fn from(failure: Failure) -> Self {

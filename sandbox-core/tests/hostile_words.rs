@@ -6,7 +6,8 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
 use proptest::prelude::*;
-use sandbox_core::control::message::{Done, Failure, FailureKind, Upward};
+use sandbox_core::control::message::{Done, Upward};
+use sandbox_core::error::{Failure, FailureKind};
 
 /// Counts what this thread asks for.
 struct Counting;

@@ -11,15 +11,15 @@ use std::time::Duration;
 use libtest_mimic::{Arguments, Trial};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Signal, pidfd_send_signal};
-use sandbox_core::cgroup::{Cgroup, Driver, Limits};
+use sandbox_core::cgroup::{Cgroup, Driver};
 use sandbox_core::control::message::{Donations, Done, Request, Upward};
 use sandbox_core::sandbox::{Along, Config, Heard, NewSandbox, Process, Sandbox};
 use sandbox_core::spec::plan::Plan;
 use sandbox_core::spec::{self, Context, ProcessDefaults};
-use sandbox_core::types::Userns;
+use sandbox_core::types::{Capacity, Userns};
 use serde_json::{Value, json};
 
-const LIMITS: Limits = Limits { cpus: 2, memory: 1 << 30 };
+const CAPACITY: Capacity = Capacity { cpus: 2, memory: 1 << 30 };
 
 /// A bundle, a state directory and a cgroup, all gone with it.
 struct World {
@@ -161,7 +161,8 @@ impl Pod {
         let mut fds = vec![stdout, stdout];
         fds.extend(seccomp.as_ref().map(|s| s.0.as_fd()));
         let plan = Box::new(self.plan.container.clone());
-        let (_, along) = self.call(Request::Create { plan, donations, limits: LIMITS }, &fds)?;
+        let (_, along) =
+            self.call(Request::Create { plan, donations, capacity: CAPACITY }, &fds)?;
         along.process.ok_or_else(|| "no process".to_owned())
     }
 
@@ -276,7 +277,7 @@ fn a_create_that_is_given_up_leaves_no_process() {
     let (output, stdout) = pipe();
     let donations = Donations { stdout: true, stderr: true, ..Donations::default() };
     let plan = Box::new(pod.plan.container.clone());
-    let create = Request::Create { plan, donations, limits: LIMITS };
+    let create = Request::Create { plan, donations, capacity: CAPACITY };
     let fds = [stdout.as_fd(), stdout.as_fd()];
     let create = pod.sandbox.send(create, &fds).unwrap();
     let delete = Request::Delete { container: pod.container() };

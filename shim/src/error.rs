@@ -1,9 +1,9 @@
 //! The shim's error, and the only mapping from errors to ttrpc status codes.
 
+use sandbox_core::error::FailureKind;
 use std::fmt;
 
 use containerd_shim_protos::ttrpc;
-use sandbox_core::control::message::FailureKind;
 
 pub(crate) use containerd_shim_protos::ttrpc::Code;
 

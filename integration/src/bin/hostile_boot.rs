@@ -24,10 +24,9 @@ use rustix::net::{AddressFamily, SendFlags, Shutdown, SocketFlags, SocketType};
 use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions, getpid, pidfd_open, waitid};
 use rustix::pty::OpenptFlags;
 use sandbox_core::control::donation::{BootFlags, STARTED};
-use sandbox_core::control::message::{
-    Done, Failure, FailureKind, MAX_PACKET, Numbered, Request, Upward,
-};
+use sandbox_core::control::message::{Done, MAX_PACKET, Numbered, Request, Upward};
 use sandbox_core::control::packet::{Received, receive_packet, send_packet, send_packet_for};
+use sandbox_core::error::{Failure, FailureKind};
 use sandbox_core::sys::descriptor::adopt;
 use sandbox_core::sys::network::bring_loopback_up;
 

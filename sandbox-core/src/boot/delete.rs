@@ -5,9 +5,9 @@ use rustix::process::{Signal, pidfd_send_signal};
 
 use super::Boot;
 use super::pending::Pending;
-use crate::cgroup::Limits;
-use crate::control::message::{Done, FailureKind};
-use crate::error::{Error, Result};
+use crate::control::message::Done;
+use crate::error::{Error, FailureKind, Result};
+use crate::types::Capacity;
 
 impl Boot {
     /// Forgets a container. One that never started is killed: it has run
@@ -48,12 +48,12 @@ impl Boot {
         &mut self,
         number: u64,
         container: Option<&str>,
-        limits: Limits,
+        capacity: Capacity,
     ) -> Result<()> {
         if let Some(id) = container {
             self.containers.get(id)?;
         }
-        log::debug!("{} now has {limits:?}", container.unwrap_or("the sandbox"));
+        log::debug!("{} now has {capacity:?}", container.unwrap_or("the sandbox"));
         self.reply(number, Ok(Done::Ok));
         Ok(())
     }

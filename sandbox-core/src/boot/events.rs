@@ -135,8 +135,8 @@ impl Boot {
     /// or when a process has come up.
     fn carry_out(&mut self, number: u64, request: Request, fds: Vec<OwnedFd>) -> Result<()> {
         match request {
-            Request::Create { plan, donations, limits } => {
-                log::debug!("{} has {limits:?}", plan.id);
+            Request::Create { plan, donations, capacity } => {
+                log::debug!("{} has {capacity:?}", plan.id);
                 self.create(number, *plan, donations, fds)
             }
             Request::Start { container } => self.start(number, &container),
@@ -144,8 +144,8 @@ impl Boot {
                 self.exec(number, container, exec, &process, donations, fds)
             }
             Request::Delete { container } => self.delete(number, &container),
-            Request::Resources { container, limits } => {
-                self.resources(number, container.as_deref(), limits)
+            Request::Resources { container, capacity } => {
+                self.resources(number, container.as_deref(), capacity)
             }
         }
     }

@@ -30,9 +30,9 @@ use mounts_channel::MountsChannel;
 use table::Table;
 
 use crate::control::donation::{Birth, BootFlags, STARTED};
-use crate::control::message::{Done, Failure, Upward};
+use crate::control::message::{Done, Upward};
 use crate::control::packet::send_packet_for;
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Error, Failure, Result};
 use crate::network;
 use crate::spec::plan::IdMapping;
 use crate::sys::clone::SingleThreaded;

@@ -12,8 +12,9 @@ use rustix::mount::{MountAttrFlags, UnmountFlags, unmount};
 use rustix::process::{chdir, fchdir, pivot_root};
 
 use crate::error::{Context, Result};
-use crate::spec::plan::PropagationKind;
-use crate::sys::mount::{AttrChange, Depth, FsContext, attach_at, mount_setattr_at};
+use crate::sys::mount::{
+    AttrChange, Depth, FsContext, PropagationKind, attach_at, mount_setattr_at,
+};
 
 /// The pod's processes.
 pub(crate) const PROC: &str = "/proc";

@@ -2,8 +2,8 @@
 
 use super::Boot;
 use super::pending::{Pending, Stage};
-use crate::control::message::{Done, FailureKind};
-use crate::error::{Context, Error, Result};
+use crate::control::message::Done;
+use crate::error::{Context, Error, FailureKind, Result};
 
 impl Boot {
     pub(super) fn start(&mut self, number: u64, id: &str) -> Result<()> {

@@ -6,8 +6,7 @@ use std::rc::Rc;
 
 use super::pending::{Pending, Stage};
 use crate::container::Inside;
-use crate::control::message::FailureKind;
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Error, FailureKind, Result};
 use crate::types::PodPid;
 
 /// All containers, and whose process is whose.

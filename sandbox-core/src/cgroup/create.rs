@@ -13,8 +13,7 @@ use super::hierarchy::{Hierarchies, Hierarchy};
 use super::path::{Driver, Place, place};
 use super::resources;
 use super::{Cgroup, Dir, SavedCgroup, file, systemd};
-use crate::control::message::FailureKind;
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Error, FailureKind, Result};
 use crate::spec::plan::UnitProperty;
 
 /// See [`Cgroup::create`].

@@ -4,33 +4,23 @@
 use std::path::Path;
 use std::sync::OnceLock;
 
-use serde::{Deserialize, Serialize};
-
 use super::{Cgroup, Dir, file};
 use crate::error::{Error, Result};
+use crate::types::Capacity;
 
 /// The way to count CPUs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LimitsPolicy {
+pub struct CapacityPolicy {
     /// Whether a CPU quota lowers the count.
     pub cpu_from_quota: bool,
     /// A quota never lowers the count below this.
     pub minimum: u32,
 }
 
-impl Default for LimitsPolicy {
+impl Default for CapacityPolicy {
     fn default() -> Self {
         Self { cpu_from_quota: true, minimum: 2 }
     }
-}
-
-/// The CPUs and memory that a workload may use.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Limits {
-    /// Number of CPUs, at least one.
-    pub cpus: u32,
-    /// Bytes of memory, at most the host's.
-    pub memory: u64,
 }
 
 /// The CPUs and memory of the host.
@@ -42,11 +32,11 @@ struct Host {
 
 impl Cgroup {
     /// Derives the CPUs and memory from the cgroup's present limits.
-    pub fn limits(&self, policy: LimitsPolicy) -> Result<Limits> {
-        self.limits_on(host()?, policy)
+    pub fn capacity(&self, policy: CapacityPolicy) -> Result<Capacity> {
+        self.capacity_on(host()?, policy)
     }
 
-    fn limits_on(&self, host: Host, policy: LimitsPolicy) -> Result<Limits> {
+    fn capacity_on(&self, host: Host, policy: CapacityPolicy) -> Result<Capacity> {
         let mut cpus = match self.entry("cpuset") {
             Some(dir) => cpuset(dir, self.saved.v2)?.unwrap_or(host.cpus),
             None => host.cpus,
@@ -61,7 +51,7 @@ impl Cgroup {
             Some(dir) => least_memory(dir, self.saved.v2)?.min(host.memory),
             None => host.memory,
         };
-        Ok(Limits { cpus: cpus.max(1), memory })
+        Ok(Capacity { cpus: cpus.max(1), memory })
     }
 }
 

@@ -25,18 +25,18 @@ impl Tree {
         tree
     }
 
-    fn limits(&self, policy: LimitsPolicy) -> Limits {
+    fn capacity(&self, policy: CapacityPolicy) -> Capacity {
         let mount: PathBuf = self.root.path().to_owned();
         let path = mount.join("pod/c");
         let controllers = ["cpu", "cpuset", "memory"].map(str::to_owned).to_vec();
         let controllers = if self.v2 { Vec::new() } else { controllers };
         let dirs = vec![Dir { controllers, mount, path }];
         let cgroup = Cgroup::open(SavedCgroup { v2: self.v2, dirs, unit: None }).unwrap();
-        cgroup.limits_on(HOST, policy).unwrap()
+        cgroup.capacity_on(HOST, policy).unwrap()
     }
 
     fn cpus(&self) -> u32 {
-        self.limits(LimitsPolicy::default()).cpus
+        self.capacity(CapacityPolicy::default()).cpus
     }
 }
 
@@ -67,9 +67,9 @@ fn quotas_of_half_two_and_a_half_and_three_cpus_on_a_host_of_two() {
 #[test]
 fn the_minimum_and_the_quota_are_options() {
     let half = quota_v1(50, "0-1");
-    assert_eq!(half.limits(LimitsPolicy { cpu_from_quota: true, minimum: 1 }).cpus, 1);
-    assert_eq!(half.limits(LimitsPolicy { cpu_from_quota: false, minimum: 1 }).cpus, 2);
-    assert_eq!(half.limits(LimitsPolicy { cpu_from_quota: true, minimum: 9 }).cpus, 2);
+    assert_eq!(half.capacity(CapacityPolicy { cpu_from_quota: true, minimum: 1 }).cpus, 1);
+    assert_eq!(half.capacity(CapacityPolicy { cpu_from_quota: false, minimum: 1 }).cpus, 2);
+    assert_eq!(half.capacity(CapacityPolicy { cpu_from_quota: true, minimum: 9 }).cpus, 2);
 }
 
 #[test]
@@ -90,28 +90,28 @@ fn a_limit_on_the_parent_alone_counts() {
         ("pod/memory.max", "1073741824"),
         ("pod/c/memory.max", "max"),
     ];
-    let limits = Tree::new(true, &files).limits(LimitsPolicy::default());
-    assert_eq!(limits, Limits { cpus: 3, memory: GIB });
-    let without = LimitsPolicy { cpu_from_quota: false, minimum: 2 };
-    assert_eq!(Tree::new(true, &files).limits(without).cpus, 6);
+    let capacity = Tree::new(true, &files).capacity(CapacityPolicy::default());
+    assert_eq!(capacity, Capacity { cpus: 3, memory: GIB });
+    let without = CapacityPolicy { cpu_from_quota: false, minimum: 2 };
+    assert_eq!(Tree::new(true, &files).capacity(without).cpus, 6);
 }
 
 #[test]
 fn no_memory_limit_means_the_host_s() {
     let unset = [("pod/c/memory.limit_in_bytes", "9223372036854771712")];
-    assert_eq!(Tree::new(false, &unset).limits(LimitsPolicy::default()).memory, 8 * GIB);
+    assert_eq!(Tree::new(false, &unset).capacity(CapacityPolicy::default()).memory, 8 * GIB);
     let unset = [("pod/c/memory.max", "max")];
-    assert_eq!(Tree::new(true, &unset).limits(LimitsPolicy::default()).memory, 8 * GIB);
+    assert_eq!(Tree::new(true, &unset).capacity(CapacityPolicy::default()).memory, 8 * GIB);
     assert_eq!(
-        Tree::new(true, &[]).limits(LimitsPolicy::default()),
-        Limits { cpus: 2, memory: 8 * GIB }
+        Tree::new(true, &[]).capacity(CapacityPolicy::default()),
+        Capacity { cpus: 2, memory: 8 * GIB }
     );
 }
 
 #[test]
 fn the_smallest_memory_limit_of_all_levels_counts() {
     let files = [("pod/memory.limit_in_bytes", "3000"), ("pod/c/memory.limit_in_bytes", "4000")];
-    assert_eq!(Tree::new(false, &files).limits(LimitsPolicy::default()).memory, 3000);
+    assert_eq!(Tree::new(false, &files).capacity(CapacityPolicy::default()).memory, 3000);
 }
 
 #[test]

@@ -80,7 +80,7 @@ use crate::error::{Context, Error, Result};
 use crate::spec::plan::UnitProperty;
 use crate::sys;
 
-pub use derive::{Limits, LimitsPolicy};
+pub use derive::CapacityPolicy;
 pub use hierarchy::Mode;
 pub use in_force::LimitsInForce;
 pub use oom::OomWatch;

@@ -6,6 +6,7 @@ mod needs_v1;
 mod needs_v2;
 mod needs_v2_mount;
 
+use crate::error::FailureKind;
 use std::fs;
 use std::io::Write;
 use std::os::fd::AsFd;
@@ -21,7 +22,6 @@ use rustix::event::{PollFd, PollFlags, poll};
 
 use super::stats::Stats;
 use super::*;
-use crate::control::message::FailureKind;
 
 /// Checks a test's needs. A test that needs more than root is in a module with
 /// that need in its name, so that `ci/left-out` can leave it out, and print

@@ -5,9 +5,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
-use crate::control::message::{Failure, MAX_PACKET};
+use crate::control::message::MAX_PACKET;
 use crate::control::packet::{Received, receive_packet, send_packet};
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Error, Failure, Result};
 
 /// One end.
 #[derive(Debug)]

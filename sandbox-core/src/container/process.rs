@@ -14,8 +14,7 @@ use rustix::process::{chdir, setsid, umask};
 use super::donated::Seccomp;
 use super::lookup;
 use crate::boot::PROC;
-use crate::control::message::FailureKind;
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Error, FailureKind, Result};
 use crate::spec::plan::{CapabilitySets, ProcessPlan};
 use crate::sys::process as sys;
 

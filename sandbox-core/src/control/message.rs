@@ -8,8 +8,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::cgroup::Limits;
+use crate::error::Failure;
 use crate::spec::plan::{ContainerPlan, ProcessPlan};
+use crate::types::Capacity;
 
 /// The largest packet, in bytes. A larger request travels in a memfd, as the
 /// packet's first descriptor.
@@ -31,7 +32,7 @@ pub enum Request {
         /// Which descriptors travel along.
         donations: Donations,
         /// What it is told that it has.
-        limits: Limits,
+        capacity: Capacity,
     },
     /// Open the gate of a created container.
     Start {
@@ -61,7 +62,7 @@ pub enum Request {
         /// The container, or the sandbox itself.
         container: Option<String>,
         /// What it is told from now on.
-        limits: Limits,
+        capacity: Capacity,
     },
 }
 
@@ -135,29 +136,4 @@ pub enum Done {
         /// Whether a terminal travels along.
         terminal: bool,
     },
-}
-
-/// A request that failed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Failure {
-    /// What kind of mistake it was.
-    pub kind: FailureKind,
-    /// A sentence for the user. The shim cuts it at 4096 bytes and takes
-    /// control characters out.
-    pub message: String,
-}
-
-/// Kinds of failure, as far as a client of containerd can tell them apart.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum FailureKind {
-    /// The request or the spec is wrong.
-    Invalid,
-    /// There is no such container or process.
-    NotFound,
-    /// There is one already.
-    Exists,
-    /// Not in this state.
-    State,
-    /// The kernel refused; the message says what.
-    Internal,
 }

@@ -7,9 +7,9 @@ use rustix::fs::{Mode, OFlags};
 
 use crate::error::{Context, Error, Result};
 use crate::gofer::child::made_in_child;
-use crate::spec::plan::PropagationKind;
 use crate::sys::mount::{
-    AttrChange, Depth, attach_at, attach_to, clone_mount, mount_setattr_at, open_in_root,
+    AttrChange, Depth, PropagationKind, attach_at, attach_to, clone_mount, mount_setattr_at,
+    open_in_root,
 };
 
 /// Mounts `parts` at their places below a root, in order, and returns the whole

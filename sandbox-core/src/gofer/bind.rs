@@ -9,8 +9,8 @@ use rustix::fs::FileType;
 use crate::error::{Context, Error, Result};
 use crate::gofer::idmap::{Change, ClonedTree, MOUNT_REMEDY};
 use crate::gofer::users::{Users, namespace_with};
-use crate::spec::plan::{IdmapChoice, Mappings, PropagationKind};
-use crate::sys::mount::{AttrChange, Depth, mount_setattr};
+use crate::spec::plan::{IdmapChoice, Mappings};
+use crate::sys::mount::{AttrChange, Depth, PropagationKind, mount_setattr};
 
 /// Clones `source` and maps its owners as `choice` demands. Also returns
 /// whether its root is not a directory.

@@ -7,9 +7,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use rustix::process::{Signal, WaitId, WaitIdOptions};
 
-use crate::control::message::Failure;
 use crate::control::packet::{Received, receive_packet, send_packet};
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Error, Failure, Result};
 use crate::sys::clone::{Cloned, SingleThreaded, clone_into};
 use crate::sys::process::{die_with_parent, exit_now};
 

@@ -7,8 +7,7 @@ use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-use crate::control::message::FailureKind;
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Error, FailureKind, Result};
 use crate::gofer::child::made_in_child;
 use crate::gofer::idmap::{MOUNT_REMEDY, ROOTFS_REMEDY};
 use crate::gofer::options::Options;

@@ -9,8 +9,7 @@ use rustix::fs::CWD;
 
 use crate::error::{Context, Error, Result};
 use crate::gofer::unmappable;
-use crate::spec::plan::PropagationKind;
-use crate::sys::mount::{AttrChange, Depth, clone_mount, mount_setattr};
+use crate::sys::mount::{AttrChange, Depth, PropagationKind, clone_mount, mount_setattr};
 
 /// The remedy for mounts of the spec.
 pub(super) const MOUNT_REMEDY: &str = "Give the mount the option \"noidmap\" (its files then \

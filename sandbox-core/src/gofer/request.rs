@@ -9,9 +9,9 @@ use std::path::PathBuf;
 use oci_spec::runtime::LinuxSeccomp;
 use serde::{Deserialize, Serialize};
 
-use crate::control::message::FailureKind;
-use crate::error::Error;
-use crate::spec::plan::{DeliveredSource, DeviceNode, Mappings, PropagationKind};
+use crate::error::{Error, FailureKind};
+use crate::spec::plan::{DeliveredSource, DeviceNode, Mappings};
+use crate::sys::mount::PropagationKind;
 
 /// One container's request. Descriptors travel beside it, in this order: the
 /// mounts channel; the sandbox's user namespace when it has one

@@ -12,9 +12,9 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 
 use super::{Sandbox, open_namespace, printable};
-use crate::control::message::{FailureKind, MAX_PACKET};
+use crate::control::message::MAX_PACKET;
 use crate::control::packet::{Received, receive_packet, send_packet};
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Error, FailureKind, Result};
 use crate::gofer::request::{
     GoferAnswer, GoferRequest, RequestedMount, RootfsMount, RootfsSource, SeccompJob,
 };

@@ -10,9 +10,9 @@ use rustix::io::Errno;
 use rustix::process::{Signal, kill_process_group, pidfd_send_signal};
 use rustix::termios::tcgetpgrp;
 
-use crate::control::message::{Done, FailureKind, Upward};
+use crate::control::message::{Done, Upward};
 use crate::control::packet::Unchecked;
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Error, FailureKind, Result};
 use crate::types::HostPid;
 
 /// What the kernel tells as the PID of a process that is gone.

@@ -16,8 +16,7 @@ use serde::{Deserialize, Serialize};
 use std::os::fd::OwnedFd;
 
 use crate::cgroup::SavedCgroup;
-use crate::control::message::FailureKind;
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Error, FailureKind, Result};
 use crate::types::HostPid;
 
 /// The layout of the files below. A file of another version is refused.

@@ -13,6 +13,9 @@ use std::time::Duration;
 use oci_spec::runtime::{LinuxResources, LinuxSeccomp};
 use serde::{Deserialize, Serialize};
 
+use crate::sys::mount::PropagationKind;
+use crate::sys::process::{Rlimit, Scheduler};
+
 /// Both halves of one container's plan.
 #[derive(Clone, Debug)]
 pub struct Plan {
@@ -161,36 +164,6 @@ pub struct CapabilitySets {
     pub ambient: u64,
 }
 
-/// One resource limit of setrlimit(2).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Rlimit {
-    /// The kernel's `RLIMIT_` number.
-    pub resource: u32,
-    /// Soft limit.
-    pub soft: u64,
-    /// Hard limit.
-    pub hard: u64,
-}
-
-/// Attributes of sched_setattr(2), in the kernel's units.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Scheduler {
-    /// Number of the `SCHED_` policy.
-    pub policy: u32,
-    /// `SCHED_FLAG_` bits.
-    pub flags: u64,
-    /// Nice value.
-    pub nice: i32,
-    /// Static priority.
-    pub priority: u32,
-    /// Runtime in nanoseconds.
-    pub runtime: u64,
-    /// Deadline in nanoseconds.
-    pub deadline: u64,
-    /// Period in nanoseconds.
-    pub period: u64,
-}
-
 /// One mount of the spec, as boot carries it out.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct MountPlan {
@@ -256,19 +229,6 @@ pub struct Propagation {
     pub kind: PropagationKind,
     /// Whether it applies to every mount below as well.
     pub recursive: bool,
-}
-
-/// The four kinds of propagation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum PropagationKind {
-    /// `MS_SHARED`
-    Shared,
-    /// `MS_SLAVE`
-    Slave,
-    /// `MS_PRIVATE`
-    Private,
-    /// `MS_UNBINDABLE`
-    Unbindable,
 }
 
 /// A program that is run at a point of the container's life (OCI `hooks`).

@@ -15,8 +15,7 @@ use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags};
 use rustix::path::Arg;
-
-use crate::spec::plan::PropagationKind;
+use serde::{Deserialize, Serialize};
 
 /// How far a change of mounts reaches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -119,6 +118,19 @@ fn setattr(
         )
     };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// The four kinds of propagation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PropagationKind {
+    /// `MS_SHARED`
+    Shared,
+    /// `MS_SLAVE`
+    Slave,
+    /// `MS_PRIVATE`
+    Private,
+    /// `MS_UNBINDABLE`
+    Unbindable,
 }
 
 fn propagation_bits(kind: PropagationKind) -> u64 {

@@ -7,7 +7,7 @@ use std::mem;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::ptr;
 
-use crate::spec::plan::{Rlimit, Scheduler};
+use serde::{Deserialize, Serialize};
 
 fn check(result: impl Into<libc::c_long>) -> io::Result<libc::c_long> {
     let result = result.into();
@@ -145,6 +145,17 @@ pub fn set_personality(persona: u64) -> io::Result<()> {
     Ok(())
 }
 
+/// One resource limit of setrlimit(2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rlimit {
+    /// The kernel's `RLIMIT_` number.
+    pub resource: u32,
+    /// Soft limit.
+    pub soft: u64,
+    /// Hard limit.
+    pub hard: u64,
+}
+
 /// setrlimit(2) by number.
 pub fn set_rlimit(limit: Rlimit) -> io::Result<()> {
     let value = libc::rlimit64 { rlim_cur: limit.soft, rlim_max: limit.hard };
@@ -153,6 +164,25 @@ pub fn set_rlimit(limit: Rlimit) -> io::Result<()> {
         libc::syscall(libc::SYS_prlimit64, 0, limit.resource, &raw const value, ptr::null::<u8>())
     })?;
     Ok(())
+}
+
+/// Attributes of sched_setattr(2), in the kernel's units.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Scheduler {
+    /// Number of the `SCHED_` policy.
+    pub policy: u32,
+    /// `SCHED_FLAG_` bits.
+    pub flags: u64,
+    /// Nice value.
+    pub nice: i32,
+    /// Static priority.
+    pub priority: u32,
+    /// Runtime in nanoseconds.
+    pub runtime: u64,
+    /// Deadline in nanoseconds.
+    pub deadline: u64,
+    /// Period in nanoseconds.
+    pub period: u64,
 }
 
 /// sched_setattr(2).

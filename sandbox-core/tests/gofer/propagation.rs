@@ -1,4 +1,4 @@
-use sandbox_core::spec::plan::PropagationKind::{self, Private, Shared, Slave};
+use sandbox_core::sys::mount::PropagationKind::{self, Private, Shared, Slave};
 
 use crate::harness::*;
 

@@ -9,13 +9,13 @@ use containerd_shim_protos::api::{CreateTaskRequest, CreateTaskResponse, Mount};
 use containerd_shim_protos::events::task::{TaskCreate, TaskIO};
 use containerd_shim_protos::protobuf::MessageField;
 use oci_spec::runtime::Spec;
-use sandbox_core::cgroup::{Cgroup, Driver, Limits, LimitsInForce, LimitsPolicy, OomWatch};
+use sandbox_core::cgroup::{CapacityPolicy, Cgroup, Driver, LimitsInForce, OomWatch};
 use sandbox_core::control::message::Request;
 use sandbox_core::gofer::request::RootfsMount;
 use sandbox_core::sandbox::{self, NewSandbox};
 use sandbox_core::spec;
 use sandbox_core::spec::plan::Plan;
-use sandbox_core::types::HostPid;
+use sandbox_core::types::{Capacity, HostPid};
 
 use super::relay::relay_log;
 use super::sandbox::{Boot, Gifts, listen};
@@ -152,8 +152,8 @@ impl Order {
         }
     }
 
-    fn policy(&self) -> LimitsPolicy {
-        LimitsPolicy {
+    fn policy(&self) -> CapacityPolicy {
+        CapacityPolicy {
             cpu_from_quota: self.options.cpu_from_quota,
             minimum: self.options.cpu_minimum,
         }
@@ -222,10 +222,10 @@ async fn make(
     made: &mut Made,
 ) -> Result<(Container, u32)> {
     let (id, plan) = (&order.request.id, &order.plan);
-    let (cgroup, limits) = make_cgroup(order, made)?;
+    let (cgroup, capacity) = make_cgroup(order, made)?;
     let oom = watch_oom(id, &cgroup);
     let boot = match existing {
-        None => spawn(shim, order, cgroup.clone(), limits, made).await?,
+        None => spawn(shim, order, cgroup.clone(), capacity, made).await?,
         Some(boot) => {
             made.joined = Some(boot.clone());
             let bundle = Path::new(&order.request.bundle);
@@ -249,7 +249,7 @@ async fn make(
         unsettled: Default::default(),
         last_stats: None,
     };
-    give_birth(shim, &mut container, limits).await?;
+    give_birth(shim, &mut container, capacity).await?;
     let pid = container.init.pid;
     let state = hooks::State { id, pid, status: "created", bundle: &container.bundle, plan };
     made.hooked = true;
@@ -275,28 +275,28 @@ pub(crate) async fn make_sandbox(
 }
 
 async fn make_alone(shim: &Arc<Shim>, order: &Order, made: &mut Made) -> Result<Arc<Boot>> {
-    let (cgroup, limits) = make_cgroup(order, made)?;
-    let boot = spawn(shim, order, cgroup.clone(), limits, made).await?;
+    let (cgroup, capacity) = make_cgroup(order, made)?;
+    let boot = spawn(shim, order, cgroup.clone(), capacity, made).await?;
     let nothing = Donated::default();
     let gifts = Gifts::collect(&boot, &order.plan, Vec::new(), &nothing)?;
     let request = Request::Create {
         plan: Box::new(order.plan.container.clone()),
         donations: gifts.donations,
-        limits,
+        capacity,
     };
     boot.ask(shim, request, &gifts.descriptors(&nothing)).await?;
     cgroup.settled();
     Ok(boot)
 }
 
-fn make_cgroup(order: &Order, made: &mut Made) -> Result<(Arc<Cgroup>, Limits)> {
+fn make_cgroup(order: &Order, made: &mut Made) -> Result<(Arc<Cgroup>, Capacity)> {
     let (id, host) = (&order.request.id, &order.plan.host);
     let driver = order.driver();
     let (limits, properties) = (&host.resources, &host.unit_properties);
     let cgroup = Cgroup::create(id, &host.cgroups_path, driver, limits, properties)?;
     let cgroup = made.cgroup.insert(Arc::new(cgroup)).clone();
-    let limits = cgroup.limits(order.policy())?;
-    Ok((cgroup, limits))
+    let capacity = cgroup.capacity(order.policy())?;
+    Ok((cgroup, capacity))
 }
 
 /// Before there is a process, so that no kill is missed. A host without a
@@ -310,7 +310,7 @@ async fn spawn(
     shim: &Arc<Shim>,
     order: &Order,
     cgroup: Arc<Cgroup>,
-    limits: Limits,
+    capacity: Capacity,
     made: &mut Made,
 ) -> Result<Arc<Boot>> {
     let (id, plan) = (&order.request.id, &order.plan);
@@ -321,8 +321,8 @@ async fn spawn(
         namespace: &shim.namespace,
         plan,
         cgroup: &cgroup,
-        cpus: limits.cpus,
-        memory: limits.memory,
+        cpus: capacity.cpus,
+        memory: capacity.memory,
         config: &config,
     };
     let handle = sandbox::Sandbox::spawn(new)?;
@@ -342,7 +342,7 @@ async fn spawn(
 }
 
 /// The container's first process, up to its gate.
-async fn give_birth(shim: &Shim, container: &mut Container, limits: Limits) -> Result<()> {
+async fn give_birth(shim: &Shim, container: &mut Container, capacity: Capacity) -> Result<()> {
     let boot = container.boot.clone();
     let user = container.plan.container.process.as_ref().map_or((0, 0), |p| (p.uid, p.gid));
     let owner = Owner {
@@ -359,7 +359,7 @@ async fn give_birth(shim: &Shim, container: &mut Container, limits: Limits) -> R
     let request = Request::Create {
         plan: Box::new(container.plan.container.clone()),
         donations: gifts.donations,
-        limits,
+        capacity,
     };
     let reply = boot.ask(shim, request, &gifts.descriptors(&donated)).await?;
     container.cgroup.settled();

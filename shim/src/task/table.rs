@@ -8,8 +8,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
-use sandbox_core::cgroup::{Cgroup, LimitsInForce, LimitsPolicy, OomWatch};
-use sandbox_core::control::message::{Done, Failure};
+use sandbox_core::cgroup::{CapacityPolicy, Cgroup, LimitsInForce, OomWatch};
+use sandbox_core::control::message::Done;
+use sandbox_core::error::Failure;
 use sandbox_core::sandbox::{self, Along};
 use sandbox_core::spec::plan::{Plan, ProcessPlan, Terminal};
 use sandbox_core::types::HostPid;
@@ -295,7 +296,7 @@ pub(super) struct Container {
     pub(super) plan: Arc<Plan>,
     pub(super) boot: Arc<Boot>,
     pub(super) cgroup: Arc<Cgroup>,
-    pub(super) policy: LimitsPolicy,
+    pub(super) policy: CapacityPolicy,
     pub(super) limits: LimitsInForce,
     pub(super) oom: Option<OomWatch>,
     /// How many out-of-memory kills were told.

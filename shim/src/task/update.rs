@@ -25,9 +25,9 @@ pub(super) fn update(shim: &Shim, request: &UpdateTaskRequest) -> Result<Empty> 
 /// Tells boot what a container may use now; and what the sandbox may, when it
 /// is the root's. A frozen boot reads it when it goes on.
 fn tell_limits(container: &Container) -> Result<()> {
-    let limits = container.cgroup.limits(container.policy)?;
+    let capacity = container.cgroup.capacity(container.policy)?;
     let tell = |container_id: Option<String>| {
-        container.boot.tell(Request::Resources { container: container_id, limits });
+        container.boot.tell(Request::Resources { container: container_id, capacity });
     };
     tell(Some(container.id.clone()));
     if container.is_root() {

@@ -302,7 +302,7 @@ fn statistics_of_a_cgroup_that_is_gone_are_empty() {
 fn the_capacity_follows_each_change_of_limits() {
     needs(!is_v2(), "cgroup version 1");
     let scratch = Scratch::new(&memory(32 << 20));
-    let capacity = || scratch.cgroup.limits(LimitsPolicy::default()).unwrap();
+    let capacity = || scratch.cgroup.capacity(CapacityPolicy::default()).unwrap();
     assert_eq!(capacity().memory, 32 << 20);
     scratch.cgroup.update(&memory(48 << 20)).unwrap();
     assert_eq!(capacity().memory, 48 << 20);
@@ -392,7 +392,7 @@ fn cost_of_one_container() {
         }
         times[2].push(clock.elapsed());
         let clock = Instant::now();
-        scratch.cgroup.limits(LimitsPolicy::default()).unwrap();
+        scratch.cgroup.capacity(CapacityPolicy::default()).unwrap();
         times[3].push(clock.elapsed());
         let clock = Instant::now();
         scratch.cgroup.stats().unwrap();

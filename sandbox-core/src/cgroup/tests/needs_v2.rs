@@ -1,6 +1,7 @@
 //! Version 2.
 
 use super::*;
+use crate::types::Capacity;
 
 #[test]
 fn limits_arrive_in_the_files_of_version_2() {
@@ -35,8 +36,8 @@ fn limits_arrive_in_the_files_of_version_2() {
         assert_eq!(scratch.file("any", name), value, "{name}");
     }
     let capacity =
-        scratch.cgroup.limits(LimitsPolicy { cpu_from_quota: true, minimum: 1 }).unwrap();
-    assert_eq!(capacity, Limits { cpus: 1, memory: 64 << 20 });
+        scratch.cgroup.capacity(CapacityPolicy { cpu_from_quota: true, minimum: 1 }).unwrap();
+    assert_eq!(capacity, Capacity { cpus: 1, memory: 64 << 20 });
     scratch.cgroup.update(&super::cpu(|c| c.period(50_000u64))).unwrap();
     assert_eq!(scratch.file("any", "cpu.max"), "150000 50000");
 }

@@ -27,9 +27,10 @@ use self::check::{inside, refuse, text, without_nul};
 use self::facts::SandboxFacts;
 use self::ids::Ids;
 use self::namespaces::Resolved;
-use super::plan::{ContainerPlan, HostPlan, Plan, ProcessPlan, Propagation, PropagationKind};
+use super::plan::{ContainerPlan, HostPlan, Plan, ProcessPlan, Propagation};
 use super::seccomp;
 use crate::error::{Error, Result};
+use crate::sys::mount::PropagationKind;
 use crate::types::{HostPid, Userns};
 
 /// The input of a plan besides the spec.

@@ -4,7 +4,8 @@ use rustix::mount::MountAttrFlags as Attr;
 
 use super::check::{refuse, without_nul};
 use crate::error::Result;
-use crate::spec::plan::{FsOption, MountAttributes, Propagation, PropagationKind as Kind};
+use crate::spec::plan::{FsOption, MountAttributes, Propagation};
+use crate::sys::mount::PropagationKind as Kind;
 
 /// Options, sorted by what they act on.
 #[derive(Debug, Default)]

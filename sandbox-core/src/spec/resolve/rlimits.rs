@@ -5,7 +5,7 @@ use rustix::process::Resource;
 
 use super::check::refuse;
 use crate::error::Result;
-use crate::spec::plan::Rlimit;
+use crate::sys::process::Rlimit;
 
 /// Resolves the limits. Each may be given once, with its soft limit below its
 /// hard limit.

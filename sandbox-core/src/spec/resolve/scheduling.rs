@@ -7,7 +7,7 @@ use oci_spec::runtime::{
 
 use super::check::refuse;
 use crate::error::Result;
-use crate::spec::plan::Scheduler;
+use crate::sys::process::Scheduler;
 
 /// The highest CPU number that an affinity may name. The kernel's `NR_CPUS` is
 /// never above 8192.

@@ -123,7 +123,7 @@ impl Story {
             Err(error) => {
                 let message = error.to_string();
                 assert!(message.contains(expected), "{message:?} does not hold {expected:?}");
-                assert_eq!(error.kind, crate::control::message::FailureKind::Invalid);
+                assert_eq!(error.kind, crate::error::FailureKind::Invalid);
             }
         }
     }

@@ -1,7 +1,8 @@
 use serde_json::json;
 
 use super::*;
-use crate::spec::plan::{DeliveredSource, IdMapping, IdmapChoice, MountSource, PropagationKind};
+use crate::spec::plan::{DeliveredSource, IdMapping, IdmapChoice, MountSource};
+use crate::sys::mount::PropagationKind;
 
 const RDONLY: u64 = 0x1;
 const NOSUID: u64 = 0x2;

@@ -1,7 +1,8 @@
 //! Specs as they come, and what is in their plans.
 
 use super::*;
-use crate::spec::plan::{IdMapping, Mappings, Namespaces, Network, PropagationKind};
+use crate::spec::plan::{IdMapping, Mappings, Namespaces, Network};
+use crate::sys::mount::PropagationKind;
 
 #[test]
 fn the_spec_that_ctr_writes() {
