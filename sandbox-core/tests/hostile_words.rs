@@ -8,6 +8,7 @@ use std::cell::Cell;
 use proptest::prelude::*;
 use sandbox_core::control::message::{Done, Upward};
 use sandbox_core::error::{Failure, FailureKind};
+use sandbox_core::types::ProcessId;
 
 /// Counts what this thread asks for.
 struct Counting;
@@ -56,8 +57,12 @@ fn outcome() -> impl Strategy<Value = Result<Done, Failure>> {
 fn message() -> impl Strategy<Value = Upward> {
     let reply =
         (any::<u64>(), outcome()).prop_map(|(number, outcome)| Upward::Reply { number, outcome });
-    let exited = (".{0,300}", proptest::option::of(".{0,300}"), any::<u32>())
-        .prop_map(|(container, exec, status)| Upward::Exited { container, exec, status });
+    let exited = (".{0,300}", proptest::option::of(".{0,300}"), any::<u32>()).prop_map(
+        |(container, exec, status)| Upward::Exited {
+            process: ProcessId { container, exec },
+            status,
+        },
+    );
     prop_oneof![reply, exited]
 }
 

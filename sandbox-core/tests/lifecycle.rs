@@ -16,7 +16,7 @@ use sandbox_core::control::message::{Donations, Done, Request, Upward};
 use sandbox_core::sandbox::{Along, Config, Heard, NewSandbox, Process, Sandbox};
 use sandbox_core::spec::plan::Plan;
 use sandbox_core::spec::{self, Context, ProcessDefaults};
-use sandbox_core::types::{Capacity, Userns};
+use sandbox_core::types::{Capacity, ProcessId, Userns};
 use serde_json::{Value, json};
 
 const CAPACITY: Capacity = Capacity { cpus: 2, memory: 1 << 30 };
@@ -146,7 +146,7 @@ impl Pod {
     /// Starts what was created, to its end.
     fn run(&self) {
         self.call(Request::Start { container: self.container() }, &[]).unwrap();
-        let exited = Upward::Exited { container: self.container(), exec: None, status: 0 };
+        let exited = Upward::Exited { process: ProcessId::init(self.container()), status: 0 };
         assert_eq!(self.next().0, exited);
     }
 
@@ -257,8 +257,7 @@ fn a_container_is_created_started_joined_and_ends() {
     drop(exec_stdout);
     assert_eq!(read_all(exec_output), "joined\n");
     let exited = |exec: Option<&str>| Upward::Exited {
-        container: pod.container(),
-        exec: exec.map(Into::into),
+        process: ProcessId { container: pod.container(), exec: exec.map(Into::into) },
         status: 0,
     };
     assert_eq!(pod.next().0, exited(Some("before")));
@@ -343,11 +342,17 @@ fn a_node_that_shuts_down_ends_a_sandbox_after_its_containers() {
     pod.exec("goes-on", &["busybox", "echo", "still here"], exec_stdout.as_fd()).unwrap();
     drop(exec_stdout);
     assert_eq!(read_all(exec_output), "still here\n");
-    assert!(matches!(pod.next().0, Upward::Exited { exec: Some(_), status: 0, .. }));
+    assert!(matches!(
+        pod.next().0,
+        Upward::Exited { process: ProcessId { exec: Some(_), .. }, status: 0 }
+    ));
     assert!(pod.sandbox.is_running());
 
     init.signal(Signal::KILL.as_raw()).unwrap();
-    assert!(matches!(pod.next().0, Upward::Exited { exec: None, status: 137, .. }));
+    assert!(matches!(
+        pod.next().0,
+        Upward::Exited { process: ProcessId { exec: None, .. }, status: 137 }
+    ));
     wait(pod.sandbox.pidfd());
 }
 

@@ -29,6 +29,7 @@ use sandbox_core::control::packet::{Received, receive_packet, send_packet, send_
 use sandbox_core::error::{Failure, FailureKind};
 use sandbox_core::sys::descriptor::adopt;
 use sandbox_core::sys::network::bring_loopback_up;
+use sandbox_core::types::ProcessId;
 
 type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 
@@ -59,8 +60,7 @@ struct Boot {
 /// One of the processes that sleep.
 struct Child {
     pidfd: OwnedFd,
-    container: String,
-    exec: Option<String>,
+    id: ProcessId,
 }
 
 impl Boot {
@@ -87,8 +87,7 @@ impl Boot {
             let ready: Vec<bool> = ready.iter().map(|fd| !fd.revents().is_empty()).collect();
             for index in (0..self.children.len()).rev().filter(|index| ready[index + 1]) {
                 let child = self.children.swap_remove(index);
-                let (container, exec) = (child.container, child.exec);
-                self.say(&Upward::Exited { container, exec, status: 137 }, &[]);
+                self.say(&Upward::Exited { process: child.id, status: 137 }, &[]);
                 waitid(WaitId::PidFd(child.pidfd.as_fd()), WaitIdOptions::EXITED)?;
             }
             if ready[0] && !self.take_request()? {
@@ -105,11 +104,11 @@ impl Boot {
         match request {
             Request::Create { plan, .. } => match plan.process {
                 None => self.reply(number, Ok(Done::Ok), &[]),
-                Some(_) => self.new_process(number, plan.id, None)?,
+                Some(_) => self.new_process(number, ProcessId::init(plan.id))?,
             },
             Request::Exec { container, exec, .. } => {
                 if !attack(self, number, &container, &exec)? {
-                    self.new_process(number, container, Some(exec))?;
+                    self.new_process(number, ProcessId::exec(container, exec))?;
                 }
             }
             Request::Start { container } if container == "never-starts" => self.was_asked(),
@@ -119,10 +118,10 @@ impl Boot {
     }
 
     /// As an honest one does it, but that the process only sleeps.
-    fn new_process(&mut self, number: u64, container: String, exec: Option<String>) -> Outcome<()> {
+    fn new_process(&mut self, number: u64, id: ProcessId) -> Outcome<()> {
         let (pid, pidfd) = sleeper()?;
         self.present(number, pid, &[pidfd.as_fd()]);
-        self.children.push(Child { pidfd, container, exec });
+        self.children.push(Child { pidfd, id });
         Ok(())
     }
 
@@ -182,8 +181,7 @@ fn sleeper() -> Outcome<(i32, OwnedFd)> {
 fn attack(boot: &mut Boot, number: u64, container: &str, name: &str) -> Outcome<bool> {
     let null = File::options().read(true).write(true).open("/dev/null")?;
     let own_pid = getpid().as_raw_pid();
-    let child =
-        |pidfd| Child { pidfd, container: container.to_owned(), exec: Some(name.to_owned()) };
+    let child = |pidfd| Child { pidfd, id: ProcessId::exec(container, name) };
     match name {
         // What is no message.
         "garbage" => drop(send_packet(&boot.control, &[0xff; 512], &[])),
@@ -205,8 +203,8 @@ fn attack(boot: &mut Boot, number: u64, container: &str, name: &str) -> Outcome<
         // Descriptors.
         "hundreds" => boot.reply(number, Ok(Done::Ok), &[null.as_fd(); 250]),
         "an-exit-with-descriptors" => {
-            let (container, exec) = (String::new(), None);
-            boot.say(&Upward::Exited { container, exec, status: 0 }, &[null.as_fd()]);
+            let process = ProcessId::init("");
+            boot.say(&Upward::Exited { process, status: 0 }, &[null.as_fd()]);
         }
         "no-process" => boot.reply(number, Ok(Done::Ok), &[]),
         "no-descriptors" => boot.present(number, own_pid, &[]),
@@ -230,9 +228,9 @@ fn attack(boot: &mut Boot, number: u64, container: &str, name: &str) -> Outcome<
         }
         "a-terminal-that-lingers" => boot.present_terminal(number, child, lingering_socket()?)?,
         "an-exit-that-lingers" => {
-            let (container, exec) = (String::new(), None);
+            let process = ProcessId::init("");
             let socket = lingering_socket()?;
-            boot.say(&Upward::Exited { container, exec, status: 0 }, &[socket.as_fd()]);
+            boot.say(&Upward::Exited { process, status: 0 }, &[socket.as_fd()]);
         }
         "hundreds-that-linger" => {
             let socket = lingering_socket()?;
@@ -291,8 +289,10 @@ fn attack(boot: &mut Boot, number: u64, container: &str, name: &str) -> Outcome<
 /// The attacks that need nothing but words, or none.
 fn attack_by_talk(boot: &mut Boot, number: u64, name: &str) -> Outcome<bool> {
     let stranger = |number: u64| Upward::Exited {
-        container: format!("stranger-{number}"),
-        exec: number.is_multiple_of(2).then(|| "x".to_owned()),
+        process: ProcessId {
+            container: format!("stranger-{number}"),
+            exec: number.is_multiple_of(2).then(|| "x".to_owned()),
+        },
         status: u32::MAX,
     };
     match name {

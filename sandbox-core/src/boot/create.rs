@@ -14,7 +14,7 @@ use crate::control::message::{Donations, Done};
 use crate::error::{Context, Result};
 use crate::spec::plan::ContainerPlan;
 use crate::sys::clone::Cloned;
-use crate::types::PodPid;
+use crate::types::{PodPid, ProcessId};
 
 impl Boot {
     pub(super) fn create(
@@ -55,12 +55,11 @@ impl Boot {
         let inside = Rc::new(Inside::new(&plan, &mut tree, donated.seccomp));
         let gate_pidfd = pidfd.try_clone().context(|| "dup of a pidfd")?;
         let init = Init { pid, pidfd, gate: None, running: true, mounts: None };
-        let container = plan.id.clone();
+        let process = ProcessId::init(&plan.id);
         self.containers.insert(plan.id, Container { init: Some(init), inside });
         self.expect(Pending {
             number,
-            container,
-            exec: None,
+            process,
             pid,
             pidfd: gate_pidfd,
             terminal: terminal.map(|t| t.master),

@@ -1,5 +1,4 @@
-//! Delete and Resources: the requests that end or change nothing but boot's
-//! own knowledge.
+//! Delete: forgets a container.
 
 use rustix::process::{Signal, pidfd_send_signal};
 
@@ -7,7 +6,6 @@ use super::Boot;
 use super::pending::Pending;
 use crate::control::message::Done;
 use crate::error::{Error, FailureKind, Result};
-use crate::types::Capacity;
 
 impl Boot {
     /// Forgets a container. One that never started is killed: it has run
@@ -39,22 +37,8 @@ impl Boot {
     /// Answers a Create that is given up.
     fn give_up(&mut self, parking: Pending) {
         self.events.forget(&parking.channel);
-        let message = format!("container {} was deleted while it was made", parking.container);
+        let message =
+            format!("container {} was deleted while it was made", parking.process.container);
         self.reply(parking.number, Err(Error::new(FailureKind::State, message)));
-    }
-
-    /// Takes note of a live resize.
-    pub(super) fn resources(
-        &mut self,
-        number: u64,
-        container: Option<&str>,
-        capacity: Capacity,
-    ) -> Result<()> {
-        if let Some(id) = container {
-            self.containers.get(id)?;
-        }
-        log::debug!("{} now has {capacity:?}", container.unwrap_or("the sandbox"));
-        self.reply(number, Ok(Done::Ok));
-        Ok(())
     }
 }

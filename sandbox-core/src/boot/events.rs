@@ -144,8 +144,8 @@ impl Boot {
                 self.exec(number, container, exec, &process, donations, fds)
             }
             Request::Delete { container } => self.delete(number, &container),
-            Request::Resources { container, capacity } => {
-                self.resources(number, container.as_deref(), capacity)
+            Request::Update { container, capacity } => {
+                self.update(number, container.as_deref(), capacity)
             }
         }
     }

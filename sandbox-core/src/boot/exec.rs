@@ -7,7 +7,6 @@ use nix::sched::{CloneFlags, setns};
 
 use super::Boot;
 use super::pending::{Pending, Stage};
-use super::table::Owner;
 use crate::container::donated::Donated;
 use crate::container::exec::{self, Joining};
 use crate::container::{Channel, terminal};
@@ -15,7 +14,7 @@ use crate::control::message::Donations;
 use crate::error::{Context, Result};
 use crate::spec::plan::ProcessPlan;
 use crate::sys::clone::{Cloned, clone_into};
-use crate::types::PodPid;
+use crate::types::{PodPid, ProcessId};
 
 impl Boot {
     pub(super) fn exec(
@@ -42,11 +41,11 @@ impl Boot {
         };
         let (pid, pidfd) = self.clone_into_container(joining)?;
         drop(child_channel);
-        self.containers.own(pid, Owner { container: id.clone(), exec: Some(exec.clone()) });
+        let process = ProcessId::exec(id, exec);
+        self.containers.own(pid, process.clone());
         self.expect(Pending {
             number,
-            container: id,
-            exec: Some(exec),
+            process,
             pid,
             pidfd,
             terminal: terminal.map(|t| t.master),

@@ -2,7 +2,7 @@
 //! with nothing in its hands but what it was donated.
 //!
 //! One file per request, named as in the shim: `create.rs`, `start.rs`,
-//! `exec.rs`, `delete.rs`. What it makes them of is in `container/`.
+//! `exec.rs`, `update.rs`, `delete.rs`. What it makes them of is in `container/`.
 
 mod create;
 mod delete;
@@ -17,6 +17,7 @@ mod reap;
 mod root;
 mod start;
 mod table;
+mod update;
 
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::process::ExitCode;

@@ -17,15 +17,13 @@ use crate::container::{Channel, Word, init};
 use crate::control::message::{Done, Upward};
 use crate::error::Error;
 use crate::sys::pidfd::mount_namespace_of;
-use crate::types::PodPid;
+use crate::types::{PodPid, ProcessId};
 
 /// One of them.
 pub(super) struct Pending {
     /// The request to answer.
     pub(super) number: u64,
-    pub(super) container: String,
-    /// `None` for an init.
-    pub(super) exec: Option<String>,
+    pub(super) process: ProcessId,
     pub(super) pid: PodPid,
     pub(super) pidfd: OwnedFd,
     /// Its terminal's master side, on its way to the shim.
@@ -84,8 +82,8 @@ impl Boot {
     }
 
     fn parked(&mut self, pending: Pending) {
-        let Pending { number, container, pid, pidfd, terminal, channel, tree, .. } = pending;
-        match self.containers.get(&container) {
+        let Pending { number, process, pid, pidfd, terminal, channel, tree, .. } = pending;
+        match self.containers.get(&process.container) {
             Ok(Container { init: Some(init), .. }) => {
                 init.gate = Some(channel);
                 // An older kernel has its way.
@@ -100,10 +98,10 @@ impl Boot {
     }
 
     fn executed(&mut self, pending: Pending) {
-        let Pending { number, exec, pid, pidfd, terminal, .. } = pending;
-        match exec {
-            None => self.reply(number, Ok(Done::Ok)),
-            Some(_) => self.present(number, pid, &pidfd, terminal.as_ref()),
+        let Pending { number, process, pid, pidfd, terminal, .. } = pending;
+        match process.is_init() {
+            true => self.reply(number, Ok(Done::Ok)),
+            false => self.present(number, pid, &pidfd, terminal.as_ref()),
         }
     }
 
@@ -118,8 +116,8 @@ impl Boot {
     /// The process never ran the user's program: its exit is nobody's news.
     fn failed(&mut self, pending: Pending, error: Error) {
         self.containers.disown(pending.pid);
-        if pending.exec.is_none() {
-            self.containers.remove(&pending.container);
+        if pending.process.is_init() {
+            self.containers.remove(&pending.process.container);
         }
         self.reply(pending.number, Err(error));
     }

@@ -24,12 +24,12 @@ impl Boot {
             self.hear(token);
         }
         let Some(status) = collect_child(pid.0) else { return };
-        let Some(owner) = self.containers.disown(pid) else { return };
-        let mounts = match owner.exec {
-            None => self.containers.init_ended(&owner.container),
-            Some(_) => None,
+        let Some(process) = self.containers.disown(pid) else { return };
+        let mounts = match process.is_init() {
+            true => self.containers.init_ended(&process.container),
+            false => None,
         };
-        self.say(&Upward::Exited { container: owner.container, exec: owner.exec, status });
+        self.say(&Upward::Exited { process, status });
         drop(mounts);
     }
 }

@@ -4,6 +4,7 @@ use super::Boot;
 use super::pending::{Pending, Stage};
 use crate::control::message::Done;
 use crate::error::{Context, Error, FailureKind, Result};
+use crate::types::ProcessId;
 
 impl Boot {
     pub(super) fn start(&mut self, number: u64, id: &str) -> Result<()> {
@@ -18,8 +19,7 @@ impl Boot {
         channel.let_go_on()?;
         self.expect(Pending {
             number,
-            container: id.to_owned(),
-            exec: None,
+            process: ProcessId::init(id),
             pid,
             pidfd,
             terminal: None,

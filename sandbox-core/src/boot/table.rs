@@ -7,13 +7,13 @@ use std::rc::Rc;
 use super::pending::{Pending, Stage};
 use crate::container::Inside;
 use crate::error::{Context, Error, FailureKind, Result};
-use crate::types::PodPid;
+use crate::types::{PodPid, ProcessId};
 
 /// All containers, and whose process is whose.
 #[derive(Default)]
 pub(super) struct Table {
     containers: HashMap<String, Container>,
-    processes: HashMap<PodPid, Owner>,
+    processes: HashMap<PodPid, ProcessId>,
     /// Processes that have not said yet whether they came up, by the number
     /// that the event loop knows them by.
     pub(super) pending: HashMap<u64, Pending>,
@@ -40,14 +40,6 @@ pub(super) struct Init {
     pub(super) mounts: Option<OwnedFd>,
 }
 
-/// Whose process a PID is.
-#[derive(Clone, Debug)]
-pub(super) struct Owner {
-    pub(super) container: String,
-    /// `None` for the init.
-    pub(super) exec: Option<String>,
-}
-
 impl Table {
     /// Refuses an ID that is taken.
     pub(super) fn check_free(&self, id: &str) -> Result<()> {
@@ -59,12 +51,12 @@ impl Table {
 
     pub(super) fn insert(&mut self, id: String, container: Container) {
         if let Some(init) = &container.init {
-            self.own(init.pid, Owner { container: id.clone(), exec: None });
+            self.own(init.pid, ProcessId::init(&id));
         }
         self.containers.insert(id, container);
     }
 
-    pub(super) fn own(&mut self, pid: PodPid, owner: Owner) {
+    pub(super) fn own(&mut self, pid: PodPid, owner: ProcessId) {
         self.processes.insert(pid, owner);
     }
 
@@ -95,7 +87,7 @@ impl Table {
     }
 
     /// Whose the process was; it is forgotten.
-    pub(super) fn disown(&mut self, pid: PodPid) -> Option<Owner> {
+    pub(super) fn disown(&mut self, pid: PodPid) -> Option<ProcessId> {
         self.processes.remove(&pid)
     }
 

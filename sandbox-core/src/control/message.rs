@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Failure;
 use crate::spec::plan::{ContainerPlan, ProcessPlan};
-use crate::types::Capacity;
+use crate::types::{Capacity, ProcessId};
 
 /// The largest packet, in bytes. A larger request travels in a memfd, as the
 /// packet's first descriptor.
@@ -57,8 +57,8 @@ pub enum Request {
         /// Its ID.
         container: String,
     },
-    /// New CPU count and memory size, after a resize.
-    Resources {
+    /// New CPU count and memory size, after an update of the resources.
+    Update {
         /// The container, or the sandbox itself.
         container: Option<String>,
         /// What it is told from now on.
@@ -116,10 +116,8 @@ pub enum Upward {
     },
     /// A process ended. Exec'd processes before the init of their container.
     Exited {
-        /// The container's ID.
-        container: String,
-        /// The exec's ID; `None` for the container's init.
-        exec: Option<String>,
+        /// The process.
+        process: ProcessId,
         /// As wait(2) shells tell it: the exit code, or 128 + the signal.
         status: u32,
     },

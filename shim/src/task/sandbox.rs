@@ -397,8 +397,8 @@ fn dispatch(shim: &Arc<Shim>, boot: &Boot, message: Upward, along: Along) -> boo
             }
             None => lock(&boot.told).remove(&number),
         },
-        Upward::Exited { container, exec, status } => {
-            exits::ended(shim, &container, exec.as_deref().unwrap_or_default(), status)
+        Upward::Exited { process, status } => {
+            exits::ended(shim, &process.container, process.exec_id(), status)
         }
     }
 }

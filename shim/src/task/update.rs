@@ -27,7 +27,7 @@ pub(super) fn update(shim: &Shim, request: &UpdateTaskRequest) -> Result<Empty> 
 fn tell_limits(container: &Container) -> Result<()> {
     let capacity = container.cgroup.capacity(container.policy)?;
     let tell = |container_id: Option<String>| {
-        container.boot.tell(Request::Resources { container: container_id, capacity });
+        container.boot.tell(Request::Update { container: container_id, capacity });
     };
     tell(Some(container.id.clone()));
     if container.is_root() {

@@ -1,0 +1,24 @@
+//! Update: what a container, or the sandbox, is told it has from now on.
+
+use super::Boot;
+use crate::control::message::Done;
+use crate::error::Result;
+use crate::types::Capacity;
+
+impl Boot {
+    /// Logs the new capacity. Nothing in the pod uses it yet: the views that will
+    /// show it to containers do not exist.
+    pub(super) fn update(
+        &mut self,
+        number: u64,
+        container: Option<&str>,
+        capacity: Capacity,
+    ) -> Result<()> {
+        if let Some(id) = container {
+            self.containers.get(id)?;
+        }
+        log::debug!("{} now has {capacity:?}", container.unwrap_or("the sandbox"));
+        self.reply(number, Ok(Done::Ok));
+        Ok(())
+    }
+}
