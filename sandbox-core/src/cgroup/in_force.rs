@@ -9,15 +9,15 @@ use crate::error::{Context, Result};
 
 /// The resources of a container: its spec's, as changed by all updates since.
 #[derive(Clone, Debug)]
-pub struct LimitsInForce(LinuxResources);
+pub struct ResourcesInForce(LinuxResources);
 
-impl LimitsInForce {
+impl ResourcesInForce {
     /// Starts with the resources with which a cgroup was made.
-    pub fn new(resources: &LinuxResources) -> LimitsInForce {
+    pub fn new(resources: &LinuxResources) -> ResourcesInForce {
         let mut limits = resources.clone();
         // Devices need not be kept, since no update changes them.
         limits.set_devices(None);
-        LimitsInForce(limits)
+        ResourcesInForce(limits)
     }
 
     /// As [`Cgroup::update`]. After a failure it restores the limits that the
@@ -36,14 +36,14 @@ impl LimitsInForce {
         Ok(())
     }
 
-    fn with(&self, change: &LinuxResources) -> Result<LimitsInForce> {
+    fn with(&self, change: &LinuxResources) -> Result<ResourcesInForce> {
         let mut all = to_json(&self.0)?;
         merge(&mut all, to_json(change)?);
         let mut all = from_json(all)?;
         if let Some(memory) = all.memory() {
             all.set_memory(Some(plausible(*memory)));
         }
-        Ok(LimitsInForce::new(&all))
+        Ok(ResourcesInForce::new(&all))
     }
 
     /// Returns the present values of what `change` mentions.
@@ -124,7 +124,7 @@ mod tests {
             "memory": { "limit": 1 << 30 },
             "unified": { "memory.high": "1000", "pids.max": "5" },
         });
-        let mut limits = LimitsInForce::new(&resources(spec));
+        let mut limits = ResourcesInForce::new(&resources(spec));
         limits = limits.with(&resources(json!({ "cpu": { "shares": 256 } }))).unwrap();
         let asked = json!({
             "cpu": { "shares": 2, "period": 1000 },
@@ -142,7 +142,7 @@ mod tests {
     #[test]
     fn zeros_change_nothing() {
         let spec = json!({ "pids": { "limit": 5 }, "blockIO": { "weight": 300 } });
-        let limits = LimitsInForce::new(&resources(spec.clone()));
+        let limits = ResourcesInForce::new(&resources(spec.clone()));
         let zeros = json!({ "pids": { "limit": 0 }, "blockIO": { "weight": 0 } });
         let after = limits.with(&resources(zeros)).unwrap();
         assert_eq!(after.0, resources(spec));
@@ -151,7 +151,7 @@ mod tests {
     #[test]
     fn a_swap_limit_below_the_memory_limit_is_not_restored() {
         let limits =
-            LimitsInForce::new(&resources(json!({ "memory": { "limit": 64, "swap": 96 } })));
+            ResourcesInForce::new(&resources(json!({ "memory": { "limit": 64, "swap": 96 } })));
         let asked = resources(json!({ "memory": { "limit": 100 } }));
         let limits = limits.with(&asked).unwrap();
         assert_eq!(limits.0, asked);

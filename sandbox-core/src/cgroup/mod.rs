@@ -82,7 +82,7 @@ use crate::sys;
 
 pub use derive::CapacityPolicy;
 pub use hierarchy::Mode;
-pub use in_force::LimitsInForce;
+pub use in_force::ResourcesInForce;
 pub use oom::OomWatch;
 pub use path::Driver;
 
@@ -180,7 +180,7 @@ impl Cgroup {
 
     /// Writes new limits. Limits that `resources` does not mention stay as they
     /// are. If the kernel refuses one, others have been written already: see
-    /// [`LimitsInForce`].
+    /// [`ResourcesInForce`].
     ///
     /// Access to devices never changes. With any update CRI sends the spec's
     /// device rules; to apply them again would remove what hooks have added,

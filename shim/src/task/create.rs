@@ -9,7 +9,7 @@ use containerd_shim_protos::api::{CreateTaskRequest, CreateTaskResponse, Mount};
 use containerd_shim_protos::events::task::{TaskCreate, TaskIO};
 use containerd_shim_protos::protobuf::MessageField;
 use oci_spec::runtime::Spec;
-use sandbox_core::cgroup::{CapacityPolicy, Cgroup, Driver, LimitsInForce, OomWatch};
+use sandbox_core::cgroup::{CapacityPolicy, Cgroup, Driver, OomWatch, ResourcesInForce};
 use sandbox_core::control::message::Request;
 use sandbox_core::gofer::request::RootfsMount;
 use sandbox_core::sandbox::{self, NewSandbox};
@@ -241,7 +241,7 @@ async fn make(
         boot,
         cgroup,
         policy: order.policy(),
-        limits: LimitsInForce::new(&plan.host.resources),
+        resources: ResourcesInForce::new(&plan.host.resources),
         oom,
         oom_kills: 0,
         init: Process::new(order.stdio()),

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
-use sandbox_core::cgroup::{CapacityPolicy, Cgroup, LimitsInForce, OomWatch};
+use sandbox_core::cgroup::{CapacityPolicy, Cgroup, OomWatch, ResourcesInForce};
 use sandbox_core::control::message::Done;
 use sandbox_core::error::Failure;
 use sandbox_core::sandbox::{self, Along};
@@ -297,7 +297,7 @@ pub(super) struct Container {
     pub(super) boot: Arc<Boot>,
     pub(super) cgroup: Arc<Cgroup>,
     pub(super) policy: CapacityPolicy,
-    pub(super) limits: LimitsInForce,
+    pub(super) resources: ResourcesInForce,
     pub(super) oom: Option<OomWatch>,
     /// How many out-of-memory kills were told.
     pub(super) oom_kills: u64,

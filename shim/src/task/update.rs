@@ -17,7 +17,7 @@ pub(super) fn update(shim: &Shim, request: &UpdateTaskRequest) -> Result<Empty> 
     if container.init.state() == State::Stopped {
         return Err(Error::state("cannot update a stopped container"));
     }
-    container.limits.update(&container.cgroup, &resources)?;
+    container.resources.update(&container.cgroup, &resources)?;
     tell_limits(container)?;
     Ok(Empty::default())
 }
