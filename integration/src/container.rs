@@ -19,7 +19,7 @@ use serde_json::Value;
 
 use crate::containerd::Containerd;
 use crate::stdio::{Stdio, Streams};
-use crate::{image, sandbox, spec, wait};
+use crate::{image, keep, sandbox, spec, wait};
 
 /// What containerd's runtime-spec types are called on the wire.
 const SPEC_URL: &str = "types.containerd.io/opencontainers/runtime-spec/1/Spec";
@@ -460,7 +460,9 @@ impl Exec<'_> {
 
 impl Drop for Exec<'_> {
     fn drop(&mut self) {
-        let _ = self.delete();
+        if !keep::keeps() {
+            let _ = self.delete();
+        }
     }
 }
 
@@ -494,6 +496,9 @@ impl Containerd {
 
 /// Removes a container and whatever still runs in it, as far as it exists.
 pub(crate) fn discard(containerd: &Containerd, id: &str) {
+    if keep::keeps() {
+        return;
+    }
     let container_id = id.to_owned();
     let wait = WaitRequest { container_id: container_id.clone(), ..Default::default() };
     let kill = KillRequest {

@@ -20,7 +20,7 @@ use crate::config::{Settings, cni_conflist, config_toml};
 use crate::node::{self, Node};
 use crate::prepared::{Prepared, link_or_copy};
 use crate::slot::Slot;
-use crate::{cgroup, image, leaks, wait};
+use crate::{cgroup, image, keep, leaks, wait};
 
 /// The containerds that the suite knows; each is fetched by `ci/containerd`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -124,8 +124,10 @@ impl Containerd {
         sandboxer: &'static str,
         options: impl FnOnce(&Path) -> String,
     ) -> Containerd {
+        keep::clear_away();
         let slot = Slot::take();
         leaks::clear_away(&slot);
+        keep::mark(&slot);
         let containerd = Containerd {
             version,
             sandboxer,
@@ -389,6 +391,13 @@ impl Containerd {
 
 impl Drop for Containerd {
     fn drop(&mut self) {
+        if keep::keeps() && self.node.is_none() {
+            let client = self.ctr_command();
+            let (ctr, address) = (client.get_program().display(), self.address());
+            let command =
+                format!("{ctr} --address {} --namespace {}", address.display(), self.namespace());
+            return keep::report(&self.slot, &command);
+        }
         let left = if thread::panicking() { Vec::new() } else { leaks::after_test(self) };
         self.stop();
         if thread::panicking() || !left.is_empty() {

@@ -12,7 +12,7 @@ use k8s_cri::v1::*;
 use tonic::transport::Channel;
 
 use crate::containerd::Containerd;
-use crate::{image, wait};
+use crate::{image, keep, wait};
 
 /// The name under which containerd's configuration lists the runtime.
 pub const HANDLER: &str = "palisade";
@@ -275,6 +275,9 @@ impl<'a> Pod<'a> {
 
 impl Drop for Pod<'_> {
     fn drop(&mut self) {
+        if keep::keeps() {
+            return;
+        }
         let stopped = self.stop();
         let removed = self.remove();
         if !std::thread::panicking() {

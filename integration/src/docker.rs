@@ -18,7 +18,7 @@ use crate::containerd::{self, install_palisade, repository, runtime_name};
 use crate::ctr::Finished;
 use crate::leaks::{self, Traces};
 use crate::slot::Slot;
-use crate::{cgroup, image, wait};
+use crate::{cgroup, image, keep, wait};
 
 /// The Dockers that the suite knows; each is fetched by `ci/docker`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,8 +72,10 @@ pub struct Docker {
 impl Docker {
     /// Starts one and gives it the image.
     pub fn start(version: Version, roots: Roots) -> Docker {
+        keep::clear_away();
         let slot = Slot::take();
         leaks::clear_away(&slot);
+        keep::mark(&slot);
         let docker = Docker {
             version,
             slot,
@@ -315,6 +317,10 @@ impl Docker {
 
 impl Drop for Docker {
     fn drop(&mut self) {
+        if keep::keeps() {
+            let client = format!("docker --host unix://{}", self.socket().display());
+            return keep::report(&self.slot, &client);
+        }
         let left = if thread::panicking() { Vec::new() } else { self.left() };
         if thread::panicking() {
             self.remove_containers();

@@ -8,6 +8,7 @@
 //! [`node`] is the machine's own containerd, for what is installed.
 //! [`docker`] runs containers under Docker rather than a containerd of the test's.
 //! [`shim`] speaks to the shim without any containerd between.
+//! [`keep`] leaves what a failing test has made, to be looked at.
 //!
 //! Everything in here panics with a sentence when something is not as it must
 //! be: its only users are tests and the quickstart.
@@ -22,6 +23,7 @@ pub mod docker;
 pub mod events;
 pub mod host;
 pub mod image;
+pub mod keep;
 pub mod leaks;
 pub mod node;
 pub mod prepared;
@@ -35,7 +37,7 @@ pub mod wait;
 
 /// Turns each named story, a `fn(Containerd)`, into one test for every
 /// containerd that the suite runs against; which of them run where is said in
-/// `ci/left-out`. After `starting`, stories are a `fn(Version)` and start it
+/// `ci/choose-tests`. After `starting`, stories are a `fn(Version)` and start it
 /// themselves. A story that is not named here is dead code, which the
 /// compiler reports.
 #[macro_export]

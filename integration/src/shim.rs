@@ -16,7 +16,7 @@ use serde_json::Value;
 use ttrpc::context::{self, Context};
 
 use crate::containerd::{Containerd, palisade_executables};
-use crate::{image, spec, wait};
+use crate::{image, keep, spec, wait};
 
 /// An OCI bundle: `config.json` and `rootfs`.
 #[derive(Debug)]
@@ -148,7 +148,9 @@ impl Bundle {
 
 impl Drop for Bundle {
     fn drop(&mut self) {
-        let _ = self.delete();
+        if !keep::keeps() {
+            let _ = self.delete();
+        }
     }
 }
 

@@ -5,12 +5,17 @@
 //! test that was killed may have left under its names.
 
 use std::fs::{self, File, OpenOptions};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg};
 
+use crate::keep;
+
 /// How many tests can run at once: one per subnet 10.213.N.0/24.
 const SLOTS: u8 = 250;
+
+/// The name of [`Slot::kept_file`].
+const KEPT: &str = "kept";
 
 /// A number that is this test's alone.
 #[derive(Debug)]
@@ -22,22 +27,35 @@ pub struct Slot {
 impl Slot {
     /// Takes a free slot.
     pub fn take() -> Slot {
-        let directory = PathBuf::from("/run/lock/palisade-test");
-        fs::create_dir_all(&directory).expect("make the directory of the slots' locks");
-        for number in 1..=SLOTS {
-            let path = directory.join(number.to_string());
-            let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
-            let file = file.unwrap_or_else(|e| panic!("open {}: {e}", path.display()));
-            if let Ok(lock) = Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-                return Slot { number, _lock: lock };
-            }
-        }
-        panic!("all {SLOTS} test slots are taken");
+        let free = |slot: &Slot| !(keep::is_asked() && slot.kept_file().exists());
+        let slot = (1..=SLOTS).filter_map(Slot::try_take).find(free);
+        slot.unwrap_or_else(|| panic!("all {SLOTS} test slots are taken"))
+    }
+
+    /// Takes the slots whose tests were to keep what they made, and have ended.
+    pub(crate) fn kept() -> Vec<Slot> {
+        let kept = |number: &u8| directory(*number).join(KEPT).exists();
+        (1..=SLOTS).filter(kept).filter_map(Slot::try_take).collect()
+    }
+
+    fn try_take(number: u8) -> Option<Slot> {
+        let locks = Path::new("/run/lock/palisade-test");
+        fs::create_dir_all(locks).expect("make the directory of the slots' locks");
+        let path = locks.join(number.to_string());
+        let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
+        let file = file.unwrap_or_else(|e| panic!("open {}: {e}", path.display()));
+        let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock).ok()?;
+        Some(Slot { number, _lock: lock })
     }
 
     /// Everything of this test on disk. Short, as sockets lie below it.
     pub fn directory(&self) -> PathBuf {
-        PathBuf::from(format!("/tmp/palisade-test-{}", self.number))
+        directory(self.number)
+    }
+
+    /// The file that marks the directory as one to keep.
+    pub(crate) fn kept_file(&self) -> PathBuf {
+        self.directory().join(KEPT)
     }
 
     /// containerd's namespace, and the cgroup that pods go into. Ends in a
@@ -55,4 +73,8 @@ impl Slot {
     pub fn subnet(&self) -> String {
         format!("10.213.{}", self.number)
     }
+}
+
+fn directory(number: u8) -> PathBuf {
+    PathBuf::from(format!("/tmp/palisade-test-{number}"))
 }

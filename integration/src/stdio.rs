@@ -12,6 +12,7 @@ use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 
+use crate::keep;
 use crate::wait::deadline;
 
 /// Which streams a process gets.
@@ -127,7 +128,9 @@ impl Drop for Stdio {
             let flags = OFlag::O_NONBLOCK.bits();
             let _ = OpenOptions::new().write(true).custom_flags(flags).open(&path);
         }
-        let _ = fs::remove_dir_all(&self.directory);
+        if !keep::keeps() {
+            let _ = fs::remove_dir_all(&self.directory);
+        }
     }
 }
 

@@ -1,0 +1,48 @@
+//! `PALISADE_TEST_KEEP=1` leaves everything that a failing test has made, still
+//! running: its directory with the daemon's and the shims' log, the state, the
+//! containers. [`report`] prints where. A kept slot is passed over by tests that
+//! run with the variable; the next test that runs without it clears all of them.
+
+use std::fs::{self, File};
+use std::thread;
+
+use crate::leaks;
+use crate::slot::Slot;
+
+/// Whether the environment asks for it.
+pub fn is_asked() -> bool {
+    std::env::var_os("PALISADE_TEST_KEEP").is_some_and(|value| !value.is_empty() && value != "0")
+}
+
+/// Whether this test has failed and what it made stays.
+pub(crate) fn keeps() -> bool {
+    is_asked() && thread::panicking()
+}
+
+/// Marks a slot as kept, until its directory is removed: also where the test is
+/// killed.
+pub(crate) fn mark(slot: &Slot) {
+    if is_asked() {
+        fs::create_dir_all(slot.directory()).expect("make the test's directory");
+        File::create(slot.kept_file()).expect("mark the test's directory as kept");
+    }
+}
+
+/// Clears away what earlier tests were to keep, unless this one is to keep as well.
+pub(crate) fn clear_away() {
+    if !is_asked() {
+        Slot::kept().iter().for_each(leaks::clear_away);
+    }
+}
+
+/// Prints where everything is. `client` is a command line that talks to the daemon.
+pub(crate) fn report(slot: &Slot, client: &str) {
+    let directory = slot.directory();
+    eprintln!("--- kept, and still running, since PALISADE_TEST_KEEP is set:");
+    eprintln!("  files         {}", directory.display());
+    eprintln!("  log           {}/log (the daemon's and the shims')", directory.display());
+    eprintln!("  state         /run/palisade/NAMESPACE/ID");
+    eprintln!("  client        {client}");
+    eprintln!("  look inside   nsenter --all --target PID");
+    eprintln!("The next test that runs without PALISADE_TEST_KEEP clears it away.");
+}
