@@ -1,6 +1,6 @@
-//! Where tests put containers among the host's cgroups, and limits above them,
-//! by either driver: `PALISADE_TEST_CGROUP_DRIVER` is `cgroupfs` (the default)
-//! or `systemd`, where each test has a slice of its own.
+//! The cgroups of the tests' containers, and limits above them, with either
+//! driver: `PALISADE_TEST_CGROUP_DRIVER` is `cgroupfs` (the default) or
+//! `systemd`, with which each test has its own slice.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,17 +9,17 @@ use std::process::Command;
 use crate::host;
 use crate::slot::Slot;
 
-/// Who makes the cgroups.
+/// The program that makes the cgroups.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Driver {
     /// Palisade, by mkdir.
     Cgroupfs,
-    /// systemd, asked by Palisade.
+    /// systemd, at Palisade's request.
     Systemd,
 }
 
 impl Driver {
-    /// The driver that this run of the tests is about.
+    /// Returns the driver of this run of the tests.
     pub fn of_tests() -> Driver {
         match std::env::var("PALISADE_TEST_CGROUP_DRIVER").as_deref() {
             Err(_) | Ok("cgroupfs") => Driver::Cgroupfs,
@@ -31,8 +31,8 @@ impl Driver {
     }
 }
 
-/// The name of the cgroup that all containers of a test are in. A dash in a
-/// slice's name would mean a slice above it.
+/// Returns the name of the cgroup above all containers of a test. A dash in a
+/// slice's name would mean a parent slice.
 pub fn group(slot: &Slot) -> String {
     match Driver::of_tests() {
         Driver::Cgroupfs => slot.name(),
@@ -44,12 +44,12 @@ fn slice(slot: &Slot) -> String {
     format!("{}.slice", prefix(slot))
 }
 
-/// What CRI takes as a pod's cgroup parent.
+/// Returns a pod's cgroup parent, in CRI's form.
 pub fn parent(slot: &Slot) -> String {
     format!("/{}", group(slot))
 }
 
-/// What a spec takes as a container's cgroup.
+/// Returns a container's cgroup, in the form of a spec.
 pub fn path(slot: &Slot, id: &str) -> String {
     match Driver::of_tests() {
         Driver::Cgroupfs => format!("/{}/{id}", group(slot)),
@@ -57,7 +57,8 @@ pub fn path(slot: &Slot, id: &str) -> String {
     }
 }
 
-/// The scope of a container. All of a host's units share one set of names.
+/// Returns the scope of a container. All units of a host share one set of
+/// names.
 pub fn scope(slot: &Slot, id: &str) -> String {
     format!("{}-{id}.scope", prefix(slot))
 }
@@ -66,12 +67,12 @@ fn prefix(slot: &Slot) -> String {
     slot.name().replace('-', "_")
 }
 
-/// Whether a path among cgroups is of a test.
+/// Whether a cgroup's path belongs to a test.
 pub fn belongs(path: &str, slot: &Slot) -> bool {
     [slot.name(), slice(slot)].iter().any(|name| path.contains(&format!("/{name}/")))
 }
 
-/// Removes a test's cgroup with all below it; tells whether it is gone.
+/// Removes a test's cgroup with all below it. Returns whether it is gone.
 pub fn clear_away(slot: &Slot) -> bool {
     let cgroups: Vec<_> =
         host::cgroups().into_iter().filter(|cgroup| cgroup.ends_with(slot.name())).collect();
@@ -79,7 +80,7 @@ pub fn clear_away(slot: &Slot) -> bool {
     let slice = slice(slot);
     if host::cgroups().iter().any(|cgroup| cgroup.ends_with(&slice)) {
         let _ = Command::new("systemctl").args(["stop", &slice]).status();
-        // What was set for it; otherwise the next test would inherit that.
+        // Removes its properties, which the next test would inherit.
         let _ = Command::new("systemctl").args(["revert", &slice]).output();
     }
     cgroups.iter().all(|cgroup| !cgroup.exists())
@@ -94,7 +95,7 @@ fn remove(cgroup: &Path) {
     let _ = fs::remove_dir(cgroup);
 }
 
-/// What a node limits a class of pods to.
+/// The limits of a node for a class of pods.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Limits {
     /// Bytes of memory.
@@ -105,8 +106,8 @@ pub struct Limits {
     pub cpus: Option<&'static str>,
 }
 
-/// The cgroup above all containers of a test, made and limited before them as
-/// the kubelet does. It goes with the test's end.
+/// Makes and limits the cgroup above all containers of a test before them, as
+/// the kubelet does. It is removed at the test's end.
 pub fn limit(slot: &Slot, limits: &Limits) {
     let name = group(slot);
     if Driver::of_tests() == Driver::Systemd {
@@ -123,15 +124,16 @@ pub fn limit(slot: &Slot, limits: &Limits) {
     }
 }
 
-/// All containers of a test stand still, those that are yet to be made as well,
-/// as long as there is this.
+/// Freezes all containers of a test until it is dropped, including those that
+/// are not made yet.
 #[derive(Debug)]
 pub struct Frozen {
     state: PathBuf,
 }
 
 impl Frozen {
-    /// Freezes the cgroup above them, which it makes. It goes with the test's end.
+    /// Freezes the cgroup above them, which it makes. It is removed at the
+    /// test's end.
     pub fn new(slot: &Slot) -> Frozen {
         let group = hierarchy("freezer").join(group(slot));
         match Driver::of_tests() {
@@ -157,8 +159,8 @@ impl Drop for Frozen {
 
 fn systemctl(args: &[&str]) {
     let ran = Command::new("systemctl").args(args).output().expect("run systemctl");
-    let said = String::from_utf8_lossy(&ran.stderr).into_owned();
-    assert!(ran.status.success(), "systemctl {}: {said}", args.join(" "));
+    let stderr = String::from_utf8_lossy(&ran.stderr).into_owned();
+    assert!(ran.status.success(), "systemctl {}: {stderr}", args.join(" "));
 }
 
 fn limit_slice(slice: &str, limits: &Limits) {
@@ -178,7 +180,7 @@ fn hierarchy(controller: &str) -> PathBuf {
     if host::has_cgroup_v2_only() { root } else { root.join(controller) }
 }
 
-/// By controller: files and what goes into them, in that order.
+/// Returns files and their values by controller, in the order of writing.
 fn values(limits: &Limits) -> Vec<(&'static str, Vec<(&'static str, String)>)> {
     let v2 = host::has_cgroup_v2_only();
     let mut all = Vec::new();
@@ -198,7 +200,7 @@ fn values(limits: &Limits) -> Vec<(&'static str, Vec<(&'static str, String)>)> {
     if let Some(cpus) = limits.cpus {
         let mut files = vec![("cpuset.cpus", cpus.to_owned())];
         if !v2 {
-            // A v1 cpuset is of no use before it has memory as well.
+            // A v1 cpuset cannot be used before it has memory as well.
             let mems = fs::read_to_string("/sys/fs/cgroup/cpuset/cpuset.mems");
             files.push(("cpuset.mems", mems.expect("the host's cpuset.mems").trim().to_owned()));
         }

@@ -1,5 +1,5 @@
-//! containerd's configuration, as a user of Palisade writes it, plus what
-//! keeps several containerds on one machine apart.
+//! containerd's configuration as a user of Palisade writes it, and the settings
+//! that separate several containerds on one machine.
 
 use std::path::Path;
 
@@ -7,23 +7,23 @@ use crate::containerd::Version;
 use crate::image;
 use crate::slot::Slot;
 
-/// What the configuration depends on.
+/// The settings on which the configuration depends.
 #[derive(Debug)]
 pub struct Settings<'a> {
-    /// Which containerd.
+    /// The version of containerd.
     pub version: Version,
-    /// Whose directory, bridge and subnet.
+    /// The slot with the directory, the bridge and the subnet.
     pub slot: &'a Slot,
     /// The runtime, such as `io.containerd.palisade.v1`.
     pub runtime: &'a str,
-    /// What stands in the runtime's table `options`; empty for no such table.
+    /// The content of the runtime's table `options`. Without one if empty.
     pub options: &'a str,
-    /// Who makes sandboxes in containerd 2: `podsandbox`, with a pause
-    /// container, or `shim`, which leaves it to the runtime.
+    /// The maker of sandboxes in containerd 2: `podsandbox` runs a pause
+    /// container, `shim` calls the runtime's Sandbox service.
     pub sandboxer: &'a str,
 }
 
-/// The text of `config.toml`.
+/// Returns the text of `config.toml`.
 pub fn config_toml(settings: &Settings<'_>) -> String {
     let directory = settings.slot.directory();
     let common = common(&directory);
@@ -34,7 +34,7 @@ pub fn config_toml(settings: &Settings<'_>) -> String {
     format!("version = {version}\n{common}{cri}{}", options(settings))
 }
 
-/// The runtime's options, for the pods that CRI makes.
+/// Returns the table with the runtime's options, for the pods that CRI makes.
 fn options(settings: &Settings<'_>) -> String {
     let plugin = match settings.version {
         Version::V1_6 | Version::V1_7 => "io.containerd.grpc.v1.cri",
@@ -48,8 +48,8 @@ fn options(settings: &Settings<'_>) -> String {
     }
 }
 
-/// Addresses, and the plugins that a test machine has no use for: each costs
-/// time at every start.
+/// Returns the addresses, and the list of plugins that a test does not need,
+/// since each costs time at every start.
 fn common(directory: &Path) -> String {
     let d = directory.display();
     format!(
@@ -123,7 +123,7 @@ conf_dir = "{d}/cni"
 [plugins."io.containerd.cri.v1.runtime".containerd]
 default_runtime_name = "palisade"
 
-# Else each start asks runc for its features, which takes two more programs.
+# Otherwise each start runs runc for its features, which takes two more programs.
 [plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc]
 runtime_type = "{runtime}"
 
@@ -135,8 +135,7 @@ pod_annotations = ["dev.palisade.*"]
     )
 }
 
-/// The pods' network: a bridge, with addresses given out from files of this
-/// test's own.
+/// Returns the pods' network: a bridge with addresses from files of this test.
 pub fn cni_conflist(slot: &Slot) -> String {
     let (bridge, subnet, directory) = (slot.bridge(), slot.subnet(), slot.directory());
     let name = slot.name();

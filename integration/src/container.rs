@@ -1,5 +1,5 @@
-//! Containers as a program runs them: over containerd's API, step by step,
-//! with any spec and any streams.
+//! Containers as a program runs them: over containerd's API, step by step, with
+//! any spec and any streams.
 
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -21,16 +21,17 @@ use crate::containerd::Containerd;
 use crate::stdio::{Stdio, Streams};
 use crate::{image, keep, sandbox, spec, wait};
 
-/// What containerd's runtime-spec types are called on the wire.
+/// Type URLs of containerd's runtime-spec types.
 const SPEC_URL: &str = "types.containerd.io/opencontainers/runtime-spec/1/Spec";
 const PROCESS_URL: &str = "types.containerd.io/opencontainers/runtime-spec/1/Process";
 const RESOURCES_URL: &str = "types.containerd.io/opencontainers/runtime-spec/1/LinuxResources";
 
-/// A result with containerd's answer as the error.
+/// A result with containerd's reply as the error.
 pub type Result<T> = std::result::Result<T, Status>;
 
 impl Containerd {
-    /// A container that runs a command, to be changed and then created.
+    /// Prepares a container that runs a command. It can be changed and is then
+    /// created.
     pub fn container<S: AsRef<str>>(&self, id: &str, args: impl AsRef<[S]>) -> NewContainer<'_> {
         self.track(id);
         NewContainer {
@@ -43,13 +44,13 @@ impl Containerd {
         }
     }
 
-    /// A container that runs a line of shell.
+    /// Prepares a container that runs a line of shell.
     pub fn shell(&self, id: &str, script: &str) -> NewContainer<'_> {
         self.container(id, ["sh", "-c", script])
     }
 }
 
-/// A container that is being described.
+/// A prepared container.
 #[derive(Debug)]
 pub struct NewContainer<'a> {
     containerd: &'a Containerd,
@@ -67,21 +68,21 @@ impl<'a> NewContainer<'a> {
         self
     }
 
-    /// Chooses the streams.
+    /// Sets the streams.
     pub fn streams(mut self, streams: Streams) -> Self {
         self.streams = streams;
         self.spec["process"]["terminal"] = (streams == Streams::Terminal).into();
         self
     }
 
-    /// Another place for the output: a FIFO, or a URI that the shim knows,
-    /// which takes the errors as well.
+    /// Sets another destination of the output: a FIFO, or a URI that the shim
+    /// supports, which also takes the errors.
     pub fn output_to(mut self, place: &str) -> Self {
         self.output = Some(place.to_owned());
         self
     }
 
-    /// Runtime options, as containerd's clients attach them.
+    /// Sets runtime options, as containerd's clients attach them.
     pub fn options(mut self, options: Any) -> Self {
         self.options = Some(options);
         self
@@ -92,21 +93,21 @@ impl<'a> NewContainer<'a> {
         self.spec(|s| spec::add_bind(s, source, destination, options))
     }
 
-    /// Creates container and task, and starts it.
+    /// Creates the container and its task, and starts it.
     pub fn start(self) -> Container<'a> {
         let container = self.create();
         container.start().unwrap_or_else(|e| panic!("start {}: {}", container.id, e.message()));
         container
     }
 
-    /// Creates container and task.
+    /// Creates the container and its task.
     pub fn create(self) -> Container<'a> {
         let id = self.id.clone();
         self.try_create().unwrap_or_else(|e| panic!("create {id}: {}", e.message()))
     }
 
-    /// Creates container and task, or tells why that was refused. A refused
-    /// container is removed again.
+    /// Creates the container and its task. Returns the error if that is
+    /// refused, and then removes the container again.
     pub fn try_create(self) -> Result<Container<'a>> {
         let (request, container) = self.prepare()?;
         let containerd = container.containerd;
@@ -119,8 +120,8 @@ impl<'a> NewContainer<'a> {
         })
     }
 
-    /// Begins to create the task, and hangs up when that file is there.
-    pub fn give_up_creating(self, reached: &Path) -> Container<'a> {
+    /// Starts to create the task, and disconnects once that file exists.
+    pub fn cancel_create(self, reached: &Path) -> Container<'a> {
         let (request, container) = self.prepare().expect("prepare a container");
         let containerd = container.containerd;
         let mut tasks = containerd.block_on(containerd.connect()).tasks();
@@ -128,7 +129,10 @@ impl<'a> NewContainer<'a> {
         let mut creation = containerd.spawn(async move { tasks.create(request).await });
         wait::until("the creation gets there", || {
             if creation.is_finished() {
-                panic!("nobody gave up: {:?}", containerd.block_on(&mut creation));
+                panic!(
+                    "the creation ended before it was cancelled: {:?}",
+                    containerd.block_on(&mut creation)
+                );
             }
             reached.exists().then_some(())
         });
@@ -136,10 +140,12 @@ impl<'a> NewContainer<'a> {
         container
     }
 
-    /// The container without its task, and the request for that.
+    /// Creates the container without its task. Returns it with the request for
+    /// the task.
     fn prepare(self) -> Result<(CreateTaskRequest, Container<'a>)> {
         let containerd = self.containerd;
-        // The container comes first: it keeps its snapshot from being collected.
+        // The container comes first, since it keeps containerd from collecting
+        // its snapshot.
         containerd.block_on(async {
             let container = containerd_client::services::v1::Container {
                 id: self.id.clone(),
@@ -174,7 +180,7 @@ impl<'a> NewContainer<'a> {
     }
 }
 
-/// A container with its task. It is removed with this value.
+/// A container with its task, which is removed on drop.
 #[derive(Debug)]
 pub struct Container<'a> {
     containerd: &'a Containerd,
@@ -184,16 +190,17 @@ pub struct Container<'a> {
     stdio: Mutex<Stdio>,
 }
 
-/// How a process ended.
+/// The end of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Exit {
     /// Its exit code, or 128 + signal.
     pub code: u32,
-    /// When it ended, in seconds since 1970.
+    /// The time of its end, in seconds since 1970.
     pub at: i64,
 }
 
-/// One RPC of containerd's task service: connect, send, unwrap the answer.
+/// Calls one RPC of containerd's task service: connects, sends, unwraps the
+/// reply.
 macro_rules! task_call {
     ($containerd:expr, $method:ident, $request:expr) => {{
         let containerd = $containerd;
@@ -205,17 +212,17 @@ macro_rules! task_call {
 }
 
 impl Container<'_> {
-    /// The host's process ID of its first process.
+    /// Returns the host's process ID of its init.
     pub fn pid(&self) -> i32 {
         self.pid.load(Ordering::Relaxed)
     }
 
-    /// Its streams.
+    /// Returns its streams.
     pub fn stdio(&self) -> MutexGuard<'_, Stdio> {
         self.stdio.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    /// Starts the first process.
+    /// Starts the init.
     pub fn start(&self) -> Result<()> {
         let request = StartRequest { container_id: self.id.clone(), ..Default::default() };
         let started = task_call!(self.containerd, start, request)?;
@@ -223,7 +230,7 @@ impl Container<'_> {
         Ok(())
     }
 
-    /// Waits for the end of the first process.
+    /// Waits for the end of the init.
     pub fn wait(&self) -> Exit {
         self.wait_for("")
     }
@@ -240,18 +247,18 @@ impl Container<'_> {
         exit(&ended.expect("wait for a process").into_inner())
     }
 
-    /// Waits for the first process and returns its output with its exit code.
+    /// Waits for the init. Returns its exit code and its output.
     pub fn finish(&self) -> (u32, String) {
         let exit = self.wait();
         (exit.code, self.stdio().output())
     }
 
-    /// Sends a signal to the first process.
+    /// Sends a signal to the init.
     pub fn kill(&self, signal: i32) -> Result<()> {
         self.signal("", signal, false)
     }
 
-    /// Sends a signal to every process of the container.
+    /// Sends a signal to all processes of the container.
     pub fn kill_all(&self, signal: i32) -> Result<()> {
         self.signal("", signal, true)
     }
@@ -266,7 +273,7 @@ impl Container<'_> {
         task_call!(self.containerd, kill, request)
     }
 
-    /// Runs a line of shell in the container: exit code and output.
+    /// Runs a line of shell in the container. Returns its exit code and output.
     pub fn exec_shell(&self, exec_id: &str, script: &str) -> (u32, String) {
         let exec = self.exec(exec_id, spec::process(&["sh", "-c", script]), Streams::Captured);
         let exec = exec.unwrap_or_else(|e| panic!("exec {exec_id}: {}", e.message()));
@@ -276,7 +283,7 @@ impl Container<'_> {
         (exit.code, output)
     }
 
-    /// Adds a process, not yet started.
+    /// Adds a process without starting it.
     pub fn exec(&self, exec_id: &str, mut process: Value, streams: Streams) -> Result<Exec<'_>> {
         let stdio = Stdio::new(self.containerd.directory().join("fifo").join(exec_id), streams);
         process["terminal"] = stdio.terminal().into();
@@ -294,17 +301,18 @@ impl Container<'_> {
         Ok(Exec { container: self, id, pid: AtomicI32::new(0), stdio: Mutex::new(stdio) })
     }
 
-    /// Freezes it.
+    /// Pauses it.
     pub fn pause(&self) -> Result<()> {
         task_call!(self.containerd, pause, PauseTaskRequest { container_id: self.id.clone() })
     }
 
-    /// Thaws it.
+    /// Resumes it.
     pub fn resume(&self) -> Result<()> {
         task_call!(self.containerd, resume, ResumeTaskRequest { container_id: self.id.clone() })
     }
 
-    /// Changes its resources: the JSON of the spec's `linux.resources`.
+    /// Changes its resources, given as the JSON of the spec's
+    /// `linux.resources`.
     pub fn update(&self, resources: &Value) -> Result<()> {
         let request = UpdateTaskRequest {
             container_id: self.id.clone(),
@@ -314,31 +322,31 @@ impl Container<'_> {
         task_call!(self.containerd, update, request)
     }
 
-    /// Its processes, as the shim lists them.
+    /// Returns its processes, as the shim lists them.
     pub fn processes(&self) -> Vec<ProcessInfo> {
         let request = ListPidsRequest { container_id: self.id.clone() };
         task_call!(self.containerd, list_pids, request).expect("list processes").processes
     }
 
-    /// What containerd says about it, `STOPPED` included.
+    /// Returns the state that containerd reports, even `STOPPED`.
     pub fn state(&self) -> Result<Process> {
         let request = GetRequest { container_id: self.id.clone(), ..Default::default() };
         Ok(task_call!(self.containerd, get, request)?.process.expect("an answer with a process"))
     }
 
-    /// Its state alone.
+    /// Returns its status.
     pub fn status(&self) -> TaskStatus {
         self.state().expect("ask for the state").status()
     }
 
-    /// What it uses.
+    /// Returns its metrics.
     pub fn metrics(&self) -> Metric {
         let request = MetricsRequest { filters: vec![format!("id=={}", self.id)] };
         let metrics = task_call!(self.containerd, metrics, request).expect("ask for metrics");
         metrics.metrics.into_iter().next().expect("metrics of this container")
     }
 
-    /// Says that no more input comes.
+    /// Closes its standard input.
     pub fn close_io(&self) -> Result<()> {
         let request =
             CloseIoRequest { container_id: self.id.clone(), stdin: true, ..Default::default() };
@@ -352,30 +360,30 @@ impl Container<'_> {
         task_call!(self.containerd, resize_pty, request)
     }
 
-    /// Deletes the task and keeps the container: its exit code.
+    /// Deletes the task and keeps the container. Returns the exit code.
     pub fn delete_task(&self) -> Result<u32> {
         let request = DeleteTaskRequest { container_id: self.id.clone() };
         Ok(task_call!(self.containerd, delete, request)?.exit_status)
     }
 
-    /// Asks for a task though there is one.
+    /// Requests a second task.
     pub fn create_task_again(&self) -> Result<()> {
         let request = CreateTaskRequest { container_id: self.id.clone(), ..Default::default() };
         task_call!(self.containerd, create, request).map(|_| ())
     }
 
-    /// Asks for a checkpoint.
+    /// Requests a checkpoint.
     pub fn checkpoint(&self) -> Result<()> {
         let request = CheckpointTaskRequest { container_id: self.id.clone(), ..Default::default() };
         task_call!(self.containerd, checkpoint, request).map(|_| ())
     }
 
-    /// The shim's process ID.
+    /// Returns the shim's process ID.
     pub fn shim(&self) -> i32 {
         sandbox::shim_of(self.pid())
     }
 
-    /// A descriptor that becomes readable when the first process ends.
+    /// Returns a descriptor that becomes readable when the init ends.
     pub fn pidfd(&self) -> OwnedFd {
         pidfd(self.pid())
     }
@@ -387,7 +395,7 @@ impl Drop for Container<'_> {
     }
 }
 
-/// An additional process of a container. It is deleted with this value.
+/// An exec'd process of a container, which is deleted on drop.
 #[derive(Debug)]
 pub struct Exec<'a> {
     container: &'a Container<'a>,
@@ -398,12 +406,12 @@ pub struct Exec<'a> {
 }
 
 impl Exec<'_> {
-    /// The host's process ID of its process.
+    /// Returns its process ID on the host.
     pub fn pid(&self) -> i32 {
         self.pid.load(Ordering::Relaxed)
     }
 
-    /// Its streams.
+    /// Returns its streams.
     pub fn stdio(&self) -> MutexGuard<'_, Stdio> {
         self.stdio.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
@@ -438,7 +446,7 @@ impl Exec<'_> {
         task_call!(self.container.containerd, resize_pty, request)
     }
 
-    /// Says that no more input comes.
+    /// Closes its standard input.
     pub fn close_io(&self) -> Result<()> {
         let request = CloseIoRequest {
             container_id: self.container.id.clone(),
@@ -448,7 +456,7 @@ impl Exec<'_> {
         task_call!(self.container.containerd, close_io, request)
     }
 
-    /// Deletes it: its exit code.
+    /// Deletes it. Returns its exit code.
     pub fn delete(&self) -> Result<u32> {
         let request = DeleteProcessRequest {
             container_id: self.container.id.clone(),
@@ -467,13 +475,13 @@ impl Drop for Exec<'_> {
 }
 
 impl Containerd {
-    /// Waits for the end of a task that this process did not make.
+    /// Waits for the end of a task that another process made.
     pub fn wait_for_task(&self, id: &str) -> Exit {
         let request = WaitRequest { container_id: id.to_owned(), ..Default::default() };
         exit(&task_call!(self, wait, request).expect("wait for a task"))
     }
 
-    /// A writable root file system of the test image.
+    /// Prepares a writable root file system of the test image.
     fn prepare_rootfs(&self, id: &str) -> Result<Vec<Mount>> {
         let parent = self.busybox_snapshot();
         let request = PrepareSnapshotRequest {
@@ -494,7 +502,7 @@ impl Containerd {
     }
 }
 
-/// Removes a container and whatever still runs in it, as far as it exists.
+/// Removes a container and whatever still runs in it, if it exists.
 pub(crate) fn discard(containerd: &Containerd, id: &str) {
     if keep::keeps() {
         return;
@@ -543,7 +551,7 @@ fn pid(number: u32) -> i32 {
     number.try_into().expect("a process ID")
 }
 
-/// A descriptor that becomes readable when the process ends.
+/// Returns a descriptor that becomes readable when the process ends.
 pub fn pidfd(pid: i32) -> OwnedFd {
     let pid = Pid::from_raw(pid).expect("a process ID");
     pidfd_open(pid, PidfdFlags::empty()).unwrap_or_else(|e| panic!("pidfd_open {pid:?}: {e}"))

@@ -1,6 +1,6 @@
-//! A private containerd: own root, state, sockets, namespace and network, real
-//! executables. It is started for one test and taken down at its end, and with
-//! it goes the check that nothing was left behind.
+//! A private containerd with its own root, state, sockets, namespace and
+//! network, and real executables. It is started for one test and stopped at its
+//! end, which also checks that nothing was left behind.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -22,19 +22,19 @@ use crate::prepared::{Prepared, link_or_copy};
 use crate::slot::Slot;
 use crate::{cgroup, image, keep, leaks, wait};
 
-/// The containerds that the suite knows; each is fetched by `ci/containerd`.
+/// The containerds of the suite. `ci/containerd` fetches each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Version {
-    /// Debian bookworm's.
+    /// The one of Debian bookworm.
     V1_6,
-    /// Debian trixie's.
+    /// The one of Debian trixie.
     V1_7,
-    /// Debian forky's.
+    /// The one of Debian forky.
     V2_1,
 }
 
 impl Version {
-    /// Its number, as `ci/containerd` takes it.
+    /// Returns its number, as `ci/containerd` takes it.
     pub fn number(self) -> &'static str {
         match self {
             Version::V1_6 => "1.6",
@@ -43,7 +43,8 @@ impl Version {
         }
     }
 
-    /// The folder with its executables: `.cache/containerd-VERSION/bin`.
+    /// Returns the folder with its executables:
+    /// `.cache/containerd-VERSION/bin`.
     pub(crate) fn executables(self) -> PathBuf {
         let folder = repository().join(format!(".cache/containerd-{}/bin", self.number()));
         let hint = format!("run: ci/containerd {}", self.number());
@@ -56,10 +57,10 @@ impl Version {
     }
 }
 
-/// A running containerd. Dropping it ends it and checks for leaks.
+/// A running containerd. Dropping it stops it and checks for leaks.
 #[derive(Debug)]
 pub struct Containerd {
-    /// Which one.
+    /// Its version.
     pub version: Version,
     slot: Slot,
     sandboxer: &'static str,
@@ -68,18 +69,18 @@ pub struct Containerd {
     process: Mutex<Option<Child>>,
     ids: Mutex<BTreeSet<String>>,
     prepared: Prepared,
-    /// Of the node itself, rather than private to the test.
+    /// Set if it is the node's own rather than private to the test.
     node: Option<Node>,
 }
 
 impl Containerd {
-    /// Starts one and waits until it answers.
+    /// Starts one and waits until it replies.
     pub fn start(version: Version) -> Containerd {
         Containerd::start_with_options(version, |_| String::new())
     }
 
-    /// Starts one whose configuration gives CRI's runtime a table `options`,
-    /// which may name files of the directory that the test gets.
+    /// Starts one whose configuration has the table `options` for CRI's
+    /// runtime. The options may name files in the test's directory.
     pub fn start_with_options(
         version: Version,
         options: impl FnOnce(&Path) -> String,
@@ -90,7 +91,7 @@ impl Containerd {
         containerd
     }
 
-    /// Starts a containerd 2.1 that asks Palisade for sandboxes themselves.
+    /// Starts a containerd 2.1 that calls Palisade's Sandbox service.
     pub fn start_with_sandboxer() -> Containerd {
         let containerd = Containerd::prepare(Version::V2_1, "shim", |_| String::new());
         containerd.bring_images();
@@ -98,8 +99,8 @@ impl Containerd {
         containerd
     }
 
-    /// Starts one whose shims find another program in the place of `palisade`,
-    /// and the real one beside it as `palisade-honest`.
+    /// Starts one whose shims find another program in place of `palisade`, with
+    /// the real one beside it as `palisade-honest`.
     pub fn start_with_boot(version: Version, program: &Path) -> Containerd {
         let containerd = Containerd::prepare(version, "podsandbox", |_| String::new());
         let bin = containerd.directory().join("bin");
@@ -110,8 +111,8 @@ impl Containerd {
         containerd
     }
 
-    /// The node's own, as systemd starts it with the configuration of its
-    /// distribution. Only for a machine that is thrown away afterwards.
+    /// Returns the node's own, started by systemd with the distribution's
+    /// configuration. Only for a machine that is thrown away afterwards.
     pub fn of_the_node(version: Version) -> Containerd {
         let mut containerd = Containerd::prepare(version, "podsandbox", |_| String::new());
         containerd.node = Some(Node::prepare(&containerd.slot, &version.executables()));
@@ -144,14 +145,14 @@ impl Containerd {
         containerd
     }
 
-    /// Writes the directory: configuration, network, and a folder with the
-    /// runtime's executables for containerd's PATH.
+    /// Writes the directory: the configuration, the network, and a folder with
+    /// the runtime's executables for containerd's PATH.
     fn lay_out(&self, options: &str) {
         let directory = self.directory();
         for folder in ["", "bin", "cni", "fifo"] {
             fs::create_dir_all(directory.join(folder)).expect("make the test's directory");
         }
-        // Users of the sandbox's range walk through it to root file systems.
+        // Users of the sandbox's range pass through it to root file systems.
         fs::set_permissions(&directory, fs::Permissions::from_mode(0o711)).expect("chmod");
         let settings = Settings {
             version: self.version,
@@ -167,7 +168,8 @@ impl Containerd {
         install_palisade(&directory.join("bin"), &self.runtime_name);
     }
 
-    /// Gives it a root with the images in both namespaces, the test's and CRI's.
+    /// Gives it a root with the images in both namespaces, the test's and
+    /// CRI's.
     fn bring_images(&self) {
         let root = self.directory().join("root");
         if self.prepared.lend(&root) {
@@ -186,13 +188,13 @@ impl Containerd {
         }
     }
 
-    /// The name of the snapshot that holds the busybox image.
+    /// Returns the name of the snapshot that holds the busybox image.
     pub fn busybox_snapshot(&self) -> String {
         self.prepared.busybox_snapshot()
     }
 
-    /// Starts the daemon on what is in the directory, and waits until it
-    /// answers. After [`Containerd::kill`] this is the restart.
+    /// Starts the daemon with the files of the directory, and waits until it
+    /// replies. After [`Containerd::kill`] this is a restart.
     pub fn launch(&self) {
         if self.node.is_some() {
             node::systemctl("start");
@@ -207,7 +209,8 @@ impl Containerd {
             .args(["--log-level", &std::env::var("PALISADE_TEST_LOG").unwrap_or("info".into())])
             .env_clear()
             .env("PATH", self.path())
-            // It lives for one test: what it would collect is not worth the time.
+            // It runs for one test only, in which garbage collection is not
+            // worth the time.
             .env("GOGC", "off")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -219,7 +222,7 @@ impl Containerd {
         wait::until("containerd answers", || self.answers().then_some(()));
     }
 
-    /// Whether it does.
+    /// Whether it replies.
     pub fn answers(&self) -> bool {
         let exited = self.process().as_mut().map(|child| child.try_wait());
         if let Some(Ok(Some(status))) = exited {
@@ -233,14 +236,14 @@ impl Containerd {
         })
     }
 
-    /// SIGKILL: what a crash, or a careless administrator, does.
+    /// Sends SIGKILL, as in a crash.
     pub fn kill(&self) {
         let mut child = self.process().take().expect("containerd runs");
         child.kill().expect("kill containerd");
         child.wait().expect("wait for containerd");
     }
 
-    /// The daemon's process ID.
+    /// Returns the daemon's process ID.
     pub fn pid(&self) -> i32 {
         let process = self.process();
         process.as_ref().expect("containerd runs").id().try_into().expect("a process ID")
@@ -250,12 +253,12 @@ impl Containerd {
         self.process.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    /// Everything of this test on disk.
+    /// Returns the directory of this test's files.
     pub fn directory(&self) -> PathBuf {
         self.slot.directory()
     }
 
-    /// The socket of containerd's API.
+    /// Returns the socket of containerd's API.
     pub fn address(&self) -> PathBuf {
         if self.node.is_some() {
             return node::SOCKET.into();
@@ -263,60 +266,61 @@ impl Containerd {
         self.directory().join("c.sock")
     }
 
-    /// The containerd namespace that tests use; CRI uses `k8s.io`.
+    /// Returns the containerd namespace of the test. CRI uses `k8s.io`.
     pub fn namespace(&self) -> String {
         self.slot.name()
     }
 
-    /// The cgroup that pods are put below.
+    /// Returns the cgroup above the pods.
     pub fn pods_cgroup(&self) -> String {
         cgroup::parent(&self.slot)
     }
 
-    /// The cgroup of a container, as a spec says it.
+    /// Returns the cgroup of a container, in the form of a spec.
     pub fn cgroups_path(&self, id: &str) -> String {
         cgroup::path(&self.slot, id)
     }
 
-    /// The name of the runtime under test.
+    /// Returns the name of the runtime under test.
     pub fn runtime_name(&self) -> &str {
         &self.runtime_name
     }
 
-    /// The test's numbers and names.
+    /// Returns the test's slot.
     pub fn slot(&self) -> &Slot {
         &self.slot
     }
 
-    /// What containerd has logged so far.
+    /// Returns containerd's log so far.
     pub fn log(&self) -> String {
         fs::read_to_string(self.directory().join("log")).unwrap_or_default()
     }
 
-    /// PATH of containerd and `ctr`: the executables under test come first.
+    /// Returns PATH of containerd and `ctr`, with the executables under test
+    /// first.
     pub fn path(&self) -> String {
         let own = self.directory().join("bin");
         let theirs = self.version.executables();
         format!("{}:{}:/usr/sbin:/usr/bin:/sbin:/bin", own.display(), theirs.display())
     }
 
-    /// Remembers an ID that the test uses, for the leak check.
+    /// Remembers an ID of the test, for the leak check.
     pub fn track(&self, id: &str) {
         self.ids.lock().expect("no test panics in here").insert(id.to_owned());
     }
 
-    /// The IDs that the test used.
+    /// Returns the IDs of the test.
     pub fn tracked(&self) -> BTreeSet<String> {
         self.ids.lock().map(|ids| ids.clone()).unwrap_or_default()
     }
 
-    /// Runs the asynchronous clients to their end.
+    /// Runs an asynchronous client to its end.
     pub fn block_on<F: Future>(&self, future: F) -> F::Output {
         let bounded = async { tokio::time::timeout(2 * wait::deadline(), future).await };
         self.runtime.block_on(bounded).expect("containerd answers in time")
     }
 
-    /// Runs something beside the test.
+    /// Runs a future in parallel to the test.
     pub fn spawn<F>(&self, future: F) -> tokio::task::JoinHandle<F::Output>
     where
         F: Future + Send + 'static,
@@ -325,13 +329,13 @@ impl Containerd {
         self.runtime.spawn(future)
     }
 
-    /// A connection to containerd's API.
+    /// Returns a connection to containerd's API.
     pub fn client(&self) -> Client {
         let connected = self.block_on(Client::from_path(self.address()));
         connected.unwrap_or_else(|e| panic!("connect to containerd: {e}\n{}", self.log()))
     }
 
-    /// A request in the test's containerd namespace.
+    /// Returns a request in the test's containerd namespace.
     pub fn request<T>(&self, message: T) -> Request<T> {
         let mut request = Request::new(message);
         let namespace = MetadataValue::try_from(self.namespace()).expect("an ASCII name");
@@ -339,14 +343,14 @@ impl Containerd {
         request
     }
 
-    /// Makes the images available in CRI's namespace, where they are not from the
-    /// start: in the node's own.
+    /// Imports the images into CRI's namespace, for the node's own containerd,
+    /// which does not start with them.
     pub fn import_images_for_cri(&self) {
         self.import_archive("k8s.io", &image::archive());
         self.wait_for_cri_images();
     }
 
-    /// `ctr image import` of an archive's content.
+    /// Runs `ctr image import` on an archive with this content.
     pub fn import_archive(&self, namespace: &str, content: &[u8]) {
         let archive = self.directory().join(format!("images-{namespace}.tar"));
         fs::write(&archive, content).expect("write the images");
@@ -357,15 +361,15 @@ impl Containerd {
         let mut command = self.ctr_command();
         command.args(["--namespace", namespace, "image", "import"]);
         if self.version == Version::V2_1 {
-            // Else a service does it that unpacks for its own platform only.
+            // Otherwise a service imports them that unpacks only for its own platform.
             command.arg("--local");
         }
         let imported = command.arg(archive).output().expect("run ctr");
-        let said = String::from_utf8_lossy(&imported.stderr);
-        assert!(imported.status.success(), "ctr image import: {said}");
+        let stderr = String::from_utf8_lossy(&imported.stderr);
+        assert!(imported.status.success(), "ctr image import: {stderr}");
     }
 
-    /// `ctr --address ...`, still without a namespace.
+    /// Returns the command `ctr --address ...`, without a namespace.
     pub fn ctr_command(&self) -> Command {
         let mut command = Command::new(self.version.executables().join("ctr"));
         command.arg("--address").arg(self.address());
@@ -373,7 +377,7 @@ impl Containerd {
         command
     }
 
-    /// Ends the daemon, politely at first.
+    /// Stops the daemon, first with SIGTERM.
     fn stop(&self) {
         let Some(mut child) = self.process().take() else {
             return;
@@ -419,13 +423,14 @@ fn tokio_runtime() -> Runtime {
     builder.worker_threads(1).enable_all().build().expect("start a runtime")
 }
 
-/// The runtime under test. Another one can be named to try out a test itself:
-/// what holds for containers anywhere must pass with runc as well.
+/// Returns the name of the runtime under test. To try out a test itself,
+/// another runtime can be named: a test of what holds for all containers must
+/// pass with runc as well.
 pub(crate) fn runtime_name() -> String {
     std::env::var("PALISADE_TEST_RUNTIME").unwrap_or("io.containerd.palisade.v1".into())
 }
 
-/// Puts what was built into a folder of a daemon's PATH.
+/// Puts the built executables into a folder of a daemon's PATH.
 pub(crate) fn install_palisade(folder: &Path, runtime_name: &str) {
     for name in ["containerd-shim-palisade-v1", "palisade"] {
         let built = palisade_executables().join(name);
@@ -437,12 +442,13 @@ pub(crate) fn install_palisade(folder: &Path, runtime_name: &str) {
     }
 }
 
-/// The root of the repository.
+/// Returns the root of the repository.
 pub fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("this crate lies in the repository")
 }
 
-/// Where `cargo build --release` puts the two executables.
+/// Returns the folder in which `cargo build --release` puts the two
+/// executables.
 pub fn palisade_executables() -> PathBuf {
     match std::env::var_os("PALISADE_TEST_EXECUTABLES") {
         Some(folder) => folder.into(),

@@ -17,7 +17,7 @@ use crate::{image, keep, wait};
 /// The name under which containerd's configuration lists the runtime.
 pub const HANDLER: &str = "palisade";
 
-/// One RPC of CRI's runtime service: connect, send, unwrap the answer.
+/// Calls one RPC of CRI's runtime service: connects, sends, unwraps the reply.
 macro_rules! cri_call {
     ($containerd:expr, $method:ident, $request:expr) => {{
         let containerd = $containerd;
@@ -28,7 +28,7 @@ macro_rules! cri_call {
     }};
 }
 
-/// What CRI answers: its message as the error.
+/// A result with CRI's message as the error.
 pub type Result<T> = std::result::Result<T, Status>;
 
 impl Containerd {
@@ -46,8 +46,8 @@ impl Containerd {
         self.wait_for_cri_images();
     }
 
-    /// CRI hears of an import by an event, so a little later; and it may still
-    /// be starting.
+    /// Waits until CRI has the images. It learns of an import by an event, so a
+    /// little later, and may still be starting.
     pub(crate) fn wait_for_cri_images(&self) {
         wait::until("CRI knows the images", || {
             [image::BUSYBOX, image::PAUSE].iter().all(|name| self.cri_has_image(name)).then_some(())
@@ -63,7 +63,7 @@ impl Containerd {
         status.is_ok_and(|status| status.get_ref().image.is_some())
     }
 
-    /// The configuration of a pod, as the kubelet writes it.
+    /// Returns the configuration of a pod, as the kubelet writes it.
     pub fn pod_config(&self, name: &str) -> PodSandboxConfig {
         PodSandboxConfig {
             metadata: Some(PodSandboxMetadata {
@@ -91,13 +91,13 @@ impl Containerd {
         self.pod_with(name, |_| ())
     }
 
-    /// Runs a pod whose configuration is changed first.
+    /// Runs a pod with a changed configuration.
     pub fn pod_with(&self, name: &str, change: impl FnOnce(&mut PodSandboxConfig)) -> Pod<'_> {
         let pod = self.try_pod(name, change);
         pod.unwrap_or_else(|e| panic!("run pod {name}: {}", e.message()))
     }
 
-    /// Runs a pod, or tells why that was refused.
+    /// Runs a pod, or returns the error.
     pub fn try_pod(
         &self,
         name: &str,
@@ -106,7 +106,7 @@ impl Containerd {
         self.try_pod_by(HANDLER, name, change)
     }
 
-    /// Runs a pod by a runtime handler: an empty one is containerd's default.
+    /// Runs a pod with a runtime handler. An empty one is containerd's default.
     pub fn try_pod_by(
         &self,
         handler: &str,
@@ -127,7 +127,8 @@ impl Containerd {
     }
 }
 
-/// Shared network and IPC, and PIDs apart: what a pod has by default.
+/// Returns a pod's default namespaces: shared network and IPC, and separate
+/// PIDs.
 pub fn pod_namespaces() -> NamespaceOption {
     NamespaceOption {
         network: NamespaceMode::Pod.into(),
@@ -137,38 +138,38 @@ pub fn pod_namespaces() -> NamespaceOption {
     }
 }
 
-/// The security context of a pod's configuration.
+/// Returns the security context of a pod's configuration.
 pub fn pod_security(config: &mut PodSandboxConfig) -> &mut LinuxSandboxSecurityContext {
     config.linux.get_or_insert_default().security_context.get_or_insert_default()
 }
 
-/// The security context of a container's configuration.
+/// Returns the security context of a container's configuration.
 pub fn security(config: &mut ContainerConfig) -> &mut LinuxContainerSecurityContext {
     config.linux.get_or_insert_default().security_context.get_or_insert_default()
 }
 
-/// The limits in a container's configuration.
+/// Returns the limits in a container's configuration.
 pub fn resources(config: &mut ContainerConfig) -> &mut LinuxContainerResources {
     config.linux.get_or_insert_default().resources.get_or_insert_default()
 }
 
-/// A running pod. It is stopped and removed with this value.
+/// A running pod, which is stopped and removed on drop.
 #[derive(Debug)]
 pub struct Pod<'a> {
     containerd: &'a Containerd,
     /// Its ID, which is its root container's and its sandbox's.
     pub id: String,
-    /// What it was made from.
+    /// The configuration that it was made from.
     pub config: PodSandboxConfig,
 }
 
 impl<'a> Pod<'a> {
-    /// A container that runs a line of shell, started.
+    /// Starts a container that runs a line of shell.
     pub fn shell(&self, name: &str, script: &str) -> PodContainer<'a> {
         self.container(name, script, |_| ())
     }
 
-    /// The same, with its configuration changed first.
+    /// Starts a container with a changed configuration.
     pub fn container(
         &self,
         name: &str,
@@ -182,8 +183,8 @@ impl<'a> Pod<'a> {
         container
     }
 
-    /// A container that is created and not started. The kubelet counts how
-    /// often it restarted one in `attempt`.
+    /// Creates a container without starting it. `attempt` is the kubelet's
+    /// count of restarts.
     pub fn create(
         &self,
         name: &str,
@@ -223,7 +224,7 @@ impl<'a> Pod<'a> {
         }
     }
 
-    /// What CRI says about it.
+    /// Returns the status that CRI reports.
     pub fn status(&self) -> PodSandboxStatus {
         let request = PodSandboxStatusRequest { pod_sandbox_id: self.id.clone(), verbose: false };
         let status = cri_call!(self.containerd, pod_sandbox_status, request);
@@ -235,12 +236,12 @@ impl<'a> Pod<'a> {
         self.status().state() == PodSandboxState::SandboxReady
     }
 
-    /// Its address in the pods' network.
+    /// Returns its address in the pods' network.
     pub fn ip(&self) -> String {
         self.status().network.expect("a pod with a network").ip
     }
 
-    /// What CRI notes about the sandbox beyond the API, as JSON.
+    /// Returns CRI's verbose information about the sandbox, as JSON.
     pub fn verbose_info(&self) -> serde_json::Value {
         let request = PodSandboxStatusRequest { pod_sandbox_id: self.id.clone(), verbose: true };
         let status = cri_call!(self.containerd, pod_sandbox_status, request);
@@ -248,25 +249,25 @@ impl<'a> Pod<'a> {
         serde_json::from_str(&info["info"]).expect("CRI's notes are JSON")
     }
 
-    /// The host's process ID of its root container.
+    /// Returns the host's process ID of its root container.
     pub fn pid(&self) -> i32 {
         let pid = self.verbose_info()["pid"].as_i64().expect("a process ID in CRI's notes");
         pid.try_into().expect("a process ID")
     }
 
-    /// URL of a port-forwarding session.
+    /// Returns the URL of a port-forwarding session.
     pub fn port_forward(&self, port: i32) -> String {
         let request = PortForwardRequest { pod_sandbox_id: self.id.clone(), port: vec![port] };
         cri_call!(self.containerd, port_forward, request).expect("ask for port forwarding").url
     }
 
-    /// StopPodSandbox.
+    /// Calls StopPodSandbox.
     pub fn stop(&self) -> Result<()> {
         let request = StopPodSandboxRequest { pod_sandbox_id: self.id.clone() };
         cri_call!(self.containerd, stop_pod_sandbox, request).map(|_| ())
     }
 
-    /// RemovePodSandbox.
+    /// Calls RemovePodSandbox.
     pub fn remove(&self) -> Result<()> {
         let request = RemovePodSandboxRequest { pod_sandbox_id: self.id.clone() };
         cri_call!(self.containerd, remove_pod_sandbox, request).map(|_| ())
@@ -293,11 +294,11 @@ pub struct PodContainer<'a> {
     containerd: &'a Containerd,
     /// Its ID.
     pub id: String,
-    /// The file that containerd writes its output to.
+    /// The file to which containerd writes its output.
     pub log: PathBuf,
 }
 
-/// What a command inside a container said and how it ended.
+/// The output of a command in a container, and its end.
 #[derive(Debug)]
 pub struct Answer {
     /// Its exit code.
@@ -309,18 +310,18 @@ pub struct Answer {
 }
 
 impl PodContainer<'_> {
-    /// StartContainer.
+    /// Calls StartContainer.
     pub fn start(&self) -> Result<()> {
         let request = StartContainerRequest { container_id: self.id.clone() };
         cri_call!(self.containerd, start_container, request).map(|_| ())
     }
 
-    /// ExecSync of a line of shell.
+    /// Calls ExecSync with a line of shell.
     pub fn exec(&self, script: &str) -> Answer {
         self.try_exec(&["sh", "-c", script], 0).unwrap_or_else(|e| panic!("exec {script}: {e}"))
     }
 
-    /// Output of a line of shell that succeeds, trimmed.
+    /// Returns the trimmed output of a line of shell, which must succeed.
     #[track_caller]
     pub fn ask(&self, script: &str) -> String {
         let answer = self.exec(script);
@@ -328,7 +329,7 @@ impl PodContainer<'_> {
         answer.stdout.trim().to_owned()
     }
 
-    /// ExecSync, with a time-out in seconds (zero for none).
+    /// Calls ExecSync, with a timeout in seconds (zero for none).
     pub fn try_exec(&self, args: &[&str], timeout: i64) -> Result<Answer> {
         let cmd = args.iter().map(|arg| (*arg).to_owned()).collect();
         let request = ExecSyncRequest { container_id: self.id.clone(), cmd, timeout };
@@ -340,7 +341,7 @@ impl PodContainer<'_> {
         })
     }
 
-    /// URL of an Exec session.
+    /// Returns the URL of an Exec session.
     pub fn exec_url(&self, args: &[&str], stdin: bool, tty: bool) -> String {
         let request = ExecRequest {
             container_id: self.id.clone(),
@@ -353,21 +354,21 @@ impl PodContainer<'_> {
         cri_call!(self.containerd, exec, request).expect("ask for an exec session").url
     }
 
-    /// URL of an Attach session.
+    /// Returns the URL of an Attach session.
     pub fn attach_url(&self, stdin: bool, tty: bool) -> String {
         let container_id = self.id.clone();
         let request = AttachRequest { container_id, stdin, tty, stdout: true, stderr: !tty };
         cri_call!(self.containerd, attach, request).expect("ask for an attach session").url
     }
 
-    /// What CRI says about it.
+    /// Returns the status that CRI reports.
     pub fn status(&self) -> ContainerStatus {
         let request = ContainerStatusRequest { container_id: self.id.clone(), verbose: false };
         let status = cri_call!(self.containerd, container_status, request);
         status.expect("ask for the container's status").status.expect("a status")
     }
 
-    /// The host's process ID of its first process.
+    /// Returns the host's process ID of its init.
     pub fn pid(&self) -> i32 {
         let request = ContainerStatusRequest { container_id: self.id.clone(), verbose: true };
         let status = cri_call!(self.containerd, container_status, request);
@@ -376,7 +377,7 @@ impl PodContainer<'_> {
         info["pid"].as_i64().expect("a process ID").try_into().expect("a process ID")
     }
 
-    /// Waits until CRI has seen its end: its status then.
+    /// Waits until CRI has seen its end. Returns the status then.
     pub fn wait(&self) -> ContainerStatus {
         wait::until("the container's end", || {
             let status = self.status();
@@ -384,10 +385,10 @@ impl PodContainer<'_> {
         })
     }
 
-    /// Waits until CRI has seen its end and gives this reason for it. containerd
-    /// 2.1 handles the events of its tasks in one order and their ends in another
-    /// (`handleContainerExit` in internal/cri/server/events.go of 2.3 says so): what
-    /// the shim has told first may be what CRI knows last.
+    /// Waits until CRI has seen its end with this reason. containerd 2.1
+    /// handles the events of its tasks in one order and their ends in another
+    /// (as `handleContainerExit` in internal/cri/server/events.go of 2.3
+    /// explains): CRI may learn last what the shim published first.
     pub fn wait_for_reason(&self, reason: &str) -> ContainerStatus {
         wait::until(&format!("the container's end as {reason}"), || {
             let status = self.status();
@@ -396,7 +397,8 @@ impl PodContainer<'_> {
         })
     }
 
-    /// What it has written so far, stream by stream: its log without the times.
+    /// Returns the lines that it has written so far, with their streams: its
+    /// log without the times.
     pub fn log_lines(&self) -> Vec<(String, String)> {
         let log = fs::read_to_string(&self.log).unwrap_or_default();
         let parsed = log.lines().filter_map(|line| {
@@ -414,20 +416,20 @@ impl PodContainer<'_> {
         });
     }
 
-    /// ReopenContainerLog.
+    /// Calls ReopenContainerLog.
     pub fn reopen_log(&self) -> Result<()> {
         let request = ReopenContainerLogRequest { container_id: self.id.clone() };
         cri_call!(self.containerd, reopen_container_log, request).map(|_| ())
     }
 
-    /// ContainerStats.
+    /// Calls ContainerStats.
     pub fn stats(&self) -> ContainerStats {
         let request = ContainerStatsRequest { container_id: self.id.clone() };
         let stats = cri_call!(self.containerd, container_stats, request);
         stats.expect("ask for the container's stats").stats.expect("stats")
     }
 
-    /// UpdateContainerResources.
+    /// Calls UpdateContainerResources.
     pub fn update(&self, limits: LinuxContainerResources) -> Result<()> {
         let request = UpdateContainerResourcesRequest {
             container_id: self.id.clone(),
@@ -437,14 +439,14 @@ impl PodContainer<'_> {
         cri_call!(self.containerd, update_container_resources, request).map(|_| ())
     }
 
-    /// StopContainer with its grace period.
+    /// Calls StopContainer with a grace period.
     pub fn stop(&self, grace: Duration) -> Result<()> {
         let timeout = grace.as_secs().try_into().expect("a short time");
         let request = StopContainerRequest { container_id: self.id.clone(), timeout };
         cri_call!(self.containerd, stop_container, request).map(|_| ())
     }
 
-    /// RemoveContainer.
+    /// Calls RemoveContainer.
     pub fn remove(&self) -> Result<()> {
         let request = RemoveContainerRequest { container_id: self.id.clone() };
         cri_call!(self.containerd, remove_container, request).map(|_| ())

@@ -8,10 +8,10 @@ use crate::container::{discard, pidfd};
 use crate::containerd::Containerd;
 use crate::{image, wait};
 
-/// What a command said and how it ended.
+/// The output of a command, and its end.
 #[derive(Debug)]
 pub struct Finished {
-    /// The exit code; 128 + n when a signal ended it.
+    /// The exit code, or 128 + n after signal n.
     pub code: i32,
     /// Standard output.
     pub stdout: String,
@@ -32,16 +32,16 @@ impl From<Output> for Finished {
 }
 
 impl Finished {
-    /// Itself, if the command succeeded.
+    /// Returns itself if the command succeeded, and panics otherwise.
     #[track_caller]
     pub fn succeeded(self) -> Self {
-        assert_eq!(self.code, 0, "it failed and said: {}{}", self.stdout, self.stderr);
+        assert_eq!(self.code, 0, "it failed with: {}{}", self.stdout, self.stderr);
         self
     }
 }
 
 impl Containerd {
-    /// `ctr ARGUMENTS` in the test's namespace.
+    /// Runs `ctr ARGUMENTS` in the test's namespace.
     pub fn ctr<S: AsRef<str>>(&self, arguments: impl IntoIterator<Item = S>) -> Finished {
         let mut command = self.ctr_in_namespace();
         command.args(arguments.into_iter().map(|argument| argument.as_ref().to_owned()));
@@ -54,14 +54,15 @@ impl Containerd {
         command
     }
 
-    /// `ctr run` of a container with this ID; the flags and the command follow.
+    /// Prepares `ctr run` of a container with this ID. Flags and the command
+    /// follow.
     pub fn run(&self, id: &str) -> Run<'_> {
         self.track(id);
         Run { containerd: self, id: id.to_owned(), flags: Vec::new() }
     }
 }
 
-/// A `ctr run` in the making. Whatever it leaves is removed with it.
+/// A prepared `ctr run`. What it leaves is removed on drop.
 #[derive(Debug)]
 pub struct Run<'a> {
     containerd: &'a Containerd,
@@ -84,17 +85,17 @@ impl<'a> Run<'a> {
         command
     }
 
-    /// `ctr run --rm`: to its end.
+    /// Runs `ctr run --rm` to its end.
     pub fn output<const N: usize>(self, args: [&str; N]) -> Finished {
         self.command(&["--rm"], &args).output().expect("run ctr").into()
     }
 
-    /// `ctr run --rm`, left running, with pipes to its streams.
+    /// Starts `ctr run --rm`, with pipes to its streams.
     pub fn interactive<const N: usize>(self, args: [&str; N]) -> Interactive {
         Interactive::spawn(self.command(&["--rm"], &args))
     }
 
-    /// `ctr run --detach`.
+    /// Runs `ctr run --detach`.
     pub fn detached<const N: usize>(self, args: [&str; N]) -> Detached<'a> {
         let ran: Finished =
             self.command(&["--detach", "--null-io"], &args).output().expect("run ctr").into();
@@ -111,7 +112,7 @@ impl Drop for Run<'_> {
     }
 }
 
-/// A `ctr` that runs beside the test.
+/// A `ctr` that runs in parallel to the test.
 #[derive(Debug)]
 pub struct Interactive {
     child: Child,
@@ -161,7 +162,7 @@ fn collect(mut from: impl Read + Send + 'static) -> JoinHandle<Vec<u8>> {
     })
 }
 
-/// A container that `ctr run --detach` started. It is removed with this value.
+/// A container started by `ctr run --detach`, which is removed on drop.
 #[derive(Debug)]
 pub struct Detached<'a> {
     containerd: &'a Containerd,
@@ -170,26 +171,26 @@ pub struct Detached<'a> {
 }
 
 impl Detached<'_> {
-    /// `ctr task exec` with a fresh exec ID.
+    /// Runs `ctr task exec` with a new exec ID.
     pub fn exec<const N: usize>(&self, exec_id: &str, args: [&str; N]) -> Finished {
         self.exec_with(exec_id, &[], &args)
     }
 
-    /// `ctr task exec` with flags.
+    /// Runs `ctr task exec` with flags.
     pub fn exec_with(&self, exec_id: &str, flags: &[&str], args: &[&str]) -> Finished {
         let mut command = self.containerd.ctr_in_namespace();
         command.args(["task", "exec", "--exec-id", exec_id]).args(flags).arg(&self.id).args(args);
         command.output().expect("run ctr").into()
     }
 
-    /// `ctr task exec`, left running, with pipes to its streams.
+    /// Starts `ctr task exec`, with pipes to its streams.
     pub fn exec_interactive<const N: usize>(&self, exec_id: &str, args: [&str; N]) -> Interactive {
         let mut command = self.containerd.ctr_in_namespace();
         command.args(["task", "exec", "--exec-id", exec_id, &self.id]).args(args);
         Interactive::spawn(command)
     }
 
-    /// `ctr task kill` with a signal and further flags.
+    /// Runs `ctr task kill` with a signal and further flags.
     pub fn kill(&self, signal: &str, flags: &[&str]) -> Finished {
         let mut command = vec!["task", "kill", "--signal", signal];
         command.extend(flags);
@@ -197,7 +198,7 @@ impl Detached<'_> {
         self.containerd.ctr(command)
     }
 
-    /// `RUNNING`, `STOPPED`, ... as `ctr task list` prints it.
+    /// Returns `RUNNING`, `STOPPED`, ... as `ctr task list` prints it.
     pub fn status(&self) -> String {
         let listed = self.containerd.ctr(["task", "list"]).succeeded();
         let line =
@@ -206,7 +207,7 @@ impl Detached<'_> {
         line.split_whitespace().last().expect("three columns").to_owned()
     }
 
-    /// The host's process ID of its first process, from `ctr task list`.
+    /// Returns the host's process ID of its init, from `ctr task list`.
     pub fn pid(&self) -> i32 {
         let listed = self.containerd.ctr(["task", "list"]).succeeded();
         let line =
@@ -215,12 +216,12 @@ impl Detached<'_> {
         column.unwrap_or_else(|| panic!("no process ID of {} in:\n{}", self.id, listed.stdout))
     }
 
-    /// Waits until its first process has ended.
+    /// Waits until its init has ended.
     pub fn wait_stopped(&self) {
         wait::until("the task stops", || (self.status() == "STOPPED").then_some(()));
     }
 
-    /// `ctr task delete`.
+    /// Runs `ctr task delete`.
     pub fn delete(&self) -> Finished {
         self.containerd.ctr(["task", "delete", &self.id])
     }

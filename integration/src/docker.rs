@@ -1,6 +1,6 @@
-//! A private Docker: own data, state, socket and containerd, in mount and
-//! network namespaces of its own, so that its mounts and its bridge are nobody
-//! else's and go with it.
+//! A private Docker with its own data, state, socket and containerd. It is in
+//! its own mount and network namespaces, so that its mounts and its bridge are
+//! private and end with it.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -20,12 +20,12 @@ use crate::leaks::{self, Traces};
 use crate::slot::Slot;
 use crate::{cgroup, image, keep, wait};
 
-/// The Dockers that the suite knows; each is fetched by `ci/docker`.
+/// The Dockers of the suite. `ci/docker` fetches each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Version {
-    /// Debian trixie's, with its containerd 1.7.
+    /// The one of Debian trixie, with its containerd 1.7.
     V26,
-    /// Debian forky's, with its containerd 2.1.
+    /// The one of Debian forky, with its containerd 2.1.
     V28,
 }
 
@@ -42,10 +42,10 @@ impl Version {
     }
 }
 
-/// Where Docker keeps root file systems, and whose they are.
+/// The place and the owners of Docker's root file systems.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Roots {
-    /// Overlay mounts, with the owners that the image gives: Docker's default.
+    /// Overlay mounts with the image's owners: Docker's default.
     Overlays,
     /// Overlay mounts whose owners Docker has shifted (`userns-remap`).
     Remapped,
@@ -56,10 +56,10 @@ pub enum Roots {
 /// The range of host IDs that [`Roots::Remapped`] gives to containers.
 pub const REMAPPED_TO: u32 = 1_000_000;
 
-/// The image that containers are run from, as Docker calls it.
+/// The image of the containers, as Docker names it.
 pub const IMAGE: &str = "palisade.test/busybox:docker";
 
-/// A running Docker. Dropping it ends it and checks for leaks.
+/// A running Docker. Dropping it stops it and checks for leaks.
 #[derive(Debug)]
 pub struct Docker {
     version: Version,
@@ -89,17 +89,17 @@ impl Docker {
         docker
     }
 
-    /// Everything of this test on disk.
+    /// Returns the directory of this test's files.
     pub fn directory(&self) -> PathBuf {
         self.slot.directory()
     }
 
-    /// The file that the runtime `palisade-configured` takes its options from.
+    /// Returns the file with the options of the runtime `palisade-configured`.
     pub fn options(&self) -> PathBuf {
         self.directory().join("palisade.toml")
     }
 
-    /// The name of the cgroup that all containers are in.
+    /// Returns the name of the cgroup above all containers.
     pub fn cgroup(&self) -> String {
         cgroup::group(&self.slot)
     }
@@ -109,7 +109,7 @@ impl Docker {
         for folder in ["", "bin", "client", "cid"] {
             fs::create_dir_all(directory.join(folder)).expect("make the test's directory");
         }
-        // Users of the sandbox's range walk through it to root file systems.
+        // Users of the sandbox's range pass through it to root file systems.
         fs::set_permissions(&directory, fs::Permissions::from_mode(0o711)).expect("chmod");
         install_palisade(&directory.join("bin"), &self.runtime);
         let subordinate = format!("nobody:{REMAPPED_TO}:65536\n");
@@ -118,8 +118,9 @@ impl Docker {
             .expect("write daemon.json");
     }
 
-    /// What an administrator would write into `/etc/docker/daemon.json`, and
-    /// what keeps it off the machine's own.
+    /// Returns the configuration that an administrator would write into
+    /// `/etc/docker/daemon.json`, with settings that separate it from the
+    /// machine's own Docker.
     fn configuration(&self, roots: Roots) -> serde_json::Value {
         let directory = self.directory();
         let (driver, parent) = match cgroup::Driver::of_tests() {
@@ -150,7 +151,7 @@ impl Docker {
         configuration
     }
 
-    /// Starts the daemon and waits until it answers.
+    /// Starts the daemon and waits until it replies.
     fn launch(&self) {
         let log = File::create(self.directory().join("log")).expect("make Docker's log");
         let prepare = "ip link set lo up && mount --bind \"$0/subid\" /etc/subuid && \
@@ -167,9 +168,9 @@ impl Docker {
             .stderr(log)
             .spawn()
             .expect("start Docker");
-        *self.process.lock().expect("nobody panics with it") = Some(child);
+        *self.process.lock().expect("an unpoisoned lock") = Some(child);
         wait::until("Docker answers", || {
-            let mut process = self.process.lock().expect("nobody panics with it");
+            let mut process = self.process.lock().expect("an unpoisoned lock");
             if let Ok(Some(status)) = process.as_mut().expect("a process").try_wait() {
                 drop(process);
                 panic!("Docker ended while starting: {status}\n{}", self.log());
@@ -189,7 +190,7 @@ impl Docker {
         self.directory().join("d.sock")
     }
 
-    /// The folders with executables, the ones under test first.
+    /// Returns PATH, with the executables under test first.
     fn path(&self) -> String {
         let [docker, containerd] = self.version.executables();
         let own = self.directory().join("bin");
@@ -197,12 +198,12 @@ impl Docker {
         format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", folders.join(":"))
     }
 
-    /// What Docker has logged so far.
+    /// Returns Docker's log so far.
     pub fn log(&self) -> String {
         fs::read_to_string(self.directory().join("log")).unwrap_or_default()
     }
 
-    /// `docker ARGUMENTS`, as a command to be run.
+    /// Returns the command `docker ARGUMENTS`.
     pub fn command<S: AsRef<str>>(&self, arguments: impl IntoIterator<Item = S>) -> Command {
         let mut command = Command::new(self.version.executables()[0].join("docker"));
         command.args(["--host", &format!("unix://{}", self.socket().display())]);
@@ -212,17 +213,17 @@ impl Docker {
         command
     }
 
-    /// `docker ARGUMENTS`, to its end.
+    /// Runs `docker ARGUMENTS` to its end.
     pub fn docker<S: AsRef<str>>(&self, arguments: impl IntoIterator<Item = S>) -> Finished {
         self.command(arguments).output().expect("run docker").into()
     }
 
-    /// `docker run --runtime palisade` with flags, to its end.
+    /// Runs `docker run --runtime palisade` with flags to its end.
     pub fn run<S: AsRef<str>>(&self, flags: &[&str], args: impl AsRef<[S]>) -> Finished {
         self.run_by("palisade", flags, args)
     }
 
-    /// The same by another of the runtimes.
+    /// Runs it with another runtime.
     pub fn run_by<S: AsRef<str>>(
         &self,
         runtime: &str,
@@ -232,7 +233,7 @@ impl Docker {
         self.finish_run(self.run_command(runtime, flags, args))
     }
 
-    /// `docker run`, as a command to be run by [`Docker::finish_run`].
+    /// Returns the command `docker run`, for [`Docker::finish_run`].
     pub fn run_command<S: AsRef<str>>(
         &self,
         runtime: &str,
@@ -245,37 +246,39 @@ impl Docker {
         command
     }
 
-    /// Runs it to its end, and remembers the container's ID.
+    /// Runs a command to its end, and remembers the container's ID.
     pub fn finish_run(&self, mut command: Command) -> Finished {
         let ran = command.output().expect("run docker").into();
         let noted = self.directory().join("cid/next");
         if let Ok(id) = fs::read_to_string(&noted) {
-            self.ids.lock().expect("nobody panics with it").insert(id);
+            self.ids.lock().expect("an unpoisoned lock").insert(id);
             fs::remove_file(noted).expect("remove the ID's file");
         }
         ran
     }
 
-    /// `docker run --detach --name NAME`. It is removed with Docker.
+    /// Runs `docker run --detach --name NAME`. The container is removed with
+    /// Docker.
     pub fn detached<S: AsRef<str>>(&self, name: &str, flags: &[&str], args: impl AsRef<[S]>) {
         let flags = [&["--detach", "--name", name], flags].concat();
         self.run(&flags, args).succeeded();
     }
 
-    /// What `docker exec NAME sh -c SCRIPT` prints, its last line's end taken off.
+    /// Returns the output of `docker exec NAME sh -c SCRIPT`, without its last
+    /// line feed.
     #[track_caller]
     pub fn ask(&self, name: &str, script: &str) -> String {
         self.docker(["exec", name, "sh", "-c", script]).succeeded().stdout.trim_end().to_owned()
     }
 
-    /// `docker inspect --format`.
+    /// Returns the output of `docker inspect --format`.
     #[track_caller]
     pub fn inspect(&self, name: &str, format: &str) -> String {
-        let said = self.docker(["inspect", "--format", format, name]).succeeded().stdout;
-        said.trim_end().to_owned()
+        let output = self.docker(["inspect", "--format", format, name]).succeeded().stdout;
+        output.trim_end().to_owned()
     }
 
-    /// The host's process ID of a container's first process.
+    /// Returns the host's process ID of a container's init.
     #[track_caller]
     pub fn pid(&self, name: &str) -> i32 {
         self.inspect(name, "{{.State.Pid}}").parse().expect("a process ID")
@@ -291,7 +294,7 @@ impl Docker {
 
     fn left(&self) -> Vec<String> {
         self.remove_containers();
-        let ids = self.ids.lock().expect("nobody panics with it").iter().cloned().collect();
+        let ids = self.ids.lock().expect("an unpoisoned lock").iter().cloned().collect();
         leaks::left_of(&Traces {
             slot: &self.slot,
             ids,
@@ -330,7 +333,7 @@ impl Drop for Docker {
             eprintln!("--- {:?} logged:\n{}", self.version, self.log());
         }
         leaks::clear_away(&self.slot);
-        // The cgroup that Docker made above its containers' is the test's.
+        // Docker made the cgroup above its containers for the test.
         cgroup::clear_away(&self.slot);
         if !left.is_empty() {
             panic!("the test left behind:\n  {}", left.join("\n  "));
@@ -338,8 +341,8 @@ impl Drop for Docker {
     }
 }
 
-/// Turns each story, a `fn(Docker)`, into one test for every Docker that the
-/// suite runs against, with the root file systems that are named beside it.
+/// Makes one test of each story, a `fn(Docker)`, for every Docker of the suite,
+/// with the root file systems that are named beside it.
 #[macro_export]
 macro_rules! on_each_docker {
     ($($roots:ident: $($story:ident),+ $(,)?);+ $(;)?) => {$($(

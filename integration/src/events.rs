@@ -1,4 +1,4 @@
-//! containerd's events, as a subscriber sees them.
+//! containerd's events, as a subscriber receives them.
 
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -14,22 +14,22 @@ use tokio::task::JoinHandle;
 use crate::containerd::Containerd;
 use crate::wait::{self, deadline};
 
-/// What happened to a task. Fields are the container's ID, then what tells.
+/// An event of a task. Its fields are the container's ID, then the details.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TaskEvent {
-    /// The task exists, with this first process.
+    /// The task exists, with this init.
     Create(String, u32),
-    /// Its first process runs.
+    /// Its init runs, as this process.
     Start(String, u32),
-    /// A process ended: exec ID (the container's own for the first), exit code.
+    /// A process ended: exec ID (the container's ID for the init), exit code.
     Exit(String, String, u32),
-    /// The task is gone: exit code.
+    /// The task is gone, with this exit code.
     Delete(String, u32),
     /// Memory ran out.
     Oom(String),
-    /// A process was added: exec ID.
+    /// An exec was added, with this exec ID.
     ExecAdded(String, String),
-    /// An added process runs: exec ID, process.
+    /// An exec'd process runs: exec ID, process.
     ExecStarted(String, String, u32),
     /// It is frozen.
     Paused(String),
@@ -50,13 +50,13 @@ impl Subscriber {
         Self::of_namespace(containerd, &containerd.namespace())
     }
 
-    /// Subscribes to what happens to pods.
+    /// Subscribes to the events of pods.
     pub fn of_pods(containerd: &Containerd) -> Subscriber {
         Self::of_namespace(containerd, "k8s.io")
     }
 
-    /// containerd says nothing until there is an event: so events of our own
-    /// are published until one comes back.
+    /// Subscribes, and publishes events of our own until one arrives:
+    /// containerd sends nothing before there is an event.
     fn of_namespace(containerd: &Containerd, namespace: &str) -> Subscriber {
         let (sender, received) = channel();
         let subscription = subscribe(containerd.address(), namespace.to_owned(), sender);
@@ -68,7 +68,7 @@ impl Subscriber {
         subscriber
     }
 
-    /// The next event.
+    /// Returns the next event.
     pub fn next(&self) -> TaskEvent {
         match self.received.recv_timeout(deadline()) {
             Ok(event) => event,
@@ -77,7 +77,7 @@ impl Subscriber {
         }
     }
 
-    /// All events up to and with the one that is looked for.
+    /// Returns all events up to and including the wanted one.
     pub fn until(&self, wanted: impl Fn(&TaskEvent) -> bool) -> Vec<TaskEvent> {
         let mut events = Vec::new();
         loop {
@@ -101,8 +101,8 @@ impl Drop for Subscriber {
 /// The topic of our own events.
 const GREETING: &str = "/palisade-test/greeting";
 
-/// Passes events on. The first one of ours goes through as an answer that
-/// nobody looks at.
+/// Forwards events. The first of our own is forwarded as an event that is
+/// ignored.
 async fn subscribe(address: PathBuf, namespace: String, to: Sender<TaskEvent>) {
     let filters = vec![format!("namespace=={namespace}")];
     let client = Client::from_path(address).await.expect("connect to containerd");

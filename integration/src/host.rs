@@ -1,4 +1,4 @@
-//! What the host's kernel shows: processes, mounts, cgroups.
+//! What the host's kernel shows: processes, mounts and cgroups.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -10,25 +10,27 @@ use std::path::{Path, PathBuf};
 pub struct HostProcess {
     /// Its process ID.
     pub pid: i32,
-    /// Its parent's.
+    /// Its parent's process ID.
     pub parent: i32,
     /// Its command line.
     pub args: Vec<String>,
-    /// `/proc/PID/cgroup`.
+    /// The content of `/proc/PID/cgroup`.
     pub cgroup: String,
 }
 
-/// All processes of the host but the kernel's own. Those that end meanwhile are
-/// left out.
+/// Returns all processes of the host except the kernel's own, without those
+/// that end meanwhile.
 pub fn processes() -> Vec<HostProcess> {
     let entries = fs::read_dir("/proc").expect("read /proc").flatten();
     let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     pids.filter_map(process).collect()
 }
 
-/// One process, unless it has ended (a zombie has) or is a thread of the kernel.
+/// Returns a process, unless it has ended (as a zombie has) or is a kernel
+/// thread.
 pub fn process(pid: i32) -> Option<HostProcess> {
-    // After the name, which is in brackets: state, parent, and further on flags.
+    // The name in brackets is followed by the state, the parent, and later the
+    // flags.
     let stat = read(pid, "stat")?;
     let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
     let of_kernel = fields.get(6)?.parse::<u32>().ok()? & PF_KTHREAD != 0;
@@ -46,9 +48,9 @@ pub fn process(pid: i32) -> Option<HostProcess> {
 /// From `linux/sched.h`.
 const PF_KTHREAD: u32 = 0x0020_0000;
 
-/// A file of `/proc/PID`. Each test reads those of all processes several times,
-/// so by no more system calls than it takes: with room from the beginning, and
-/// without asking for a size.
+/// Reads a file of `/proc/PID` with as few system calls as possible: with
+/// enough room from the start, and without stat. Each test reads those of all
+/// processes several times.
 fn read(pid: i32, name: &str) -> Option<String> {
     let file = File::open(format!("/proc/{pid}/{name}")).ok()?;
     let mut content = Vec::with_capacity(4096);
@@ -56,7 +58,7 @@ fn read(pid: i32, name: &str) -> Option<String> {
     Some(String::from_utf8_lossy(&content).into_owned())
 }
 
-/// A line of `/proc/PID/status`, such as `CapEff`.
+/// Returns the value of a line of `/proc/PID/status`, such as `CapEff`.
 pub fn status(pid: i32, name: &str) -> String {
     let path = format!("/proc/{pid}/status");
     let status = fs::read_to_string(&path).unwrap_or_else(|e| panic!("read {path}: {e}"));
@@ -68,7 +70,7 @@ fn field(status: &str, name: &str) -> Option<String> {
     Some(line.trim().to_owned())
 }
 
-/// The open descriptors of a process: number and what it points to.
+/// Returns the open descriptors of a process: each number and its target.
 pub fn descriptors(pid: i32) -> BTreeMap<u32, String> {
     let path = format!("/proc/{pid}/fd");
     let entries = fs::read_dir(&path).unwrap_or_else(|e| panic!("read {path}: {e}")).flatten();
@@ -79,19 +81,19 @@ pub fn descriptors(pid: i32) -> BTreeMap<u32, String> {
     described.collect()
 }
 
-/// The mount points of this mount namespace.
+/// Returns the mount points of this mount namespace.
 pub fn mount_points() -> Vec<String> {
     let mounts = fs::read_to_string("/proc/self/mountinfo").expect("read mountinfo");
     mounts.lines().filter_map(|line| Some(line.split(' ').nth(4)?.to_owned())).collect()
 }
 
-/// The children of a process.
+/// Returns the children of a process.
 pub fn children(pid: i32) -> Vec<HostProcess> {
     processes().into_iter().filter(|process| process.parent == pid).collect()
 }
 
-/// The cgroup of a process under one controller (`memory`, `cpu`, ...) as a
-/// directory: of cgroup v1 where that hierarchy is mounted, of v2 otherwise.
+/// Returns the directory of a process's cgroup for one controller (`memory`,
+/// `cpu`, ...): of cgroup v1 if that hierarchy is mounted, of v2 otherwise.
 pub fn cgroup_directory(pid: i32, controller: &str) -> PathBuf {
     let process = process(pid).unwrap_or_else(|| panic!("process {pid} has ended"));
     let lines = process.cgroup.lines().filter_map(|line| {
@@ -113,7 +115,7 @@ pub fn cgroup_directory(pid: i32, controller: &str) -> PathBuf {
     }
 }
 
-/// A cgroup file's content, trimmed.
+/// Returns the trimmed content of a cgroup file.
 pub fn cgroup_value(pid: i32, controller: &str, file: &str) -> String {
     let path = cgroup_directory(pid, controller).join(file);
     let value =
@@ -121,15 +123,15 @@ pub fn cgroup_value(pid: i32, controller: &str, file: &str) -> String {
     value.trim().to_owned()
 }
 
-/// The memory limit of a process's cgroup, in bytes.
+/// Returns the memory limit of a process's cgroup, in bytes.
 pub fn memory_limit(pid: i32) -> u64 {
     let file = if has_cgroup_v2_only() { "memory.max" } else { "memory.limit_in_bytes" };
     let value = cgroup_value(pid, "memory", file);
     value.parse().unwrap_or(u64::MAX)
 }
 
-/// The CPU quota of a process's cgroup and its period, in microseconds. No
-/// quota is -1.
+/// Returns the CPU quota and the period of a process's cgroup, in microseconds.
+/// -1 means no quota.
 pub fn cpu_quota(pid: i32) -> (i64, i64) {
     let number = |text: &str| text.parse().unwrap_or(-1);
     if has_cgroup_v2_only() {
@@ -141,8 +143,8 @@ pub fn cpu_quota(pid: i32) -> (i64, i64) {
     (value("cpu.cfs_quota_us"), value("cpu.cfs_period_us"))
 }
 
-/// How much CPU a process's cgroup gets beside others: shares, or on cgroup
-/// version 2 its weight.
+/// Returns the CPU shares of a process's cgroup, or on cgroup version 2 its
+/// weight.
 pub fn cpu_shares(pid: i32) -> String {
     let file = if has_cgroup_v2_only() { "cpu.weight" } else { "cpu.shares" };
     cgroup_value(pid, "cpu", file)
@@ -153,7 +155,7 @@ pub fn has_cgroup_v2_only() -> bool {
     Path::new("/sys/fs/cgroup/cgroup.controllers").exists()
 }
 
-/// Every cgroup of every hierarchy.
+/// Returns all cgroups of all hierarchies.
 pub fn cgroups() -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut left = vec![PathBuf::from("/sys/fs/cgroup")];

@@ -1,6 +1,6 @@
-//! The images that tests run, made from what the machine has: a shell with the
-//! usual commands (Debian's static busybox) and a pause image. They are written
-//! as OCI layouts in a tar archive, which is what `ctr image import` takes.
+//! The images of the tests, made from programs of this machine: a shell with
+//! the usual commands (Debian's static busybox) and a pause image. They are OCI
+//! layouts in a tar archive, as `ctr image import` takes them.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -11,10 +11,11 @@ use tar::{Builder, EntryType, Header};
 
 use crate::containerd::palisade_executables;
 
-/// A shell and the usual commands; users `root`, `alice` (1000) and `bob` (1001).
+/// An image with a shell and the usual commands, and the users `root`, `alice`
+/// (1000) and `bob` (1001).
 pub const BUSYBOX: &str = "palisade.test/busybox:1";
 
-/// `/pause`, for pods.
+/// An image with `/pause`, for pods.
 pub const PAUSE: &str = "palisade.test/pause:1";
 
 const SHELL: &str = "/bin/busybox";
@@ -24,12 +25,12 @@ const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\n\
     bob:x:1001:1001:bob:/:/bin/sh\n";
 const GROUP: &str = "root:x:0:\nnogroup:x:65534:\nalice:x:1000:\nbob:x:1001:\nwheel:x:10:alice\n";
 
-/// The programs of this machine that the images are made from.
+/// Returns the programs of this machine that the images are made from.
 pub fn ingredients() -> [PathBuf; 2] {
     [SHELL.into(), sibling("pause")]
 }
 
-/// An archive with both images.
+/// Returns an archive with both images.
 pub fn archive() -> Vec<u8> {
     let mut layout = Layout::default();
     layout.add_image(BUSYBOX, busybox_layer(), &["sh"]);
@@ -37,18 +38,18 @@ pub fn archive() -> Vec<u8> {
     layout.into_archive()
 }
 
-/// An archive with the shell image under another name.
+/// Returns an archive with the shell image under another name.
 pub fn named(name: &str) -> Vec<u8> {
     let mut layout = Layout::default();
     layout.add_image(name, busybox_layer(), &["sh"]);
     layout.into_archive()
 }
 
-/// What `integration/kubernetes/palisade.yaml` runs on nodes.
+/// The image that `integration/kubernetes/palisade.yaml` runs on nodes.
 pub const INSTALLER: &str = concat!("localhost/palisade-installer:", env!("CARGO_PKG_VERSION"));
 
-/// An archive with the installer: the two executables, and the scripts that put
-/// them onto a node.
+/// Returns an archive with the installer: the two executables, and the scripts
+/// that install them on a node.
 pub fn installer() -> Vec<u8> {
     let mut layout = Layout::default();
     layout.add_image(INSTALLER, installer_layer(), &["sh"]);
@@ -71,8 +72,8 @@ fn installer_layer() -> Vec<u8> {
     layer.finish()
 }
 
-/// The digest of the busybox image's one layer, which is also the name of the
-/// snapshot that it is unpacked into.
+/// Returns the digest of the busybox image's only layer, which is also the name
+/// of its unpacked snapshot.
 pub fn busybox_diff_id() -> String {
     format!("sha256:{}", sha256(&busybox_layer()))
 }
@@ -94,7 +95,7 @@ fn unpack(layer: &[u8], into: &Path) {
     archive.unpack(into).expect("unpack the test image");
 }
 
-/// The busybox image's one layer, as a tar archive.
+/// Returns the busybox image's only layer, as a tar archive.
 pub fn busybox_layer() -> Vec<u8> {
     let mut layer = Layer::new();
     for directory in ["bin", "dev", "etc", "home", "proc", "root", "run", "sys", "var"] {
@@ -123,8 +124,8 @@ fn applets() -> Vec<String> {
     names.lines().filter(|name| *name != "busybox").map(str::to_owned).collect()
 }
 
-/// An executable of this crate, which cargo puts beside the test executables
-/// or one folder above them.
+/// Returns an executable of this crate, which cargo puts beside the test
+/// executables or one folder above them.
 fn sibling(name: &str) -> PathBuf {
     let me = std::env::current_exe().expect("the path of this executable");
     let beside = me.ancestors().skip(1).take(2).map(|folder| folder.join(name));
@@ -134,7 +135,7 @@ fn sibling(name: &str) -> PathBuf {
         .unwrap_or_else(|| panic!("no executable `{name}` near {}", me.display()))
 }
 
-/// A layer in the making.
+/// A layer that is being built.
 struct Layer(Builder<Vec<u8>>);
 
 impl Layer {
@@ -166,7 +167,7 @@ impl Layer {
         self.file(path, 0o755, &content);
     }
 
-    /// A shell and the usual commands, in `bin`.
+    /// Adds a shell and the usual commands, in `bin`.
     fn busybox(&mut self) {
         self.program("bin/busybox", Path::new("/bin/busybox"));
         for applet in applets() {
@@ -190,7 +191,7 @@ impl Layer {
     }
 }
 
-/// An OCI image layout in the making (image-spec, image-layout.md).
+/// An OCI image layout that is being built (image-spec, image-layout.md).
 #[derive(Default)]
 struct Layout {
     blobs: BTreeMap<String, Vec<u8>>,
@@ -235,12 +236,12 @@ impl Layout {
     }
 }
 
-/// A checksum as `sha256sum` prints it.
+/// Returns a checksum as `sha256sum` prints it.
 pub fn sha256(bytes: &[u8]) -> String {
     hex(&Sha256::digest(bytes))
 }
 
-/// Lower-case hexadecimal.
+/// Formats bytes in lower-case hexadecimal.
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

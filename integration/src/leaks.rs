@@ -1,6 +1,6 @@
-//! What a test may leave behind: nothing. [`after_test`] looks for what still
-//! bears the test's names; [`clear_away`] removes it, after the check or
-//! before the next test that gets the same slot.
+//! Checks that a test leaves nothing behind. [`after_test`] looks for
+//! everything that has the test's names. [`clear_away`] removes it, after the
+//! check or before the next test with the same slot.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -17,24 +17,24 @@ use crate::image::sha256;
 use crate::slot::Slot;
 use crate::{cgroup, wait};
 
-/// A shim ends shortly after its last container was deleted: nobody is told
-/// when, so the check looks again for this long.
-const GRACE: u32 = 10;
+/// Seconds for which the check looks again. A shim ends shortly after its last
+/// container was deleted, and nothing reports when.
+const SHIM_EXIT_SECONDS: u32 = 10;
 
-/// What a test's containers are known by.
+/// The names by which a test's containers are recognised.
 #[derive(Debug)]
 pub struct Traces<'a> {
-    /// The test's numbers and names.
+    /// The test's slot.
     pub slot: &'a Slot,
     /// The IDs of its containers.
     pub ids: Vec<String>,
     /// The socket of its containerd.
     pub address: PathBuf,
-    /// The containerd namespaces that it uses.
+    /// The containerd namespaces of the test.
     pub namespaces: Vec<String>,
 }
 
-/// What is left, in sentences.
+/// Returns what is left, in sentences.
 pub fn after_test(containerd: &Containerd) -> Vec<String> {
     left_of(&traces_of(containerd))
 }
@@ -48,13 +48,13 @@ fn traces_of(containerd: &Containerd) -> Traces<'_> {
     }
 }
 
-/// What is left after some time, in sentences.
+/// Returns what is left after some time, in sentences.
 pub fn left_of(traces: &Traces<'_>) -> Vec<String> {
-    let give_up = Instant::now() + wait::patience(GRACE);
+    let give_up_at = Instant::now() + wait::patience(SHIM_EXIT_SECONDS);
     let mut pause = Duration::from_millis(2);
     loop {
         let left = look(traces);
-        if left.is_empty() || Instant::now() > give_up {
+        if left.is_empty() || Instant::now() > give_up_at {
             return left;
         }
         std::thread::sleep(pause);
@@ -82,17 +82,17 @@ fn look(traces: &Traces<'_>) -> Vec<String> {
     left
 }
 
-/// Whether a path is of one of this test's containers: it lies below the slot's
-/// own name, or is named after an ID that CRI made up (others may choose the IDs
-/// that tests choose). systemd names a scope `PREFIX-ID.scope`.
+/// Whether a path belongs to one of this test's containers: it is below the
+/// slot's own name, or has an ID in it that CRI generated (two tests may choose
+/// the same ID). systemd names a scope `PREFIX-ID.scope`.
 fn belongs(path: &str, slot: &Slot, ids: &[String]) -> bool {
     let below = cgroup::belongs(path, slot);
     let random = |id: &&String| id.len() == 64;
     below || ids.iter().filter(random).any(|id| path.contains(id.as_str()))
 }
 
-/// Shims carry containerd's address in their arguments; what runs in the pods
-/// is known by its cgroup.
+/// Whether a process belongs to this test. Shims have containerd's address in
+/// their arguments. The cgroup identifies processes in pods.
 fn is_of(process: &HostProcess, slot: &Slot, ids: &[String]) -> bool {
     let directory = format!("{}/", slot.directory().display());
     let name = slot.name();
@@ -101,7 +101,7 @@ fn is_of(process: &HostProcess, slot: &Slot, ids: &[String]) -> bool {
     !is_daemon(process) && (marked || inside)
 }
 
-/// containerd or Docker, by whatever path.
+/// Whether it is containerd or Docker, at any path.
 fn is_daemon(process: &HostProcess) -> bool {
     let name = process.args.first().map(|path| path.rsplit('/').next().unwrap_or_default());
     matches!(name, Some("containerd" | "dockerd"))
@@ -112,8 +112,9 @@ fn mounts_of(slot: &Slot) -> Vec<String> {
     host::mount_points().into_iter().filter(|point| point.starts_with(&directory)).collect()
 }
 
-/// containerd's shims listen on `/run/containerd/s/HASH`, with the hash of
-/// containerd's address, namespace and ID (`SocketAddress` in its shim package).
+/// Returns the sockets of containerd's shims, `/run/containerd/s/HASH`, with
+/// the hash of containerd's address, namespace and ID (`SocketAddress` in its
+/// shim package).
 fn shim_sockets(traces: &Traces<'_>) -> Vec<PathBuf> {
     let address = &traces.address;
     let addresses = [address.clone(), PathBuf::from(format!("{}.ttrpc", address.display()))];
@@ -131,8 +132,8 @@ fn shim_sockets(traces: &Traces<'_>) -> Vec<PathBuf> {
     left
 }
 
-/// Files of Palisade that bear this test's names: `/run/palisade/NAMESPACE/ID/`,
-/// and user ID ranges, which are links to that.
+/// Returns Palisade's files that have this test's names:
+/// `/run/palisade/NAMESPACE/ID/`, and user ID ranges, which are links to it.
 fn state_files(slot: &Slot, ids: &[String]) -> Vec<PathBuf> {
     let mut left = Vec::new();
     let mut folders = vec![PathBuf::from("/run/palisade")];
@@ -152,20 +153,20 @@ fn state_files(slot: &Slot, ids: &[String]) -> Vec<PathBuf> {
     left
 }
 
-/// Removes what shims have left to listen on: nobody knows later whose it was.
+/// Removes the sockets of shims. Later it would be unknown whose they were.
 pub fn clear_sockets(containerd: &Containerd) {
     for socket in shim_sockets(&traces_of(containerd)) {
         let _ = fs::remove_file(socket);
     }
 }
 
-/// Removes everything that bears the slot's names, by force.
+/// Removes everything that has the slot's names, by force.
 pub fn clear_away(slot: &Slot) {
     let directory = slot.directory();
-    // containerd, too. A process that was killed is in its cgroup until the kernel is done with
-    // it, and not to be seen any more for the last part of that.
-    let give_up = Instant::now() + wait::patience(GRACE);
-    while Instant::now() < give_up {
+    // This includes containerd. A killed process stays in its cgroup until the
+    // kernel has destroyed it, and is invisible for the last part of that.
+    let give_up_at = Instant::now() + wait::patience(SHIM_EXIT_SECONDS);
+    while Instant::now() < give_up_at {
         let all = host::processes();
         let left: Vec<_> =
             all.iter().filter(|p| is_daemon_of(p, slot) || is_of(p, slot, &[])).collect();

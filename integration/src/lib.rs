@@ -1,17 +1,16 @@
-//! The harness: runs Palisade under real containerds, each private to one
-//! test, and checks that nothing is left behind.
+//! The harness: runs Palisade under real containerds, each private to one test,
+//! and checks that nothing is left behind.
 //!
-//! Read [`containerd`] first (what a test starts with), then [`ctr`] and
+//! Read [`containerd`] first (how a test starts), then [`ctr`] and
 //! [`container`] (a container as `ctr` and as a program runs it), [`cri`]
-//! (pods, as Kubernetes runs them) and [`leaks`] (what each test ends with).
-//! [`cgroup`] is where the containers are put, by either cgroup driver.
-//! [`node`] is the machine's own containerd, for what is installed.
-//! [`docker`] runs containers under Docker rather than a containerd of the test's.
-//! [`shim`] speaks to the shim without any containerd between.
-//! [`keep`] leaves what a failing test has made, to be looked at.
+//! (pods, as Kubernetes runs them) and [`leaks`] (how each test ends).
+//! [`cgroup`] makes the cgroups of the containers, with either cgroup driver.
+//! [`node`] is the machine's own containerd, for tests of what is installed.
+//! [`docker`] runs containers under Docker. [`shim`] calls the shim without a
+//! containerd. [`keep`] leaves what a failing test has made, to be looked at.
 //!
-//! Everything in here panics with a sentence when something is not as it must
-//! be: its only users are tests and the quickstart.
+//! All functions panic with a sentence if something is wrong: only tests and
+//! the quickstart use them.
 
 pub mod cgroup;
 pub mod config;
@@ -35,11 +34,10 @@ pub mod stdio;
 pub mod stream;
 pub mod wait;
 
-/// Turns each named story, a `fn(Containerd)`, into one test for every
-/// containerd that the suite runs against; which of them run where is said in
-/// `ci/choose-tests`. After `starting`, stories are a `fn(Version)` and start it
-/// themselves. A story that is not named here is dead code, which the
-/// compiler reports.
+/// Makes one test of each named story, a `fn(Containerd)`, for every containerd
+/// of the suite. `ci/choose-tests` decides which of them run on which machine.
+/// After `starting`, a story is a `fn(Version)` and starts containerd itself.
+/// The compiler reports a story that is not named here as dead code.
 #[macro_export]
 macro_rules! on_each_containerd {
     (starting $($story:ident),+ $(,)?) => {$(
@@ -58,9 +56,9 @@ macro_rules! on_each_containerd {
     )+};
 }
 
-/// The same for stories of pods, which are also told to a containerd that asks
-/// Palisade for the sandbox itself (`sandboxer = "shim"`) rather than for a
-/// pause container.
+/// Makes tests of stories about pods in the same way. They also run with a
+/// containerd that calls Palisade's Sandbox service (`sandboxer = "shim"`)
+/// instead of running a pause container.
 #[macro_export]
 macro_rules! on_each_cri {
     ($($story:ident),+ $(,)?) => {$(
@@ -73,7 +71,7 @@ macro_rules! on_each_cri {
     )+};
 }
 
-/// One story's tests, each with what it is given.
+/// Makes the tests of one story, each with its argument.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! tests_of {

@@ -1,5 +1,5 @@
-//! The machine's own containerd, as a unit of systemd: what packages and
-//! installers change. `ci/node` makes machines for that.
+//! The machine's own containerd, as a unit of systemd, which packages and
+//! installers change. `ci/node` makes machines for these tests.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,14 +10,14 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use crate::config::cni_conflist;
 use crate::slot::Slot;
 
-/// Where the node's containerd listens.
+/// The socket of the node's containerd.
 pub const SOCKET: &str = "/run/containerd/containerd.sock";
 
-/// Where containerd looks for the pods' network.
+/// The directory in which containerd looks for the pods' network.
 const NETWORKS: &str = "/etc/cni/net.d";
 
-/// What was made ready for a test, and is taken back with this value: a network
-/// for pods, and another containerd in the place of the distribution's.
+/// The preparations for a test, undone on drop: a network for pods, and another
+/// containerd in place of the distribution's.
 #[derive(Debug)]
 pub struct Node {
     network: PathBuf,

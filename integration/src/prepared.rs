@@ -1,13 +1,13 @@
-//! A containerd's root with the images in it, made once instead of by every
-//! test: to import and unpack them costs several times what a test itself does.
+//! A containerd's root with the images in it, made once rather than by every
+//! test: importing and unpacking them costs several times as much as a test.
 //!
 //! Each slot keeps one for each containerd in `.cache/prepared`. Its first test
-//! imports the images and keeps a copy of what containerd then has on disk; each
-//! later one starts from a copy of that, whose layers and blobs, which nobody
-//! writes to, are hard links. The copy belongs to whoever holds the slot's lock.
-//! It counts only with its key beside it, which names all that it was made from.
-//! A test takes the key away, and puts it back when it has ended well: after one
-//! that failed or was killed, the next starts from nothing.
+//! imports the images and keeps a copy of containerd's files. Each later test
+//! starts from a copy of that copy, in which layers and blobs, which are never
+//! written, are hard links. The copy belongs to the process that holds the
+//! slot's lock. It is valid only with a key beside it, which names everything
+//! that it was made from. A test removes the key, and restores it after a good
+//! end. After a test that failed or was killed, the next starts from nothing.
 
 use std::fs::{self, Metadata};
 use std::io::{ErrorKind, Result};
@@ -18,11 +18,11 @@ use crate::containerd::{Version, repository};
 use crate::image::{self, sha256};
 use crate::slot::Slot;
 
-/// The code that decides what is in a prepared root.
+/// The code that determines the content of a prepared root.
 const RECIPE: [&str; 3] =
     [include_str!("prepared.rs"), include_str!("image.rs"), include_str!("config.rs")];
 
-/// Where one slot keeps the root of one containerd.
+/// The place in which one slot keeps the root of one containerd.
 #[derive(Debug)]
 pub struct Prepared {
     folder: PathBuf,
@@ -30,14 +30,14 @@ pub struct Prepared {
 }
 
 impl Prepared {
-    /// The place, whether there is something in it or not.
+    /// Returns the place, whether or not there is something in it.
     pub fn of(version: Version, slot: &Slot) -> Prepared {
         let name = format!("{}-{}", version.number(), slot.name());
         let folder = repository().join(".cache/prepared").join(name);
         Prepared { folder, key: key(version) }
     }
 
-    /// Copies the prepared root, if there is one that can be trusted.
+    /// Copies the prepared root if it is valid. Returns whether it is.
     pub fn lend(&self, to: &Path) -> bool {
         let current = fs::read_to_string(self.key_file()).is_ok_and(|key| key == self.key);
         let _ = fs::remove_file(self.key_file());
@@ -56,13 +56,13 @@ impl Prepared {
         fs::write(self.diff_id_file(), image::busybox_diff_id()).expect("write the digest");
     }
 
-    /// Lets the next test have it.
+    /// Makes the prepared root valid for the next test.
     pub fn give_back(&self) {
         fs::write(self.key_file(), &self.key).expect("write a key in .cache/prepared");
     }
 
-    /// The name of the snapshot with the busybox image, which takes long to
-    /// compute.
+    /// Returns the name of the snapshot with the busybox image, which takes
+    /// long to compute.
     pub fn busybox_snapshot(&self) -> String {
         fs::read_to_string(self.diff_id_file()).expect("read the digest")
     }
@@ -80,8 +80,8 @@ impl Prepared {
     }
 }
 
-/// Everything that a prepared root depends on. And the boot: a machine that went
-/// down may have lost half of the files.
+/// Returns the key: everything that a prepared root depends on. The boot is
+/// part of it, since a machine that crashed may have lost half of the files.
 fn key(version: Version) -> String {
     let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").expect("read boot_id");
     let mut key = format!("boot {boot}recipe {}\n", sha256(RECIPE.concat().as_bytes()));
@@ -93,7 +93,7 @@ fn key(version: Version) -> String {
     key
 }
 
-/// Changes whenever the file's content may have changed.
+/// Returns a text that changes whenever the file's content may have changed.
 fn identity(file: &Metadata) -> String {
     let changed = (file.ctime(), file.ctime_nsec());
     format!("{} {} {} {}.{:09}", file.dev(), file.ino(), file.size(), changed.0, changed.1)
@@ -110,7 +110,8 @@ fn copy_directory(from: &Path, to: &Path, shared: bool) -> Result<()> {
     for entry in fs::read_dir(from)? {
         let entry = entry?;
         let (path, copy) = (entry.path(), to.join(entry.file_name()));
-        // All other files, such as databases, containerd changes in place.
+        // All other files, such as databases, are changed in place by
+        // containerd.
         let shared = shared || entry.file_name() == "blobs" || entry.file_name() == "snapshots";
         match entry.file_type()? {
             kind if kind.is_dir() => copy_directory(&path, &copy, shared)?,
@@ -122,7 +123,7 @@ fn copy_directory(from: &Path, to: &Path, shared: bool) -> Result<()> {
     fs::set_permissions(to, original.permissions())
 }
 
-/// A hard link, or a copy when the two are on different file systems.
+/// Makes a hard link, or a copy if the two are on different file systems.
 pub(crate) fn link_or_copy(from: &Path, to: &Path) -> Result<()> {
     match fs::hard_link(from, to) {
         Err(e) if e.kind() == ErrorKind::CrossesDevices => copy(from, to),

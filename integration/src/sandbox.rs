@@ -1,12 +1,11 @@
-//! Palisade's own processes as the host sees them: the shim of a pod, and
-//! boot, the sandbox process.
+//! Palisade's own processes as the host sees them: the shim of a pod, and boot.
 
 use crate::host::{self, HostProcess};
 
-/// What boot calls itself.
+/// The first argument of boot's command line.
 const BOOT: &str = "palisade-sandbox";
 
-/// The shim above a process of a container.
+/// Returns the shim above a process of a container.
 pub fn shim_of(pid: i32) -> i32 {
     let mut ancestor = pid;
     loop {
@@ -19,21 +18,21 @@ pub fn shim_of(pid: i32) -> i32 {
     }
 }
 
-/// The sandbox process that a shim started.
+/// Returns the boot that a shim started.
 pub fn boot_of(shim: i32) -> HostProcess {
     let children = host::children(shim);
     let boot = children.iter().find(|child| child.args.first().is_some_and(|name| name == BOOT));
     boot.cloned().unwrap_or_else(|| panic!("no {BOOT} among the children of {shim}: {children:?}"))
 }
 
-/// The value of a flag `--name=value` of boot's command line.
+/// Returns the value of a flag `--name=value` of boot's command line.
 pub fn flag(boot: &HostProcess, name: &str) -> String {
     let prefix = format!("--{name}=");
     let value = boot.args.iter().find_map(|arg| arg.strip_prefix(&prefix));
     value.unwrap_or_else(|| panic!("no --{name} in {:?}", boot.args)).to_owned()
 }
 
-/// Every process below one.
+/// Returns all processes below a process.
 pub fn descendants(pid: i32) -> Vec<HostProcess> {
     let all = host::processes();
     let mut found: Vec<HostProcess> = Vec::new();

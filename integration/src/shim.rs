@@ -1,6 +1,6 @@
-//! The shim without a containerd: started as containerd starts it, spoken to
-//! over its own socket. For bundles and requests that containerd would never
-//! let through.
+//! The shim without a containerd: started as containerd does, and called over
+//! its own socket, with bundles and requests that containerd would never pass
+//! on.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -21,7 +21,7 @@ use crate::{image, keep, spec, wait};
 /// An OCI bundle: `config.json` and `rootfs`.
 #[derive(Debug)]
 pub struct Bundle {
-    /// Its folder.
+    /// Its directory.
     pub path: PathBuf,
     /// The container's ID.
     pub id: String,
@@ -32,8 +32,8 @@ pub struct Bundle {
 }
 
 impl Bundle {
-    /// A bundle for this line of shell. Its root file system holds the test
-    /// image. containerd is only there to receive events.
+    /// Makes a bundle for this line of shell, whose root file system is the
+    /// test image. containerd only receives events.
     pub fn new(containerd: &Containerd, id: &str, script: &str) -> Bundle {
         let path = containerd.directory().join("bundles").join(id);
         fs::create_dir_all(path.join("rootfs")).expect("make a bundle");
@@ -50,15 +50,15 @@ impl Bundle {
         bundle
     }
 
-    /// A bundle as containerd makes it for a sandbox that is asked for itself:
-    /// without a spec. Its ID is nobody else's: systemd names a scope after it.
+    /// Makes a bundle as containerd does for a sandbox of the Sandbox service:
+    /// without a spec. Its ID is unique, since systemd names a scope after it.
     pub fn of_sandbox(containerd: &Containerd) -> Bundle {
         let bundle = Bundle::new(containerd, &containerd.slot().name(), "");
         fs::remove_file(bundle.config()).expect("remove config.json");
         bundle
     }
 
-    /// The same bundle after a change to its spec.
+    /// Changes its spec.
     pub fn spec(self, change: impl FnOnce(&mut Value)) -> Bundle {
         let text = fs::read(self.config()).expect("read config.json");
         let mut spec = serde_json::from_slice(&text).expect("config.json is JSON");
@@ -67,7 +67,7 @@ impl Bundle {
         self
     }
 
-    /// Path of its config.json.
+    /// Returns the path of its config.json.
     pub fn config(&self) -> PathBuf {
         self.path.join("config.json")
     }
@@ -91,19 +91,21 @@ impl Bundle {
         command
     }
 
-    /// Runs `start`: a connection to the shim, or what it said instead.
+    /// Runs `start`. Returns a connection to the shim, or the output of a
+    /// failed start.
     pub fn start_shim(&self) -> Result<Shim<'_>, String> {
-        // containerd makes it; the shim's log would wait for a reader.
+        // There is no `log` FIFO, which containerd makes, so the shim does not
+        // log.
         let output = self.command("start").output().expect("run the shim");
         if !output.status.success() {
-            return Err(said(&output));
+            return Err(text_of(&output));
         }
         self.connect(&address_in(&output))
     }
 
-    /// Runs `start` with this on its standard input, and nothing of containerd's
-    /// in its environment.
-    pub fn start_told(&self, input: &[u8]) -> Output {
+    /// Runs `start` with this standard input, without containerd's variables in
+    /// its environment.
+    pub fn start_with_stdin(&self, input: &[u8]) -> Output {
         let file = self.path.join("stdin");
         fs::write(&file, input).expect("write the input");
         let input = fs::File::open(&file).expect("open the input");
@@ -114,26 +116,26 @@ impl Bundle {
         command.stdin(input).output().expect("run the shim")
     }
 
-    /// A connection to the shim that `start` told the address of.
+    /// Connects to the shim at an address that `start` printed.
     pub fn connect(&self, address: &str) -> Result<Shim<'_>, String> {
         let client = ttrpc::Client::connect(address).map_err(|e| format!("{address}: {e}"))?;
         let (tasks, sandboxes) = (TaskClient::new(client.clone()), SandboxClient::new(client));
         Ok(Shim { bundle: self, tasks, sandboxes })
     }
 
-    /// Runs `delete`, as containerd does after a shim is gone.
+    /// Runs `delete`, as containerd does once a shim is gone.
     pub fn delete(&self) -> Output {
         let mut command = self.command("delete");
         command.args(["-bundle", &self.path.to_string_lossy()]);
         command.output().expect("run the shim's delete")
     }
 
-    /// Why this bundle cannot become a container: the error of whichever step
-    /// refuses it. Everything is cleaned up as containerd would.
+    /// Returns why this bundle cannot become a container: the error of the step
+    /// that refuses it. Cleans up as containerd would.
     #[track_caller]
     pub fn refusal(&self) -> String {
         let refusal = match self.start_shim() {
-            Err(said) => said,
+            Err(error) => error,
             Ok(shim) => {
                 let refused = shim.create().err();
                 shim.shutdown();
@@ -141,7 +143,7 @@ impl Bundle {
             }
         };
         let deleted = self.delete();
-        assert!(deleted.status.success(), "delete: {}", said(&deleted));
+        assert!(deleted.status.success(), "delete: {}", text_of(&deleted));
         refusal
     }
 }
@@ -154,7 +156,7 @@ impl Drop for Bundle {
     }
 }
 
-fn said(output: &Output) -> String {
+fn text_of(output: &Output) -> String {
     format!(
         "{}{}",
         String::from_utf8_lossy(&output.stderr),
@@ -162,7 +164,7 @@ fn said(output: &Output) -> String {
     )
 }
 
-/// `start` answers with the address alone, or with JSON that holds it.
+/// Returns the address that `start` printed, alone or in JSON.
 fn address_in(output: &Output) -> String {
     let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
     match serde_json::from_str::<Value>(&text) {
@@ -181,7 +183,7 @@ pub struct Shim<'a> {
 }
 
 impl Shim<'_> {
-    /// What goes along with each request.
+    /// Returns the context of a request.
     pub fn context(&self) -> Context {
         let deadline = wait::deadline().as_nanos().try_into().expect("a short time");
         let mut context = context::with_timeout(deadline);
@@ -189,7 +191,7 @@ impl Shim<'_> {
         context
     }
 
-    /// A Create request for the bundle.
+    /// Returns a Create request for the bundle.
     pub fn request(&self) -> CreateTaskRequest {
         CreateTaskRequest {
             id: self.bundle.id.clone(),
@@ -198,18 +200,18 @@ impl Shim<'_> {
         }
     }
 
-    /// Creates the container: its process ID, or the error.
+    /// Creates the container. Returns its process ID or the error.
     pub fn create(&self) -> Result<u32, String> {
         self.create_with(&self.request())
     }
 
-    /// Creates a container from any request.
+    /// Creates a container with any request.
     pub fn create_with(&self, request: &CreateTaskRequest) -> Result<u32, String> {
         let created = self.tasks.create(self.context(), request);
         created.map(|created| created.pid).map_err(|e| e.to_string())
     }
 
-    /// Creates it with runtime options.
+    /// Creates the container with runtime options.
     pub fn create_with_options(&self, type_url: &str, value: Vec<u8>) -> Result<u32, String> {
         let options = Any { type_url: type_url.to_owned(), value, ..Default::default() };
         let mut request = self.request();
@@ -217,7 +219,8 @@ impl Shim<'_> {
         self.create_with(&request)
     }
 
-    /// Starts the container, waits for its end and deletes it: its exit code.
+    /// Starts the container, waits for its end and deletes it. Returns its exit
+    /// code.
     pub fn run_to_end(&self) -> Result<u32, String> {
         let id = || self.bundle.id.clone();
         let start = StartRequest { id: id(), ..Default::default() };
@@ -228,7 +231,7 @@ impl Shim<'_> {
         Ok(ended.exit_status)
     }
 
-    /// Sends a signal to the first process.
+    /// Sends a signal to the init.
     pub fn kill(&self, signal: u32) -> Result<(), String> {
         let request = KillRequest { id: self.bundle.id.clone(), signal, ..Default::default() };
         self.tasks.kill(self.context(), &request).map(|_| ()).map_err(|e| e.to_string())
@@ -241,7 +244,7 @@ impl Shim<'_> {
         deleted.map(|deleted| deleted.exit_status).map_err(|e| e.to_string())
     }
 
-    /// Asks the shim to end. It may do so before it answers.
+    /// Requests the end of the shim, which may come before the reply.
     pub fn shutdown(&self) {
         let request = ShutdownRequest { id: self.bundle.id.clone(), ..Default::default() };
         let short = wait::patience(5).as_nanos().try_into().expect("a short time");
@@ -255,7 +258,7 @@ impl std::fmt::Debug for Shim<'_> {
     }
 }
 
-/// A file of a bundle that a test put there.
+/// Makes a symbolic link in a bundle.
 pub fn symlink(target: &str, at: &Path) {
     std::os::unix::fs::symlink(target, at).expect("make a symbolic link");
 }

@@ -1,8 +1,8 @@
-//! Tests run beside each other. Each takes a *slot*, a number that no other
-//! test on this machine holds, and derives all its names from it: directory,
-//! containerd namespace, cgroup, bridge, subnet. A slot is held by a lock that
-//! goes with the process, and whoever takes a slot first clears away what a
-//! test that was killed may have left under its names.
+//! Tests run in parallel. Each takes a *slot*, a number that no other test on
+//! this machine holds, and derives all its names from it: directory, containerd
+//! namespace, cgroup, bridge, subnet. A lock that ends with the process holds
+//! the slot. A test that takes a slot first removes what a killed test may have
+//! left under its names.
 
 use std::fs::{self, File, OpenOptions};
 use std::path::{Path, PathBuf};
@@ -11,13 +11,13 @@ use nix::fcntl::{Flock, FlockArg};
 
 use crate::keep;
 
-/// How many tests can run at once: one per subnet 10.213.N.0/24.
+/// The most tests that can run at once: one for each subnet 10.213.N.0/24.
 const SLOTS: u8 = 250;
 
 /// The name of [`Slot::kept_file`].
 const KEPT: &str = "kept";
 
-/// A number that is this test's alone.
+/// A number that only this test has.
 #[derive(Debug)]
 pub struct Slot {
     number: u8,
@@ -48,7 +48,8 @@ impl Slot {
         Some(Slot { number, _lock: lock })
     }
 
-    /// Everything of this test on disk. Short, as sockets lie below it.
+    /// Returns the directory of this test's files. The path is short, since
+    /// sockets are below it.
     pub fn directory(&self) -> PathBuf {
         directory(self.number)
     }
@@ -58,18 +59,19 @@ impl Slot {
         self.directory().join(KEPT)
     }
 
-    /// containerd's namespace, and the cgroup that pods go into. Ends in a
-    /// letter, so that no slot's name is the beginning of another's.
+    /// Returns containerd's namespace, which also names the cgroup of the pods.
+    /// It ends in a letter, so that no slot's name is the beginning of
+    /// another's.
     pub fn name(&self) -> String {
         format!("palisade-test-{}-ns", self.number)
     }
 
-    /// The pods' bridge.
+    /// Returns the name of the pods' bridge.
     pub fn bridge(&self) -> String {
         format!("palt{}", self.number)
     }
 
-    /// The pods' subnet, without its last octet.
+    /// Returns the pods' subnet, without its last octet.
     pub fn subnet(&self) -> String {
         format!("10.213.{}", self.number)
     }

@@ -1,6 +1,6 @@
-//! OCI specs as JSON: what `ctr run` and Kubernetes ask for by default, for
-//! tests to change before they hand it on. Kept as JSON rather than as typed
-//! structs, since many tests need a spec that is wrong.
+//! OCI specs as JSON: the defaults of `ctr run` and Kubernetes, which a test
+//! changes before it uses them. They are JSON rather than typed structs, since
+//! many tests need a spec that is wrong.
 
 use serde_json::{Value, json};
 
@@ -22,7 +22,8 @@ const CAPABILITIES: [&str; 14] = [
     "CAP_AUDIT_WRITE",
 ];
 
-/// Those of capabilities(7) that a host of any age has, without their prefix.
+/// The capabilities of capabilities(7) that a host of any age has, without
+/// their prefix.
 const ALL_CAPABILITIES: [&str; 38] = [
     "CHOWN",
     "DAC_OVERRIDE",
@@ -64,7 +65,7 @@ const ALL_CAPABILITIES: [&str; 38] = [
     "AUDIT_READ",
 ];
 
-/// A container's spec with containerd's defaults (its package `oci`).
+/// Returns a container's spec with containerd's defaults (its package `oci`).
 pub fn container<S: AsRef<str>>(args: &[S], cgroups_path: &str) -> Value {
     json!({
         "ociVersion": "1.0.2",
@@ -84,7 +85,8 @@ pub fn container<S: AsRef<str>>(args: &[S], cgroups_path: &str) -> Value {
     })
 }
 
-/// A process: root, no new privileges, containerd's capabilities.
+/// Returns a process that runs as root without new privileges, with
+/// containerd's capabilities.
 pub fn process<S: AsRef<str>>(args: &[S]) -> Value {
     let args: Vec<&str> = args.iter().map(AsRef::as_ref).collect();
     json!({
@@ -125,7 +127,7 @@ pub fn add_bind(spec: &mut Value, source: &str, destination: &str, options: &[&s
     spec["mounts"].as_array_mut().expect("a spec has mounts").push(mount);
 }
 
-/// Gives a process every capability there is, and the means to gain them again.
+/// Gives a process every capability, and the means to gain them again.
 pub fn add_all_capabilities(process: &mut Value) {
     let all: Vec<String> = ALL_CAPABILITIES.iter().map(|name| format!("CAP_{name}")).collect();
     for set in ["bounding", "effective", "permitted", "inheritable"] {

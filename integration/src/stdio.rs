@@ -1,4 +1,4 @@
-//! The client's side of a process's streams: FIFOs, as containerd's Go client
+//! The client's side of a process's streams: FIFOs as containerd's Go client
 //! makes them, and threads that read them.
 
 use std::fs::{self, File, OpenOptions};
@@ -15,20 +15,20 @@ use nix::unistd::mkfifo;
 use crate::keep;
 use crate::wait::deadline;
 
-/// Which streams a process gets.
+/// The streams that a process gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Streams {
-    /// None: everything goes to /dev/null.
+    /// None: all are /dev/null.
     Null,
     /// Output and errors.
     Captured,
-    /// Input as well.
+    /// Input, output and errors.
     Piped,
     /// A terminal: input and one output.
     Terminal,
 }
 
-/// The FIFOs of one process, and what came through them.
+/// The FIFOs of one process, and the output that came through them.
 #[derive(Debug)]
 pub struct Stdio {
     streams: Streams,
@@ -39,7 +39,7 @@ pub struct Stdio {
 }
 
 impl Stdio {
-    /// Makes FIFOs in a directory of their own. Readers wait for the shim.
+    /// Makes FIFOs in a new directory. Their readers wait for the shim.
     pub fn new(directory: PathBuf, streams: Streams) -> Stdio {
         fs::create_dir_all(&directory).expect("make a directory for FIFOs");
         let mut stdio = Stdio { streams, directory, stdin: None, stdout: None, stderr: None };
@@ -60,17 +60,18 @@ impl Stdio {
         }
     }
 
-    /// Path of the FIFO for input; empty for none. So are the next two.
+    /// Returns the path of the FIFO for input, or an empty one if there is
+    /// none, as the next two do.
     pub fn stdin(&self) -> String {
         self.path("in", matches!(self.streams, Streams::Piped | Streams::Terminal))
     }
 
-    /// Path of the FIFO for output.
+    /// Returns the path of the FIFO for output.
     pub fn stdout(&self) -> String {
         self.path("out", self.streams != Streams::Null)
     }
 
-    /// Path of the FIFO for errors.
+    /// Returns the path of the FIFO for errors.
     pub fn stderr(&self) -> String {
         self.path("err", matches!(self.streams, Streams::Piped | Streams::Captured))
     }
@@ -80,8 +81,8 @@ impl Stdio {
         self.streams == Streams::Terminal
     }
 
-    /// Writes input. Call after the process was created: only then somebody
-    /// reads.
+    /// Writes input. The process must have been created, or the FIFO has no
+    /// reader.
     pub fn write(&mut self, bytes: &[u8]) {
         let path = self.stdin();
         let stdin = self.stdin.get_or_insert_with(|| {
@@ -95,22 +96,22 @@ impl Stdio {
         self.stdin = None;
     }
 
-    /// All output up to its end.
+    /// Returns all output up to its end.
     pub fn output(&mut self) -> String {
         String::from_utf8_lossy(&self.output_bytes()).into_owned()
     }
 
-    /// All output up to its end, as it came.
+    /// Returns all output up to its end, as bytes.
     pub fn output_bytes(&mut self) -> Vec<u8> {
         self.stdout.take().expect("captured output, taken once").into_end()
     }
 
-    /// All errors up to their end.
+    /// Returns all errors up to their end.
     pub fn errors(&mut self) -> String {
         String::from_utf8_lossy(&self.errors_bytes()).into_owned()
     }
 
-    /// All errors up to their end, as they came.
+    /// Returns all errors up to their end, as bytes.
     pub fn errors_bytes(&mut self) -> Vec<u8> {
         self.stderr.take().expect("captured errors, taken once").into_end()
     }
@@ -123,7 +124,8 @@ impl Stdio {
 
 impl Drop for Stdio {
     fn drop(&mut self) {
-        // A reader whose FIFO the shim never opened waits in open(2): let it go.
+        // A reader whose FIFO the shim never opened waits in open(2). This
+        // releases it.
         for path in [self.stdout(), self.stderr()] {
             let flags = OFlag::O_NONBLOCK.bits();
             let _ = OpenOptions::new().write(true).custom_flags(flags).open(&path);

@@ -1,6 +1,6 @@
-//! CRI's streaming sessions: Exec, Attach and PortForward, spoken over a
-//! websocket as Kubernetes' clients do (`v4.channel.k8s.io`: each message
-//! begins with the number of its channel).
+//! CRI's streaming sessions, Exec, Attach and PortForward, over a websocket as
+//! Kubernetes' clients use it (`v4.channel.k8s.io`: each message begins with
+//! the number of its channel).
 
 use futures_util::{SinkExt, StreamExt};
 use tokio::net::TcpStream;
@@ -27,12 +27,12 @@ pub struct Session<'a> {
     pub stdout: Vec<u8>,
     /// Standard error so far.
     pub stderr: Vec<u8>,
-    /// How it ended: JSON of a Kubernetes `Status`.
+    /// Its result: JSON of a Kubernetes `Status`.
     pub status: Vec<u8>,
 }
 
 impl<'a> Session<'a> {
-    /// Connects to the URL that CRI gave for a session.
+    /// Connects to the URL of a session, which CRI returned.
     pub fn connect(containerd: &'a Containerd, url: &str) -> Session<'a> {
         let url = url.replacen("http://", "ws://", 1);
         let mut request = url.as_str().into_client_request().expect("the URL of a session");
@@ -52,7 +52,7 @@ impl<'a> Session<'a> {
         sent.expect("send on the session");
     }
 
-    /// Types.
+    /// Writes to the standard input.
     pub fn write(&mut self, bytes: &[u8]) {
         self.send(STDIN, bytes);
     }
@@ -68,7 +68,7 @@ impl<'a> Session<'a> {
         self.send(RESIZE, size.as_bytes());
     }
 
-    /// Receives one message; false when the session is over.
+    /// Receives one message. Returns false once the session is over.
     fn receive(&mut self) -> bool {
         let socket = &mut self.socket;
         let received = self
@@ -76,7 +76,7 @@ impl<'a> Session<'a> {
             .block_on(async { tokio::time::timeout(deadline(), socket.next()).await });
         let received = received.unwrap_or_else(|_| {
             panic!(
-                "the session says nothing more; so far: {}",
+                "the session sends nothing more; so far: {}",
                 String::from_utf8_lossy(&self.stdout)
             )
         });
@@ -91,7 +91,7 @@ impl<'a> Session<'a> {
     fn take(&mut self, message: &[u8]) {
         let (channel, bytes) = (message[0], &message[1..]);
         match channel {
-            // A port-forwarding session answers on the channel it is asked on.
+            // A port-forwarding session replies on the channel of the request.
             STDIN | STDOUT => self.stdout.extend_from_slice(bytes),
             STDERR => self.stderr.extend_from_slice(bytes),
             ERROR => self.status.extend_from_slice(bytes),
@@ -107,7 +107,7 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Receives everything up to the end: the exit code.
+    /// Receives everything until the end of the session. Returns the exit code.
     pub fn finish(&mut self) -> i32 {
         while self.receive() {}
         let status = String::from_utf8_lossy(&self.status);

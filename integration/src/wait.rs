@@ -1,6 +1,6 @@
-//! Waiting. Tests wait for events; where the kernel or containerd offers none,
-//! [`until`] looks again and again, soon at first. The deadline is no part of
-//! any expectation: it only bounds how long a failing test hangs.
+//! Waits. Tests wait for events. Where the kernel or containerd has none,
+//! [`until`] looks repeatedly, soon at first. A deadline is no part of an
+//! expectation: it only limits how long a failing test hangs.
 
 use std::os::fd::AsFd;
 use std::sync::OnceLock;
@@ -8,13 +8,13 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-/// After this long something that must happen has failed to.
+/// Returns the time after which something that must happen has failed to.
 pub fn deadline() -> Duration {
     patience(60)
 }
 
-/// Some seconds, or more of them where `PALISADE_TEST_PATIENCE` says that the
-/// machine is so many times slower (an emulated one).
+/// Returns a time of so many seconds, multiplied by `PALISADE_TEST_PATIENCE` on
+/// a machine that is slower by that factor (an emulated one).
 pub fn patience(seconds: u32) -> Duration {
     static FACTOR: OnceLock<u32> = OnceLock::new();
     let factor = FACTOR.get_or_init(|| match std::env::var("PALISADE_TEST_PATIENCE") {
@@ -24,21 +24,21 @@ pub fn patience(seconds: u32) -> Duration {
     Duration::from_secs((seconds * factor).into())
 }
 
-/// Calls `look` until it finds something.
+/// Calls `look` until it returns something.
 pub fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let give_up = Instant::now() + deadline();
+    let give_up_at = Instant::now() + deadline();
     let mut pause = Duration::from_millis(1);
     loop {
         if let Some(found) = look() {
             return found;
         }
-        assert!(Instant::now() < give_up, "waited {:?} in vain for: {what}", deadline());
+        assert!(Instant::now() < give_up_at, "waited {:?} in vain for: {what}", deadline());
         std::thread::sleep(pause);
         pause = (pause * 2).min(Duration::from_millis(50));
     }
 }
 
-/// Whether a descriptor becomes readable in time. A pidfd does when its
+/// Whether a descriptor becomes readable in time, as a pidfd does when its
 /// process ends.
 pub fn readable(descriptor: impl AsFd, within: Duration) -> bool {
     let mut polled = [PollFd::new(descriptor.as_fd(), PollFlags::POLLIN)];

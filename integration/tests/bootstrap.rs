@@ -70,7 +70,7 @@ fn a_shim_is_brought_up_by_one_message_and_answers_by_another() {
     let bundle = Bundle::new(&containerd, "told", "exit 7");
     let sockets = containerd.directory().join("s");
     let params = Params { bundle: &bundle, id: "told", options: "", sockets: &sockets };
-    let output = bundle.start_told(&params.bytes());
+    let output = bundle.start_with_stdin(&params.bytes());
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 
     // version = 3, address, protocol, and nothing else.
@@ -94,7 +94,7 @@ fn options_that_come_with_it_are_read() {
     let sockets = containerd.directory().join("s");
     let options = "colour = \"red\"";
     let params = Params { bundle: &bundle, id: "strange", options, sockets: &sockets };
-    let output = bundle.start_told(&params.bytes());
+    let output = bundle.start_with_stdin(&params.bytes());
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success() && said.contains("colour"), "{said}");
     assert_eq!(output.stdout, b"");
@@ -108,7 +108,7 @@ fn a_message_for_another_container_is_refused() {
     let bundle = Bundle::new(&containerd, "one", "true");
     let sockets = containerd.directory().join("s");
     let params = Params { bundle: &bundle, id: "other", options: "", sockets: &sockets };
-    let output = bundle.start_told(&params.bytes());
+    let output = bundle.start_with_stdin(&params.bytes());
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success(), "{said}");
     for id in ["other", "one"] {

@@ -195,7 +195,7 @@ fn endless_hooks(containerd: &Containerd) -> (Value, PathBuf) {
 fn a_create_that_its_client_gives_up_is_undone(containerd: Containerd) {
     let (hooks, begun) = endless_hooks(&containerd);
     let container = containerd.shell("abandoned", "true").spec(|s| s["hooks"] = hooks);
-    let abandoned = container.give_up_creating(&begun);
+    let abandoned = container.cancel_create(&begun);
     assert_eq!(leaks::after_test(&containerd), [""; 0]);
     assert!(containerd.directory().join("tidied").is_file());
     drop(abandoned);
@@ -214,7 +214,7 @@ fn a_create_in_a_pod_that_is_given_up_is_undone(containerd: Containerd) {
     };
     let (hooks, begun) = endless_hooks(&containerd);
     let container = containerd.shell("abandoned", "true").spec(beside);
-    let abandoned = container.spec(|s| s["hooks"] = hooks).give_up_creating(&begun);
+    let abandoned = container.spec(|s| s["hooks"] = hooks).cancel_create(&begun);
     wait::until("it is undone", || containerd.directory().join("tidied").is_file().then_some(()));
     drop(abandoned);
     assert_eq!(root.exec_shell("look", "echo alive"), (0, "alive\n".to_owned()));

@@ -1,5 +1,5 @@
-//! Writes the image that puts Palisade onto the nodes of a cluster, as a tar
-//! archive for `ctr image import`. `ci/package --image` calls it.
+//! Writes the image that installs Palisade on the nodes of a cluster, as a tar
+//! archive for `ctr image import`. `ci/package --image` runs it.
 
 use integration::image;
 

@@ -1,5 +1,5 @@
-//! What `ci/quickstart` shows: a container and a pod under Palisade, in a
-//! private containerd that is gone afterwards.
+//! The demonstration of `ci/quickstart`: a container and a pod under Palisade,
+//! in a private containerd that is removed afterwards.
 
 use integration::containerd::{Containerd, Version};
 use integration::{host, sandbox};
