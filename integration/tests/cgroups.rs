@@ -309,7 +309,7 @@ mod needs_systemd {
     use super::*;
 
     fn start() -> Containerd {
-        assert_eq!(Driver::of_tests(), Driver::Systemd, "ci/left-out leaves this test out");
+        assert_eq!(Driver::of_tests(), Driver::Systemd, "ci/choose-tests leaves this test out");
         Containerd::start(Version::V2_1)
     }
 

@@ -24,7 +24,7 @@ use super::stats::Stats;
 use super::*;
 
 /// Checks a test's needs. A test that needs more than root is in a module with
-/// that need in its name, so that `ci/left-out` can leave it out, and print
+/// that need in its name, so that `ci/choose-tests` can leave it out, and print
 /// that, on a host without it. If it is run anyway, it fails here.
 fn needs(met: bool, what: &str) {
     assert!(rustix::process::geteuid().is_root(), "needs root");
