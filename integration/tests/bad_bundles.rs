@@ -1,5 +1,5 @@
-//! Bundles and requests that are wrong. Each is refused in one sentence that
-//! names what is wrong, and leaves nothing behind.
+//! Wrong bundles and requests. Each is refused in one sentence that names the
+//! fault, and leaves nothing behind.
 
 use std::fs;
 use std::path::Path;
@@ -15,18 +15,18 @@ use serde_json::{Value, json};
 on_each_containerd!(
     a_spec_that_is_wrong_is_refused_by_containerd_s_error,
     an_id_is_taken_once,
-    of_two_creates_at_once_one_wins,
+    one_of_two_creates_at_once_succeeds,
     options_with_an_unknown_key_are_refused,
     a_symlink_leads_no_mount_out_of_the_container,
 );
 
-/// A bundle needs no particular containerd: one is enough.
+/// Makes a bundle. Its containerd may be of any version.
 fn bundle(containerd: &Containerd, id: &str) -> Bundle {
     Bundle::new(containerd, id, "exit 7")
 }
 
 #[track_caller]
-fn says(refusal: &str, wanted: &[&str]) {
+fn assert_names(refusal: &str, wanted: &[&str]) {
     for words in wanted {
         assert!(refusal.contains(words), "{words:?} is missing in: {refusal}");
     }
@@ -49,7 +49,7 @@ fn a_missing_config_is_named() {
     let containerd = Containerd::start(Version::V2_1);
     let bundle = bundle(&containerd, "missing");
     fs::remove_file(bundle.config()).expect("remove config.json");
-    says(&bundle.refusal(), &["config.json"]);
+    assert_names(&bundle.refusal(), &["config.json"]);
 }
 
 #[test]
@@ -64,7 +64,7 @@ fn a_broken_config_is_named() {
     ] {
         let bundle = bundle(&containerd, id);
         fs::write(bundle.config(), text).expect("write config.json");
-        says(&bundle.refusal(), &["config.json"]);
+        assert_names(&bundle.refusal(), &["config.json"]);
     }
 }
 
@@ -74,15 +74,15 @@ fn a_config_that_is_no_file_is_refused() {
     let bundle = bundle(&containerd, "directory");
     fs::remove_file(bundle.config()).expect("remove config.json");
     fs::create_dir(bundle.config()).expect("make a directory");
-    says(&bundle.refusal(), &["config.json"]);
+    assert_names(&bundle.refusal(), &["config.json"]);
     fs::remove_dir(bundle.config()).expect("remove the directory");
     let fifo = nix::unistd::mkfifo(&bundle.config(), nix::sys::stat::Mode::S_IRWXU);
     fifo.expect("mkfifo");
-    says(&bundle.refusal(), &["config.json", "regular file"]);
+    assert_names(&bundle.refusal(), &["config.json", "regular file"]);
 }
 
-/// What the specification does not know is ignored, as it demands (config.md,
-/// "Extensibility").
+/// Properties that the specification does not know are ignored, as it demands
+/// (config.md, "Extensibility").
 #[test]
 fn unknown_fields_are_ignored() {
     let containerd = Containerd::start(Version::V2_1);
@@ -96,7 +96,7 @@ fn unknown_fields_are_ignored() {
     shim.shutdown();
 }
 
-/// One change to a good spec, and the words that the refusal must hold.
+/// A change to a good spec, and the parts of its refusal.
 type Mistake = (&'static str, fn(&mut Value), &'static [&'static str]);
 
 const MISTAKES: &[Mistake] = &[
@@ -189,27 +189,27 @@ const MISTAKES: &[Mistake] = &[
 #[test]
 fn each_mistake_in_a_spec_is_named() {
     let containerd = Containerd::start(Version::V2_1);
-    let mut unsaid = Vec::new();
+    let mut missing = Vec::new();
     for (id, mistake, wanted) in MISTAKES {
         let bundle = bundle(&containerd, id).spec(*mistake);
         let refusal = bundle.refusal().to_lowercase();
         if !wanted.iter().all(|words| refusal.contains(&words.to_lowercase())) {
-            unsaid.push(format!("{id}: {wanted:?} in: {refusal}"));
+            missing.push(format!("{id}: {wanted:?} in: {refusal}"));
         }
     }
-    assert!(unsaid.is_empty(), "{}", unsaid.join("\n"));
+    assert!(missing.is_empty(), "{}", missing.join("\n"));
 }
 
-/// The same over containerd, which shows the sentence to the person who asked.
+/// containerd shows the sentence to the user.
 fn a_spec_that_is_wrong_is_refused_by_containerd_s_error(containerd: Containerd) {
     let container = containerd.shell("wrong", "true").spec(|s| s["process"]["cwd"] = json!("home"));
     let refused = container.try_create().expect_err("the spec is wrong");
-    says(refused.message(), &["process.cwd", "home", "absolute"]);
+    assert_names(refused.message(), &["process.cwd", "home", "absolute"]);
 
     let container = containerd.shell("no-source", "true");
     let container = container.bind("/no/such/thing", "/thing", &["rbind", "ro"]);
     let refused = container.try_create().expect_err("the source is missing");
-    says(refused.message(), &["/no/such/thing"]);
+    assert_names(refused.message(), &["/no/such/thing"]);
     let fine = containerd.shell("fine", "exit 0").start();
     assert_eq!(fine.wait().code, 0);
 }
@@ -233,7 +233,7 @@ fn an_id_is_taken_once(containerd: Containerd) {
 }
 
 /// Two Create requests for one ID in one shim, at the same time.
-fn of_two_creates_at_once_one_wins(containerd: Containerd) {
+fn one_of_two_creates_at_once_succeeds(containerd: Containerd) {
     let bundle = Bundle::new(&containerd, "contested", "exit 7");
     let shims = [(); 2].map(|()| bundle.start_shim().expect("start or find the shim"));
     let outcomes = std::thread::scope(|scope| {
@@ -245,7 +245,7 @@ fn of_two_creates_at_once_one_wins(containerd: Containerd) {
     let refusals: Vec<&String> =
         outcomes.iter().filter_map(|outcome| outcome.as_ref().err()).collect();
     assert_eq!(refusals.len(), 1, "{outcomes:?}");
-    says(refusals[0], &["contested", "already exists"]);
+    assert_names(refusals[0], &["contested", "already exists"]);
     assert_eq!(shims[0].run_to_end(), Ok(7));
     shims[0].shutdown();
 }
@@ -273,14 +273,14 @@ fn options(body: &str, path: &str) -> Any {
 fn options_with_an_unknown_key_are_refused(containerd: Containerd) {
     let container = containerd.shell("optional", "true").options(options("colour = \"red\"", ""));
     let refused = container.try_create().expect_err("there is no such option");
-    says(refused.message(), &["colour"]);
+    assert_names(refused.message(), &["colour"]);
 
     let file = containerd.directory().join("palisade.toml");
     fs::write(&file, "userns = \"sometimes\"\n").expect("write a file of options");
     let from_file = options("", &file.to_string_lossy());
     let container = containerd.shell("from-file", "true").options(from_file);
     let refused = container.try_create().expect_err("there is no such choice");
-    says(refused.message(), &["sometimes"]);
+    assert_names(refused.message(), &["sometimes"]);
 
     let fine = options("userns = \"never\"", "");
     let container = containerd.shell("fine", "cat /proc/self/uid_map").options(fine).start();
@@ -289,8 +289,8 @@ fn options_with_an_unknown_key_are_refused(containerd: Containerd) {
     assert!(map.split_whitespace().eq(["0", "0", "4294967295"]), "{map}");
 }
 
-/// The image's `/etc/outside` and the bundle's own links point up and out: a
-/// mount there lands inside the container all the same, or is refused.
+/// The image's `/etc/outside` and the bundle's own links point up and out. A
+/// mount there stays inside the container, or is refused.
 fn a_symlink_leads_no_mount_out_of_the_container(containerd: Containerd) {
     let secret = containerd.directory().join("secret");
     fs::create_dir(&secret).expect("make a directory");

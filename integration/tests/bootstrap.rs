@@ -1,7 +1,7 @@
-//! How containerd 2.3 brings up a shim: `BootstrapParams` go into `start`, a
-//! `BootstrapResult` comes out (containerd's API, `bootstrap.proto`). No Debian
-//! has that containerd yet, so its side of the exchange is spelled out here,
-//! byte by byte and by no library, and the shim is the real executable.
+//! containerd 2.3's way to start a shim: `start` gets `BootstrapParams` and
+//! prints a `BootstrapResult` (containerd's API, `bootstrap.proto`). No Debian
+//! has that containerd yet. So this test writes its messages byte by byte,
+//! without a library, for the real shim.
 
 use std::fs;
 use std::path::Path;
@@ -9,7 +9,7 @@ use std::path::Path;
 use integration::containerd::{Containerd, Version};
 use integration::shim::Bundle;
 
-/// A field of a protobuf message that holds a string, bytes or a message.
+/// Encodes a field of a protobuf message: a string, bytes or a message.
 fn field(number: u8, content: impl AsRef<[u8]>) -> Vec<u8> {
     let content = content.as_ref();
     let mut bytes = vec![(number << 3) | 2];
@@ -23,12 +23,13 @@ fn field(number: u8, content: impl AsRef<[u8]>) -> Vec<u8> {
     bytes
 }
 
-/// A `google.protobuf.Any` in an `Extension`.
+/// Encodes a `google.protobuf.Any` in an `Extension`.
 fn extension(type_url: &str, value: &[u8]) -> Vec<u8> {
     field(8, field(1, [field(1, type_url), field(2, value)].concat()))
 }
 
-/// What containerd 2.3 writes for a container with runtime options.
+/// The parameters that containerd 2.3 writes for a container with runtime
+/// options.
 struct Params<'a> {
     bundle: &'a Bundle,
     id: &'a str,
@@ -49,11 +50,11 @@ impl Params<'_> {
             field(5, format!("{}.ttrpc", bundle.address)),
             field(6, &bundle.address),
             field(7, "/usr/bin/containerd"),
-            // Somebody else's, first, then ours.
+            // First an extension for another program, then ours.
             extension("containerd.io/cri.v1.PodSandboxConfig", b"\x0a\x03abc"),
             extension("runtimeoptions.v1.Options", &options),
             field(9, sockets.as_os_str().as_encoded_bytes()),
-            // What a later containerd may add.
+            // A field that a later containerd may add.
             field(15, "future"),
         ]
         .concat()
@@ -65,11 +66,11 @@ fn containerd() -> Containerd {
 }
 
 #[test]
-fn a_shim_is_brought_up_by_one_message_and_answers_by_another() {
+fn one_message_starts_a_shim_and_another_reports_it() {
     let containerd = containerd();
-    let bundle = Bundle::new(&containerd, "told", "exit 7");
+    let bundle = Bundle::new(&containerd, "bootstrapped", "exit 7");
     let sockets = containerd.directory().join("s");
-    let params = Params { bundle: &bundle, id: "told", options: "", sockets: &sockets };
+    let params = Params { bundle: &bundle, id: "bootstrapped", options: "", sockets: &sockets };
     let output = bundle.start_with_stdin(&params.bytes());
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 
@@ -88,15 +89,15 @@ fn a_shim_is_brought_up_by_one_message_and_answers_by_another() {
 }
 
 #[test]
-fn options_that_come_with_it_are_read() {
+fn options_in_the_message_are_read() {
     let containerd = containerd();
     let bundle = Bundle::new(&containerd, "strange", "true");
     let sockets = containerd.directory().join("s");
     let options = "colour = \"red\"";
     let params = Params { bundle: &bundle, id: "strange", options, sockets: &sockets };
     let output = bundle.start_with_stdin(&params.bytes());
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(!output.status.success() && said.contains("colour"), "{said}");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && stderr.contains("colour"), "{stderr}");
     assert_eq!(output.stdout, b"");
     let left: Vec<_> = fs::read_dir(&sockets).into_iter().flatten().flatten().collect();
     assert!(left.is_empty(), "{left:?}");
@@ -109,9 +110,9 @@ fn a_message_for_another_container_is_refused() {
     let sockets = containerd.directory().join("s");
     let params = Params { bundle: &bundle, id: "other", options: "", sockets: &sockets };
     let output = bundle.start_with_stdin(&params.bytes());
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(!output.status.success(), "{said}");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success(), "{stderr}");
     for id in ["other", "one"] {
-        assert!(said.contains(&format!("{}/{id}", bundle.namespace)), "{said}");
+        assert!(stderr.contains(&format!("{}/{id}", bundle.namespace)), "{stderr}");
     }
 }

@@ -1,5 +1,5 @@
-//! What a container's cgroup does on the host, beyond limits: whose it is, what
-//! may be made below it, and how it goes.
+//! A container's cgroup on the host, beyond its limits: its owner, the cgroups
+//! below it, and its end.
 
 use std::path::PathBuf;
 
@@ -8,7 +8,7 @@ use integration::containerd::{Containerd, Version};
 use integration::{cgroup, host, sandbox, wait};
 use serde_json::{Value, json};
 
-/// Containers have cgroup namespaces of their own, with a mount of it.
+/// Gives a container its own cgroup namespace, with a mount of it.
 fn with_own_cgroups(container: NewContainer<'_>, options: Value) -> NewContainer<'_> {
     container.spec(|s| {
         let namespaces = s["linux"]["namespaces"].as_array_mut().expect("namespaces");
@@ -20,7 +20,7 @@ fn with_own_cgroups(container: NewContainer<'_>, options: Value) -> NewContainer
     })
 }
 
-/// A container's cgroup: its processes may have gone below.
+/// Returns a container's cgroup, even if its processes have moved below it.
 fn cgroup_of(containerd: &Containerd, id: &str) -> PathBuf {
     let names = [id.to_owned(), cgroup::scope(containerd.slot(), id)];
     let mine = |path: &PathBuf| {
@@ -93,11 +93,10 @@ mod needs_v2 {
         }
     }
 
-    /// Where its first process alone would have outlived the hungry one. The
-    /// sandbox process is in the same cgroup, and so ends with it; nonetheless it
-    /// is told why.
+    /// If only the init were killed, the other process would survive. boot is
+    /// in the same cgroup and ends with it. The OOM is published nevertheless.
     #[test]
-    fn a_container_is_killed_as_one_where_it_is_so_limited() {
+    fn a_container_with_oom_group_is_killed_as_a_whole() {
         let containerd = Containerd::start(Version::V2_1);
         let events = Subscriber::new(&containerd);
         let hungry = "dd if=/dev/zero of=/dev/shm/blob bs=1M count=48; sleep 1000";
@@ -111,7 +110,7 @@ mod needs_v2 {
         container.delete_task().expect("delete it");
         let seen = events.until(|event| matches!(event, TaskEvent::Delete(..)));
         let at = |wanted: &TaskEvent| seen.iter().position(|event| event == wanted);
-        let oom = at(&TaskEvent::Oom("hungry".into())).expect("out of memory is told");
+        let oom = at(&TaskEvent::Oom("hungry".into())).expect("an OOM event");
         let exit = at(&TaskEvent::Exit("hungry".into(), "hungry".into(), 137));
         assert!(Some(oom) < exit, "{seen:?}");
 
@@ -126,7 +125,7 @@ mod needs_v2 {
     }
 
     #[test]
-    fn every_process_is_born_in_its_container_s_cgroup() {
+    fn every_process_starts_in_its_container_s_cgroup() {
         let containerd = Containerd::start(Version::V2_1);
         let container = containerd.shell("family", "sleep 1000 & sleep 1000").start();
         let exec = container.exec("more", spec::process(&["sleep", "1000"]), Streams::Null);
@@ -134,7 +133,7 @@ mod needs_v2 {
         exec.start().expect("start it");
         let cgroup = host::cgroup_directory(container.pid(), "");
         assert_eq!(host::cgroup_directory(exec.pid(), ""), cgroup);
-        // The sandbox process as well, and none of anybody else's.
+        // boot is in it as well, and no process of another container.
         let boot = sandbox::boot_of(container.shim());
         let mut members: Vec<i32> = sandbox::descendants(boot.pid).iter().map(|p| p.pid).collect();
         members.push(boot.pid);
@@ -158,8 +157,8 @@ mod needs_v2 {
         assert_eq!((code, output.as_str()), (0, "0::/\n67108864\nread-only\nlimited\n"));
     }
 
-    /// Mounted writable it is the container's own to divide, as the runtime
-    /// specification wants; its limits are not.
+    /// Mounted writable, the cgroup is the container's own to divide, as the
+    /// runtime specification demands. Its limits are not.
     #[test]
     fn a_container_may_divide_its_cgroup_but_not_raise_its_limits() {
         let containerd = Containerd::start(Version::V2_1);
@@ -185,8 +184,8 @@ mod needs_v2 {
             ("67108864", "20")
         );
 
-        // All that is done to a container reaches those below, and leaves the
-        // division as it is.
+        // Whatever is done to a container also reaches its cgroups below, and
+        // does not undo the division.
         assert_eq!(container.processes().len(), 2, "{:?}", container.processes());
         container.pause().expect("pause it");
         assert!(value("workers/cgroup.events").contains("frozen 1"));
@@ -198,7 +197,7 @@ mod needs_v2 {
         assert_eq!(container.wait().code, 137);
     }
 
-    /// A threaded cgroup lists no processes, and yet one can be put into it.
+    /// A threaded cgroup lists no processes, but a process can still join it.
     #[test]
     fn an_exec_joins_an_init_that_threads_its_cgroup() {
         let containerd = Containerd::start(Version::V2_1);
@@ -262,7 +261,7 @@ mod needs_v2 {
     }
 
     #[test]
-    fn killing_all_reaches_who_forks_and_who_hides_below() {
+    fn killing_all_reaches_forking_processes_and_cgroups_below() {
         let containerd = Containerd::start(Version::V2_1);
         let script = "f() { while :; do (:) & done; }; f & f & sleep 1000";
         let container = containerd
@@ -274,10 +273,10 @@ mod needs_v2 {
         assert_eq!(container.wait().code, 137);
     }
 
-    /// With the PID namespace of the pod the kernel does not end the rest along
-    /// with the first process.
+    /// In the pod's PID namespace the kernel does not end the other processes
+    /// with the container's init.
     #[test]
-    fn nobody_forks_away_in_a_pod_that_shares_its_pids() {
+    fn no_process_escapes_by_forking_in_a_pod_that_shares_its_pids() {
         let containerd = Containerd::start(Version::V2_1);
         let pod = containerd.pod_with("family", |config| {
             let options = pod_security(config).namespace_options.as_mut();
@@ -300,7 +299,7 @@ mod needs_v2 {
     }
 }
 
-/// These look at units, which only the driver of that name makes.
+/// Tests of units, which only the systemd driver makes.
 mod needs_systemd {
     use std::process::Command;
 
@@ -323,7 +322,7 @@ mod needs_systemd {
         systemctl(&["show", unit, "--value", "--property", property])
     }
 
-    /// What systemd said of a unit.
+    /// Returns systemd's log of a unit.
     fn journal(unit: &str) -> String {
         let ran = Command::new("journalctl").args(["--unit", unit, "--output", "cat"]).output();
         String::from_utf8_lossy(&ran.expect("run journalctl").stdout).into_owned()
@@ -357,7 +356,7 @@ mod needs_systemd {
         let place = host::cgroup_directory(container.pid(), "");
         assert!(place.ends_with(format!("{slice}/{unit}")), "{}", place.display());
 
-        // The process that kept the scope alive at first has gone.
+        // The process that kept the scope alive at first is gone.
         let children = host::children(container.shim());
         assert_eq!(children.len(), 1, "{children:?}");
 
@@ -418,13 +417,13 @@ mod needs_systemd {
             );
             assert!(host::cgroup_directory(pid, "").ends_with(&unit));
         }
-        // Neither of them keeps a process that only held its place.
+        // Neither scope keeps the process that kept it alive at first.
         let shim = sandbox::shim_of(container.pid());
         assert_eq!(host::children(shim).len(), 1, "{:?}", host::children(shim));
     }
 
     #[test]
-    fn a_scope_that_is_killed_takes_the_container_along() {
+    fn killing_a_scope_ends_its_container() {
         let containerd = start();
         let container = containerd.container("stopped", ["sleep", "1000"]).start();
         let unit = cgroup::scope(containerd.slot(), "stopped");
@@ -433,10 +432,10 @@ mod needs_systemd {
         container.delete_task().expect("delete it");
     }
 
-    /// What systemd does with all scopes when the node shuts down. Who does not
-    /// end by SIGTERM keeps the node up until systemd loses patience.
+    /// systemd stops all scopes when the node shuts down. A scope that does not
+    /// end by SIGTERM keeps the node up until systemd's timeout.
     #[test]
-    fn a_pod_s_scopes_stop_when_they_are_asked_to() {
+    fn a_pod_s_scopes_stop_on_sigterm() {
         let containerd = start();
         let pod = containerd.pod("shutdown");
         let script = "trap 'exit 7' TERM; echo listening; while :; do sleep 0.1; done";
@@ -446,11 +445,11 @@ mod needs_systemd {
         assert_eq!(container.wait().exit_code, 7);
         wait::until("CRI notices", || (!pod.is_ready()).then_some(()));
         let unit = format!("cri-containerd-{}.scope", pod.id);
-        let said = wait::until("systemd says that the scope is no more", || {
-            let said = journal(&unit);
-            said.contains("Deactivated").then_some(said)
+        let log = wait::until("systemd logs the end of the scope", || {
+            let log = journal(&unit);
+            log.contains("Deactivated").then_some(log)
         });
-        assert!(!said.contains("timed out") && !said.contains("Killing"), "{said}");
+        assert!(!log.contains("timed out") && !log.contains("Killing"), "{log}");
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! Talking to a running container of a pod: ExecSync, Exec, Attach, PortForward.
+//! Sessions with a running container of a pod: ExecSync, Exec, Attach,
+//! PortForward.
 
 use std::thread;
 
@@ -7,10 +8,10 @@ use integration::on_each_cri;
 use integration::stream::Session;
 
 on_each_cri!(
-    exec_sync_answers,
-    exec_sync_gives_up_in_time,
+    exec_sync_returns_output_and_exit_code,
+    exec_sync_ends_at_its_timeout,
     exec_sync_names_a_missing_program,
-    exec_streams_apart,
+    exec_keeps_streams_separate,
     exec_takes_input,
     exec_with_a_terminal,
     attach_shows_the_output_and_takes_input,
@@ -18,7 +19,7 @@ on_each_cri!(
     thirty_execs_at_once,
 );
 
-fn exec_sync_answers(containerd: Containerd) {
+fn exec_sync_returns_output_and_exit_code(containerd: Containerd) {
     let pod = containerd.pod("asked");
     let container = pod.shell("main", "sleep 1000");
     let answer = container.exec("echo out; echo err >&2; exit 9");
@@ -28,7 +29,7 @@ fn exec_sync_answers(containerd: Containerd) {
     );
 }
 
-fn exec_sync_gives_up_in_time(containerd: Containerd) {
+fn exec_sync_ends_at_its_timeout(containerd: Containerd) {
     let pod = containerd.pod("slow");
     let container = pod.shell("main", "sleep 1000");
     let refused = container.try_exec(&["sleep", "1000"], 1).expect_err("it takes too long");
@@ -46,7 +47,7 @@ fn exec_sync_names_a_missing_program(containerd: Containerd) {
     assert!(refused.message().contains("no-such-program"), "{refused}");
 }
 
-fn exec_streams_apart(containerd: Containerd) {
+fn exec_keeps_streams_separate(containerd: Containerd) {
     let pod = containerd.pod("apart");
     let container = pod.shell("main", "sleep 1000");
     let script = "echo out; echo err >&2; exit 5";

@@ -1,4 +1,4 @@
-//! Pods over CRI: what the kubelet asks of a runtime.
+//! Pods over CRI, as the kubelet uses it.
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -11,23 +11,23 @@ use k8s_cri::v1::{DnsConfig, Int64Value, LinuxContainerResources, NamespaceMode}
 on_each_cri!(
     a_pod_runs_and_goes,
     containers_share_network_and_ipc_but_not_pids,
-    containers_share_pids_when_asked_to,
+    containers_share_pids_if_the_pod_does,
     a_debug_container_joins_the_pids_of_its_target,
     output_is_logged_and_the_log_can_be_reopened,
     a_container_restarts_in_a_living_pod,
     a_container_that_listens_to_sigterm_ends_at_once,
-    a_container_that_does_not_is_killed_after_its_grace_period,
-    stats_tell_what_a_container_uses,
+    a_container_that_ignores_sigterm_is_killed_after_its_grace_period,
+    stats_show_a_container_s_usage,
     limits_change_while_it_runs,
     the_network_carries_traffic,
-    names_and_dns_are_as_the_pod_says,
+    names_and_dns_are_the_pod_s,
     sysctls_are_set,
     privileged_pods_see_the_host,
     stopping_twice_is_fine,
 );
 
-// Not with `sandboxer = "shim"`: containerd 2.1.9 itself crashes there, before it
-// calls the runtime (a nil spec in `core/runtime/v2/bundle.go`, NewBundle).
+// Not with `sandboxer = "shim"`: containerd 2.1.9 itself crashes there before
+// it calls the runtime (a nil spec in `core/runtime/v2/bundle.go`, NewBundle).
 on_each_containerd!(host_network_pods_share_the_host_s_network);
 
 fn a_pod_runs_and_goes(containerd: Containerd) {
@@ -50,7 +50,7 @@ fn containers_share_network_and_ipc_but_not_pids(containerd: Containerd) {
         "mkdir /tmp/www; echo fine > /tmp/www/index.html; exec httpd -f -p 8080 -h /tmp/www",
     );
     let client = pod.shell("client", "sleep 1000");
-    wait::until("the server answers its neighbour on localhost", || {
+    wait::until("the server replies to the client on localhost", || {
         let answer = client.exec("wget -q -O - http://127.0.0.1:8080/");
         (answer.stdout == "fine\n").then_some(())
     });
@@ -67,7 +67,7 @@ fn containers_share_network_and_ipc_but_not_pids(containerd: Containerd) {
     assert_eq!(server.ask("cat /dev/shm/note"), "note");
 }
 
-fn containers_share_pids_when_asked_to(containerd: Containerd) {
+fn containers_share_pids_if_the_pod_does(containerd: Containerd) {
     let pod = containerd.pod_with("family", |config| {
         let options = pod_security(config).namespace_options.as_mut();
         options.expect("namespace options").pid = NamespaceMode::Pod.into();
@@ -78,7 +78,7 @@ fn containers_share_pids_when_asked_to(containerd: Containerd) {
     assert_eq!(first.ask(ask), "2");
     assert_eq!(second.ask(ask), "2");
     assert_ne!(first.ask("cat /proc/1/comm"), "sleep");
-    // One may signal the other; its end is told, and the first goes on.
+    // One may signal the other. Its end is published, and the first lives on.
     first.ask("for p in /proc/[0-9]*; do [ \"$(tr '\\0' ' ' < $p/cmdline)\" = 'sleep 2222 ' ] && kill -9 ${p#/proc/}; done; true");
     assert_eq!(second.wait().exit_code, 137);
     assert_eq!(first.ask("echo still here"), "still here");
@@ -103,7 +103,8 @@ fn a_debug_container_joins_the_pids_of_its_target(containerd: Containerd) {
         debugger.ask("readlink /proc/self/ns/mnt"),
         target.ask("readlink /proc/self/ns/mnt")
     );
-    // Its end is nobody else's; the target's end is its own, too.
+    // Only its own end is published; the target's end also ends the debug
+    // container.
     debugger.stop(Duration::ZERO).expect("stop the debugger");
     assert_eq!(debugger.wait().exit_code, 137);
     let again = pod.container("again", "exec sleep 3333", |config| {
@@ -139,7 +140,7 @@ fn output_is_logged_and_the_log_can_be_reopened(containerd: Containerd) {
 
 fn a_container_restarts_in_a_living_pod(containerd: Containerd) {
     let pod = containerd.pod("restarts");
-    let neighbour = pod.shell("neighbour", "sleep 1000");
+    let other = pod.shell("other", "sleep 1000");
     let address = pod.ip();
     for attempt in 0..3 {
         let script = format!("echo attempt {attempt}; exit {attempt}");
@@ -149,7 +150,7 @@ fn a_container_restarts_in_a_living_pod(containerd: Containerd) {
         container.wait_for_log(&format!("attempt {attempt}"));
         container.remove().expect("remove it");
     }
-    assert_eq!(neighbour.ask("echo untouched"), "untouched");
+    assert_eq!(other.ask("echo untouched"), "untouched");
     assert_eq!(pod.ip(), address);
 }
 
@@ -160,13 +161,13 @@ fn a_container_that_listens_to_sigterm_ends_at_once(containerd: Containerd) {
     container.wait_for_log("ready");
     let asked = Instant::now();
     container.stop(Duration::from_secs(30)).expect("stop it");
-    assert!(asked.elapsed() < Duration::from_secs(20), "it was not told to end");
+    assert!(asked.elapsed() < Duration::from_secs(20), "it did not get SIGTERM");
     let status = container.wait();
     assert_eq!((status.exit_code, status.reason.as_str()), (0, "Completed"));
     container.wait_for_log("bye");
 }
 
-fn a_container_that_does_not_is_killed_after_its_grace_period(containerd: Containerd) {
+fn a_container_that_ignores_sigterm_is_killed_after_its_grace_period(containerd: Containerd) {
     let pod = containerd.pod("stubborn");
     let container = pod.shell("main", "trap '' TERM; echo ready; while :; do sleep 0.01; done");
     container.wait_for_log("ready");
@@ -176,7 +177,7 @@ fn a_container_that_does_not_is_killed_after_its_grace_period(containerd: Contai
     assert_eq!(container.wait().exit_code, 137);
 }
 
-fn stats_tell_what_a_container_uses(containerd: Containerd) {
+fn stats_show_a_container_s_usage(containerd: Containerd) {
     let pod = containerd.pod("stats");
     let script = "dd if=/dev/zero of=/dev/shm/blob bs=1M count=8 2>/dev/null; \
                   n=0; while [ $n -lt 100000 ]; do n=$((n+1)); done; echo worked; sleep 1000";
@@ -236,7 +237,7 @@ fn the_network_carries_traffic(containerd: Containerd) {
     assert_eq!(alice.ask("id -u"), "1000");
 }
 
-fn names_and_dns_are_as_the_pod_says(containerd: Containerd) {
+fn names_and_dns_are_the_pod_s(containerd: Containerd) {
     let pod = containerd.pod_with("names", |config| {
         config.hostname = "a-name".into();
         config.dns_config = Some(DnsConfig {

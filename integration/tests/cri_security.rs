@@ -1,4 +1,4 @@
-//! What a pod's security contexts and volumes ask for.
+//! A pod's security contexts and volumes.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, chown};
@@ -67,14 +67,14 @@ fn a_container_runs_as_its_user(containerd: Containerd) {
     assert_eq!(by_name.ask("id -un; id -u"), "bob\n1001");
     assert_ne!(by_name.exec("cat /etc/shadow /root/x /home/alice/x").code, 0);
 
-    let refused = pod.create("nobody-knows", 0, "true", |config| {
+    let refused = pod.create("unknown-user", 0, "true", |config| {
         security(config).run_as_username = "mallory".into();
     });
     let started = refused.and_then(|container| container.start());
-    assert!(started.expect_err("nobody is called that").message().contains("no users found"));
+    assert!(started.expect_err("no user has that name").message().contains("no users found"));
 }
 
-/// What fsGroup comes to: the volume belongs to a group that the user is in.
+/// fsGroup makes the volume belong to a group that the user is in.
 fn supplementary_groups_open_a_volume(containerd: Containerd) {
     let shared = volume(&containerd, "of-a-group");
     chown(&shared, Some(0), Some(4711)).expect("chown");
@@ -125,9 +125,10 @@ fn capabilities_are_added_and_dropped(containerd: Containerd) {
     let mighty = container("all", &["ALL"], &[]);
     mighty.exec("hostname owned");
     assert_eq!(host_name(), before);
-    // Harmless even where it works: the time that it is. busybox exits with 0.
-    let said = mighty.exec("date -s @$(date +%s) 2>&1").stdout;
-    assert!(said.contains("can't set date"), "it can set the host's time: {said}");
+    // Harmless even if it works, since it sets the present time. busybox exits
+    // with 0.
+    let output = mighty.exec("date -s @$(date +%s) 2>&1").stdout;
+    assert!(output.contains("can't set date"), "it can set the host's time: {output}");
 }
 
 fn no_new_privileges_holds(containerd: Containerd) {
@@ -204,7 +205,7 @@ fn a_single_file_can_be_a_volume(containerd: Containerd) {
     );
 }
 
-/// A tmpfs of the host's, mounted below a volume and unmounted with the value.
+/// A tmpfs of the host below a volume, unmounted on drop.
 struct HostMount(PathBuf);
 
 impl HostMount {
@@ -265,7 +266,7 @@ fn a_missing_volume_is_named(containerd: Containerd) {
 mod needs_apparmor {
     use integration::containerd::{Containerd, Version};
 
-    /// Where the kernel has AppArmor, containerd asks for its own profile.
+    /// If the kernel has AppArmor, containerd requests its own profile.
     #[test]
     fn a_container_runs_under_containerd_s_profile() {
         let containerd = Containerd::start(Version::V2_1);

@@ -1,4 +1,4 @@
-//! Further processes in a running container.
+//! Exec'd processes in a running container.
 
 use std::thread;
 
@@ -9,7 +9,7 @@ use integration::{on_each_containerd, spec};
 use serde_json::json;
 
 on_each_containerd!(
-    exec_answers_with_output_and_exit_code,
+    exec_returns_output_and_exit_code,
     exec_sees_what_the_container_sees,
     a_missing_program_is_named_and_the_container_lives_on,
     fifty_execs_at_once,
@@ -23,7 +23,7 @@ on_each_containerd!(
     exec_with_a_terminal,
 );
 
-fn exec_answers_with_output_and_exit_code(containerd: Containerd) {
+fn exec_returns_output_and_exit_code(containerd: Containerd) {
     let sleeper = containerd.run("sleeper").detached(["sleep", "1000"]);
     let ran = sleeper.exec("talks", ["sh", "-c", "echo out; echo err >&2; exit 7"]);
     assert_eq!((ran.code, ran.stdout.as_str()), (7, "out\n"));
@@ -33,7 +33,7 @@ fn exec_answers_with_output_and_exit_code(containerd: Containerd) {
 fn exec_sees_what_the_container_sees(containerd: Containerd) {
     let script = "echo here > /tmp/note; hostname tester; sleep 1000";
     let container = containerd.shell("noted", script);
-    // Only so that it may set its own host name.
+    // The capability is only needed to set its own host name.
     let container = container.spec(|s| {
         for set in ["bounding", "effective", "permitted"] {
             s["process"]["capabilities"][set] = json!(["CAP_SYS_ADMIN"]);
@@ -86,8 +86,9 @@ fn an_exec_id_is_taken_once(containerd: Containerd) {
     assert_eq!(first.wait().code, 137);
 }
 
-/// Nothing that was begun for the first of that name is done to the second: a
-/// kill sees to it for ten seconds that an exit is told.
+/// An operation that was started for the first process of that name must not
+/// reach the second: after a kill, the shim ensures for ten seconds that an
+/// exit is published.
 fn an_exec_id_can_be_used_again(containerd: Containerd) {
     let container = containerd.container("host", ["sleep", "1000"]).start();
     let first = container.exec("probe", spec::process(&["sleep", "1000"]), Streams::Null);
@@ -122,7 +123,7 @@ fn an_exec_takes_its_own_umask(containerd: Containerd) {
     assert_eq!(exec.stdio().output(), "0027\n");
 }
 
-/// The container's first process is PID 1: when it ends, so does everything.
+/// The container's init is PID 1: its end ends all other processes.
 fn execs_end_with_the_container(containerd: Containerd) {
     let container = containerd.container("host", ["sleep", "1000"]).start();
     let exec = container.exec("stays", spec::process(&["sleep", "1000"]), Streams::Null);

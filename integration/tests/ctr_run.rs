@@ -1,5 +1,5 @@
-//! `ctr run`, as somebody tries it first: output, exit codes, and the sentence
-//! that a person reads when it does not work.
+//! `ctr run`, as a new user tries it: output, exit codes, and the sentence of a
+//! failure.
 
 use integration::containerd::Containerd;
 use integration::ctr::Finished;
@@ -14,14 +14,14 @@ on_each_containerd!(
     an_unknown_user_is_named,
     input_reaches_the_container_and_its_end_too,
     a_read_only_root_cannot_be_written,
-    environment_and_working_directory_are_as_asked,
+    environment_and_working_directory_are_the_spec_s,
     a_running_task_is_not_deleted,
-    the_task_lists_show_what_runs,
+    the_task_lists_show_running_processes,
     an_id_can_be_used_again,
 );
 
-/// What the container writes comes out, stream by stream, and its exit code is
-/// that of `ctr`.
+/// The output arrives with its streams separate, and `ctr` ends with the
+/// container's exit code.
 fn output_and_exit_code_arrive(containerd: Containerd) {
     let ran = containerd.run("talks").output(["sh", "-c", "echo out; echo err >&2; exit 3"]);
     assert_eq!((ran.code, ran.stdout.as_str()), (3, "out\n"), "{}", ran.stderr);
@@ -33,7 +33,8 @@ fn true_and_false_differ(containerd: Containerd) {
     assert_eq!(containerd.run("no").output(["false"]).code, 1);
 }
 
-/// The container is not started; `ctr` fails and says why.
+/// Checks that the container is not started, and that `ctr` fails with the
+/// reason.
 #[track_caller]
 fn refused(ran: &Finished, wanted: &[&str]) {
     assert_ne!(ran.code, 0, "{ran:?}");
@@ -55,8 +56,8 @@ fn a_file_that_cannot_be_executed_is_named(containerd: Containerd) {
     refused(&ran, &["/etc/not-executable", "ermission denied"]);
 }
 
-/// runc makes a missing working directory; so must whoever wants to run the
-/// same images. One that is a file cannot be made.
+/// runc makes a missing working directory. So must every runtime that runs the
+/// same images. A directory cannot be made where a file is.
 fn a_missing_working_directory_is_named(containerd: Containerd) {
     let ran = containerd.run("makes").flag(["--cwd", "/made/for/me"]).output(["pwd"]);
     assert_eq!(ran.succeeded().stdout, "/made/for/me\n");
@@ -64,7 +65,7 @@ fn a_missing_working_directory_is_named(containerd: Containerd) {
     refused(&ran, &["/etc/passwd"]);
 }
 
-/// Names of users are looked up by `ctr` itself; numbers need no entry.
+/// `ctr` itself looks up names of users. Numbers need no entry.
 fn an_unknown_user_is_named(containerd: Containerd) {
     let sleeper = containerd.run("sleeper").detached(["sleep", "1000"]);
     let ran = sleeper.exec_with("unknown", &["--user", "mallory"], &["id"]);
@@ -93,7 +94,7 @@ fn a_read_only_root_cannot_be_written(containerd: Containerd) {
     containerd.run("rw").output(["touch", "/file"]).succeeded();
 }
 
-fn environment_and_working_directory_are_as_asked(containerd: Containerd) {
+fn environment_and_working_directory_are_the_spec_s(containerd: Containerd) {
     let run = containerd.run("asks").flag(["--env", "FRUIT=a pear"]).flag(["--cwd", "/home"]);
     let ran = run.output(["sh", "-c", "echo $FRUIT; pwd"]).succeeded();
     assert_eq!(ran.stdout, "a pear\n/home\n");
@@ -111,7 +112,7 @@ fn a_running_task_is_not_deleted(containerd: Containerd) {
     sleeper.delete().succeeded();
 }
 
-fn the_task_lists_show_what_runs(containerd: Containerd) {
+fn the_task_lists_show_running_processes(containerd: Containerd) {
     let parent = containerd.run("parent").detached(["sh", "-c", "sleep 1000 & wait"]);
     let first = parent.pid();
     let listed = integration::wait::until("both processes are listed", || {

@@ -1,5 +1,6 @@
-//! Somebody kills what holds a pod together. The kernel takes the rest, and
-//! containerd is told; nothing is left, which the end of each test checks.
+//! The processes that hold a pod together are killed. The kernel ends the
+//! others, containerd learns of it, and nothing is left, which the end of each
+//! test checks.
 
 use std::os::fd::OwnedFd;
 
@@ -14,14 +15,14 @@ use nix::sys::stat::Mode;
 use nix::unistd::{Pid, mkfifo};
 
 on_each_containerd!(
-    a_killed_shim_takes_its_container_along,
+    a_killed_shim_ends_its_container,
     a_killed_boot_ends_every_process,
-    a_killed_first_process_ends_the_container,
-    a_killed_shim_takes_its_pod_along,
-    a_killed_boot_takes_its_pod_along,
-    a_killed_container_leaves_its_neighbour_alone,
+    a_killed_init_ends_the_container,
+    a_killed_shim_ends_its_pod,
+    a_killed_boot_ends_its_pod,
+    a_killed_container_leaves_the_others_alone,
     the_sandbox_cannot_outlive_its_boot,
-    a_shim_that_is_told_to_end_tells_how_its_container_ended,
+    a_shim_that_gets_sigterm_publishes_its_container_s_exit,
 );
 
 fn kill_now(pid: i32) {
@@ -33,9 +34,9 @@ fn ends(pidfd: &OwnedFd, what: &str) {
     assert!(wait::readable(pidfd, wait::deadline()), "{what} lives on");
 }
 
-/// The contract: an exit 137 is told, the task is gone, the container's record
-/// stays and can be removed.
-fn a_killed_shim_takes_its_container_along(containerd: Containerd) {
+/// The contract: exit 137 is published, the task is gone, and the container's
+/// record stays and can be removed.
+fn a_killed_shim_ends_its_container(containerd: Containerd) {
     let events = Subscriber::new(&containerd);
     let container = containerd.container("orphan", ["sleep", "1000"]).start();
     let (first, shim) = (container.pidfd(), container.shim());
@@ -63,7 +64,7 @@ fn a_killed_boot_ends_every_process(containerd: Containerd) {
     assert_eq!(container.delete_task().expect("delete it"), 137);
 }
 
-fn a_killed_first_process_ends_the_container(containerd: Containerd) {
+fn a_killed_init_ends_the_container(containerd: Containerd) {
     let container = containerd.shell("beheaded", "sleep 1000 & echo up; wait").start();
     container.stdio().wait_for_output("up");
     let child = wait::until("its child runs", || {
@@ -75,7 +76,7 @@ fn a_killed_first_process_ends_the_container(containerd: Containerd) {
     assert_eq!(container.delete_task().expect("delete it"), 137);
 }
 
-fn a_killed_shim_takes_its_pod_along(containerd: Containerd) {
+fn a_killed_shim_ends_its_pod(containerd: Containerd) {
     let pod = containerd.pod("orphans");
     let containers = ["one", "two"].map(|name| pod.shell(name, "sleep 1000"));
     let processes = containers.each_ref().map(|container| pidfd(container.pid()));
@@ -89,7 +90,7 @@ fn a_killed_shim_takes_its_pod_along(containerd: Containerd) {
     wait::until("the pod is not ready", || (!pod.is_ready()).then_some(()));
 }
 
-fn a_killed_boot_takes_its_pod_along(containerd: Containerd) {
+fn a_killed_boot_ends_its_pod(containerd: Containerd) {
     let pod = containerd.pod("headless");
     let containers = ["one", "two"].map(|name| pod.shell(name, "sleep 1000"));
     let processes = containers.each_ref().map(|container| pidfd(container.pid()));
@@ -102,8 +103,8 @@ fn a_killed_boot_takes_its_pod_along(containerd: Containerd) {
     wait::until("the pod is not ready", || (!pod.is_ready()).then_some(()));
 }
 
-fn a_killed_container_leaves_its_neighbour_alone(containerd: Containerd) {
-    let pod = containerd.pod("neighbours");
+fn a_killed_container_leaves_the_others_alone(containerd: Containerd) {
+    let pod = containerd.pod("pod-of-two");
     let (one, two) = (pod.shell("one", "sleep 1000"), pod.shell("two", "sleep 1000"));
     kill_now(one.pid());
     assert_eq!(one.wait().exit_code, 137);
@@ -111,7 +112,8 @@ fn a_killed_container_leaves_its_neighbour_alone(containerd: Containerd) {
     assert!(pod.is_ready());
 }
 
-/// Even a process that left its session, its parent and its signals behind.
+/// This includes a process that has left its session, its parent and its
+/// signals behind.
 fn the_sandbox_cannot_outlive_its_boot(containerd: Containerd) {
     let script = "trap '' TERM HUP INT; (setsid sh -c 'trap \"\" TERM HUP INT; sleep 1000' &); echo up; sleep 1000";
     let container = containerd.shell("clings", script).start();
@@ -127,8 +129,8 @@ fn the_sandbox_cannot_outlive_its_boot(containerd: Containerd) {
     assert_eq!(container.wait().code, 137);
 }
 
-/// Though the exit still waits, for output that nobody reads.
-fn a_shim_that_is_told_to_end_tells_how_its_container_ended(containerd: Containerd) {
+/// Even if the exit still waits for output that no client reads.
+fn a_shim_that_gets_sigterm_publishes_its_container_s_exit(containerd: Containerd) {
     let events = Subscriber::new(&containerd);
     let unread = containerd.directory().join("unread");
     mkfifo(&unread, Mode::S_IRWXU).expect("mkfifo");

@@ -1,7 +1,7 @@
-//! Containers under Docker, as a person runs them: `docker run --runtime
-//! palisade`. Docker mounts an overlay by itself, which nobody can idmap; so
-//! most stories have it shift the owners (`userns-remap`), and the last ones
-//! tell what else there is.
+//! Containers under Docker, as a user runs them: `docker run --runtime
+//! palisade`. Docker mounts an overlay itself, which cannot be idmapped. So in
+//! most stories Docker shifts the owners (`userns-remap`), and the last ones
+//! show the alternatives.
 
 use std::fs;
 use std::io::Write;
@@ -11,9 +11,9 @@ use integration::docker::{Docker, REMAPPED_TO};
 use integration::{host, on_each_docker};
 
 on_each_docker!(
-    Remapped: a_container_runs, users_volumes_and_read_only_roots_are_as_asked,
-        execs_answer, a_container_stops_and_starts_again, files_go_in_and_out,
-        limits_hold_and_change, what_runs_is_shown_and_paused, names_and_sysctls_are_as_asked,
+    Remapped: a_container_runs, users_volumes_and_read_only_roots_are_the_flags,
+        execs_return_output_and_exit_code, a_container_stops_and_starts_again, files_go_in_and_out,
+        limits_hold_and_change, running_containers_are_shown_and_paused, names_and_sysctls_are_the_flags,
         containers_reach_each_other_over_the_bridge, an_init_collects_orphans;
     Directories: a_directory_gives_each_container_users_of_its_own;
     Overlays: an_overlay_is_refused_by_name, options_come_from_a_file;
@@ -44,7 +44,7 @@ fn a_container_runs(docker: Docker) {
     assert_eq!(host_user(&docker, "sleeper"), REMAPPED_TO);
 }
 
-fn users_volumes_and_read_only_roots_are_as_asked(docker: Docker) {
+fn users_volumes_and_read_only_roots_are_the_flags(docker: Docker) {
     let ran = docker.run(&["--network=none", "--user", "alice"], ["sh", "-c", "id -un; id -g"]);
     assert_eq!(ran.succeeded().stdout, "alice\n1000\n");
 
@@ -65,7 +65,7 @@ fn users_volumes_and_read_only_roots_are_as_asked(docker: Docker) {
     assert!(ran.stderr.contains("Read-only file system"), "{}", ran.stderr);
 }
 
-fn execs_answer(docker: Docker) {
+fn execs_return_output_and_exit_code(docker: Docker) {
     docker.detached("host", &["--network=none"], ["sleep", "1000"]);
     let ran = docker.docker(["exec", "host", "sh", "-c", "echo out; echo err >&2; exit 5"]);
     assert_eq!((ran.code, ran.stdout.as_str(), ran.stderr.as_str()), (5, "out\n", "err\n"));
@@ -115,13 +115,13 @@ fn a_container_stops_and_starts_again(docker: Docker) {
     docker.docker(["rm", "phoenix"]).succeeded();
 }
 
-/// Both sides see each other's changes at once, since there is one mount and not
-/// two of the same files (ARCHITECTURE.md, "Docker").
+/// Both sides see each other's changes at once, since there is only one mount
+/// of these files, not two (ARCHITECTURE.md, "Docker").
 fn files_go_in_and_out(docker: Docker) {
     docker.detached("box", &["--network=none"], ["sleep", "1000"]);
     let copy = docker.directory().join("copy");
     let (inside, copy) = ("box:/etc/settings", copy.to_string_lossy().into_owned());
-    // The container has looked for the file, and at the directory.
+    // The container has looked for the file, and listed the directory.
     assert_eq!(
         docker.ask("box", "cat /etc/settings 2>&1; ls /etc | grep -c settings || :"),
         "cat: can't open '/etc/settings': No such file or directory\n0"
@@ -134,7 +134,7 @@ fn files_go_in_and_out(docker: Docker) {
             format!("{content}settings")
         );
     }
-    // And the other way round: Docker has seen the file that is replaced.
+    // The other way round: Docker has read the file that is replaced.
     for content in ["third", "fourth"] {
         docker.ask("box", &format!("echo {content} > /etc/new && mv /etc/new /etc/settings"));
         docker.docker(["cp", inside, &copy]).succeeded();
@@ -181,7 +181,7 @@ fn limits_hold_and_change(docker: Docker) {
     assert_eq!(docker.inspect("greedy", "{{.State.OOMKilled}}"), "true");
 }
 
-fn what_runs_is_shown_and_paused(docker: Docker) {
+fn running_containers_are_shown_and_paused(docker: Docker) {
     docker.detached("shown", &["--network=none"], ["sh", "-c", "sleep 1000 & sleep 2000"]);
     let shown = docker.docker(["top", "shown"]).succeeded().stdout;
     assert!(shown.contains("sleep 1000") && shown.contains("sleep 2000"), "{shown}");
@@ -195,7 +195,7 @@ fn what_runs_is_shown_and_paused(docker: Docker) {
     assert_eq!(docker.ask("shown", "echo on"), "on");
 }
 
-fn names_and_sysctls_are_as_asked(docker: Docker) {
+fn names_and_sysctls_are_the_flags(docker: Docker) {
     let flags = [
         "--network=none",
         "--hostname=pear",
@@ -216,8 +216,8 @@ fn names_and_sysctls_are_as_asked(docker: Docker) {
     assert_eq!(ran.stdout, wanted, "{}", ran.stderr);
 }
 
-/// The network is made by a hook of Docker's that is told the first process's
-/// ID, in a namespace that belongs to the sandbox.
+/// A hook of Docker makes the network, in a namespace that belongs to the
+/// sandbox. The hook gets the ID of the container's init.
 fn containers_reach_each_other_over_the_bridge(docker: Docker) {
     let serve = "mkdir /www && echo served > /www/page && exec httpd -f -p 80 -h /www";
     docker.detached("server", &[], ["sh", "-c", serve]);
@@ -242,7 +242,7 @@ fn an_init_collects_orphans(docker: Docker) {
     });
 }
 
-/// Without `userns-remap`, each container has a range of its own as anywhere.
+/// Without `userns-remap`, each container has its own range, as everywhere.
 fn a_directory_gives_each_container_users_of_its_own(docker: Docker) {
     for name in ["one", "two"] {
         docker.detached(name, &["--network=none"], ["sleep", "1000"]);
@@ -266,7 +266,7 @@ fn an_overlay_is_refused_by_name(docker: Docker) {
     for words in ["/merged", "cannot be idmapped", "userns-remap", "userns = \"never\""] {
         assert!(ran.stderr.contains(words), "{words:?} is missing in: {}", ran.stderr);
     }
-    // What would run without a user namespace anyway needs none mapped.
+    // A container without a user namespace needs no mapped owners.
     for flags in [["--network=none", "--privileged"], ["--network=host", "--init"]] {
         assert_eq!(docker.run(&flags, ["id", "-u"]).succeeded().stdout, "0\n");
     }

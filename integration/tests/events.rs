@@ -1,4 +1,4 @@
-//! Events: each comes once, and in the order of what happened.
+//! Events: each is published once, and in order.
 
 use integration::containerd::Containerd;
 use integration::cri::resources;
@@ -13,8 +13,8 @@ on_each_containerd!(
     execs_end_before_the_container,
     pause_and_resume,
     out_of_memory_comes_before_the_end,
-    out_of_memory_is_the_reason_that_cri_tells,
-    fifty_short_lives_are_all_told,
+    cri_reports_out_of_memory_as_the_reason,
+    fifty_short_lives_are_all_published,
 );
 
 fn is_delete_of(id: &str) -> impl Fn(&TaskEvent) -> bool {
@@ -39,8 +39,8 @@ fn a_container_s_life(containerd: Containerd) {
     );
 }
 
-/// Such a process may be over before Start is answered: still its start is told
-/// before its end.
+/// Such a process may end before the reply to Start. Its start is still
+/// published before its exit.
 fn a_process_that_ends_at_once(containerd: Containerd) {
     let events = Subscriber::new(&containerd);
     let container = containerd.container("host", ["sleep", "1000"]).start();
@@ -98,7 +98,7 @@ fn pause_and_resume(containerd: Containerd) {
     assert_eq!(tail, [TaskEvent::Paused(id()), TaskEvent::Resumed(id())]);
 }
 
-/// What uses up the memory of its cgroup: a file in memory.
+/// A script that uses up the memory of its cgroup with a file in memory.
 const HUNGRY: &str = "dd if=/dev/zero of=/dev/shm/blob bs=1M count=48; sleep 1000";
 
 fn out_of_memory_comes_before_the_end(containerd: Containerd) {
@@ -121,7 +121,7 @@ fn out_of_memory_comes_before_the_end(containerd: Containerd) {
     assert!(oom < exit, "{seen:?}");
 }
 
-fn out_of_memory_is_the_reason_that_cri_tells(containerd: Containerd) {
+fn cri_reports_out_of_memory_as_the_reason(containerd: Containerd) {
     let pod = containerd.pod("hungry");
     let container = pod.container("main", &format!("exec {HUNGRY}"), |config| {
         resources(config).memory_limit_in_bytes = 24 << 20;
@@ -129,7 +129,7 @@ fn out_of_memory_is_the_reason_that_cri_tells(containerd: Containerd) {
     assert_eq!(container.wait_for_reason("OOMKilled").exit_code, 137);
 }
 
-fn fifty_short_lives_are_all_told(containerd: Containerd) {
+fn fifty_short_lives_are_all_published(containerd: Containerd) {
     let events = Subscriber::new(&containerd);
     let container = containerd.container("host", ["sleep", "1000"]).start();
     let execs: Vec<_> = (0..50)

@@ -1,4 +1,5 @@
-//! Streams: every byte arrives, in whatever way containerd asks for it.
+//! Streams: every byte arrives, with every kind of stream that containerd
+//! requests.
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
@@ -15,15 +16,15 @@ on_each_containerd!(
     sixty_four_mebibytes_arrive_through_ctr,
     sixty_four_mebibytes_go_in,
     close_io_ends_the_input_after_what_was_written,
-    output_goes_nowhere_when_nobody_asks_for_it,
+    output_without_a_stream_is_dropped,
     a_user_can_open_its_streams_again,
-    an_exec_s_end_is_told_though_a_child_holds_its_streams,
+    an_exec_s_exit_is_published_though_a_child_holds_its_streams,
     the_reader_may_go_and_come_back,
     output_goes_to_a_file,
     output_goes_to_a_logger,
 );
 
-/// A line with the checksum, then the bytes.
+/// Prints a line with the checksum, then the bytes.
 const BLOB: &str = "dd if=/dev/urandom of=/tmp/$1 bs=1M count=64 2>/dev/null; \
                     sha256sum < /tmp/$1 | cut -c1-64; cat /tmp/$1";
 
@@ -83,13 +84,14 @@ fn close_io_ends_the_input_after_what_was_written(containerd: Containerd) {
     assert_eq!(exec.stdio().output(), "of an exec");
 }
 
-fn output_goes_nowhere_when_nobody_asks_for_it(containerd: Containerd) {
+fn output_without_a_stream_is_dropped(containerd: Containerd) {
     let script = "echo out && echo err >&2 && ! read line && [ -c /dev/fd/0 ] && exit 5";
     let container = containerd.shell("mute", script).streams(Streams::Null).start();
     assert_eq!(container.wait().code, 5);
 }
 
-/// Shells do that for `> /dev/stdout`; the pipe must belong to who runs there.
+/// Shells do so for `> /dev/stdout`. The pipe must belong to the process's
+/// user.
 fn a_user_can_open_its_streams_again(containerd: Containerd) {
     let script = "echo out > /dev/stdout; echo err > /dev/stderr; echo fd > /proc/self/fd/1";
     let container = containerd.shell("alice", script);
@@ -100,7 +102,7 @@ fn a_user_can_open_its_streams_again(containerd: Containerd) {
     assert_eq!(container.stdio().errors(), "err\n");
 }
 
-fn an_exec_s_end_is_told_though_a_child_holds_its_streams(containerd: Containerd) {
+fn an_exec_s_exit_is_published_though_a_child_holds_its_streams(containerd: Containerd) {
     let container = containerd.container("host", ["sleep", "1000"]).start();
     let process = spec::process(&["sh", "-c", "sleep 1000 & echo started"]);
     let exec = container.exec("leaves-a-child", process, Streams::Captured).expect("add an exec");
@@ -111,8 +113,8 @@ fn an_exec_s_end_is_told_though_a_child_holds_its_streams(containerd: Containerd
     container.wait();
 }
 
-/// While nobody reads, the container is neither killed by SIGPIPE nor told of
-/// an error, and what it wrote is there for the next reader.
+/// Without a reader, the container gets neither SIGPIPE nor an error, and its
+/// output waits for the next reader.
 fn the_reader_may_go_and_come_back(containerd: Containerd) {
     let fifo = containerd.directory().join("fifo/shared");
     nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).expect("mkfifo");
@@ -124,7 +126,7 @@ fn the_reader_may_go_and_come_back(containerd: Containerd) {
     let first_reader = opener.join().expect("the first reader");
     let mut lines = Vec::new();
     read_lines(first_reader, 3, &mut lines);
-    wait::until("it has written everything though nobody reads", || {
+    wait::until("it has written everything without a reader", || {
         (container.exec_shell("look", "cat /tmp/n").1 == "50\n").then_some(())
     });
     let second_reader = File::open(&place).expect("open the FIFO again");
@@ -135,7 +137,7 @@ fn the_reader_may_go_and_come_back(containerd: Containerd) {
     assert_eq!(container.wait().code, 0);
 }
 
-/// Reads byte by byte, so that nothing is read that the next reader is to get.
+/// Reads byte by byte, to leave the rest for the next reader.
 fn read_lines(from: File, count: usize, lines: &mut Vec<String>) {
     let reader = BufReader::with_capacity(1, from);
     lines.extend(reader.lines().take(count).map(|line| line.expect("a line")));
@@ -150,13 +152,14 @@ fn output_goes_to_a_file(containerd: Containerd) {
     assert_eq!(fs::read_to_string(&file).expect("read the file"), "one\ntwo\n");
 }
 
-/// A logger gets the streams as descriptors 3 and 4, and says by closing 5
-/// that it is ready; container and namespace stand in its environment.
+/// A logger gets the streams as descriptors 3 and 4, and reports by closing 5
+/// that it is ready. Its environment names the container and the namespace.
 fn output_goes_to_a_logger(containerd: Containerd) {
     let logger = containerd.directory().join("bin/logger");
     let file = containerd.directory().join("logged");
     let script = format!(
-        // containerd's shim sends SIGTERM to a logger when its container is deleted.
+        // containerd's shim sends SIGTERM to a logger when its container is
+        // deleted.
         "#!/bin/sh\ntrap '' TERM\nexec 5>&-\n\
          {{ echo \"$CONTAINER_ID $CONTAINER_NAMESPACE $1=$2\"; cat <&3; }} > {}\n",
         file.display()

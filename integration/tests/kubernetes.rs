@@ -1,5 +1,5 @@
-//! `integration/kubernetes/palisade.yaml` is what Kubernetes takes, its figures
-//! are those that were measured, and what its image runs does nothing too early.
+//! `integration/kubernetes/palisade.yaml` is valid for Kubernetes, its figures
+//! are those that were measured, and its image does nothing too early.
 
 use std::fs::{self, File};
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -19,8 +19,8 @@ fn documents() -> Vec<Value> {
     documents.map(|document| Value::deserialize(document).expect("YAML")).collect()
 }
 
-/// An object as its type, from which nothing was left out: a field that is
-/// unknown, or in the wrong place, would be.
+/// Decodes an object as its type. Fails if a field is unknown or in the wrong
+/// place, since it would then be lost.
 fn object<T: DeserializeOwned + serde::Serialize>(document: &Value) -> T {
     let object: T = serde_json::from_value(document.clone())
         .unwrap_or_else(|e| panic!("{}: {e}", document["metadata"]["name"]));
@@ -48,15 +48,15 @@ fn every_field_is_one_of_kubernetes() {
             assert_eq!(container.image.as_deref(), Some(image::INSTALLER), "{}", container.name);
         }
         assert_eq!(node.command.as_deref(), Some(&["palisade-node".to_owned(), verb.into()][..]));
-        // Pods go where it is installed, and nowhere else.
+        // Pods run only where Palisade is installed.
         assert_eq!(pod.node_selector.unwrap() == selector, verb == "install");
     }
 }
 
 /// A label of a node does not change a DaemonSet, so `rollout status` would not
-/// wait for what follows from it.
+/// wait for its effect.
 #[test]
-fn the_manual_waits_for_pods_that_there_will_be() {
+fn the_manual_waits_for_pods_that_will_start() {
     let manual = include_str!("../kubernetes/README.md");
     for (document, verb) in documents()[1..].iter().zip(["install", "remove"]) {
         let label = format!("node NAME dev.palisade/node={verb}\n");
@@ -71,20 +71,20 @@ fn the_manual_waits_for_pods_that_there_will_be() {
 }
 
 #[test]
-fn what_kubernetes_does_not_know_is_found() {
+fn unknown_fields_are_found() {
     let mut class = documents().swap_remove(0);
     class["overhead"]["podFixd"] = json!({});
     assert!(std::panic::catch_unwind(|| object::<RuntimeClass>(&class)).is_err());
 }
 
-/// Measured, doubled, and rounded up to 1, 2 or 5 times a power of ten.
+/// Doubles a measured value and rounds it up to 1, 2 or 5 times a power of ten.
 fn charged(measured: f64) -> f64 {
     let steps = (0..6).flat_map(|power| [1.0, 2.0, 5.0].map(|step| step * 10f64.powi(power)));
     steps.into_iter().find(|step| *step >= 2.0 * measured).expect("a modest figure")
 }
 
 #[test]
-fn the_overhead_of_a_pod_follows_from_what_was_measured() {
+fn the_overhead_of_a_pod_follows_from_the_measurements() {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/result-many.json");
     let text = std::fs::read_to_string(&file).expect("read the benchmark's figures");
     let result: Value = serde_json::from_str(&text).expect("JSON");
@@ -94,7 +94,8 @@ fn the_overhead_of_a_pod_follows_from_what_was_measured() {
         let figure = figure.unwrap_or_else(|| panic!("no figure {part}, {what}"));
         figure["runtimes"]["palisade"]["median"].as_f64().expect("a number")
     };
-    // 100 pods with one probe a second each: percent of a CPU, so 10 m each.
+    // 100 pods, each with one probe a second, take a percentage of a CPU: 10 m
+    // each.
     let probes = measured("exec probes, 100 pods", "CPU used, % of one") * 10.0 / 100.0;
     let memory = measured("density", "MemAvailable per pod");
     let overhead = &documents()[0]["overhead"]["podFixed"];
@@ -102,9 +103,9 @@ fn the_overhead_of_a_pod_follows_from_what_was_measured() {
     assert_eq!(overhead["memory"], format!("{}Mi", charged(memory)));
 }
 
-/// The installer's image, and below it a node's root. In place of containerd is a
-/// script that has read what the file says, in place of systemctl one that notes
-/// the restart; either does before what a story says.
+/// The installer's image, and below it a node's root. In place of containerd is
+/// a script that reads the file, in place of systemctl one that records the
+/// restart. Both first run the lines of a story.
 struct Installer(tempfile::TempDir);
 
 impl Installer {
@@ -159,7 +160,7 @@ impl Installer {
         self.0.path().join("log")
     }
 
-    fn said(&self) -> String {
+    fn log_text(&self) -> String {
         fs::read_to_string(self.log()).expect("read the log")
     }
 
@@ -169,46 +170,46 @@ impl Installer {
 }
 
 #[test]
-fn a_sandbox_that_starts_before_containerd_restarts_keeps_what_it_runs_on() {
+fn a_sandbox_that_starts_before_containerd_restarts_keeps_its_executables() {
     let installer = Installer::new();
-    assert!(installer.succeeds("install"), "{}", installer.said());
+    assert!(installer.succeeds("install"), "{}", installer.log_text());
     let executables = ["usr/local/bin/palisade", "usr/local/bin/containerd-shim-palisade-v1"]
         .map(|name| installer.node(name));
     let there = || executables.iter().filter(|path| path.exists()).count();
-    assert_eq!(there(), 2, "{}", installer.said());
+    assert_eq!(there(), 2, "{}", installer.log_text());
     installer.systemctl(
         "mkdir -p /run/palisade/k8s.io/late /run/palisade/ranges /run/palisade/seccomp\n\
          : > /run/palisade/k8s.io/late/state.json",
     );
     let mut remover = installer.start("remove");
     let ended = wait::until("it waits or ends", || {
-        let waits = installer.said().contains("there are still: 1");
+        let waits = installer.log_text().contains("there are still: 1");
         remover.try_wait().expect("wait").map(|_| true).or(waits.then_some(false))
     });
-    assert!(!ended && there() == 2, "{}", installer.said());
+    assert!(!ended && there() == 2, "{}", installer.log_text());
     fs::remove_dir_all(installer.node("run/palisade/k8s.io")).expect("end the sandbox");
-    assert!(remover.wait().expect("wait").success(), "{}", installer.said());
-    assert_eq!((there(), installer.restarts()), (0, 2), "{}", installer.said());
-    assert!(!installer.node("run/palisade").exists(), "{}", installer.said());
+    assert!(remover.wait().expect("wait").success(), "{}", installer.log_text());
+    assert_eq!((there(), installer.restarts()), (0, 2), "{}", installer.log_text());
+    assert!(!installer.node("run/palisade").exists(), "{}", installer.log_text());
 }
 
 #[test]
 fn containerd_is_restarted_for_each_change_and_for_nothing_else() {
     let installer = Installer::new();
     let failing = "echo no >&2\nexit 1";
-    // A restart that failed is owed, whatever else fails before it is done.
+    // A failed restart is owed until it succeeds, whatever else fails before.
     installer.systemctl(failing);
-    assert!(!installer.succeeds("install"), "{}", installer.said());
+    assert!(!installer.succeeds("install"), "{}", installer.log_text());
     installer.systemctl("");
     installer.containerd(failing);
-    assert!(!installer.succeeds("install"), "{}", installer.said());
+    assert!(!installer.succeeds("install"), "{}", installer.log_text());
     installer.containerd("");
-    assert!(installer.succeeds("install"), "{}", installer.said());
+    assert!(installer.succeeds("install"), "{}", installer.log_text());
     assert_eq!(installer.restarts(), 1);
-    // Nothing is owed where nothing was changed.
+    // Without a change no restart is owed.
     installer.containerd(failing);
-    assert!(!installer.succeeds("install"), "{}", installer.said());
+    assert!(!installer.succeeds("install"), "{}", installer.log_text());
     installer.containerd("");
-    assert!(installer.succeeds("install"), "{}", installer.said());
-    assert_eq!(installer.restarts(), 1, "{}", installer.said());
+    assert!(installer.succeeds("install"), "{}", installer.log_text());
+    assert_eq!(installer.restarts(), 1, "{}", installer.log_text());
 }

@@ -1,6 +1,6 @@
-//! What differs between the clients that Palisade runs under, and is not told by
-//! the stories that all of them share: how each containerd hands over options,
-//! and how nerdctl makes networks by hooks. (nerdctl itself is in no Debian.)
+//! The differences between Palisade's clients that the shared stories do not
+//! cover: how each containerd passes options, and how nerdctl makes networks by
+//! hooks. (nerdctl itself is in no Debian.)
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -22,11 +22,11 @@ on_each_containerd!(
     ctr_takes_options_from_a_file,
     a_hook_makes_the_network,
     a_hook_that_fails_is_quoted,
-    a_create_that_its_client_gives_up_is_undone,
-    a_create_in_a_pod_that_is_given_up_is_undone,
+    a_create_that_its_client_cancels_is_rolled_back,
+    a_cancelled_create_in_a_pod_is_rolled_back,
 );
 
-/// The first line of its own user namespace's map.
+/// Returns the first line of its user namespace's map.
 const MAP: &str = "head -n 1 /proc/self/uid_map";
 
 fn is_the_host_s(map: &str) -> bool {
@@ -56,7 +56,7 @@ fn pods_take_options_from_a_file(version: Version) {
     assert!(is_the_host_s(&map), "{map}");
 }
 
-/// Our keys themselves in that table, which containerd 1.6 keeps to itself.
+/// Our keys themselves in that table, which containerd 1.6 does not pass on.
 fn pods_take_options_from_containerd_s_configuration(version: Version) {
     let containerd = Containerd::start_with_options(version, |_| "userns = \"never\"".to_owned());
     let pod = containerd.pod("configured");
@@ -86,8 +86,8 @@ fn ctr_takes_options_from_a_file(containerd: Containerd) {
     assert!(refused.stderr.contains("colour"), "{}", refused.stderr);
 }
 
-/// A program for hooks: it notes the container's state and calls the bridge
-/// plugin of CNI, as `nerdctl internal oci-hook` does.
+/// Makes a program for hooks, which saves the container's state and calls the
+/// bridge plugin of CNI, as `nerdctl internal oci-hook` does.
 fn network_hook(containerd: &Containerd) -> PathBuf {
     let list: Value = serde_json::from_str(&cni_conflist(containerd.slot())).expect("JSON");
     let mut network = list["plugins"][0].clone();
@@ -119,8 +119,8 @@ fn hook(path: &std::path::Path, moment: &str, command: &str) -> Value {
     json!([{ "path": path, "args": ["network-hook", moment], "env": env }])
 }
 
-/// The network namespace is the sandbox's own, found by the process that the
-/// hook is told of; the address is there before the program starts.
+/// The network namespace is the sandbox's own. The hook finds it by the process
+/// in the container's state. The address exists before the program starts.
 fn a_hook_makes_the_network(containerd: Containerd) {
     let path = network_hook(&containerd);
     let container = containerd.shell("networked", "ip -4 addr show eth0; sleep 1000").spec(|s| {
@@ -170,10 +170,10 @@ fn a_hook_that_fails_is_quoted(containerd: Containerd) {
     for words in ["failing-hook", "exit status 3", "no address is left"] {
         assert!(refused.message().contains(words), "{words:?} is missing in {}", refused.message());
     }
-    assert!(tidied.is_file(), "the hooks had prepared what nobody has tidied up");
+    assert!(tidied.is_file(), "the hooks have prepared something, and nothing has tidied it up");
 }
 
-/// A poststop hook, and the file by which one knows that it ran.
+/// Returns a poststop hook, and the file that it makes.
 fn tidying_hook(containerd: &Containerd) -> (Value, PathBuf) {
     let tidied = containerd.directory().join("tidied");
     let script = format!("#!/bin/sh\n: > {}\n", tidied.display());
@@ -181,7 +181,8 @@ fn tidying_hook(containerd: &Containerd) -> (Value, PathBuf) {
     (json!([{ "path": path }]), tidied)
 }
 
-/// Hooks of which the first never ends. It makes the file when it begins.
+/// Returns hooks of which the first never ends. It makes the file when it
+/// starts.
 fn endless_hooks(containerd: &Containerd) -> (Value, PathBuf) {
     let (begun, never) =
         (containerd.directory().join("begun"), containerd.directory().join("never"));
@@ -191,8 +192,8 @@ fn endless_hooks(containerd: &Containerd) -> (Value, PathBuf) {
     (json!({ "createRuntime": [{ "path": path }], "poststop": tidying_hook(containerd).0 }), begun)
 }
 
-/// As Ctrl-C in `ctr run` does it.
-fn a_create_that_its_client_gives_up_is_undone(containerd: Containerd) {
+/// As Ctrl-C in `ctr run` does.
+fn a_create_that_its_client_cancels_is_rolled_back(containerd: Containerd) {
     let (hooks, begun) = endless_hooks(&containerd);
     let container = containerd.shell("abandoned", "true").spec(|s| s["hooks"] = hooks);
     let abandoned = container.cancel_create(&begun);
@@ -203,7 +204,7 @@ fn a_create_that_its_client_gives_up_is_undone(containerd: Containerd) {
     assert_eq!(again.finish(), (0, "again\n".to_owned()));
 }
 
-fn a_create_in_a_pod_that_is_given_up_is_undone(containerd: Containerd) {
+fn a_cancelled_create_in_a_pod_is_rolled_back(containerd: Containerd) {
     let root = containerd.container("root", ["sleep", "1000"]).start();
     let network = format!("/proc/{}/ns/net", root.pid());
     let beside = |spec: &mut Value| {

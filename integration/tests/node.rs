@@ -1,5 +1,5 @@
-//! Palisade installed on a node and taken away again, as its administrator does
-//! it: by the README's own lines, and by what a cluster's DaemonSet runs.
+//! Installs Palisade on a node and removes it, as an administrator does: with
+//! the README's own lines, and with the programs of a cluster's DaemonSet.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -76,7 +76,8 @@ fn the_readme_s_lines_install_use_and_remove_the_package(version: Version) {
 
     // containerd would lose the pod when it starts again.
     refuses("apt remove palisade", "sandboxes run on this node (1,", &package);
-    // It lives on as long as containerd does, and with the executables back longer.
+    // It lives as long as containerd runs, and longer once the executables are
+    // back.
     succeeds("PALISADE_REMOVE=anyway apt remove palisade", &package);
     assert!(!Path::new("/usr/bin/palisade").exists());
     assert_eq!(container.ask("echo still here"), "still here");
@@ -85,7 +86,7 @@ fn the_readme_s_lines_install_use_and_remove_the_package(version: Version) {
     answers_again(&containerd);
     assert_eq!(container.ask("echo still here"), "still here");
     assert_eq!(pod.shell("second", "exec sleep 100000").ask("echo started"), "started");
-    // An update harms nobody.
+    // An update disturbs no pod.
     succeeds("apt install --reinstall ./palisade_*.deb", &package);
     assert_eq!(container.ask("echo still here"), "still here");
     assert_eq!(pod.shell("third", "exec sleep 100000").ask("echo started"), "started");
@@ -93,14 +94,15 @@ fn the_readme_s_lines_install_use_and_remove_the_package(version: Version) {
 
     drop(pod);
     wait::until("the sandbox has ended", || (sandboxes() == 0).then_some(()));
-    // The command would be gone that takes the runtime out of the configuration.
+    // This would remove the command that removes the runtime from the
+    // configuration.
     refuses("apt remove palisade", "palisade-containerd remove", &package);
     run_lines(&package, "Remove it");
     drop(containerd);
     assert_same(&before, &files());
 }
 
-/// Neither an update nor the wish to remove it is noticed by a pod.
+/// A pod notices neither an update nor the request to remove Palisade.
 fn a_cluster_installs_updates_and_removes_it_under_running_pods(version: Version) {
     package();
     let before = files();
@@ -117,7 +119,7 @@ fn a_cluster_installs_updates_and_removes_it_under_running_pods(version: Version
 
     finish(&containerd, &job(&installer, 1));
     let installed = daemon();
-    // What runs is of an older version.
+    // The running one is an older version.
     for name in ["palisade", "containerd-shim-palisade-v1"] {
         make_other(&Path::new("/usr/local/bin").join(name));
     }
@@ -134,7 +136,7 @@ fn a_cluster_installs_updates_and_removes_it_under_running_pods(version: Version
     assert_eq!(pod.shell("second", "exec sleep 100000").ask("echo started"), "started");
 
     let remover = job(&installer, 3);
-    remover.wait_for_said("Palisade goes when the last sandbox has ended; there are still: 1");
+    remover.wait_for_log("Palisade goes when the last sandbox has ended; there are still: 1");
     assert_eq!(daemon(), installed, "containerd was restarted under a pod");
     assert_eq!(container.pid(), pid);
     assert_eq!(container.ask("echo still here"), "still here");
@@ -147,7 +149,7 @@ fn a_cluster_installs_updates_and_removes_it_under_running_pods(version: Version
     assert_same(&before, &files());
 }
 
-/// The package under test. Who has none is not on a node.
+/// Returns the package under test. Fails on a machine that is no node.
 fn package() -> PathBuf {
     let package = std::env::var_os("PALISADE_TEST_PACKAGE").map(PathBuf::from);
     package.expect(
@@ -155,7 +157,8 @@ fn package() -> PathBuf {
     )
 }
 
-/// The lines of a section of the README that an administrator types as root.
+/// Returns the lines of a section of the README that an administrator types as
+/// root.
 fn run_lines(package: &Path, section: &str) {
     let readme = fs::read_to_string(repository().join("README.md")).expect("read the README");
     let after = readme.split_once(&format!("\n### {section}\n"));
@@ -168,18 +171,18 @@ fn run_lines(package: &Path, section: &str) {
 
 fn succeeds(line: &str, package: &Path) {
     let output = run(line, package);
-    let said = [output.stdout, output.stderr].concat();
-    assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&said));
+    let printed = [output.stdout, output.stderr].concat();
+    assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&printed));
 }
 
 fn refuses(line: &str, why: &str, package: &Path) {
     let output = run(line, package);
-    let said = [output.stdout, output.stderr].concat();
-    let said = String::from_utf8_lossy(&said);
-    assert!(!output.status.success() && said.contains(why), "{line}: {said}");
+    let printed = [output.stdout, output.stderr].concat();
+    let printed = String::from_utf8_lossy(&printed);
+    assert!(!output.status.success() && printed.contains(why), "{line}: {printed}");
 }
 
-/// Runs a line where the package lies, with nobody there to be asked.
+/// Runs a line in the package's directory, without a terminal.
 fn run(line: &str, package: &Path) -> Output {
     let answers = std::env::temp_dir().join("palisade-test-apt.conf");
     fs::write(&answers, "APT::Get::Assume-Yes \"true\";\n").expect("write apt's configuration");
@@ -191,7 +194,7 @@ fn run(line: &str, package: &Path) -> Output {
     output
 }
 
-/// A pod whose images containerd has under the names that it looks for.
+/// Returns a pod. Its images have the names that containerd looks for.
 fn first_pod<'a>(containerd: &'a Containerd, name: &str) -> Pod<'a> {
     containerd.import_images_for_cri();
     tag(image::PAUSE, &containerd_s_pause_image());
@@ -218,7 +221,7 @@ fn tag(image: &str, name: &str) {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// What the DaemonSet runs on a node. The first two times it installs.
+/// A program of the DaemonSet on a node. The first two times it installs.
 struct Job<'a> {
     container: PodContainer<'a>,
     pid: i32,
@@ -226,13 +229,13 @@ struct Job<'a> {
 }
 
 impl Job<'_> {
-    fn said(&self) -> String {
+    fn log(&self) -> String {
         fs::read_to_string(&self.container.log).unwrap_or_default()
     }
 
-    fn wait_for_said(&self, words: &str) {
-        wait::until(&format!("the installer says {words:?}"), || {
-            self.said().contains(words).then_some(())
+    fn wait_for_log(&self, text: &str) {
+        wait::until(&format!("the installer logs {text:?}"), || {
+            self.log().contains(text).then_some(())
         });
     }
 }
@@ -240,12 +243,12 @@ impl Job<'_> {
 impl Drop for Job<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("--- the installer said:\n{}", self.said());
+            eprintln!("--- the installer logged:\n{}", self.log());
         }
     }
 }
 
-/// Starts it as the kubelet would: by the DaemonSet's own words.
+/// Starts it as the kubelet would, with the DaemonSet's own command.
 fn job<'a>(pod: &Pod<'a>, attempt: u32) -> Job<'a> {
     let verb = if attempt < 3 { "install" } else { "remove" };
     let daemon_set = daemon_set(verb);
@@ -290,7 +293,7 @@ fn pod_spec(daemon_set: &DaemonSet) -> &PodSpec {
     spec.template.spec.as_ref().expect("a pod")
 }
 
-/// Whose PIDs its pods have.
+/// Returns the PID mode of its pods.
 fn pid_mode(daemon_set: &DaemonSet) -> NamespaceMode {
     match pod_spec(daemon_set).host_pid {
         Some(true) => NamespaceMode::Node,
@@ -309,16 +312,16 @@ fn secure(config: &mut k8s_cri::v1::ContainerConfig, wanted: &kubernetes::Securi
     context.readonly_rootfs = wanted.read_only_root_filesystem == Some(true);
     context.no_new_privs = wanted.allow_privilege_escalation == Some(false);
     context.privileged = wanted.privileged == Some(true);
-    // Kind 0 is the runtime's default.
+    // Kind 0 is the runtime's default profile.
     context.seccomp = Some(SecurityProfile::default());
 }
 
-/// Waits for its end, through restarts of containerd.
+/// Waits for its end, even if containerd restarts meanwhile.
 fn finish(containerd: &Containerd, job: &Job<'_>) {
     wait::until("the installer ends", || host::process(job.pid).is_none().then_some(()));
     answers_again(containerd);
     let status = job.container.wait();
-    assert_eq!(status.exit_code, 0, "{}", job.said());
+    assert_eq!(status.exit_code, 0, "{}", job.log());
 }
 
 /// Waits for the end of a restart.
@@ -327,7 +330,7 @@ fn answers_again(containerd: &Containerd) {
     containerd.prepare_cri();
 }
 
-/// The process of the node's containerd.
+/// Returns the process of the node's containerd.
 fn daemon() -> Option<i32> {
     let mut processes = host::processes().into_iter();
     let found = processes
@@ -340,7 +343,7 @@ fn sandboxes() -> usize {
     namespaces.filter(|sandbox| sandbox.path().join("state.json").exists()).count()
 }
 
-/// Another file in its place, which does the same.
+/// Replaces a file by an equivalent one.
 fn make_other(executable: &Path) {
     let mut content = fs::read(executable).expect("read an executable");
     content.push(0);
@@ -350,8 +353,8 @@ fn make_other(executable: &Path) {
     fs::rename(other, executable).expect("replace an executable");
 }
 
-/// All files that an installation may touch: mode, size, and what they say where
-/// that is configuration.
+/// Returns all files that an installation may change: mode, size, and the
+/// content of configuration files.
 fn files() -> BTreeMap<PathBuf, (u32, u64, Vec<u8>)> {
     let mut found = BTreeMap::new();
     let folders =

@@ -1,8 +1,8 @@
-//! What the Debian package has beside the executables. `palisade-containerd` with
-//! each containerd and the configurations that nodes have: the runtime is there
-//! afterwards, nothing else changed, and it goes without a trace. Told with
-//! Debian's tools, which the package has, and with busybox's, which a cluster's
-//! installer brings.
+//! The files of the Debian package besides the executables.
+//! `palisade-containerd` is run with each containerd and the configurations
+//! that nodes have: it adds the runtime, changes nothing else, and removes it
+//! without a trace. It is run with Debian's tools, which the package uses, and
+//! with busybox's, which a cluster's installer uses.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -11,14 +11,15 @@ use std::process::{Command, Output};
 
 use integration::containerd::{Version, repository};
 
-/// Whose `sed`, `awk`, `diff` and shell there are.
+/// The origin of `sed`, `awk`, `diff` and the shell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Tools {
     Debian,
     Busybox,
 }
 
-/// Turns each story, a `fn(Node)`, into a test for every containerd and all tools.
+/// Makes one test of each story, a `fn(Node)`, for every containerd and all
+/// tools.
 macro_rules! on_each_node {
     ($($story:ident),+ $(,)?) => {$(
         integration::tests_of! { $story:
@@ -32,27 +33,27 @@ macro_rules! on_each_node {
     )+};
 }
 
-/// What a node has.
+/// The containerd and the tools of a node.
 #[derive(Clone, Copy, Debug)]
 struct Node(Version, Tools);
 
 on_each_node!(
     a_node_without_a_configuration_gets_one,
     runtimes_that_containerd_has_by_default_stay,
-    what_the_file_says_stays,
+    settings_of_the_file_stay,
     a_drop_in_is_used_where_it_loses_nothing,
     a_configuration_that_is_too_old_is_left_alone,
-    a_runtime_that_somebody_wrote_is_left_alone,
+    a_runtime_that_the_administrator_wrote_is_left_alone,
 );
 
-// Only 2.x says which files it would import.
+// Only 2.x reports the files that it would import.
 integration::tests_of! { a_drop_in_that_was_not_proven_does_not_stay:
     containerd_2_1 => crate::Node(crate::Version::V2_1, crate::Tools::Debian),
     containerd_2_1_busybox => crate::Node(crate::Version::V2_1, crate::Tools::Busybox),
 }
 
-// 1.6 does not mind a drop-in that it cannot read.
-integration::tests_of! { what_containerd_cannot_read_any_more_can_be_removed:
+// 1.6 ignores a drop-in that it cannot read.
+integration::tests_of! { an_unreadable_configuration_can_be_removed:
     containerd_1_7 => crate::Node(crate::Version::V1_7, crate::Tools::Debian),
     containerd_2_1 => crate::Node(crate::Version::V2_1, crate::Tools::Debian),
     containerd_1_7_busybox => crate::Node(crate::Version::V1_7, crate::Tools::Busybox),
@@ -62,7 +63,7 @@ integration::tests_of! { what_containerd_cannot_read_any_more_can_be_removed:
 const PALISADE: &str = "containerd.runtimes.palisade]";
 const RUNC: &str = "containerd.runtimes.runc]";
 
-/// A folder with a configuration, a containerd that reads it, and tools.
+/// A directory with a configuration, a containerd that reads it, and tools.
 struct Configured {
     directory: tempfile::TempDir,
     path: String,
@@ -115,7 +116,7 @@ impl Configured {
         self.command("sh").arg(script).arg(verb).output().expect("run palisade-containerd")
     }
 
-    /// Puts a script in front of containerd, which ends by being it.
+    /// Puts a script in front of containerd, which then becomes containerd.
     fn before_containerd(&mut self, Node(version, _): Node, lines: &str) {
         let front = self.directory.path().join("bin");
         fs::create_dir_all(&front).expect("make a folder");
@@ -128,16 +129,16 @@ impl Configured {
         self.path = format!("{}:{}", front.display(), self.path);
     }
 
-    /// What it says when all goes well.
+    /// Returns what it prints. It must succeed.
     #[track_caller]
-    fn told(&self, verb: &str) -> String {
+    fn printed(&self, verb: &str) -> String {
         let output = self.palisade_containerd(verb);
         let error = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "palisade-containerd {verb}: {error}");
         String::from_utf8(output.stdout).expect("UTF-8")
     }
 
-    /// What containerd makes of it.
+    /// Returns containerd's reading of the configuration.
     fn dump(&self) -> String {
         let mut command = self.command("containerd");
         let output = command.arg("--config").arg(self.file()).args(["config", "dump"]).output();
@@ -145,20 +146,20 @@ impl Configured {
         String::from_utf8(output.stdout).expect("UTF-8")
     }
 
-    /// Adds it twice and removes it twice.
+    /// Adds the runtime twice and removes it twice.
     #[track_caller]
     fn adds_and_removes(&self) -> String {
         let before = fs::read(self.file()).ok();
-        assert_ne!(self.told("add"), "", "it tells what it changed");
-        assert_eq!(self.told("add"), "", "there was nothing left to do");
+        assert_ne!(self.printed("add"), "", "it prints its changes");
+        assert_eq!(self.printed("add"), "", "nothing was left to do");
         let dump = self.dump();
         assert!(dump.contains(PALISADE), "{dump}");
         if before.is_some() {
             let mode = self.file().metadata().expect("a file").permissions().mode();
             assert_eq!(mode & 0o777, 0o640, "the file is as secret as it was");
         }
-        assert_ne!(self.told("remove"), "", "it tells what it changed");
-        assert_eq!(self.told("remove"), "", "there was nothing left to do");
+        assert_ne!(self.printed("remove"), "", "it prints its changes");
+        assert_eq!(self.printed("remove"), "", "nothing was left to do");
         assert_eq!(fs::read(self.file()).ok(), before, "the configuration is what it was");
         assert!(!self.drop_in().exists());
         dump
@@ -187,7 +188,7 @@ fn runtimes_that_containerd_has_by_default_stay(node: Node) {
     }
 }
 
-fn what_the_file_says_stays(node: Node) {
+fn settings_of_the_file_stay(node: Node) {
     let cri = "plugins.\"io.containerd.grpc.v1.cri\"";
     let text = format!(
         "version = 2\n[{cri}]\nsandbox_image = \"own/pause\"\n[{cri}.containerd.runtimes.own]\n\
@@ -206,9 +207,9 @@ fn a_drop_in_is_used_where_it_loses_nothing(node: Node) {
              [plugins.\"io.containerd.grpc.v1.cri\"]\nsandbox_image = \"own/pause\"\n"
         );
         let configured = Configured::with(node, &text);
-        configured.told("add");
+        configured.printed("add");
         assert_eq!(configured.drop_in().exists(), node.0 == Version::V2_1, "{folder}");
-        configured.told("remove");
+        configured.printed("remove");
         assert!(configured.adds_and_removes().contains("own/pause"), "{folder}");
     }
 }
@@ -220,15 +221,15 @@ fn a_drop_in_that_was_not_proven_does_not_stay(node: Node) {
         let before = fs::read(configured.file()).expect("the configuration");
         configured.before_containerd(node, &format!("if [ -e DROP_IN ]; then {then}; fi"));
         let output = configured.palisade_containerd("add");
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(output.status.code(), Some(status), "{then}: {said}");
-        assert!(!configured.drop_in().exists(), "{then}: {said}");
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(status), "{then}: {stderr}");
+        assert!(!configured.drop_in().exists(), "{then}: {stderr}");
         assert_eq!(fs::read(configured.file()).ok(), Some(before), "{then}");
     }
 }
 
-/// As when containerd was replaced by one that reads less.
-fn what_containerd_cannot_read_any_more_can_be_removed(node: Node) {
+/// As after an update to a containerd that reads less.
+fn an_unreadable_configuration_can_be_removed(node: Node) {
     for imports in ["FOLDER/conf.d/*.toml", "conf.d/*.toml"] {
         let text = format!("version = 2\nimports = [\"{imports}\"]\n");
         let configured = Configured::with(node, &text);
@@ -237,7 +238,7 @@ fn what_containerd_cannot_read_any_more_can_be_removed(node: Node) {
             .expect("write a drop-in");
         assert!(!configured.dump().contains("version"), "containerd reads this");
         assert_eq!(
-            configured.told("remove"),
+            configured.printed("remove"),
             format!("palisade-containerd: removed {}\n", configured.drop_in().display())
         );
         assert!(configured.dump().contains(RUNC));
@@ -253,17 +254,20 @@ fn a_configuration_that_is_too_old_is_left_alone(node: Node) {
     assert_eq!(configured.directory.path().read_dir().expect("a folder").count(), 1);
 }
 
-fn a_runtime_that_somebody_wrote_is_left_alone(node: Node) {
+fn a_runtime_that_the_administrator_wrote_is_left_alone(node: Node) {
     let text = "version = 2\n[plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.palisade]\n\
                 runtime_type = \"io.containerd.palisade.v1\"\n";
     let configured = Configured::with(node, text);
-    assert_eq!((configured.told("add"), configured.told("remove")), (String::new(), String::new()));
+    assert_eq!(
+        (configured.printed("add"), configured.printed("remove")),
+        (String::new(), String::new())
+    );
     assert!(configured.dump().contains(PALISADE));
 }
 
-/// The example for containerd 2.x, where the main file imports it.
+/// The example for containerd 2.x, imported by the main file.
 #[test]
-fn the_example_of_a_drop_in_is_what_containerd_takes() {
+fn containerd_takes_the_example_of_a_drop_in() {
     let text = "version = 3\nimports = [\"FOLDER/conf.d/*.toml\"]\n";
     let configured = Configured::with(Node(Version::V2_1, Tools::Debian), text);
     fs::create_dir(configured.directory.path().join("conf.d")).expect("make the folder");
@@ -277,7 +281,8 @@ fn the_example_of_a_drop_in_is_what_containerd_takes() {
     assert!(dump.contains("containerd.runtimes.runc]"), "{dump}");
 }
 
-/// A folder that is a node's root, with a runtime in containerd's configuration.
+/// Makes a directory that is a node's root, with a runtime in containerd's
+/// configuration.
 fn node_with_the_runtime() -> tempfile::TempDir {
     let node = tempfile::tempdir().expect("make a folder");
     fs::create_dir_all(node.path().join("etc/containerd")).expect("make a folder");
@@ -304,9 +309,9 @@ fn the_runtime_stays_in_the_configuration_as_long_as_sandboxes_run() {
         command.args(&shell[1..]).arg(repository().join("shim/package/palisade-containerd"));
         let output = command.arg("remove").env("PALISADE_ROOT", node.path()).output();
         let output = output.expect("run palisade-containerd");
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(output.status.code(), Some(1), "{said}");
-        assert!(said.contains("sandboxes run on this node (1,"), "{said}");
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{stderr}");
+        assert!(stderr.contains("sandboxes run on this node (1,"), "{stderr}");
         let text = fs::read_to_string(node.path().join("etc/containerd/config.toml"));
         assert!(text.expect("the configuration").contains("# Palisade: begin"));
     }
@@ -326,8 +331,8 @@ fn the_package_goes_when_nothing_needs_it_any_more() {
         outputs[0].clone()
     };
     let node = node_with_the_runtime();
-    let (goes, said) = prerm(node.path(), &["remove"], &[]);
-    assert!(!goes && said.contains("palisade-containerd remove"), "{said}");
+    let (goes, reason) = prerm(node.path(), &["remove"], &[]);
+    assert!(!goes && reason.contains("palisade-containerd remove"), "{reason}");
     fs::create_dir(node.path().join("etc/containerd/conf.d")).expect("make a folder");
     let [file, drop_in] = ["config.toml", "conf.d/palisade.toml"]
         .map(|name| node.path().join("etc/containerd").join(name));
@@ -336,13 +341,13 @@ fn the_package_goes_when_nothing_needs_it_any_more() {
     fs::remove_file(drop_in).expect("remove the configuration");
     assert_eq!(prerm(node.path(), &["remove"], &[]), (true, String::new()));
     run_a_sandbox(node.path());
-    let (goes, said) = prerm(node.path(), &["remove"], &[]);
-    assert!(!goes && said.contains("sandboxes run on this node (1,"), "{said}");
+    let (goes, reason) = prerm(node.path(), &["remove"], &[]);
+    assert!(!goes && reason.contains("sandboxes run on this node (1,"), "{reason}");
     assert!(prerm(node.path(), &["remove"], &[("PALISADE_REMOVE", "anyway")]).0);
     assert!(prerm(node.path(), &["upgrade", "0.2.0"], &[]).0);
 }
 
-/// Both executables are static: whoever has them has the libraries, too.
+/// Both executables are static, so they contain the libraries.
 #[test]
 fn the_package_names_each_license_that_deny_toml_lets_in() {
     let copyright = fs::read_to_string(repository().join("shim/package/debian/copyright"));
@@ -356,8 +361,8 @@ fn the_package_names_each_license_that_deny_toml_lets_in() {
     }
 }
 
-/// What apt would do to install the package on a machine with these packages,
-/// where it could have Debian's containerd.
+/// Returns the steps of apt to install the package on a machine with these
+/// packages, if Debian's containerd is available.
 fn apt_would(installed: &str) -> Vec<String> {
     let manifest = include_str!("../../shim/Cargo.toml");
     let mut lines = manifest.lines();
@@ -392,19 +397,19 @@ fn apt_would(installed: &str) -> Vec<String> {
         let mut command = Command::new(program);
         command.args(arguments).current_dir(&folder).env("APT_CONFIG", at("apt.conf"));
         let output = command.output().unwrap_or_else(|e| panic!("run {program}: {e}"));
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{program} {arguments:?}: {said}");
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{program} {arguments:?}: {stderr}");
         String::from_utf8(output.stdout).expect("UTF-8")
     };
     run("dpkg-deb", &["--build", "package", "palisade.deb"]);
     run("apt-get", &["update"]);
-    let said = run("apt-get", &["--simulate", "install", "./palisade.deb"]);
-    let steps = said.lines().filter(|line| line.starts_with("Inst ") || line.starts_with("Remv "));
+    let plan = run("apt-get", &["--simulate", "install", "./palisade.deb"]);
+    let steps = plan.lines().filter(|line| line.starts_with("Inst ") || line.starts_with("Remv "));
     steps.map(|step| step.split(' ').take(2).collect::<Vec<_>>().join(" ")).collect()
 }
 
-/// containerd.io says that it is a containerd, but not of which version, and that
-/// no other can be there.
+/// containerd.io declares that it is a containerd, but not its version, and
+/// that no other can be installed.
 #[test]
 fn apt_keeps_the_containerd_that_is_there() {
     assert_eq!(apt_would(""), ["Inst containerd", "Inst palisade"]);

@@ -1,4 +1,4 @@
-//! What can be done to a running container: freeze it, limit it, measure it.
+//! Operations on a running container: pause, update, metrics.
 
 use std::fs;
 use std::time::Duration;
@@ -13,14 +13,14 @@ use integration::{host, on_each_containerd, spec, wait};
 use serde_json::json;
 
 on_each_containerd!(
-    a_paused_container_stands_still,
+    a_paused_container_does_not_run,
     a_paused_container_can_be_killed,
     an_exec_waits_for_a_paused_container_to_resume_or_is_refused,
-    pausing_twice_and_resuming_what_runs_are_refused_or_harmless,
+    pausing_twice_and_resuming_a_running_container_are_refused_or_harmless,
     killing_an_exec_resumes_nothing,
     limits_are_set_and_change,
     an_update_that_the_kernel_refuses_changes_nothing,
-    metrics_tell_what_is_used,
+    metrics_show_the_usage,
     the_processes_of_a_container_are_listed,
     a_checkpoint_is_refused_in_a_sentence,
     pause_and_resume_with_ctr,
@@ -31,10 +31,10 @@ mod needs_v1 {
     use integration::host;
     use serde_json::json;
 
-    /// CRI sends the devices of the spec along with each change, as they were
-    /// before a hook added one, to a list that anybody can read here.
+    /// With each update CRI sends the spec's devices, as they were before a
+    /// hook added one. On version 1 the list can be read.
     #[test]
-    fn an_update_leaves_the_devices_alone_that_a_hook_has_added() {
+    fn an_update_keeps_the_devices_that_a_hook_has_added() {
         let containerd = Containerd::start(Version::V2_1);
         let container = containerd.container("hooked", ["sleep", "1000"]).start();
         let devices = host::cgroup_directory(container.pid(), "devices");
@@ -49,7 +49,7 @@ mod needs_v1 {
     }
 }
 
-fn a_paused_container_stands_still(containerd: Containerd) {
+fn a_paused_container_does_not_run(containerd: Containerd) {
     let ticks = containerd.directory().join("ticks");
     fs::create_dir(&ticks).expect("make a directory");
     fs::set_permissions(&ticks, std::os::unix::fs::PermissionsExt::from_mode(0o777))
@@ -65,7 +65,8 @@ fn a_paused_container_stands_still(containerd: Containerd) {
 
     container.pause().expect("pause it");
     let stood_at = now();
-    // Nothing tells that nothing happens: some fifty ticks' time must do.
+    // No event shows that nothing happens. The time of some fifty ticks must
+    // do.
     std::thread::sleep(Duration::from_millis(100));
     assert_eq!(now(), stood_at, "the clock went on");
 
@@ -77,7 +78,7 @@ fn a_paused_container_can_be_killed(containerd: Containerd) {
     let container = containerd.container("frozen", ["sleep", "1000"]).start();
     container.pause().expect("pause it");
     container.kill(9).expect("kill it");
-    // On cgroup v1 a frozen process dies when it is thawed.
+    // On cgroup v1 a frozen process dies once it is thawed.
     let _ = container.resume();
     assert_eq!(container.wait().code, 137);
 }
@@ -92,7 +93,7 @@ fn an_exec_waits_for_a_paused_container_to_resume_or_is_refused(containerd: Cont
     assert_eq!(container.exec_shell("late", "echo fine"), (0, "fine\n".to_owned()));
 }
 
-fn pausing_twice_and_resuming_what_runs_are_refused_or_harmless(containerd: Containerd) {
+fn pausing_twice_and_resuming_a_running_container_are_refused_or_harmless(containerd: Containerd) {
     let container = containerd.container("frozen", ["sleep", "1000"]).start();
     let _ = container.resume();
     assert_eq!(container.exec_shell("one", "echo runs").1, "runs\n");
@@ -135,12 +136,12 @@ fn limits_are_set_and_change(containerd: Containerd) {
     assert_eq!((host::memory_limit(pid), host::cpu_quota(pid)), (128 << 20, (150_000, 100_000)));
     assert_eq!(host::cgroup_value(pid, "pids", "pids.max"), "200");
 
-    // All or nothing: what is refused takes the rest along.
+    // All or nothing: one refused limit refuses the others.
     let refused = json!({
         "memory": { "limit": 256 << 20 },
         "unified": { "cgroup.kill": "1" },
     });
-    container.update(&refused).expect_err("nobody limits that way");
+    container.update(&refused).expect_err("an invalid limit");
     assert_eq!(host::memory_limit(pid), 128 << 20);
 }
 
@@ -152,7 +153,7 @@ fn an_update_that_the_kernel_refuses_changes_nothing(containerd: Containerd) {
     let pid = container.pid();
     let before = (host::cpu_shares(pid), host::cpu_quota(pid));
 
-    // The kernel allows no burst above the quota, and is asked for it last.
+    // The kernel allows no burst above the quota. The burst is written last.
     let refused = json!({
         "cpu": { "shares": 128, "quota": 60_000, "period": 120_000, "burst": 1_000_000 },
     });
@@ -169,7 +170,7 @@ fn an_update_that_the_kernel_refuses_changes_nothing(containerd: Containerd) {
     assert_eq!((host::cpu_shares(pid), host::cpu_quota(pid)), after);
 }
 
-fn metrics_tell_what_is_used(containerd: Containerd) {
+fn metrics_show_the_usage(containerd: Containerd) {
     let script = "dd if=/dev/zero of=/dev/shm/blob bs=1M count=8 2>/dev/null; \
                   n=0; while [ $n -lt 100000 ]; do n=$((n+1)); done; echo worked; sleep 1000";
     let container = containerd.shell("worker", script).start();
@@ -196,7 +197,7 @@ fn check_v2(metrics: &v2::Metrics) {
     assert!(metrics.pids.current >= 1, "{:?}", metrics.pids);
     assert_eq!(metrics.memory_events.as_ref().map(|events| events.oom_kill), Some(0));
     assert!(metrics.io.is_some(), "{metrics:?}");
-    // Where the kernel keeps account of pressure, so do we.
+    // The metrics have the pressure if the kernel accounts for it.
     let pressure = fs::exists("/proc/pressure/memory").expect("look into /proc");
     assert_eq!(metrics.cpu.psi.is_some(), pressure, "{:?}", metrics.cpu);
     assert_eq!(metrics.memory.psi.is_some(), pressure, "{:?}", metrics.memory);

@@ -1,5 +1,5 @@
-//! containerd dies and comes back: containers do not notice, and nothing is
-//! lost in between.
+//! containerd is killed and starts again. Containers do not notice, and nothing
+//! that happens meanwhile is lost.
 
 use std::fs;
 
@@ -14,12 +14,12 @@ use nix::unistd::Pid;
 on_each_containerd!(
     a_pod_writes_on_while_containerd_is_gone,
     a_container_can_be_used_after_the_restart,
-    an_end_in_between_is_told_afterwards,
-    a_pod_s_end_in_between_is_told_afterwards,
+    an_exit_in_between_is_published_afterwards,
+    a_pod_s_exit_in_between_is_published_afterwards,
 );
 
-/// A pod's output is read by containerd itself, so this is where lines could be
-/// lost: the container writes before, between and after.
+/// containerd itself reads a pod's output, so lines could be lost here. The
+/// container writes before, while and after containerd is gone.
 fn a_pod_writes_on_while_containerd_is_gone(containerd: Containerd) {
     let notes = containerd.directory().join("notes");
     fs::create_dir(&notes).expect("make a directory");
@@ -83,7 +83,7 @@ fn a_container_can_be_used_after_the_restart(containerd: Containerd) {
     events.until(|event| *event == exit);
 }
 
-fn an_end_in_between_is_told_afterwards(containerd: Containerd) {
+fn an_exit_in_between_is_published_afterwards(containerd: Containerd) {
     let container = containerd.container("dies", ["sleep", "1000"]).start();
     let other = containerd.container("lives", ["sleep", "1000"]).start();
     containerd.kill();
@@ -94,8 +94,8 @@ fn an_end_in_between_is_told_afterwards(containerd: Containerd) {
     assert_eq!(container.delete_task().expect("delete it"), 137);
 }
 
-/// Even of one whose last words nobody could read meanwhile.
-fn a_pod_s_end_in_between_is_told_afterwards(containerd: Containerd) {
+/// Even if no client could read its last output meanwhile.
+fn a_pod_s_exit_in_between_is_published_afterwards(containerd: Containerd) {
     let pod = containerd.pod("goes-on");
     let script = "trap 'echo last words; exit 7' TERM; echo ready; while :; do sleep 0.01; done";
     let (one, two) = (pod.shell("ends", script), pod.shell("lives", "sleep 1000"));

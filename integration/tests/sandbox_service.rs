@@ -1,5 +1,5 @@
-//! containerd's Sandbox service: a sandbox that is asked for itself, without a
-//! pause container. The stories of `cri_pod.rs` are told to it as well.
+//! containerd's Sandbox service: a sandbox without a pause container. The
+//! stories of `cri_pod.rs` run with it as well.
 
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
@@ -25,7 +25,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use prost::Message;
 
-/// A sandbox of a shim, by the nine requests.
+/// A sandbox of a shim, with the nine requests.
 struct Sandbox<'a> {
     shim: Shim<'a>,
     bundle: &'a Bundle,
@@ -33,7 +33,7 @@ struct Sandbox<'a> {
 
 type Result<T> = std::result::Result<T, String>;
 
-/// One request about the sandbox.
+/// Calls one request about the sandbox.
 macro_rules! ask {
     ($sandbox:expr, $method:ident, $request:ident { $($field:ident: $value:expr),* }) => {{
         let sandbox = $sandbox;
@@ -48,7 +48,8 @@ impl<'a> Sandbox<'a> {
         Self { shim: bundle.start_shim().expect("start a shim"), bundle }
     }
 
-    /// Created from a pod's configuration, and started: boot's process ID.
+    /// Creates it from a pod's configuration and starts it. Returns boot's
+    /// process ID.
     fn run(&self, config: &PodSandboxConfig) -> i32 {
         self.create(config).expect("create the sandbox");
         self.start().expect("start the sandbox")
@@ -82,7 +83,7 @@ impl<'a> Sandbox<'a> {
         connect.expect("ask for its process").shim_pid.cast_signed()
     }
 
-    /// What there is of it on disk.
+    /// Returns its state directory.
     fn state(&self) -> PathBuf {
         Path::new("/run/palisade").join(&self.bundle.namespace).join(&self.bundle.id)
     }
@@ -108,7 +109,8 @@ fn containerd() -> Containerd {
     Containerd::start(Version::V2_1)
 }
 
-/// A pod without a network of CNI's, which is for containerd to make.
+/// Returns the configuration of a pod without a network of CNI, which
+/// containerd would make.
 fn config(containerd: &Containerd, name: &str) -> PodSandboxConfig {
     containerd.pod_config(name)
 }
@@ -167,9 +169,9 @@ fn a_sandbox_s_life() {
     wait::until("the shim is gone", || sandbox.status().is_err().then_some(()));
 }
 
-/// A start that hangs is given up.
+/// A start that hangs is cancelled.
 #[test]
-fn who_stops_it_while_it_starts_finds_it_ended() {
+fn stopping_a_sandbox_that_starts_ends_it() {
     let containerd = containerd();
     let bundle = Bundle::of_sandbox(&containerd);
     let sandbox = Sandbox::of(&bundle);
@@ -181,7 +183,7 @@ fn who_stops_it_while_it_starts_finds_it_ended() {
             let status = sandbox.status().expect("ask for its status");
             status.info["info"].contains("being started").then_some(())
         });
-        // It had no time yet to get anywhere.
+        // It has had no time to go far.
         for process in host::children(sandbox.shim_pid()) {
             kill(Pid::from_raw(process.pid), Signal::SIGSTOP).expect("stop the sandbox process");
         }
@@ -195,7 +197,7 @@ fn who_stops_it_while_it_starts_finds_it_ended() {
     sandbox.shut_down().expect("shut it down");
 }
 
-/// It does not know the sandbox, and takes the shim for leaked.
+/// That containerd does not know the sandbox, and treats the shim as leaked.
 #[test]
 fn a_containerd_that_has_forgotten_it_ends_it_by_the_task_service() {
     let containerd = containerd();
@@ -211,7 +213,7 @@ fn a_containerd_that_has_forgotten_it_ends_it_by_the_task_service() {
     assert!(!sandbox.state().exists());
 }
 
-/// As containerd does when it has lost its connection to the shim for good.
+/// containerd does this once it has lost its connection to the shim for good.
 #[test]
 fn delete_ends_a_sandbox_that_lives() {
     let containerd = containerd();
@@ -237,7 +239,7 @@ fn a_sandbox_is_no_task() {
 }
 
 #[test]
-fn its_end_is_told_whoever_brings_it_about() {
+fn its_exit_is_reported_however_it_ends() {
     let containerd = containerd();
     let bundle = Bundle::of_sandbox(&containerd);
     let sandbox = Sandbox::of(&bundle);
@@ -251,7 +253,7 @@ fn its_end_is_told_whoever_brings_it_about() {
 }
 
 #[test]
-fn each_request_has_its_time() {
+fn each_request_is_valid_in_its_state_only() {
     let containerd = containerd();
     let bundle = Bundle::of_sandbox(&containerd);
     let sandbox = Sandbox::of(&bundle);
@@ -283,7 +285,7 @@ fn each_request_has_its_time() {
 }
 
 #[test]
-fn what_cannot_be_a_sandbox_is_refused_by_name() {
+fn an_invalid_sandbox_is_refused_by_name() {
     let containerd = containerd();
     let good = config(&containerd, "bad");
     let mut sysctl = good.clone();
@@ -305,7 +307,7 @@ fn what_cannot_be_a_sandbox_is_refused_by_name() {
         let sandbox = Sandbox::of(&bundle);
         let error = sandbox.create_from(type_url, value).expect_err(wanted);
         assert!(error.contains(wanted), "{error}");
-        // As containerd does then.
+        // containerd then does this.
         sandbox.shut_down().expect("shut the shim down");
     }
 }
@@ -351,7 +353,7 @@ fn a_shim_s_death_is_cleaned_up() {
 }
 
 #[test]
-fn no_container_stands_for_a_pod() {
+fn no_container_represents_a_pod() {
     let containerd = Containerd::start_with_sandboxer();
     let pod = containerd.pod("alone");
     assert!(pod.is_ready());
@@ -385,7 +387,7 @@ fn a_pod_outlives_containerd() {
 }
 
 #[test]
-fn a_killed_sandbox_takes_its_pod_along() {
+fn a_killed_sandbox_ends_its_pod() {
     let containerd = Containerd::start_with_sandboxer();
     let pod = containerd.pod("killed");
     let container = pod.shell("main", "sleep 1000");
@@ -395,7 +397,7 @@ fn a_killed_sandbox_takes_its_pod_along() {
 }
 
 #[test]
-fn a_paused_container_does_not_hold_its_sandbox_up() {
+fn a_paused_container_does_not_delay_its_sandbox_s_end() {
     let containerd = Containerd::start_with_sandboxer();
     let pod = containerd.pod("frozen");
     let container = pod.shell("main", "sleep 1000");
@@ -409,7 +411,7 @@ fn a_paused_container_does_not_hold_its_sandbox_up() {
 
 /// `hostUsers: false`.
 #[test]
-fn a_pod_brings_its_own_ids() {
+fn a_pod_has_its_own_ids() {
     use k8s_cri::v1::IdMapping;
     let containerd = Containerd::start_with_sandboxer();
     let ids = |host_id| vec![IdMapping { host_id, container_id: 0, length: 65536 }];

@@ -1,26 +1,26 @@
-//! Signals, and how a process ended.
+//! Signals, and the exits of processes.
 
 use integration::containerd::Containerd;
 use integration::stdio::Streams;
 use integration::{on_each_containerd, spec};
 
 on_each_containerd!(
-    every_end_by_a_signal_is_told,
+    every_end_by_a_signal_is_published,
     a_handler_decides,
-    the_first_process_ignores_what_it_does_not_handle,
+    an_init_ignores_signals_that_it_does_not_handle,
     kill_all_reaches_every_process,
-    killing_what_has_ended_is_not_found,
+    killing_an_ended_process_is_not_found,
     an_unknown_container_is_not_found,
     a_created_container_can_be_killed,
     a_daemonised_grandchild_keeps_running,
     orphans_are_collected,
-    the_time_of_the_end_is_told,
+    the_time_of_the_exit_is_reported,
     many_can_wait,
     kill_with_ctr,
 );
 
-/// An exec'd process is no PID 1: signals end it as they do anywhere.
-fn every_end_by_a_signal_is_told(containerd: Containerd) {
+/// An exec'd process is not PID 1, so signals end it as everywhere.
+fn every_end_by_a_signal_is_published(containerd: Containerd) {
     let container = containerd.container("host", ["sleep", "1000"]).start();
     for signal in [1, 2, 3, 6, 9, 10, 13, 14, 15, 34, 64] {
         let process = spec::process(&["sleep", "1000"]);
@@ -40,8 +40,8 @@ fn a_handler_decides(containerd: Containerd) {
     assert_eq!(container.finish(), (5, "ready\ncaught\n".to_owned()));
 }
 
-/// As PID 1 of a PID namespace; only SIGKILL from outside is stronger.
-fn the_first_process_ignores_what_it_does_not_handle(containerd: Containerd) {
+/// As PID 1 of a PID namespace. Only SIGKILL from outside ends it.
+fn an_init_ignores_signals_that_it_does_not_handle(containerd: Containerd) {
     let container = containerd.container("stubborn", ["sleep", "1000"]).start();
     container.kill(15).expect("send SIGTERM");
     assert_eq!(container.exec_shell("look", "echo still here").1, "still here\n");
@@ -68,7 +68,7 @@ fn kill_all_reaches_every_process(containerd: Containerd) {
     }
 }
 
-fn killing_what_has_ended_is_not_found(containerd: Containerd) {
+fn killing_an_ended_process_is_not_found(containerd: Containerd) {
     let container = containerd.container("over", ["true"]).start();
     assert_eq!(container.wait().code, 0);
     let error = container.kill(9).expect_err("it has ended");
@@ -76,7 +76,7 @@ fn killing_what_has_ended_is_not_found(containerd: Containerd) {
 }
 
 fn an_unknown_container_is_not_found(containerd: Containerd) {
-    let refused = containerd.ctr(["task", "kill", "nobody"]);
+    let refused = containerd.ctr(["task", "kill", "unknown"]);
     assert_ne!(refused.code, 0);
     assert!(refused.stderr.contains("not found"), "{}", refused.stderr);
 }
@@ -100,7 +100,8 @@ fn a_daemonised_grandchild_keeps_running(containerd: Containerd) {
     assert_eq!(container.wait().code, 137);
 }
 
-/// Orphans of an exec go to PID 1 of the container; those of PID 1 end with it.
+/// PID 1 of the container inherits orphans of an exec. Those of PID 1 end with
+/// it.
 fn orphans_are_collected(containerd: Containerd) {
     let script = "trap : CHLD; echo ready; while :; do sleep 0.01; done";
     let container = containerd.shell("reaper", script).start();
@@ -112,7 +113,7 @@ fn orphans_are_collected(containerd: Containerd) {
     });
 }
 
-fn the_time_of_the_end_is_told(containerd: Containerd) {
+fn the_time_of_the_exit_is_reported(containerd: Containerd) {
     let container = containerd.container("brief", ["true"]).start();
     let exit = container.wait();
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);

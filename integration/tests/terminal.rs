@@ -1,5 +1,5 @@
-//! Terminals: the pty is the container's own, its size follows, and its output
-//! is complete.
+//! Terminals: the container has its own pty, whose size follows the client's
+//! and whose output is complete.
 
 use std::fs::File;
 use std::io::Read;
@@ -17,7 +17,7 @@ on_each_containerd!(
     the_console_size_of_the_spec_counts,
     a_resize_is_seen_at_once,
     control_c_interrupts,
-    output_is_complete_when_the_end_is_told,
+    output_is_complete_when_the_exit_is_published,
     a_user_owns_its_terminal,
     ctr_run_with_a_terminal,
 );
@@ -63,7 +63,7 @@ fn control_c_interrupts(containerd: Containerd) {
     assert!(output.contains("interrupted\r\n"), "{output:?}");
 }
 
-fn output_is_complete_when_the_end_is_told(containerd: Containerd) {
+fn output_is_complete_when_the_exit_is_published(containerd: Containerd) {
     let container = containerd.container("counts", ["seq", "1", "20000"]);
     let container = container.streams(Streams::Terminal).start();
     let (code, output) = container.finish();
@@ -82,8 +82,7 @@ fn a_user_owns_its_terminal(containerd: Containerd) {
     assert_eq!(exec.stdio().output(), "1000\r\nagain\r\n");
 }
 
-/// `ctr` itself sits at a terminal, as it does for a person, and hands the
-/// size of it on.
+/// `ctr` itself has a terminal here, as for a user, and passes on its size.
 fn ctr_run_with_a_terminal(containerd: Containerd) {
     containerd.track("person");
     let size = Winsize { ws_row: 44, ws_col: 111, ws_xpixel: 0, ws_ypixel: 0 };
@@ -101,7 +100,8 @@ fn ctr_run_with_a_terminal(containerd: Containerd) {
     let mut child = command.stdin(end()).stdout(end()).stderr(end()).spawn().expect("run ctr");
     drop((command, pty.slave));
     let mut output = Vec::new();
-    // The master answers EIO, not end of file, when the last other end closes.
+    // The master returns EIO, not end of file, when the last other end is
+    // closed.
     let _ = File::from(pty.master).read_to_end(&mut output);
     let output = String::from_utf8_lossy(&output);
     assert_eq!(child.wait().expect("wait for ctr").code(), Some(8), "{output}");
