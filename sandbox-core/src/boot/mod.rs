@@ -22,21 +22,18 @@ mod update;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::process::ExitCode;
 
-pub(crate) use mounts_channel::DeliveredMounts;
-pub(crate) use privileges::{OwnId, restore as restore_own_id};
-pub(crate) use root::{CONTAINERS, DEV_NULL, DEVICES, PROC, SHARED_MEMORY};
-
 use descriptors::Descriptors;
 use mounts_channel::MountsChannel;
 use table::Table;
 
+use crate::container::own_id::OwnId;
 use crate::control::donation::{Birth, BootFlags, STARTED};
 use crate::control::message::{Done, Upward};
 use crate::control::packet::send_packet_for;
 use crate::error::{Context, Error, Failure, Result};
-use crate::network;
-use crate::spec::plan::IdMapping;
+use crate::spec::plan::{IdMapping, Mappings};
 use crate::sys::clone::SingleThreaded;
+use crate::sys::network::{bring_loopback_up, write_sysctl};
 use crate::sys::process::die_with_parent;
 use crate::types::PodPid;
 
@@ -47,18 +44,11 @@ pub(crate) struct Boot {
     containers: Table,
     events: events::Events,
     own_pid_namespace: OwnedFd,
-    identities: Identities,
+    /// What a container's user namespace maps: the sandbox's IDs, one to one.
+    identities: Mappings,
     own_id: OwnId,
     alone: SingleThreaded,
     trees_made: u64,
-}
-
-/// The ID maps that a container's user namespace gets: the sandbox's own IDs,
-/// one to one.
-#[derive(Clone, Debug)]
-pub(crate) struct Identities {
-    pub(crate) users: Vec<IdMapping>,
-    pub(crate) groups: Vec<IdMapping>,
 }
 
 /// Runs `palisade boot` until its control channel closes or it is killed.
@@ -109,7 +99,7 @@ fn start(flags: &BootFlags, descriptors: Descriptors) -> Result<Boot> {
         mounts: MountsChannel::new(descriptors.mounts),
         containers: Table::default(),
         own_pid_namespace,
-        identities: Identities::one_to_one(&birth),
+        identities: one_to_one(&birth),
         own_id,
         alone,
         trees_made: 0,
@@ -121,8 +111,12 @@ fn set_up_network(birth: &Birth) -> Result<()> {
     if !birth.new_network {
         return Ok(());
     }
-    crate::sys::network::bring_loopback_up().context(|| "bring the loopback interface up")?;
-    network::write_sysctls(&birth.network_sysctls)
+    bring_loopback_up().context(|| "bring the loopback interface up")?;
+    for (path, value) in &birth.network_sysctls {
+        write_sysctl(path, value)
+            .context(|| format!("linux.sysctl: write {value:?} to /proc/sys/{path}"))?;
+    }
+    Ok(())
 }
 
 /// The namespace to come back to after a container's was visited. Opened while
@@ -138,13 +132,12 @@ fn open_own_pid_namespace(is_init: bool) -> Result<OwnedFd> {
     std::fs::File::open(path).map(OwnedFd::from).context(|| format!("open {path}"))
 }
 
-impl Identities {
-    fn one_to_one(birth: &Birth) -> Self {
-        let lines = |ids: &[(u32, u32)]| {
-            ids.iter().map(|&(id, size)| IdMapping { inside: id, outside: id, size }).collect()
-        };
-        Self { users: lines(&birth.user_ids), groups: lines(&birth.group_ids) }
-    }
+/// Returns the sandbox's IDs, each mapped to itself.
+fn one_to_one(birth: &Birth) -> Mappings {
+    let lines = |ids: &[(u32, u32)]| {
+        ids.iter().map(|&(id, size)| IdMapping { inside: id, outside: id, size }).collect()
+    };
+    Mappings { uids: lines(&birth.user_ids), gids: lines(&birth.group_ids) }
 }
 
 impl Boot {

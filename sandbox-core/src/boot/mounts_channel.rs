@@ -1,15 +1,15 @@
 //! Where the gofer's mounts arrive.
 
-use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::root::{DEVICES, PROC};
+use crate::container::delivered::DeliveredMounts;
+use crate::container::paths::{DEVICES, PROC};
+use crate::control::gofer::{Delivery, Slot};
 use crate::control::message::MAX_PACKET;
 use crate::control::packet::{Received, receive_packet};
 use crate::error::{Context, Error, Result};
-use crate::gofer::request::{Delivery, Slot};
 use crate::sys::mount::attach_at;
 
 /// The receiving end.
@@ -17,17 +17,6 @@ pub(super) struct MountsChannel {
     socket: OwnedFd,
     /// Received before its turn.
     ahead: Option<(Delivery, Vec<OwnedFd>)>,
-}
-
-/// One container's mounts, still detached.
-#[derive(Debug, Default)]
-pub(crate) struct DeliveredMounts {
-    /// The root file system; absent for a container that runs nothing.
-    pub(crate) rootfs: Option<OwnedFd>,
-    /// By index into the plan's mounts, with whether it is no directory.
-    pub(crate) mounts: BTreeMap<usize, (OwnedFd, bool)>,
-    /// The container's own device nodes.
-    pub(crate) devices: Option<OwnedFd>,
 }
 
 /// The most descriptors one delivery carries (the kernel's `SCM_MAX_FD`).

@@ -12,8 +12,9 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use super::Boot;
 use super::table::Container;
+use crate::container::paths::PROC;
 use crate::container::tree::Tree;
-use crate::container::{Channel, Word, init};
+use crate::container::{Channel, Word};
 use crate::control::message::{Done, Upward};
 use crate::error::Error;
 use crate::sys::pidfd::mount_namespace_of;
@@ -72,7 +73,9 @@ impl Boot {
 
     /// Gives a process's new user namespace the sandbox's IDs.
     fn map(&mut self, pending: Pending) {
-        let mapped = init::write_maps(pending.pid, &self.identities)
+        let mapped = self
+            .identities
+            .write(format!("{PROC}/{}", pending.pid.0))
             .and_then(|()| pending.channel.let_go_on());
         match mapped {
             // It has more to say.

@@ -1,38 +1,11 @@
 //! What boot may still do once it is up.
 
 use caps::{CapSet, Capability, CapsHashSet};
-use nix::unistd::{Gid, Uid, seteuid, setgroups, setresgid, setresuid};
+use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
 
-use crate::control::donation::Birth;
+use crate::container::own_id::OwnId;
 use crate::error::{Context, Error, Result};
-use crate::sys::process::{separate_ids_from_capabilities, set_dumpable};
-
-/// The ID that boot runs under where the spec's mappings leave it none of its
-/// own.
-const NOBODY: u32 = 65534;
-
-/// The ID that boot runs under inside its user namespace.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct OwnId {
-    id: u32,
-    /// No container has it.
-    exclusive: bool,
-}
-
-impl OwnId {
-    /// By the birth certificate.
-    pub(super) fn of(birth: &Birth) -> Self {
-        Self { id: birth.own_id.unwrap_or(NOBODY), exclusive: birth.own_id.is_some() }
-    }
-
-    /// Closes what is boot's in /proc to the containers. Each change of an ID
-    /// undoes it: the kernel then takes a process for not dumpable, and its
-    /// files for those of the user namespace's root, which is theirs as well.
-    /// Without an ID of its own that is still the better protection.
-    pub(super) fn close_proc_files(self) -> Result<()> {
-        set_dumpable(self.exclusive).context(|| "prctl PR_SET_DUMPABLE")
-    }
-}
+use crate::sys::process::separate_ids_from_capabilities;
 
 /// What boot needs inside its user namespace, and for what.
 const NEEDED: [Capability; 10] = [
@@ -66,19 +39,13 @@ pub(super) fn drop_all_but_needed(own: OwnId) -> Result<()> {
     // container's user namespace does not inherit that.
     separate_ids_from_capabilities().context(|| "prctl PR_SET_SECUREBITS")?;
     setgroups(&[]).context(|| "setgroups")?;
-    let gid = Gid::from_raw(own.id);
+    let gid = Gid::from_raw(own.id());
     setresgid(gid, gid, gid).context(|| format!("setresgid {gid}"))?;
-    let uid = Uid::from_raw(own.id);
+    let uid = Uid::from_raw(own.id());
     setresuid(uid, uid, uid).context(|| format!("setresuid {uid}"))?;
     set(CapSet::Effective, &needed)?;
     set(CapSet::Permitted, &needed)?;
     set(CapSet::Inheritable, &CapsHashSet::new())
-}
-
-/// Takes its own ID again after having been the user namespace's root for a
-/// moment.
-pub(crate) fn restore(own: OwnId) -> Result<()> {
-    seteuid(Uid::from_raw(own.id)).context(|| format!("seteuid {}", own.id))
 }
 
 fn set(which: CapSet, members: &CapsHashSet) -> Result<()> {

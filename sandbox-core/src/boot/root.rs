@@ -1,31 +1,14 @@
-//! boot's root file system: empty but for what every container is made from.
-//!
-//! ```text
-//! /proc         the pod's processes; attached when the gofer delivers it
-//! /dev          the default device nodes; likewise
-//! /containers   one directory a container while it is being made
-//! /shm          the pod's shared memory, where containerd brings none
-//! ```
+//! Enters boot's root file system: empty but for the places of `container/paths.rs`.
 
 use rustix::fs::{CWD, Mode, mkdirat};
 use rustix::mount::{MountAttrFlags, UnmountFlags, unmount};
 use rustix::process::{chdir, fchdir, pivot_root};
 
+use crate::container::paths::{CONTAINERS, DEVICES, PROC};
 use crate::error::{Context, Result};
 use crate::sys::mount::{
     AttrChange, Depth, FsContext, PropagationKind, attach_at, mount_setattr_at,
 };
-
-/// The pod's processes.
-pub(crate) const PROC: &str = "/proc";
-/// The default device nodes.
-pub(crate) const DEVICES: &str = "/dev";
-/// The null device among them.
-pub(crate) const DEV_NULL: &str = "/dev/null";
-/// Where the pod's shared memory is attached, if it has one.
-pub(crate) const SHARED_MEMORY: &str = "/shm";
-/// Below this, containers are put together.
-pub(crate) const CONTAINERS: &str = "/containers";
 
 /// Leaves the host's file systems for an empty one.
 pub(super) fn enter_empty() -> Result<()> {

@@ -6,8 +6,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{Mode, OFlags};
 
+use super::paths::DEV_NULL;
 use super::terminal::Terminal;
-use crate::boot::DEV_NULL;
 use crate::control::message::Donations;
 use crate::error::{Context, Error, Result};
 use crate::sys::descriptor::install_stdio;

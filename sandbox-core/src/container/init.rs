@@ -1,7 +1,6 @@
 //! The birth of a container: the steps of its first process from clone to
 //! gate, in order.
 
-use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
 
 use nix::sched::{CloneFlags, unshare};
@@ -13,14 +12,11 @@ use super::process::{OwnProcFiles, Prepared};
 use super::terminal::Terminal;
 use super::tree::Tree;
 use super::{Channel, early_namespaces, hooks, identity, late_namespaces, names};
-use crate::boot::{Identities, PROC};
 use crate::error::{Context, Result};
-use crate::sandbox::users::map_text;
 use crate::spec::plan::{ContainerPlan, ProcessPlan};
 use crate::sys::clone::SingleThreaded;
 use crate::sys::mount::{AttrChange, mount_setattr_at};
 use crate::sys::process::{exit_now, set_dumpable};
-use crate::types::PodPid;
 
 /// All that a container's first process is born with. It is a copy of boot, so
 /// nothing of this is sent.
@@ -40,15 +36,6 @@ pub(crate) struct Newborn<'a> {
 /// root is the cgroup that its maker is in.
 pub(crate) fn clone_flags(plan: &ContainerPlan) -> i32 {
     (early_namespaces(plan) - CloneFlags::CLONE_NEWCGROUP).bits()
-}
-
-/// boot: gives the user namespace of a newborn container the sandbox's IDs.
-pub(crate) fn write_maps(PodPid(pid): PodPid, identities: &Identities) -> Result<()> {
-    for (file, map) in [("uid_map", &identities.users), ("gid_map", &identities.groups)] {
-        let path = format!("{PROC}/{pid}/{file}");
-        fs::write(&path, map_text(map)).context(|| format!("write {path}"))?;
-    }
-    Ok(())
 }
 
 /// Never returns into boot's code, whose copy this is.

@@ -7,7 +7,7 @@ use rustix::fs::CWD;
 
 use super::attach::file_system;
 use super::destination::{find, is_directory};
-use crate::boot::DEV_NULL;
+use super::paths::DEV_NULL;
 use crate::error::{Context, Error, Result};
 use crate::sys::mount::{AttrChange, Depth, attach_to, clone_mount, mount_setattr};
 

@@ -4,14 +4,14 @@ use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use nix::unistd::{seteuid, sethostname};
+use nix::unistd::sethostname;
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::system::setdomainname;
 
-use crate::boot::{OwnId, PROC, restore_own_id};
+use super::own_id::OwnId;
+use super::paths::PROC;
 use crate::error::{Context, Result};
-use crate::spec::plan::ContainerPlan;
-use crate::spec::sysctl_file;
+use crate::spec::plan::{ContainerPlan, sysctl_file};
 
 /// boot: what a container sets in namespaces that it shares with the sandbox,
 /// where its own root has no say.
@@ -27,9 +27,9 @@ pub(crate) fn set_shared(plan: &ContainerPlan, own_id: OwnId) -> Result<()> {
         return set_sysctls(plan, directory.as_fd());
     }
     // The kernel looks at who is root here, not at capabilities.
-    seteuid(0.into()).context(|| "seteuid 0")?;
+    own_id.leave()?;
     let set = set_sysctls(plan, directory.as_fd());
-    restore_own_id(own_id)?;
+    own_id.restore()?;
     set
 }
 

@@ -13,7 +13,7 @@ use rustix::process::{chdir, setsid, umask};
 
 use super::donated::Seccomp;
 use super::lookup;
-use crate::boot::PROC;
+use super::paths::PROC;
 use crate::error::{Context, Error, FailureKind, Result};
 use crate::spec::plan::{CapabilitySets, ProcessPlan};
 use crate::sys::process as sys;

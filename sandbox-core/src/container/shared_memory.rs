@@ -9,7 +9,7 @@ use rustix::fs::{CWD, Mode, mkdirat};
 use rustix::io::Errno;
 
 use super::attach::file_system;
-use crate::boot::SHARED_MEMORY;
+use super::paths::SHARED_MEMORY;
 use crate::error::{Context, Result};
 use crate::spec::plan::FsOption;
 use crate::sys::mount::{Depth, attach_at, clone_mount};

@@ -15,11 +15,12 @@ use rustix::io::Errno;
 use rustix::mount::{UnmountFlags, unmount};
 
 use super::attach::{Ready, attach};
+use super::delivered::DeliveredMounts;
 use super::destination::{self, Kind};
 use super::identity::AsContainerRoot;
 use super::masks;
+use super::paths::{CONTAINERS, DEVICES};
 use super::terminal::Terminal;
-use crate::boot::{CONTAINERS, DEVICES, DeliveredMounts};
 use crate::error::{Context, Error, Result};
 use crate::spec::plan::{ContainerPlan, MountPlan, MountSource};
 use crate::sys::mount::{AttrChange, Depth, attach_at, attach_to, clone_mount, mount_setattr};

@@ -6,9 +6,9 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::event::PollFlags;
 
+use crate::control::gofer::{Delivery, Slot};
 use crate::control::packet::send_packet;
 use crate::error::{Context, Error, Result};
-use crate::gofer::request::{Delivery, Slot};
 use crate::gofer::serve::wait_for;
 
 /// Below `MAX_DESCRIPTORS`, so that each packet fits.

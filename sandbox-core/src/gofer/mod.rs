@@ -20,7 +20,6 @@ mod mountinfo;
 mod options;
 mod overlay;
 mod overlay_attached;
-pub mod request;
 mod rootfs;
 mod seccomp;
 mod serve;

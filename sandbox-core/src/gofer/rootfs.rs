@@ -5,6 +5,7 @@ use std::path::Path;
 
 use rustix::fs::{CWD, Mode, OFlags};
 
+use crate::control::gofer::{RootfsMount, RootfsSource};
 use crate::error::{Context, Error, Result};
 use crate::gofer::assemble::assemble;
 use crate::gofer::bind::restrict;
@@ -12,7 +13,6 @@ use crate::gofer::filesystem::fresh_root;
 use crate::gofer::idmap::{mapped_clone, missing};
 use crate::gofer::options::Options;
 use crate::gofer::overlay;
-use crate::gofer::request::{RootfsMount, RootfsSource};
 use crate::gofer::serve::Gofer;
 use crate::gofer::users::{Users, namespace_with, parse_mappings};
 use crate::spec::plan::Mappings;

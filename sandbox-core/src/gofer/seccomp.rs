@@ -4,8 +4,8 @@ use std::fs;
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 
+use crate::control::gofer::SeccompJob;
 use crate::error::{Context, Error, Result};
-use crate::gofer::request::SeccompJob;
 use crate::spec::seccomp::compile;
 
 /// Makes the job's output if it does not exist. Several gofers may do so at

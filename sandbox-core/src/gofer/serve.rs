@@ -7,10 +7,10 @@ use std::process::ExitCode;
 use rustix::event::{PollFd, PollFlags};
 use rustix::fs::Mode;
 
+use crate::control::gofer::{GoferAnswer, GoferRequest, RequestedMount, Slot};
 use crate::control::packet::{Received, receive_packet, send_packet};
 use crate::error::{Context, Error, Result};
 use crate::gofer::delivery::Outbox;
-use crate::gofer::request::{GoferAnswer, GoferRequest, RequestedMount, Slot};
 use crate::gofer::users::Users;
 use crate::gofer::{bind, devices, filesystem, rootfs, seccomp};
 use crate::spec::plan::DeliveredSource;

@@ -8,7 +8,6 @@ use nix::unistd::{Gid, Uid, setfsgid, setfsuid};
 
 use crate::error::{Context, Error, Result};
 use crate::gofer::child::Child;
-use crate::sandbox::users::{map_out, map_text};
 use crate::spec::plan::{IdMapping, Mappings};
 
 /// The users of a sandbox that has a user namespace.
@@ -21,13 +20,11 @@ pub(super) struct Users {
 impl Users {
     /// Takes a user namespace and its mappings, which must have a root.
     pub(super) fn new(namespace: OwnedFd, mappings: Mappings) -> Result<Self> {
-        let root = |map: &[IdMapping], file: &str| {
-            map_out(map, 0).ok_or_else(|| {
-                Error::invalid(format!("linux.{file}: container ID 0 is not mapped"))
-            })
-        };
-        let ids = (root(&mappings.uids, "uidMappings")?, root(&mappings.gids, "gidMappings")?);
-        Ok(Self { namespace, mappings, root: ids })
+        let missing =
+            |field: &str| Error::invalid(format!("linux.{field}: container ID 0 is not mapped"));
+        let uid = mappings.uid_outside(0).ok_or_else(|| missing("uidMappings"))?;
+        let gid = mappings.gid_outside(0).ok_or_else(|| missing("gidMappings"))?;
+        Ok(Self { namespace, mappings, root: (uid, gid) })
     }
 
     /// Returns the namespace, for `MOUNT_ATTR_IDMAP`.
@@ -47,19 +44,18 @@ impl Users {
 
     /// Returns the host's ID of a user in the container.
     pub(super) fn host_uid(&self, inside: u32) -> Option<u32> {
-        map_out(&self.mappings.uids, inside)
+        self.mappings.uid_outside(inside)
     }
 
     /// Returns the host's ID of a group in the container.
     pub(super) fn host_gid(&self, inside: u32) -> Option<u32> {
-        map_out(&self.mappings.gids, inside)
+        self.mappings.gid_outside(inside)
     }
 
     /// Whether a file of this host user belongs to the sandbox already, because its
     /// owners were shifted before.
     pub(super) fn owns(&self, host_uid: u32) -> bool {
-        let within = |m: &IdMapping| host_uid >= m.outside && host_uid - m.outside < m.size;
-        self.mappings.uids.iter().any(within)
+        self.mappings.uids.iter().any(|line| line.holds_outside(host_uid))
     }
 }
 
@@ -94,15 +90,12 @@ fn become_for_files(uid: Uid, gid: Gid) -> Result<(Uid, Gid)> {
 /// alive. It is for mounts with mappings of their own.
 pub(super) fn namespace_with(mappings: &Mappings) -> Result<OwnedFd> {
     let child = Child::parked(libc::CLONE_NEWUSER)?;
-    let file = |name: &str| format!("/proc/{}/{name}", child.pid());
-    for (name, map) in [("uid_map", &mappings.uids), ("gid_map", &mappings.gids)] {
-        // One write(2), as user_namespaces(7) demands.
-        fs::write(file(name), map_text(map)).map_err(|e| {
-            let text = map_text(map).trim_end().replace('\n', ", ");
-            Error::invalid(format!("the kernel refuses {text:?} as {name}: {e}"))
-        })?;
-    }
-    let namespace = fs::File::open(file("ns/user")).context(|| "opening a user namespace")?;
+    let process = format!("/proc/{}", child.pid());
+    mappings
+        .write(&process)
+        .map_err(|e| Error::invalid(format!("the kernel refuses these ID mappings: {e}")))?;
+    let namespace =
+        fs::File::open(format!("{process}/ns/user")).context(|| "opening a user namespace")?;
     Ok(namespace.into())
 }
 

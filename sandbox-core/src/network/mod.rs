@@ -7,8 +7,8 @@ use std::path::Path;
 use nix::sched::{CloneFlags, setns};
 
 use crate::error::{Context, Result};
-use crate::spec::plan::{IdMapping, Network};
-use crate::spec::sysctl_file;
+use crate::spec::plan::{IdMapping, Network, sysctl_file};
+use crate::sys::network::write_sysctl;
 
 /// The groups whose members may send pings without a capability.
 const PING_GROUPS: &str = "net/ipv4/ping_group_range";
@@ -55,8 +55,7 @@ impl Drop for Visit {
 /// but Docker's "0 2147483647" means all groups. Such a range ends with the
 /// last group.
 pub fn sysctls(wanted: &[(String, String)], groups: &[IdMapping]) -> Vec<(String, String)> {
-    let path = |name: &str| sysctl_file(name).to_string_lossy().into_owned();
-    let paths = wanted.iter().map(|(name, value)| (path(name), value.clone()));
+    let paths = wanted.iter().map(|(name, value)| (sysctl_file(name), value.clone()));
     let mut all: Vec<_> = paths.collect();
     let last_group =
         groups.iter().map(|m| m.inside + (m.size - 1)).max().unwrap_or(i32::MAX as u32);
@@ -85,10 +84,10 @@ fn shortened(range: &str, last: u32) -> Option<String> {
     (first <= last && end > last).then(|| format!("{first} {last}"))
 }
 
-/// Writes sysctls of the current network namespace.
+/// Writes sysctls of the network namespace that this thread is in.
 pub fn write_sysctls(sysctls: &[(String, String)]) -> Result<()> {
     for (path, value) in sysctls {
-        fs::write(Path::new("/proc/sys").join(path), value)
+        write_sysctl(path, value)
             .context(|| format!("linux.sysctl: write {value:?} to /proc/sys/{path}"))?;
     }
     Ok(())

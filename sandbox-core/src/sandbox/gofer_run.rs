@@ -12,12 +12,12 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 
 use super::{Sandbox, open_namespace, printable};
+use crate::control::gofer::{
+    GoferAnswer, GoferRequest, RequestedMount, RootfsMount, RootfsSource, SeccompJob,
+};
 use crate::control::message::MAX_PACKET;
 use crate::control::packet::{Received, receive_packet, send_packet};
 use crate::error::{Context, Error, FailureKind, Result};
-use crate::gofer::request::{
-    GoferAnswer, GoferRequest, RequestedMount, RootfsMount, RootfsSource, SeccompJob,
-};
 use crate::spec::plan::Plan;
 use crate::spec::seccomp;
 use crate::sys::clone::{Cloned, SingleThreaded, clone_into};
@@ -206,7 +206,7 @@ fn become_gofer(sandbox: &Sandbox, socket: &OwnedFd) -> ! {
         Err(error) => error,
     };
     let message = printable(error.to_string().as_bytes());
-    let answer: GoferAnswer = Err(crate::gofer::request::GoferError { invalid: false, message });
+    let answer: GoferAnswer = Err(crate::control::gofer::GoferError { invalid: false, message });
     if let Ok(bytes) = postcard::to_stdvec(&answer) {
         let _ = send_packet(socket, &bytes, &[]);
     }

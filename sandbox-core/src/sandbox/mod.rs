@@ -14,11 +14,10 @@
 mod clean_up;
 mod executable;
 mod gofer_run;
-mod maps;
 mod process;
 mod spawn;
 mod state;
-pub(crate) mod users;
+mod users;
 
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -31,10 +30,10 @@ use rustix::process::{Signal, WaitIdOptions, pidfd_send_signal, waitid};
 
 use crate::cgroup::{Cgroup, SavedCgroup};
 use crate::control::donation::STARTED;
+use crate::control::gofer::RootfsMount;
 use crate::control::message::{MAX_DESCRIPTORS, MAX_PACKET, Numbered, Request, Upward};
 use crate::control::packet::{Received, receive_packet, send_packet};
 use crate::error::{Context, Error, Result};
-use crate::gofer::request::RootfsMount;
 use crate::spec::plan::{Mappings, Plan};
 use crate::types::{HostPid, Userns};
 
@@ -278,16 +277,16 @@ impl Sandbox {
     /// Host ID of a user ID inside the sandbox's user namespace; the overflow
     /// ID when it has none there.
     pub fn host_uid(&self, inside: u32) -> u32 {
-        self.user_namespace.as_ref().map_or(inside, |user| {
-            users::map_out(&user.mappings.uids, inside).unwrap_or(OVERFLOW_ID)
-        })
+        self.user_namespace
+            .as_ref()
+            .map_or(inside, |user| user.mappings.uid_outside(inside).unwrap_or(OVERFLOW_ID))
     }
 
     /// As [`Sandbox::host_uid`], for a group.
     pub fn host_gid(&self, inside: u32) -> u32 {
-        self.user_namespace.as_ref().map_or(inside, |user| {
-            users::map_out(&user.mappings.gids, inside).unwrap_or(OVERFLOW_ID)
-        })
+        self.user_namespace
+            .as_ref()
+            .map_or(inside, |user| user.mappings.gid_outside(inside).unwrap_or(OVERFLOW_ID))
     }
 
     /// Whether the sandbox has a user namespace of its own.

@@ -104,9 +104,8 @@ impl IdRange {
     pub fn boot_line(&self, mappings: &Mappings) -> Option<IdMapping> {
         let lines = || mappings.uids.iter().chain(&mappings.gids);
         let ends = lines().filter_map(|line| line.inside.checked_add(line.size));
-        let free =
-            |id: &u32| *id != u32::MAX && !lines().any(|line| holds(line.inside, line.size, *id));
-        let taken = lines().any(|line| holds(line.outside, line.size, self.boot));
+        let free = |id: &u32| *id != u32::MAX && !lines().any(|line| line.holds_inside(*id));
+        let taken = lines().any(|line| line.holds_outside(self.boot));
         let inside = [IDS_PER_SANDBOX].into_iter().chain(ends).find(free).filter(|_| !taken)?;
         Some(IdMapping { inside, outside: self.boot, size: 1 })
     }
@@ -148,20 +147,6 @@ fn reclaim(state_root: &Path, directory: &Path) -> Result<usize> {
         }
     }
     Ok(freed)
-}
-
-fn holds(first: u32, size: u32, id: u32) -> bool {
-    id.checked_sub(first).is_some_and(|offset| offset < size)
-}
-
-/// Looks an ID up in a map: where `inside` is outside.
-pub fn map_out(map: &[IdMapping], inside: u32) -> Option<u32> {
-    map.iter().find(|m| holds(m.inside, m.size, inside)).map(|m| m.outside + (inside - m.inside))
-}
-
-/// The text of a uid_map or gid_map file, user_namespaces(7).
-pub fn map_text<'a>(map: impl IntoIterator<Item = &'a IdMapping>) -> String {
-    map.into_iter().map(|m| format!("{} {} {}\n", m.inside, m.outside, m.size)).collect()
 }
 
 #[cfg(test)]

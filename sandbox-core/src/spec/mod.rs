@@ -18,5 +18,4 @@ mod tests;
 pub use load::{load, load_process};
 pub use resolve::facts::{NamespaceId, SandboxFacts};
 pub use resolve::process::{ProcessDefaults, plan_process};
-pub use resolve::sysctls::sysctl_file;
 pub use resolve::{Context, plan};

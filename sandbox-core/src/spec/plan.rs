@@ -7,12 +7,14 @@
 //! shim, the gofer and `cgroup/`.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use oci_spec::runtime::{LinuxResources, LinuxSeccomp};
 use serde::{Deserialize, Serialize};
 
+use crate::error::{Context, Result};
 use crate::sys::mount::PropagationKind;
 use crate::sys::process::{Rlimit, Scheduler};
 
@@ -137,6 +139,18 @@ pub struct ProcessPlan {
     /// Whether the process keeps the session keyring that it inherits instead
     /// of joining a new one.
     pub no_new_keyring: bool,
+}
+
+/// Returns a sysctl's file below `/proc/sys`. As in sysctl(8), a slash in the
+/// dotted form stands for a dot: `net.ipv4.conf.eth0/1.forwarding`. The same
+/// exchange makes the dotted form of a path.
+pub fn sysctl_file(name: &str) -> String {
+    let swap = |letter| match letter {
+        '.' => '/',
+        '/' => '.',
+        other => other,
+    };
+    name.chars().map(swap).collect()
 }
 
 /// Size of a terminal, in characters. Zero leaves the kernel's default.
@@ -345,6 +359,44 @@ pub struct Mappings {
     pub gids: Vec<IdMapping>,
 }
 
+impl Mappings {
+    /// Looks a user ID up; returns the ID that it is outside.
+    pub fn uid_outside(&self, inside: u32) -> Option<u32> {
+        outside(&self.uids, inside)
+    }
+
+    /// Looks a group ID up; returns the ID that it is outside.
+    pub fn gid_outside(&self, inside: u32) -> Option<u32> {
+        outside(&self.gids, inside)
+    }
+
+    /// Returns the mappings with one more line for users and for groups.
+    #[must_use]
+    pub fn with(mut self, line: IdMapping) -> Self {
+        self.uids.push(line);
+        self.gids.push(line);
+        self
+    }
+
+    /// Writes the maps of the user namespace that a process made. `process` is its
+    /// directory in a proc.
+    pub fn write(&self, process: impl AsRef<Path>) -> Result<()> {
+        for (name, map) in [("uid_map", &self.uids), ("gid_map", &self.gids)] {
+            let line = |m: &IdMapping| format!("{} {} {}\n", m.inside, m.outside, m.size);
+            let text: String = map.iter().map(line).collect();
+            let path = process.as_ref().join(name);
+            // One write(2), as user_namespaces(7) demands.
+            fs::write(&path, &text).context(|| format!("write {text:?} to {}", path.display()))?;
+        }
+        Ok(())
+    }
+}
+
+fn outside(map: &[IdMapping], inside: u32) -> Option<u32> {
+    let line = map.iter().find(|line| line.holds_inside(inside))?;
+    Some(line.outside + (inside - line.inside))
+}
+
 /// One line of a uid_map or gid_map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IdMapping {
@@ -354,6 +406,22 @@ pub struct IdMapping {
     pub outside: u32,
     /// Number of IDs.
     pub size: u32,
+}
+
+impl IdMapping {
+    /// Whether an ID inside is one of the line's.
+    pub fn holds_inside(&self, id: u32) -> bool {
+        holds(self.inside, self.size, id)
+    }
+
+    /// Whether an ID outside is one of the line's.
+    pub fn holds_outside(&self, id: u32) -> bool {
+        holds(self.outside, self.size, id)
+    }
+}
+
+fn holds(first: u32, size: u32, id: u32) -> bool {
+    id.checked_sub(first).is_some_and(|offset| offset < size)
 }
 
 /// Where the gofer finds the content of a mount.

@@ -1,8 +1,10 @@
-//! Network interfaces: netdevice(7).
+//! The network namespace that this process is in: netdevice(7), proc_sys(5).
 
+use std::fs;
 use std::io;
 use std::mem;
 use std::os::fd::AsRawFd;
+use std::path::Path;
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 
@@ -18,4 +20,9 @@ pub fn bring_loopback_up() -> io::Result<()> {
     // SAFETY: the kernel reads name and flags of an ifreq that outlives the call.
     let done = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) };
     if done == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Writes a sysctl, whose path is given from `/proc/sys` on.
+pub fn write_sysctl(path: &str, value: &str) -> io::Result<()> {
+    fs::write(Path::new("/proc/sys").join(path), value)
 }

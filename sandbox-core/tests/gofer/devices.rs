@@ -3,7 +3,7 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use rustix::fs::{AtFlags, Mode, OFlags, major, minor};
-use sandbox_core::gofer::request::Slot;
+use sandbox_core::control::gofer::Slot;
 use sandbox_core::spec::plan::DeviceNode;
 
 use crate::harness::*;

@@ -1,7 +1,7 @@
 use std::fs;
 use std::os::unix::fs::chown;
 
-use sandbox_core::gofer::request::{RequestedMount, Slot};
+use sandbox_core::control::gofer::{RequestedMount, Slot};
 use sandbox_core::spec::plan::{DeliveredSource, IdmapChoice};
 
 use crate::harness::*;

@@ -1,7 +1,7 @@
 //! What an older kernel lacks is taken away by a filter, and its release is
 //! told by personality(2), so that the roads meant for it are walked.
 
-use sandbox_core::gofer::request::Slot;
+use sandbox_core::control::gofer::Slot;
 use sandbox_core::spec::seccomp::compile;
 use sandbox_core::sys::process::{load_seccomp, set_personality};
 
@@ -12,7 +12,7 @@ use crate::rootfs::{asking_for, check_overlay, mount, snapshots};
 const UNAME26: u64 = 0x0002_0000;
 
 fn like_old(
-    request: &sandbox_core::gofer::request::GoferRequest,
+    request: &sandbox_core::control::gofer::GoferRequest,
     sandbox: Option<&Sandbox>,
 ) -> Run {
     // fsconfig(FSCONFIG_SET_FD) is what takes layers and PID namespaces.

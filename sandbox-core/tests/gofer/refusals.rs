@@ -1,7 +1,7 @@
 use std::os::fd::AsFd;
 use std::path::Path;
 
-use sandbox_core::gofer::request::SeccompJob;
+use sandbox_core::control::gofer::SeccompJob;
 use sandbox_core::spec::plan::DeliveredSource;
 use sandbox_core::sys::mount::{AttrChange, Depth, attach_at, clone_mount, mount_setattr};
 

@@ -3,7 +3,7 @@ use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::process::Command;
 
 use rustix::fs::{AtFlags, IFlags, Mode, OFlags, ioctl_setflags};
-use sandbox_core::gofer::request::{RootfsMount, RootfsSource};
+use sandbox_core::control::gofer::{RootfsMount, RootfsSource};
 use sandbox_core::sys::mount::{AttrChange, Depth, attach_at, clone_mount, mount_setattr};
 
 use crate::harness::*;
@@ -42,7 +42,7 @@ pub(crate) fn snapshots(host: &Host) -> RootfsMount {
     )
 }
 
-pub(crate) fn asking_for(mounts: Vec<RootfsMount>) -> sandbox_core::gofer::request::GoferRequest {
+pub(crate) fn asking_for(mounts: Vec<RootfsMount>) -> sandbox_core::control::gofer::GoferRequest {
     let mut request = request();
     request.rootfs = RootfsSource::Mounts(mounts);
     request

@@ -1,4 +1,4 @@
-use sandbox_core::gofer::request::{RequestedMount, Slot};
+use sandbox_core::control::gofer::{RequestedMount, Slot};
 use sandbox_core::spec::plan::DeliveredSource;
 
 use crate::harness::*;

@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use sandbox_core::cgroup::Cgroup;
+use sandbox_core::control::gofer::RootfsMount;
 use sandbox_core::control::message::{Donations, Done, Request, Upward};
-use sandbox_core::gofer::request::RootfsMount;
 use sandbox_core::sandbox::{Along, Heard, Sandbox, printable};
 use sandbox_core::spec::SandboxFacts;
 use sandbox_core::spec::plan::Plan;

@@ -1,12 +1,11 @@
 //! `linux.sysctl`: only sysctls of the sandbox's own namespaces.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
 
 use super::check::{refuse, without_nul};
 use super::namespaces::Resolved;
 use crate::error::Result;
-use crate::spec::plan::Network;
+use crate::spec::plan::{Network, sysctl_file};
 
 /// The sysctls of an IPC namespace (ipc_namespaces(7)).
 const IPC: [&str; 8] = [
@@ -56,30 +55,15 @@ pub(super) fn plan(
     Ok((container, network))
 }
 
-/// Returns a sysctl's file below `/proc/sys`. As in sysctl(8), a slash in the
-/// dotted form stands for a dot: `net.ipv4.conf.eth0/1.forwarding`.
-pub fn sysctl_file(name: &str) -> PathBuf {
-    PathBuf::from(swapped(name))
-}
-
-fn swapped(name: &str) -> String {
-    let swap = |letter| match letter {
-        '.' => '/',
-        '/' => '.',
-        other => other,
-    };
-    name.chars().map(swap).collect()
-}
-
 /// Returns the dotted form of a name. The first of `.` and `/` in it is the
 /// separator.
 fn canonical(key: &str) -> Result<String> {
     without_nul(|| field(key), key)?;
     let slashed = key.find(['.', '/']).is_some_and(|at| key[at..].starts_with('/'));
-    let name = if slashed { swapped(key) } else { key.into() };
+    let name = if slashed { sysctl_file(key) } else { key.into() };
     // No part of the path below /proc/sys may be empty or lead upwards.
     let wrong = |part: &str| matches!(part, "" | "." | "..");
-    if swapped(&name).split('/').any(wrong) || !name.contains('.') {
+    if sysctl_file(&name).split('/').any(wrong) || !name.contains('.') {
         return refuse(field(key), "is no sysctl; expected a name such as net.core.somaxconn");
     }
     Ok(name)

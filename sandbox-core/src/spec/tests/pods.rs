@@ -47,7 +47,7 @@ fn sysctls_go_where_they_belong() {
     let story = Story::of(CTR).set("/linux/sysctl/net~1ipv4~1conf~1eth0.1~1forwarding", "1");
     let name = &story.accepted().host.network_sysctls[0].0;
     assert_eq!(name, "net.ipv4.conf.eth0/1.forwarding");
-    assert_eq!(crate::spec::sysctl_file(name), PathBuf::from("net/ipv4/conf/eth0.1/forwarding"));
+    assert_eq!(crate::spec::plan::sysctl_file(name), "net/ipv4/conf/eth0.1/forwarding");
 }
 
 #[test]

@@ -1,0 +1,51 @@
+//! The ID that boot runs under. boot leaves it for a moment where the kernel wants
+//! the root of a user namespace.
+
+use nix::unistd::{Uid, seteuid};
+
+use crate::control::donation::Birth;
+use crate::error::{Context, Result};
+use crate::sys::process::set_dumpable;
+
+/// The ID that boot runs under where the spec's mappings leave it none of its
+/// own.
+const NOBODY: u32 = 65534;
+
+/// The ID that boot runs under inside its user namespace.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct OwnId {
+    id: u32,
+    /// No container has it.
+    exclusive: bool,
+}
+
+impl OwnId {
+    /// By the birth certificate.
+    pub(crate) fn of(birth: &Birth) -> Self {
+        Self { id: birth.own_id.unwrap_or(NOBODY), exclusive: birth.own_id.is_some() }
+    }
+
+    /// Closes what is boot's in /proc to the containers. Each change of an ID
+    /// undoes it: the kernel then takes a process for not dumpable, and its
+    /// files for those of the user namespace's root, which is theirs as well.
+    /// Without an ID of its own that is still the better protection.
+    pub(crate) fn close_proc_files(self) -> Result<()> {
+        set_dumpable(self.exclusive).context(|| "prctl PR_SET_DUMPABLE")
+    }
+
+    /// Returns the ID as a number.
+    pub(crate) fn id(self) -> u32 {
+        self.id
+    }
+
+    /// Becomes the root of boot's user namespace, for what the kernel allows to
+    /// root there and not by capability.
+    pub(crate) fn leave(self) -> Result<()> {
+        seteuid(Uid::from_raw(0)).context(|| "seteuid 0")
+    }
+
+    /// Takes boot's own ID again.
+    pub(crate) fn restore(self) -> Result<()> {
+        seteuid(Uid::from_raw(self.id)).context(|| format!("seteuid {}", self.id))
+    }
+}
