@@ -1,6 +1,6 @@
-//! What containerd prepares before it asks a shim for a container: the bundle,
-//! a writable snapshot, the log FIFO and the FIFOs of the streams. None of it
-//! is timed.
+//! The preparations of containerd before it calls a shim for a container: the
+//! bundle, a writable snapshot, the log FIFO and the FIFOs of the streams. None
+//! of it is timed.
 
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 use crate::lab::Lab;
 
-/// A container's bundle. It is removed with this value.
+/// A container's bundle, which is removed on drop.
 #[derive(Debug)]
 pub struct Bundle {
     /// The container's ID.
@@ -25,38 +25,38 @@ pub struct Bundle {
     pub path: PathBuf,
     snapshot: PathBuf,
     layer: PathBuf,
-    // containerd holds the shim's log open for as long as the shim lives.
+    // containerd holds the shim's log open while the shim lives.
     _log: File,
 }
 
-/// What tells one container's spec from another's.
+/// The differences between containers' specs.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Shape<'a> {
     /// Its command.
     pub args: &'a [&'a str],
-    /// Whether it gets the seccomp profile that Kubernetes' `RuntimeDefault`
-    /// stands for. `ctr run` gives none unless asked to.
+    /// Whether it gets the seccomp profile of Kubernetes' `RuntimeDefault`.
+    /// `ctr run` gives none by default.
     pub seccomp: bool,
-    /// Which part of a pod it is, if of one.
+    /// Its part in a pod.
     pub place: Place<'a>,
     /// Whether it sees the host's /usr, read-only.
     pub usr: bool,
 }
 
-/// A container's place in a pod.
+/// A container's part in a pod.
 #[derive(Clone, Copy, Debug, Default)]
 pub enum Place<'a> {
-    /// None: it stands alone.
+    /// None: it is alone.
     #[default]
     Alone,
     /// It is the pause container.
     Pause,
-    /// It is in the pod of the pause container with this ID and host pid.
+    /// It is in the pod of the pause container with this ID and host PID.
     In(&'a str, u32),
 }
 
 impl Bundle {
-    /// Prepares one.
+    /// Prepares a bundle.
     pub fn new(lab: &Lab, id: &str, shape: &Shape<'_>) -> Result<Bundle> {
         let path = lab.directory().join("bundles").join(id);
         let snapshot = lab.directory().join("snapshots").join(id);
@@ -69,7 +69,7 @@ impl Bundle {
         Ok(Bundle { id: id.to_owned(), path, snapshot, layer: lab.root(), _log: log })
     }
 
-    /// The overlay mount that containerd's snapshotter describes.
+    /// Returns the overlay mount that containerd's snapshotter describes.
     pub fn rootfs(&self) -> Mount {
         let folder = |name: &str| self.snapshot.join(name).to_string_lossy().into_owned();
         Mount {
@@ -93,21 +93,21 @@ impl Drop for Bundle {
     }
 }
 
-/// The FIFOs for output and errors of one process. They go with this value.
+/// The FIFOs for output and errors of one process, which are removed on drop.
 #[derive(Debug)]
 pub struct Streams {
-    /// Path of the one for output.
+    /// Path of the FIFO for output.
     pub stdout: String,
-    /// Path of the one for errors.
+    /// Path of the FIFO for errors.
     pub stderr: String,
-    /// The reader's end of the output. Nonblocking.
+    /// The reader's end of the output, nonblocking.
     pub output: File,
     _errors: File,
 }
 
 impl Streams {
-    /// Makes them, and opens the readers' ends, as a client does before it
-    /// asks for the process.
+    /// Makes the FIFOs and opens the readers' ends, as a client does before it
+    /// requests the process.
     pub fn new(lab: &Lab, id: &str) -> Result<Streams> {
         let path = |name: &str| lab.directory().join("fifo").join(format!("{id}-{name}"));
         let (stdout, stderr) = (path("stdout"), path("stderr"));
@@ -160,12 +160,13 @@ fn spec_of(lab: &Lab, id: &str, shape: &Shape<'_>) -> Value {
     spec
 }
 
-/// The profile that all runtimes get where one is wanted.
+/// Returns the profile that all runtimes get, if one is wanted.
 pub fn seccomp() -> Value {
     serde_json::from_str(include_str!("seccomp.json")).expect("seccomp.json is JSON")
 }
 
-/// What containerd's CRI writes for shims to group containers by.
+/// Returns the annotations by which shims group containers, as containerd's CRI
+/// writes them.
 fn annotations(kind: &str, sandbox: &str) -> Value {
     json!({
         "io.kubernetes.cri.container-type": kind,

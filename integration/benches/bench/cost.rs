@@ -1,4 +1,4 @@
-//! What an operation costs besides time: CPU, by the accounting of the
+//! The cost of an operation besides time: CPU, by the accounting of the
 //! benchmark's cgroup, and processes, as the kernel's process connector reports
 //! them.
 
@@ -18,20 +18,20 @@ use rustix::net::{
 
 use crate::lab::Lab;
 
-/// The CPU time that was used below the benchmark's cgroup by anyone but the
-/// benchmark: shims, engines, containers.
+/// A clock of the CPU time used below the benchmark's cgroup by all processes
+/// except the benchmark: shims, engines, containers.
 #[derive(Debug)]
 pub struct CpuClock {
     cgroup: PathBuf,
 }
 
 impl CpuClock {
-    /// The clock of a lab.
+    /// Makes the clock of a lab.
     pub fn new(lab: &Lab) -> CpuClock {
         CpuClock { cgroup: lab.accounting() }
     }
 
-    /// Its reading.
+    /// Returns its time.
     pub fn read(&self) -> Result<Duration> {
         let v1 = self.cgroup.join("cpuacct.usage");
         let all = match fs::read_to_string(&v1) {
@@ -50,20 +50,20 @@ impl CpuClock {
     }
 }
 
-/// What was started while a [`Census`] was taken.
+/// The processes started during a [`Census`].
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Started {
-    /// New processes.
+    /// Number of new processes.
     pub processes: u32,
-    /// New threads of them, beyond the first.
+    /// Number of their threads, beyond the first.
     pub threads: u32,
-    /// Programs executed.
+    /// Number of programs executed.
     pub programs: u32,
 }
 
-/// Counts what the benchmark's descendants start, by listening to the kernel's
-/// process connector (`linux/cn_proc.h`), which names each new process and its
-/// parent. Nothing else on the machine can get into the count.
+/// Counts the processes that the benchmark's descendants start. It listens to
+/// the kernel's process connector (`linux/cn_proc.h`), which names each new
+/// process and its parent, so no other process of the machine is counted.
 #[derive(Debug)]
 pub struct Census {
     socket: OwnedFd,
@@ -76,11 +76,11 @@ const PROC_CN_MCAST_LISTEN: u32 = 1;
 const PROC_EVENT_FORK: u32 = 1;
 const PROC_EVENT_EXEC: u32 = 2;
 const NLMSG_DONE: u16 = 3;
-/// Both headers, `nlmsghdr` and `cn_msg`.
+/// Size of both headers, `nlmsghdr` and `cn_msg`.
 const HEADERS: usize = 16 + 20;
 
 impl Census {
-    /// Begins to listen.
+    /// Starts to listen.
     pub fn begin(lab: &Lab) -> Result<Census> {
         let mut family: BTreeSet<u32> =
             lab.processes().into_iter().filter_map(|pid| pid.try_into().ok()).collect();
@@ -95,7 +95,7 @@ impl Census {
         Ok(Census { socket, family })
     }
 
-    /// Everything since it began.
+    /// Returns what was counted since the start.
     pub fn end(mut self) -> Result<Started> {
         let mut started = Started::default();
         let mut buffer = vec![0; 4096];
@@ -108,7 +108,7 @@ impl Census {
         }
     }
 
-    /// One event: its kind, CPU and time stamp, and then pids by kind.
+    /// Counts one event: its kind, CPU and timestamp, and then PIDs by kind.
     fn count(&mut self, message: &[u8], started: &mut Started) {
         let word = |index: usize| {
             let at = HEADERS + index * 4;

@@ -1,6 +1,5 @@
-//! The other side of `TTRPC_ADDRESS`: the events service to which shims
-//! forward what happens. Each exit is stamped when it arrives and handed to
-//! whoever said before that they wait for it.
+//! The server at `TTRPC_ADDRESS`: the events service to which shims publish. It
+//! records the time of each exit and passes it to the part that waits for it.
 
 use std::collections::HashMap;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -17,15 +16,15 @@ use containerd_shim_protos::shim::events::ForwardRequest;
 
 use crate::wire;
 
-/// Longer than any exit takes that comes at all.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// More time than any exit takes.
+const EXIT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// An exit as it arrived.
 #[derive(Clone, Copy, Debug)]
 pub struct Exit {
-    /// When the event was read off the socket.
+    /// The time at which the event was read from the socket.
     pub at: Instant,
-    /// The exit status that it names.
+    /// Its exit status.
     pub status: u32,
 }
 
@@ -37,7 +36,7 @@ pub struct Events {
     waiting: Waiting,
 }
 
-/// The promise of one exit.
+/// An exit that a part waits for.
 #[derive(Debug)]
 pub struct Awaited {
     process: String,
@@ -45,7 +44,7 @@ pub struct Awaited {
 }
 
 impl Events {
-    /// Listens on a socket of this path, for as long as the program runs.
+    /// Listens on a socket with this path while the program runs.
     pub fn serve(path: &Path) -> Result<Events> {
         let listener =
             UnixListener::bind(path).with_context(|| format!("listen on {}", path.display()))?;
@@ -64,8 +63,8 @@ impl Events {
         Ok(Events { waiting })
     }
 
-    /// Says, before it can happen, that somebody waits for an exit: of a
-    /// container's first process when the exec ID is empty.
+    /// Registers for an exit before it can happen: of a container's init if the
+    /// exec ID is empty.
     pub fn expect(&self, container: &str, exec: &str) -> Awaited {
         let process = if exec.is_empty() { container } else { exec };
         let process = format!("{container}/{process}");
@@ -76,13 +75,13 @@ impl Events {
 }
 
 impl Awaited {
-    /// The exit, when it comes.
+    /// Waits for the exit.
     pub fn wait(self) -> Result<Exit> {
-        let exit = self.receiver.recv_timeout(PATIENCE);
-        exit.with_context(|| format!("no TaskExit of {} within {PATIENCE:?}", self.process))
+        let exit = self.receiver.recv_timeout(EXIT_TIMEOUT);
+        exit.with_context(|| format!("no TaskExit of {} within {EXIT_TIMEOUT:?}", self.process))
     }
 
-    /// The exit, which has to be a success.
+    /// Waits for the exit, which must be a success.
     pub fn success(self) -> Result<Exit> {
         let process = self.process.clone();
         let exit = self.wait()?;
@@ -102,7 +101,7 @@ fn receive(mut shim: UnixStream, waiting: &Waiting) -> Result<()> {
             let exit = TaskExit::parse_from_bytes(&envelope.event.unwrap_or_default().value)?;
             let process = format!("{}/{}", exit.container_id, exit.id);
             if let Some(waiter) = lock(waiting).remove(&process) {
-                // Nobody listens any more when a measurement was given up.
+                // The measurement was aborted, so nothing waits any more.
                 let _ = waiter.send(Exit { at, status: exit.exit_status });
             }
         }

@@ -1,7 +1,7 @@
-//! What all measurements stand on, made once: a directory with one root file
-//! system that every container has as its lower layer, the events service, a
-//! network namespace for pods, and a cgroup of the benchmark's own, below which
-//! are the benchmark, its shims and its containers and nothing else.
+//! The common ground of all measurements, made once: a directory with one root
+//! file system that is the lower layer of every container, the events service,
+//! a network namespace for pods, and the benchmark's cgroup, with only the
+//! benchmark, its shims and its containers below.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -16,10 +16,10 @@ use nix::unistd::Pid;
 
 use crate::events::Events;
 
-/// The commands that containers of the benchmark run.
+/// The commands that the benchmark's containers run.
 const APPLETS: [&str; 8] = ["cat", "dd", "echo", "ls", "sh", "sleep", "true", "vi"];
 
-/// The ground that a benchmark stands on. It goes with this value.
+/// The ground of a benchmark, which is removed on drop.
 #[derive(Debug)]
 pub struct Lab {
     name: String,
@@ -45,46 +45,47 @@ impl Lab {
         Ok(lab)
     }
 
-    /// Its place on disk.
+    /// Returns its directory.
     pub fn directory(&self) -> &Path {
         &self.directory
     }
 
-    /// The events service that shims report to.
+    /// Returns the events service of the shims.
     pub fn events(&self) -> &Events {
         &self.events
     }
 
-    /// The read-only layer below every container.
+    /// Returns the read-only layer below every container.
     pub fn root(&self) -> PathBuf {
         self.directory.join("root")
     }
 
-    /// The network namespace of pods. All of them share one: making another
-    /// for each is the network plugin's work, not the shim's.
+    /// Returns the network namespace of pods. All share one: making one for
+    /// each is the work of the network plugin, not of the shim.
     pub fn network(&self) -> PathBuf {
         self.directory.join("netns")
     }
 
-    /// The cgroup of a container, as its spec names it.
+    /// Returns the cgroup of a container, as its spec names it.
     pub fn cgroup_of(&self, id: &str) -> String {
         format!("/{}/{id}", self.name)
     }
 
-    /// An ID that was not used before.
+    /// Returns an unused ID.
     pub fn fresh_id(&self, what: &str) -> String {
         let number = self.next_id.fetch_add(1, Ordering::Relaxed);
         format!("{what}-{}-{number}", std::process::id())
     }
 
-    /// The directory of the benchmark's cgroup, by which CPU time is accounted.
+    /// Returns the directory of the benchmark's cgroup, which accounts for CPU
+    /// time.
     pub fn accounting(&self) -> PathBuf {
         let v1 = Path::new("/sys/fs/cgroup/cpuacct");
         if v1.is_dir() { v1.join(&self.name) } else { Path::new("/sys/fs/cgroup").join(&self.name) }
     }
 
-    /// Shims inherit the cgroup of whoever starts them, so being in it is
-    /// enough for all of them to be counted.
+    /// Enters the benchmark's cgroup. Shims inherit it, so they are all
+    /// counted.
     fn enter_cgroup(&self) -> Result<()> {
         let own = self.accounting().join("bench");
         fs::create_dir_all(&own).with_context(|| format!("make {}", own.display()))?;
@@ -95,7 +96,7 @@ impl Lab {
     fn make_network(&self) -> Result<()> {
         let path = self.network();
         fs::write(&path, "").with_context(|| format!("make {}", path.display()))?;
-        // A thread of its own, as its network namespace is lost with it.
+        // In a thread of its own, which keeps the changed network namespace.
         let made = std::thread::spawn(move || {
             unshare(CloneFlags::CLONE_NEWNET)?;
             let own = Some("/proc/thread-self/ns/net");
@@ -105,7 +106,7 @@ impl Lab {
         made.context("make a network namespace for pods")
     }
 
-    /// The processes that run below the benchmark's cgroup, except itself.
+    /// Returns the processes below the benchmark's cgroup, except itself.
     pub fn processes(&self) -> Vec<i32> {
         let mut found = Vec::new();
         let mut left = vec![self.accounting()];
@@ -152,13 +153,13 @@ impl Drop for Lab {
     }
 }
 
-/// Debian's static busybox, `/pause`, and this program itself, which is what
+/// Lays out Debian's static busybox, `/pause`, and this program itself, which
 /// does the work inside containers.
 fn lay_out_root(root: &Path) -> Result<()> {
     for folder in ["bin", "dev", "etc", "proc", "run", "sys", "tmp", "usr"] {
         fs::create_dir_all(root.join(folder)).context("lay out the root file system")?;
     }
-    // Where a container sees the host's /usr, its compiler finds its libraries.
+    // If a container sees the host's /usr, its compiler finds its libraries.
     symlink("usr/lib", root.join("lib"))?;
     symlink("usr/lib64", root.join("lib64"))?;
     let programs = [

@@ -1,4 +1,4 @@
-//! The machine that figures are from.
+//! The machine of the figures.
 
 use std::fs;
 use std::path::Path;
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::runtime::Runtime;
 
-/// Processor, memory, kernel, cgroups and what the runtimes say they are.
+/// Returns processor, memory, kernel, cgroups and the runtimes' versions.
 pub fn describe(runtimes: &[Runtime]) -> Value {
     let versions = runtimes.iter().map(|runtime| {
         let engine =
@@ -26,7 +26,7 @@ pub fn describe(runtimes: &[Runtime]) -> Value {
     })
 }
 
-/// The same in one line, for people.
+/// Returns the same in one line, for people.
 pub fn sentence(machine: &Value) -> String {
     let text = |name: &str| machine[name].as_str().unwrap_or("?").to_owned();
     format!(
@@ -52,6 +52,6 @@ fn field(path: &str, name: &str) -> String {
 
 fn version(program: &Path, flag: &str) -> String {
     let output = Command::new(program).arg(flag).output();
-    let said = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
-    said.unwrap_or_default().split_whitespace().collect::<Vec<_>>().join(" ")
+    let output = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
+    output.unwrap_or_default().split_whitespace().collect::<Vec<_>>().join(" ")
 }

@@ -1,8 +1,8 @@
 //! The benchmark: Palisade and its peers side by side, by turns, on one machine.
 //!
-//! `ci/bench` builds what is needed and runs it; [`PARTS`] is the list of what
-//! is measured. The words used in here: a *runtime* is a shim with its engine, a
-//! *part* is a group of figures that can be asked for alone, a *turn* is one
+//! `ci/bench` builds the programs and runs it. [`PARTS`] lists the
+//! measurements. A *runtime* is a shim with its engine, a *part* is a group of
+//! figures that can be run alone, a *turn* is one round through all runtimes.
 //! round through all runtimes.
 
 mod bundle;
@@ -27,7 +27,7 @@ use crate::lab::Lab;
 use crate::report::Report;
 use crate::runtime::Runtime;
 
-/// A part's name on the command line, and what does it.
+/// A part's name on the command line, and its function.
 type Part = (&'static str, fn(&mut Bench) -> Result<()>);
 
 const PARTS: [Part; 10] = [
@@ -43,7 +43,7 @@ const PARTS: [Part; 10] = [
     ("inside", parts::inside::run),
 ];
 
-/// What every part is given.
+/// The input of every part.
 struct Bench {
     lab: Lab,
     runtimes: Vec<Runtime>,
@@ -75,7 +75,7 @@ fn main() -> Result<()> {
     let mut failed = Vec::new();
     for (name, run) in arguments.parts {
         eprintln!("bench: {name}");
-        // What the other parts found is worth having all the same.
+        // The figures of the other parts are useful nevertheless.
         if let Err(e) = run(&mut bench) {
             eprintln!("bench: {name}: {e:#}");
             failed.push(name);
@@ -94,8 +94,8 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// The runtimes that can run one container at all on this machine. The first,
-/// to which all are compared, has to.
+/// Returns the runtimes that can run one container on this machine. The first,
+/// with which all others are compared, must be able to.
 fn able(lab: &Lab, runtimes: Vec<Runtime>) -> Result<Vec<Runtime>> {
     let mut able = Vec::new();
     for (number, runtime) in runtimes.into_iter().enumerate() {
@@ -118,7 +118,7 @@ impl Arguments {
                 "--runs" => arguments.runs = Some(value()?.parse().context("--runs")?),
                 "--json" => arguments.json = Some(value()?),
                 "--plot" => arguments.plot = Some(value()?),
-                // What cargo passes to every benchmark.
+                // cargo passes this to every benchmark.
                 "--bench" => {}
                 "all" => arguments.parts.extend(PARTS),
                 _ => match PARTS.iter().find(|(name, _)| *name == word) {

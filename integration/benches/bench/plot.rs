@@ -1,6 +1,6 @@
-//! The plot: for each row with a first runtime to compare with, one bar per
-//! runtime, as long as its ratio to the first. Written as SVG by hand; a plain
-//! bar chart needs no library.
+//! The plot: for each row with a first runtime to compare with, one bar for
+//! each runtime, whose length is its ratio to the first. The SVG is written by
+//! hand, since a plain bar chart needs no library.
 
 use std::fmt::Write as _;
 
@@ -10,10 +10,11 @@ const COLOURS: [&str; 6] = ["#9aa5b1", "#2f6f8f", "#c7853d", "#5b8c5a", "#8e5572
 const LEFT: f64 = 300.0;
 const BAR: f64 = 13.0;
 const FULL: f64 = 420.0;
-/// A bar of this ratio fills the width; longer ones are cut and keep their label.
+/// The ratio of a bar as wide as the picture. Longer ones are cut and keep
+/// their label.
 const WIDEST: f64 = 1.5;
 
-/// The whole picture.
+/// Returns the whole picture.
 pub fn svg(report: &Report, machine: &str) -> String {
     let rows: Vec<&Row> = report.rows().iter().filter(|row| comparable(row)).collect();
     let runtimes = report.runtimes();
@@ -51,7 +52,7 @@ pub fn svg(report: &Report, machine: &str) -> String {
     svg
 }
 
-/// Whether there is a ratio to draw.
+/// Whether it has a ratio to draw.
 fn comparable(row: &Row) -> bool {
     let first = row.values.first().and_then(|values| Summary::of(values));
     let others = row.values.iter().skip(1).any(|values| !values.is_empty());

@@ -1,5 +1,5 @@
-//! A pod as containerd's CRI makes it: the pause container first, then the
-//! others in its namespaces, all served by one shim.
+//! A pod as containerd's CRI makes it: first the pause container, then the
+//! others in its namespaces, all with one shim.
 
 use std::time::{Duration, Instant};
 
@@ -11,21 +11,21 @@ use crate::procs;
 use crate::runtime::Runtime;
 use crate::shim::{Process, Shim, watch};
 
-/// A pod that is up.
+/// A running pod.
 #[derive(Debug)]
 pub struct Pod {
     /// Its shim.
     pub shim: Shim,
-    /// How long its shim took to bring it up.
+    /// The time that its shim took to start it.
     pub took: Duration,
     pause: Bundle,
     containers: Vec<Bundle>,
     shim_pid: u32,
-    /// Of what runs in its containers, the pause container's process excepted.
+    /// The processes in its containers, without the pause container's.
     workload: Vec<u32>,
 }
 
-/// A pod to come.
+/// A prepared pod.
 #[derive(Debug)]
 pub struct Plan {
     pause: Bundle,
@@ -33,7 +33,7 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Prepares a pod of this many containers besides the pause container.
+    /// Prepares a pod with this many containers besides the pause container.
     pub fn new(lab: &Lab, containers: usize) -> Result<Plan> {
         let id = lab.fresh_id("pod");
         let shape =
@@ -45,7 +45,7 @@ impl Plan {
 }
 
 impl Pod {
-    /// Brings it up.
+    /// Starts it.
     pub fn up(lab: &Lab, runtime: &Runtime, plan: Plan) -> Result<Pod> {
         let Plan { pause, ids } = plan;
         let began = Instant::now();
@@ -71,7 +71,8 @@ impl Pod {
         let place = Place::In(&self.pause.id, pause);
         let shape = Shape { args: &["/pause"], seccomp: true, place, ..Default::default() };
         let bundle = Bundle::new(lab, id, &shape)?;
-        // From here on it is the shim's time; the bundle is containerd's.
+        // From here on the shim's time is measured. containerd makes the
+        // bundle.
         let began = Instant::now();
         self.shim.join(lab, runtime, &bundle)?;
         self.workload.push(self.shim.create(runtime, &bundle, None)?);
@@ -81,17 +82,17 @@ impl Pod {
         Ok(())
     }
 
-    /// The ID of one of its containers.
+    /// Returns the ID of one of its containers.
     pub fn container(&self) -> &str {
         &self.containers.first().unwrap_or(&self.pause).id
     }
 
-    /// The shim's process ID.
+    /// Returns the shim's process ID.
     pub fn shim_pid(&self) -> i32 {
         self.shim_pid.cast_signed()
     }
 
-    /// Takes it down, as kubelet does: the containers first.
+    /// Ends it, as the kubelet does: the containers first.
     pub fn down(mut self, lab: &Lab) -> Result<()> {
         let process = watch(self.shim_pid)?;
         let pause = self.pause.id.clone();
@@ -107,8 +108,8 @@ impl Pod {
     }
 }
 
-/// What it costs to have these pods: the shims and whatever they started, except
-/// for what the pods' owner wanted to run.
+/// Returns the processes that these pods cost: the shims and all that they
+/// started, except for the programs of the pods' owner.
 pub fn overhead_of(pods: &[Pod]) -> Vec<i32> {
     let shims: Vec<i32> = pods.iter().map(Pod::shim_pid).collect();
     let mut all = procs::with_descendants(&shims);

@@ -1,5 +1,4 @@
-//! What the kernel's books say about the processes of a pod: memory, CPU time,
-//! how often they woke.
+//! The kernel's figures of the processes of a pod: memory, CPU time, wake-ups.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -7,8 +6,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-/// Proportional set sizes in MiB: pages that several processes share are
-/// divided between them.
+/// Returns the proportional set size in MiB: pages that several processes share
+/// are divided between them.
 pub fn pss(pid: i32) -> Result<f64> {
     let path = format!("/proc/{pid}/smaps_rollup");
     let rollup = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
@@ -17,7 +16,8 @@ pub fn pss(pid: i32) -> Result<f64> {
     Ok(kib / 1024.0)
 }
 
-/// What the kernel would give to a new program without swapping, in MiB.
+/// Returns the memory in MiB that the kernel could give to a new program
+/// without swapping.
 pub fn memory_available() -> Result<f64> {
     let info = fs::read_to_string("/proc/meminfo")?;
     let line = info.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
@@ -25,7 +25,7 @@ pub fn memory_available() -> Result<f64> {
     Ok(kib / 1024.0)
 }
 
-/// The processes below each of these, themselves included.
+/// Returns these processes and all below them.
 pub fn with_descendants(roots: &[i32]) -> Vec<i32> {
     let mut children: BTreeMap<i32, Vec<i32>> = BTreeMap::new();
     for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
@@ -47,7 +47,8 @@ pub fn with_descendants(roots: &[i32]) -> Vec<i32> {
 
 fn parent(pid: i32) -> Option<i32> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name in parentheses may hold anything; the state and the parent follow.
+    // The name in parentheses may hold anything. The state and the parent
+    // follow.
     let (_, rest) = stat.rsplit_once(')')?;
     rest.split_whitespace().nth(1)?.parse().ok()
 }
@@ -55,13 +56,13 @@ fn parent(pid: i32) -> Option<i32> {
 /// CPU time and wake-ups of a process so far, of all its threads.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Activity {
-    /// On a CPU.
+    /// Time on a CPU.
     pub cpu: Duration,
-    /// Context switches, wanted or not.
+    /// Number of context switches, voluntary or not.
     pub switches: u64,
 }
 
-/// Of these processes together.
+/// Returns the sum over these processes.
 pub fn activity(pids: &[i32]) -> Activity {
     let mut sum = Activity::default();
     for pid in pids {

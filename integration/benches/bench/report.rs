@@ -1,5 +1,5 @@
-//! Where figures go: they are recorded one by one, and come out as a table for
-//! the terminal, as JSON, and as a plot.
+//! Collects figures one by one, and reports them as a table for the terminal,
+//! as JSON, and as a plot.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-/// What a figure counts.
+/// The unit of a figure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Unit {
     /// Milliseconds.
@@ -16,12 +16,12 @@ pub enum Unit {
     Ns,
     /// Mebibytes.
     MiB,
-    /// How many.
+    /// A number.
     Count,
 }
 
 impl Unit {
-    /// Its symbol.
+    /// Returns its symbol.
     pub fn symbol(self) -> &'static str {
         match self {
             Unit::Ms => "ms",
@@ -32,20 +32,20 @@ impl Unit {
     }
 }
 
-/// One line of the table: what was measured, and each runtime's figures.
+/// One line of the table: a measurement, and each runtime's figures.
 #[derive(Debug)]
 pub struct Row {
     /// The part of the benchmark.
     pub part: &'static str,
-    /// What was measured.
+    /// The name of the measurement.
     pub what: String,
-    /// In what.
+    /// Its unit.
     pub unit: Unit,
-    /// By runtime, in the order of the command line.
+    /// The figures by runtime, in the order of the command line.
     pub values: Vec<Vec<f64>>,
 }
 
-/// All that was measured.
+/// All measurements.
 #[derive(Debug)]
 pub struct Report {
     runtimes: Vec<String>,
@@ -53,17 +53,17 @@ pub struct Report {
 }
 
 impl Report {
-    /// An empty one, for these runtimes.
+    /// Makes an empty report for these runtimes.
     pub fn new(runtimes: Vec<String>) -> Report {
         Report { runtimes, rows: Vec::new() }
     }
 
-    /// The runtimes' names.
+    /// Returns the runtimes' names.
     pub fn runtimes(&self) -> &[String] {
         &self.runtimes
     }
 
-    /// The rows in the order in which they were first recorded.
+    /// Returns the rows in the order in which they were first recorded.
     pub fn rows(&self) -> &[Row] {
         &self.rows
     }
@@ -94,8 +94,8 @@ impl Report {
         self.record(part, what, runtime, Unit::Ms, took.as_secs_f64() * 1e3);
     }
 
-    /// The table for people: median, p95, p99 and the ratio of the medians to
-    /// the first runtime's.
+    /// Returns the table for people: median, p95, p99 and the ratio of the
+    /// medians to the first runtime's.
     pub fn table(&self) -> String {
         let mut table = String::new();
         let mut part = "";
@@ -123,7 +123,7 @@ impl Report {
         table
     }
 
-    /// The same for programs.
+    /// Returns the report as JSON.
     pub fn json(&self, machine: &Value) -> Value {
         let rows = self.rows.iter().map(|row| {
             let first = row.values.first().and_then(|values| Summary::of(values));
@@ -150,27 +150,27 @@ impl Report {
     }
 }
 
-/// The figures of one row and runtime, condensed.
+/// The summary of the figures of one row and runtime.
 #[derive(Clone, Copy, Debug)]
 pub struct Summary {
-    /// Half are below it.
+    /// The median.
     pub median: f64,
-    /// 95 of 100 are below it.
+    /// The 95th percentile.
     pub p95: f64,
-    /// 99 of 100 are below it.
+    /// The 99th percentile.
     pub p99: f64,
-    /// How many there are.
+    /// The number of figures.
     pub count: usize,
 }
 
 impl Summary {
-    /// None of nothing.
+    /// Summarises figures. `None` without any.
     pub fn of(values: &[f64]) -> Option<Summary> {
         let mut sorted = values.to_vec();
         sorted.sort_by(f64::total_cmp);
         let last = sorted.len().checked_sub(1)?;
         let at = |share: f64| {
-            // The nearest rank: a figure that was really seen.
+            // The nearest rank, which is a figure that was measured.
             let rank = (share * sorted.len() as f64).ceil() as usize;
             sorted[rank.saturating_sub(1).min(last)]
         };

@@ -1,4 +1,4 @@
-//! A runtime under measurement, as the command line names it:
+//! A runtime to measure, as on the command line:
 //! `--shim NAME=EXECUTABLE[,engine=EXECUTABLE]`.
 
 use std::path::PathBuf;
@@ -6,10 +6,10 @@ use std::str::FromStr;
 
 use anyhow::{Context, Error, ensure};
 
-/// A shim, and the engine that it is to use if it has a choice.
+/// A shim, and the engine that it uses if it supports more than one.
 #[derive(Clone, Debug)]
 pub struct Runtime {
-    /// What tables call it.
+    /// Its name in tables.
     pub name: String,
     /// The shim's executable.
     pub shim: PathBuf,
@@ -27,7 +27,8 @@ impl FromStr for Runtime {
             Some((shim, engine)) => (shim, Some(engine.to_owned())),
             None => (rest, None),
         };
-        // `start` runs in the bundle, where a relative path means another file.
+        // `start` runs in the bundle, where a relative path would name another
+        // file.
         let shim = std::path::absolute(shim)?;
         ensure!(shim.is_file(), "--shim {name}: no file {}", shim.display());
         Ok(Runtime { name: name.to_owned(), shim, engine })

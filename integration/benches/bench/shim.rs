@@ -1,4 +1,4 @@
-//! A shim as containerd meets it: the executable is run with `start`, prints an
+//! A shim as containerd uses it: the executable is run with `start`, prints an
 //! address, and serves Tasks there until Shutdown.
 
 use std::io::Read;
@@ -23,27 +23,27 @@ use crate::lab::Lab;
 use crate::runtime::Runtime;
 use crate::wire::{Client, NAMESPACE};
 
-/// How long a shim may take to go after Shutdown.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// Time in which a shim must exit after Shutdown.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A process of a container: the container's ID, and the exec's or nothing.
 #[derive(Clone, Copy, Debug)]
 pub struct Process<'a> {
     /// The container.
     pub container: &'a str,
-    /// The exec ID; empty for the container's first process.
+    /// The exec ID, empty for the container's init.
     pub exec: &'a str,
 }
 
 /// A connected shim.
 #[derive(Debug)]
 pub struct Shim {
-    /// Where it listens.
+    /// Its address.
     pub address: Address,
     client: Client,
 }
 
-/// What `start` answered.
+/// The result of `start`.
 #[derive(Clone, Debug)]
 pub struct Address {
     address: String,
@@ -51,20 +51,21 @@ pub struct Address {
 }
 
 impl Shim {
-    /// Runs `start` for a bundle and connects to what it prints.
+    /// Runs `start` for a bundle and connects to the address that it prints.
     pub fn start(lab: &Lab, runtime: &Runtime, bundle: &Bundle) -> Result<Shim> {
         let address = start(lab, runtime, bundle)?;
         Shim::connect(&address)
     }
 
-    /// Another connection to a shim.
+    /// Opens another connection to a shim.
     pub fn connect(address: &Address) -> Result<Shim> {
         let client = Client::connect(&address.address, address.version)?;
         Ok(Shim { address: address.clone(), client })
     }
 
-    /// The shim for one more container of its pod, as containerd finds it: from
-    /// version 3 of the protocol on it knows the address; before, `start` tells.
+    /// Finds the shim for one more container of its pod, as containerd does:
+    /// from version 3 of the protocol on it knows the address; before, `start`
+    /// prints it.
     pub fn join(&mut self, lab: &Lab, runtime: &Runtime, bundle: &Bundle) -> Result<()> {
         if self.address.version < 3 {
             let address = start(lab, runtime, bundle)?;
@@ -79,12 +80,12 @@ impl Shim {
         Ok(())
     }
 
-    /// Any call.
+    /// Calls any method.
     pub fn call<A: Message>(&mut self, method: &str, request: &impl Message) -> Result<A> {
         self.client.call(method, request)
     }
 
-    /// Create: the host's pid of the container's first process.
+    /// Calls Create. Returns the host's PID of the container's init.
     pub fn create(
         &mut self,
         runtime: &Runtime,
@@ -104,7 +105,7 @@ impl Shim {
         Ok(created.pid)
     }
 
-    /// Start: the host's pid.
+    /// Calls Start. Returns the host's PID.
     pub fn start_process(&mut self, process: Process<'_>) -> Result<u32> {
         let request = StartRequest {
             id: process.container.to_owned(),
@@ -115,7 +116,7 @@ impl Shim {
         Ok(started.pid)
     }
 
-    /// Exec, which only announces a process; Start runs it.
+    /// Calls Exec, which only adds a process. Start runs it.
     pub fn exec(
         &mut self,
         process: Process<'_>,
@@ -138,7 +139,7 @@ impl Shim {
         self.call::<Empty>("Exec", &request).map(drop)
     }
 
-    /// SIGKILL.
+    /// Sends SIGKILL.
     pub fn kill(&mut self, process: Process<'_>) -> Result<()> {
         let request = KillRequest {
             id: process.container.to_owned(),
@@ -149,7 +150,7 @@ impl Shim {
         self.call::<Empty>("Kill", &request).map(drop)
     }
 
-    /// Delete.
+    /// Calls Delete.
     pub fn delete(&mut self, process: Process<'_>) -> Result<()> {
         let request = DeleteRequest {
             id: process.container.to_owned(),
@@ -159,31 +160,34 @@ impl Shim {
         self.call::<DeleteResponse>("Delete", &request).map(drop)
     }
 
-    /// The shim's own process ID.
+    /// Returns the shim's own process ID.
     pub fn pid(&mut self, container: &str) -> Result<u32> {
         let request = ConnectRequest { id: container.to_owned(), ..Default::default() };
         Ok(self.call::<ConnectResponse>("Connect", &request)?.shim_pid)
     }
 
-    /// Shutdown, and then the end of the process: when that was.
+    /// Calls Shutdown and waits for the end of the process. Returns its time.
     pub fn shutdown(&mut self, container: &str, process: &OwnedFd) -> Result<Instant> {
         let request = ShutdownRequest { id: container.to_owned(), ..Default::default() };
-        // A shim may be gone before its answer is out.
+        // A shim may exit before it has sent its reply.
         let answered = self.call::<Empty>("Shutdown", &request);
-        if !wait::readable(process, PATIENCE) {
-            bail!("the shim lives {PATIENCE:?} after Shutdown of {container} ({answered:?})");
+        if !wait::readable(process, SHUTDOWN_TIMEOUT) {
+            bail!(
+                "the shim lives {SHUTDOWN_TIMEOUT:?} after Shutdown of {container} ({answered:?})"
+            );
         }
         Ok(Instant::now())
     }
 }
 
-/// A descriptor that tells the end of a process.
+/// Opens a descriptor that reports the end of a process.
 pub fn watch(pid: u32) -> Result<OwnedFd> {
     let pid = Pid::from_raw(i32::try_from(pid)?).context("a process ID above 0")?;
     pidfd_open(pid, PidfdFlags::empty()).with_context(|| format!("pidfd_open {pid:?}"))
 }
 
-/// Runs the executable as containerd 1.6 to 2.2 do, up to the end of its output.
+/// Runs the executable as containerd 1.6 to 2.2 do, up to the end of its
+/// output.
 fn start(lab: &Lab, runtime: &Runtime, bundle: &Bundle) -> Result<Address> {
     let grpc = lab.directory().join("containerd.sock");
     let mut command = Command::new(&runtime.shim);
@@ -206,14 +210,15 @@ fn start(lab: &Lab, runtime: &Runtime, bundle: &Bundle) -> Result<Address> {
     child.stdout.take().context("a pipe")?.read_to_string(&mut printed)?;
     let status = child.wait()?;
     if !status.success() {
-        let mut said = String::new();
-        child.stderr.take().context("a pipe")?.read_to_string(&mut said)?;
-        bail!("{} start of {}: {status}: {}", runtime.shim.display(), bundle.id, said.trim());
+        let mut stderr = String::new();
+        child.stderr.take().context("a pipe")?.read_to_string(&mut stderr)?;
+        bail!("{} start of {}: {status}: {}", runtime.shim.display(), bundle.id, stderr.trim());
     }
     parse_address(printed.trim())
 }
 
-/// JSON since containerd 2.0, the bare address before.
+/// Parses JSON, as printed since containerd 2.0, or the plain address of
+/// before.
 fn parse_address(printed: &str) -> Result<Address> {
     if !printed.starts_with('{') {
         ensure!(printed.starts_with("unix://"), "`start` printed {printed:?}, not an address");
@@ -227,7 +232,7 @@ fn parse_address(printed: &str) -> Result<Address> {
     Ok(Address { address: address.to_owned(), version })
 }
 
-/// The options of runc's shims name the engine; nothing else is set.
+/// Returns the options of runc's shims, which only name the engine.
 fn options(runtime: &Runtime) -> Result<MessageField<Any>> {
     let Some(engine) = &runtime.engine else {
         return Ok(MessageField::none());

@@ -1,7 +1,7 @@
-//! ttrpc, as little of it as a stopwatch needs: one blocking connection, one
-//! call at a time. A client library would add its own threads and task hops to
-//! every figure. The framing is that of ttrpc's PROTOCOL.md: a header of ten
-//! bytes (length, stream, kind, flags), then a protobuf `Request` or `Response`.
+//! A minimal ttrpc client: one blocking connection, one call at a time. A
+//! client library would add its own threads and task switches to every figure.
+//! The framing is that of ttrpc's PROTOCOL.md: a header of ten bytes (length,
+//! stream, kind, flags), then a protobuf `Request` or `Response`.
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -11,18 +11,18 @@ use anyhow::{Context, Result, bail};
 use containerd_shim_protos::protobuf::Message;
 use containerd_shim_protos::ttrpc::proto::{KeyValue, Request, Response};
 
-/// containerd's namespace of everything that the benchmark makes.
+/// The containerd namespace of everything that the benchmark makes.
 pub const NAMESPACE: &str = "palisade-bench";
 
 const HEADER: usize = 10;
 const REQUEST: u8 = 1;
 const RESPONSE: u8 = 2;
 
-/// No message of a shim is longer (ttrpc's `messageLengthMax`).
+/// The longest message of a shim (ttrpc's `messageLengthMax`).
 const LONGEST: usize = 4 << 20;
 
-/// How long a shim may take to answer. One that hangs is a figure, too.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// Time in which a shim must reply. One that hangs is a figure, too.
+const REPLY_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A connection to a shim's Task service.
 #[derive(Debug)]
@@ -33,12 +33,12 @@ pub struct Client {
 }
 
 impl Client {
-    /// Connects to what `start` printed: `unix://PATH`, with the version of the
-    /// Task service that goes with it.
+    /// Connects to the address that `start` printed: `unix://PATH`, with the
+    /// version of the Task service at it.
     pub fn connect(address: &str, version: u32) -> Result<Client> {
         let path = address.strip_prefix("unix://").unwrap_or(address);
         let stream = UnixStream::connect(path).with_context(|| format!("connect to {address}"))?;
-        stream.set_read_timeout(Some(PATIENCE)).context("limit the time of an answer")?;
+        stream.set_read_timeout(Some(REPLY_TIMEOUT)).context("limit the time of a reply")?;
         let service = match version {
             3 => "containerd.task.v3.Task",
             _ => "containerd.task.v2.Task",
@@ -46,7 +46,7 @@ impl Client {
         Ok(Client { stream, service, next_stream: 1 })
     }
 
-    /// One call, from the request's first byte to the answer's last.
+    /// Makes one call, from the request's first byte to the reply's last.
     pub fn call<A: Message>(&mut self, method: &str, request: &impl Message) -> Result<A> {
         let stream = self.next_stream;
         self.next_stream += 2;
@@ -75,7 +75,8 @@ impl Client {
     }
 }
 
-/// Reads a request, as a server does: its stream and itself. None at the end.
+/// Reads a request as a server does. Returns its stream and itself, or `None`
+/// at the end.
 pub fn read_request(stream: &mut UnixStream) -> Result<Option<(u32, Request)>> {
     match read_frame(stream)? {
         Some((id, REQUEST, payload)) => Ok(Some((id, Request::parse_from_bytes(&payload)?))),
@@ -84,8 +85,8 @@ pub fn read_request(stream: &mut UnixStream) -> Result<Option<(u32, Request)>> {
     }
 }
 
-/// Answers a request with an empty message.
-pub fn answer_empty(stream: &mut UnixStream, id: u32) -> Result<()> {
+/// Replies to a request with an empty message.
+pub fn reply_empty(stream: &mut UnixStream, id: u32) -> Result<()> {
     write_frame(stream, id, RESPONSE, &Response::new().write_to_bytes()?)
 }
 

@@ -1,4 +1,4 @@
-//! Many at once: 50 pods, 30 execs in one container.
+//! Many at once: 50 pods, and 30 execs in one container.
 
 use std::sync::Barrier;
 use std::thread;
@@ -16,26 +16,26 @@ use crate::shim::{Process, Shim};
 const PODS: usize = 50;
 const EXECS: usize = 30;
 
-/// All of it.
+/// Measures both.
 pub fn run(bench: &mut Bench) -> Result<()> {
     for _ in 0..bench.runs.div_ceil(20) {
         for runtime in 0..bench.runtimes.len() {
             let outcome = pods_at_once(bench, runtime);
-            told(bench, runtime, outcome)?;
+            tolerated(bench, runtime, outcome)?;
         }
     }
     for _ in 0..bench.runs.div_ceil(10) {
         for runtime in 0..bench.runtimes.len() {
             let outcome = execs_at_once(bench, runtime);
-            told(bench, runtime, outcome)?;
+            tolerated(bench, runtime, outcome)?;
         }
     }
     Ok(())
 }
 
-/// A peer that fails is told and left out; the first runtime, to which all are
-/// compared, has to succeed.
-pub fn told(bench: &Bench, runtime: usize, outcome: Result<()>) -> Result<()> {
+/// Prints the failure of a peer, which is then left out. The first runtime,
+/// with which all others are compared, must succeed.
+pub fn tolerated(bench: &Bench, runtime: usize, outcome: Result<()>) -> Result<()> {
     match outcome {
         Err(error) if runtime > 0 => {
             eprintln!("bench: {}: {error:#}", bench.runtimes[runtime].name);
@@ -79,7 +79,8 @@ fn execs_at_once(bench: &mut Bench, number: usize) -> Result<()> {
     Ok(())
 }
 
-/// Runs `true` in a container: the time from the request to the exit event.
+/// Runs `true` in a container. Returns the time from the request to the exit
+/// event.
 pub fn exec(lab: &Lab, shim: &mut Shim, container: &str) -> Result<Duration> {
     let id = lab.fresh_id("exec");
     let streams = Streams::new(lab, &id)?;
@@ -93,8 +94,8 @@ pub fn exec(lab: &Lab, shim: &mut Shim, container: &str) -> Result<Duration> {
     Ok(exit.at - began)
 }
 
-/// Does something with each of these, a thread for each: the outcomes, and how
-/// long all of it took.
+/// Calls a function with each of these, in a thread for each. Returns the
+/// results and the whole time.
 fn at_once<T: Send, R: Send>(
     with: Vec<T>,
     doing: impl Fn(T) -> Result<R> + Sync,
@@ -112,7 +113,7 @@ fn at_once<T: Send, R: Send>(
     })
 }
 
-/// For other parts: what [`exec`] takes to be given.
+/// Starts this many pods, for other parts, with a container for [`exec`].
 pub fn fleet(lab: &Lab, runtime: &Runtime, count: usize) -> Result<Vec<Pod>> {
     (0..count).map(|_| Pod::up(lab, runtime, Plan::new(lab, 1)?)).collect()
 }

@@ -1,6 +1,6 @@
-//! Through a whole containerd: `ctr run`, `ctr task exec`, and a pod over CRI.
-//! Each runtime gets a containerd of its own, so that none has to look through
-//! what another has left in its database.
+//! With a whole containerd: `ctr run`, `ctr task exec`, and a pod over CRI.
+//! Each runtime gets its own containerd, so that none has to search through
+//! another's database.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -24,7 +24,7 @@ use crate::runtime::Runtime;
 const CTR: &str = "containerd, ctr";
 const CRI: &str = "containerd, CRI pod";
 
-/// All of it.
+/// Measures all.
 pub fn run(bench: &mut Bench) -> Result<()> {
     let start = |runtime: &Runtime| Daemon::start(runtime);
     let daemons = bench.runtimes.iter().map(start).collect::<Result<Vec<Daemon>>>()?;
@@ -45,7 +45,7 @@ pub fn run(bench: &mut Bench) -> Result<()> {
     daemons.iter().try_for_each(Daemon::end)
 }
 
-/// A containerd with one runtime, in which a container idles to be exec'd into.
+/// A containerd with one runtime and an idle container for execs.
 struct Daemon {
     containerd: Containerd,
     kind: String,
@@ -72,7 +72,7 @@ impl Daemon {
         self.ctr(&["container", "delete", "idle"]).map(drop)
     }
 
-    /// One command to its end.
+    /// Runs one command to its end.
     fn ctr(&self, arguments: &[&str]) -> Result<Duration> {
         let mut command: Command = self.containerd.ctr_command();
         command.args(["--namespace", &self.containerd.namespace()]).args(arguments);
@@ -104,7 +104,7 @@ impl Daemon {
         self.ctr(&["task", "exec", "--exec-id", &format!("exec-{turn}"), "idle", "true"])
     }
 
-    /// A pod with one container, up and down again.
+    /// Starts and ends a pod with one container.
     fn pod(&self, turn: usize) -> Result<[(&'static str, Duration); 3]> {
         let config = Some(self.containerd.pod_config(&format!("pod-{turn}")));
         let mut cri = self.cri.clone();
@@ -152,7 +152,7 @@ fn container_config() -> ContainerConfig {
 }
 
 /// Sets the runtime in containerd's configuration, and puts its shim into
-/// containerd's PATH: the runtime's type.
+/// containerd's PATH. Returns the runtime's type.
 fn configure(containerd: &Containerd, runtime: &Runtime) -> Result<String> {
     let name = runtime.shim.file_name().context("--shim names a file")?;
     let kind = runtime_type(&name.to_string_lossy())?;
@@ -174,7 +174,7 @@ fn configure(containerd: &Containerd, runtime: &Runtime) -> Result<String> {
     Ok(kind)
 }
 
-/// `containerd-shim-NAME-vN` serves the type `io.containerd.NAME.vN`.
+/// Returns the type `io.containerd.NAME.vN` of `containerd-shim-NAME-vN`.
 fn runtime_type(executable: &str) -> Result<String> {
     let name = executable.strip_prefix("containerd-shim-").and_then(|n| n.rsplit_once('-'));
     let (name, version) =

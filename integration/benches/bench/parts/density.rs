@@ -1,5 +1,5 @@
-//! How many pods there is room for: one after the other, until the machine
-//! gives out or there are 500.
+//! How many pods the machine can hold: one after the other, until the machine
+//! fails or there are 500.
 
 use anyhow::Result;
 
@@ -11,10 +11,10 @@ use crate::report::Unit;
 const PART: &str = "density";
 const MOST: usize = 500;
 
-/// Below this, the machine is out of memory for all that matters.
+/// Below this, the machine counts as out of memory.
 const RESERVE: f64 = 512.0;
 
-/// One runtime after the other.
+/// Measures one runtime after the other.
 pub fn run(bench: &mut Bench) -> Result<()> {
     for runtime in 0..bench.runtimes.len() {
         let mut pods = Vec::new();

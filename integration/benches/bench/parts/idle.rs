@@ -1,4 +1,4 @@
-//! How often a pod wakes that has nothing to do.
+//! How often an idle pod wakes.
 
 use std::thread;
 use std::time::Duration;
@@ -15,7 +15,7 @@ const PODS: usize = 5;
 const SETTLE: Duration = Duration::from_secs(5);
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// All runtimes idle through the same minute.
+/// Measures all runtimes in the same minute.
 pub fn run(bench: &mut Bench) -> Result<()> {
     let mut fleets = Vec::new();
     for runtime in &bench.runtimes {

@@ -1,6 +1,6 @@
-//! What work costs inside a container: this program itself is in the
-//! container's root file system, and when called as `/bench inside` does the
-//! work and prints what it took. All runtimes get the same seccomp profile.
+//! The cost of work inside a container. This program itself is in the
+//! container's root file system. Run as `/bench inside` it does the work and
+//! prints the times. All runtimes get the same seccomp profile.
 
 use std::fs::{self, File};
 use std::hint::black_box;
@@ -18,10 +18,10 @@ use crate::shim::{Process, Shim, watch};
 
 const PART: &str = "inside a container";
 
-/// The host's compiler, seen in the container below /usr.
+/// The host's compiler, which the container sees below /usr.
 const COMPILER: &str = "/usr/bin/gcc";
 
-/// By turns.
+/// Measures the runtimes by turns.
 pub fn run(bench: &mut Bench) -> Result<()> {
     for _ in 0..bench.runs.div_ceil(5) {
         for runtime in 0..bench.runtimes.len() {
@@ -34,7 +34,7 @@ pub fn run(bench: &mut Bench) -> Result<()> {
     Ok(())
 }
 
-/// Runs the work in a container: what it printed.
+/// Runs the work in a container. Returns its output.
 fn printed(bench: &Bench, runtime: usize) -> Result<String> {
     let (lab, runtime) = (&bench.lab, &bench.runtimes[runtime]);
     let id = lab.fresh_id("inside");
@@ -61,7 +61,7 @@ fn printed(bench: &Bench, runtime: usize) -> Result<String> {
     Ok(String::from_utf8(printed)?)
 }
 
-/// What `/bench inside` does.
+/// Does the work of `/bench inside`.
 pub fn work() -> Result<()> {
     let mut results = vec![
         ("getppid", each(200_000, || black_box(nix::unistd::getppid()).as_raw() >= 0)),
@@ -89,7 +89,7 @@ fn open_and_read() -> std::io::Result<usize> {
     File::open("/etc/passwd")?.read(&mut [0; 256])
 }
 
-/// Two threads, a byte from one to the other and back.
+/// Sends a byte from one thread to another and back.
 fn ping_pong(times: u32) -> Result<Duration> {
     let (mut there_out, mut there_in) = pipe()?;
     let (mut back_out, mut back_in) = pipe()?;

@@ -1,4 +1,4 @@
-//! What an idle pod of one container costs in memory, alone and among many.
+//! The memory that an idle pod of one container costs, alone and among many.
 
 use std::thread;
 use std::time::Duration;
@@ -12,13 +12,13 @@ use crate::report::Unit;
 
 const PART: &str = "memory per pod";
 
-/// How many pods there are when a look is taken.
+/// The numbers of pods at which memory is measured.
 const LOOKS: [usize; 3] = [1, 20, 200];
 
-/// How long pods are left alone before that.
+/// Time for which pods are idle before that.
 const SETTLE: Duration = Duration::from_secs(1);
 
-/// One runtime after the other: it is the machine's memory that is looked at.
+/// Measures one runtime after the other, since they share the machine's memory.
 pub fn run(bench: &mut Bench) -> Result<()> {
     for runtime in 0..bench.runtimes.len() {
         let mut pods: Vec<Pod> = Vec::new();

@@ -1,4 +1,4 @@
-//! The parts of the benchmark, each to be asked for by its name.
+//! The parts of the benchmark, each of which can be run by its name.
 
 pub mod burst;
 pub mod containerd;

@@ -1,5 +1,5 @@
-//! One container, alone, from the shim's start to its end, each phase apart;
-//! and what one does to a container that runs.
+//! One container alone, from the shim's start to its end, phase by phase; and
+//! the operations on a running container.
 
 use std::io::Read;
 use std::os::fd::AsFd;
@@ -25,13 +25,13 @@ const PART: &str = "one container";
 const EXEC: &str = "exec";
 const CALLS: &str = "calls";
 
-/// How often CPU time and processes are counted: they hardly vary.
+/// Number of times that CPU time and processes are counted: they hardly vary.
 const COUNTS: usize = 5;
 
-/// How long something may take that is done once it was begun.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Time for an operation that has been started.
+const OPERATION_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// All of it.
+/// Measures all.
 pub fn run(bench: &mut Bench) -> Result<()> {
     for turn in 0..=bench.runs {
         for runtime in 0..bench.runtimes.len() {
@@ -52,8 +52,8 @@ pub fn run(bench: &mut Bench) -> Result<()> {
     in_a_running_container(bench)
 }
 
-/// A failure is a figure too: a runtime that fails now and then is still
-/// measured, one that fails again and again is not.
+/// Records a failure, which is a figure too. A runtime that fails occasionally
+/// is still measured, one that fails repeatedly is not.
 fn fail(bench: &mut Bench, part: &'static str, runtime: usize, why: &Error) -> Result<()> {
     const MOST: usize = 10;
     let name = &bench.runtimes[runtime].name;
@@ -119,7 +119,7 @@ pub fn one_container(lab: &Lab, runtime: &Runtime) -> Result<Phases> {
     let created = Instant::now();
 
     let (process, shim_process) = (watch(pid)?, watch(shim.pid(&id)?)?);
-    let gone = thread::spawn(move || wait::readable(process, PATIENCE).then(Instant::now));
+    let gone = thread::spawn(move || wait::readable(process, OPERATION_TIMEOUT).then(Instant::now));
 
     let asked = Instant::now();
     shim.start_process(init)?;
@@ -144,11 +144,11 @@ pub fn one_container(lab: &Lab, runtime: &Runtime) -> Result<Phases> {
     })
 }
 
-/// A thread that waits for the first byte of a stream, and reads what has come
-/// along, as any client does: who left it there would hold up the exit.
+/// Returns a thread that waits for the first byte of a stream and reads the
+/// rest, as any client does: unread output would delay the exit.
 fn first_byte(mut output: std::fs::File) -> JoinHandle<Option<Instant>> {
     thread::spawn(move || {
-        let arrived = wait::readable(output.as_fd(), PATIENCE).then(Instant::now);
+        let arrived = wait::readable(output.as_fd(), OPERATION_TIMEOUT).then(Instant::now);
         let mut bytes = [0; 4096];
         arrived.filter(|_| matches!(output.read(&mut bytes), Ok(1..)))
     })
@@ -158,7 +158,7 @@ fn join<T>(thread: JoinHandle<T>) -> Result<T> {
     thread.join().map_err(|_| anyhow!("a thread of the benchmark panicked"))
 }
 
-/// A container that idles, for things to be done to.
+/// An idle container for operations.
 struct Running {
     id: String,
     shim: Shim,
@@ -195,7 +195,7 @@ fn in_a_running_container(bench: &mut Bench) -> Result<()> {
     for turn in 0..=bench.runs {
         for (runtime, slot) in running.iter_mut().enumerate() {
             let Some(running) = slot else { continue };
-            // After a request that was not answered nothing can be asked.
+            // After a request without a reply no further one can be sent.
             if let Err(e) = one_turn(bench, runtime, running, turn > 0) {
                 fail(bench, EXEC, runtime, &e)?;
                 *slot = None;
@@ -225,7 +225,7 @@ fn one_turn(bench: &mut Bench, runtime: usize, running: &mut Running, counts: bo
     Ok(())
 }
 
-/// `true`, with output and errors on FIFOs, as a probe runs it.
+/// Runs `true`, with output and errors on FIFOs, as a probe does.
 fn exec(bench: &Bench, running: &mut Running) -> Result<[(&'static str, Duration); 4]> {
     let id = bench.lab.fresh_id("exec");
     let streams = Streams::new(&bench.lab, &id)?;
@@ -279,9 +279,10 @@ fn timed<A: Message>(shim: &mut Shim, method: &str, request: &impl Message) -> R
     Ok(began.elapsed())
 }
 
-/// Does something `COUNTS` times, a few in a row each time, for what one costs
-/// in CPU, and once for what it starts. By one runtime after the other: what is
-/// still at work after an operation would else be counted to the next one's.
+/// Runs an operation `COUNTS` times, a few in a row each time, to measure its
+/// CPU time, and once to count the processes that it starts. One runtime after
+/// the other, since work that goes on after an operation would otherwise count
+/// for the next runtime.
 fn count(
     bench: &mut Bench,
     part: &'static str,

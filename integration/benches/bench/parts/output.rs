@@ -1,5 +1,5 @@
-//! One GiB through a container's standard output, beside the same program
-//! writing into the same kind of pipe without any container.
+//! One GiB through a container's standard output, compared with the same
+//! program writing into the same kind of pipe without a container.
 
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Read};
@@ -18,9 +18,10 @@ use crate::shim::{Process, Shim, watch};
 const PART: &str = "1 GiB of output";
 const BYTES: u64 = 1 << 30;
 const WRITER: [&str; 5] = ["/bin/busybox", "dd", "if=/dev/zero", "bs=64k", "count=16384"];
-const PATIENCE: Duration = Duration::from_secs(120);
+const OUTPUT_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// A bare pipe before each container, so that both see the same machine.
+/// Measures a bare pipe before each container, so that both see the same
+/// machine.
 pub fn run(bench: &mut Bench) -> Result<()> {
     for _ in 0..bench.runs.div_ceil(10) {
         for runtime in 0..bench.runtimes.len() {
@@ -71,7 +72,7 @@ fn container(bench: &Bench, runtime: usize) -> Result<(Duration, Duration)> {
     Ok((took, shim_cpu))
 }
 
-/// Reads it all: the time from the first bytes to the last.
+/// Reads it all. Returns the time from the first bytes to the last.
 fn drain(mut output: File) -> Result<Duration> {
     let mut chunk = vec![0; 256 << 10];
     let mut began = None;
@@ -81,7 +82,10 @@ fn drain(mut output: File) -> Result<Duration> {
             Ok(n @ 1..) => left = left.saturating_sub(n as u64),
             Ok(_) => ensure!(began.is_none(), "output ended {left} bytes too early"),
             Err(e) if e.kind() == ErrorKind::WouldBlock => {
-                ensure!(wait::readable(&output, PATIENCE), "output stopped {left} bytes too early");
+                ensure!(
+                    wait::readable(&output, OUTPUT_TIMEOUT),
+                    "output stopped {left} bytes too early"
+                );
                 began.get_or_insert_with(Instant::now);
             }
             Err(e) => return Err(e).context("read output"),

@@ -1,4 +1,4 @@
-//! Pods of one and of five containers, up and down.
+//! Pods of one and of five containers, started and ended.
 
 use std::time::Instant;
 
@@ -9,7 +9,7 @@ use crate::pod::{Plan, Pod};
 
 const PART: &str = "pods";
 
-/// All of it.
+/// Measures all.
 pub fn run(bench: &mut Bench) -> Result<()> {
     for turn in 0..=bench.runs.div_ceil(2) {
         for runtime in 0..bench.runtimes.len() {

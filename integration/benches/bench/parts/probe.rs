@@ -1,11 +1,11 @@
-//! Exec probes: a hundred pods, in each of which `true` is run once a second.
+//! Exec probes: a hundred pods, each of which runs `true` once a second.
 
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow};
 
-use super::burst::{exec, fleet, told};
+use super::burst::{exec, fleet, tolerated};
 use crate::Bench;
 use crate::cost::CpuClock;
 use crate::lab::Lab;
@@ -18,11 +18,12 @@ const PODS: usize = 100;
 const PERIOD: Duration = Duration::from_secs(1);
 const ROUNDS: u32 = 20;
 
-/// One runtime after the other: it is the machine's CPU time that is shared.
+/// Measures one runtime after the other, since they share the machine's CPU
+/// time.
 pub fn run(bench: &mut Bench) -> Result<()> {
     for runtime in 0..bench.runtimes.len() {
         let outcome = probe_one(bench, runtime);
-        told(bench, runtime, outcome)?;
+        tolerated(bench, runtime, outcome)?;
     }
     Ok(())
 }
@@ -51,7 +52,7 @@ fn probe_all(lab: &Lab, pods: &[Pod]) -> Result<Vec<Duration>> {
             .iter()
             .enumerate()
             .map(|(number, pod)| {
-                // Spread over the second, as kubelet's are.
+                // Spread over the second, as the kubelet's are.
                 let first = begin + PERIOD * number as u32 / PODS as u32;
                 scope.spawn(move || probe(lab, pod, first))
             })
@@ -64,7 +65,8 @@ fn probe_all(lab: &Lab, pods: &[Pod]) -> Result<Vec<Duration>> {
     })
 }
 
-/// A probe that is late does not make up for it: kubelet waits for the answer.
+/// Probes a pod. A late probe is not made up for: the kubelet waits for the
+/// reply.
 fn probe(lab: &Lab, pod: &Pod, first: Instant) -> Result<Vec<Duration>> {
     let mut shim = Shim::connect(&pod.shim.address)?;
     let mut times = Vec::new();
