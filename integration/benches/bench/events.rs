@@ -105,7 +105,7 @@ fn receive(mut shim: UnixStream, waiting: &Waiting) -> Result<()> {
                 let _ = waiter.send(Exit { at, status: exit.exit_status });
             }
         }
-        wire::answer_empty(&mut shim, stream)?;
+        wire::reply_empty(&mut shim, stream)?;
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! System calls that others can make wait, cut short.
+//! Interrupts system calls that another process can make block.
 
 use std::cell::OnceCell;
 use std::io;
@@ -10,10 +10,10 @@ thread_local! {
     static TIMER: OnceCell<Timer> = const { OnceCell::new() };
 }
 
-/// Makes a system call that should not wait. One that waits all the same is
-/// interrupted after `patience` (`EINTR`): timer_create(2), signal(7). Begun
-/// anew it would wait again, so do not do that without bounds.
-pub fn interrupt_after<T>(patience: Duration, call: impl FnOnce() -> T) -> io::Result<T> {
+/// Makes a system call that should not block. If it does, it is interrupted after
+/// `limit` (`EINTR`): timer_create(2), signal(7). A repeated call would block again, so
+/// the caller must bound the number of repetitions.
+pub fn interrupt_after<T>(limit: Duration, call: impl FnOnce() -> T) -> io::Result<T> {
     TIMER.with(|timer| {
         let timer = match timer.get() {
             Some(timer) => timer,
@@ -22,15 +22,15 @@ pub fn interrupt_after<T>(patience: Duration, call: impl FnOnce() -> T) -> io::R
                 timer.get_or_init(|| new)
             }
         };
-        // Repeated, in case the first comes just before the call.
-        timer.set(patience)?;
+        // The timer repeats, in case it first expires just before the call.
+        timer.set(limit)?;
         let result = call();
         timer.set(Duration::ZERO)?;
         Ok(result)
     })
 }
 
-/// Sends `SIGALRM` to the thread that made it. Not inherited by a child.
+/// A timer that sends `SIGALRM` to the thread that made it. A child does not inherit it.
 struct Timer(libc::timer_t);
 
 impl Timer {
@@ -50,21 +50,21 @@ impl Timer {
         Ok(Self(timer))
     }
 
-    /// Lets it go off again and again; never when zero.
+    /// Sets the interval at which it expires. Zero stops it.
     fn set(&self, every: Duration) -> io::Result<()> {
         let every = libc::timespec {
             tv_sec: every.as_secs().cast_signed(),
             tv_nsec: every.subsec_nanos().into(),
         };
         let spec = libc::itimerspec { it_interval: every, it_value: every };
-        // SAFETY: `spec` outlives the call; no old value is asked for. The
+        // SAFETY: `spec` outlives the call; no old value is requested. The
         // timer is this thread's, or else the kernel refuses the number.
         check(unsafe { libc::timer_settime(self.0, 0, &raw const spec, ptr::null_mut()) })
     }
 }
 
-/// `SIGALRM` does nothing but interrupt. Children that execute something else
-/// get the default action back.
+/// Makes `SIGALRM` only interrupt. A child that executes another program gets the
+/// default action again.
 fn catch_alarms() -> io::Result<()> {
     extern "C" fn nothing(_: libc::c_int) {}
     // SAFETY: sigaction is plain data, for which zero is valid: no flags (so no
@@ -72,7 +72,7 @@ fn catch_alarms() -> io::Result<()> {
     let mut action: libc::sigaction = unsafe { mem::zeroed() };
     action.sa_sigaction = nothing as extern "C" fn(libc::c_int) as libc::sighandler_t;
     // SAFETY: the handler touches nothing, so it may interrupt anything;
-    // `action` outlives the call and no old action is asked for.
+    // `action` outlives the call and no old action is requested.
     check(unsafe { libc::sigaction(libc::SIGALRM, &raw const action, ptr::null_mut()) })
 }
 
@@ -85,7 +85,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_read_that_waits_is_interrupted_and_one_that_does_not_is_not() {
+    fn only_a_read_that_blocks_is_interrupted() {
         let (reader, writer) = rustix::pipe::pipe().unwrap();
         rustix::io::write(&writer, b"x").unwrap();
         let read = || {

@@ -4,15 +4,14 @@ use std::io;
 use std::mem;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
-/// Proof that this process has one thread, which is what makes it sound to go
-/// on using the heap and locks in a forked child: nobody else can have been
-/// holding them.
+/// Proof that this process has one thread. Only then is it sound to use the heap and
+/// locks in a forked child: no other thread can have held them.
 #[derive(Debug)]
 pub struct SingleThreaded(());
 
 impl SingleThreaded {
-    /// Counts this process's threads: the link count of `/proc/self/task` is
-    /// two more than there are (proc(5)).
+    /// Counts this process's threads: the link count of `/proc/self/task` is their number
+    /// plus two (proc(5)).
     pub fn prove() -> io::Result<Self> {
         let threads = rustix::fs::stat("/proc/self/task")?.st_nlink.saturating_sub(2);
         match threads {
@@ -24,7 +23,7 @@ impl SingleThreaded {
     }
 }
 
-/// Which side of the clone this is.
+/// The side of a clone on which the call returns.
 #[derive(Debug)]
 pub enum Cloned {
     /// The caller.
@@ -38,9 +37,9 @@ pub enum Cloned {
     Child,
 }
 
-/// Forks into the namespaces that `flags` (`CLONE_NEW*`) name and, on cgroup
-/// v2, straight into the cgroup whose directory is given. The child starts
-/// with default signal dispositions. clone(2), clone3.
+/// Forks into new namespaces (`CLONE_NEW*` in `flags`) and, on cgroup v2, directly into
+/// the cgroup with the given directory. The child starts with default signal
+/// dispositions. clone(2), clone3.
 pub fn clone_into(
     _proof: &SingleThreaded,
     flags: libc::c_int,
@@ -68,7 +67,7 @@ pub fn clone_into(
         0 => Ok(Cloned::Child),
         pid => Ok(Cloned::Parent {
             pid: pid as i32,
-            // SAFETY: the kernel stored a new descriptor there that nobody else owns.
+            // SAFETY: the kernel stored a new descriptor there that nothing else owns.
             pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) },
         }),
     }

@@ -1,4 +1,4 @@
-//! Descriptors that are announced by number.
+//! Descriptors that a process is given by number.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -6,11 +6,11 @@ use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::{FdFlags, fcntl_getfd, fcntl_setfd};
 
-/// Takes over a descriptor that this process was given at its birth under a
-/// number that a flag announced, and makes it close-on-exec.
+/// Takes a descriptor that this process was given at its start, with a number from a
+/// flag, and makes it close-on-exec.
 ///
 /// # Errors
-/// `EBADF` when no such descriptor is open.
+/// `EBADF` if no such descriptor is open.
 pub fn adopt(number: RawFd) -> io::Result<OwnedFd> {
     if number < 3 {
         return Err(io::Error::from_raw_os_error(libc::EBADF));
@@ -26,8 +26,8 @@ pub fn adopt(number: RawFd) -> io::Result<OwnedFd> {
     Ok(fd)
 }
 
-/// Lets a descriptor survive the next execve and tells its number. Meant for a
-/// child between clone and execve.
+/// Lets a descriptor survive the next execve and returns its number. For a child between
+/// clone and execve.
 pub fn donate(fd: impl AsFd) -> io::Result<RawFd> {
     let fd = fd.as_fd();
     let flags = fcntl_getfd(fd)?;
@@ -37,20 +37,19 @@ pub fn donate(fd: impl AsFd) -> io::Result<RawFd> {
 
 /// Makes every descriptor from `first` on close-on-exec: close_range(2).
 pub fn cloexec_from(first: u32) -> io::Result<()> {
-    // SAFETY: CLOSE_RANGE_CLOEXEC closes nothing, so no owned descriptor is
-    // pulled away from under its owner.
+    // SAFETY: CLOSE_RANGE_CLOEXEC closes nothing, so no owner loses its descriptor.
     let done =
         unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
     if done == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// Puts `/dev/null` into the places of 0, 1 and 2.
+/// Makes 0, 1 and 2 `/dev/null`.
 pub fn detach_stdio() -> io::Result<()> {
     let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
     (0..=2).try_for_each(|place| install_stdio(&null, place))
 }
 
-/// Puts `fd` in the place of 0, 1 or 2, where it survives execve: dup2(2).
+/// Makes 0, 1 or 2 a copy of `fd` that survives execve: dup2(2).
 pub fn install_stdio(fd: impl AsFd, place: RawFd) -> io::Result<()> {
     assert!((0..=2).contains(&place), "{place} is no stdio descriptor");
     // SAFETY: 0 to 2 are owned by nobody in this program: std's handles to

@@ -1,5 +1,5 @@
 //! System calls: the only place with `unsafe`. Each wrapper takes borrowed
-//! descriptors and returns owned ones, and adds nothing to what the kernel does.
+//! descriptors, returns owned ones, and adds nothing to the system call.
 #![allow(unsafe_code)]
 
 pub mod alarm;

@@ -1,8 +1,8 @@
-//! Mounts by descriptor: what rustix lacks of the mount API of Linux 5.12, and
-//! the few combinations of it that gofer and boot both use.
+//! Mounts by descriptor: the parts of Linux 5.12's mount API that rustix lacks, and the
+//! combinations that both the gofer and boot use.
 //!
-//! A mount that has no place yet is a *detached mount*: an `OwnedFd` from
-//! [`clone_mount`] or [`FsContext::mount`]. Closing it takes the mount away.
+//! A mount without a place is a *detached mount*: an `OwnedFd` from [`clone_mount`] or
+//! [`FsContext::mount`]. Closing it destroys the mount.
 
 use std::ffi::CStr;
 use std::fmt;
@@ -17,25 +17,25 @@ use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, O
 use rustix::path::Arg;
 use serde::{Deserialize, Serialize};
 
-/// How far a change of mounts reaches.
+/// The mounts that a change applies to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Depth {
-    /// The top mount alone.
+    /// Only the top mount.
     Top,
     /// The top mount and all below it.
     Tree,
 }
 
 impl From<bool> for Depth {
-    /// From the `recursive` of a plan.
+    /// Converts the `recursive` of a plan.
     fn from(recursive: bool) -> Self {
         if recursive { Self::Tree } else { Self::Top }
     }
 }
 
-/// A detached copy of the mount at `path`, from that directory or file on
-/// (open_tree(2) with `OPEN_TREE_CLONE`). Follows symlinks. An empty path
-/// means what `dir` itself refers to.
+/// Makes a detached copy of the mount at `path`, with that directory or file as its root
+/// (open_tree(2) with `OPEN_TREE_CLONE`). Follows symlinks. An empty path means `dir`
+/// itself.
 pub fn clone_mount(dir: impl AsFd, path: impl Arg, depth: Depth) -> io::Result<OwnedFd> {
     let mut flags = OpenTreeFlags::OPEN_TREE_CLONE
         | OpenTreeFlags::OPEN_TREE_CLOEXEC
@@ -46,43 +46,42 @@ pub fn clone_mount(dir: impl AsFd, path: impl Arg, depth: Depth) -> io::Result<O
     Ok(rustix::mount::open_tree(dir, path, flags)?)
 }
 
-/// Puts a detached mount onto what `target` refers to (move_mount(2)): the way
-/// that no symlink can lead astray. `target` may be opened with `O_PATH`.
+/// Attaches a detached mount to the file or directory of a descriptor (move_mount(2)),
+/// so that no symlink can redirect it. `target` may be opened with `O_PATH`.
 pub fn attach_to(mount: impl AsFd, target: impl AsFd) -> io::Result<()> {
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
     Ok(rustix::mount::move_mount(mount, c"", target, c"", flags)?)
 }
 
-/// Puts a detached mount at a path that only trusted directories lead to
+/// Attaches a detached mount at a path in which all directories are trusted
 /// (move_mount(2)). Does not follow a symlink in the last component.
 pub fn attach_at(mount: impl AsFd, path: impl Arg) -> io::Result<()> {
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
     Ok(rustix::mount::move_mount(mount, c"", CWD, path, flags)?)
 }
 
-/// What mount_setattr(2) is to change. Nothing, by default.
+/// The changes for mount_setattr(2). By default, none.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct AttrChange<'a> {
-    /// `MOUNT_ATTR_` bits to set. Whoever sets an access time flag must clear
-    /// `MOUNT_ATTR__ATIME` in the same call.
+    /// `MOUNT_ATTR_` bits to set. A call that sets an access time flag must also clear
+    /// `MOUNT_ATTR__ATIME`.
     pub set: u64,
     /// `MOUNT_ATTR_` bits to clear, before [`AttrChange::set`].
     pub clear: u64,
     /// New kind of propagation.
     pub propagation: Option<PropagationKind>,
-    /// Map the mount's owners by this user namespace (`MOUNT_ATTR_IDMAP`).
-    /// Only works on a detached mount that is not idmapped yet.
+    /// User namespace by which the mount's owners are mapped (`MOUNT_ATTR_IDMAP`). The
+    /// mount must be detached and not idmapped yet.
     pub idmap: Option<BorrowedFd<'a>>,
 }
 
-/// Changes the mount whose root `mount` refers to (mount_setattr(2)). With
-/// [`Depth::Tree`] either all mounts change or none.
+/// Changes the mount of a descriptor (mount_setattr(2)). With [`Depth::Tree`] all mounts
+/// change, or none.
 pub fn mount_setattr(mount: impl AsFd, depth: Depth, change: AttrChange<'_>) -> io::Result<()> {
     setattr(mount.as_fd(), c"", depth, change)
 }
 
-/// Changes the mount at a path that only trusted directories lead to
-/// (mount_setattr(2)).
+/// Changes the mount at a path in which all directories are trusted (mount_setattr(2)).
 pub fn mount_setattr_at(path: impl Arg, depth: Depth, change: AttrChange<'_>) -> io::Result<()> {
     let path = path.into_c_str()?;
     setattr(CWD, &path, depth, change)
@@ -142,14 +141,14 @@ fn propagation_bits(kind: PropagationKind) -> u64 {
     }
 }
 
-/// A file system being configured (fsopen(2)). Its errors carry what the
-/// kernel has to say, which the number alone hides.
+/// A file system that is being configured (fsopen(2)). Its errors have the kernel's
+/// messages as well as the number.
 #[derive(Debug)]
 pub struct FsContext(OwnedFd);
 
 impl FsContext {
-    /// Starts to make a file system of this type. `ENODEV` when the kernel
-    /// does not know the type.
+    /// Starts to make a file system of this type. Fails with `ENODEV` if the kernel does
+    /// not know the type.
     pub fn open(fs_type: impl Arg) -> Result<Self, FsError> {
         Ok(Self(rustix::mount::fsopen(fs_type, FsOpenFlags::FSOPEN_CLOEXEC)?))
     }
@@ -164,7 +163,7 @@ impl FsContext {
         self.explain(rustix::mount::fsconfig_set_string(&self.0, key, value))
     }
 
-    /// Sets an option to what a descriptor refers to.
+    /// Sets an option whose value is a descriptor.
     pub fn fd(&self, key: &str, value: impl AsFd) -> Result<(), FsError> {
         self.explain(rustix::mount::fsconfig_set_fd(&self.0, key, value))
     }
@@ -177,20 +176,21 @@ impl FsContext {
         }
     }
 
-    /// Makes the file system, or takes an existing one with the same source
-    /// where the type shares them.
+    /// Makes the file system. If its type shares file systems with the same source, takes
+    /// an existing one.
     pub fn create(&self) -> Result<(), FsError> {
         self.explain(rustix::mount::fsconfig_create(&self.0))
     }
 
-    /// Mounts what [`FsContext::create`] made, detached (fsmount(2)).
+    /// Makes a detached mount of the file system that [`FsContext::create`] made
+    /// (fsmount(2)).
     pub fn mount(&self, attributes: MountAttrFlags) -> Result<OwnedFd, FsError> {
         let flags = FsMountFlags::FSMOUNT_CLOEXEC;
         self.explain(rustix::mount::fsmount(&self.0, flags, attributes))
     }
 
-    /// Adds the messages that wait in the context: one a read, each with a
-    /// severity letter in front.
+    /// Adds the context's messages to an error. Each read returns one, with a severity
+    /// letter in front.
     fn explain<T>(&self, result: rustix::io::Result<T>) -> Result<T, FsError> {
         result.map_err(|errno| {
             let mut messages = Vec::new();
@@ -217,9 +217,9 @@ impl AsFd for FsContext {
 /// Why a file system could not be made.
 #[derive(Clone, Debug)]
 pub struct FsError {
-    /// The number.
+    /// The kernel's error number.
     pub errno: Errno,
-    /// What the file system wrote into the context.
+    /// The file system's messages in the context.
     pub messages: Vec<String>,
 }
 
@@ -241,15 +241,15 @@ impl fmt::Display for FsError {
         if self.messages.is_empty() {
             return Ok(());
         }
-        write!(f, " (the kernel says: {})", self.messages.join("; "))
+        write!(f, " (the kernel's message: {})", self.messages.join("; "))
     }
 }
 
 impl std::error::Error for FsError {}
 
-/// Opens `path` as a process sees it whose root is `root`: no `..`, no
-/// absolute symlink leads out, and links of /proc that jump are refused
-/// (openat2(2), `RESOLVE_IN_ROOT`).
+/// Opens `path` as a process whose root is `root` would: neither `..` nor an absolute
+/// symlink leads out of it. Magic links of /proc are refused (openat2(2),
+/// `RESOLVE_IN_ROOT`).
 pub fn open_in_root(
     root: impl AsFd,
     path: impl AsRef<Path>,
@@ -259,8 +259,8 @@ pub fn open_in_root(
     resolve(root.as_fd(), path.as_ref(), flags, mode, ResolveFlags::IN_ROOT)
 }
 
-/// Opens `path` below `dir`; anything that leads out is an error (openat2(2),
-/// `RESOLVE_BENEATH`) rather than bent back in.
+/// Opens `path` below `dir`. A component that leads out is an error (openat2(2),
+/// `RESOLVE_BENEATH`), rather than resolved inside.
 pub fn open_beneath(
     dir: impl AsFd,
     path: impl AsRef<Path>,
@@ -278,9 +278,8 @@ fn resolve(
     resolve: ResolveFlags,
 ) -> io::Result<OwnedFd> {
     let resolve = resolve | ResolveFlags::NO_MAGICLINKS;
-    // EAGAIN: something was renamed or mounted meanwhile and the kernel could
-    // not prove that the walk stayed inside. Bounded, since an attacker can
-    // keep renaming.
+    // EAGAIN: a directory was renamed or mounted meanwhile, so the kernel could not prove
+    // that the path stays inside. Bounded, since an attacker can rename forever.
     for _ in 0..128 {
         match rustix::fs::openat2(dir, path, flags | OFlags::CLOEXEC, mode, resolve) {
             Err(Errno::AGAIN | Errno::INTR) => continue,
@@ -295,7 +294,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_system_error_says_what_the_kernel_says() {
+    fn a_file_system_error_has_the_kernel_s_message() {
         let Ok(context) = FsContext::open("tmpfs") else {
             return;
         };

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 
-/// Sets `IFF_UP` on `lo` of the network namespace that this process is in.
+/// Sets `IFF_UP` on `lo` in this process's network namespace.
 pub fn bring_loopback_up() -> io::Result<()> {
     let (family, kind) = (AddressFamily::INET, SocketType::DGRAM);
     let socket = socket_with(family, kind, SocketFlags::CLOEXEC, None)?;

@@ -1,14 +1,14 @@
-//! Namespaces of a process by its pidfd (`linux/pidfd.h`, Linux 6.11).
+//! Opens the namespaces of a process by its pidfd (`linux/pidfd.h`, Linux 6.11).
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 
-/// The PID namespace of a process: `PIDFD_GET_PID_NAMESPACE`.
+/// Opens the PID namespace of a process: `PIDFD_GET_PID_NAMESPACE`.
 pub fn pid_namespace_of(pidfd: impl AsFd) -> io::Result<OwnedFd> {
     namespace_of(pidfd, libc::PIDFD_GET_PID_NAMESPACE)
 }
 
-/// The mount namespace of a process: `PIDFD_GET_MNT_NAMESPACE`.
+/// Opens the mount namespace of a process: `PIDFD_GET_MNT_NAMESPACE`.
 pub fn mount_namespace_of(pidfd: impl AsFd) -> io::Result<OwnedFd> {
     namespace_of(pidfd, libc::PIDFD_GET_MNT_NAMESPACE)
 }
@@ -20,6 +20,6 @@ fn namespace_of(pidfd: impl AsFd, request: libc::Ioctl) -> io::Result<OwnedFd> {
     if fd < 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: they return a new, close-on-exec descriptor that nobody else owns.
+    // SAFETY: they return a new, close-on-exec descriptor that nothing else owns.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }

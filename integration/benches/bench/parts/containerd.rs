@@ -79,8 +79,8 @@ impl Daemon {
         let began = Instant::now();
         let output = command.output().context("run ctr")?;
         let took = began.elapsed();
-        let said = String::from_utf8_lossy(&output.stderr);
-        ensure!(output.status.success(), "ctr {}: {said}", arguments.join(" "));
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "ctr {}: {stderr}", arguments.join(" "));
         Ok(took)
     }
 
