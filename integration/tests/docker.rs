@@ -116,7 +116,7 @@ fn a_container_stops_and_starts_again(docker: Docker) {
 }
 
 /// Both sides see each other's changes at once, since there is only one mount
-/// of these files, not two (ARCHITECTURE.md, "Docker").
+/// of these files, not two (docs/docker.md).
 fn files_go_in_and_out(docker: Docker) {
     docker.detached("box", &["--network=none"], ["sleep", "1000"]);
     let copy = docker.directory().join("copy");

@@ -68,7 +68,7 @@ fn the_readme_s_lines_install_use_and_remove_the_package(version: Version) {
     let installed: BTreeSet<_> = new.collect();
     assert_eq!(installed, INSTALLED.map(|path| Path::new("/usr").join(path)).into());
     run_lines(&package, "Run a container");
-    run_lines(&package, "For Kubernetes");
+    run_lines(&package, "Run a pod");
     let pod = first_pod(&containerd, "installed");
     let container = pod.shell("main", "exec sleep 100000");
     let user = host::status(container.pid(), "Uid");

@@ -1,5 +1,5 @@
 //! What a container can see and reach of the host and of its own sandbox
-//! process. The rules are ARCHITECTURE.md's "Threat model"; each story tries
+//! process. The rules are in docs/threat-model.md; each story tries
 //! to break one from inside.
 
 use std::fs;

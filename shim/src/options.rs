@@ -363,12 +363,17 @@ mod tests {
     }
 
     #[test]
-    fn the_manual_and_the_readme_name_every_option() {
+    fn the_manual_and_the_options_page_name_every_option() {
         let manual = include_str!("../package/palisade-config.toml.5");
-        let readme = include_str!("../../README.md");
+        let page = include_str!("../../docs/options.md");
+        let example = include_str!("../package/config.toml");
         for key in keys() {
             assert!(manual.contains(&format!("\n.BR {key} ")), "the manual lacks {key}");
-            assert!(readme.contains(&format!("`{key}`")), "the README lacks {key}");
+            let row = page.lines().find(|line| line.starts_with(&format!("| `{key}` | ")));
+            let row = row.unwrap_or_else(|| panic!("docs/options.md has no row for {key}"));
+            let setting = format!("# {key} = ");
+            let default = example.lines().find_map(|line| line.strip_prefix(&setting)).unwrap();
+            assert!(row.contains(&format!(" | `{default}` | ")), "{key} is {default} by default");
         }
     }
 
