@@ -13,6 +13,7 @@ pub mod control;
 pub mod error;
 pub mod gofer;
 pub mod network;
+mod newborn;
 pub mod sandbox;
 pub mod spec;
 pub mod sys;

@@ -1,17 +1,21 @@
 //! Create: from a plan and its mounts to a process at its gate.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 
 use super::Boot;
 use super::pending::{Pending, Stage};
 use super::table::{Container, Init};
+use crate::container::channel::Channel;
 use crate::container::donated::Donated;
-use crate::container::init::{self, Newborn};
+use crate::container::join_info::JoinInfo;
+use crate::container::namespaces::clone_flags;
 use crate::container::tree::Tree;
-use crate::container::{Channel, Inside, names, terminal};
+use crate::container::{shared_names, terminal};
 use crate::control::message::{Donations, Done};
 use crate::error::{Context, Result};
+use crate::newborn;
+use crate::newborn::init::Newborn;
 use crate::spec::plan::ContainerPlan;
 use crate::sys::clone::Cloned;
 use crate::types::{PodPid, ProcessId};
@@ -26,10 +30,10 @@ impl Boot {
     ) -> Result<()> {
         self.containers.check_free(&plan.id)?;
         let mounts = self.mounts.take(&plan.id)?;
-        names::set_shared(&plan, self.own_id)?;
+        shared_names::set_shared(&plan, self.own_id)?;
         let Some(process) = &plan.process else {
-            let inside = Rc::new(Inside::pause(&plan));
-            self.containers.insert(plan.id, Container { init: None, inside });
+            let join_info = Rc::new(JoinInfo::pause(&plan));
+            self.containers.insert(plan.id, Container { init: None, join_info });
             self.reply(number, Ok(Done::Ok));
             return Ok(());
         };
@@ -47,16 +51,16 @@ impl Boot {
             tree: &tree,
             terminal: terminal.as_ref(),
             donated: &donated,
-            channel: &child_channel,
+            channel: newborn::Channel(child_channel.as_fd()),
             alone: &self.alone,
         };
-        let (pid, pidfd) = self.give_birth(newborn)?;
+        let (pid, pidfd) = self.clone_init(newborn)?;
         drop(child_channel);
-        let inside = Rc::new(Inside::new(&plan, &mut tree, donated.seccomp));
+        let join_info = Rc::new(JoinInfo::new(&plan, &mut tree, donated.seccomp));
         let gate_pidfd = pidfd.try_clone().context(|| "dup of a pidfd")?;
         let init = Init { pid, pidfd, gate: None, running: true, mounts: None };
         let process = ProcessId::init(&plan.id);
-        self.containers.insert(plan.id, Container { init: Some(init), inside });
+        self.containers.insert(plan.id, Container { init: Some(init), join_info });
         self.expect(Pending {
             number,
             process,
@@ -64,18 +68,18 @@ impl Boot {
             pidfd: gate_pidfd,
             terminal: terminal.map(|t| t.master),
             channel,
-            stage: Stage::Parking,
+            stage: Stage::ToGate,
             tree: Some(tree),
         })
     }
 
     /// Clones the container's first process into the namespaces that it is
     /// born in. The others it makes itself.
-    fn give_birth(&self, newborn: Newborn<'_>) -> Result<(PodPid, OwnedFd)> {
+    fn clone_init(&self, newborn: Newborn<'_>) -> Result<(PodPid, OwnedFd)> {
         let joined = newborn.plan.pids_of.as_deref();
         let joined = joined.map(|id| self.containers.running_init(id)).transpose()?;
-        match self.clone_among(joined.as_ref(), init::clone_flags(newborn.plan))? {
-            Cloned::Child => init::run(newborn),
+        match self.clone_among(joined.as_ref(), clone_flags(newborn.plan))? {
+            Cloned::Child => newborn::init::run(newborn),
             Cloned::Parent { pid, pidfd } => Ok((PodPid(pid), pidfd)),
         }
     }

@@ -15,8 +15,8 @@ impl Boot {
         let container = self.containers.get(id).inspect_err(|_| self.mounts.discard(id))?;
         let init = container.init.as_ref().filter(|init| init.running);
         if let Some((pid, at_gate)) = init.map(|init| (init.pid, init.gate.is_some())) {
-            match self.containers.take_parking(pid) {
-                Some(parking) => self.give_up(parking),
+            match self.containers.take_on_way_to_gate(pid) {
+                Some(pending) => self.cancel(pending),
                 None if at_gate => {}
                 None => {
                     let message = format!("container {id} is running; kill it first");
@@ -34,11 +34,11 @@ impl Boot {
         Ok(())
     }
 
-    /// Answers a Create that is given up.
-    fn give_up(&mut self, parking: Pending) {
-        self.events.forget(&parking.channel);
+    /// Replies to a Create that is cancelled.
+    fn cancel(&mut self, pending: Pending) {
+        self.events.forget(&pending.channel);
         let message =
-            format!("container {} was deleted while it was made", parking.process.container);
-        self.reply(parking.number, Err(Error::new(FailureKind::State, message)));
+            format!("container {} was deleted while it was made", pending.process.container);
+        self.reply(pending.number, Err(Error::new(FailureKind::State, message)));
     }
 }

@@ -106,7 +106,7 @@ impl Boot {
                         terminated |= self.events.take_signals();
                         self.reap();
                     }
-                    token => self.hear(token),
+                    token => self.receive(token),
                 }
             }
         }

@@ -7,11 +7,13 @@ use nix::sched::{CloneFlags, setns};
 
 use super::Boot;
 use super::pending::{Pending, Stage};
+use crate::container::channel::Channel;
 use crate::container::donated::Donated;
-use crate::container::exec::{self, Joining};
-use crate::container::{Channel, terminal};
+use crate::container::terminal;
 use crate::control::message::Donations;
 use crate::error::{Context, Result};
+use crate::newborn;
+use crate::newborn::exec::Joining;
 use crate::spec::plan::ProcessPlan;
 use crate::sys::clone::{Cloned, clone_into};
 use crate::types::{PodPid, ProcessId};
@@ -28,16 +30,16 @@ impl Boot {
     ) -> Result<()> {
         let donated = Donated::sort(donations, descriptors)?;
         let init = self.containers.running_init(&id)?;
-        let inside = Rc::clone(&self.containers.get(&id)?.inside);
-        let terminal = terminal::make(process, inside.terminals())?;
+        let container = Rc::clone(&self.containers.get(&id)?.join_info);
+        let terminal = terminal::make(process, container.terminals())?;
         let (channel, child_channel) = Channel::pair()?;
         let joining = Joining {
             process,
-            inside: &inside,
+            container: &container,
             init: &init,
             terminal: terminal.as_ref(),
             donated: &donated,
-            channel: &child_channel,
+            channel: newborn::Channel(child_channel.as_fd()),
         };
         let (pid, pidfd) = self.clone_into_container(joining)?;
         drop(child_channel);
@@ -57,9 +59,9 @@ impl Boot {
 
     /// Clones into a container's PID namespace.
     fn clone_into_container(&self, joining: Joining<'_>) -> Result<(PodPid, OwnedFd)> {
-        let visited = joining.inside.pids_below().then_some(joining.init);
+        let visited = joining.container.pids_below().then_some(joining.init);
         match self.clone_among(visited, 0)? {
-            Cloned::Child => exec::run(joining),
+            Cloned::Child => newborn::exec::run(joining),
             Cloned::Parent { pid, pidfd } => Ok((PodPid(pid), pidfd)),
         }
     }

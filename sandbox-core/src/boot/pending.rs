@@ -1,21 +1,22 @@
-//! Processes between their clone and the word that they came up.
+//! Processes between their clone and their execve.
 //!
 //! ```text
-//!   cloned ──"parked"──▶ at the gate ──Start──▶ opening ──end of file──▶ running
+//!   cloned ──AtGate──▶ at the gate ──Start──▶ opening ──end of file──▶ running
 //!     │                                            │
 //!     └────────────── a failure, or death ─────────┘──▶ the request fails
 //! ```
-//! Before it parks, a process may ask once for the maps of its user namespace.
+//! Before its gate a process may ask once for the maps of its user namespace.
 //! An exec'd process has no gate: it goes from cloned to running.
 
 use std::os::fd::{AsFd, OwnedFd};
 
 use super::Boot;
 use super::table::Container;
+use crate::container::channel::Channel;
 use crate::container::paths::PROC;
 use crate::container::tree::Tree;
-use crate::container::{Channel, Word};
 use crate::control::message::{Done, Upward};
+use crate::control::newborn::NewbornMessage as Message;
 use crate::error::Error;
 use crate::sys::pidfd::mount_namespace_of;
 use crate::types::{PodPid, ProcessId};
@@ -31,7 +32,7 @@ pub(super) struct Pending {
     pub(super) terminal: Option<OwnedFd>,
     pub(super) channel: Channel,
     pub(super) stage: Stage,
-    /// What its root is made from. Kept until it is parked: the directory must
+    /// What its root is made from. Kept until it is at its gate: the directory must
     /// not go while it still looks it up, though its mounts are its own.
     pub(super) tree: Option<Tree>,
 }
@@ -39,33 +40,36 @@ pub(super) struct Pending {
 /// What is waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stage {
-    /// Create: the word that it is parked.
-    Parking,
+    /// Create: the message that it is at its gate.
+    ToGate,
     /// Start or Exec: end of file, which execve brings about.
     Executing,
 }
 
 impl Boot {
     /// A pending process has something to say, or is gone.
-    pub(super) fn hear(&mut self, token: u64) {
+    pub(super) fn receive(&mut self, token: u64) {
         let Some(pending) = self.containers.pending.remove(&token) else {
             return;
         };
         self.events.forget(&pending.channel);
-        let word = pending.channel.listen();
-        match (pending.stage, word) {
-            (Stage::Parking, Ok(Word::Unmapped)) => self.map(pending),
-            (Stage::Parking, Ok(Word::Parked)) => self.parked(pending),
-            (Stage::Executing, Ok(Word::Gone)) => self.executed(pending),
-            (Stage::Parking, Ok(Word::Gone)) => {
+        let message = pending.channel.receive();
+        match (pending.stage, message) {
+            (Stage::ToGate, Ok(Some(Message::Unmapped))) => self.map(pending),
+            (Stage::ToGate, Ok(Some(Message::AtGate))) => self.at_gate(pending),
+            (Stage::Executing, Ok(None)) => self.executed(pending),
+            (Stage::ToGate, Ok(None)) => {
                 self.failed(
                     pending,
                     Error::internal("the container's first process was killed while it was made"),
                 );
             }
-            (_, Ok(Word::Failed(failure))) => self.failed(pending, failure.into()),
-            (Stage::Executing, Ok(Word::Parked | Word::Unmapped)) => {
-                self.failed(pending, Error::internal("a process parked that had passed its gate"));
+            (_, Ok(Some(Message::Failed(failure)))) => self.failed(pending, failure.into()),
+            (Stage::Executing, Ok(Some(Message::AtGate | Message::Unmapped))) => {
+                self.failed(
+                    pending,
+                    Error::internal("a process is at its gate that had passed it"),
+                );
             }
             (_, Err(error)) => self.failed(pending, error),
         }
@@ -84,7 +88,7 @@ impl Boot {
         }
     }
 
-    fn parked(&mut self, pending: Pending) {
+    fn at_gate(&mut self, pending: Pending) {
         let Pending { number, process, pid, pidfd, terminal, channel, tree, .. } = pending;
         match self.containers.get(&process.container) {
             Ok(Container { init: Some(init), .. }) => {

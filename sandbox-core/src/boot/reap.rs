@@ -21,7 +21,7 @@ impl Boot {
         // told of it while its number still means it.
         let token = self.containers.pending.iter().find(|(_, p)| p.pid == pid).map(|(t, _)| *t);
         if let Some(token) = token {
-            self.hear(token);
+            self.receive(token);
         }
         let Some(status) = collect_child(pid.0) else { return };
         let Some(process) = self.containers.disown(pid) else { return };

@@ -5,7 +5,8 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
 use super::pending::{Pending, Stage};
-use crate::container::Inside;
+use crate::container::channel::Channel;
+use crate::container::join_info::JoinInfo;
 use crate::error::{Context, Error, FailureKind, Result};
 use crate::types::{PodPid, ProcessId};
 
@@ -25,7 +26,7 @@ pub(super) struct Container {
     /// Its init; `None` for the pause container.
     pub(super) init: Option<Init>,
     /// What processes need to know to join it.
-    pub(super) inside: Rc<Inside>,
+    pub(super) join_info: Rc<JoinInfo>,
 }
 
 /// A container's first process.
@@ -33,7 +34,7 @@ pub(super) struct Init {
     pub(super) pid: PodPid,
     pub(super) pidfd: OwnedFd,
     /// The channel to a process that waits at its gate.
-    pub(super) gate: Option<crate::container::Channel>,
+    pub(super) gate: Option<Channel>,
     pub(super) running: bool,
     /// Keeps its mounts until its end was told: the kernel takes a mount
     /// namespace down in the middle of the exit of the last process in it.
@@ -97,8 +98,8 @@ impl Table {
     }
 
     /// The Create whose process has not come up to its gate yet.
-    pub(super) fn take_parking(&mut self, pid: PodPid) -> Option<Pending> {
-        let is_it = |pending: &Pending| pending.pid == pid && pending.stage == Stage::Parking;
+    pub(super) fn take_on_way_to_gate(&mut self, pid: PodPid) -> Option<Pending> {
+        let is_it = |pending: &Pending| pending.pid == pid && pending.stage == Stage::ToGate;
         let token = self.pending.iter().find_map(|(token, p)| is_it(p).then_some(*token));
         self.pending.remove(&token?)
     }

@@ -2,21 +2,18 @@
 
 use std::fs::File;
 use std::io::Read;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 
-use rustix::fs::{Mode, OFlags};
-
-use super::paths::DEV_NULL;
-use super::terminal::Terminal;
 use crate::control::message::Donations;
 use crate::error::{Context, Error, Result};
-use crate::sys::descriptor::install_stdio;
 
 /// Sorted by what they are for.
 #[derive(Debug)]
 pub(crate) struct Donated {
-    stdio: [Option<OwnedFd>; 3],
-    cgroup_procs: Vec<OwnedFd>,
+    /// Standard input, output and error.
+    pub(crate) stdio: [Option<OwnedFd>; 3],
+    /// `cgroup.procs` files to write "0" to.
+    pub(crate) cgroup_procs: Vec<OwnedFd>,
     /// The container's seccomp program.
     pub(crate) seccomp: Option<Seccomp>,
 }
@@ -48,30 +45,6 @@ impl Donated {
             _ => None,
         };
         Ok(Self { stdio, cgroup_procs, seccomp })
-    }
-
-    /// Moves this process into the container's cgroup: "0" is whoever writes.
-    pub(crate) fn join_cgroups(&self) -> Result<()> {
-        for procs in &self.cgroup_procs {
-            rustix::io::write(procs, b"0").context(|| "join the container's cgroup")?;
-        }
-        Ok(())
-    }
-
-    /// Puts stdio into its place, `/dev/null` where none was given. Must be
-    /// called while boot's root is in sight.
-    pub(crate) fn install_stdio(&self, terminal: Option<&Terminal>) -> Result<()> {
-        let null = rustix::fs::open(DEV_NULL, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
-            .context(|| format!("open the sandbox's {DEV_NULL}"))?;
-        for (place, given) in (0..).zip(&self.stdio) {
-            let fd: BorrowedFd<'_> = match (terminal, given) {
-                (Some(terminal), _) => terminal.peer.as_fd(),
-                (None, Some(given)) => given.as_fd(),
-                (None, None) => null.as_fd(),
-            };
-            install_stdio(fd, place).context(|| format!("put descriptor {place} into place"))?;
-        }
-        Ok(())
     }
 }
 

@@ -17,9 +17,9 @@ pub(crate) struct Terminal {
     /// The shim's side.
     pub(crate) master: OwnedFd,
     /// The process's side.
-    pub(super) peer: OwnedFd,
+    pub(crate) peer: OwnedFd,
     /// Its name in the devpts.
-    pub(super) number: u32,
+    pub(crate) number: u32,
 }
 
 /// Makes one if the process wants one, owned by the process's user.

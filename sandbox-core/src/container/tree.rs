@@ -1,25 +1,20 @@
-//! A container's mounts, put together in boot's mount namespace. The newborn
-//! container is cloned with a copy of them and adds what needs namespaces that
-//! do not exist before it does: proc of its own PID namespace, its view of the
-//! cgroups, and what lies below those.
-//!
-//! Then it enters its own user namespace with one more copy, in which all this
-//! is locked: a user namespace below boot's can neither remount nor uncover it.
-//! Last come the message queues of its own IPC namespace, which it owns.
+//! A container's mounts, put together in boot's mount namespace. The newborn container
+//! is cloned with a copy of them and adds what `newborn/mounts.rs` says.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use rustix::fs::{CWD, Mode, OFlags, mkdirat, open, symlinkat};
+use rustix::fs::{CWD, Mode, mkdirat, symlinkat};
 use rustix::io::Errno;
 use rustix::mount::{UnmountFlags, unmount};
 
-use super::attach::{Ready, attach};
 use super::delivered::DeliveredMounts;
-use super::destination::{self, Kind};
-use super::identity::AsContainerRoot;
-use super::masks;
 use super::paths::{CONTAINERS, DEVICES};
+use super::steps::attach::{Ready, attach};
+use super::steps::container_root::AsContainerRoot;
+use super::steps::destination::{self, Kind, open_root};
+use super::steps::masks::cover;
+use super::steps::phase::{MountPhase, phase_of};
 use super::terminal::Terminal;
 use crate::error::{Context, Error, Result};
 use crate::spec::plan::{ContainerPlan, MountPlan, MountSource};
@@ -66,7 +61,7 @@ impl Tree {
             // As runc does: the working directory exists, if it can be made.
             let _ = destination::ensure(tree.root.as_fd(), &process.cwd, Kind::Directory);
         }
-        cover(tree.root.as_fd(), plan, Turn::Boot)?;
+        cover(tree.root.as_fd(), plan, MountPhase::Boot)?;
         if plan.readonly_root {
             let change = AttrChange { set: libc::MOUNT_ATTR_RDONLY, ..AttrChange::default() };
             mount_setattr(&tree.root, Depth::Top, change)
@@ -93,7 +88,7 @@ impl Tree {
     ) -> Result<()> {
         for (index, mount) in plan.mounts.iter().enumerate() {
             let donated = donated.remove(&index);
-            if turn(plan, &mount.destination) > Turn::Boot {
+            if phase_of(plan, &mount.destination) > MountPhase::Boot {
                 self.deferred.push((index, donated));
                 continue;
             }
@@ -158,38 +153,19 @@ impl Tree {
         self.terminals.as_ref().map(AsFd::as_fd)
     }
 
+    /// Returns its place in boot's root.
+    pub(crate) fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// Returns the mounts that the newborn attaches, by their index in the plan.
+    pub(crate) fn deferred(&self) -> &[(usize, Option<(OwnedFd, bool)>)] {
+        &self.deferred
+    }
+
     /// What outlives the tree.
     pub(crate) fn take_terminals(&mut self) -> Option<OwnedFd> {
         self.terminals.take()
-    }
-
-    /// Newborn, still in boot's user namespace: adds what needs its other
-    /// namespaces. Returns the root to pivot into.
-    pub(super) fn complete(&self, plan: &ContainerPlan) -> Result<OwnedFd> {
-        let _as_root = AsContainerRoot::begin();
-        let root = open_root(&self.path)?;
-        self.attach_deferred(root.as_fd(), plan, Turn::Newborn)?;
-        Ok(root)
-    }
-
-    /// Newborn, in its own user namespace and root: adds the rest.
-    pub(super) fn finish(&self, plan: &ContainerPlan) -> Result<()> {
-        self.attach_deferred(open_root("/")?.as_fd(), plan, Turn::Own)
-    }
-
-    fn attach_deferred(&self, root: BorrowedFd<'_>, plan: &ContainerPlan, now: Turn) -> Result<()> {
-        for (index, donated) in &self.deferred {
-            let mount = &plan.mounts[*index];
-            if turn(plan, &mount.destination) != now {
-                continue;
-            }
-            let dup = |(fd, is_file): &(OwnedFd, bool)| -> Result<_> {
-                Ok((fd.try_clone().context(|| "dup of a mount")?, *is_file))
-            };
-            let donated = donated.as_ref().map(dup).transpose()?;
-            attach(root, Ready { plan: mount, donated })?;
-        }
-        cover(root, plan, now)
     }
 }
 
@@ -199,48 +175,6 @@ impl Drop for Tree {
             let _ = unmount(path.as_str(), UnmountFlags::DETACH);
             let _ = rustix::fs::rmdir(path.as_str());
         }
-    }
-}
-
-fn open_root(path: &str) -> Result<OwnedFd> {
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    open(path, flags, Mode::empty()).context(|| format!("open {path}"))
-}
-
-/// Masks and protects the paths whose turn it is.
-fn cover(root: BorrowedFd<'_>, plan: &ContainerPlan, now: Turn) -> Result<()> {
-    let ours = |paths: &[PathBuf]| -> Vec<PathBuf> {
-        paths.iter().filter(|path| turn(plan, path) == now).cloned().collect()
-    };
-    ours(&plan.readonly_paths).iter().try_for_each(|p| masks::make_read_only(root, p))?;
-    ours(&plan.masked_paths).iter().try_for_each(|p| masks::mask(root, p))
-}
-
-/// Who can make a mount, in the order in which they come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Turn {
-    /// boot, for it needs nothing of the container's.
-    Boot,
-    /// The newborn container in boot's user namespace.
-    Newborn,
-    /// The newborn in its own user namespace.
-    Own,
-}
-
-/// When a path is there to be mounted on or covered: after all that is mounted
-/// at it or above it.
-fn turn(plan: &ContainerPlan, path: &Path) -> Turn {
-    let above = plan.mounts.iter().filter(|mount| path.starts_with(&mount.destination));
-    above.map(|mount| earliest(plan, mount)).max().unwrap_or(Turn::Boot)
-}
-
-/// When a mount can be made, were it alone.
-fn earliest(plan: &ContainerPlan, mount: &MountPlan) -> Turn {
-    match mount.source {
-        MountSource::Proc if plan.pids_below() => Turn::Newborn,
-        MountSource::Cgroup => Turn::Newborn,
-        MountSource::Mqueue if plan.namespaces.ipc => Turn::Own,
-        _ => Turn::Boot,
     }
 }
 

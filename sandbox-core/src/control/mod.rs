@@ -6,4 +6,5 @@
 pub mod donation;
 pub mod gofer;
 pub mod message;
+pub(crate) mod newborn;
 pub mod packet;

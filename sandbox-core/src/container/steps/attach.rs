@@ -1,15 +1,14 @@
 //! Making a mount of the plan and putting it into its place.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use rustix::mount::MountAttrFlags;
-
 use super::destination::{self, Kind};
+use super::file_system::{file_system, set_attributes};
 use super::{cgroup_mount, copy_up, shared_memory};
 use crate::error::{Context, Error, Result};
-use crate::spec::plan::{FsOption, MountAttributes, MountPlan, MountSource};
-use crate::sys::mount::{AttrChange, Depth, FsContext, attach_to, mount_setattr};
+use crate::spec::plan::{FsOption, MountPlan, MountSource};
+use crate::sys::mount::{AttrChange, attach_to, mount_setattr};
 
 /// A mount of the plan with what the gofer delivered for it.
 #[derive(Debug)]
@@ -20,7 +19,7 @@ pub(crate) struct Ready<'a> {
 
 /// Attaches one mount below `root`; returns it when it is a devpts, where
 /// terminals are made.
-pub(super) fn attach(root: BorrowedFd<'_>, ready: Ready<'_>) -> Result<Option<OwnedFd>> {
+pub(crate) fn attach(root: BorrowedFd<'_>, ready: Ready<'_>) -> Result<Option<OwnedFd>> {
     let plan = ready.plan;
     let at = || format!("mount {}", plan.destination.display());
     let (mount, kind) = match (&plan.source, ready.donated) {
@@ -80,31 +79,4 @@ fn tmpfs(options: &[FsOption], below: Option<&OwnedFd>) -> Result<OwnedFd> {
         options.push(("mode".to_owned(), Some(format!("{:o}", stat.st_mode & 0o7777))));
     }
     file_system("tmpfs", &options)
-}
-
-/// fsopen(2) to fsmount(2).
-pub(super) fn file_system(fs_type: &str, options: &[FsOption]) -> Result<OwnedFd> {
-    let context = FsContext::open(fs_type).context(|| format!("fsopen {fs_type}"))?;
-    for (key, value) in options {
-        context.option(key, value.as_deref()).context(|| match value {
-            Some(value) => format!("{fs_type} option {key}={value}"),
-            None => format!("{fs_type} option {key}"),
-        })?;
-    }
-    context.create().context(|| format!("make a {fs_type}"))?;
-    context.mount(MountAttrFlags::empty()).context(|| format!("mount a {fs_type}"))
-}
-
-/// Sets `MOUNT_ATTR_`s, recursive ones first so that the mount's own win.
-pub(super) fn set_attributes(mount: impl AsFd, wanted: &MountAttributes) -> std::io::Result<()> {
-    let changes = [
-        (Depth::Tree, wanted.recursive_set, wanted.recursive_clear),
-        (Depth::Top, wanted.set, wanted.clear),
-    ];
-    for (depth, set, clear) in changes {
-        if set | clear != 0 {
-            mount_setattr(&mount, depth, AttrChange { set, clear, ..AttrChange::default() })?;
-        }
-    }
-    Ok(())
 }

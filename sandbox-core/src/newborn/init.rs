@@ -7,11 +7,12 @@ use nix::sched::{CloneFlags, unshare};
 use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::{chdir, fchdir, pivot_root};
 
-use super::donated::Donated;
 use super::process::{OwnProcFiles, Prepared};
-use super::terminal::Terminal;
-use super::tree::Tree;
-use super::{Channel, early_namespaces, hooks, identity, late_namespaces, names};
+use super::{Channel, donated, hooks, identity, mounts, names};
+use crate::container::donated::Donated;
+use crate::container::namespaces::{early_namespaces, late_namespaces};
+use crate::container::terminal::Terminal;
+use crate::container::tree::Tree;
 use crate::error::{Context, Result};
 use crate::spec::plan::{ContainerPlan, ProcessPlan};
 use crate::sys::clone::SingleThreaded;
@@ -27,15 +28,9 @@ pub(crate) struct Newborn<'a> {
     pub(crate) tree: &'a Tree,
     pub(crate) terminal: Option<&'a Terminal>,
     pub(crate) donated: &'a Donated,
-    pub(crate) channel: &'a Channel,
+    pub(crate) channel: Channel<'a>,
     /// A copy of a process with one thread has one thread.
     pub(crate) alone: &'a SingleThreaded,
-}
-
-/// The namespaces that the clone makes. The cgroup namespace comes later: its
-/// root is the cgroup that its maker is in.
-pub(crate) fn clone_flags(plan: &ContainerPlan) -> i32 {
-    (early_namespaces(plan) - CloneFlags::CLONE_NEWCGROUP).bits()
 }
 
 /// Never returns into boot's code, whose copy this is.
@@ -47,7 +42,7 @@ pub(crate) fn run(newborn: Newborn<'_>) -> ! {
         },
         Err(error) => error,
     };
-    newborn.channel.fail(error);
+    newborn.channel.report(error);
     exit_now(1)
 }
 
@@ -57,15 +52,15 @@ fn to_gate(newborn: Newborn<'_>) -> Result<Prepared<'_>> {
     // (CVE-2016-9962).
     set_dumpable(false).context(|| "prctl PR_SET_DUMPABLE")?;
     let own_files = OwnProcFiles::open(process)?;
-    newborn.donated.join_cgroups()?;
+    donated::join_cgroups(newborn.donated)?;
     if early_namespaces(plan).contains(CloneFlags::CLONE_NEWCGROUP) {
         unshare(CloneFlags::CLONE_NEWCGROUP).context(|| "unshare the cgroup namespace")?;
     }
-    newborn.donated.install_stdio(newborn.terminal)?;
+    donated::install_stdio(newborn.donated, newborn.terminal)?;
     let sysctls = names::own_sysctls(plan)?;
-    enter_root(tree.complete(plan)?)?;
+    enter_root(mounts::complete(tree, plan)?)?;
     enter_late_namespaces(newborn)?;
-    tree.finish(plan)?;
+    mounts::finish(tree, plan)?;
     set_root_propagation(plan)?;
     names::set_own(plan, sysctls)?;
     Prepared::new(process, newborn.donated.seccomp.as_ref(), newborn.terminal.is_some(), own_files)
@@ -87,7 +82,7 @@ fn enter_late_namespaces(newborn: Newborn<'_>) -> Result<()> {
         unshare(late).context(|| format!("unshare {late:?}"))?;
     }
     if late.contains(CloneFlags::CLONE_NEWUSER) {
-        newborn.channel.have_mapped()?;
+        newborn.channel.get_mapped()?;
         identity::become_root()?;
     }
     Ok(())
@@ -100,9 +95,8 @@ fn set_root_propagation(plan: &ContainerPlan) -> Result<()> {
         .context(|| "linux.rootfsPropagation")
 }
 
-/// Parks, and goes on when Start says so.
+/// Waits at the gate until Start opens it, then runs the hooks.
 fn pass_gate(newborn: Newborn<'_>) -> Result<()> {
-    newborn.channel.park()?;
-    newborn.channel.wait()?;
+    newborn.channel.wait_at_gate()?;
     hooks::run(newborn.plan, newborn.alone)
 }

@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
-use rustix::fs::{Mode, OFlags, mkdirat, openat, readlinkat};
+use rustix::fs::{Mode, OFlags, mkdirat, open, openat, readlinkat};
 use rustix::io::Errno;
 
 use crate::error::{Context, Result};
@@ -17,13 +17,19 @@ use crate::sys::mount::open_in_root;
 
 /// What a mount point has to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     Directory,
     File,
 }
 
+/// Opens a container's root, or this process's, as a path descriptor.
+pub(crate) fn open_root(path: &str) -> Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    open(path, flags, Mode::empty()).context(|| format!("open {path}"))
+}
+
 /// Opens a place as a path descriptor; `None` when there is nothing.
-pub(super) fn find(root: BorrowedFd<'_>, path: &Path) -> Result<Option<OwnedFd>> {
+pub(crate) fn find(root: BorrowedFd<'_>, path: &Path) -> Result<Option<OwnedFd>> {
     match open_in_root(root, path, OFlags::PATH, Mode::empty()) {
         Ok(found) => Ok(Some(found)),
         Err(e) if matches!(Errno::from_io_error(&e), Some(Errno::NOENT | Errno::NOTDIR)) => {
@@ -35,7 +41,7 @@ pub(super) fn find(root: BorrowedFd<'_>, path: &Path) -> Result<Option<OwnedFd>>
 
 /// Opens a mount point, and makes it and the directories above it when they
 /// are missing.
-pub(super) fn ensure(root: BorrowedFd<'_>, path: &Path, kind: Kind) -> Result<OwnedFd> {
+pub(crate) fn ensure(root: BorrowedFd<'_>, path: &Path, kind: Kind) -> Result<OwnedFd> {
     if let Some(found) = find(root, path)? {
         return Ok(found);
     }
@@ -93,7 +99,7 @@ fn make_up_to_link(root: BorrowedFd<'_>, path: &Path, kind: Kind) -> io::Result<
 }
 
 /// Whether a descriptor refers to a directory.
-pub(super) fn is_directory(fd: impl AsFd) -> Result<bool> {
+pub(crate) fn is_directory(fd: impl AsFd) -> Result<bool> {
     let stat = rustix::fs::fstat(fd).context(|| "fstat in the container")?;
     Ok(stat.st_mode & libc::S_IFMT == libc::S_IFDIR)
 }

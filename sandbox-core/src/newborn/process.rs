@@ -11,9 +11,9 @@ use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
 use rustix::fs::Mode;
 use rustix::process::{chdir, setsid, umask};
 
-use super::donated::Seccomp;
 use super::lookup;
-use super::paths::PROC;
+use crate::container::donated::Seccomp;
+use crate::container::paths::PROC;
 use crate::error::{Context, Error, FailureKind, Result};
 use crate::spec::plan::{CapabilitySets, ProcessPlan};
 use crate::sys::process as sys;

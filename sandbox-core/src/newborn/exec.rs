@@ -5,10 +5,11 @@ use std::os::fd::OwnedFd;
 
 use nix::sched::CloneFlags;
 
-use super::donated::Donated;
 use super::process::{OwnProcFiles, Prepared};
-use super::terminal::Terminal;
-use super::{Channel, Inside, identity};
+use super::{Channel, donated, identity};
+use crate::container::donated::Donated;
+use crate::container::join_info::JoinInfo;
+use crate::container::terminal::Terminal;
 use crate::error::{Context, Result};
 use crate::spec::plan::ProcessPlan;
 use crate::sys::process::{enter_namespaces_of, exit_now, set_dumpable};
@@ -17,11 +18,11 @@ use crate::sys::process::{enter_namespaces_of, exit_now, set_dumpable};
 #[derive(Clone, Copy)]
 pub(crate) struct Joining<'a> {
     pub(crate) process: &'a ProcessPlan,
-    pub(crate) inside: &'a Inside,
+    pub(crate) container: &'a JoinInfo,
     pub(crate) init: &'a OwnedFd,
     pub(crate) terminal: Option<&'a Terminal>,
     pub(crate) donated: &'a Donated,
-    pub(crate) channel: &'a Channel,
+    pub(crate) channel: Channel<'a>,
 }
 
 /// Never returns into boot's code, whose copy this is.
@@ -30,7 +31,7 @@ pub(crate) fn run(joining: Joining<'_>) -> ! {
         Ok(prepared) => prepared.execute(),
         Err(error) => error,
     };
-    joining.channel.fail(error);
+    joining.channel.report(error);
     exit_now(1)
 }
 
@@ -39,14 +40,14 @@ fn to_execve(joining: Joining<'_>) -> Result<Prepared<'_>> {
     // (CVE-2016-9962).
     set_dumpable(false).context(|| "prctl PR_SET_DUMPABLE")?;
     let own_files = OwnProcFiles::open(joining.process)?;
-    joining.donated.join_cgroups()?;
-    joining.donated.install_stdio(joining.terminal)?;
-    let namespaces = joining.inside.namespaces - CloneFlags::CLONE_NEWPID;
+    donated::join_cgroups(joining.donated)?;
+    donated::install_stdio(joining.donated, joining.terminal)?;
+    let namespaces = joining.container.namespaces - CloneFlags::CLONE_NEWPID;
     enter_namespaces_of(joining.init, namespaces.bits())
         .context(|| "enter the container's namespaces")?;
     if namespaces.contains(CloneFlags::CLONE_NEWUSER) {
         identity::become_root()?;
     }
-    let seccomp = joining.inside.seccomp.as_ref();
+    let seccomp = joining.container.seccomp.as_ref();
     Prepared::new(joining.process, seccomp, joining.terminal.is_some(), own_files)
 }

@@ -11,7 +11,7 @@ use rustix::fs::{
 };
 
 /// Copies directories, regular files and symlinks with owner and mode.
-pub(super) fn copy(from: &OwnedFd, to: &OwnedFd) -> io::Result<()> {
+pub(crate) fn copy(from: &OwnedFd, to: &OwnedFd) -> io::Result<()> {
     let from =
         openat(from, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
     for entry in Dir::read_from(&from)? {

@@ -1,22 +1,33 @@
 //! Masked and read-only paths (OCI `linux.maskedPaths`, `linux.readonlyPaths`).
 
 use std::os::fd::{AsFd, BorrowedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::CWD;
 
-use super::attach::file_system;
 use super::destination::{find, is_directory};
-use super::paths::DEV_NULL;
+use super::file_system::file_system;
+use super::phase::{MountPhase, phase_of};
+use crate::container::paths::DEV_NULL;
 use crate::error::{Context, Error, Result};
+use crate::spec::plan::ContainerPlan;
 use crate::sys::mount::{AttrChange, Depth, attach_to, clone_mount, mount_setattr};
 
 const READ_ONLY: AttrChange<'_> =
     AttrChange { set: libc::MOUNT_ATTR_RDONLY, clear: 0, propagation: None, idmap: None };
 
+/// Masks and protects the paths that come in this phase.
+pub(crate) fn cover(root: BorrowedFd<'_>, plan: &ContainerPlan, now: MountPhase) -> Result<()> {
+    let ours = |paths: &[PathBuf]| -> Vec<PathBuf> {
+        paths.iter().filter(|path| phase_of(plan, path) == now).cloned().collect()
+    };
+    ours(&plan.readonly_paths).iter().try_for_each(|p| make_read_only(root, p))?;
+    ours(&plan.masked_paths).iter().try_for_each(|p| mask(root, p))
+}
+
 /// Makes a path read as empty: a file as /dev/null, a directory as an empty
 /// one. What does not exist needs no mask.
-pub(super) fn mask(root: BorrowedFd<'_>, path: &Path) -> Result<()> {
+fn mask(root: BorrowedFd<'_>, path: &Path) -> Result<()> {
     let Some(place) = find(root, path)? else {
         return Ok(());
     };
@@ -32,7 +43,7 @@ pub(super) fn mask(root: BorrowedFd<'_>, path: &Path) -> Result<()> {
 }
 
 /// Makes a path and what is mounted below it read-only.
-pub(super) fn make_read_only(root: BorrowedFd<'_>, path: &Path) -> Result<()> {
+fn make_read_only(root: BorrowedFd<'_>, path: &Path) -> Result<()> {
     let Some(place) = find(root, path)? else {
         return Ok(());
     };

@@ -6,13 +6,13 @@ use std::os::fd::OwnedFd;
 
 use rustix::fs::{CWD, Mode, OFlags, mkdirat, openat, symlinkat};
 
-use super::attach::{file_system, set_attributes};
+use super::file_system::{file_system, set_attributes};
 use crate::error::{Context, Result};
 use crate::spec::plan::{FsOption, MountAttributes};
 use crate::sys::mount::attach_to;
 
 /// What goes to the destination itself.
-pub(super) fn make() -> Result<OwnedFd> {
+pub(crate) fn make() -> Result<OwnedFd> {
     if hierarchies()?.is_empty() {
         return file_system("cgroup2", &[]);
     }
@@ -21,7 +21,7 @@ pub(super) fn make() -> Result<OwnedFd> {
 
 /// Mounts the v1 hierarchies below, with the attributes that the plan gives the
 /// whole.
-pub(super) fn fill(mount: &OwnedFd, attributes: &MountAttributes) -> Result<()> {
+pub(crate) fn fill(mount: &OwnedFd, attributes: &MountAttributes) -> Result<()> {
     for hierarchy in hierarchies()? {
         let options = hierarchy.options();
         let made = file_system("cgroup", &options)?;

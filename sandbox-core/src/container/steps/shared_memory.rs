@@ -8,15 +8,15 @@ use std::os::fd::OwnedFd;
 use rustix::fs::{CWD, Mode, mkdirat};
 use rustix::io::Errno;
 
-use super::attach::file_system;
-use super::paths::SHARED_MEMORY;
+use super::file_system::file_system;
+use crate::container::paths::SHARED_MEMORY;
 use crate::error::{Context, Result};
 use crate::spec::plan::FsOption;
 use crate::sys::mount::{Depth, attach_at, clone_mount};
 
 /// A mount of the pod's one tmpfs. `options` make it, for the first container
 /// that wants it; the others take what is there.
-pub(super) fn open(options: &[FsOption]) -> Result<OwnedFd> {
+pub(crate) fn open(options: &[FsOption]) -> Result<OwnedFd> {
     match mkdirat(CWD, SHARED_MEMORY, Mode::from_raw_mode(0o755)) {
         Ok(()) => {
             // A directory without a tmpfs on it would be taken for the pod's.

@@ -1,0 +1,46 @@
+//! What boot keeps of a container for the processes that join it.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use nix::sched::CloneFlags;
+
+use super::donated::Seccomp;
+use super::namespaces::own_namespaces;
+use super::tree::Tree;
+use crate::spec::plan::ContainerPlan;
+
+/// What an exec'd process needs to know of the container that it joins.
+#[derive(Debug)]
+pub(crate) struct JoinInfo {
+    /// The namespaces that are not boot's.
+    pub(crate) namespaces: CloneFlags,
+    /// Whether its PID namespace is below boot's.
+    pids_below: bool,
+    terminals: Option<OwnedFd>,
+    pub(crate) seccomp: Option<Seccomp>,
+}
+
+impl JoinInfo {
+    /// Collects it of a container that has a process.
+    pub(crate) fn new(plan: &ContainerPlan, tree: &mut Tree, seccomp: Option<Seccomp>) -> Self {
+        let pids_below = plan.pids_below();
+        let (namespaces, terminals) = (own_namespaces(plan), tree.take_terminals());
+        Self { namespaces, pids_below, terminals, seccomp }
+    }
+
+    /// Collects it of the pause container, which no process joins.
+    pub(crate) fn pause(plan: &ContainerPlan) -> Self {
+        let namespaces = own_namespaces(plan);
+        Self { namespaces, pids_below: false, terminals: None, seccomp: None }
+    }
+
+    /// Returns the devpts that terminals are made in.
+    pub(crate) fn terminals(&self) -> Option<BorrowedFd<'_>> {
+        self.terminals.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Whether it is in a PID namespace below boot's.
+    pub(crate) fn pids_below(&self) -> bool {
+        self.pids_below
+    }
+}

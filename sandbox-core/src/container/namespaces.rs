@@ -1,0 +1,38 @@
+//! Which namespaces a container has of its own, and when they are made.
+
+use nix::sched::CloneFlags;
+
+use crate::spec::plan::ContainerPlan;
+
+/// Returns the namespaces that are the container's and not boot's.
+pub(crate) fn own_namespaces(plan: &ContainerPlan) -> CloneFlags {
+    let mut flags = CloneFlags::CLONE_NEWNS;
+    flags.set(CloneFlags::CLONE_NEWUSER, plan.user_namespace);
+    flags.set(CloneFlags::CLONE_NEWPID, plan.namespaces.pid);
+    flags.set(CloneFlags::CLONE_NEWIPC, plan.namespaces.ipc);
+    flags.set(CloneFlags::CLONE_NEWUTS, plan.namespaces.uts);
+    flags.set(CloneFlags::CLONE_NEWCGROUP, plan.namespaces.cgroup);
+    flags
+}
+
+/// Returns those of them that are made while the newborn is in boot's user namespace,
+/// so that boot's user namespace owns what is mounted of them.
+pub(crate) fn early_namespaces(plan: &ContainerPlan) -> CloneFlags {
+    let early = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWCGROUP;
+    own_namespaces(plan) & early
+}
+
+/// Returns those that belong to the container's user namespace. Its mounts are copied
+/// along, and the copy is locked.
+pub(crate) fn late_namespaces(plan: &ContainerPlan) -> CloneFlags {
+    let own = own_namespaces(plan);
+    let mut late = own - early_namespaces(plan);
+    late.set(CloneFlags::CLONE_NEWNS, own.contains(CloneFlags::CLONE_NEWUSER));
+    late
+}
+
+/// Returns the namespaces that the clone of the init makes. The cgroup namespace comes
+/// later: its root is the cgroup that its maker is in.
+pub(crate) fn clone_flags(plan: &ContainerPlan) -> i32 {
+    (early_namespaces(plan) - CloneFlags::CLONE_NEWCGROUP).bits()
+}

@@ -1,0 +1,14 @@
+//! Steps that boot and a newborn both take while a container is put together: each
+//! makes or changes mounts below a root that the caller holds open, or names of the
+//! namespaces that the caller is in. A step takes no part in who the caller is.
+
+pub(crate) mod attach;
+mod cgroup_mount;
+pub(crate) mod container_root;
+mod copy_up;
+pub(crate) mod destination;
+mod file_system;
+pub(crate) mod masks;
+pub(crate) mod names;
+pub(crate) mod phase;
+mod shared_memory;

@@ -1,0 +1,70 @@
+//! The messages between boot and a newborn, a process that boot cloned and that has
+//! not executed its program yet. Both directions, and their encoding.
+//!
+//! One message is one packet of a seqpacket socket. End of file is a message too: the
+//! newborn has executed the program, or is dead.
+
+use std::os::fd::AsFd;
+
+use crate::control::message::MAX_PACKET;
+use crate::control::packet::{Received, receive_packet, send_packet};
+use crate::error::{Context, Error, Failure, Result};
+
+/// What a newborn sends to boot.
+#[derive(Debug)]
+pub(crate) enum NewbornMessage {
+    /// Its new user namespace has no ID maps yet.
+    Unmapped,
+    /// It waits at its gate.
+    AtGate,
+    /// It could not become what the plan asks for.
+    Failed(Failure),
+}
+
+const UNMAPPED: u8 = b'U';
+const AT_GATE: u8 = b'P';
+const FAILED: u8 = b'F';
+const GO_ON: u8 = b'G';
+
+impl NewbornMessage {
+    /// Sends it, as the newborn.
+    pub(crate) fn send(self, channel: impl AsFd) -> Result<()> {
+        let bytes = match self {
+            Self::Unmapped => vec![UNMAPPED],
+            Self::AtGate => vec![AT_GATE],
+            Self::Failed(failure) => postcard::to_extend(&failure, vec![FAILED])
+                .map_err(|e| Error::internal(format!("encode a failure: {e}")))?,
+        };
+        send_packet(channel, &bytes, &[]).context(|| "send to the sandbox process")
+    }
+
+    /// Receives one, as boot; `None` at the end of file. Blocks while there is none.
+    pub(crate) fn receive(channel: impl AsFd) -> Result<Option<Self>> {
+        let received = receive_packet(channel, MAX_PACKET, 0)
+            .context(|| "receive from the container's process")?;
+        let Received::Packet { bytes, .. } = received else {
+            return Ok(None);
+        };
+        match bytes.split_first() {
+            Some((&UNMAPPED, _)) => Ok(Some(Self::Unmapped)),
+            Some((&AT_GATE, _)) => Ok(Some(Self::AtGate)),
+            Some((&FAILED, rest)) => postcard::from_bytes(rest)
+                .map(|failure| Some(Self::Failed(failure)))
+                .map_err(|e| Error::internal(format!("a process failed without a reason: {e}"))),
+            _ => Err(Error::internal("the container's process sent what is no message")),
+        }
+    }
+}
+
+/// Lets a newborn go on, as boot: it has its ID maps, or its gate opens.
+pub(crate) fn send_go_on(channel: impl AsFd) -> Result<()> {
+    send_packet(channel, &[GO_ON], &[]).context(|| "let the container's process go on")
+}
+
+/// Waits until boot lets this newborn go on.
+pub(crate) fn wait_to_go_on(channel: impl AsFd) -> Result<()> {
+    match receive_packet(channel, 1, 0).context(|| "wait for the sandbox process")? {
+        Received::Packet { .. } => Ok(()),
+        _ => Err(Error::internal("the sandbox process has deleted this container")),
+    }
+}

@@ -1,0 +1,30 @@
+//! The newborn's end of the channel to boot.
+
+use std::os::fd::BorrowedFd;
+
+use crate::control::newborn::{NewbornMessage, wait_to_go_on};
+use crate::error::{Error, Result};
+
+/// The newborn's end.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Channel<'a>(pub(crate) BorrowedFd<'a>);
+
+impl Channel<'_> {
+    /// Asks boot for the ID maps of a new user namespace, and waits for them.
+    pub(super) fn get_mapped(self) -> Result<()> {
+        NewbornMessage::Unmapped.send(self.0)?;
+        wait_to_go_on(self.0)
+    }
+
+    /// Tells boot that this process is at its gate, and waits until the gate opens.
+    pub(super) fn wait_at_gate(self) -> Result<()> {
+        NewbornMessage::AtGate.send(self.0)?;
+        wait_to_go_on(self.0)
+    }
+
+    /// Reports why this process does not go on.
+    pub(super) fn report(self, error: Error) {
+        // boot learns of the end of this process in any case.
+        let _ = NewbornMessage::Failed(error.into()).send(self.0);
+    }
+}
