@@ -72,7 +72,7 @@ fn a_file_systems_own_words_are_passed_on() {
     request.mounts = vec![bind(0, "/")];
     request.mounts[0].source = DeliveredSource::FileSystem { fs_type, source, options };
     let run = gofer(&request, None);
-    assert!(run.error().contains("(the kernel says: tmpfs: "), "{}", run.error());
+    assert!(run.error().contains("(the kernel's message: tmpfs: "), "{}", run.error());
 }
 
 #[test]
