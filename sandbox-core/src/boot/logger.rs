@@ -1,5 +1,5 @@
-//! boot's log: one line a record into the pipe that the shim relays, and the
-//! panic message into a file that outlives boot.
+//! boot's log: one line for each record into the pipe that the shim relays, and the panic
+//! message into a file that outlives boot.
 
 use std::io::Write;
 use std::os::fd::OwnedFd;
@@ -20,19 +20,19 @@ impl Log for Logger {
     fn log(&self, record: &Record<'_>) {
         let mut line = Vec::with_capacity(128);
         let _ = writeln!(line, "{} {}", record.level(), record.args());
-        // A full pipe or a dead shim must not stop the pod.
+        // The pod must go on with a full pipe or a dead shim.
         let _ = write(&self.0, &line);
     }
 
     fn flush(&self) {}
 }
 
-/// Sets logger and panic hook.
+/// Sets the logger and the panic hook.
 pub(super) fn start(descriptors: &Descriptors, debug: bool) -> Result<()> {
     let log = descriptors.log.try_clone().context(|| "dup of --log-fd")?;
-    rustix::io::ioctl_fionbio(&log, true).context(|| "make the log non-blocking")?;
+    rustix::io::ioctl_fionbio(&log, true).context(|| "make the log nonblocking")?;
     log::set_max_level(if debug { LevelFilter::Debug } else { LevelFilter::Info });
-    // The only other caller would be a second boot in this process.
+    // Fails only for a second boot in this process.
     let _ = log::set_boxed_logger(Box::new(Logger(log)));
     let panic_log = descriptors.panic_log.try_clone().context(|| "dup of --panic-log-fd")?;
     std::panic::set_hook(Box::new(move |panic| {

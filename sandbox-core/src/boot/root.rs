@@ -1,4 +1,5 @@
-//! Enters boot's root file system: empty but for the places of `container/paths.rs`.
+//! Enters boot's root file system, which is empty except for the places of
+//! `container/paths.rs`.
 
 use rustix::fs::{CWD, Mode, mkdirat};
 use rustix::mount::{MountAttrFlags, UnmountFlags, unmount};
@@ -10,9 +11,9 @@ use crate::sys::mount::{
     AttrChange, Depth, FsContext, PropagationKind, attach_at, mount_setattr_at,
 };
 
-/// Leaves the host's file systems for an empty one.
+/// Replaces the host's file systems by an empty one.
 pub(super) fn enter_empty() -> Result<()> {
-    // Nothing that happens to mounts in here may reach the host.
+    // Changes of mounts in here must not reach the host.
     let private =
         AttrChange { propagation: Some(PropagationKind::Private), ..AttrChange::default() };
     mount_setattr_at("/", Depth::Tree, private).context(|| "make all mounts private")?;
@@ -30,7 +31,7 @@ pub(super) fn enter_empty() -> Result<()> {
 
     fchdir(&root).context(|| "enter the root file system")?;
     pivot_root(".", ".").context(|| "pivot_root")?;
-    // The old root now lies on top of the new one.
+    // The old root is now mounted over the new one.
     unmount(".", UnmountFlags::DETACH).context(|| "detach the host's file systems")?;
     chdir("/").context(|| "chdir /")?;
 

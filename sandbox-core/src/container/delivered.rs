@@ -1,4 +1,4 @@
-//! What the gofer delivered for one container.
+//! The mounts that the gofer delivered for one container.
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
@@ -8,7 +8,7 @@ use std::os::fd::OwnedFd;
 pub(crate) struct DeliveredMounts {
     /// The root file system; absent for a container that runs nothing.
     pub(crate) rootfs: Option<OwnedFd>,
-    /// By index into the plan's mounts, with whether it is no directory.
+    /// The mounts by index into the plan's, each with whether it is not a directory.
     pub(crate) mounts: BTreeMap<usize, (OwnedFd, bool)>,
     /// The container's own device nodes.
     pub(crate) devices: Option<OwnedFd>,

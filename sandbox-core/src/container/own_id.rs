@@ -1,4 +1,4 @@
-//! The ID that boot runs under. boot leaves it for a moment where the kernel wants
+//! The ID under which boot runs. boot changes it for a moment where the kernel requires
 //! the root of a user namespace.
 
 use nix::unistd::{Uid, seteuid};
@@ -7,15 +7,14 @@ use crate::control::donation::Birth;
 use crate::error::{Context, Result};
 use crate::sys::process::set_dumpable;
 
-/// The ID that boot runs under where the spec's mappings leave it none of its
-/// own.
+/// The ID under which boot runs if the spec's mappings leave it none of its own.
 const NOBODY: u32 = 65534;
 
-/// The ID that boot runs under inside its user namespace.
+/// The ID under which boot runs inside its user namespace.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct OwnId {
     id: u32,
-    /// No container has it.
+    /// Whether no container has it.
     exclusive: bool,
 }
 
@@ -25,10 +24,10 @@ impl OwnId {
         Self { id: birth.own_id.unwrap_or(NOBODY), exclusive: birth.own_id.is_some() }
     }
 
-    /// Closes what is boot's in /proc to the containers. Each change of an ID
-    /// undoes it: the kernel then takes a process for not dumpable, and its
-    /// files for those of the user namespace's root, which is theirs as well.
-    /// Without an ID of its own that is still the better protection.
+    /// Protects boot's files in /proc from the containers. Each change of an ID undoes it:
+    /// the kernel then makes the process not dumpable, and gives its files to the root of
+    /// the user namespace, which is the containers' as well. If boot has no ID of its own,
+    /// that is still the better protection.
     pub(crate) fn close_proc_files(self) -> Result<()> {
         set_dumpable(self.exclusive).context(|| "prctl PR_SET_DUMPABLE")
     }
@@ -38,8 +37,8 @@ impl OwnId {
         self.id
     }
 
-    /// Becomes the root of boot's user namespace, for what the kernel allows to
-    /// root there and not by capability.
+    /// Becomes the root of boot's user namespace, for steps that the kernel allows only to
+    /// root, whatever its capabilities.
     pub(crate) fn leave(self) -> Result<()> {
         seteuid(Uid::from_raw(0)).context(|| "seteuid 0")
     }

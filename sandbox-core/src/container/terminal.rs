@@ -1,5 +1,5 @@
-//! Pseudo terminals out of the container's own devpts, made without a path: the
-//! workload owns what `/dev/ptmx` is in there.
+//! Pseudo terminals of the container's own devpts, made without a path: the workload
+//! controls what `/dev/ptmx` is.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -38,7 +38,7 @@ pub(crate) fn make(
         openat(devpts, "ptmx", flags, Mode::empty()).context(|| "open ptmx in the devpts")?;
     unlockpt(&master).context(|| "unlock the terminal")?;
     let peer = open_terminal_peer(master.as_fd()).context(|| "open the terminal")?;
-    // The group stays what the devpts gives it, which is what tty(1) tools expect.
+    // The group stays the devpts's, as tty(1) tools expect.
     fchown(&peer, Some(Uid::from_raw(process.uid)), None::<Gid>)
         .context(|| "give the terminal to its user")?;
     let size = Winsize { ws_row: wanted.height, ws_col: wanted.width, ws_xpixel: 0, ws_ypixel: 0 };

@@ -1,6 +1,5 @@
-//! `startContainer` hooks: programs of the container's, run inside it just
-//! before its first process becomes the user's program (OCI runtime spec,
-//! config, "StartContainer Hooks").
+//! `startContainer` hooks: programs that run inside the container just before its init
+//! executes the user's program (OCI runtime spec, config, "StartContainer Hooks").
 
 use std::ffi::CString;
 use std::fs::File;
@@ -21,7 +20,7 @@ use crate::sys::clone::{Cloned, SingleThreaded, clone_into};
 use crate::sys::descriptor::install_stdio;
 use crate::sys::process::{execute, exit_now, reset_signals};
 
-/// Runs them in order; the first failure ends the container, as in runc.
+/// Runs the hooks in order. The first failure ends the container, as in runc.
 pub(super) fn run(plan: &ContainerPlan, alone: &SingleThreaded) -> Result<()> {
     plan.start_hooks.iter().try_for_each(|hook| {
         run_one(hook, &state(plan), alone).map_err(|why| {
@@ -30,7 +29,7 @@ pub(super) fn run(plan: &ContainerPlan, alone: &SingleThreaded) -> Result<()> {
     })
 }
 
-/// The container's state as a hook reads it: runtime spec, "State".
+/// Returns the container's state for a hook: runtime spec, "State".
 fn state(plan: &ContainerPlan) -> String {
     json!({
         "ociVersion": "1.2.0",
@@ -69,12 +68,12 @@ fn become_hook(hook: &HookPlan, stdin: &OwnedFd) -> ! {
         };
         execute(&path, &strings(&hook.args)?, &strings(&hook.env)?)
     };
-    // What shells use for a program that cannot be executed.
+    // Shells exit so if a program cannot be executed.
     let _ = attempt();
     exit_now(127)
 }
 
-/// Waits for a hook, and kills it when its time is up.
+/// Waits for a hook, and kills it after its timeout.
 fn wait(pidfd: &OwnedFd, timeout: Option<Duration>) -> Result<WaitIdStatus> {
     let limit = timeout.and_then(|t| Timespec::try_from(t).ok());
     let ended = poll(&mut [PollFd::new(pidfd, PollFlags::IN)], limit.as_ref())
@@ -82,8 +81,8 @@ fn wait(pidfd: &OwnedFd, timeout: Option<Duration>) -> Result<WaitIdStatus> {
     if ended == 0 {
         let _ = pidfd_send_signal(pidfd, Signal::KILL);
     }
-    let status = waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED)
-        .context(|| "collect the hook")?;
+    let status =
+        waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED).context(|| "reap the hook")?;
     match (status, ended) {
         (Some(_), 0) => Err(Error::internal(format!("did not end within {timeout:?}"))),
         (Some(status), _) => Ok(status),

@@ -1,4 +1,4 @@
-//! Who a newborn is for the kernel.
+//! Changes a newborn's user for the kernel.
 
 use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
 

@@ -1,4 +1,4 @@
-//! Finding the program and the home directory, inside the container.
+//! Finds the program and the home directory inside the container.
 
 use std::ffi::CString;
 use std::fs::OpenOptions;
@@ -10,12 +10,12 @@ use rustix::fs::{Access, AtFlags, CWD, accessat, statat};
 use crate::error::{Error, Result};
 use crate::spec::plan::ProcessPlan;
 
-/// More than any real passwd file has.
+/// More bytes than any real passwd file has.
 const MAX_PASSWD: u64 = 1 << 20;
 
-/// The program that `args[0]` names: itself when it holds a slash, else the
-/// first executable file of that name in `PATH`. As the process's own user,
-/// after all else is set, so that what is found is what can be executed.
+/// Returns the program that `args[0]` names: itself if it holds a slash, otherwise the
+/// first executable file with that name in `PATH`. Runs last, as the process's user, so
+/// that it finds a file that can be executed.
 pub(super) fn program(process: &ProcessPlan) -> Result<CString> {
     let name = process.args.first().map(String::as_str).unwrap_or_default();
     let found = if name.contains('/') {
@@ -41,7 +41,7 @@ fn search(name: &str, process: &ProcessPlan) -> Result<String> {
     Err(refusal.unwrap_or_else(missing))
 }
 
-/// Whether this process may execute a file, as execve(2) would find.
+/// Checks that this process may execute a file, as execve(2) would.
 fn executable(path: &str) -> io::Result<()> {
     let stat = statat(CWD, path, AtFlags::empty())?;
     if stat.st_mode & libc::S_IFMT == libc::S_IFDIR {
@@ -50,8 +50,8 @@ fn executable(path: &str) -> io::Result<()> {
     Ok(accessat(CWD, path, Access::EXEC_OK, AtFlags::EACCESS)?)
 }
 
-/// The sentence for a program that cannot be executed. Docker and kubelet look
-/// for the kernel's words in it.
+/// Returns the error for a program that cannot be executed. Docker and the kubelet search
+/// it for the kernel's messages.
 pub(super) fn refused(program: &str, error: &io::Error) -> Error {
     let why = match error.raw_os_error() {
         Some(libc::ENOENT) => "no such file or directory".to_owned(),
@@ -63,8 +63,8 @@ pub(super) fn refused(program: &str, error: &io::Error) -> Error {
     Error::invalid(format!("exec: {program:?}: {why}"))
 }
 
-/// The home directory of the process's user by the image's /etc/passwd, `/`
-/// when that does not know.
+/// Returns the home directory of the process's user from the image's /etc/passwd, or `/`
+/// if there is none.
 pub(super) fn home_directory(process: &ProcessPlan) -> String {
     let uid = process.uid.to_string();
     read_passwd()
@@ -77,7 +77,7 @@ pub(super) fn home_directory(process: &ProcessPlan) -> String {
         .unwrap_or_else(|| "/".to_owned())
 }
 
-/// The file is the image's: it may be a FIFO or have no end.
+/// Reads the image's file, which may be a FIFO or endless.
 fn read_passwd() -> io::Result<String> {
     let file = OpenOptions::new()
         .read(true)

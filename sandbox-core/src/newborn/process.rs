@@ -1,5 +1,5 @@
-//! What the plan says of a process, applied to this one in the order in which
-//! each step still has the privilege it needs.
+//! Applies a process's plan to this process, in an order in which each step still has the
+//! privilege that it needs.
 
 use std::ffi::CString;
 use std::fs::{File, OpenOptions};
@@ -18,8 +18,8 @@ use crate::error::{Context, Error, FailureKind, Result};
 use crate::spec::plan::{CapabilitySets, ProcessPlan};
 use crate::sys::process as sys;
 
-/// What a process says about itself in /proc, done or opened while the
-/// sandbox's own proc is in sight: the container's may be anything.
+/// This process's files in /proc, written or opened while the sandbox's own proc is
+/// visible. The container's proc cannot be trusted.
 #[derive(Debug)]
 pub(super) struct OwnProcFiles {
     label: Option<(File, String)>,
@@ -47,7 +47,7 @@ impl OwnProcFiles {
     }
 }
 
-/// A process that has become what the plan says, but for its last steps.
+/// A process to which the plan is applied, except for the last steps.
 #[derive(Debug)]
 pub(super) struct Prepared<'a> {
     program: CString,
@@ -58,7 +58,7 @@ pub(super) struct Prepared<'a> {
 }
 
 impl<'a> Prepared<'a> {
-    /// Becomes it. The container's root and working directory are in place.
+    /// Applies the plan. The process is in the container's root already.
     pub(super) fn new(
         process: &ProcessPlan,
         seccomp: Option<&'a Seccomp>,
@@ -75,8 +75,8 @@ impl<'a> Prepared<'a> {
                 .context(|| format!("process.rlimits: set {limit:?} (raising takes privilege)"))?;
         }
         let home = lookup::home_directory(process);
-        // Without no_new_privileges loading a filter takes CAP_SYS_ADMIN, which
-        // the next steps give up; with it, the filter comes last.
+        // Without no_new_privileges, loading a filter takes CAP_SYS_ADMIN, which the next
+        // steps drop. With it, the filter is loaded last.
         let (early, late) = match process.no_new_privileges {
             true => (None, seccomp),
             false => (seccomp, None),
@@ -93,7 +93,7 @@ impl<'a> Prepared<'a> {
         Ok(Self { program, args, env, late_seccomp: late, own_files })
     }
 
-    /// The last steps, and execve. Returns only to say why not.
+    /// Takes the last steps, and calls execve. Returns only if it fails.
     pub(super) fn execute(self) -> Error {
         if let Some((mut file, text)) = self.own_files.label
             && let Err(e) = file.write_all(text.as_bytes())
@@ -110,8 +110,8 @@ impl<'a> Prepared<'a> {
     }
 }
 
-/// A session of its own, with the terminal as the controlling one; signals as
-/// a new program expects them.
+/// Starts a new session, with the terminal as its controlling one, and resets signals to
+/// what a new program expects.
 fn begin_session(has_terminal: bool) -> Result<()> {
     sys::reset_signals().context(|| "reset signals")?;
     setsid().context(|| "setsid")?;
@@ -122,7 +122,7 @@ fn begin_session(has_terminal: bool) -> Result<()> {
     Ok(())
 }
 
-/// A kernel without keyrings has none to keep apart.
+/// Ignores that the kernel has no keyrings.
 fn allow_missing_keyrings(error: io::Error) -> Result<()> {
     match error.raw_os_error() {
         Some(libc::ENOSYS) => Ok(()),
@@ -156,9 +156,9 @@ fn load_seccomp(seccomp: &Seccomp) -> Result<()> {
     sys::load_seccomp(&seccomp.program, seccomp.flags).context(|| "linux.seccomp: load the filter")
 }
 
-/// User, groups and capabilities. Each step keeps what the next one needs:
-/// bounding takes CAP_SETPCAP, the IDs CAP_SETUID and CAP_SETGID, ambient
-/// wants permitted and inheritable first (capabilities(7)).
+/// Sets user, groups and capabilities. Each step keeps what the next one needs: the
+/// bounding set takes CAP_SETPCAP, the IDs CAP_SETUID and CAP_SETGID, and ambient needs
+/// permitted and inheritable first (capabilities(7)).
 fn become_user(process: &ProcessPlan) -> Result<()> {
     let wanted = &process.capabilities;
     drop_bounding(wanted.bounding)?;
@@ -176,7 +176,7 @@ fn become_user(process: &ProcessPlan) -> Result<()> {
 fn drop_bounding(keep: u64) -> Result<()> {
     for capability in caps::all().into_iter().filter(|c| keep & c.bitmask() == 0) {
         if let Err(error) = caps::drop(None, CapSet::Bounding, capability)
-            // One that this kernel does not know is in no set.
+            // A capability that this kernel does not know is in no set.
             && caps::has_cap(None, CapSet::Bounding, capability).unwrap_or(false)
         {
             return Err(Error::internal(format!(
@@ -189,13 +189,13 @@ fn drop_bounding(keep: u64) -> Result<()> {
 
 fn set_capabilities(wanted: &CapabilitySets) -> Result<()> {
     let sets = [
-        // Effective may not exceed permitted at any moment.
+        // Effective may never exceed permitted.
         (CapSet::Effective, wanted.effective & wanted.permitted, "effective"),
         (CapSet::Permitted, wanted.permitted, "permitted"),
         (CapSet::Inheritable, wanted.inheritable, "inheritable"),
     ];
-    // After the change of user, effective is empty: raise it to permitted
-    // before anything is taken away.
+    // After the change of user, effective is empty. Raise it within permitted before
+    // anything is removed.
     for (set, mask, name) in sets {
         caps::set(None, set, &members(mask)).map_err(|e| {
             Error::internal(format!("process.capabilities.{name}: set {mask:#x}: {e}"))
@@ -219,7 +219,8 @@ fn enter_working_directory(process: &ProcessPlan) -> Result<()> {
             format!("process.cwd: chdir to {}: {}", process.cwd.display(), io::Error::from(e));
         Error::new(FailureKind::Invalid, message)
     })?;
-    // A directory outside of the root would be a way out (CVE-2024-21626).
+    // A directory outside of the root would let the container escape
+    // (CVE-2024-21626).
     let here = rustix::process::getcwd(Vec::new()).context(|| "process.cwd: getcwd")?;
     match here.as_bytes().starts_with(b"/") {
         true => Ok(()),
@@ -227,7 +228,7 @@ fn enter_working_directory(process: &ProcessPlan) -> Result<()> {
     }
 }
 
-/// The environment, with HOME where the image says nothing, as runc gives it.
+/// Returns the environment. Adds HOME if it is not set, as runc does.
 fn environment(process: &ProcessPlan, home: String) -> Result<Vec<CString>> {
     let given = process.env.iter().any(|e| e.starts_with("HOME="));
     let home = (!given).then(|| format!("HOME={home}"));

@@ -1,4 +1,4 @@
-//! What `delete` does when the shim is gone.
+//! Carries out `delete` if the shim is gone.
 
 use std::path::Path;
 
@@ -11,14 +11,14 @@ use crate::cgroup::Cgroup;
 use crate::error::{Error, Result};
 use crate::types::HostPid;
 
-/// containerd gives `delete` five seconds in all.
-const PATIENCE: Timespec = Timespec { tv_sec: 3, tv_nsec: 0 };
+/// Time in which boot must exit. containerd allows five seconds for `delete` altogether.
+const BOOT_EXIT_TIMEOUT: Timespec = Timespec { tv_sec: 3, tv_nsec: 0 };
 
-/// Cleans up after a shim that died: kills the sandbox if it lives, removes
-/// its cgroups, gives its ID range back, removes its state. Idempotent; needs
-/// nothing but the state on disk. Returns boot's PID when it is known.
+/// Cleans up after a shim that died: kills the sandbox if it lives, removes its cgroups,
+/// gives its ID range back and removes its state. Idempotent. Needs only the state on
+/// disk. Returns boot's PID if it is known.
 ///
-/// Everything is tried; the first thing that went wrong is told.
+/// All steps are tried, and the first error is returned.
 pub fn clean_up(state_root: &Path, namespace: &str, id: &str) -> Result<Option<HostPid>> {
     let directory = StateDirectory::locate(state_root, namespace, id)?;
     let state = directory.read()?;
@@ -30,7 +30,7 @@ pub fn clean_up(state_root: &Path, namespace: &str, id: &str) -> Result<Option<H
             Err(error) => first_error = first_error.and(Err(error)),
         }
     }
-    // On cgroup v1 what is frozen does not die.
+    // On cgroup v1 a frozen process does not die.
     for cgroup in &cgroups {
         first_error = first_error.and(cgroup.thaw_if_there());
     }
@@ -48,18 +48,18 @@ pub fn clean_up(state_root: &Path, namespace: &str, id: &str) -> Result<Option<H
     Ok(state.map(|s| HostPid(s.boot.pid)))
 }
 
-/// Kills boot, if the process of that number still is boot, and waits for the
-/// kernel to have taken everything in its PID namespace along.
+/// Kills boot, if the process with that PID is still boot, and waits until the kernel has
+/// killed everything in its PID namespace.
 fn kill(boot: super::state::Identity) -> Result<()> {
     let Some(pidfd) = boot.open() else {
         return Ok(());
     };
     let _ = pidfd_send_signal(&pidfd, Signal::KILL);
-    match poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&PATIENCE)) {
+    match poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&BOOT_EXIT_TIMEOUT)) {
         Ok(1..) => Ok(()),
         _ => Err(Error::internal(format!(
             "the sandbox process {} did not end within {} seconds of SIGKILL",
-            boot.pid, PATIENCE.tv_sec
+            boot.pid, BOOT_EXIT_TIMEOUT.tv_sec
         ))),
     }
 }

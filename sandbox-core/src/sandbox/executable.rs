@@ -1,4 +1,4 @@
-//! The `palisade` executable, opened so that nothing can change it.
+//! Opens the `palisade` executable so that no process can change it.
 
 use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -12,17 +12,16 @@ use crate::error::{Context, Error, Result};
 use crate::sys::mount::{AttrChange, Depth, clone_mount, mount_setattr};
 use crate::sys::process::execute_descriptor;
 
-/// An open executable on a private, read-only mount of its own. A container
-/// that runs as the host's root could otherwise write to it through
-/// `/proc/<pid>/exe` while one of our processes prepares its execve
-/// (CVE-2019-5736). See [`Executable::take_down`].
+/// An open executable on its own private, read-only mount. Otherwise a container that
+/// runs as the host's root could write to it through `/proc/<pid>/exe` while one of our
+/// processes prepares its execve (CVE-2019-5736). See [`Executable::dissolve_mount`].
 #[derive(Debug)]
 pub struct Executable {
     file: OwnedFd,
     mount: Mutex<Option<OwnedFd>>,
 }
 
-/// What to do about an executable that is not as it should be.
+/// Returns the error for an unusable executable, with what to do about it.
 fn wrong(path: &Path, what: &str) -> Error {
     let advice = "install it beside containerd-shim-palisade-v1, owned by root, mode 0755";
     Error::internal(format!("{} {what}; {advice}", path.display()))
@@ -36,7 +35,7 @@ fn check_mode(path: &Path, mode: u32) -> Result<()> {
 }
 
 impl Executable {
-    /// Looks whether it could be opened.
+    /// Checks that the executable can be opened.
     ///
     /// # Errors
     /// As [`Executable::open`].
@@ -48,11 +47,11 @@ impl Executable {
         }
     }
 
-    /// Opens it.
+    /// Opens the executable.
     ///
     /// # Errors
-    /// A sentence that names the path when it is missing or cannot be executed
-    /// by everybody: the sandbox process runs as nobody.
+    /// The error names the path if the file is missing or not executable for all users:
+    /// boot runs with an ID of its own.
     pub fn open(path: &Path) -> Result<Self> {
         let mount = match clone_mount(CWD, path, Depth::Top) {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
@@ -71,17 +70,17 @@ impl Executable {
         Ok(Self { file, mount: Mutex::new(Some(mount)) })
     }
 
-    /// To be called before there is a container. While the mount is only
-    /// detached, whoever has CAP_SYS_ADMIN in any user namespace and gets hold of
-    /// `/proc/<pid>/exe` can make it writable: mount_setattr(2). Closing what
-    /// open_tree gave takes it down; nobody can change it then, and it lives on
-    /// under the other descriptor. That takes the kernel a while (40 µs), so it
-    /// is done beside something else.
-    pub fn take_down(&self) {
+    /// Closes the mount's own descriptor. Must be called before there is a container: while
+    /// the mount is only detached, a process with CAP_SYS_ADMIN in any user namespace that
+    /// opens `/proc/<pid>/exe` can make it writable with mount_setattr(2). Closing the
+    /// descriptor of open_tree dissolves the mount. Then no process can change it, and it
+    /// lives on through the other descriptor. The kernel needs a while (40 µs), so this runs
+    /// in parallel to another step.
+    pub fn dissolve_mount(&self) {
         drop(self.mount.lock().unwrap_or_else(PoisonError::into_inner).take());
     }
 
-    /// Executes it with an empty environment. Returns only to say why not.
+    /// Executes it with an empty environment. Returns only if that fails.
     pub fn execute(&self, args: &[CString]) -> Error {
         match execute_descriptor(self.file.as_fd(), args, &[]) {
             Err(e) => Error::internal(format!("execveat palisade: {e}")),

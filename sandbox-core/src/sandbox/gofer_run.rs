@@ -110,7 +110,7 @@ pub(super) fn start(
     match clone_into(&alone, 0, None).context(|| "clone3 of the gofer")? {
         Cloned::Parent { pidfd, .. } => {
             // The first container is still to come.
-            sandbox.executable.take_down();
+            sandbox.executable.dissolve_mount();
             let process = Arc::new(pidfd);
             let mut gofers = sandbox.gofers.lock().unwrap_or_else(PoisonError::into_inner);
             gofers.push(process.clone());

@@ -1,7 +1,7 @@
-//! What a sandbox leaves on disk, for `delete` and for people, when no shim is
-//! left: `<state root>/<namespace>/<sandbox>/`.
+//! A sandbox's state on disk, for `delete` and for people, if the shim is gone:
+//! `<state root>/<namespace>/<sandbox>/`.
 //!
-//! `state.json` holds the facts that never change and is written once;
+//! `state.json` holds the facts that never change and is written once.
 //! `containers/<id>.json` exists as long as the container does.
 
 use std::fs::{self, DirBuilder, File};
@@ -30,25 +30,25 @@ pub struct State {
     version: u32,
     /// The sandbox's ID.
     pub id: String,
-    /// boot.
+    /// boot's identity.
     pub boot: Identity,
     /// The `oom_score_adj` that the shim had when it made boot.
     pub original_oom_score_adj: i32,
-    /// The link that marks the sandbox's ID range taken.
+    /// The link that marks the sandbox's ID range as taken.
     pub id_range: Option<PathBuf>,
 }
 
-/// A process that can be told from a later one of the same number.
+/// The identity of a process, which distinguishes it from a later one with the same PID.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Identity {
     /// Host PID.
     pub pid: i32,
-    /// Inode number of its pidfd: unique since boot where pidfs exists (Linux
-    /// 6.9), the same for all processes before.
+    /// Inode number of its pidfd. It is unique while the machine runs if the kernel has
+    /// pidfs (Linux 6.9), and the same for all processes before.
     pub pidfd_inode: u64,
 }
 
-/// What is known of one container.
+/// The state of one container.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ContainerState {
@@ -61,14 +61,14 @@ pub struct ContainerState {
 }
 
 impl Identity {
-    /// Reads the identity off a pidfd.
+    /// Reads the identity from a pidfd.
     pub fn of(pid: HostPid, pidfd: impl AsFd) -> Result<Self> {
         let stat =
             rustix::fs::fstat(pidfd).context(|| format!("fstat of the pidfd of {}", pid.0))?;
         Ok(Self { pid: pid.0, pidfd_inode: stat.st_ino })
     }
 
-    /// Opens the process if it still is the one that was meant.
+    /// Opens the process if it is still the same.
     pub fn open(&self) -> Option<OwnedFd> {
         let pidfd = pidfd_open(Pid::from_raw(self.pid)?, PidfdFlags::empty()).ok()?;
         let stat = rustix::fs::fstat(&pidfd).ok()?;
@@ -81,7 +81,7 @@ impl Identity {
 pub struct StateDirectory(PathBuf);
 
 impl StateDirectory {
-    /// Where the state of a sandbox is.
+    /// Returns the directory of a sandbox.
     pub fn locate(root: &Path, namespace: &str, id: &str) -> Result<Self> {
         for (what, name) in [("namespace", namespace), ("sandbox ID", id)] {
             if name.is_empty() || name.starts_with('.') || name.contains(['/', '\0']) {
@@ -93,7 +93,7 @@ impl StateDirectory {
         Ok(Self(root.join(namespace).join(id)))
     }
 
-    /// Makes it; the directory is what makes a sandbox ID unique.
+    /// Makes the directory, which also makes the sandbox's ID unique.
     pub fn create(&self) -> Result<()> {
         let make = || DirBuilder::new().mode(0o700).create(&self.0);
         let made = match make() {
@@ -127,7 +127,7 @@ impl StateDirectory {
         self.write_file("state.json", &state)
     }
 
-    /// Reads them; `None` when there are none.
+    /// Reads the immutable facts. `None` if there are none.
     pub fn read(&self) -> Result<Option<State>> {
         let state: Option<State> = read_file(&self.0.join("state.json"))?;
         match state {
@@ -153,7 +153,7 @@ impl StateDirectory {
         }
     }
 
-    /// The containers that are recorded.
+    /// Reads the recorded containers.
     pub fn containers(&self) -> Result<Vec<ContainerState>> {
         let directory = self.0.join("containers");
         let entries = match fs::read_dir(&directory) {
@@ -179,7 +179,7 @@ impl StateDirectory {
                 Err(e).context(|| format!("remove {}", self.0.display()))
             }
             _ => {
-                // The last sandbox takes the namespace's directory along.
+                // After the last sandbox, remove the namespace's directory as well.
                 let _ = self.0.parent().map(fs::remove_dir);
                 Ok(())
             }
@@ -224,7 +224,7 @@ fn read_file<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
         .map_err(|e| Error::internal(format!("{} is torn or not Palisade's: {e}", path.display())))
 }
 
-/// Makes a directory and those above it, for root only.
+/// Makes a directory and those above it, accessible to root only.
 pub(super) fn make_private_directory(path: &Path) -> Result<()> {
     DirBuilder::new()
         .mode(0o700)
@@ -238,7 +238,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_second_sandbox_of_the_same_id_is_refused() {
+    fn a_second_sandbox_with_the_same_id_is_refused() {
         let root = tempfile::tempdir().unwrap();
         let directory = StateDirectory::locate(root.path(), "k8s.io", "a").unwrap();
         directory.create().unwrap();

@@ -1,17 +1,17 @@
-//! Slices of the host's user and group IDs, one a sandbox.
+//! Slices of the host's user and group IDs, one for each sandbox.
 //!
 //! ```text
 //! start                +65536        +131072       +196608
-//!   │ one ID each for    │ containers  │ containers  │ …
-//!   │ sandbox processes  │ of slice 0  │ of slice 1  │
+//!   │ one ID for the     │ containers  │ containers  │ …
+//!   │ boot of each slice │ of slice 0  │ of slice 1  │
 //! ```
-//! boot has an ID that no container has, so that a container's process is
-//! never boot's equal where the kernel goes by IDs: setpriority(2), prlimit(2),
-//! the owners of files in /proc.
+//! boot has an ID that no container has, so that a container's process never has boot's
+//! rights where the kernel compares IDs: setpriority(2), prlimit(2), the owners of files
+//! in /proc.
 //!
-//! A slice is taken by making the symbolic link `ranges/<number>` that points
-//! to its owner: one system call that either succeeds or finds it taken, so it
-//! needs no lock, survives any crash, and shows an administrator who has what.
+//! A sandbox takes a slice by making the symbolic link `ranges/<number>` to its owner.
+//! This is one system call that either succeeds or finds the slice taken, so it needs no
+//! lock, survives any crash, and shows the owners to an administrator.
 
 use std::collections::hash_map::DefaultHasher;
 use std::fs;
@@ -23,12 +23,11 @@ use std::path::{Path, PathBuf};
 use crate::error::{Context, Error, Result};
 use crate::spec::plan::{IdMapping, Mappings};
 
-/// IDs that the containers of a sandbox get: what a 16-bit ID can name, as
-/// subuid(5) tools give. As many more, at the start of the node's range, are
-/// the sandbox processes' own.
+/// Number of IDs of a sandbox's containers: all 16-bit IDs, as subuid(5) tools assign. The
+/// same number, at the start of the node's range, is reserved for boots.
 pub const IDS_PER_SANDBOX: u32 = 65536;
 
-/// One allocated slice. Not given back on drop: it belongs to the sandbox on
+/// One allocated slice. It is not given back on drop: it belongs to the sandbox's state on
 /// disk, which may outlive this process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IdRange {
@@ -44,7 +43,7 @@ impl IdRange {
     /// (`<namespace>/<sandbox>`, whose state directory exists already).
     ///
     /// # Errors
-    /// A sentence when every slice is taken.
+    /// Fails with a sentence if every slice is taken.
     pub fn allocate(state_root: &Path, start: u32, size: u32, owner: &str) -> Result<Self> {
         let slices = (size / IDS_PER_SANDBOX).saturating_sub(1).min(IDS_PER_SANDBOX);
         let directory = state_root.join("ranges");
@@ -63,8 +62,8 @@ impl IdRange {
         )))
     }
 
-    /// Tries the slices in turn, from one that the owner's name picks, so that
-    /// sandboxes starting at once seldom meet.
+    /// Tries the slices in turn, starting with one that the owner's name selects, so that
+    /// sandboxes that start at once seldom try the same.
     fn probe(directory: &Path, start: u32, slices: u32, owner: &str) -> Result<Option<Self>> {
         let mut hasher = DefaultHasher::new();
         owner.hash(&mut hasher);
@@ -92,15 +91,15 @@ impl IdRange {
         Ok(None)
     }
 
-    /// The slice as a user namespace's mappings: 0 to 65535 inside.
+    /// Returns the slice as a user namespace's mappings: 0 to 65535 inside.
     pub fn mappings(&self) -> Mappings {
         let line = IdMapping { inside: 0, outside: self.start, size: IDS_PER_SANDBOX };
         Mappings { uids: vec![line], gids: vec![line] }
     }
 
-    /// The line that gives boot its own ID in a user namespace with these
-    /// mappings. `None` where they leave no room for it: then boot is one of
-    /// the IDs that the containers have as well.
+    /// Returns the line that gives boot its own ID in a user namespace with these
+    /// mappings. `None` if they leave no room for it. boot then has an ID that the
+    /// containers have as well.
     pub fn boot_line(&self, mappings: &Mappings) -> Option<IdMapping> {
         let lines = || mappings.uids.iter().chain(&mappings.gids);
         let ends = lines().filter_map(|line| line.inside.checked_add(line.size));
@@ -110,14 +109,13 @@ impl IdRange {
         Some(IdMapping { inside, outside: self.boot, size: 1 })
     }
 
-    /// The link that marks it taken.
+    /// Returns the link that marks it as taken.
     pub fn link(&self) -> &Path {
         &self.link
     }
 }
 
-/// Gives a slice back. Idempotent: a link that is gone or someone else's is
-/// left alone.
+/// Gives a slice back. Idempotent: a link that is gone, or of another owner, is left alone.
 pub fn release(link: &Path, owner: &str) -> Result<()> {
     match fs::read_link(link) {
         Ok(target) if target == Path::new(owner) => {
@@ -132,8 +130,8 @@ enum Attempt {
     AfterReclaim,
 }
 
-/// Gives back the slices whose owner has no state on disk any more; tells how
-/// many. Only walked when all are taken.
+/// Gives back the slices whose owner has no state on disk any more. Returns their number.
+/// Only called when all are taken.
 fn reclaim(state_root: &Path, directory: &Path) -> Result<usize> {
     let mut freed = 0;
     for entry in
@@ -184,16 +182,16 @@ mod tests {
         let own = range.boot_line(&range.mappings()).unwrap();
         assert_eq!((own.inside, own.size), (IDS_PER_SANDBOX, 1));
         assert!((START..START + IDS_PER_SANDBOX).contains(&own.outside));
-        // Mappings of a spec: the next ID that is free.
+        // With the mappings of a spec, the next free ID.
         assert_eq!(range.boot_line(&line(0, 5, 100_000)).unwrap().inside, 100_000);
         assert_eq!(range.boot_line(&line(0, 5, 1)).unwrap().inside, IDS_PER_SANDBOX);
-        // None left on either side.
+        // No ID is free inside or outside.
         assert_eq!(range.boot_line(&line(0, 0, u32::MAX)), None);
         assert_eq!(range.boot_line(&line(0, START, IDS_PER_SANDBOX)), None);
     }
 
     #[test]
-    fn exhaustion_is_told_in_a_sentence_and_ends_when_one_is_given_back() {
+    fn exhaustion_is_reported_in_a_sentence_and_ends_when_a_range_is_given_back() {
         let root = tempfile::tempdir().unwrap();
         let first = allocate(root.path(), 1, "ns/a").unwrap();
         let error = allocate(root.path(), 1, "ns/b").unwrap_err().to_string();
@@ -203,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_vanished_sandbox_held_is_taken_over() {
+    fn the_range_of_a_vanished_sandbox_is_reused() {
         let root = tempfile::tempdir().unwrap();
         allocate(root.path(), 1, "ns/a").unwrap();
         fs::remove_dir_all(root.path().join("ns/a")).unwrap();
@@ -211,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_gives_back_what_belongs_to_another() {
+    fn a_sandbox_gives_back_only_its_own_range() {
         let root = tempfile::tempdir().unwrap();
         let range = allocate(root.path(), 1, "ns/a").unwrap();
         release(range.link(), "ns/b").unwrap();

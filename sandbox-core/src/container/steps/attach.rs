@@ -1,4 +1,4 @@
-//! Making a mount of the plan and putting it into its place.
+//! Makes a mount of the plan and attaches it at its destination.
 
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -10,15 +10,15 @@ use crate::error::{Context, Error, Result};
 use crate::spec::plan::{FsOption, MountPlan, MountSource};
 use crate::sys::mount::{AttrChange, attach_to, mount_setattr};
 
-/// A mount of the plan with what the gofer delivered for it.
+/// A mount of the plan, with the mount that the gofer delivered for it.
 #[derive(Debug)]
 pub(crate) struct Ready<'a> {
     pub(crate) plan: &'a MountPlan,
     pub(crate) donated: Option<(OwnedFd, bool)>,
 }
 
-/// Attaches one mount below `root`; returns it when it is a devpts, where
-/// terminals are made.
+/// Attaches one mount below `root`. Returns it if it is a devpts, in which terminals are
+/// made.
 pub(crate) fn attach(root: BorrowedFd<'_>, ready: Ready<'_>) -> Result<Option<OwnedFd>> {
     let plan = ready.plan;
     let at = || format!("mount {}", plan.destination.display());
@@ -42,14 +42,14 @@ pub(crate) fn attach(root: BorrowedFd<'_>, ready: Ready<'_>) -> Result<Option<Ow
     let place = destination::ensure(root, &plan.destination, kind)?;
     attach_to(&mount, &place).context(at)?;
     if is_cgroup {
-        // It may have to be filled before it becomes read-only.
+        // Fill it before it may become read-only.
         cgroup_mount::fill(&mount, &plan.attributes)?;
         set_attributes(&mount, &plan.attributes).context(at)?;
     }
     Ok(matches!(plan.source, MountSource::Devpts(_)).then_some(mount))
 }
 
-/// Makes a file system that needs nothing from the host.
+/// Makes a file system that boot can make without the gofer.
 fn make(root: BorrowedFd<'_>, destination: &Path, source: &MountSource) -> Result<OwnedFd> {
     match source {
         MountSource::Proc => file_system("proc", &[]),
@@ -70,8 +70,8 @@ fn make(root: BorrowedFd<'_>, destination: &Path, source: &MountSource) -> Resul
     }
 }
 
-/// A tmpfs that has the mode of what it hides, unless the spec gives one: an
-/// image's `/tmp` stays 1777.
+/// Makes a tmpfs with the mode of the directory that it hides, unless the spec gives one:
+/// an image's `/tmp` stays 1777.
 fn tmpfs(options: &[FsOption], below: Option<&OwnedFd>) -> Result<OwnedFd> {
     let mut options = options.to_vec();
     if let (Some(below), false) = (below, options.iter().any(|(key, _)| key == "mode")) {

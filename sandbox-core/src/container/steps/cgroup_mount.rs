@@ -1,6 +1,6 @@
-//! The container's cgroups at `/sys/fs/cgroup`, as seen from its cgroup
-//! namespace: cgroup2 where the host has only that, else a tmpfs with one
-//! directory for each v1 hierarchy.
+//! The container's cgroups at `/sys/fs/cgroup`, as seen from its cgroup namespace:
+//! cgroup2 if the host has only that, otherwise a tmpfs with one directory for each v1
+//! hierarchy.
 
 use std::os::fd::OwnedFd;
 
@@ -11,7 +11,7 @@ use crate::error::{Context, Result};
 use crate::spec::plan::{FsOption, MountAttributes};
 use crate::sys::mount::attach_to;
 
-/// What goes to the destination itself.
+/// Makes the mount at the destination itself.
 pub(crate) fn make() -> Result<OwnedFd> {
     if hierarchies()?.is_empty() {
         return file_system("cgroup2", &[]);
@@ -19,8 +19,7 @@ pub(crate) fn make() -> Result<OwnedFd> {
     file_system("tmpfs", &[("mode".to_owned(), Some("755".to_owned()))])
 }
 
-/// Mounts the v1 hierarchies below, with the attributes that the plan gives the
-/// whole.
+/// Mounts the v1 hierarchies below, with the attributes of the whole mount.
 pub(crate) fn fill(mount: &OwnedFd, attributes: &MountAttributes) -> Result<()> {
     for hierarchy in hierarchies()? {
         let options = hierarchy.options();
@@ -31,7 +30,7 @@ pub(crate) fn fill(mount: &OwnedFd, attributes: &MountAttributes) -> Result<()> 
         let place = openat(mount, name, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
             .context(|| format!("open {name}"))?;
         attach_to(&made, &place).context(|| format!("mount the cgroup hierarchy {name}"))?;
-        // cpu,cpuacct is looked for as cpu, too.
+        // Programs also look for cpu,cpuacct under the name cpu.
         for alias in hierarchy.aliases() {
             symlinkat(name, mount, alias).context(|| format!("symlink {alias}"))?;
         }
@@ -39,7 +38,7 @@ pub(crate) fn fill(mount: &OwnedFd, attributes: &MountAttributes) -> Result<()> 
     Ok(())
 }
 
-/// A v1 hierarchy, as a line of /proc/self/cgroup names it: cgroups(7).
+/// A v1 hierarchy, by its name in /proc/self/cgroup: cgroups(7).
 struct Hierarchy(String);
 
 impl Hierarchy {

@@ -1,10 +1,10 @@
-//! The container's root, as whom files are made.
+//! The container's root, as which boot and a newborn access files.
 
 use nix::unistd::{Gid, Uid, setfsgid, setfsuid};
 
-/// While it lives, files are made and looked at as the container's root. boot
-/// itself is nobody, and what nobody makes in a root file system would stay
-/// nobody's.
+/// Makes this process access files as the container's root until it is dropped. boot's own
+/// ID is not the container's, and files that boot made in a root file system would belong
+/// to it.
 pub(crate) struct AsContainerRoot {
     uid: Uid,
     gid: Gid,

@@ -1,5 +1,5 @@
-//! `tmpcopyup`: what a directory of the image holds, copied into the tmpfs that
-//! will hide it. Nothing is followed: symlinks are copied as such.
+//! `tmpcopyup`: copies the content of the image's directory into the tmpfs that will hide
+//! it. Symlinks are copied and not followed.
 
 use std::fs::File;
 use std::io;
@@ -10,7 +10,7 @@ use rustix::fs::{
     readlinkat, statat, symlinkat,
 };
 
-/// Copies directories, regular files and symlinks with owner and mode.
+/// Copies directories, regular files and symlinks with their owners and modes.
 pub(crate) fn copy(from: &OwnedFd, to: &OwnedFd) -> io::Result<()> {
     let from =
         openat(from, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
@@ -36,7 +36,7 @@ pub(crate) fn copy(from: &OwnedFd, to: &OwnedFd) -> io::Result<()> {
                 symlinkat(readlinkat(&from, name, Vec::new())?, to, name)?;
                 own(to, name, &stat)?;
             }
-            // Sockets, pipes and devices mean nothing in a copy.
+            // A copy of a socket, pipe or device is useless.
             _ => {}
         }
     }

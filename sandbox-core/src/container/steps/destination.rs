@@ -1,7 +1,7 @@
-//! Places inside a container's root file system, which is the workload's to
-//! arrange: every component may be a symlink to anywhere. All walks are made by
-//! the kernel with the container's root as root (openat2(2),
-//! `RESOLVE_IN_ROOT`), and what is found is held by descriptor.
+//! Places inside a container's root file system. The workload controls it, so every
+//! component may be a symlink to anywhere. The kernel resolves all paths with the
+//! container's root as root (openat2(2), `RESOLVE_IN_ROOT`), and descriptors hold the
+//! result.
 
 use std::ffi::OsStr;
 use std::io;
@@ -15,7 +15,7 @@ use rustix::io::Errno;
 use crate::error::{Context, Result};
 use crate::sys::mount::open_in_root;
 
-/// What a mount point has to be.
+/// The type of a mount point.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     Directory,
@@ -28,7 +28,7 @@ pub(crate) fn open_root(path: &str) -> Result<OwnedFd> {
     open(path, flags, Mode::empty()).context(|| format!("open {path}"))
 }
 
-/// Opens a place as a path descriptor; `None` when there is nothing.
+/// Opens a place with `O_PATH`. `None` if it does not exist.
 pub(crate) fn find(root: BorrowedFd<'_>, path: &Path) -> Result<Option<OwnedFd>> {
     match open_in_root(root, path, OFlags::PATH, Mode::empty()) {
         Ok(found) => Ok(Some(found)),
@@ -39,8 +39,7 @@ pub(crate) fn find(root: BorrowedFd<'_>, path: &Path) -> Result<Option<OwnedFd>>
     }
 }
 
-/// Opens a mount point, and makes it and the directories above it when they
-/// are missing.
+/// Opens a mount point. Makes it and the directories above it if they are missing.
 pub(crate) fn ensure(root: BorrowedFd<'_>, path: &Path, kind: Kind) -> Result<OwnedFd> {
     if let Some(found) = find(root, path)? {
         return Ok(found);
@@ -51,13 +50,12 @@ pub(crate) fn ensure(root: BorrowedFd<'_>, path: &Path, kind: Kind) -> Result<Ow
         .context(|| format!("open the mount point {} in the container", path.display()))
 }
 
-/// As many symlinks as the kernel follows in one walk: path_resolution(7).
+/// The most symlinks that the kernel follows in one path: path_resolution(7).
 const MAX_LINKS: usize = 40;
 
-/// Makes what is missing on the way, component by component, each below a
-/// directory that is held open. A symlink that dangles is followed, inside the
-/// root, to where it wants something to be: an image's `/etc/resolv.conf` may
-/// lead to a `/run` that is empty.
+/// Makes the missing components of a path, each below a directory that is held open. A
+/// dangling symlink is followed, inside the root, and its target is made: an image's
+/// `/etc/resolv.conf` may lead into an empty `/run`.
 fn make(root: BorrowedFd<'_>, path: &Path, kind: Kind) -> io::Result<()> {
     let mut path = path.to_owned();
     for _ in 0..MAX_LINKS {
@@ -69,8 +67,8 @@ fn make(root: BorrowedFd<'_>, path: &Path, kind: Kind) -> io::Result<()> {
     Err(Errno::LOOP.into())
 }
 
-/// Makes what is missing up to the first dangling symlink; returns where that
-/// one leads on to.
+/// Makes the missing components up to the first dangling symlink. Returns the rest of the
+/// path through that symlink.
 fn make_up_to_link(root: BorrowedFd<'_>, path: &Path, kind: Kind) -> io::Result<Option<PathBuf>> {
     let names: Vec<_> = path.components().filter(|c| *c != Component::RootDir).collect();
     let mut so_far = PathBuf::from("/");

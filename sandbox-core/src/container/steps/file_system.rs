@@ -1,4 +1,4 @@
-//! New file systems, and the attributes of mounts.
+//! Makes new file systems, and sets the attributes of mounts.
 
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -21,7 +21,8 @@ pub(crate) fn file_system(fs_type: &str, options: &[FsOption]) -> Result<OwnedFd
     context.mount(MountAttrFlags::empty()).context(|| format!("mount a {fs_type}"))
 }
 
-/// Sets `MOUNT_ATTR_`s, recursive ones first so that the mount's own win.
+/// Sets `MOUNT_ATTR_` flags, the recursive ones first, so that the mount's own take
+/// precedence.
 pub(crate) fn set_attributes(mount: impl AsFd, wanted: &MountAttributes) -> std::io::Result<()> {
     let changes = [
         (Depth::Tree, wanted.recursive_set, wanted.recursive_clear),

@@ -25,8 +25,8 @@ pub(crate) fn cover(root: BorrowedFd<'_>, plan: &ContainerPlan, now: MountPhase)
     ours(&plan.masked_paths).iter().try_for_each(|p| mask(root, p))
 }
 
-/// Makes a path read as empty: a file as /dev/null, a directory as an empty
-/// one. What does not exist needs no mask.
+/// Hides a path: a file behind /dev/null, a directory behind an empty one. A path that
+/// does not exist needs no mask.
 fn mask(root: BorrowedFd<'_>, path: &Path) -> Result<()> {
     let Some(place) = find(root, path)? else {
         return Ok(());
@@ -42,7 +42,7 @@ fn mask(root: BorrowedFd<'_>, path: &Path) -> Result<()> {
     attach_to(&cover, &place).context(what)
 }
 
-/// Makes a path and what is mounted below it read-only.
+/// Makes a path and all mounts below it read-only.
 fn make_read_only(root: BorrowedFd<'_>, path: &Path) -> Result<()> {
     let Some(place) = find(root, path)? else {
         return Ok(());
@@ -53,8 +53,8 @@ fn make_read_only(root: BorrowedFd<'_>, path: &Path) -> Result<()> {
     attach_to(&again, place.as_fd()).context(what)
 }
 
-/// The sandbox's own null device. The container's `/dev/null` is the image's
-/// to fake (CVE-2025-31133).
+/// Clones the sandbox's own null device. An image can fake the container's `/dev/null`
+/// (CVE-2025-31133).
 fn null_device() -> std::io::Result<std::os::fd::OwnedFd> {
     let null = clone_mount(CWD, DEV_NULL, Depth::Top)?;
     let stat = rustix::fs::fstat(&null)?;

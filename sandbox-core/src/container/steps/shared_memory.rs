@@ -1,7 +1,7 @@
-//! `/dev/shm` of a pod whose containers share their IPC namespace, in the mode
-//! in which containerd brings none: without a sandbox container
-//! (`internal/cri/server/container_create.go`, `linuxContainerMounts`, leaves it
-//! to the sandbox).
+//! `/dev/shm` of a pod whose containers share their IPC namespace, for a sandbox of the
+//! Sandbox service. Without a sandbox container containerd makes none
+//! (`internal/cri/server/container_create.go`, `linuxContainerMounts`, leaves it to the
+//! sandbox).
 
 use std::os::fd::OwnedFd;
 
@@ -14,12 +14,12 @@ use crate::error::{Context, Result};
 use crate::spec::plan::FsOption;
 use crate::sys::mount::{Depth, attach_at, clone_mount};
 
-/// A mount of the pod's one tmpfs. `options` make it, for the first container
-/// that wants it; the others take what is there.
+/// Clones a mount of the pod's only tmpfs. The first container that wants it makes it
+/// with its `options`.
 pub(crate) fn open(options: &[FsOption]) -> Result<OwnedFd> {
     match mkdirat(CWD, SHARED_MEMORY, Mode::from_raw_mode(0o755)) {
         Ok(()) => {
-            // A directory without a tmpfs on it would be taken for the pod's.
+            // The next container would take a directory without a tmpfs for the pod's.
             make(options).inspect_err(|_| {
                 let _ = rustix::fs::rmdir(SHARED_MEMORY);
             })?;
