@@ -1,7 +1,6 @@
 //! Opens the `palisade` executable so that no process can change it.
 
-use std::ffi::CString;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
@@ -10,7 +9,6 @@ use rustix::fs::{CWD, Mode, OFlags};
 
 use crate::error::{Context, Error, Result};
 use crate::sys::mount::{AttrChange, Depth, clone_mount, mount_setattr};
-use crate::sys::process::execute_descriptor;
 
 /// An open executable on its own private, read-only mount. Otherwise a container that
 /// runs as the host's root could write to it through `/proc/<pid>/exe` while one of our
@@ -80,11 +78,8 @@ impl Executable {
         drop(self.mount.lock().unwrap_or_else(PoisonError::into_inner).take());
     }
 
-    /// Executes it with an empty environment. Returns only if that fails.
-    pub fn execute(&self, args: &[CString]) -> Error {
-        match execute_descriptor(self.file.as_fd(), args, &[]) {
-            Err(e) => Error::internal(format!("execveat palisade: {e}")),
-            Ok(never) => match never {},
-        }
+    /// Returns the file, to be executed.
+    pub(super) fn file(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
     }
 }

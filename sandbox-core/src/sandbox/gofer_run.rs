@@ -1,6 +1,5 @@
-//! Starting the gofer and hearing what came of it.
+//! Runs the gofer, as the shim. What the clone does is in `child/gofer.rs`.
 
-use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
@@ -11,7 +10,8 @@ use rustix::fs::{Mode, OFlags};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 
-use super::{Sandbox, open_namespace, printable};
+use super::child::gofer::become_gofer;
+use super::{Sandbox, open_namespace};
 use crate::control::gofer::{
     GoferAnswer, GoferRequest, RequestedMount, RootfsMount, RootfsSource, SeccompJob,
 };
@@ -21,8 +21,6 @@ use crate::error::{Context, Error, FailureKind, Result};
 use crate::spec::plan::Plan;
 use crate::spec::seccomp;
 use crate::sys::clone::{Cloned, SingleThreaded, clone_into};
-use crate::sys::descriptor::{cloexec_from, donate};
-use crate::sys::process::exit_now;
 
 /// How long a gofer may take to end.
 const PATIENCE: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
@@ -116,7 +114,7 @@ pub(super) fn start(
             gofers.push(process.clone());
             Ok(GoferRun { socket: ours, process, answered: false })
         }
-        Cloned::Child => become_gofer(sandbox, &theirs),
+        Cloned::Child => become_gofer(&sandbox.executable, &theirs),
     }
 }
 
@@ -196,27 +194,4 @@ fn send_request(sandbox: &Sandbox, socket: &OwnedFd, request: &GoferRequest) -> 
     let bytes = postcard::to_stdvec(request)
         .map_err(|e| Error::internal(format!("encode the gofer's request: {e}")))?;
     send_packet(socket, &bytes, &descriptors).context(|| "send the gofer its request")
-}
-
-/// The child's road from clone to execve. Failing, it answers in the gofer's
-/// place.
-fn become_gofer(sandbox: &Sandbox, socket: &OwnedFd) -> ! {
-    let error = match prepare(socket) {
-        Ok(args) => sandbox.executable.execute(&args),
-        Err(error) => error,
-    };
-    let message = printable(error.to_string().as_bytes());
-    let answer: GoferAnswer = Err(crate::control::gofer::GoferError { invalid: false, message });
-    if let Ok(bytes) = postcard::to_stdvec(&answer) {
-        let _ = send_packet(socket, &bytes, &[]);
-    }
-    exit_now(1)
-}
-
-fn prepare(socket: &OwnedFd) -> Result<Vec<CString>> {
-    cloexec_from(3).context(|| "close_range")?;
-    let number = donate(socket).context(|| "donate a descriptor")?;
-    let args = ["palisade".to_owned(), "gofer".to_owned(), format!("--request-fd={number}")];
-    let to_c = |arg| CString::new(arg).map_err(|e| Error::internal(format!("argument: {e}")));
-    args.into_iter().map(to_c).collect()
 }

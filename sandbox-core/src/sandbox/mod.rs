@@ -11,6 +11,7 @@
 //! | [`Sandbox::send`] | [`Sandbox::control`] | [`Sandbox::receive`] |
 //! | [`Sandbox::kill`] | [`Sandbox::pidfd`] | [`Sandbox::reap`] |
 
+mod child;
 mod clean_up;
 mod executable;
 mod gofer_run;

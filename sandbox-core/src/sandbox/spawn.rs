@@ -1,9 +1,8 @@
-//! Makes boot: from the plan of the root container to a process in its own
-//! namespaces that holds what it was donated.
+//! Makes boot, as the shim: from the plan of the root container to a process in its
+//! own namespaces. What the clone does is in `child/boot.rs`.
 
-use std::ffi::CString;
 use std::mem::ManuallyDrop;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Mutex;
 
 use nix::sched::CloneFlags;
@@ -11,18 +10,17 @@ use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::net::{AddressFamily, Shutdown, SocketFlags, SocketType, shutdown, socketpair};
 use rustix::pipe::{PipeFlags, pipe_with};
 
+use super::child::boot::{BootEnds, ChildArgs, become_boot};
 use super::executable::Executable;
 use super::state::{Identity, StateDirectory};
 use super::users::{self, IdRange};
 use super::{NewSandbox, PANIC_LOG_SIZE, Sandbox, UserNamespace, open_namespace};
-use crate::control::donation::{Birth, BootFlags};
+use crate::control::donation::Birth;
 use crate::control::packet::{ask_for_processes, sealed_memfd};
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Result};
 use crate::network;
 use crate::spec::plan::{IdMapping, Mappings, Network};
 use crate::sys::clone::{Cloned, SingleThreaded, clone_into};
-use crate::sys::descriptor::{cloexec_from, detach_stdio, donate};
-use crate::sys::process::{die_with_parent, exit_now};
 use crate::types::HostPid;
 
 /// See [`Sandbox::spawn`].
@@ -38,9 +36,10 @@ pub(super) fn spawn(new: NewSandbox<'_>) -> Result<Sandbox> {
         new: &new,
         executable: &executable,
         certificate: &certificate,
-        cgroup: &cgroup,
+        cgroup_procs: &cgroup.procs,
     };
-    let (boot, pidfd) = clone_boot(args, &channels.boot, &claim)?;
+    let directory = cgroup.directory.as_ref().map(AsFd::as_fd);
+    let (boot, pidfd) = clone_boot(args, directory, &channels.boot, &claim)?;
     let guard = KillOnError(Some(&pidfd));
     let user_namespace = open_to_work(&new, boot, &claim, &channels)?;
     let original = set_oom_score_adj(boot, new.plan.host.oom_score_adj)?;
@@ -138,15 +137,6 @@ struct ShimEnds {
     go: OwnedFd,
 }
 
-struct BootEnds {
-    control: OwnedFd,
-    mounts: OwnedFd,
-    start_sync: OwnedFd,
-    log: OwnedFd,
-    panic_log: OwnedFd,
-    go: OwnedFd,
-}
-
 impl Channels {
     fn make() -> Result<Self> {
         let pair = || {
@@ -206,15 +196,6 @@ fn birth(new: &NewSandbox<'_>, claim: &Claim) -> Birth {
     }
 }
 
-/// What the child needs to become boot.
-#[derive(Clone, Copy)]
-struct ChildArgs<'a> {
-    new: &'a NewSandbox<'a>,
-    executable: &'a Executable,
-    certificate: &'a OwnedFd,
-    cgroup: &'a JoinCgroup,
-}
-
 /// How the child gets into the root container's cgroup, where its children will
 /// be born: by the clone itself on version 2, by its own hand on version 1.
 struct JoinCgroup {
@@ -236,7 +217,12 @@ impl JoinCgroup {
 
 /// Clones boot into its namespaces. A network namespace that exists is visited
 /// meanwhile, so that the child is born there.
-fn clone_boot(args: ChildArgs<'_>, ends: &BootEnds, claim: &Claim) -> Result<(HostPid, OwnedFd)> {
+fn clone_boot(
+    args: ChildArgs<'_>,
+    cgroup: Option<BorrowedFd<'_>>,
+    ends: &BootEnds,
+    claim: &Claim,
+) -> Result<(HostPid, OwnedFd)> {
     let mut flags = CloneFlags::CLONE_NEWNS
         | CloneFlags::CLONE_NEWPID
         | CloneFlags::CLONE_NEWIPC
@@ -256,78 +242,10 @@ fn clone_boot(args: ChildArgs<'_>, ends: &BootEnds, claim: &Claim) -> Result<(Ho
         Network::Host => None,
     };
     let alone = SingleThreaded::prove().context(|| "clone the sandbox process")?;
-    let cgroup = args.cgroup.directory.as_ref().map(AsFd::as_fd);
     match clone_into(&alone, flags.bits(), cgroup).context(|| "clone3 of the sandbox process")? {
         Cloned::Parent { pid, pidfd } => Ok((HostPid(pid), pidfd)),
         Cloned::Child => become_boot(args, ends, claim.mappings.is_some()),
     }
-}
-
-/// The child's road from clone to execve. What goes wrong is said on
-/// start-sync, where the shim waits.
-fn become_boot(args: ChildArgs<'_>, ends: &BootEnds, user_namespace: bool) -> ! {
-    let error = match prepare(args, ends, user_namespace) {
-        Ok(command_line) => args.executable.execute(&command_line),
-        Err(error) => error,
-    };
-    let _ = rustix::io::write(&ends.start_sync, error.to_string().as_bytes());
-    exit_now(1)
-}
-
-fn prepare(args: ChildArgs<'_>, ends: &BootEnds, user_namespace: bool) -> Result<Vec<CString>> {
-    // The shim may die before it has written the maps.
-    die_with_parent().context(|| "prctl PR_SET_PDEATHSIG")?;
-    // Nothing of the shim's goes along, whatever flags it was opened with.
-    cloexec_from(3).context(|| "close_range")?;
-    // Wait until the maps are written: before that no ID is valid.
-    if rustix::io::read(&ends.go, &mut [0]).unwrap_or(0) == 0 {
-        exit_now(1);
-    }
-    for procs in &args.cgroup.procs {
-        rustix::io::write(procs, b"0").context(|| "join the root container's cgroup")?;
-    }
-    if user_namespace {
-        become_root()?;
-    }
-    rustix::process::setsid().context(|| "setsid")?;
-    detach_stdio().context(|| "put /dev/null into the place of stdio")?;
-    let flags = donate_all(args, ends)?;
-    let to_c = |arg| CString::new(arg).map_err(|e| Error::internal(format!("argument: {e}")));
-    flags.to_args().into_iter().map(to_c).collect()
-}
-
-/// Leaves the host's IDs for ID 0 of the sandbox's user namespace.
-fn become_root() -> Result<()> {
-    use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
-    setgroups(&[]).context(|| "setgroups")?;
-    let gid = Gid::from_raw(0);
-    setresgid(gid, gid, gid).context(|| "setresgid")?;
-    let uid = Uid::from_raw(0);
-    setresuid(uid, uid, uid).context(|| "setresuid")
-}
-
-/// Lets what boot is given survive execve, and announces each by a flag.
-fn donate_all(args: ChildArgs<'_>, ends: &BootEnds) -> Result<BootFlags> {
-    let give = |fd: &OwnedFd| donate(fd).context(|| "donate a descriptor");
-    let new = args.new;
-    let log_fd = give(&ends.log)?;
-    Ok(BootFlags {
-        log_fd,
-        debug_log_fd: new.config.debug.then_some(log_fd),
-        panic_log_fd: give(&ends.panic_log)?,
-        bundle: new.plan.host.bundle.clone(),
-        controller_fd: give(&ends.control)?,
-        mounts_fd: give(&ends.mounts)?,
-        spec_fd: give(args.certificate)?,
-        start_sync_fd: give(&ends.start_sync)?,
-        pidns: true,
-        setup_root: true,
-        apply_caps: new.plan.container.user_namespace,
-        attached: new.config.attached,
-        cpu_num: new.cpus,
-        total_memory: new.memory,
-        id: new.id.to_owned(),
-    })
 }
 
 /// Writes the maps that the child waits for and lets it go on.

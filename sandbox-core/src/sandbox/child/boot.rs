@@ -1,0 +1,103 @@
+//! The clone of the shim that becomes boot.
+
+use std::ffi::CString;
+use std::os::fd::OwnedFd;
+
+use super::execute;
+use crate::control::donation::BootFlags;
+use crate::error::{Context, Error, Result};
+use crate::sandbox::NewSandbox;
+use crate::sandbox::executable::Executable;
+use crate::sys::descriptor::{cloexec_from, detach_stdio, donate};
+use crate::sys::process::{die_with_parent, exit_now};
+
+/// What the child needs to become boot.
+#[derive(Clone, Copy)]
+pub(in crate::sandbox) struct ChildArgs<'a> {
+    pub(in crate::sandbox) new: &'a NewSandbox<'a>,
+    pub(in crate::sandbox) executable: &'a Executable,
+    pub(in crate::sandbox) certificate: &'a OwnedFd,
+    /// Files of the root container's cgroup to write "0" to.
+    pub(in crate::sandbox) cgroup_procs: &'a [OwnedFd],
+}
+
+/// The ends of the channels that are boot's, held by the shim until the clone.
+pub(in crate::sandbox) struct BootEnds {
+    pub(in crate::sandbox) control: OwnedFd,
+    pub(in crate::sandbox) mounts: OwnedFd,
+    pub(in crate::sandbox) start_sync: OwnedFd,
+    pub(in crate::sandbox) log: OwnedFd,
+    pub(in crate::sandbox) panic_log: OwnedFd,
+    pub(in crate::sandbox) go: OwnedFd,
+}
+
+/// Takes the clone from its first step to execve. It reports an error on start-sync,
+/// where the shim waits.
+pub(in crate::sandbox) fn become_boot(
+    args: ChildArgs<'_>,
+    ends: &BootEnds,
+    user_namespace: bool,
+) -> ! {
+    let error = match prepare(args, ends, user_namespace) {
+        Ok(command_line) => execute(args.executable, &command_line),
+        Err(error) => error,
+    };
+    let _ = rustix::io::write(&ends.start_sync, error.to_string().as_bytes());
+    exit_now(1)
+}
+
+fn prepare(args: ChildArgs<'_>, ends: &BootEnds, user_namespace: bool) -> Result<Vec<CString>> {
+    // The shim may die before it has written the maps.
+    die_with_parent().context(|| "prctl PR_SET_PDEATHSIG")?;
+    // Nothing of the shim's goes along, whatever flags it was opened with.
+    cloexec_from(3).context(|| "close_range")?;
+    // Wait until the maps are written: before that no ID is valid.
+    if rustix::io::read(&ends.go, &mut [0]).unwrap_or(0) == 0 {
+        exit_now(1);
+    }
+    for procs in args.cgroup_procs {
+        rustix::io::write(procs, b"0").context(|| "join the root container's cgroup")?;
+    }
+    if user_namespace {
+        become_root()?;
+    }
+    rustix::process::setsid().context(|| "setsid")?;
+    detach_stdio().context(|| "put /dev/null into the place of stdio")?;
+    let flags = donate_all(args, ends)?;
+    let to_c = |arg| CString::new(arg).map_err(|e| Error::internal(format!("argument: {e}")));
+    flags.to_args().into_iter().map(to_c).collect()
+}
+
+/// Leaves the host's IDs for ID 0 of the sandbox's user namespace.
+fn become_root() -> Result<()> {
+    use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
+    setgroups(&[]).context(|| "setgroups")?;
+    let gid = Gid::from_raw(0);
+    setresgid(gid, gid, gid).context(|| "setresgid")?;
+    let uid = Uid::from_raw(0);
+    setresuid(uid, uid, uid).context(|| "setresuid")
+}
+
+/// Lets what boot is given survive execve, and announces each by a flag.
+fn donate_all(args: ChildArgs<'_>, ends: &BootEnds) -> Result<BootFlags> {
+    let give = |fd: &OwnedFd| donate(fd).context(|| "donate a descriptor");
+    let new = args.new;
+    let log_fd = give(&ends.log)?;
+    Ok(BootFlags {
+        log_fd,
+        debug_log_fd: new.config.debug.then_some(log_fd),
+        panic_log_fd: give(&ends.panic_log)?,
+        bundle: new.plan.host.bundle.clone(),
+        controller_fd: give(&ends.control)?,
+        mounts_fd: give(&ends.mounts)?,
+        spec_fd: give(args.certificate)?,
+        start_sync_fd: give(&ends.start_sync)?,
+        pidns: true,
+        setup_root: true,
+        apply_caps: new.plan.container.user_namespace,
+        attached: new.config.attached,
+        cpu_num: new.cpus,
+        total_memory: new.memory,
+        id: new.id.to_owned(),
+    })
+}

@@ -1,0 +1,37 @@
+//! The clone of the shim that becomes the gofer.
+
+use std::ffi::CString;
+use std::os::fd::OwnedFd;
+
+use super::execute;
+use crate::control::gofer::{GoferAnswer, GoferError};
+use crate::control::packet::send_packet;
+use crate::error::{Context, Error, Result};
+use crate::sandbox::executable::Executable;
+use crate::sandbox::printable;
+use crate::sys::descriptor::{cloexec_from, donate};
+use crate::sys::process::exit_now;
+
+/// Takes the clone from its first step to execve. If a step fails, it replies to the
+/// shim in the gofer's place.
+pub(in crate::sandbox) fn become_gofer(executable: &Executable, socket: &OwnedFd) -> ! {
+    let error = match prepare(socket) {
+        Ok(args) => execute(executable, &args),
+        Err(error) => error,
+    };
+    let message = printable(error.to_string().as_bytes());
+    let answer: GoferAnswer = Err(GoferError { invalid: false, message });
+    if let Ok(bytes) = postcard::to_stdvec(&answer) {
+        let _ = send_packet(socket, &bytes, &[]);
+    }
+    exit_now(1)
+}
+
+fn prepare(socket: &OwnedFd) -> Result<Vec<CString>> {
+    // Nothing of the shim's goes along, whatever flags it was opened with.
+    cloexec_from(3).context(|| "close_range")?;
+    let number = donate(socket).context(|| "donate a descriptor")?;
+    let args = ["palisade".to_owned(), "gofer".to_owned(), format!("--request-fd={number}")];
+    let to_c = |arg| CString::new(arg).map_err(|e| Error::internal(format!("argument: {e}")));
+    args.into_iter().map(to_c).collect()
+}
