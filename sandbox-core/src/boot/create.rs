@@ -1,4 +1,4 @@
-//! Create: from a plan and its mounts to a process at its gate.
+//! Create: makes a process at its gate from a plan and its mounts.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
@@ -73,8 +73,7 @@ impl Boot {
         })
     }
 
-    /// Clones the container's first process into the namespaces that it is
-    /// born in. The others it makes itself.
+    /// Clones the container's init into its first namespaces. It makes the others itself.
     fn clone_init(&self, newborn: Newborn<'_>) -> Result<(PodPid, OwnedFd)> {
         let joined = newborn.plan.pids_of.as_deref();
         let joined = joined.map(|id| self.containers.running_init(id)).transpose()?;
@@ -84,7 +83,7 @@ impl Boot {
         }
     }
 
-    /// Listens for what becomes of a process.
+    /// Watches the channel of a new process.
     pub(super) fn expect(&mut self, pending: Pending) -> Result<()> {
         let token = self.containers.add_pending(pending);
         let channel = &self.containers.pending[&token].channel;

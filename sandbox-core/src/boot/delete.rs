@@ -8,9 +8,9 @@ use crate::control::message::Done;
 use crate::error::{Error, FailureKind, Result};
 
 impl Boot {
-    /// Forgets a container. One that never started is killed: it has run
-    /// nothing of the user's. Of one whose Create was never asked for, the mounts
-    /// may be here.
+    /// Forgets a container. One that never started is killed, since it has run no program
+    /// of the user. If Create was never requested, its mounts may have been delivered, and
+    /// are dropped.
     pub(super) fn delete(&mut self, number: u64, id: &str) -> Result<()> {
         let container = self.containers.get(id).inspect_err(|_| self.mounts.discard(id))?;
         let init = container.init.as_ref().filter(|init| init.running);
@@ -27,7 +27,7 @@ impl Boot {
         }
         let removed = self.containers.remove(id).and_then(|container| container.init);
         if let Some(init) = removed.filter(|init| init.running) {
-            // Already dead is as good.
+            // It may be dead already.
             let _ = pidfd_send_signal(&init.pidfd, Signal::KILL);
         }
         self.reply(number, Ok(Done::Ok));

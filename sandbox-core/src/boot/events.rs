@@ -1,5 +1,5 @@
-//! The event loop: requests, deaths, words of processes that come up, and the
-//! node's word that it shuts down.
+//! The event loop: it takes requests, exits, messages of newborns, and the signal by which
+//! systemd shuts the node down.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::ExitCode;
@@ -14,23 +14,24 @@ use crate::control::message::{MAX_DESCRIPTORS, Numbered, Request};
 use crate::control::packet::{Received, receive_packet};
 use crate::error::{Context, Error, Result};
 
-/// A request with its plan in it: two of the kernel's largest argument lists.
+/// The largest request: a plan's arguments and environment fit, since execve(2) takes at
+/// most 6 MiB of them.
 const MAX_REQUEST: usize = 8 << 20;
 
-/// Of a signal that kill(2) sent (sigaction(2)).
+/// The code of a signal that kill(2) sent (sigaction(2)).
 const SI_USER: i32 = 0;
 
 const CONTROL: u64 = u64::MAX;
 const SIGNALS: u64 = u64::MAX - 1;
 
-/// What is listened to.
+/// The descriptors that boot watches.
 pub(super) struct Events {
     epoll: OwnedFd,
     signals: SignalFd,
 }
 
 impl Events {
-    /// Listens to the control channel, and for SIGCHLD and SIGTERM.
+    /// Watches the control channel, and SIGCHLD and SIGTERM.
     pub(super) fn new(control: &OwnedFd) -> Result<Self> {
         let mask = SigSet::from_iter([Signal::SIGCHLD, Signal::SIGTERM]);
         sigprocmask(SigmaskHow::SIG_BLOCK, Some(&mask), None).context(|| "sigprocmask")?;
@@ -43,22 +44,22 @@ impl Events {
         Ok(events)
     }
 
-    /// Listens to one more descriptor.
+    /// Watches one more descriptor.
     pub(super) fn watch(&self, fd: impl AsFd, token: u64) -> Result<()> {
         let data = epoll::EventData::new_u64(token);
         epoll::add(&self.epoll, fd, data, epoll::EventFlags::IN).context(|| "epoll_ctl")
     }
 
-    /// Stops listening to one.
+    /// Stops watching a descriptor.
     pub(super) fn forget(&self, fd: impl AsFd) {
         let _ = epoll::delete(&self.epoll, fd);
     }
 
-    /// Takes what signals came; tells whether the node said that this is the end.
+    /// Takes the signals that have arrived. Returns whether the node shuts down.
     fn take_signals(&self) -> bool {
         let mut terminated = false;
         while let Ok(Some(signal)) = self.signals.read_signal() {
-            terminated |= is_the_node_s_word(&signal);
+            terminated |= is_node_shutdown(&signal);
         }
         terminated
     }
@@ -72,21 +73,20 @@ impl Events {
     }
 }
 
-/// SIGTERM from outside the pod, whose processes have no number in here
-/// (signalfd(2), `ssi_pid`). Nobody inside sends such a one: the kernel fills the
-/// number in, and takes no other signal with SI_USER from them
-/// (rt_sigqueueinfo(2)). It loses the number where the user has too many signals
-/// pending, which takes somebody who may signal boot and be its user.
-fn is_the_node_s_word(signal: &siginfo) -> bool {
+/// Whether a signal is SIGTERM from outside the pod, whose processes have no PID in here
+/// (signalfd(2), `ssi_pid`). A process inside cannot send such a signal: the kernel fills
+/// in its PID, and does not accept another signal with SI_USER from it
+/// (rt_sigqueueinfo(2)). The kernel loses the PID if the user has too many pending
+/// signals. Only a process that may signal boot and become its user can bring that about.
+fn is_node_shutdown(signal: &siginfo) -> bool {
     let number = signal.ssi_signo.cast_signed();
     number == Signal::SIGTERM as i32 && signal.ssi_code == SI_USER && signal.ssi_pid == 0
 }
 
 impl Boot {
-    /// Serves until the shim is gone, or, when systemd stops the cgroup because
-    /// the node shuts down, until the last container has ended by the same
-    /// signal. Leaving means death for the whole pod: the kernel kills what is
-    /// left in PID 1's namespace.
+    /// Serves until the shim is gone. If systemd stops the cgroup because the node shuts
+    /// down, serves until the last container has ended by the same signal. boot's exit
+    /// ends the whole pod: the kernel kills all processes in its PID namespace.
     pub(super) fn serve(mut self) -> ExitCode {
         let mut ready = Vec::with_capacity(16);
         let mut terminated = false;
@@ -113,7 +113,7 @@ impl Boot {
         ExitCode::SUCCESS
     }
 
-    /// Takes one request off the control channel; false when it is closed.
+    /// Receives one request from the control channel. Returns false once it is closed.
     fn take_request(&mut self) -> Result<bool> {
         let received = receive_packet(&self.control, MAX_REQUEST, MAX_DESCRIPTORS)
             .context(|| "receive a request")?;
@@ -123,7 +123,7 @@ impl Boot {
             Received::WouldBlock => return Ok(true),
         };
         let Numbered { number, request } = postcard::from_bytes(&bytes)
-            .map_err(|e| Error::internal(format!("a request is no request: {e}")))?;
+            .map_err(|e| Error::internal(format!("decode a request: {e}")))?;
         if let Err(error) = self.carry_out(number, request, descriptors) {
             self.reply(number, Err(error));
         }
@@ -131,8 +131,8 @@ impl Boot {
         Ok(true)
     }
 
-    /// One request. An error is the reply; success replies by itself, at once
-    /// or when a process has come up.
+    /// Carries out one request. The caller replies with an error; success replies by itself,
+    /// at once or once a process is at its gate or runs.
     fn carry_out(&mut self, number: u64, request: Request, fds: Vec<OwnedFd>) -> Result<()> {
         match request {
             Request::Create { plan, donations, capacity } => {

@@ -1,4 +1,4 @@
-//! Exec: one more process in a running container.
+//! Exec: runs one more process in a running container.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
@@ -57,7 +57,7 @@ impl Boot {
         })
     }
 
-    /// Clones into a container's PID namespace.
+    /// Clones a process into a container's PID namespace.
     fn clone_into_container(&self, joining: Joining<'_>) -> Result<(PodPid, OwnedFd)> {
         let visited = joining.container.pids_below().then_some(joining.init);
         match self.clone_among(visited, 0)? {
@@ -66,9 +66,9 @@ impl Boot {
         }
     }
 
-    /// Clones a child into the PID namespace of `init`, or boot's own. A PID
-    /// namespace is joined by the children of whoever enters it, so boot looks
-    /// in for the time of the clone; other namespaces the child enters itself.
+    /// Clones a child into the PID namespace of `init`, or boot's own. Only the children of
+    /// a process join the PID namespace that it enters, so boot enters it for the time of
+    /// the clone. The child enters the other namespaces itself.
     pub(super) fn clone_among(&self, init: Option<&OwnedFd>, flags: i32) -> Result<Cloned> {
         let Some(init) = init else {
             return clone_into(&self.alone, flags, None)
@@ -79,7 +79,7 @@ impl Boot {
         let cloned = clone_into(&self.alone, flags, None);
         if !matches!(cloned, Ok(Cloned::Child)) {
             setns(self.own_pid_namespace.as_fd(), pid_namespace)
-                .context(|| "come back from the container's PID namespace")?;
+                .context(|| "return from the container's PID namespace")?;
         }
         cloned.context(|| "clone3 of a container's process")
     }

@@ -1,8 +1,8 @@
-//! boot: the sandbox process. PID 1 of the pod, blocking, single-threaded,
-//! with nothing in its hands but what it was donated.
+//! boot: the sandbox process. It is PID 1 of the pod, blocking and single-threaded, and
+//! holds only the descriptors that it was donated.
 //!
-//! One file per request, named as in the shim: `create.rs`, `start.rs`,
-//! `exec.rs`, `update.rs`, `delete.rs`. What it makes them of is in `container/`.
+//! There is one file for each request, named as in the shim: `create.rs`, `start.rs`,
+//! `exec.rs`, `update.rs`, `delete.rs`. The parts of a container are in `container/`.
 
 mod create;
 mod delete;
@@ -44,7 +44,7 @@ pub(crate) struct Boot {
     containers: Table,
     events: events::Events,
     own_pid_namespace: OwnedFd,
-    /// What a container's user namespace maps: the sandbox's IDs, one to one.
+    /// The mappings of a container's user namespace: the sandbox's IDs, one to one.
     identities: Mappings,
     own_id: OwnId,
     alone: SingleThreaded,
@@ -62,7 +62,7 @@ pub fn run(flags: &BootFlags) -> ExitCode {
     };
     match start(flags, descriptors) {
         Ok(boot) => {
-            // Nobody waits for a byte more or less once the shim is gone.
+            // Fails only if the shim is gone.
             let _ = rustix::io::write(&start_sync, &[STARTED]);
             drop(start_sync);
             boot.serve()
@@ -74,7 +74,7 @@ pub fn run(flags: &BootFlags) -> ExitCode {
     }
 }
 
-/// From a process that was just executed to the sandbox process.
+/// Turns this process, which was just executed, into boot.
 fn start(flags: &BootFlags, descriptors: Descriptors) -> Result<Boot> {
     logger::start(&descriptors, flags.debug_log_fd.is_some())?;
     let birth = Birth::decode(&descriptors.read_certificate()?)?;
@@ -106,7 +106,7 @@ fn start(flags: &BootFlags, descriptors: Descriptors) -> Result<Boot> {
     })
 }
 
-/// Brings a new network namespace to the state in which a user expects it.
+/// Sets up a new network namespace as a user expects it.
 fn set_up_network(birth: &Birth) -> Result<()> {
     if !birth.new_network {
         return Ok(());
@@ -119,8 +119,8 @@ fn set_up_network(birth: &Birth) -> Result<()> {
     Ok(())
 }
 
-/// The namespace to come back to after a container's was visited. Opened while
-/// the host's /proc is still in sight.
+/// Opens the namespace to which boot returns from a container's. The host's /proc must
+/// still be visible.
 fn open_own_pid_namespace(is_init: bool) -> Result<OwnedFd> {
     let pid = rustix::process::getpid();
     if is_init && !pid.is_init() {
@@ -141,25 +141,25 @@ fn one_to_one(birth: &Birth) -> Mappings {
 }
 
 impl Boot {
-    /// Sends one message up. The shim being gone is noticed by the event loop.
-    fn say(&self, message: &Upward) {
-        self.say_for(None, message, &[]);
+    /// Sends a message to the shim. The event loop notices if the shim is gone.
+    fn send(&self, message: &Upward) {
+        self.send_for(None, message, &[]);
     }
 
-    /// Sends one message up that speaks for a process, which is there at least
-    /// until it is collected.
-    fn say_for(&self, process: Option<PodPid>, message: &Upward, descriptors: &[BorrowedFd<'_>]) {
+    /// Sends a message to the shim in the name of a process, which exists at least until it
+    /// is reaped.
+    fn send_for(&self, process: Option<PodPid>, message: &Upward, descriptors: &[BorrowedFd<'_>]) {
         let process = process.map(|pid| pid.0);
         let sent = postcard::to_stdvec(message)
             .map_err(std::io::Error::other)
             .and_then(|bytes| send_packet_for(process, &self.control, &bytes, descriptors));
         if let Err(error) = sent {
-            log::error!("cannot tell the shim: {error}");
+            log::error!("cannot send to the shim: {error}");
         }
     }
 
     fn reply(&self, number: u64, outcome: Result<Done>) {
         let outcome = outcome.map_err(Failure::from);
-        self.say(&Upward::Reply { number, outcome });
+        self.send(&Upward::Reply { number, outcome });
     }
 }

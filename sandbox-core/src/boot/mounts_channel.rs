@@ -1,4 +1,4 @@
-//! Where the gofer's mounts arrive.
+//! Receives the mounts that the gofer delivers.
 
 use std::os::fd::OwnedFd;
 
@@ -12,14 +12,14 @@ use crate::control::packet::{Received, receive_packet};
 use crate::error::{Context, Error, Result};
 use crate::sys::mount::attach_at;
 
-/// The receiving end.
+/// The receiving end of the mounts channel.
 pub(super) struct MountsChannel {
     socket: OwnedFd,
-    /// Received before its turn.
+    /// A delivery for a later container, received too early.
     ahead: Option<(Delivery, Vec<OwnedFd>)>,
 }
 
-/// The most descriptors one delivery carries (the kernel's `SCM_MAX_FD`).
+/// The most descriptors of one delivery (the kernel's `SCM_MAX_FD`).
 const MAX_SLOTS: usize = 253;
 
 impl MountsChannel {
@@ -27,9 +27,9 @@ impl MountsChannel {
         Self { socket: channel, ahead: None }
     }
 
-    /// Takes what was delivered for a container. It is all there: the shim
-    /// asks for a container only after its gofer has finished. What comes
-    /// first and is for another was meant for one that failed, and is dropped.
+    /// Takes the mounts of a container. All have been delivered, since the shim sends Create
+    /// only after the gofer has finished. Mounts of another container that come first were
+    /// for one that failed, and are dropped.
     pub(super) fn take(&mut self, container: &str) -> Result<DeliveredMounts> {
         let mut taken = DeliveredMounts::default();
         loop {
@@ -53,8 +53,8 @@ impl MountsChannel {
         }
     }
 
-    /// Drops what was delivered for a container that nobody will create. Whoever is
-    /// called the same later must not get it.
+    /// Drops the mounts of a container that will not be created, so that a later one with the
+    /// same ID does not get them.
     pub(super) fn discard(&mut self, container: &str) {
         while self.has_more() {
             match self.receive() {

@@ -5,7 +5,7 @@
 //!     │                                            │
 //!     └────────────── a failure, or death ─────────┘──▶ the request fails
 //! ```
-//! Before its gate a process may ask once for the maps of its user namespace.
+//! Before its gate a process may request the maps of its user namespace once.
 //! An exec'd process has no gate: it goes from cloned to running.
 
 use std::os::fd::{AsFd, OwnedFd};
@@ -21,33 +21,33 @@ use crate::error::Error;
 use crate::sys::pidfd::mount_namespace_of;
 use crate::types::{PodPid, ProcessId};
 
-/// One of them.
+/// A process between its clone and its execve.
 pub(super) struct Pending {
-    /// The request to answer.
+    /// Number of the request to which boot will reply.
     pub(super) number: u64,
     pub(super) process: ProcessId,
     pub(super) pid: PodPid,
     pub(super) pidfd: OwnedFd,
-    /// Its terminal's master side, on its way to the shim.
+    /// The master side of its terminal, which boot will send to the shim.
     pub(super) terminal: Option<OwnedFd>,
     pub(super) channel: Channel,
     pub(super) stage: Stage,
-    /// What its root is made from. Kept until it is at its gate: the directory must
-    /// not go while it still looks it up, though its mounts are its own.
+    /// The tree from which its root is made. It is kept until the process is at its gate: its
+    /// mounts are the process's own, but it still looks the directory up.
     pub(super) tree: Option<Tree>,
 }
 
-/// What is waited for.
+/// The event that boot waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stage {
-    /// Create: the message that it is at its gate.
+    /// For Create: the message that it is at its gate.
     ToGate,
-    /// Start or Exec: end of file, which execve brings about.
+    /// For Start or Exec: end of file, which execve causes.
     Executing,
 }
 
 impl Boot {
-    /// A pending process has something to say, or is gone.
+    /// Receives a message from a pending process, or its end.
     pub(super) fn receive(&mut self, token: u64) {
         let Some(pending) = self.containers.pending.remove(&token) else {
             return;
@@ -61,15 +61,12 @@ impl Boot {
             (Stage::ToGate, Ok(None)) => {
                 self.failed(
                     pending,
-                    Error::internal("the container's first process was killed while it was made"),
+                    Error::internal("the container's init was killed while it was made"),
                 );
             }
             (_, Ok(Some(Message::Failed(failure)))) => self.failed(pending, failure.into()),
             (Stage::Executing, Ok(Some(Message::AtGate | Message::Unmapped))) => {
-                self.failed(
-                    pending,
-                    Error::internal("a process is at its gate that had passed it"),
-                );
+                self.failed(pending, Error::internal("a process has reached its gate twice"));
             }
             (_, Err(error)) => self.failed(pending, error),
         }
@@ -82,7 +79,7 @@ impl Boot {
             .write(format!("{PROC}/{}", pending.pid.0))
             .and_then(|()| pending.channel.let_go_on());
         match mapped {
-            // It has more to say.
+            // More messages follow.
             Ok(()) => drop(self.expect(pending)),
             Err(error) => self.failed(pending, error),
         }
@@ -93,14 +90,14 @@ impl Boot {
         match self.containers.get(&process.container) {
             Ok(Container { init: Some(init), .. }) => {
                 init.gate = Some(channel);
-                // An older kernel has its way.
+                // A kernel before 6.11 cannot; the mounts are then destroyed at the exit.
                 init.mounts = mount_namespace_of(&pidfd).ok();
             }
             Ok(_) => {}
             Err(error) => return self.reply(number, Err(error)),
         }
         self.present(number, pid, &pidfd, terminal.as_ref());
-        // Taking mounts down takes time, which nobody waits for now.
+        // The kernel takes time to destroy mounts, so this follows the reply.
         drop(tree);
     }
 
@@ -112,15 +109,16 @@ impl Boot {
         }
     }
 
-    /// Hands a new process and its terminal up.
+    /// Sends a new process and its terminal to the shim.
     fn present(&self, number: u64, pid: PodPid, pidfd: &OwnedFd, terminal: Option<&OwnedFd>) {
         let outcome = Ok(Done::Process { terminal: terminal.is_some() });
         let descriptors: Vec<_> =
             [Some(pidfd), terminal].into_iter().flatten().map(AsFd::as_fd).collect();
-        self.say_for(Some(pid), &Upward::Reply { number, outcome }, &descriptors);
+        self.send_for(Some(pid), &Upward::Reply { number, outcome }, &descriptors);
     }
 
-    /// The process never ran the user's program: its exit is nobody's news.
+    /// Replies with an error. The process never ran the user's program, so its exit is not
+    /// reported.
     fn failed(&mut self, pending: Pending, error: Error) {
         self.containers.disown(pending.pid);
         if pending.process.is_init() {

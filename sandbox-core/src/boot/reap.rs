@@ -1,4 +1,4 @@
-//! Collecting the dead, as every PID 1 must.
+//! Reaps processes, as every PID 1 must.
 
 use super::Boot;
 use crate::control::message::Upward;
@@ -6,10 +6,9 @@ use crate::sys::process::{collect_child, ended_child};
 use crate::types::PodPid;
 
 impl Boot {
-    /// Collects every child that has exited, orphans of the pod among them, and
-    /// tells the shim of those that are a container's. The init of a container
-    /// with its own PID namespace comes after its exec'd processes by itself:
-    /// the kernel keeps it until all others there are collected.
+    /// Reaps every child that has exited, including orphans of the pod, and reports those of
+    /// a container to the shim. In a container with its own PID namespace the init comes
+    /// after the exec'd processes: the kernel keeps it until all others there are reaped.
     pub(super) fn reap(&mut self) {
         while let Some(pid) = ended_child() {
             self.ended(PodPid(pid));
@@ -17,8 +16,8 @@ impl Boot {
     }
 
     fn ended(&mut self, pid: PodPid) {
-        // It may have said why, or that it came up, before it died. The shim is
-        // told of it while its number still means it.
+        // It may have reported an error, or its execve, before it ended. The shim must learn
+        // of that while the PID is still its own.
         let token = self.containers.pending.iter().find(|(_, p)| p.pid == pid).map(|(t, _)| *t);
         if let Some(token) = token {
             self.receive(token);
@@ -29,7 +28,7 @@ impl Boot {
             true => self.containers.init_ended(&process.container),
             false => None,
         };
-        self.say(&Upward::Exited { process, status });
+        self.send(&Upward::Exited { process, status });
         drop(mounts);
     }
 }

@@ -1,4 +1,4 @@
-//! The containers and processes that boot knows.
+//! The containers of the sandbox, and their processes.
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
@@ -10,13 +10,13 @@ use crate::container::join_info::JoinInfo;
 use crate::error::{Context, Error, FailureKind, Result};
 use crate::types::{PodPid, ProcessId};
 
-/// All containers, and whose process is whose.
+/// All containers, and the owners of processes.
 #[derive(Default)]
 pub(super) struct Table {
     containers: HashMap<String, Container>,
     processes: HashMap<PodPid, ProcessId>,
-    /// Processes that have not said yet whether they came up, by the number
-    /// that the event loop knows them by.
+    /// Processes that are neither at their gate nor have called execve, by their token in
+    /// the event loop.
     pub(super) pending: HashMap<u64, Pending>,
     next_token: u64,
 }
@@ -25,24 +25,24 @@ pub(super) struct Table {
 pub(super) struct Container {
     /// Its init; `None` for the pause container.
     pub(super) init: Option<Init>,
-    /// What processes need to know to join it.
+    /// The information with which a process joins it.
     pub(super) join_info: Rc<JoinInfo>,
 }
 
-/// A container's first process.
+/// A container's init.
 pub(super) struct Init {
     pub(super) pid: PodPid,
     pub(super) pidfd: OwnedFd,
     /// The channel to a process that waits at its gate.
     pub(super) gate: Option<Channel>,
     pub(super) running: bool,
-    /// Keeps its mounts until its end was told: the kernel takes a mount
-    /// namespace down in the middle of the exit of the last process in it.
+    /// Its mount namespace, kept until its exit is reported: the kernel would otherwise
+    /// destroy the mounts during the exit of the last process in it.
     pub(super) mounts: Option<OwnedFd>,
 }
 
 impl Table {
-    /// Refuses an ID that is taken.
+    /// Refuses the ID of an existing container.
     pub(super) fn check_free(&self, id: &str) -> Result<()> {
         match self.containers.contains_key(id) {
             true => Err(Error::new(FailureKind::Exists, format!("container {id} already exists"))),
@@ -65,7 +65,7 @@ impl Table {
         self.containers.get_mut(id).ok_or_else(|| unknown(id))
     }
 
-    /// The first process of a container, to join its namespaces.
+    /// Returns a pidfd of a container's init, to join its namespaces.
     pub(super) fn running_init(&self, id: &str) -> Result<OwnedFd> {
         let container = self.containers.get(id).ok_or_else(|| unknown(id))?;
         let init = container.init.as_ref().filter(|init| init.running);
@@ -79,7 +79,7 @@ impl Table {
         self.containers.remove(id)
     }
 
-    /// A container's first process is no more. Returns its mounts, to be let go.
+    /// Records that a container's init has ended. Returns its mount namespace, to be closed.
     pub(super) fn init_ended(&mut self, id: &str) -> Option<OwnedFd> {
         let init = self.containers.get_mut(id).and_then(|c| c.init.as_mut())?;
         init.running = false;
@@ -87,7 +87,7 @@ impl Table {
         init.mounts.take()
     }
 
-    /// Whose the process was; it is forgotten.
+    /// Forgets a process and returns its owner.
     pub(super) fn disown(&mut self, pid: PodPid) -> Option<ProcessId> {
         self.processes.remove(&pid)
     }
@@ -97,14 +97,14 @@ impl Table {
         self.processes.is_empty()
     }
 
-    /// The Create whose process has not come up to its gate yet.
+    /// Takes the pending Create of a process that has not reached its gate yet.
     pub(super) fn take_on_way_to_gate(&mut self, pid: PodPid) -> Option<Pending> {
         let is_it = |pending: &Pending| pending.pid == pid && pending.stage == Stage::ToGate;
         let token = self.pending.iter().find_map(|(token, p)| is_it(p).then_some(*token));
         self.pending.remove(&token?)
     }
 
-    /// Registers a process that has yet to come up; tells its token.
+    /// Registers a pending process. Returns its token.
     pub(super) fn add_pending(&mut self, pending: Pending) -> u64 {
         self.next_token += 1;
         self.pending.insert(self.next_token, pending);

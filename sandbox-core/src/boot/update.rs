@@ -1,4 +1,4 @@
-//! Update: what a container, or the sandbox, is told it has from now on.
+//! Update: receives the new capacity of a container or of the sandbox.
 
 use super::Boot;
 use crate::control::message::Done;

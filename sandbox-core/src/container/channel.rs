@@ -12,7 +12,7 @@ use crate::error::{Context, Result};
 pub(crate) struct Channel(OwnedFd);
 
 impl Channel {
-    /// Makes a channel; also returns the newborn's end.
+    /// Makes a channel. Also returns the newborn's end.
     pub(crate) fn pair() -> Result<(Self, OwnedFd)> {
         let (kind, flags) = (SocketType::SEQPACKET, SocketFlags::CLOEXEC);
         let (boot, newborn) =
@@ -20,13 +20,13 @@ impl Channel {
         Ok((Self(boot), newborn))
     }
 
-    /// Lets the newborn go on from where it waits.
+    /// Lets the waiting newborn go on.
     pub(crate) fn let_go_on(&self) -> Result<()> {
         send_go_on(&self.0)
     }
 
-    /// Receives a message; `None` when the newborn has executed its program, or is
-    /// dead. Blocks while there is none.
+    /// Receives a message. `None` if the newborn has executed its program or is dead. Blocks
+    /// while there is no message.
     pub(crate) fn receive(&self) -> Result<Option<NewbornMessage>> {
         NewbornMessage::receive(&self.0)
     }

@@ -1,4 +1,4 @@
-//! The descriptors that come with a Create or an Exec.
+//! The descriptors that Create and Exec requests bring.
 
 use std::fs::File;
 use std::io::Read;
@@ -7,12 +7,12 @@ use std::os::fd::OwnedFd;
 use crate::control::message::Donations;
 use crate::error::{Context, Error, Result};
 
-/// Sorted by what they are for.
+/// The donated descriptors by their purpose.
 #[derive(Debug)]
 pub(crate) struct Donated {
     /// Standard input, output and error.
     pub(crate) stdio: [Option<OwnedFd>; 3],
-    /// `cgroup.procs` files to write "0" to.
+    /// `cgroup.procs` files, to which the newborn writes "0".
     pub(crate) cgroup_procs: Vec<OwnedFd>,
     /// The container's seccomp program.
     pub(crate) seccomp: Option<Seccomp>,
@@ -26,7 +26,7 @@ pub(crate) struct Seccomp {
 }
 
 impl Donated {
-    /// Takes them in the order that [`Donations`] documents.
+    /// Sorts the descriptors, which come in the order of [`Donations`].
     pub(crate) fn sort(donations: Donations, descriptors: Vec<OwnedFd>) -> Result<Self> {
         if descriptors.len() != donations.count() {
             return Err(Error::internal(format!(

@@ -1,4 +1,4 @@
-//! What boot keeps of a container for the processes that join it.
+//! The information that boot keeps of a container for the processes that join it.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -9,10 +9,10 @@ use super::namespaces::own_namespaces;
 use super::tree::Tree;
 use crate::spec::plan::ContainerPlan;
 
-/// What an exec'd process needs to know of the container that it joins.
+/// The information with which an exec'd process joins a container.
 #[derive(Debug)]
 pub(crate) struct JoinInfo {
-    /// The namespaces that are not boot's.
+    /// The container's namespaces that are not boot's.
     pub(crate) namespaces: CloneFlags,
     /// Whether its PID namespace is below boot's.
     pids_below: bool,
@@ -21,25 +21,25 @@ pub(crate) struct JoinInfo {
 }
 
 impl JoinInfo {
-    /// Collects it of a container that has a process.
+    /// Collects the information of a container that has a process.
     pub(crate) fn new(plan: &ContainerPlan, tree: &mut Tree, seccomp: Option<Seccomp>) -> Self {
         let pids_below = plan.pids_below();
         let (namespaces, terminals) = (own_namespaces(plan), tree.take_terminals());
         Self { namespaces, pids_below, terminals, seccomp }
     }
 
-    /// Collects it of the pause container, which no process joins.
+    /// Collects the information of the pause container, which no process joins.
     pub(crate) fn pause(plan: &ContainerPlan) -> Self {
         let namespaces = own_namespaces(plan);
         Self { namespaces, pids_below: false, terminals: None, seccomp: None }
     }
 
-    /// Returns the devpts that terminals are made in.
+    /// Returns the devpts in which terminals are made.
     pub(crate) fn terminals(&self) -> Option<BorrowedFd<'_>> {
         self.terminals.as_ref().map(AsFd::as_fd)
     }
 
-    /// Whether it is in a PID namespace below boot's.
+    /// Whether the container is in a PID namespace below boot's.
     pub(crate) fn pids_below(&self) -> bool {
         self.pids_below
     }

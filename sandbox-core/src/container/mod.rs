@@ -1,5 +1,5 @@
-//! What boot does to put one container together, and what it keeps of it. The newborn,
-//! a copy of boot, goes on from there: see `newborn/`.
+//! The steps in which boot puts one container together, and the information that it keeps
+//! of it. The newborn, a copy of boot, continues from there: see `newborn/`.
 
 pub(crate) mod channel;
 pub(crate) mod delivered;

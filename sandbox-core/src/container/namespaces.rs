@@ -1,10 +1,10 @@
-//! Which namespaces a container has of its own, and when they are made.
+//! The namespaces that are a container's own, and the time at which each is made.
 
 use nix::sched::CloneFlags;
 
 use crate::spec::plan::ContainerPlan;
 
-/// Returns the namespaces that are the container's and not boot's.
+/// Returns the namespaces that are the container's own and not boot's.
 pub(crate) fn own_namespaces(plan: &ContainerPlan) -> CloneFlags {
     let mut flags = CloneFlags::CLONE_NEWNS;
     flags.set(CloneFlags::CLONE_NEWUSER, plan.user_namespace);
@@ -15,15 +15,15 @@ pub(crate) fn own_namespaces(plan: &ContainerPlan) -> CloneFlags {
     flags
 }
 
-/// Returns those of them that are made while the newborn is in boot's user namespace,
-/// so that boot's user namespace owns what is mounted of them.
+/// Returns the own namespaces that are made while the newborn is in boot's user namespace,
+/// so that boot's user namespace owns the mounts that show them.
 pub(crate) fn early_namespaces(plan: &ContainerPlan) -> CloneFlags {
     let early = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWCGROUP;
     own_namespaces(plan) & early
 }
 
-/// Returns those that belong to the container's user namespace. Its mounts are copied
-/// along, and the copy is locked.
+/// Returns the own namespaces that belong to the container's user namespace. Its mounts are
+/// copied with it, and the copy is locked.
 pub(crate) fn late_namespaces(plan: &ContainerPlan) -> CloneFlags {
     let own = own_namespaces(plan);
     let mut late = own - early_namespaces(plan);
@@ -31,8 +31,8 @@ pub(crate) fn late_namespaces(plan: &ContainerPlan) -> CloneFlags {
     late
 }
 
-/// Returns the namespaces that the clone of the init makes. The cgroup namespace comes
-/// later: its root is the cgroup that its maker is in.
+/// Returns the namespaces that the clone of the init makes. The cgroup namespace is made
+/// later: its root is the cgroup of the process that makes it.
 pub(crate) fn clone_flags(plan: &ContainerPlan) -> i32 {
     (early_namespaces(plan) - CloneFlags::CLONE_NEWCGROUP).bits()
 }

@@ -1,5 +1,5 @@
-//! The names and sysctls that a container sets in namespaces which it shares with
-//! the sandbox.
+//! The names and sysctls that a container sets in namespaces that it shares with the
+//! sandbox.
 
 use std::os::fd::AsFd;
 
@@ -8,8 +8,8 @@ use super::steps::names::{open_sysctls, set_names, set_sysctls};
 use crate::error::Result;
 use crate::spec::plan::ContainerPlan;
 
-/// Sets what a container wants in namespaces that it shares with the sandbox,
-/// where the container's own root has no say.
+/// Sets a container's names and sysctls in namespaces that it shares with the sandbox, for
+/// which the container's own root lacks the privilege.
 pub(crate) fn set_shared(plan: &ContainerPlan, own_id: OwnId) -> Result<()> {
     if !plan.namespaces.uts {
         set_names(plan)?;
@@ -21,7 +21,7 @@ pub(crate) fn set_shared(plan: &ContainerPlan, own_id: OwnId) -> Result<()> {
     if !plan.user_namespace {
         return set_sysctls(plan, directory.as_fd());
     }
-    // The kernel looks at who is root here, not at capabilities.
+    // The kernel checks for root here, not for capabilities.
     own_id.leave()?;
     let set = set_sysctls(plan, directory.as_fd());
     own_id.restore()?;

@@ -1,5 +1,5 @@
-//! A container's mounts, put together in boot's mount namespace. The newborn container
-//! is cloned with a copy of them and adds what `newborn/mounts.rs` says.
+//! A container's mounts, put together in boot's mount namespace. The newborn is cloned with
+//! a copy of them and adds those of `newborn/mounts.rs`.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -20,8 +20,7 @@ use crate::error::{Context, Error, Result};
 use crate::spec::plan::{ContainerPlan, MountPlan, MountSource};
 use crate::sys::mount::{AttrChange, Depth, attach_at, attach_to, clone_mount, mount_setattr};
 
-/// A tree under construction; taken apart on drop, which leaves the copies that
-/// containers have alone.
+/// A tree that is being put together. It is unmounted on drop; the containers' copies stay.
 #[derive(Debug)]
 pub(crate) struct Tree {
     path: String,
@@ -45,7 +44,7 @@ const DEVICE_LINKS: [(&str, &str); 5] = [
 ];
 
 impl Tree {
-    /// Attaches everything that can be before the container exists.
+    /// Attaches all mounts that can be attached before the container exists.
     pub(crate) fn build(
         number: u64,
         plan: &ContainerPlan,
@@ -58,7 +57,7 @@ impl Tree {
             tree.place_devices(plan, mounts.devices)?;
         }
         if let Some(process) = &plan.process {
-            // As runc does: the working directory exists, if it can be made.
+            // As in runc, make the working directory if possible.
             let _ = destination::ensure(tree.root.as_fd(), &process.cwd, Kind::Directory);
         }
         cover(tree.root.as_fd(), plan, MountPhase::Boot)?;
@@ -98,14 +97,14 @@ impl Tree {
         Ok(())
     }
 
-    /// Binds the device nodes into the container's `/dev` and links what
-    /// programs expect there.
+    /// Binds the device nodes into the container's `/dev`, and makes the links that programs
+    /// expect there.
     fn place_devices(&mut self, plan: &ContainerPlan, own: Option<OwnedFd>) -> Result<()> {
         for name in DEFAULT_DEVICES {
             let node = clone_mount(CWD, format!("{DEVICES}/{name}"), Depth::Top)
                 .context(|| format!("open the sandbox's device {name}"))?;
-            // All containers of the pod have the same node: none may change its
-            // mode or owner. Writing to a device takes no writable mount.
+            // All containers of the pod have the same node, so none may change its mode or
+            // owner. Writing to a device does not need a writable mount.
             let read_only = AttrChange { set: libc::MOUNT_ATTR_RDONLY, ..AttrChange::default() };
             mount_setattr(&node, Depth::Top, read_only)
                 .context(|| format!("make the node of the device {name} read-only"))?;
@@ -137,7 +136,7 @@ impl Tree {
         attach_to(node, &target).context(|| format!("bind the device {}", place.display()))
     }
 
-    /// Puts the first process's terminal at `/dev/console`.
+    /// Binds the init's terminal at `/dev/console`.
     pub(crate) fn place_console(&self, terminal: &Terminal) -> Result<()> {
         let _as_root = AsContainerRoot::begin();
         let Some(devpts) = &self.terminals else {
@@ -148,7 +147,7 @@ impl Tree {
         self.place_device(Path::new("/dev/console"), &peer)
     }
 
-    /// The devpts that terminals are made in.
+    /// Returns the devpts in which terminals are made.
     pub(crate) fn terminals(&self) -> Option<BorrowedFd<'_>> {
         self.terminals.as_ref().map(AsFd::as_fd)
     }
@@ -163,7 +162,7 @@ impl Tree {
         &self.deferred
     }
 
-    /// What outlives the tree.
+    /// Takes the devpts, which outlives the tree.
     pub(crate) fn take_terminals(&mut self) -> Option<OwnedFd> {
         self.terminals.take()
     }
@@ -178,7 +177,8 @@ impl Drop for Tree {
     }
 }
 
-/// A container whose `/dev` is a directory of the host gets what is there.
+/// Whether boot adds device nodes. A container whose `/dev` is a directory of the host has
+/// that directory's.
 fn provides_devices(plan: &ContainerPlan) -> bool {
     let is_dev = |mount: &&MountPlan| mount.destination == Path::new("/dev");
     let bound = |mount: &MountPlan| matches!(mount.source, MountSource::Delivered { .. });

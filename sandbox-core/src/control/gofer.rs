@@ -1,8 +1,7 @@
-//! What the gofer is asked for and what it answers, and the encoding of both.
+//! The gofer's request and reply, and their encoding.
 //!
-//! The gofer has three channels: its request and its answer travel over a
-//! seqpacket socket to the shim, the mounts it made travel straight into the
-//! sandbox's mounts channel, so that they never pass through the shim.
+//! The request and the reply travel over a seqpacket socket of the shim. The mounts travel
+//! directly into the sandbox's mounts channel, so they never pass through the shim.
 
 use std::path::PathBuf;
 
@@ -13,34 +12,33 @@ use crate::error::{Error, FailureKind};
 use crate::spec::plan::{DeliveredSource, DeviceNode, Mappings};
 use crate::sys::mount::PropagationKind;
 
-/// One container's request. Descriptors travel beside it, in this order: the
-/// mounts channel; the sandbox's user namespace when it has one
-/// (`user_namespace`); the sandbox's network namespace when a sysfs is among
-/// the mounts; boot's pidfd when `sandbox_proc`.
+/// The request for one container. These descriptors travel with it, in this order: the
+/// mounts channel; the sandbox's user namespace, if it has one (`user_namespace`); the
+/// sandbox's network namespace, if a sysfs is among the mounts; boot's pidfd, if
+/// `sandbox_proc`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct GoferRequest {
-    /// Tags the packets that go into the mounts channel.
+    /// The container's ID, which the packets in the mounts channel repeat.
     pub container: String,
-    /// The mappings of the sandbox's user namespace, which mounts are
-    /// idmapped into. `None` when the sandbox has no namespace of its own.
+    /// The mappings of the sandbox's user namespace, by which mounts are idmapped. `None` if
+    /// the sandbox has no user namespace.
     pub user_namespace: Option<Mappings>,
-    /// Also make a proc of boot's PID namespace (first container only).
+    /// Whether to make a proc of boot's PID namespace (first container only).
     pub sandbox_proc: bool,
-    /// Also make the default device nodes (first container only).
+    /// Whether to make the default device nodes (first container only).
     pub default_devices: bool,
     /// The root file system.
     pub rootfs: RootfsSource,
-    /// The mounts, ascending by index.
+    /// The mounts, in ascending order of index.
     pub mounts: Vec<RequestedMount>,
     /// Device nodes beyond the default ones.
     pub devices: Vec<DeviceNode>,
-    /// Compile this seccomp profile into this file, unless it exists.
-    /// JSON of [`LinuxSeccomp`], since its form on the wire is the spec's.
+    /// A seccomp profile to compile, unless that was done before.
     pub seccomp: Option<SeccompJob>,
 }
 
 impl GoferRequest {
-    /// Whether the sandbox's network namespace has to travel along.
+    /// Whether the sandbox's network namespace must travel with the request.
     pub fn wants_network(&self) -> bool {
         self.mounts.iter().any(|m| m.source == DeliveredSource::Sysfs)
     }
@@ -51,60 +49,59 @@ impl GoferRequest {
 pub struct RequestedMount {
     /// Index into [`crate::spec::plan::ContainerPlan::mounts`].
     pub index: usize,
-    /// Where it comes from.
+    /// The source of its content.
     pub source: DeliveredSource,
-    /// What the plan asks for. A mount leaves the host as a slave only for
-    /// `Slave` and `Shared`, as a peer only for `Shared` without a user
-    /// namespace, and private otherwise.
+    /// The propagation in the plan. A mount leaves the host as a slave only for `Slave` and
+    /// `Shared`, as a peer only for `Shared` without a user namespace, and private otherwise.
     pub propagation: Option<PropagationKind>,
 }
 
-/// A profile to compile, and where the program belongs.
+/// A profile to compile, and the file for the program.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct SeccompJob {
-    /// The profile.
+    /// The profile. It travels as JSON, the form for which its type is made.
     #[serde(with = "json")]
     pub profile: LinuxSeccomp,
-    /// The file to make (by rename, so that it is whole or absent).
+    /// The file, which is made by rename, so that it is whole or absent.
     pub output: PathBuf,
 }
 
-/// Where the root file system comes from.
+/// The source of the root file system.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum RootfsSource {
-    /// No root file system is wanted: the pause container runs nothing.
+    /// No root file system, since the pause container runs nothing.
     None,
     /// The mounts of the Create request, applied in order.
     Mounts(Vec<RootfsMount>),
-    /// A directory that is there already (`root.path`).
+    /// An existing directory (`root.path`).
     Directory(PathBuf),
 }
 
 /// One mount of a Create request, as containerd's snapshotters give it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RootfsMount {
-    /// `overlay`, `bind`, `ext4`, ...
+    /// The type: `overlay`, `bind`, `ext4`, ...
     pub fs_type: String,
-    /// Device or directory.
+    /// The device or directory.
     pub source: String,
-    /// Below the root file system; empty for the root itself.
+    /// The path below the root file system; empty for the root itself.
     pub target: String,
-    /// Options as mount(8) writes them.
+    /// The options, as mount(8) writes them.
     pub options: Vec<String>,
 }
 
-/// A packet of the mounts channel. As many descriptors as `slots`.
+/// A packet of the mounts channel, with as many descriptors as `slots`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Delivery {
-    /// The container the mounts are for.
+    /// The container of the mounts.
     pub container: String,
-    /// What each descriptor is.
+    /// The meaning of each descriptor.
     pub slots: Vec<Slot>,
-    /// No more packets follow for this container.
+    /// Whether this is the container's last packet.
     pub last: bool,
 }
 
-/// What a delivered descriptor is. All but none are detached mounts.
+/// The meaning of a delivered descriptor. All are detached mounts.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Slot {
     /// A proc of boot's PID namespace.
@@ -113,11 +110,11 @@ pub enum Slot {
     DefaultDevices,
     /// The root file system.
     Rootfs,
-    /// The mount of that index in the plan.
+    /// A mount of the plan.
     Mount {
         /// Index into [`crate::spec::plan::ContainerPlan::mounts`].
         index: usize,
-        /// The root of the mount is no directory.
+        /// Whether the mount's root is not a directory.
         is_file: bool,
     },
     /// A tmpfs with the container's own nodes, named `0`, `1`, ... in the order
@@ -125,13 +122,13 @@ pub enum Slot {
     Devices,
 }
 
-/// The gofer's answer to the shim: the first error ends it.
+/// The gofer's reply to the shim. The gofer stops at the first error.
 pub type GoferAnswer = Result<(), GoferError>;
 
-/// Why the gofer could not do it.
+/// The error of a gofer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GoferError {
-    /// The spec or the request is at fault rather than the kernel.
+    /// Whether the spec or the request is wrong, rather than the kernel's refusal.
     pub invalid: bool,
     /// A sentence for the user.
     pub message: String,
@@ -143,8 +140,8 @@ impl From<Error> for GoferError {
     }
 }
 
-/// A JSON string inside the binary encoding, for types that are only
-/// self-describing on the wire.
+/// Encodes a type as a JSON string inside the binary encoding, for types that only a
+/// self-describing format can carry.
 mod json {
     use serde::{
         Deserialize, Deserializer, Serialize, Serializer, de::Error as _, ser::Error as _,

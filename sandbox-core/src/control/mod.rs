@@ -1,7 +1,7 @@
-//! What the processes of a sandbox say to each other, and the encoding of it:
-//! the packets that all channels carry, what boot is given at its birth, the
-//! messages between shim and boot, and those of the gofer. The two halves of the
-//! house, on the host and in the pod, meet only here and in `spec/plan.rs`.
+//! The messages between the processes of a sandbox, and their encoding: the packets of all
+//! channels, boot's flags and birth data, the messages between the shim and boot, between
+//! boot and a newborn, and those of the gofer. The half on the host and the half in the pod
+//! share only this module and `spec/plan.rs`.
 
 pub mod donation;
 pub mod gofer;

@@ -17,7 +17,7 @@ pub(crate) enum NewbornMessage {
     Unmapped,
     /// It waits at its gate.
     AtGate,
-    /// It could not become what the plan asks for.
+    /// It could not carry out its plan.
     Failed(Failure),
 }
 
@@ -27,7 +27,7 @@ const FAILED: u8 = b'F';
 const GO_ON: u8 = b'G';
 
 impl NewbornMessage {
-    /// Sends it, as the newborn.
+    /// Sends the message, as the newborn.
     pub(crate) fn send(self, channel: impl AsFd) -> Result<()> {
         let bytes = match self {
             Self::Unmapped => vec![UNMAPPED],
@@ -38,7 +38,7 @@ impl NewbornMessage {
         send_packet(channel, &bytes, &[]).context(|| "send to the sandbox process")
     }
 
-    /// Receives one, as boot; `None` at the end of file. Blocks while there is none.
+    /// Receives a message, as boot. `None` at the end of file. Blocks while there is none.
     pub(crate) fn receive(channel: impl AsFd) -> Result<Option<Self>> {
         let received = receive_packet(channel, MAX_PACKET, 0)
             .context(|| "receive from the container's process")?;
@@ -51,12 +51,12 @@ impl NewbornMessage {
             Some((&FAILED, rest)) => postcard::from_bytes(rest)
                 .map(|failure| Some(Self::Failed(failure)))
                 .map_err(|e| Error::internal(format!("a process failed without a reason: {e}"))),
-            _ => Err(Error::internal("the container's process sent what is no message")),
+            _ => Err(Error::internal("the container's process sent an unknown message")),
         }
     }
 }
 
-/// Lets a newborn go on, as boot: it has its ID maps, or its gate opens.
+/// Lets a newborn go on, as boot, once it has its ID maps or its gate opens.
 pub(crate) fn send_go_on(channel: impl AsFd) -> Result<()> {
     send_packet(channel, &[GO_ON], &[]).context(|| "let the container's process go on")
 }

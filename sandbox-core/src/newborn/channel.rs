@@ -10,13 +10,13 @@ use crate::error::{Error, Result};
 pub(crate) struct Channel<'a>(pub(crate) BorrowedFd<'a>);
 
 impl Channel<'_> {
-    /// Asks boot for the ID maps of a new user namespace, and waits for them.
+    /// Requests the ID maps of a new user namespace from boot, and waits for them.
     pub(super) fn get_mapped(self) -> Result<()> {
         NewbornMessage::Unmapped.send(self.0)?;
         wait_to_go_on(self.0)
     }
 
-    /// Tells boot that this process is at its gate, and waits until the gate opens.
+    /// Reports to boot that this process is at its gate, and waits until the gate opens.
     pub(super) fn wait_at_gate(self) -> Result<()> {
         NewbornMessage::AtGate.send(self.0)?;
         wait_to_go_on(self.0)

@@ -1,4 +1,4 @@
-//! What a newborn does with the descriptors that it was donated.
+//! The steps of a newborn that use the descriptors that it was donated.
 
 use std::os::fd::{AsFd, BorrowedFd};
 
@@ -18,7 +18,7 @@ pub(super) fn join_cgroups(donated: &Donated) -> Result<()> {
     Ok(())
 }
 
-/// Puts stdio into its place, `/dev/null` where none was donated. To be called in
+/// Installs stdio, with `/dev/null` for a stream that was not donated. Must be called in
 /// boot's root.
 pub(super) fn install_stdio(donated: &Donated, terminal: Option<&Terminal>) -> Result<()> {
     let null = rustix::fs::open(DEV_NULL, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
@@ -29,8 +29,7 @@ pub(super) fn install_stdio(donated: &Donated, terminal: Option<&Terminal>) -> R
             (None, Some(given)) => given.as_fd(),
             (None, None) => null.as_fd(),
         };
-        descriptor::install_stdio(fd, place)
-            .context(|| format!("put descriptor {place} into place"))?;
+        descriptor::install_stdio(fd, place).context(|| format!("install descriptor {place}"))?;
     }
     Ok(())
 }

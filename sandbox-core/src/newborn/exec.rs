@@ -1,5 +1,5 @@
-//! Joining a container: the steps of an exec'd process from clone to execve,
-//! in order. Its PID namespace it was cloned into.
+//! The steps of an exec'd process from its clone to execve, in order. It was cloned into
+//! the container's PID namespace.
 
 use std::os::fd::OwnedFd;
 
@@ -14,7 +14,7 @@ use crate::error::{Context, Result};
 use crate::spec::plan::ProcessPlan;
 use crate::sys::process::{enter_namespaces_of, exit_now, set_dumpable};
 
-/// All that an exec'd process is born with.
+/// The input of an exec'd process.
 #[derive(Clone, Copy)]
 pub(crate) struct Joining<'a> {
     pub(crate) process: &'a ProcessPlan,
@@ -25,7 +25,7 @@ pub(crate) struct Joining<'a> {
     pub(crate) channel: Channel<'a>,
 }
 
-/// Never returns into boot's code, whose copy this is.
+/// Runs the process. Never returns into boot's code, of which it is a copy.
 pub(crate) fn run(joining: Joining<'_>) -> ! {
     let error = match to_execve(joining) {
         Ok(prepared) => prepared.execute(),
@@ -36,8 +36,8 @@ pub(crate) fn run(joining: Joining<'_>) -> ! {
 }
 
 fn to_execve(joining: Joining<'_>) -> Result<Prepared<'_>> {
-    // A copy of boot's memory and descriptors, among the container's processes
-    // (CVE-2016-9962).
+    // This process has a copy of boot's memory and descriptors, and the container's
+    // processes see it (CVE-2016-9962).
     set_dumpable(false).context(|| "prctl PR_SET_DUMPABLE")?;
     let own_files = OwnProcFiles::open(joining.process)?;
     donated::join_cgroups(joining.donated)?;

@@ -1,5 +1,4 @@
-//! The birth of a container: the steps of its first process from clone to
-//! gate, in order.
+//! The steps of a container's init from its clone to its gate, in order.
 
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -19,8 +18,7 @@ use crate::sys::clone::SingleThreaded;
 use crate::sys::mount::{AttrChange, mount_setattr_at};
 use crate::sys::process::{exit_now, set_dumpable};
 
-/// All that a container's first process is born with. It is a copy of boot, so
-/// nothing of this is sent.
+/// The input of a container's init. The init is a copy of boot, so none of it is sent.
 #[derive(Clone, Copy)]
 pub(crate) struct Newborn<'a> {
     pub(crate) plan: &'a ContainerPlan,
@@ -29,11 +27,11 @@ pub(crate) struct Newborn<'a> {
     pub(crate) terminal: Option<&'a Terminal>,
     pub(crate) donated: &'a Donated,
     pub(crate) channel: Channel<'a>,
-    /// A copy of a process with one thread has one thread.
+    /// A copy of a process with one thread has one thread as well.
     pub(crate) alone: &'a SingleThreaded,
 }
 
-/// Never returns into boot's code, whose copy this is.
+/// Runs the init. Never returns into boot's code, of which it is a copy.
 pub(crate) fn run(newborn: Newborn<'_>) -> ! {
     let error = match to_gate(newborn) {
         Ok(prepared) => match pass_gate(newborn) {
@@ -48,8 +46,8 @@ pub(crate) fn run(newborn: Newborn<'_>) -> ! {
 
 fn to_gate(newborn: Newborn<'_>) -> Result<Prepared<'_>> {
     let Newborn { plan, process, tree, .. } = newborn;
-    // A copy of boot's memory and descriptors, among the container's neighbours
-    // (CVE-2016-9962).
+    // This process has a copy of boot's memory and descriptors, and other containers may
+    // see it (CVE-2016-9962).
     set_dumpable(false).context(|| "prctl PR_SET_DUMPABLE")?;
     let own_files = OwnProcFiles::open(process)?;
     donated::join_cgroups(newborn.donated)?;
@@ -66,7 +64,7 @@ fn to_gate(newborn: Newborn<'_>) -> Result<Prepared<'_>> {
     Prepared::new(process, newborn.donated.seccomp.as_ref(), newborn.terminal.is_some(), own_files)
 }
 
-/// Leaves boot's root for the container's.
+/// Changes from boot's root to the container's.
 fn enter_root(root: OwnedFd) -> Result<()> {
     fchdir(root.as_fd()).context(|| "enter the container's root")?;
     pivot_root(".", ".").context(|| "pivot_root into the container")?;
@@ -74,8 +72,8 @@ fn enter_root(root: OwnedFd) -> Result<()> {
     chdir("/").context(|| "chdir /")
 }
 
-/// Enters the container's user namespace. From here on what was mounted is
-/// locked, and this process has no power over boot's namespaces.
+/// Enters the container's user namespace. From here on all mounts are locked, and this
+/// process has no privilege over boot's namespaces.
 fn enter_late_namespaces(newborn: Newborn<'_>) -> Result<()> {
     let late = late_namespaces(newborn.plan);
     if !late.is_empty() {

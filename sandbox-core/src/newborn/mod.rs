@@ -1,6 +1,6 @@
 //! A newborn: a process that boot has cloned and that has not executed its program yet.
-//! It is a copy of boot, with boot's memory, descriptors and privileges, and takes its
-//! leave of them step by step. `init.rs` is the table of contents for a container's
+//! It is a copy of boot, with boot's memory, descriptors and privileges, and loses them
+//! step by step. `init.rs` is the table of contents for a container's
 //! init, `exec.rs` for an exec'd process.
 
 mod channel;

@@ -1,9 +1,9 @@
-//! The newborn's part of its mounts: what needs namespaces that do not exist before
-//! it does. First come proc of its own PID namespace, its view of the cgroups, and
-//! what lies below those.
+//! The newborn's part of its mounts: those that need the newborn's own namespaces. First
+//! come proc of its own PID namespace, its view of the cgroups, and the mounts below
+//! those.
 //!
 //! Then the newborn enters its own user namespace with one more copy of the mounts, in
-//! which all this is locked: a user namespace below boot's can neither remount nor
+//! which all these are locked: a user namespace below boot's can neither remount nor
 //! uncover it. Last come the message queues of its own IPC namespace, which it owns.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -17,7 +17,7 @@ use crate::container::tree::Tree;
 use crate::error::{Context, Result};
 use crate::spec::plan::ContainerPlan;
 
-/// Adds what needs the newborn's PID and cgroup namespaces. The newborn is still in
+/// Adds the mounts that need the newborn's PID and cgroup namespaces. The newborn is still in
 /// boot's user namespace. Returns the root to pivot into.
 pub(super) fn complete(tree: &Tree, plan: &ContainerPlan) -> Result<OwnedFd> {
     let _as_root = AsContainerRoot::begin();
@@ -26,7 +26,7 @@ pub(super) fn complete(tree: &Tree, plan: &ContainerPlan) -> Result<OwnedFd> {
     Ok(root)
 }
 
-/// Adds the rest. The newborn is in its own user namespace and root.
+/// Adds the remaining mounts. The newborn is in its own user namespace and root.
 pub(super) fn finish(tree: &Tree, plan: &ContainerPlan) -> Result<()> {
     attach_deferred(tree, open_root("/")?.as_fd(), plan, MountPhase::Own)
 }

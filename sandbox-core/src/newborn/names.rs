@@ -6,15 +6,14 @@ use crate::container::steps::names::{open_sysctls, set_names, set_sysctls};
 use crate::error::Result;
 use crate::spec::plan::ContainerPlan;
 
-/// Opens the directory in which the newborn will find the sysctls of its own IPC
-/// namespace. To be called in the sandbox's root: the container's own `/proc/sys`
-/// is read-only, if there is one at all.
+/// Opens the directory with the sysctls of the newborn's IPC namespace. Must be called in
+/// the sandbox's root: the container's own `/proc/sys` is read-only, if it has one at all.
 pub(super) fn own_sysctls(plan: &ContainerPlan) -> Result<Option<OwnedFd>> {
     let wanted = plan.namespaces.ipc && !plan.sysctls.is_empty();
     wanted.then(open_sysctls).transpose()
 }
 
-/// Sets them.
+/// Sets the names and sysctls.
 pub(super) fn set_own(plan: &ContainerPlan, sysctls: Option<OwnedFd>) -> Result<()> {
     if plan.namespaces.uts {
         set_names(plan)?;

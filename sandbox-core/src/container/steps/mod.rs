@@ -1,6 +1,6 @@
-//! Steps that boot and a newborn both take while a container is put together: each
-//! makes or changes mounts below a root that the caller holds open, or names of the
-//! namespaces that the caller is in. A step takes no part in who the caller is.
+//! Steps that both boot and a newborn take while a container is put together. Each makes or
+//! changes mounts below a root that the caller holds open, or names of the namespaces that
+//! the caller is in. A step does not depend on which of them calls it.
 
 pub(crate) mod attach;
 mod cgroup_mount;

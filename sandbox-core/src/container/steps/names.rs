@@ -1,4 +1,4 @@
-//! Host name, domain name and sysctls of the namespaces that this process is in.
+//! Sets host name, domain name and sysctls of the namespaces that this process is in.
 
 use std::fs::File;
 use std::io::Write;
@@ -12,8 +12,8 @@ use crate::container::paths::PROC;
 use crate::error::{Context, Result};
 use crate::spec::plan::{ContainerPlan, sysctl_file};
 
-/// The directory of the sysctls. What is in it is that of the namespaces that
-/// one is in when one opens it.
+/// Opens the directory of the sysctls. It shows those of the namespaces that this process is
+/// in now.
 pub(crate) fn open_sysctls() -> Result<OwnedFd> {
     let path = format!("{PROC}/sys");
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
