@@ -1,6 +1,6 @@
 //! `PALISADE_TEST_KEEP=1` leaves everything that a failing test has made, still
 //! running: its directory with the daemon's and the shims' log, the state, the
-//! containers. [`report`] prints where. A kept slot is passed over by tests that
+//! containers. `report` prints where. A kept slot is passed over by tests that
 //! run with the variable; the next test that runs without it clears all of them.
 
 use std::fs::{self, File};
@@ -9,18 +9,17 @@ use std::thread;
 use crate::leaks;
 use crate::slot::Slot;
 
-/// Whether the environment asks for it.
+/// Whether the environment requests it.
 pub fn is_asked() -> bool {
     std::env::var_os("PALISADE_TEST_KEEP").is_some_and(|value| !value.is_empty() && value != "0")
 }
 
-/// Whether this test has failed and what it made stays.
+/// Whether this test has failed and its files and processes stay.
 pub(crate) fn keeps() -> bool {
     is_asked() && thread::panicking()
 }
 
-/// Marks a slot as kept, until its directory is removed: also where the test is
-/// killed.
+/// Marks a slot as kept until its directory is removed, even if the test is killed.
 pub(crate) fn mark(slot: &Slot) {
     if is_asked() {
         fs::create_dir_all(slot.directory()).expect("make the test's directory");
@@ -28,14 +27,14 @@ pub(crate) fn mark(slot: &Slot) {
     }
 }
 
-/// Clears away what earlier tests were to keep, unless this one is to keep as well.
+/// Removes what earlier tests kept, unless this one is to keep as well.
 pub(crate) fn clear_away() {
     if !is_asked() {
         Slot::kept().iter().for_each(leaks::clear_away);
     }
 }
 
-/// Prints where everything is. `client` is a command line that talks to the daemon.
+/// Prints where everything is. `client` is a command line for a client of the daemon.
 pub(crate) fn report(slot: &Slot, client: &str) {
     let directory = slot.directory();
     eprintln!("--- kept, and still running, since PALISADE_TEST_KEEP is set:");

@@ -1,9 +1,9 @@
 //! The containerd shim of Palisade: one process for each sandbox, between
 //! containerd's ttrpc and the sandbox's control channel.
 //!
-//! | called as | does |
+//! | command | what it does |
 //! |---|---|
-//! | `start` | [`start`]: brings up the serving process of the container's group |
+//! | `start` | [`start`]: starts the serving process of the container's group |
 //! | `delete` | [`delete`]: cleans up after a serving process that died |
 //! | `-info` | [`info`]: describes the runtime |
 //! | without an action | serves until containerd's Shutdown |
@@ -40,7 +40,7 @@ fn main() -> ExitCode {
     match run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // containerd shows what start and delete write.
+            // containerd shows what start and delete print.
             eprintln!("palisade: {error}");
             ExitCode::FAILURE
         }

@@ -1,4 +1,4 @@
-//! The shim's own socket: its path in an address, its making and its removal.
+//! The shim's own socket: finds its path in an address, makes it and removes it.
 
 use std::fs;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt};
@@ -12,8 +12,8 @@ pub(crate) fn path(address: &str) -> PathBuf {
     PathBuf::from(address.trim().strip_prefix("unix://").unwrap_or(address.trim()))
 }
 
-/// Makes a new socket, or none when a shim serves at that address already.
-/// Replaces the socket that a dead shim has left there.
+/// Makes a new socket. `None` if a shim serves at that address already. Replaces the socket
+/// of a dead shim.
 pub(crate) fn listen(address: &str) -> Result<Option<UnixListener>> {
     let path = path(address);
     if let Some(directory) = path.parent() {
@@ -43,7 +43,7 @@ pub(crate) fn listen(address: &str) -> Result<Option<UnixListener>> {
     )))
 }
 
-/// Removes a socket file, and nothing but a socket.
+/// Removes a file only if it is a socket.
 pub(crate) fn remove(address: &str) {
     let path = path(address);
     if fs::symlink_metadata(&path).is_ok_and(|metadata| metadata.file_type().is_socket()) {

@@ -1,6 +1,6 @@
-//! The executable as containerd meets it: started by `start`, spoken to by
-//! ttrpc, ended by Shutdown, cleaned up after by `delete`. No container runs in
-//! here; `integration/` has those.
+//! The executable as containerd uses it: started by `start`, called over ttrpc, ended by
+//! Shutdown, cleaned up after by `delete`. These tests run no container; `integration/` has
+//! those that do.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -20,8 +20,7 @@ use containerd_shim_protos::types::introspection::RuntimeInfo;
 
 const NAMESPACE: &str = "palisade-shim-test";
 
-/// A directory with the shim, something in the place of `palisade`, bundles
-/// and sockets.
+/// A directory with the shim, a file in place of `palisade`, bundles and sockets.
 struct Node(tempfile::TempDir);
 
 impl Node {
@@ -29,7 +28,7 @@ impl Node {
         let directory = tempfile::tempdir().unwrap();
         let node = Self(directory);
         fs::copy(env!("CARGO_BIN_EXE_containerd-shim-palisade-v1"), node.shim()).unwrap();
-        // start looks only whether it could be run.
+        // start only checks that it can be executed.
         fs::write(node.path("palisade"), "").unwrap();
         fs::set_permissions(node.path("palisade"), fs::Permissions::from_mode(0o755)).unwrap();
         node
@@ -43,8 +42,8 @@ impl Node {
         self.path("containerd-shim-palisade-v1")
     }
 
-    /// Whether a process runs that was started from here. What is no process any
-    /// more has no command line.
+    /// Whether a process runs that was started from this directory. A process that has ended
+    /// has no command line.
     fn runs_a_shim(&self) -> bool {
         let shim = self.shim();
         let processes = fs::read_dir("/proc").unwrap().flatten();
@@ -77,7 +76,7 @@ impl Node {
         command
     }
 
-    /// As containerd 2.3 does it, which says where the socket goes.
+    /// Runs `start` as containerd 2.3 does, which names the socket's directory.
     fn start(&self, id: &str, config: &str) -> String {
         let params = BootstrapParams {
             instance_id: id.into(),
@@ -122,7 +121,7 @@ async fn a_shim_serves_its_group_until_it_is_shut_down() {
     let connected = task.connect(ctx.clone(), &ConnectRequest::new()).await.unwrap();
     let pid = connected.shim_pid;
 
-    // One thread, so that the sandbox may clone; containerd outlives it.
+    // It has one thread, so that it may clone boot. containerd outlives it.
     assert_eq!(fs::read_dir(format!("/proc/{pid}/task")).unwrap().count(), 1);
     let score = |pid: &str| -> i32 {
         let text = fs::read_to_string(format!("/proc/{pid}/oom_score_adj")).unwrap();
@@ -149,7 +148,7 @@ async fn a_shim_serves_its_group_until_it_is_shut_down() {
     let response = client.request(request).await.unwrap();
     assert_eq!(ConnectResponse::parse_from_bytes(&response.payload).unwrap().shim_pid, pid);
 
-    // While it lives, `delete` for one of its containers harms nobody.
+    // While it lives, `delete` for one of its containers harms no other.
     let output = node.run("container", &["delete"], &node.path("container"), b"");
     assert!(output.status.success());
     task.connect(ctx.clone(), &ConnectRequest::new()).await.unwrap();
@@ -186,9 +185,9 @@ fn info_describes_the_runtime() {
     assert!(info.features.type_url.ends_with("features/Features"));
 }
 
-/// containerd would never call a shim whose address it was not told.
+/// containerd would never call a shim whose address it does not know.
 #[test]
-fn a_start_whose_answer_nobody_reads_leaves_no_shim() {
+fn a_start_whose_result_is_not_read_leaves_no_shim() {
     let node = Node::new();
     let bundle = node.bundle("unheard", "{}");
     let (reader, writer) = std::io::pipe().unwrap();
@@ -208,7 +207,7 @@ fn a_start_whose_answer_nobody_reads_leaves_no_shim() {
 }
 
 #[test]
-fn a_start_that_cannot_be_is_one_sentence() {
+fn an_impossible_start_fails_with_one_sentence() {
     let node = Node::new();
     let broken = node.bundle("broken", "{");
     let output = node.run("broken", &["start"], &broken, b"");

@@ -1,5 +1,5 @@
-//! What containerd leaves to a sandbox without a container: the pod's host name,
-//! its hosts and its name servers as files, and its shared memory
+//! Provides what containerd leaves to a sandbox without a container: files with the pod's
+//! host name, hosts and name servers, and its shared memory
 //! (`internal/cri/server/container_create.go`, `linuxContainerMounts`).
 
 use std::fs;
@@ -11,21 +11,21 @@ use sandbox_core::spec::plan::{MountSource, Plan};
 use super::cri::cri::{DNSConfig, PodSandboxConfig};
 use crate::error::{Context, Result};
 
-/// The node's own, which pods get where nothing else is said.
+/// The node's own files, which pods get by default.
 const HOSTS: &str = "/etc/hosts";
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 
-/// Files in the bundle of the sandbox, with which they go away.
+/// Files in the sandbox's bundle, which are removed with it.
 #[derive(Clone)]
 pub(crate) struct Files {
     bundle: PathBuf,
     hostname: String,
     dns: Option<DNSConfig>,
-    /// The files are a pod's matter: other clients bring what they want.
+    /// Whether the files are needed. They are for pods; other clients provide their own.
     wanted: bool,
 }
 
-/// Names in the bundle, and where containers find them.
+/// The files' names in the bundle, and their paths in containers.
 const PLACES: [(&str, &str); 3] =
     [("hostname", "/etc/hostname"), ("hosts", HOSTS), ("resolv.conf", RESOLV_CONF)];
 
@@ -39,7 +39,7 @@ impl Files {
         }
     }
 
-    /// Writes them, before the first container asks.
+    /// Writes the files, before the first container is created.
     pub(super) fn write(&self) -> Result<()> {
         if !self.wanted {
             return Ok(());
@@ -59,8 +59,8 @@ impl Files {
         Ok(())
     }
 
-    /// Adds those that a container's spec does not bring itself. They can be
-    /// written where its root can be.
+    /// Adds the files that a container's spec does not mount itself. They are writable if its
+    /// root is.
     pub(crate) fn provide(&self, spec: &mut Spec) -> Result<()> {
         if !self.wanted {
             return Ok(());
@@ -76,7 +76,7 @@ impl Files {
         Ok(())
     }
 
-    /// Makes the `/dev/shm` of a container that shares its pod's IPC the pod's.
+    /// Replaces the `/dev/shm` of a container that shares its pod's IPC namespace by the pod's.
     pub(crate) fn share_memory(&self, plan: &mut Plan) {
         if !self.wanted || plan.container.namespaces.ipc {
             return;
@@ -97,7 +97,7 @@ fn bind(source: &Path, place: &str, read_only: bool) -> Result<Mount> {
     mount.options(options).build().context(|| "mounts")
 }
 
-/// resolv.conf(5).
+/// Formats a resolv.conf(5).
 fn resolv_conf(dns: &DNSConfig) -> String {
     let mut text = String::new();
     if !dns.searches.is_empty() {
@@ -117,7 +117,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_container_brings_itself_is_left_alone() {
+    fn a_container_s_own_mounts_are_left_alone() {
         let bundle = tempfile::tempdir().unwrap();
         let files = Files::of(bundle.path(), Some(&PodSandboxConfig::new()));
         let mut spec = Spec::default();

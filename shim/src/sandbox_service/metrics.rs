@@ -1,5 +1,5 @@
-//! SandboxMetrics: the numbers of the sandbox's own cgroup, which is what the
-//! sandbox process uses beside its containers.
+//! SandboxMetrics: returns the statistics of the sandbox's own cgroup, which is the usage of
+//! boot without the containers.
 
 use std::time::SystemTime;
 

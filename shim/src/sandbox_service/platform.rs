@@ -1,4 +1,4 @@
-//! Platform: what the containers of the sandbox run on, in Go's words.
+//! Platform: returns the platform of the sandbox's containers, with Go's names.
 
 use containerd_shim_protos::protobuf::MessageField;
 use containerd_shim_protos::sandbox_api::{PlatformRequest, PlatformResponse};
@@ -18,7 +18,7 @@ pub(super) fn platform(shim: &Shim, request: &PlatformRequest) -> Result<Platfor
     Ok(PlatformResponse { platform: MessageField::some(platform), ..Default::default() })
 }
 
-/// Rust's name of an architecture as Go's (`GOARCH`).
+/// Converts Rust's name of an architecture to Go's (`GOARCH`).
 fn architecture(name: &str) -> &str {
     match name {
         "x86_64" => "amd64",

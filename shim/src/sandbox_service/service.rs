@@ -1,5 +1,5 @@
-//! `containerd.runtime.sandbox.v1.Sandbox`: one line a request, each in a file
-//! of its own.
+//! `containerd.runtime.sandbox.v1.Sandbox`: one line for each request, each of which has a
+//! file of its own.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use crate::task::{Shim, to_the_end};
 
 struct SandboxService(Arc<Shim>);
 
-/// The service under its name.
+/// Returns the service with its name.
 pub(crate) fn services(shim: &Arc<Shim>) -> HashMap<String, Service> {
     create_sandbox(Arc::new(SandboxService(shim.clone())))
 }

@@ -1,7 +1,6 @@
-//! The spec of a sandbox without a container: what CRI's plugin would write for
-//! the pause container of the same pod (`internal/cri/server/podsandbox/
-//! sandbox_run_linux.go`), as far as it means the sandbox and not that
-//! container's program.
+//! Writes the spec of a sandbox without a container: the spec that CRI's plugin would write
+//! for the pause container of the same pod (`internal/cri/server/podsandbox/
+//! sandbox_run_linux.go`), except for the parts about that container's program.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -20,17 +19,18 @@ use super::cri::cri::{
 };
 use crate::error::{Context, Error, Result};
 
-/// Which containers are a pod's sandbox says this annotation.
+/// The annotation that marks a pod's sandbox container.
 const CONTAINER_TYPE: &str = "io.kubernetes.cri.container-type";
 
-/// The annotations of a pod that mean us. Others of a pod's choosing could claim
-/// what only containerd may say, such as that the pod is privileged.
+/// The prefix of the pod's annotations that are for us. The pod could use others to claim
+/// what only containerd may declare, such as that the pod is privileged.
 const OURS: &str = "dev.palisade.";
 
-/// What kubelet gives to every pause container: it shall die last.
+/// The `oom_score_adj` that the kubelet gives to every pause container, so that it is killed
+/// last.
 const OOM_SCORE_ADJ: i32 = -998;
 
-/// From the pod's configuration.
+/// Writes the spec from the pod's configuration.
 pub(super) fn of_pod(id: &str, config: &PodSandboxConfig) -> Result<Spec> {
     let linux = config.linux.get_or_default();
     let security = linux.security_context.get_or_default();
@@ -46,8 +46,8 @@ pub(super) fn of_pod(id: &str, config: &PodSandboxConfig) -> Result<Spec> {
     Ok(spec)
 }
 
-/// What makes any spec one of a sandbox without a container: the network that
-/// the request names, and a pause for a process, whose part boot plays.
+/// Completes any spec to one of a sandbox without a container: with the network that the
+/// request names, and a pause process, whose work boot does.
 pub(super) fn complete(spec: &mut Spec, request: &CreateSandboxRequest) -> Result<()> {
     let mut linux = spec.linux().clone().unwrap_or_default();
     if !request.netns_path.is_empty() {
@@ -77,8 +77,8 @@ fn annotations(config: &PodSandboxConfig) -> HashMap<String, String> {
         ("io.kubernetes.cri.sandbox-namespace", metadata.namespace),
         ("io.kubernetes.cri.sandbox-uid", metadata.uid),
         ("io.kubernetes.cri.sandbox-log-directory", config.log_directory.clone()),
-        // The name of an image marks what containerd 2 writes, where a missing
-        // seccomp profile does not mean a privileged pod.
+        // The name of an image marks a spec of containerd 2, in which a missing seccomp
+        // profile does not mean a privileged pod.
         ("io.kubernetes.cri.podsandbox.image-name", String::new()),
     ];
     let told = told.into_iter().map(|(key, value)| (key.to_string(), value));
@@ -90,7 +90,7 @@ fn ours(annotations: &HashMap<String, String>) -> impl Iterator<Item = (String, 
     annotations.iter().filter(is_ours).map(|(key, value)| (key.clone(), value.clone()))
 }
 
-/// Whether the pod is privileged shows in whether its `/sys` can be written.
+/// Returns the mount of `/sys`, which is writable in a privileged pod.
 fn sysfs(privileged: bool) -> Result<Mount> {
     let access = if privileged { "rw" } else { "ro" };
     let options = ["nosuid", "noexec", "nodev", access].map(str::to_string).to_vec();
@@ -119,7 +119,7 @@ fn section(id: &str, config: &LinuxPodSandboxConfig, options: &NamespaceOption) 
     linux.set_namespaces(Some(namespaces));
     linux.set_sysctl(Some(config.sysctls.clone()));
     linux.set_cgroups_path(cgroups_path(&config.cgroup_parent, id));
-    // As the pause container has it: next to nothing, when others want more.
+    // As for the pause container: next to nothing if others need CPU time.
     let cpu = LinuxCpuBuilder::default().shares(2u64).build().context(|| "cpu")?;
     let resources = LinuxResourcesBuilder::default().cpu(cpu).build();
     linux.set_resources(Some(resources.context(|| "resources")?));
@@ -128,7 +128,7 @@ fn section(id: &str, config: &LinuxPodSandboxConfig, options: &NamespaceOption) 
     Ok(linux)
 }
 
-/// A user namespace of the pod's own (`hostUsers: false`).
+/// Adds the pod's own user namespace (`hostUsers: false`).
 fn add_user_namespace(
     linux: &mut Linux,
     namespaces: &mut Vec<LinuxNamespace>,
@@ -168,7 +168,7 @@ fn namespace(kind: Type, path: Option<&str>) -> Result<LinuxNamespace> {
     builder.build().context(|| "namespaces")
 }
 
-/// Below the pod's cgroup, where containerd puts the pod's containers too
+/// Returns a path below the pod's cgroup, where containerd also puts the pod's containers
 /// (`internal/cri/server/helpers_linux.go`, `getCgroupsPath`).
 fn cgroups_path(parent: &str, id: &str) -> Option<PathBuf> {
     let last = parent.rsplit('/').next().unwrap_or_default();
@@ -179,8 +179,8 @@ fn cgroups_path(parent: &str, id: &str) -> Option<PathBuf> {
     }
 }
 
-/// Lowering oom_score_adj needs CAP_SYS_RESOURCE: without it, what the shim has
-/// itself is the least that its sandbox can have.
+/// Returns the `oom_score_adj` that the sandbox can have. Lowering it needs
+/// CAP_SYS_RESOURCE. Without that, the shim's own is the lowest.
 fn permitted(wanted: i32) -> Result<i32> {
     let may_lower = caps::has_cap(None, CapSet::Effective, Capability::CAP_SYS_RESOURCE);
     if may_lower.unwrap_or(false) {
@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pod_claims_nothing_by_annotations() {
+    fn a_pod_cannot_claim_privileges_by_annotations() {
         let mut config = pod();
         for key in ["io.kubernetes.cri-o.PrivilegedRuntime", "dev.palisade.userns"] {
             config.annotations.insert(key.into(), "true".into());
@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn the_network_of_the_request_counts() {
+    fn the_network_is_the_request_s() {
         let mut spec = of_pod("id", &pod()).unwrap();
         let request =
             CreateSandboxRequest { netns_path: "/run/netns/x".into(), ..Default::default() };

@@ -1,4 +1,4 @@
-//! SandboxStatus, in CRI's words, and PingSandbox.
+//! SandboxStatus, with CRI's names of states, and PingSandbox.
 
 use std::collections::HashMap;
 
@@ -35,8 +35,8 @@ pub(super) fn status(shim: &Shim, request: &SandboxStatusRequest) -> Result<Sand
     })
 }
 
-/// What `crictl inspectp` shows beyond the API: under the key of containerd's
-/// own, with its names (`internal/cri/types/sandbox_info.go`).
+/// Returns what `crictl inspectp` shows beyond the API, with the key and the names of
+/// containerd's own sandboxes (`internal/cri/types/sandbox_info.go`).
 fn info(pod: &Pod, pid: u32) -> HashMap<String, String> {
     let info = json!({
         "pid": pid,
@@ -46,7 +46,7 @@ fn info(pod: &Pod, pid: u32) -> HashMap<String, String> {
     HashMap::from([("info".to_string(), info.to_string())])
 }
 
-/// Whether the sandbox is alive.
+/// Succeeds if the sandbox is alive.
 pub(super) fn ping(shim: &Shim, request: &PingRequest) -> Result<PingResponse> {
     pod(&mut shim.table(), &request.sandbox_id)?.files()?;
     Ok(PingResponse::default())

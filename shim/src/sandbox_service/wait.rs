@@ -1,4 +1,4 @@
-//! WaitSandbox: until the sandbox has ended. Any number of clients may wait.
+//! WaitSandbox: waits until the sandbox has ended. Any number of clients may wait.
 
 use containerd_shim_protos::sandbox_api::{WaitSandboxRequest, WaitSandboxResponse};
 
