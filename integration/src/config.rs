@@ -3,9 +3,9 @@
 
 use std::path::Path;
 
-use crate::containerd::Version;
 use crate::image;
 use crate::slot::Slot;
+use crate::version::Version;
 
 /// The settings on which the configuration depends.
 #[derive(Debug)]

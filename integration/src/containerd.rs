@@ -17,45 +17,14 @@ use nix::unistd::Pid;
 use tokio::runtime::Runtime;
 
 use crate::config::{Settings, cni_conflist, config_toml};
+use crate::leaks::Traces;
 use crate::node::{self, Node};
-use crate::prepared::{Prepared, link_or_copy};
+use crate::prepared::Prepared;
 use crate::slot::Slot;
-use crate::{cgroup, image, keep, leaks, wait};
+use crate::{built, cgroup, image, keep, leaks, wait};
 
-/// The containerds of the suite. `ci/containerd` fetches each.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Version {
-    /// The one of Debian bookworm.
-    V1_6,
-    /// The one of Debian trixie.
-    V1_7,
-    /// The one of Debian forky.
-    V2_1,
-}
-
-impl Version {
-    /// Returns its number, as `ci/containerd` takes it.
-    pub fn number(self) -> &'static str {
-        match self {
-            Version::V1_6 => "1.6",
-            Version::V1_7 => "1.7",
-            Version::V2_1 => "2.1",
-        }
-    }
-
-    /// Returns the folder with its executables:
-    /// `.cache/containerd-VERSION/bin`.
-    pub(crate) fn executables(self) -> PathBuf {
-        let folder = repository().join(format!(".cache/containerd-{}/bin", self.number()));
-        let hint = format!("run: ci/containerd {}", self.number());
-        assert!(
-            folder.join("containerd").is_file(),
-            "no containerd in {}; {hint}",
-            folder.display()
-        );
-        folder
-    }
-}
+pub use crate::built::{palisade_executables, repository};
+pub use crate::version::Version;
 
 /// A running containerd. Dropping it stops it and checks for leaks.
 #[derive(Debug)]
@@ -132,7 +101,7 @@ impl Containerd {
         let containerd = Containerd {
             version,
             sandboxer,
-            runtime_name: runtime_name(),
+            runtime_name: built::runtime_name(),
             runtime: tokio_runtime(),
             process: Mutex::new(None),
             ids: Mutex::default(),
@@ -165,7 +134,7 @@ impl Containerd {
             .expect("write config.toml");
         fs::write(directory.join("cni/10-bridge.conflist"), cni_conflist(&self.slot))
             .expect("write the network's configuration");
-        install_palisade(&directory.join("bin"), &self.runtime_name);
+        built::install_palisade(&directory.join("bin"), &self.runtime_name);
     }
 
     /// Gives it a root with the images in both namespaces, the test's and
@@ -314,6 +283,16 @@ impl Containerd {
         self.ids.lock().map(|ids| ids.clone()).unwrap_or_default()
     }
 
+    /// Returns by what the test's containers are known.
+    pub fn traces(&self) -> Traces<'_> {
+        Traces {
+            slot: &self.slot,
+            ids: self.tracked().into_iter().collect(),
+            address: self.address(),
+            namespaces: vec![self.namespace(), "k8s.io".into()],
+        }
+    }
+
     /// Runs an asynchronous client to its end.
     pub fn block_on<F: Future>(&self, future: F) -> F::Output {
         let bounded = async { tokio::time::timeout(2 * wait::deadline(), future).await };
@@ -402,13 +381,13 @@ impl Drop for Containerd {
                 format!("{ctr} --address {} --namespace {}", address.display(), self.namespace());
             return keep::report(&self.slot, &command);
         }
-        let left = if thread::panicking() { Vec::new() } else { leaks::after_test(self) };
+        let left = if thread::panicking() { Vec::new() } else { leaks::left_of(&self.traces()) };
         self.stop();
         if thread::panicking() || !left.is_empty() {
             eprintln!("--- containerd {} logged:\n{}", self.version.number(), self.log());
         }
         leaks::clear_away(&self.slot);
-        leaks::clear_sockets(self);
+        leaks::clear_sockets(&self.traces());
         if !left.is_empty() {
             panic!("the test left behind:\n  {}", left.join("\n  "));
         }
@@ -421,37 +400,4 @@ impl Drop for Containerd {
 fn tokio_runtime() -> Runtime {
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     builder.worker_threads(1).enable_all().build().expect("start a runtime")
-}
-
-/// Returns the name of the runtime under test. To try out a test itself,
-/// another runtime can be named: a test of what holds for all containers must
-/// pass with runc as well.
-pub(crate) fn runtime_name() -> String {
-    std::env::var("PALISADE_TEST_RUNTIME").unwrap_or("io.containerd.palisade.v1".into())
-}
-
-/// Puts the built executables into a folder of a daemon's PATH.
-pub(crate) fn install_palisade(folder: &Path, runtime_name: &str) {
-    for name in ["containerd-shim-palisade-v1", "palisade"] {
-        let built = palisade_executables().join(name);
-        if built.is_file() {
-            link_or_copy(&built, &folder.join(name)).expect("link an executable");
-        } else if runtime_name.contains("palisade") {
-            panic!("{} is missing; run: cargo build --release", built.display());
-        }
-    }
-}
-
-/// Returns the root of the repository.
-pub fn repository() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("this crate lies in the repository")
-}
-
-/// Returns the folder in which `cargo build --release` puts the two
-/// executables.
-pub fn palisade_executables() -> PathBuf {
-    match std::env::var_os("PALISADE_TEST_EXECUTABLES") {
-        Some(folder) => folder.into(),
-        None => repository().join("target/x86_64-unknown-linux-gnu/release"),
-    }
 }

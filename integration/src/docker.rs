@@ -14,11 +14,12 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::json;
 
-use crate::containerd::{self, install_palisade, repository, runtime_name};
+use crate::built::{install_palisade, repository, runtime_name};
+
 use crate::ctr::Finished;
 use crate::leaks::{self, Traces};
 use crate::slot::Slot;
-use crate::{cgroup, image, keep, wait};
+use crate::{cgroup, image, keep, version, wait};
 
 /// The Dockers of the suite. `ci/docker` fetches each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,8 +33,8 @@ pub enum Version {
 impl Version {
     fn executables(self) -> [PathBuf; 2] {
         let (number, containerd) = match self {
-            Version::V26 => ("26", containerd::Version::V1_7),
-            Version::V28 => ("28", containerd::Version::V2_1),
+            Version::V26 => ("26", version::Version::V1_7),
+            Version::V28 => ("28", version::Version::V2_1),
         };
         let folder = repository().join(format!(".cache/docker-{number}/bin"));
         let hint = format!("run: ci/docker {number}");

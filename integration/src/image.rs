@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tar::{Builder, EntryType, Header};
 
-use crate::containerd::palisade_executables;
+use crate::built::palisade_executables;
 
 /// An image with a shell and the usual commands, and the users `root`, `alice`
 /// (1000) and `bob` (1001).
@@ -126,7 +126,7 @@ fn applets() -> Vec<String> {
 
 /// Returns an executable of this crate, which cargo puts beside the test
 /// executables or one folder above them.
-fn sibling(name: &str) -> PathBuf {
+pub(crate) fn sibling(name: &str) -> PathBuf {
     let me = std::env::current_exe().expect("the path of this executable");
     let beside = me.ancestors().skip(1).take(2).map(|folder| folder.join(name));
     beside

@@ -1,4 +1,4 @@
-//! Checks that a test leaves nothing behind. [`after_test`] looks for
+//! Checks that a test leaves nothing behind. [`left_of`] looks for
 //! everything that has the test's names. [`clear_away`] removes it, after the
 //! check or before the next test with the same slot.
 
@@ -11,7 +11,6 @@ use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::containerd::Containerd;
 use crate::host::{self, HostProcess};
 use crate::image::sha256;
 use crate::slot::Slot;
@@ -32,20 +31,6 @@ pub struct Traces<'a> {
     pub address: PathBuf,
     /// The containerd namespaces of the test.
     pub namespaces: Vec<String>,
-}
-
-/// Returns what is left, in sentences.
-pub fn after_test(containerd: &Containerd) -> Vec<String> {
-    left_of(&traces_of(containerd))
-}
-
-fn traces_of(containerd: &Containerd) -> Traces<'_> {
-    Traces {
-        slot: containerd.slot(),
-        ids: containerd.tracked().into_iter().collect(),
-        address: containerd.address(),
-        namespaces: vec![containerd.namespace(), "k8s.io".into()],
-    }
 }
 
 /// Returns what is left after some time, in sentences.
@@ -154,8 +139,8 @@ fn state_files(slot: &Slot, ids: &[String]) -> Vec<PathBuf> {
 }
 
 /// Removes the sockets of shims. Later it would be unknown whose they were.
-pub fn clear_sockets(containerd: &Containerd) {
-    for socket in shim_sockets(&traces_of(containerd)) {
+pub fn clear_sockets(traces: &Traces<'_>) {
+    for socket in shim_sockets(traces) {
         let _ = fs::remove_file(socket);
     }
 }

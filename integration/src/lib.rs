@@ -12,6 +12,7 @@
 //! All functions panic with a sentence if something is wrong: only tests and
 //! the quickstart use them.
 
+pub mod built;
 pub mod cgroup;
 pub mod config;
 pub mod container;
@@ -20,6 +21,7 @@ pub mod cri;
 pub mod ctr;
 pub mod docker;
 pub mod events;
+mod files;
 pub mod host;
 pub mod image;
 pub mod keep;
@@ -32,6 +34,7 @@ pub mod slot;
 pub mod spec;
 pub mod stdio;
 pub mod stream;
+pub mod version;
 pub mod wait;
 
 /// Makes one test of each named story, a `fn(Containerd)`, for every containerd

@@ -10,13 +10,15 @@
 //! end. After a test that failed or was killed, the next starts from nothing.
 
 use std::fs::{self, Metadata};
-use std::io::{ErrorKind, Result};
-use std::os::unix::fs::{MetadataExt, lchown, symlink};
+use std::io::Result;
+use std::os::unix::fs::{MetadataExt, lchown};
 use std::path::{Path, PathBuf};
 
-use crate::containerd::{Version, repository};
+use crate::built::repository;
+use crate::files::{self, link_or_copy};
 use crate::image::{self, sha256};
 use crate::slot::Slot;
+use crate::version::Version;
 
 /// The code that determines the content of a prepared root.
 const RECIPE: [&str; 3] =
@@ -116,27 +118,9 @@ fn copy_directory(from: &Path, to: &Path, shared: bool) -> Result<()> {
         match entry.file_type()? {
             kind if kind.is_dir() => copy_directory(&path, &copy, shared)?,
             _ if shared => link_or_copy(&path, &copy)?,
-            _ => self::copy(&path, &copy)?,
+            _ => files::copy(&path, &copy)?,
         }
     }
     lchown(to, Some(original.uid()), Some(original.gid()))?;
     fs::set_permissions(to, original.permissions())
-}
-
-/// Makes a hard link, or a copy if the two are on different file systems.
-pub(crate) fn link_or_copy(from: &Path, to: &Path) -> Result<()> {
-    match fs::hard_link(from, to) {
-        Err(e) if e.kind() == ErrorKind::CrossesDevices => copy(from, to),
-        linked => linked,
-    }
-}
-
-fn copy(from: &Path, to: &Path) -> Result<()> {
-    let original = fs::symlink_metadata(from)?;
-    if original.is_symlink() {
-        symlink(fs::read_link(from)?, to)?;
-    } else {
-        fs::copy(from, to)?;
-    }
-    lchown(to, Some(original.uid()), Some(original.gid()))
 }

@@ -197,7 +197,7 @@ fn a_create_that_its_client_cancels_is_rolled_back(containerd: Containerd) {
     let (hooks, begun) = endless_hooks(&containerd);
     let container = containerd.shell("abandoned", "true").spec(|s| s["hooks"] = hooks);
     let abandoned = container.cancel_create(&begun);
-    assert_eq!(leaks::after_test(&containerd), [""; 0]);
+    assert_eq!(leaks::left_of(&containerd.traces()), [""; 0]);
     assert!(containerd.directory().join("tidied").is_file());
     drop(abandoned);
     let again = containerd.shell("abandoned", "echo again").start();
