@@ -1,5 +1,6 @@
-//! The CPUs and the memory that a sandbox is told, by boot's command line:
-//! `--cpu-num` and `--total-memory`. The rules stand in ARCHITECTURE.md.
+//! The CPUs and the memory that a pod is told, by boot's command line:
+//! `--cpu-num` and `--total-memory`. The rules stand in
+//! `sandbox-core/src/cgroup/derive.rs`.
 
 use std::fs;
 
@@ -16,6 +17,7 @@ on_each_containerd!(
     quota_and_cpuset_together,
     the_memory_limit_is_told,
     a_limit_of_the_parent_counts,
+    a_cpuset_of_the_parent_counts,
     the_pod_s_limits_are_told_and_not_the_container_s,
 );
 
@@ -84,23 +86,25 @@ fn quota_and_cpuset_together(containerd: Containerd) {
     for (id, quota_of) in [("half", 0.5), ("two-and-a-half", 2.5), ("three", 3.0)] {
         let mut resources = quota(quota_of);
         resources["cpu"]["cpus"] = json!("0");
-        assert_eq!(told(&containerd, id, resources).0, 1, "{id}");
+        assert_eq!(told(&containerd, id, resources), (1, host_memory()), "{id}");
     }
 }
 
 fn the_memory_limit_is_told(containerd: Containerd) {
     let limited = json!({ "memory": { "limit": 64 << 20 } });
-    assert_eq!(told(&containerd, "limited", limited).1, 64 << 20);
+    assert_eq!(told(&containerd, "limited", limited), (host_cpus(), 64 << 20));
+    let generous = json!({ "memory": { "limit": host_memory() * 4 } });
+    assert_eq!(told(&containerd, "generous", generous), (host_cpus(), host_memory()));
 }
 
 /// Limits the cgroup above the pods', as the kubelet does for a class of service.
-fn limit_all(containerd: &Containerd, memory: u64, quota: u32) {
-    let limits = Limits { memory: Some(memory), quota: Some(quota), cpus: None };
+fn limit_all(containerd: &Containerd, limits: Limits) {
     cgroup::limit(containerd.slot(), &limits);
 }
 
 fn a_limit_of_the_parent_counts(containerd: Containerd) {
-    limit_all(&containerd, 96 << 20, 150_000);
+    let limits = Limits { memory: Some(96 << 20), quota: Some(150_000), cpus: None };
+    limit_all(&containerd, limits);
     let (cpus, memory) = told(&containerd, "child", json!({}));
     assert_eq!((cpus, memory), (host_cpus().min(2), 96 << 20));
     let tighter = json!({ "memory": { "limit": 32 << 20 } });
@@ -109,14 +113,21 @@ fn a_limit_of_the_parent_counts(containerd: Containerd) {
     assert_eq!(told(&containerd, "looser", looser).1, 96 << 20);
 }
 
+fn a_cpuset_of_the_parent_counts(containerd: Containerd) {
+    let limits = Limits { memory: Some(192 << 20), cpus: Some("0"), quota: None };
+    limit_all(&containerd, limits);
+    assert_eq!(told(&containerd, "child", json!({})), (1, 192 << 20));
+    let three = quota(3.0);
+    assert_eq!(told(&containerd, "three", three), (1, 192 << 20));
+}
+
 /// boot is the pod's: a limit of one container is that container's alone.
 fn the_pod_s_limits_are_told_and_not_the_container_s(containerd: Containerd) {
-    limit_all(&containerd, 128 << 20, 200_000);
+    limit_all(&containerd, Limits { memory: Some(128 << 20), quota: None, cpus: Some("0") });
     let pod = containerd.pod("limited");
     let container = pod.container("main", "sleep 1000", |config| {
         resources(config).memory_limit_in_bytes = 32 << 20;
     });
-    let (_, memory) = told_to(sandbox::shim_of(container.pid()));
-    assert_eq!(memory, 128 << 20);
+    assert_eq!(told_to(sandbox::shim_of(container.pid())), (1, 128 << 20));
     assert_eq!(host::memory_limit(container.pid()), 32 << 20);
 }
