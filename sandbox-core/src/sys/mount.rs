@@ -295,9 +295,7 @@ mod tests {
 
     #[test]
     fn a_file_system_error_has_the_kernel_s_message() {
-        let Ok(context) = FsContext::open("tmpfs") else {
-            return;
-        };
+        let context = FsContext::open("tmpfs").expect("the tests run as root");
         let error = context.string("size", "many").unwrap_err();
         assert_eq!(error.errno, Errno::INVAL);
         assert!(error.to_string().contains("size"), "{error}");

@@ -8,16 +8,15 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use nix::sched::{CloneFlags, unshare};
 use nix::unistd::{Gid, Uid, setfsgid, setfsuid};
 use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags};
 use rustix::mount::MountAttrFlags;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::{Pid, PidfdFlags, Signal};
-use rustix::thread::{UnshareFlags, unshare_unsafe};
 use sandbox_core::control::gofer::*;
 use sandbox_core::control::packet::{Received, receive_packet, send_packet};
 use sandbox_core::spec::plan::*;
-use sandbox_core::sys::descriptor::donate;
 use sandbox_core::sys::mount::*;
 
 /// First host ID of every sandbox here.
@@ -35,8 +34,7 @@ pub struct Host {
 
 impl Host {
     pub fn new() -> Self {
-        // SAFETY: a mount namespace has no bearing on memory or descriptors.
-        unsafe { unshare_unsafe(UnshareFlags::NEWNS) }.expect("these tests run as root");
+        unshare(CloneFlags::CLONE_NEWNS).expect("these tests run as root");
         change("/", PropagationKind::Private);
         Self { dir: tempfile::tempdir().unwrap() }
     }
@@ -210,11 +208,11 @@ pub fn gofer(request: &GoferRequest, sandbox: Option<&Sandbox>) -> Run {
     gofer_in(request, sandbox, || Ok(()))
 }
 
-/// The same, in a process that did something to itself before.
+/// Runs the gofer as a child of a thread that did something to itself before.
 pub fn gofer_in(
     request: &GoferRequest,
     sandbox: Option<&Sandbox>,
-    before: impl FnMut() -> std::io::Result<()> + Send + Sync + 'static,
+    before: impl FnOnce() -> std::io::Result<()> + Send,
 ) -> Run {
     let mut request = request.clone();
     request.user_namespace = sandbox.map(|s| s.mappings.clone());
@@ -248,22 +246,25 @@ fn namespace_of_self(name: &str) -> OwnedFd {
 }
 
 /// Sends any bytes and descriptors to a gofer, and waits until nothing of it is
-/// left.
+/// left. The thread that starts it lives as long: with it goes its child.
 pub fn raw(
     bytes: &[u8],
     fds: &[BorrowedFd<'_>],
-    mut before: impl FnMut() -> std::io::Result<()> + Send + Sync + 'static,
+    before: impl FnOnce() -> std::io::Result<()> + Send,
 ) -> Run {
-    let (ours, theirs) = pair();
-    let number = std::os::fd::AsRawFd::as_raw_fd(&theirs);
-    let mut command = Command::new(env!("CARGO_BIN_EXE_palisade"));
-    command.args(["gofer", &format!("--request-fd={number}")]).process_group(0);
-    let hook = move || {
-        before()?;
-        donate(&theirs).map(drop)
+    let in_thread = || {
+        before().unwrap();
+        run(bytes, fds)
     };
-    // SAFETY: between fork and exec only system calls are made.
-    unsafe { command.pre_exec(hook) };
+    std::thread::scope(|scope| scope.spawn(in_thread).join().unwrap())
+}
+
+fn run(bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Run {
+    let (ours, theirs) = pair();
+    // Its standard input cannot be announced: the shell gives it another number.
+    let mut command = Command::new("sh");
+    command.args(["-c", "exec \"$0\" gofer --request-fd=3 3<&0 0</dev/null"]);
+    command.arg(env!("CARGO_BIN_EXE_palisade")).process_group(0).stdin(theirs);
     let start = Instant::now();
     send_packet(&ours, bytes, fds).unwrap();
     let mut child = command.spawn().unwrap();
