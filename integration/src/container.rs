@@ -13,13 +13,14 @@ use containerd_client::tonic::{Code, Status};
 use containerd_client::types::v1::ProcessInfo;
 use containerd_client::types::v1::{Process, Status as TaskStatus};
 use containerd_client::types::{Metric, Mount};
+use prost::Message;
 use prost_types::Any;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde_json::Value;
 
 use crate::containerd::Containerd;
 use crate::stdio::{Stdio, Streams};
-use crate::{image, keep, sandbox, spec, wait};
+use crate::{attack, image, keep, sandbox, spec, wait};
 
 /// Type URLs of containerd's runtime-spec types.
 const SPEC_URL: &str = "types.containerd.io/opencontainers/runtime-spec/1/Spec";
@@ -86,6 +87,12 @@ impl<'a> NewContainer<'a> {
     pub fn options(mut self, options: Any) -> Self {
         self.options = Some(options);
         self
+    }
+
+    /// Takes the protection away: every capability, all devices, and no user
+    /// namespace. `change` is what the story changes.
+    pub fn privileged(self, change: impl FnOnce(&mut Value)) -> Self {
+        self.spec(change).spec(attack::unprotect).options(options("userns = \"never\"", ""))
     }
 
     /// Adds a bind mount.
@@ -536,6 +543,28 @@ pub(crate) fn discard(containerd: &Containerd, id: &str) {
         let request = RemoveSnapshotRequest { snapshotter: "overlayfs".into(), key: id.into() };
         let _ = client.snapshots().remove(containerd.request(request)).await;
     });
+}
+
+/// containerd's `runtimeoptions.v1.Options`.
+#[derive(Clone, PartialEq, Message)]
+struct RuntimeOptions {
+    #[prost(string, tag = "1")]
+    type_url: String,
+    #[prost(string, tag = "2")]
+    config_path: String,
+    #[prost(bytes = "vec", tag = "3")]
+    config_body: Vec<u8>,
+}
+
+/// Returns Palisade's options as clients attach them to a container: their text,
+/// or the path of a file.
+pub fn options(body: &str, path: &str) -> Any {
+    let options = RuntimeOptions {
+        type_url: String::new(),
+        config_path: path.to_owned(),
+        config_body: body.as_bytes().to_vec(),
+    };
+    Any { type_url: "runtimeoptions.v1.Options".to_owned(), value: options.encode_to_vec() }
 }
 
 fn any(type_url: &str, value: &Value) -> Any {

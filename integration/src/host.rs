@@ -150,6 +150,12 @@ pub fn cpu_shares(pid: i32) -> String {
     cgroup_value(pid, "cpu", file)
 }
 
+/// Whether this host's kernel knows a type of file systems.
+pub fn knows_file_system(name: &str) -> bool {
+    let known = fs::read_to_string("/proc/filesystems").expect("read /proc/filesystems");
+    known.lines().any(|line| line.trim_start_matches("nodev").trim() == name)
+}
+
 /// Whether this host has the unified hierarchy only.
 pub fn has_cgroup_v2_only() -> bool {
     Path::new("/sys/fs/cgroup/cgroup.controllers").exists()

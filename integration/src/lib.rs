@@ -8,10 +8,13 @@
 //! [`node`] is the machine's own containerd, for tests of what is installed.
 //! [`docker`] runs containers under Docker. [`shim`] calls the shim without a
 //! containerd. [`keep`] leaves what a failing test has made, to be looked at.
+//! [`attack`] has what hostile containers try, and shows that each attempt could
+//! succeed. [`hostile`] names what a sandbox process does that was taken over.
 //!
 //! All functions panic with a sentence if something is wrong: only tests and
 //! the quickstart use them.
 
+pub mod attack;
 pub mod built;
 pub mod cgroup;
 pub mod config;
@@ -23,6 +26,7 @@ pub mod docker;
 pub mod events;
 mod files;
 pub mod host;
+pub mod hostile;
 pub mod image;
 pub mod keep;
 pub mod leaks;

@@ -4,6 +4,8 @@
 
 use serde_json::{Value, json};
 
+use crate::host;
+
 /// The capabilities that containerd gives an ordinary container.
 const CAPABILITIES: [&str; 14] = [
     "CAP_CHOWN",
@@ -129,9 +131,21 @@ pub fn add_bind(spec: &mut Value, source: &str, destination: &str, options: &[&s
 
 /// Gives a process every capability, and the means to gain them again.
 pub fn add_all_capabilities(process: &mut Value) {
-    let all: Vec<String> = ALL_CAPABILITIES.iter().map(|name| format!("CAP_{name}")).collect();
+    add_capabilities(process, |_| true);
+}
+
+/// Gives a process every capability that root has on this machine.
+pub fn add_capabilities_of_host(process: &mut Value) {
+    let mask = host::status(std::process::id().cast_signed(), "CapEff");
+    let mask = u64::from_str_radix(&mask, 16).expect("a mask in hexadecimal");
+    add_capabilities(process, |number| mask & (1 << number) != 0);
+}
+
+fn add_capabilities(process: &mut Value, wanted: impl Fn(usize) -> bool) {
+    let named = ALL_CAPABILITIES.iter().enumerate().filter(|(number, _)| wanted(*number));
+    let names: Vec<String> = named.map(|(_, name)| format!("CAP_{name}")).collect();
     for set in ["bounding", "effective", "permitted", "inheritable"] {
-        process["capabilities"][set] = all.clone().into();
+        process["capabilities"][set] = names.clone().into();
     }
     process["noNewPrivileges"] = false.into();
 }

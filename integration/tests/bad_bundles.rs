@@ -5,11 +5,10 @@ use std::fs;
 use std::path::Path;
 
 use containerd_client::tonic::Code;
+use integration::container::options;
 use integration::containerd::{Containerd, Version};
 use integration::on_each_containerd;
 use integration::shim::{Bundle, symlink};
-use prost::Message;
-use prost_types::Any;
 use serde_json::{Value, json};
 
 on_each_containerd!(
@@ -250,26 +249,6 @@ fn one_of_two_creates_at_once_succeeds(containerd: Containerd) {
     shims[0].shutdown();
 }
 
-/// containerd's `runtimeoptions.v1.Options`.
-#[derive(Clone, PartialEq, Message)]
-struct RuntimeOptions {
-    #[prost(string, tag = "1")]
-    type_url: String,
-    #[prost(string, tag = "2")]
-    config_path: String,
-    #[prost(bytes = "vec", tag = "3")]
-    config_body: Vec<u8>,
-}
-
-fn options(body: &str, path: &str) -> Any {
-    let options = RuntimeOptions {
-        type_url: String::new(),
-        config_path: path.to_owned(),
-        config_body: body.as_bytes().to_vec(),
-    };
-    Any { type_url: "runtimeoptions.v1.Options".to_owned(), value: options.encode_to_vec() }
-}
-
 fn options_with_an_unknown_key_are_refused(containerd: Containerd) {
     let container = containerd.shell("optional", "true").options(options("colour = \"red\"", ""));
     let refused = container.try_create().expect_err("there is no such option");
@@ -310,6 +289,11 @@ fn a_symlink_leads_no_mount_out_of_the_container(containerd: Containerd) {
             integration::spec::add_bind(s, &source, destination, &["rbind", "rw"]);
         }
     });
+    // Followed on the host, each leads out of the root file system.
+    for (link, outside) in [("up", Path::new("/")), ("absolute", &secret)] {
+        let followed = fs::canonicalize(bundle.path.join("rootfs").join(link));
+        assert_eq!(followed.expect("follow a link"), outside, "{link}");
+    }
     let shim = bundle.start_shim().expect("start the shim");
     let created = shim.create();
     assert!(!Path::new("/escaped").exists(), "a directory was made on the host");

@@ -3,51 +3,57 @@
 //! these are theirs.
 
 use std::fs;
+use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::{SocketAddr, UnixListener};
 
+use integration::attack::{Attacks, add_attacker};
 use integration::containerd::{Containerd, Version};
 use integration::cri::{Pod, PodContainer, pod_security, security};
 use integration::stdio::Streams;
-use integration::{host, sandbox, spec, wait};
+use integration::{host, on_each_containerd, sandbox, spec, wait};
 use k8s_cri::v1::{Capability, Int64Value, NamespaceMode, PodSandboxConfig};
 use serde_json::{Value, json};
+
+on_each_containerd!(boot_is_out_of_reach_for_a_pod_that_shares_its_pids);
 
 fn share_pids(config: &mut PodSandboxConfig) {
     let options = pod_security(config).namespace_options.as_mut();
     options.expect("namespace options").pid = NamespaceMode::Pod.into();
 }
 
-/// Each of these tells a success by its exit code.
-const ATTACKS_ON_PID_1: [&str; 23] = [
-    "cat /proc/1/environ",
-    "cat /proc/1/maps | grep .",
-    "cat /proc/1/auxv",
-    "cat /proc/1/syscall",
-    "cat /proc/1/stack",
-    "cat /proc/1/io",
-    "cat /proc/1/personality",
-    // Their numbers are told to the files' owner, and nothing else.
-    "for fd in /proc/1/fd/*; do readlink $fd && exit 0; done; exit 1",
-    "for fd in /proc/1/fd/*; do (: < $fd) && exit 0; done; exit 1",
-    "ls /proc/1/map_files/ | grep .",
-    "ls /proc/1/root/",
-    "ls /proc/1/cwd/",
-    "readlink /proc/1/exe",
-    "head -c 1 /proc/1/exe",
-    "readlink /proc/1/ns/mnt",
-    "dd if=/proc/1/mem bs=1 count=1 skip=4194304",
-    "echo 0 > /proc/1/clear_refs",
-    "echo x > /proc/1/attr/exec",
-    "nsenter -t 1 -m true",
-    "nsenter -t 1 -n true",
-    "nsenter -t 1 -U true",
-    "echo 0 > /proc/1/timerslack_ns",
-    "echo 0 0 1 > /proc/1/uid_map",
-];
+/// Lists what a process can do to boot that is let.
+fn attacks_on_pid_1() -> Attacks {
+    Attacks::on_host([
+        "cat /proc/1/environ",
+        "cat /proc/1/maps | grep .",
+        "cat /proc/1/auxv",
+        "cat /proc/1/syscall",
+        "cat /proc/1/stack",
+        "cat /proc/1/io",
+        "cat /proc/1/personality",
+        // Their numbers are told to the files' owner, and nothing else.
+        "for fd in /proc/1/fd/*; do readlink $fd && exit 0; done; exit 1",
+        "for fd in /proc/1/fd/*; do (: < $fd) && exit 0; done; exit 1",
+        "ls /proc/1/map_files/ | grep .",
+        "ls /proc/1/root/",
+        "ls /proc/1/cwd/",
+        "readlink /proc/1/exe",
+        "head -c 1 /proc/1/exe",
+        "readlink /proc/1/ns/mnt",
+        ": < /proc/1/mem",
+        "echo 1 > /proc/1/clear_refs",
+        "echo 0x33 > /proc/1/coredump_filter",
+        "nsenter -t 1 -m true",
+        "nsenter -t 1 -n true",
+        "nsenter -t 1 -U true",
+        "echo 0 > /proc/1/timerslack_ns",
+    ])
+}
 
-fn succeeded(container: &PodContainer<'_>, attacks: &[&str]) -> Vec<String> {
-    let tried = attacks.iter().filter(|attack| container.exec(attack).code == 0);
-    tried.map(|attack| (*attack).to_owned()).collect()
+/// Each attack that succeeds in a container of a pod.
+fn succeeded(container: &PodContainer<'_>, attacks: &Attacks) -> String {
+    container.ask(&attacks.script())
 }
 
 fn alive(pod: &Pod<'_>, container: &PodContainer<'_>) {
@@ -56,11 +62,9 @@ fn alive(pod: &Pod<'_>, container: &PodContainer<'_>) {
     assert_eq!(container.ask("echo fine"), "fine");
 }
 
-#[test]
-fn boot_is_out_of_reach_for_a_pod_that_shares_its_pids() {
-    let containerd = Containerd::start(Version::V2_1);
+fn boot_is_out_of_reach_for_a_pod_that_shares_its_pids(containerd: Containerd) {
     let pod = containerd.pod_with("shared", share_pids);
-    let none = Vec::<String>::new();
+    let attacks = attacks_on_pid_1();
     let users = [("root", 0), ("the-user-boot-runs-as", 65534), ("alice", 1000)];
     for (name, user) in users {
         let container = pod.container(name, "sleep 1000", |config| {
@@ -73,12 +77,15 @@ fn boot_is_out_of_reach_for_a_pod_that_shares_its_pids() {
             };
             security.capabilities = Some(all);
         });
-        assert_eq!(succeeded(&container, &ATTACKS_ON_PID_1), none, "{name}");
-        for signal in 1..=64 {
-            container.exec(&format!("for n in 1 2 3; do kill -{signal} 1; done"));
-        }
+        assert_eq!(succeeded(&container, &attacks), "done", "{name}");
+        container.exec("for s in $(seq 64); do for n in 1 2 3; do kill -$s 1; done; done");
         alive(&pod, &container);
+        // Another process of the container's is ended by the same signals.
+        container
+            .ask("sleep 1000 & for s in $(seq 64); do kill -$s $!; done; wait $!; test $? -gt 128");
     }
+    assert!(pod.is_ready());
+    containerd.attacks_work_among(pod.pid(), &attacks);
 }
 
 /// How the kernel treats boot is the host's to say.
@@ -86,27 +93,23 @@ fn boot_is_out_of_reach_for_a_pod_that_shares_its_pids() {
 fn root_of_a_container_does_not_change_how_the_kernel_treats_boot() {
     let containerd = Containerd::start(Version::V2_1);
     let pod = containerd.pod_with("limits", share_pids);
+    let attacks = Attacks::on_host([
+        "taskset -p 1 1",
+        "renice -n 5 -p 1",
+        "ionice -c 3 -p 1",
+        "echo 1000 > /proc/1/oom_score_adj",
+        "ls /proc/1/fd",
+    ]);
     // Nobody is not boot, nor is the last ID that there is.
     for user in [0, 1000, 65534, 65535] {
         let container = pod.container(&format!("user-{user}"), "sleep 1000", |config| {
             security(config).run_as_user = Some(Int64Value { value: user });
             security(config).run_as_group = Some(Int64Value { value: user });
         });
-        let attacks = [
-            "taskset -p 1 1",
-            "renice -n 5 -p 1",
-            "ionice -c 3 -p 1",
-            "echo 1000 > /proc/1/oom_score_adj",
-            "ls /proc/1/fd",
-        ];
-        assert_eq!(succeeded(&container, &attacks), Vec::<String>::new(), "as {user}");
+        assert_eq!(succeeded(&container, &attacks), "done", "as {user}");
         alive(&pod, &container);
     }
-}
-
-/// `integration/src/bin/attacker.rs`, for a container to run.
-fn with_attacker(spec: &mut Value) {
-    spec::add_bind(spec, env!("CARGO_BIN_EXE_attacker"), "/attacker", &["bind", "ro"]);
+    containerd.attacks_work_among(pod.pid(), &attacks);
 }
 
 /// Makes a container one of the pod `pod` that shares its PIDs, as CRI does.
@@ -133,7 +136,7 @@ fn a_process_at_its_gate_is_out_of_reach_for_its_neighbours() {
         let root = root.start();
         let boot = sandbox::boot_of(root.shim()).pid;
         let neighbour = containerd.container("neighbour", ["sleep", "1000"]).spec(|s| {
-            with_attacker(s);
+            add_attacker(s);
             in_pod(s, boot);
         });
         let neighbour = neighbour.start();
@@ -148,9 +151,6 @@ fn a_process_at_its_gate_is_out_of_reach_for_its_neighbours() {
         let seen = host::status(parked.pid(), "NSpid");
         let seen = seen.split_whitespace().last().expect("a PID");
         assert_eq!(neighbour.exec_shell("see", &format!("test -e /proc/{seen}/comm")).0, 0);
-        // What the attacks find where there is something to find: itself.
-        let own = neighbour.exec_shell("control", "exec /attacker process $$").1;
-        assert!(own.contains("opened /proc/") && own.contains("took descriptor 0"), "{own}");
         for (name, pid) in [("parked", seen), ("boot", "1")] {
             let mut attack = spec::process(&["/attacker", "process", pid]);
             if user_namespace {
@@ -161,6 +161,17 @@ fn a_process_at_its_gate_is_out_of_reach_for_its_neighbours() {
             attack.start().expect("start it");
             assert_eq!(attack.wait().code, 0);
             assert_eq!(attack.stdio().output(), "done\n", "{name}, {user_namespace}");
+            // The host's root gets at all of it, but into a user namespace that is its own.
+            let control = format!("/attacker --control process {pid}");
+            let failing = containerd.on_host_among(boot, &control);
+            let wanted = match user_namespace {
+                true => "done\n",
+                false => {
+                    "entered its CloneFlags(CLONE_NEWUSER)\n\
+                          entered its CloneFlags(CLONE_NEWNS | CLONE_NEWUSER)\ndone\n"
+                }
+            };
+            assert_eq!(failing, wanted, "{name}, {user_namespace}");
         }
         parked.start().expect("start it");
         assert_ne!(executable(parked.pid()), executable(boot));
@@ -175,7 +186,7 @@ fn a_newborn_is_out_of_reach_for_its_neighbours() {
     let root = containerd.container("pod", ["sleep", "1000"]).start();
     let boot = sandbox::boot_of(root.shim()).pid;
     let attacker = containerd.container("attacker", ["/attacker", "newborns"]).spec(|s| {
-        with_attacker(s);
+        add_attacker(s);
         in_pod(s, boot);
         spec::add_all_capabilities(&mut s["process"]);
     });
@@ -191,9 +202,49 @@ fn a_newborn_is_out_of_reach_for_its_neighbours() {
     attacker.kill(9).expect("kill the attacker");
     assert_eq!(attacker.finish(), (137, "waiting\n".to_owned()));
     assert!(host::process(boot).is_some(), "boot lives");
+
+    // What it gets at where nothing holds it: in its own container, where a
+    // process may be in a user namespace that has no maps yet.
+    let control = containerd.container("control", ["/attacker", "newborns"]).spec(|s| {
+        add_attacker(s);
+        spec::add_all_capabilities(&mut s["process"]);
+    });
+    let control = control.start();
+    control.stdio().wait_for_output("waiting");
+    let prey = |id: &str, args: &[&str]| {
+        let mut process = spec::process(args);
+        spec::add_all_capabilities(&mut process);
+        let exec = control.exec(id, process, Streams::Null).expect("add an exec");
+        exec.start().expect("start it");
+        exec
+    };
+    let ordinary = prey("ordinary", &["sleep", "1000"]);
+    let found = [
+        "opened mem",
+        "opened environ",
+        "opened fd/0",
+        "opened ns/mnt",
+        "opened exe",
+        "opened root/",
+        "opened cwd/",
+        "wrote mem",
+        "traced the start",
+        "took a descriptor",
+        "entered CloneFlags(CLONE_NEWNS)",
+    ];
+    for what in found {
+        control.stdio().wait_for_output(&format!("{what} of "));
+    }
+    let unmapped = prey("unmapped", &["unshare", "-U", "sleep", "1000"]);
+    let found =
+        ["wrote setgroups", "wrote uid_map", "entered CloneFlags(CLONE_NEWNS | CLONE_NEWUSER)"];
+    for what in found {
+        control.stdio().wait_for_output(&format!("{what} of "));
+    }
+    drop((ordinary, unmapped));
 }
 
-/// As `mounts_are_locked_whatever_the_interface`, where the proc that a container
+/// As `mounts_are_locked_whatever_the_interface`, which has the control, where the proc that a container
 /// sees is the pod's.
 #[test]
 fn mounts_are_locked_for_a_pod_that_shares_its_pids() {
@@ -205,7 +256,7 @@ fn mounts_are_locked_for_a_pod_that_shares_its_pids() {
     let container = containerd
         .container("sharer", ["/attacker", "mounts"])
         .spec(|s| {
-            with_attacker(s);
+            add_attacker(s);
             in_pod(s, boot);
             spec::add_all_capabilities(&mut s["process"]);
             s["root"]["readonly"] = true.into();
@@ -220,8 +271,18 @@ fn mounts_are_locked_for_a_pod_that_shares_its_pids() {
 fn a_container_cannot_spoil_the_devices_of_its_neighbours() {
     let containerd = Containerd::start(Version::V2_1);
     let pod = containerd.pod("devices");
-    let (vandal, victim) = (pod.shell("vandal", "sleep 1000"), pod.shell("victim", "sleep 1000"));
-    vandal.exec("chmod 0 /dev/null; chown 1:1 /dev/null; chmod 0 /dev/urandom; rm -f /dev/zero");
+    let vandal = pod.container("vandal", "sleep 1000", |config| {
+        let all = Capability { add_capabilities: vec!["ALL".into()], ..Default::default() };
+        security(config).capabilities = Some(all);
+    });
+    let victim = pod.shell("victim", "sleep 1000");
+    let attacks = Attacks::privileged([
+        "mount -o remount,rw,bind /dev/null; chmod 0 /dev/null",
+        "mount -o remount,rw,bind /dev/null; chown 1:1 /dev/null",
+        "mount -o remount,rw,bind /dev/urandom; chmod 0 /dev/urandom",
+        "umount /dev/zero; rm /dev/zero",
+    ]);
+    assert_eq!(vandal.ask(&attacks.script()), "done");
     let mode = |container: &PodContainer<'_>, name: &str| {
         container.ask(&format!("stat -c %a:%t,%T /dev/{name}"))
     };
@@ -230,6 +291,7 @@ fn a_container_cannot_spoil_the_devices_of_its_neighbours() {
     assert_eq!(mode(&victim, "zero"), "666:1,5");
     let later = pod.shell("later", "sleep 1000");
     assert_eq!(mode(&later, "null"), "666:1,3");
+    containerd.attacks_work("spoilt", &attacks, |_| ());
 }
 
 /// A neighbour that reads forever cannot reach the control channel by any path.
@@ -242,7 +304,12 @@ fn abstract_sockets_of_the_host_are_not_there() {
     });
     let container = pod.shell("main", "sleep 1000");
     wait::until("it runs", || (container.exec("true").code == 0).then_some(()));
+    // One that anybody on the host listens on would be seen.
+    let name = format!("control-of-{}", containerd.slot().name());
+    let address = SocketAddr::from_abstract_name(&name).expect("an address");
+    let _listener = UnixListener::bind_addr(&address).expect("listen");
     // CVE-2020-15257: a shim that listens where host-network pods can connect.
     let sockets = container.ask("cat /proc/net/unix");
+    assert!(sockets.contains(&format!("@{name}")), "{sockets}");
     assert!(!sockets.contains("@/containerd-shim") && !sockets.contains("@palisade"), "{sockets}");
 }

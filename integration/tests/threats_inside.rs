@@ -5,21 +5,25 @@
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::Path;
+use std::process::Command;
 
 use containerd_client::types::v1::Status as TaskStatus;
+use integration::attack::{Attacks, add_attacker, by_any_process, host_has, rewrite};
 use integration::containerd::Containerd;
-use integration::host::{self, HostProcess};
 use integration::stdio::Streams;
-use integration::{on_each_containerd, spec};
+use integration::{host, on_each_containerd, sandbox, spec};
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use nix::sys::statfs::{DEVPTS_SUPER_MAGIC, statfs};
 use serde_json::{Value, json};
 
 on_each_containerd!(
     root_inside_is_nobody_outside,
+    two_sandboxes_have_different_users,
+    the_host_s_processes_are_out_of_reach,
     container_root_is_root_on_its_volumes_and_nowhere_else,
     all_capabilities_hold_nothing_outside,
     what_is_read_only_or_masked_stays_so,
+    the_proc_of_the_container_is_masked,
     processes_hold_their_streams_and_nothing_else,
     boot_holds_channels_and_no_directory_of_the_host,
     a_container_cannot_leave_by_its_working_directory,
@@ -30,41 +34,30 @@ on_each_containerd!(
     a_program_that_ends_at_once_is_no_stranger,
 );
 
-/// Every capability there is, for a container whose administrator was careless.
+/// Gives a container every capability there is, as a careless administrator does.
 fn with_all_capabilities(spec: &mut Value) {
     spec::add_all_capabilities(&mut spec["process"]);
 }
 
-/// A script that tells each of these attacks that succeeds, then `done`.
-fn attacks(list: &[&str]) -> String {
-    let tried = list.iter().map(|attack| {
-        let quoted = attack.replace('\'', "'\\''");
-        format!("if ( {attack} ) >/dev/null 2>&1; then echo '{quoted}'; fi\n")
-    });
-    tried.chain(["echo done\n".to_owned()]).collect()
+/// Adds a cgroup namespace, so that what a container mounts of cgroups is its own.
+fn with_cgroup_namespace(spec: &mut Value) {
+    let namespaces = spec["linux"]["namespaces"].as_array_mut().expect("namespaces");
+    namespaces.push(json!({ "type": "cgroup" }));
 }
 
-/// The sandbox process above a container's process.
-fn boot_above(pid: i32) -> HostProcess {
-    let mut process = host::process(pid).expect("a running process");
-    while process.args.first().map(String::as_str) != Some("palisade-sandbox") {
-        assert!(process.parent > 1, "no sandbox process above {pid}");
-        process = host::process(process.parent).expect("an ancestor of a running process");
-    }
-    process
+fn host_ids(pid: i32, kind: &str) -> Vec<u32> {
+    let ids = host::status(pid, kind);
+    ids.split_whitespace().map(|id| id.parse().expect("an ID")).collect()
 }
 
 fn root_inside_is_nobody_outside(containerd: Containerd) {
     let container = containerd.container("ids", ["sleep", "1000"]).start();
-    assert_eq!(container.exec_shell("who", "id -u").1, "0\n");
-    let boot = boot_above(container.pid());
+    assert_eq!(container.exec_shell("who", "id -u; id -g").1, "0\n0\n");
+    let boot = sandbox::boot_of(container.shim());
     for pid in [container.pid(), boot.pid] {
         for kind in ["Uid", "Gid"] {
-            let ids = host::status(pid, kind);
-            assert!(
-                ids.split_whitespace().all(|id| id.parse::<u32>().expect("an ID") >= 65536),
-                "{kind} of {pid}: {ids}"
-            );
+            let ids = host_ids(pid, kind);
+            assert!(ids.iter().all(|id| *id >= 65536), "{kind} of {pid}: {ids:?}");
         }
         assert_eq!(host::status(pid, "Groups"), "", "supplementary groups of {pid}");
         let namespace = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/user")).expect("a link");
@@ -73,23 +66,48 @@ fn root_inside_is_nobody_outside(containerd: Containerd) {
     // One user namespace below boot's, where all that boot mounts is locked.
     let namespace = |pid: i32| fs::read_link(format!("/proc/{pid}/ns/user")).expect("a link");
     assert_ne!(namespace(container.pid()), namespace(boot.pid));
-    // No ID of the host's is in reach: not even as an effective one.
-    let script = attacks(&["setpriv --reuid 65536 true", "unshare -U sh -c 'test $(id -u) = 0'"]);
-    assert_eq!(container.exec_shell("become", &script).1, "done\n");
+    let (_, map) = container.exec_shell("map", "cat /proc/self/uid_map /proc/self/gid_map");
+    let sizes = map.lines().map(|line| line.split_whitespace().last().unwrap_or("").to_owned());
+    assert_eq!(sizes.collect::<Vec<_>>(), ["65536", "65536"], "{map}");
+    // No ID above those can be had, nor given away.
+    let attacks = Attacks::on_host([
+        "echo 'other:x:70000:70000::/:/bin/sh' >> /etc/passwd && su other -c true",
+        "touch /tmp/given && chown 65536 /tmp/given",
+        "touch /tmp/given && chgrp 65536 /tmp/given",
+    ]);
+    containerd.holds("become", &attacks, |_| ());
+}
+
+fn two_sandboxes_have_different_users(containerd: Containerd) {
+    let one = containerd.container("one", ["sleep", "1000"]).start();
+    let two = containerd.container("two", ["sleep", "1000"]).start();
+    let (one, two) = (host_ids(one.pid(), "Uid")[0], host_ids(two.pid(), "Uid")[0]);
+    assert!(one.abs_diff(two) >= 65_536, "{one} and {two} are in ranges that overlap");
+}
+
+fn the_host_s_processes_are_out_of_reach(containerd: Containerd) {
+    let container = containerd.container("alone", ["sleep", "1000"]).spec(with_all_capabilities);
+    let container = container.start();
+    let ask = |id: &str, script: &str| container.exec_shell(id, script).1.trim().to_owned();
+    assert_eq!(ask("first", "cat /proc/1/comm"), "sleep");
+    let count: u32 = ask("count", "ls -d /proc/[0-9]* | wc -l").parse().expect("a number");
+    assert!(count <= 4, "{count} processes are visible");
+    let host_s = fs::read_link("/proc/self/ns/pid").expect("the host's PID namespace");
+    assert_ne!(ask("ns", "readlink /proc/1/ns/pid"), host_s.to_string_lossy());
+    // No process leads to the host's files.
+    let marker = containerd.directory().join("config.toml");
+    let marker = marker.display();
+    let attacks = Attacks::on_host([
+        by_any_process(&format!("test -e $p/root{marker}")),
+        by_any_process(&format!("test -e $p/cwd/../../../../../..{marker}")),
+        by_any_process(&format!("chroot $p/root /bin/sh -c 'test -e {marker}'")),
+        by_any_process(&format!("nsenter -t ${{p#/proc/}} -m -- test -e {marker}")),
+    ]);
+    containerd.holds("climbs", &attacks, with_all_capabilities);
 }
 
 fn container_root_is_root_on_its_volumes_and_nowhere_else(containerd: Containerd) {
-    let volume = tempfile::tempdir_in("/var/tmp").expect("make a volume");
-    let file = |name: &str, owner: u32, mode: u32| {
-        let path = volume.path().join(name);
-        fs::write(&path, "secret").expect("write a file");
-        chown(&path, Some(owner), Some(owner)).expect("chown");
-        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("chmod");
-    };
-    file("of-nobody-inside", 70_000, 0o600);
-    let kmsg = volume.path().join("kmsg");
-    mknod(&kmsg, SFlag::S_IFCHR, Mode::from_bits_truncate(0o666), makedev(1, 11)).expect("mknod");
-    let script = attacks(&[
+    let attacks = Attacks::privileged([
         "cat /volume/of-nobody-inside",
         "chown 0 /volume/of-nobody-inside",
         "chmod 777 /volume/of-nobody-inside",
@@ -98,17 +116,33 @@ fn container_root_is_root_on_its_volumes_and_nowhere_else(containerd: Containerd
         "mknod /volume/disk b 8 0",
         "mknod /volume/memory c 1 1",
         "chown 65536 /volume/kmsg",
-    ]) + "touch /volume/by-root; touch /volume/by-alice; chown 1000:1000 /volume/by-alice; \
-          cp /bin/busybox /volume/program; chmod 4755 /volume/program";
-    let path = volume.path().to_str().expect("an ASCII path").to_owned();
-    let container = containerd
-        .shell("volume", &script)
-        .spec(with_all_capabilities)
-        .bind(&path, "/volume", &["rbind", "rw"])
-        .start();
+    ]);
+    let volume = || {
+        let volume = tempfile::tempdir_in("/var/tmp").expect("make a volume");
+        let file = volume.path().join("of-nobody-inside");
+        fs::write(&file, "secret").expect("write a file");
+        chown(&file, Some(70_000), Some(70_000)).expect("chown");
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).expect("chmod");
+        let (kmsg, mode) = (volume.path().join("kmsg"), Mode::from_bits_truncate(0o666));
+        mknod(&kmsg, SFlag::S_IFCHR, mode, makedev(1, 11)).expect("mknod");
+        volume
+    };
+    let with = |volume: &tempfile::TempDir| {
+        let path = volume.path().to_str().expect("an ASCII path").to_owned();
+        move |spec: &mut Value| spec::add_bind(spec, &path, "/volume", &["rbind", "rw"])
+    };
+    let (attacked, other) = (volume(), volume());
+    let container = containerd.shell("volume", &attacks.script());
+    let container = container.spec(with_all_capabilities).spec(with(&attacked)).start();
     assert_eq!(container.finish(), (0, "done\n".to_owned()));
+    containerd.attacks_work("volume", &attacks, with(&other));
+
+    let script = "touch /volume/by-root; touch /volume/by-alice; \
+                  chown 1000:1000 /volume/by-alice";
+    let writes = containerd.shell("writes", script).spec(with(&attacked)).start();
+    assert_eq!(writes.wait().code, 0, "{}", writes.stdio().errors());
     let owner = |name: &str| {
-        let stat = fs::metadata(volume.path().join(name)).expect("a file on the volume");
+        let stat = fs::metadata(attacked.path().join(name)).expect("a file on the volume");
         (stat.uid(), stat.gid())
     };
     assert_eq!(owner("by-root"), (0, 0));
@@ -116,96 +150,110 @@ fn container_root_is_root_on_its_volumes_and_nowhere_else(containerd: Containerd
     assert_eq!(owner("of-nobody-inside"), (70_000, 70_000));
 }
 
-/// Root with every capability and without a seccomp filter.
+/// Root with every capability and without a seccomp filter. What this machine
+/// need not have is in [`needs_full_host`].
 fn all_capabilities_hold_nothing_outside(containerd: Containerd) {
-    let script = attacks(&[
-        // File systems that show the host.
-        "mount -t sysfs sysfs /tmp",
-        "mount -t devtmpfs dev /tmp",
-        "mount -t debugfs debugfs /tmp",
-        "mount -t tracefs tracefs /tmp",
-        "mount -t securityfs securityfs /tmp",
-        "mknod /tmp/disk b 8 0",
-        "mknod /tmp/memory c 1 1",
-        // Files of the host's root.
-        // Masked, where there is one: it can be opened, and is empty.
-        "test $(head -c 1 /proc/kcore | wc -c) -gt 0",
-        "head -c 1 /proc/kmsg",
-        "head -c 1 /proc/kallsyms | grep -v '^0'",
-        "echo h > /proc/sysrq-trigger",
-        "echo x > /proc/sys/kernel/core_pattern",
-        "echo /tmp/x > /proc/sys/kernel/modprobe",
-        "echo 1 > /proc/sys/vm/drop_caches",
-        "echo 0 > /proc/sys/kernel/randomize_va_space",
-        "echo /tmp/x > /sys/kernel/uevent_helper",
-        "echo -1000 > /proc/self/oom_score_adj",
-        // The kernel itself.
-        "dmesg -n 7",
-        "renice -n -5 $$",
-        "ulimit -n 1048577",
-        "chroot /proc/1/root sh -c 'test -e /run/containerd'",
-        "test -e /proc/1/root/run/containerd",
-        "nsenter -t 1 -m -- test -e /run/containerd",
-        // A user namespace of one's own gives no more.
-        "unshare -Urm mount -t proc proc /tmp",
-        "unshare -Urmpf mount -t sysfs sysfs /tmp",
-        "unshare -Urm sh -c 'umount /sys/firmware || umount /proc/kcore'",
-        "unshare -Urm mknod /tmp/x b 8 0",
-        // Control groups are the host's to set.
-        "mount -t cgroup -o memory none /tmp && echo 1 > /tmp/memory.limit_in_bytes",
-        "mount -t cgroup -o memory none /tmp && echo /tmp/x > /tmp/release_agent",
-        "mount -t cgroup -o memory none /tmp && mkdir /tmp/below",
-        "mount -t cgroup -o devices none /tmp && echo a > /tmp/devices.allow",
-        "mount -t cgroup2 none /tmp && mkdir /tmp/below",
-    ]);
-    let container = containerd
-        .shell("capable", &script)
-        .spec(|s| {
-            with_all_capabilities(s);
-            s["linux"]["namespaces"]
-                .as_array_mut()
-                .expect("namespaces")
-                .push(json!({"type": "cgroup"}));
-        })
-        .start();
-    assert_eq!(container.finish(), (0, "done\n".to_owned()));
+    // File systems that show the host.
+    let file_systems = ["sysfs", "devtmpfs", "debugfs", "tracefs", "securityfs"];
+    let known = file_systems.into_iter().filter(|name| host::knows_file_system(name));
+    let attacks = Attacks::on_host(known.map(|name| format!("mount -t {name} none /tmp")))
+        .and(Attacks::on_host(["mknod /tmp/disk b 8 0", "mknod /tmp/memory c 1 1"]))
+        .and(Attacks::on_host([
+            // Files of the host's root.
+            ": < /proc/kmsg".to_owned(),
+            "grep -q '^[^0]' /proc/kallsyms".to_owned(),
+            rewrite("/proc/sys/kernel/core_pattern"),
+            rewrite("/proc/sys/kernel/randomize_va_space"),
+            rewrite("/proc/sys/kernel/panic"),
+            ": >> /proc/sys/vm/drop_caches".to_owned(),
+            // The kernel itself.
+            "dmesg -n $(cut -f1 /proc/sys/kernel/printk)".to_owned(),
+            "renice -n -5 $$".to_owned(),
+            // As it is anyway, so that it does no harm.
+            "adjtimex -t 10000".to_owned(),
+            // A user namespace of one's own gives no more.
+            "unshare -Urmpf mount -t proc proc /tmp".to_owned(),
+            "unshare -Urmn mount -t sysfs sysfs /tmp".to_owned(),
+        ]))
+        .and(attacks_on_cgroups());
+    containerd.holds("capable", &attacks, |s| {
+        with_all_capabilities(s);
+        with_cgroup_namespace(s);
+    });
+}
+
+/// Control groups are the host's to set.
+fn attacks_on_cgroups() -> Attacks {
+    let made = "mount -t cgroup2 none /tmp && mkdir /tmp/below && rmdir /tmp/below";
+    if host::has_cgroup_v2_only() {
+        return Attacks::privileged([made]);
+    }
+    let memory = "mount -t cgroup -o memory none /tmp";
+    let devices = "mount -t cgroup -o devices none /tmp";
+    // Only the topmost cgroup has this file.
+    let agent = format!("{memory} && {}", rewrite("/tmp/release_agent"));
+    Attacks::on_host([agent]).and(Attacks::privileged([
+        made.to_owned(),
+        format!("{memory} && echo 1099511627776 > /tmp/memory.limit_in_bytes"),
+        format!("{memory} && mkdir /tmp/below && rmdir /tmp/below"),
+        format!("{devices} && echo a > /tmp/devices.allow"),
+    ]))
 }
 
 /// What boot mounted is locked for root with every capability.
 fn what_is_read_only_or_masked_stays_so(containerd: Containerd) {
     let volume = tempfile::tempdir_in("/var/tmp").expect("make a volume");
     let path = volume.path().to_str().expect("an ASCII path").to_owned();
-    let script = attacks(&[
-        "touch /touched",
-        "mount -o remount,rw / && touch /touched",
-        "mount -o remount,rw,bind / && touch /touched",
-        "touch /volume/touched",
-        "mount -o remount,rw /volume && touch /volume/touched",
-        "mount -o remount,rw,bind /volume && touch /volume/touched",
-        "mount --bind /volume /tmp && mount -o remount,rw,bind /tmp && touch /tmp/touched",
-        "mount --rbind / /tmp && mount -o remount,rw,bind /tmp/volume && touch /tmp/volume/touched",
-        "unshare -m sh -c 'mount -o remount,rw,bind /volume && touch /volume/touched'",
-        "mount -o remount,suid,dev,exec,bind /volume",
-        "umount /volume",
-        "umount -l /volume",
-        "mount -o remount,rw /sys",
-        "mount -o remount,rw,bind /sys",
-        "umount /sys",
-        "umount /sys/firmware",
-        "umount -l /sys/firmware",
-        "umount /dev/null",
-        "umount /proc",
-    ]);
-    let container = containerd
-        .shell("locked", &script)
-        .spec(|s| {
-            with_all_capabilities(s);
-            s["root"]["readonly"] = true.into();
-        })
-        .bind(&path, "/volume", &["rbind", "ro", "nosuid", "nodev", "noexec"])
-        .start();
+    let attacks = Attacks::on_host(["touch /touched", "touch /volume/touched"])
+        .and(Attacks::privileged([
+            "mount -o remount,rw / && touch /touched",
+            "mount -o remount,rw,bind / && touch /touched",
+            "mount -o remount,rw /volume && touch /volume/touched",
+            "mount -o remount,rw,bind /volume && touch /volume/touched",
+            "mount --bind /volume /tmp && mount -o remount,rw,bind /tmp && touch /tmp/touched",
+            "mount --rbind / /tmp && mount -o remount,rw,bind /tmp/volume && touch /tmp/volume/touched",
+            "unshare -m sh -c 'mount -o remount,rw,bind /volume && touch /volume/touched'",
+            "mount -o remount,suid,dev,exec,bind /volume",
+            "umount /volume",
+            "umount -l /volume",
+            "mount -o remount,rw /sys",
+            "mount -o remount,rw,bind /sys",
+            "umount -l /sys",
+            "umount /sys/firmware",
+            "umount -l /sys/firmware",
+            "umount /dev/null",
+            "umount -l /proc",
+            "umount /proc/timer_list",
+            "mount -t proc proc /tmp",
+            "mount -o remount,rw,bind /proc/sys",
+            "mount -o remount,rw /proc/bus",
+            "mount -o remount,rw,bind /proc/bus",
+        ]));
+    let change = |s: &mut Value| {
+        with_all_capabilities(s);
+        s["root"]["readonly"] = true.into();
+        spec::add_bind(s, &path, "/volume", &["rbind", "ro", "nosuid", "nodev", "noexec"]);
+    };
+    let container = containerd.shell("locked", &attacks.script()).spec(change).start();
     assert_eq!(container.finish(), (0, "done\n".to_owned()));
     assert!(!volume.path().join("touched").exists());
+    containerd.attacks_work("locked", &attacks, change);
+}
+
+/// For an ordinary container.
+fn the_proc_of_the_container_is_masked(containerd: Containerd) {
+    let container = containerd.container("masked", ["sleep", "1000"]).start();
+    // Not every kernel has each of them.
+    let script = "for f in kcore keys timer_list; do \
+                  [ ! -e /proc/$f ] || wc -c < /proc/$f; done | sort -u; \
+                  ls /proc/acpi /sys/firmware 2>/dev/null | grep -v : | tr -d '\\n' | wc -c";
+    assert_eq!(container.exec_shell("read", script).1, "0\n0\n");
+    let attacks = Attacks::on_host([
+        "test $(wc -c < /proc/timer_list) -gt 0".to_owned(),
+        "ls /sys/firmware | grep -q .".to_owned(),
+        rewrite("/proc/sys/vm/swappiness"),
+    ]);
+    containerd.holds("masks", &attacks, |_| ());
 }
 
 fn processes_hold_their_streams_and_nothing_else(containerd: Containerd) {
@@ -223,7 +271,9 @@ fn processes_hold_their_streams_and_nothing_else(containerd: Containerd) {
     }
     let terminal = containerd.container("terminal", ["sleep", "1000"]).streams(Streams::Terminal);
     let terminal = terminal.start();
-    assert_eq!(numbers(terminal.pid()), [0, 1, 2], "{:?}", host::descriptors(terminal.pid()));
+    let open = host::descriptors(terminal.pid());
+    assert_eq!(open.keys().copied().collect::<Vec<_>>(), [0, 1, 2], "{open:?}");
+    assert!(open.values().all(|to| to.ends_with("/0")), "{open:?}");
 }
 
 /// Were it taken over, there would be nothing to find.
@@ -235,7 +285,7 @@ fn boot_holds_channels_and_no_directory_of_the_host(containerd: Containerd) {
         .bind(&path, "/volume", &["rbind", "rw"])
         .start();
     container.exec_shell("once", "true");
-    let boot = boot_above(container.pid());
+    let boot = sandbox::boot_of(container.shim());
     // Its containers' mounts it can enter anyway.
     let mounts = fs::read_link(format!("/proc/{}/ns/mnt", container.pid())).expect("its mounts");
     for (number, target) in host::descriptors(boot.pid) {
@@ -254,7 +304,9 @@ fn boot_holds_channels_and_no_directory_of_the_host(containerd: Containerd) {
             assert_eq!(device, makedev(1, 3), "boot holds {number} -> {target}");
         }
     }
-    // Nor does its root lead anywhere.
+    // Nor does its root lead anywhere, nor its directory.
+    let directory = fs::read_link(format!("/proc/{}/cwd", boot.pid)).expect("its directory");
+    assert_eq!(directory, Path::new("/"));
     let root = format!("/proc/{}/root", boot.pid);
     let mut names: Vec<_> = fs::read_dir(root)
         .expect("read boot's root")
@@ -277,61 +329,80 @@ fn a_container_cannot_leave_by_its_working_directory(containerd: Containerd) {
     let container = containerd.container("cwd", ["sleep", "1000"]).start();
     let script = "for up in . .. ../.. ../../.. ../../../.. ../../../../..; do \
                   ls -d $up/run/containerd $up/containers 2>/dev/null; done; pwd -P";
+    let attempt = |name: &str, cwd: &str| {
+        let mut process = spec::process(&["/bin/sh", "-c", script]);
+        process["cwd"] = cwd.into();
+        let exec = container.exec(name, process, Streams::Captured).expect("add an exec");
+        exec.start().map(|()| {
+            exec.wait();
+            exec.stdio().output()
+        })
+    };
+    // What the script finds from a directory of the host, and from one inside.
+    let mut outside = Command::new("/bin/busybox");
+    let outside = outside.args(["sh", "-c", script]).current_dir("/").output().expect("run it");
+    assert!(String::from_utf8_lossy(&outside.stdout).contains("cont"), "{outside:?}");
+    assert_eq!(attempt("cwd-inside", "/proc/self/cwd/tmp").expect("start it"), "/tmp\n");
     for number in 3..32 {
         for tail in ["", "/.", "/..", "/../..", "/../../.."] {
             let cwd = format!("/proc/self/fd/{number}{tail}");
-            let name = format!("cwd-{number}-{}", tail.len());
-            let mut process = spec::process(&["/bin/sh", "-c", script]);
-            process["cwd"] = cwd.clone().into();
-            let exec = container.exec(&name, process, Streams::Captured).expect("add an exec");
-            if exec.start().is_ok() {
-                exec.wait();
-                let output = exec.stdio().output();
-                assert!(output.starts_with('/') && !output.contains("cont"), "{cwd}: {output}");
+            match attempt(&format!("cwd-{number}-{}", tail.len()), &cwd) {
+                Ok(output) => {
+                    assert!(output.starts_with('/') && !output.contains("cont"), "{cwd}: {output}");
+                }
+                Err(e) => assert!(e.message().contains("process.cwd"), "{cwd}: {}", e.message()),
             }
         }
     }
     let before = containerd.container("cwd-create", ["/bin/sh", "-c", script]);
     let before = before.spec(|s| s["process"]["cwd"] = "/proc/self/fd/7".into());
-    if let Ok(created) = before.try_create() {
-        let started = created.start();
-        assert!(started.is_err(), "it started: {:?}", created.finish());
-    }
+    let refused = before.try_create().and_then(|created| created.start());
+    let refused = refused.expect_err("a directory outside of the root");
+    assert!(refused.message().contains("process.cwd"), "{}", refused.message());
 }
+
+/// Opens each program that runs and is not busybox, and writes to it as soon as
+/// it has ended: until then the kernel refuses that for any program.
+const WRITES_TO_PROGRAMS: &str = "printf '#!/proc/self/exe\\n' > /tmp/script
+    chmod 755 /tmp/script; echo ready
+    while [ ! -e /tmp/stop ]; do for p in /proc/[0-9]*; do
+        exe=$(readlink $p/exe); case $exe in */busybox|'') continue;; esac
+        { echo saw $exe; : > /tmp/saw
+          while [ -e $p ]; do :; done
+          (: >> /proc/self/fd/9) && echo written $exe; } 9< $p/exe
+    done; done 2>/dev/null; echo stopped";
 
 /// CVE-2019-5736: through `/proc/self/exe` as the program, as a script's
 /// interpreter, and through `/proc/PID/exe` of a process that comes up.
 fn a_container_cannot_write_to_the_runtime_s_executable(containerd: Containerd) {
     let executable = containerd.directory().join("bin/palisade");
     let before = fs::read(&executable).expect("read the executable");
-    let watcher = "printf '#!/proc/self/exe\\n' > /tmp/script; chmod 755 /tmp/script; echo ready\n\
-        while [ ! -e /tmp/stop ]; do for p in /proc/[0-9]*; do \
-        case $(readlink $p/exe) in */busybox|'') ;; *) echo saw $(readlink $p/exe); esac; \
-        (: >> $p/exe) 2>/dev/null && echo written $(readlink $p/exe); done; done; echo stopped";
-    // Without capabilities over files its own /bin/busybox is busy, not writable.
-    let container = containerd.shell("exe", watcher).spec(with_all_capabilities).start();
+    let container = containerd.shell("exe", WRITES_TO_PROGRAMS).spec(with_all_capabilities);
+    let container = container.start();
     container.stdio().wait_for_output("ready");
-    for (number, program) in ["/proc/self/exe", "/tmp/script"].repeat(10).iter().enumerate() {
-        let process = spec::process(&[program, "--help"]);
-        let exec = container.exec(&format!("exe-{number}"), process, Streams::Captured);
-        let exec = exec.expect("add an exec");
-        if exec.start().is_ok() {
-            exec.wait();
+    // A program of the container's own can be written to.
+    container.exec_shell("prey", "cp /bin/busybox /tmp/sleep; /tmp/sleep 0.2; rm -f /tmp/saw");
+    container.stdio().wait_for_output("written /tmp/sleep");
+    let mut number = 0;
+    integration::wait::until("the runtime is seen", || {
+        for program in ["/proc/self/exe", "/tmp/script"] {
+            number += 1;
+            let process = spec::process(&[program, "--help"]);
+            let exec = container.exec(&format!("exe-{number}"), process, Streams::Captured);
+            let exec = exec.expect("add an exec");
+            if exec.start().is_ok() {
+                exec.wait();
+            }
         }
-    }
-    // Running it as one's own program gives nothing to write to, either.
-    let own = "cp /bin/busybox /tmp/b; exec 9</proc/self/exe; (: >> /proc/self/fd/9) && echo own";
-    container.exec_shell("own", own);
+        let seen = container.exec_shell(&format!("seen-{number}"), "test -e /tmp/saw").0 == 0;
+        seen.then_some(())
+    });
     container.exec_shell("stop", "touch /tmp/stop");
     let (_, output) = container.finish();
-    assert!(!output.contains("written"), "{output}");
+    assert!(output.contains("saw /\n"), "{output}");
+    assert_eq!(output.matches("written").count(), 1, "{output}");
     assert!(fs::read(&executable).expect("read the executable") == before, "it was changed");
     assert_eq!(fs::metadata(&executable).expect("stat").permissions().mode() & 0o7777, 0o755);
-}
-
-/// `integration/src/bin/attacker.rs`, for a container to run.
-fn with_attacker(spec: &mut Value) {
-    spec::add_bind(spec, env!("CARGO_BIN_EXE_attacker"), "/attacker", &["bind", "ro"]);
 }
 
 /// Who gets hold of a link to it in /proc has a path to its mount, which is
@@ -349,7 +420,7 @@ fn the_mount_of_the_runtime_s_executable_cannot_be_changed(containerd: Container
         let container = containerd
             .container(id, ["/attacker", "executable"])
             .spec(|s| {
-                with_attacker(s);
+                add_attacker(s);
                 change(s);
             })
             .start();
@@ -373,28 +444,37 @@ fn the_mount_of_the_runtime_s_executable_cannot_be_changed(containerd: Container
         let fresh = containerd.container(&format!("after-{id}"), ["true"]).start();
         assert_eq!(fresh.finish().0, 0);
     }
+    // A mount of a file that nothing holds.
+    let file = tempfile::NamedTempFile::new_in("/var/tmp").expect("make a file");
+    let path = file.path().to_str().expect("an ASCII path").to_owned();
+    let control = ["/attacker", "--control", "change", "/file"];
+    let control = containerd.container("control", control).privileged(|s| {
+        add_attacker(s);
+        spec::add_bind(s, &path, "/file", &["bind", "rw"]);
+    });
+    assert_eq!(control.start().finish(), (0, "done\n".to_owned()), "attacks that fail unprotected");
 }
 
 /// By descriptors, from beneath, in clones, in namespaces of its own.
 fn mounts_are_locked_whatever_the_interface(containerd: Containerd) {
     let volume = tempfile::tempdir_in("/var/tmp").expect("make a volume");
     let path = volume.path().to_str().expect("an ASCII path").to_owned();
-    let container = containerd
-        .container("locked", ["/attacker", "mounts"])
-        .spec(|s| {
-            with_all_capabilities(s);
-            with_attacker(s);
-            s["root"]["readonly"] = true.into();
-            let namespaces = s["linux"]["namespaces"].as_array_mut().expect("namespaces");
-            namespaces.push(json!({"type": "cgroup"}));
-            s["mounts"].as_array_mut().expect("mounts").push(json!({
-                "destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup",
-                "options": ["ro", "nosuid", "noexec", "nodev"],
-            }));
-        })
-        .bind(&path, "/volume", &["rbind", "ro", "nosuid", "nodev", "noexec"])
-        .start();
+    let change = |s: &mut Value| {
+        with_all_capabilities(s);
+        add_attacker(s);
+        s["root"]["readonly"] = true.into();
+        with_cgroup_namespace(s);
+        s["mounts"].as_array_mut().expect("mounts").push(json!({
+            "destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup",
+            "options": ["ro", "nosuid", "noexec", "nodev"],
+        }));
+        spec::add_bind(s, &path, "/volume", &["rbind", "ro", "nosuid", "nodev", "noexec"]);
+    };
+    let container = containerd.container("locked", ["/attacker", "mounts"]).spec(change).start();
     assert_eq!(container.finish(), (0, "done\n".to_owned()));
+    let control = ["/attacker", "--control", "mounts"];
+    let control = containerd.container("unlocked", control).privileged(change).start();
+    assert_eq!(control.finish(), (0, "done\n".to_owned()), "attacks that fail unprotected");
 }
 
 fn a_fork_bomb_ends_at_its_limit(containerd: Containerd) {
@@ -404,7 +484,7 @@ fn a_fork_bomb_ends_at_its_limit(containerd: Containerd) {
         .spec(|s| s["linux"]["resources"]["pids"] = json!({ "limit": 50 }))
         .start();
     container.stdio().wait_for_output("ready");
-    let boot = boot_above(container.pid());
+    let boot = sandbox::boot_of(container.shim());
     let events = || {
         let file = host::cgroup_directory(boot.pid, "pids").join("pids.events");
         let text = fs::read_to_string(file).expect("read pids.events");
@@ -436,14 +516,32 @@ fn a_program_that_ends_at_once_is_no_stranger(containerd: Containerd) {
     }
 }
 
-#[test]
-fn masks_below_proc_are_locked() {
-    let containerd = Containerd::start(integration::containerd::Version::V2_1);
-    let script = attacks(&[
-        "mount -t proc proc /tmp",
-        "umount /proc/kcore",
-        "mount -o remount,rw,bind /proc/sys",
-    ]);
-    let container = containerd.shell("masked", &script).spec(with_all_capabilities).start();
-    assert_eq!(container.finish(), (0, "done\n".to_owned()));
+/// What some machines lack: files of the kernel, or capabilities of root.
+mod needs_full_host {
+    use super::*;
+
+    on_each_containerd!(all_capabilities_hold_nothing_outside, the_proc_of_the_container_is_masked,);
+
+    fn all_capabilities_hold_nothing_outside(containerd: Containerd) {
+        let helper = "/sys/kernel/uevent_helper";
+        let attacks = Attacks::on_host([
+            // Masked: it can be opened, and is empty.
+            "test $(head -c 1 /proc/kcore | wc -c) -gt 0".to_owned(),
+            "echo h > /proc/sysrq-trigger".to_owned(),
+            rewrite("/proc/sys/kernel/modprobe"),
+            "echo -1000 > /proc/self/oom_score_adj".to_owned(),
+            "ulimit -n 1024 && ulimit -Hn 2048".to_owned(),
+        ])
+        .and(Attacks::on_host(host_has(helper).then(|| rewrite(helper))))
+        .and(Attacks::privileged(["umount /proc/kcore"]));
+        containerd.holds("capable", &attacks, with_all_capabilities);
+    }
+
+    fn the_proc_of_the_container_is_masked(containerd: Containerd) {
+        let attacks = Attacks::on_host([
+            "test $(head -c 1 /proc/kcore | wc -c) -gt 0",
+            "echo h > /proc/sysrq-trigger",
+        ]);
+        containerd.holds("masked", &attacks, |_| ());
+    }
 }

@@ -1,13 +1,20 @@
 //! What a hostile container does that no shell can: the mount API of descriptors,
 //! other processes by pidfd, races. Tests bind it into a container and read what
-//! it says: a line for each attack that succeeded, then `done`.
+//! it prints: a line for each attack that succeeded, then `done`.
+//!
+//! After `--control` it prints the attacks that fail instead, each tried by a
+//! process of its own in a mount namespace of its own. Tests run that where
+//! nothing holds an attack: whatever fails there as well would prove nothing.
 
 use std::fs::{self, File};
+use std::io::{Read, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Command;
 
 use nix::sched::{CloneFlags, setns, unshare};
-use rustix::fs::{CWD, Mode, OFlags, mkdirat, open, openat};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, mkdirat, open, openat, unlinkat};
 use rustix::mount::{
     FsPickFlags, MountAttrFlags, MoveMountFlags, UnmountFlags, fsconfig_reconfigure,
     fsconfig_set_flag, fspick, move_mount, unmount,
@@ -27,27 +34,68 @@ fn main() {
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     match args[..] {
         ["mounts"] => mounts_everywhere(),
-        ["process", pid] => process(pid.parse().expect("a PID")),
         ["newborns"] => newborns(),
         ["executable"] => executable(),
-        _ => panic!("attacker: mounts, process PID, newborns or executable"),
+        ["--control", ref list @ ..] => print_failing(list),
+        ["--one", number, ref list @ ..] => try_one(list, number.parse().expect("a number")),
+        ref list => print_succeeding(&attacks(list), ""),
     }
     println!("done");
 }
 
-fn tell(succeeded: bool, attack: impl FnOnce() -> String) {
-    if succeeded {
-        println!("{}", attack());
+/// An attempt, and what it has done where it succeeds.
+struct Attack {
+    name: String,
+    succeeds: Box<dyn Fn() -> bool>,
+}
+
+impl Attack {
+    fn new(name: impl Into<String>, succeeds: impl Fn() -> bool + 'static) -> Attack {
+        Attack { name: name.into(), succeeds: Box::new(succeeds) }
     }
+}
+
+/// The attacks that arguments name.
+fn attacks(list: &[&str]) -> Vec<Attack> {
+    match list {
+        ["mounts"] => on_mounts(),
+        ["process", pid] => on_process(pid.parse().expect("a PID")),
+        ["change", file] => on_executable(file),
+        _ => panic!("attacker: mounts, process PID, newborns, executable or change FILE"),
+    }
+}
+
+fn print_succeeding(attacks: &[Attack], place: &str) {
+    for attack in attacks.iter().filter(|attack| (attack.succeeds)()) {
+        println!("{place}{}", attack.name);
+    }
+}
+
+fn print_failing(list: &[&str]) {
+    for (number, attack) in attacks(list).iter().enumerate() {
+        let mut one = Command::new("/proc/self/exe");
+        let tried = one.args(["--one", &number.to_string()]).args(list).status();
+        if !tried.expect("run this program again").success() {
+            println!("{}", attack.name);
+        }
+    }
+}
+
+/// Exits with 0 if the attack of this number succeeds.
+fn try_one(list: &[&str], number: usize) -> ! {
+    unshare(CloneFlags::CLONE_NEWNS).expect("a mount namespace of its own");
+    let attack = attacks(list).swap_remove(number);
+    std::process::exit(i32::from(!(attack.succeeds)()));
 }
 
 fn path(path: &str) -> Option<OwnedFd> {
     open(path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty()).ok()
 }
 
-/// With all that the container has, and again in namespaces of its own.
+/// Attacks mounts with all that the container has, and again in namespaces of its
+/// own, where no attack succeeds that fails without.
 fn mounts_everywhere() {
-    mounts("");
+    print_succeeding(&on_mounts(), "");
     let both = CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNS;
     for (more, place) in [
         (CloneFlags::CLONE_NEWNS, "in a mount namespace of its own: "),
@@ -58,105 +106,159 @@ fn mounts_everywhere() {
         (CloneFlags::CLONE_NEWNET, "in a network namespace of that: "),
     ] {
         match unshare(more) {
-            Ok(()) => mounts(place),
+            Ok(()) => print_succeeding(&on_mounts(), place),
             Err(e) => println!("{place}{e}"),
         }
     }
 }
 
-/// The test has masked, protected and bound these. Each mount below is locked.
-fn mounts(place: &str) {
+/// Lists the attacks on what the test has masked, protected and bound. Each mount
+/// is locked where a user namespace is below the one that made it.
+fn on_mounts() -> Vec<Attack> {
+    let mut all = Vec::new();
     for at in ["/", "/volume", "/proc", "/proc/sys", "/proc/kcore", "/sys", "/sys/firmware"] {
-        let Some(target) = path(at) else { continue };
-        let wanted = match at {
-            "/volume" => &FLAGS[..],
-            // Not read-only: a file is hidden by the null device.
-            "/proc" | "/proc/kcore" => &[],
-            _ => &FLAGS[..1],
-        };
-        for clear in wanted.iter().copied() {
-            let change = AttrChange { clear, ..AttrChange::default() };
-            tell(mount_setattr(&target, Depth::Top, change).is_ok(), || {
-                format!("{place}cleared {clear} of {at}")
-            });
-            for depth in [Depth::Top, Depth::Tree] {
-                let Ok(clone) = clone_mount(&target, "", depth) else { continue };
-                tell(mount_setattr(&clone, Depth::Top, change).is_ok(), || {
-                    format!("{place}cleared {clear} of a clone of {at} ({depth:?})")
-                });
-            }
+        if path(at).is_some() {
+            all.extend(on_flags(at));
+            all.extend((at != "/").then(|| on_place(at)).into_iter().flatten());
         }
-        if at == "/" {
+    }
+    all.extend(on_what_is_hidden());
+    all.extend(new_file_systems());
+    all.extend(new_cgroup_mounts());
+    all.extend(on_super_blocks());
+    all
+}
+
+fn on_flags(at: &'static str) -> Vec<Attack> {
+    let wanted = match at {
+        "/volume" => &FLAGS[..],
+        // Not read-only: a file is hidden by the null device.
+        "/proc" | "/proc/kcore" => &[],
+        _ => &FLAGS[..1],
+    };
+    let of_flag = |clear: u64| {
+        let change = AttrChange { clear, ..AttrChange::default() };
+        let clear_at = move || {
+            path(at).is_some_and(|target| mount_setattr(target, Depth::Top, change).is_ok())
+        };
+        let of_clone = [Depth::Top, Depth::Tree].map(|depth| {
+            let clear_clone = move || {
+                path(at)
+                    .and_then(|target| clone_mount(target, "", depth).ok())
+                    .is_some_and(|clone| mount_setattr(clone, Depth::Top, change).is_ok())
+            };
+            Attack::new(format!("cleared {clear} of a clone of {at} ({depth:?})"), clear_clone)
+        });
+        std::iter::once(Attack::new(format!("cleared {clear} of {at}"), clear_at)).chain(of_clone)
+    };
+    wanted.iter().copied().flat_map(of_flag).collect()
+}
+
+/// Takes a mount off, moves it away, and puts another beneath it.
+fn on_place(at: &'static str) -> Vec<Attack> {
+    let mut all = vec![
+        Attack::new(format!("detached {at}"), move || unmount(at, UnmountFlags::DETACH).is_ok()),
+        Attack::new(format!("moved {at} away"), move || {
+            let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+            path(at).is_some_and(|target| move_mount(target, c"", CWD, c"/tmp", flags).is_ok())
+        }),
+        Attack::new(format!("slipped a mount beneath {at} and uncovered it"), move || {
+            let flags =
+                MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_BENEATH;
+            fresh("tmpfs").is_ok_and(|new| move_mount(&new, c"", CWD, at, flags).is_ok())
+                && unmount(at, UnmountFlags::DETACH).is_ok()
+        }),
+    ];
+    // Others have mounts below them, and are busy.
+    if !["/proc", "/sys"].contains(&at) {
+        let unmounted = move || unmount(at, UnmountFlags::empty()).is_ok();
+        all.push(Attack::new(format!("unmounted {at}"), unmounted));
+    }
+    all
+}
+
+/// A clone without what is mounted below shows what that hides; so does a clone
+/// with it, in which it is taken off.
+fn on_what_is_hidden() -> Vec<Attack> {
+    let places = [("/proc", "kcore"), ("/proc", "sys"), ("/sys", "firmware"), ("/", "proc/sys")];
+    let hidden = places.into_iter().filter(|(at, hidden)| Path::new(at).join(hidden).exists());
+    hidden
+        .flat_map(|(at, hidden)| {
+            let clone = move |depth| path(at).and_then(|at| clone_mount(at, "", depth).ok());
+            let without = move || clone(Depth::Top).is_some();
+            let taken_off = move || {
+                let below = format!("/tmp/{hidden}");
+                let attached = clone(Depth::Tree).is_some_and(|t| attach_at(t, "/tmp").is_ok());
+                let off = attached && unmount(below.as_str(), UnmountFlags::DETACH).is_ok();
+                if attached {
+                    let _ = unmount("/tmp", UnmountFlags::DETACH);
+                }
+                off
+            };
+            [
+                Attack::new(format!("cloned {at} without {hidden}"), without),
+                Attack::new(format!("uncovered {hidden} of a clone of {at}"), taken_off),
+            ]
+        })
+        .collect()
+}
+
+/// Lists what the kernel knows of the file systems that show the host.
+fn new_file_systems() -> Vec<Attack> {
+    let known = fs::read_to_string("/proc/filesystems").expect("read /proc/filesystems");
+    ["proc", "sysfs", "debugfs", "securityfs", "tracefs", "devtmpfs"]
+        .into_iter()
+        .filter(|name| known.lines().any(|line| line.trim_start_matches("nodev").trim() == *name))
+        .map(|name| Attack::new(format!("mounted {name}"), move || fresh(name).is_ok()))
+        .collect()
+}
+
+/// Lists the attacks on hierarchies of control groups that there are.
+fn new_cgroup_mounts() -> Vec<Attack> {
+    let controllers = fs::read_to_string("/proc/cgroups").unwrap_or_default();
+    let is_version_1 = |name: &str| {
+        controllers.lines().any(|line| {
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            fields[0] == name && fields[1] != "0"
+        })
+    };
+    let mut all = Vec::new();
+    let version_1 = ["memory", "pids", "devices", "freezer"].map(|name| ("cgroup", Some(name)));
+    for (name, option) in [("cgroup2", None)].into_iter().chain(version_1) {
+        if !option.is_none_or(is_version_1) {
             continue;
         }
-        tell(unmount(at, UnmountFlags::empty()).is_ok(), || format!("{place}unmounted {at}"));
-        tell(unmount(at, UnmountFlags::DETACH).is_ok(), || format!("{place}detached {at}"));
-        let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
-        tell(move_mount(&target, c"", CWD, c"/tmp", flags).is_ok(), || {
-            format!("{place}moved {at} away")
-        });
-        slip_beneath(place, at);
+        all.push(Attack::new(format!("made a cgroup with {name} {option:?}"), move || {
+            fresh_with(name, option).is_ok_and(|mount| {
+                mkdirat(&mount, "below", Mode::from_raw_mode(0o755))
+                    .and_then(|()| unlinkat(&mount, "below", AtFlags::REMOVEDIR))
+                    .is_ok()
+            })
+        }));
+        all.push(Attack::new(format!("opened cgroup.procs of {name} {option:?}"), move || {
+            let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+            fresh_with(name, option)
+                .is_ok_and(|mount| openat(&mount, "cgroup.procs", flags, Mode::empty()).is_ok())
+        }));
     }
-    uncover(place);
-    kernel_file_systems(place);
+    all
 }
 
-/// A mount below another, which is then taken off.
-fn slip_beneath(place: &str, at: &str) {
-    let Ok(new) = fresh("tmpfs") else { return };
-    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_BENEATH;
-    if move_mount(&new, c"", CWD, at, flags).is_ok() {
-        let off = unmount(at, UnmountFlags::DETACH).is_ok();
-        println!("{place}slipped a mount beneath {at}, taken off: {off}");
-    }
-}
-
-/// A clone without what is mounted below shows what that hides.
-fn uncover(place: &str) {
-    for (at, hidden) in [("/proc", "kcore"), ("/sys", "firmware"), ("/", "proc/kcore")] {
-        let clone = path(at).and_then(|at| clone_mount(at, "", Depth::Top).ok());
-        tell(clone.is_some(), || format!("{place}cloned {at} without {hidden}"));
-        // A clone with it, in which it is taken off.
-        let tree = path(at).and_then(|at| clone_mount(at, "", Depth::Tree).ok());
-        if let Some(tree) = tree
-            && attach_at(&tree, "/tmp").is_ok()
-        {
-            let below = format!("/tmp/{hidden}");
-            tell(unmount(below.as_str(), UnmountFlags::DETACH).is_ok(), || {
-                format!("{place}uncovered {below}")
-            });
-            let _ = unmount("/tmp", UnmountFlags::DETACH);
-        }
-    }
-}
-
-fn kernel_file_systems(place: &str) {
-    for name in ["proc", "sysfs", "debugfs", "securityfs", "tracefs", "bpf", "devtmpfs"] {
-        // A BPF file system is the user namespace's own, and empty.
-        let harmless = name == "bpf";
-        tell(fresh(name).is_ok() && !harmless, || format!("{place}mounted {name}"));
-    }
-    for (name, option) in [
-        ("cgroup2", None),
-        ("cgroup", Some("memory")),
-        ("cgroup", Some("pids")),
-        ("cgroup", Some("devices")),
-        ("cgroup", Some("freezer")),
-    ] {
-        let Ok(mount) = fresh_with(name, option) else { continue };
-        let made = mkdirat(&mount, "below", Mode::from_raw_mode(0o755)).is_ok();
-        tell(made, || format!("{place}made a cgroup with {name} {option:?}"));
-        for file in ["cgroup.procs", "release_agent", "notify_on_release", "memory.max"] {
-            let file = openat(&mount, file, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty());
-            tell(file.is_ok(), || format!("{place}opened a file of {name} {option:?}"));
-        }
-    }
-    for at in ["/proc", "/sys", "/", "/volume", "/sys/fs/cgroup", "/sys/fs/cgroup/memory"] {
-        let flags = FsPickFlags::FSPICK_CLOEXEC;
-        let Ok(context) = fspick(CWD, at, flags) else { continue };
-        let _ = fsconfig_set_flag(&context, "rw");
-        tell(fsconfig_reconfigure(&context).is_ok(), || format!("{place}reconfigured {at}"));
-    }
+fn on_super_blocks() -> Vec<Attack> {
+    let of = |at: &'static str| {
+        Attack::new(format!("reconfigured {at}"), move || {
+            let reconfigure = |context: OwnedFd| {
+                let _ = fsconfig_set_flag(&context, "rw");
+                fsconfig_reconfigure(&context).is_ok()
+            };
+            fspick(CWD, at, FsPickFlags::FSPICK_CLOEXEC).is_ok_and(reconfigure)
+        })
+    };
+    ["/proc", "/sys", "/", "/volume", "/sys/fs/cgroup"]
+        .into_iter()
+        .filter(|at| Path::new(at).exists())
+        .map(of)
+        .collect()
 }
 
 fn fresh(name: &str) -> Result<OwnedFd, String> {
@@ -173,20 +275,11 @@ fn fresh_with(name: &str, option: Option<&str>) -> Result<OwnedFd, String> {
     make().map_err(|e: sandbox_core::sys::mount::FsError| e.to_string())
 }
 
-/// One that is not the container's: boot, or a copy of it.
-fn process(pid: i32) {
-    let numbered = nix::unistd::Pid::from_raw(pid);
-    tell(nix::sys::ptrace::seize(numbered, nix::sys::ptrace::Options::empty()).is_ok(), || {
-        "traced it".to_owned()
-    });
-    let pidfd = pidfd_open(Pid::from_raw(pid).expect("a PID"), PidfdFlags::empty());
-    let pidfd = pidfd.expect("open a pidfd");
-    for number in 0..32 {
-        let taken = pidfd_getfd(&pidfd, number, PidfdGetfdFlags::empty());
-        tell(taken.is_ok(), || format!("took descriptor {number}"));
-    }
-    for file in [
-        "mem",
+/// Lists the attacks on a process that is not the container's: boot, or a copy of it.
+fn on_process(pid: i32) -> Vec<Attack> {
+    let mut all = vec![Attack::new("traced it", move || trace(pid))];
+    all.push(Attack::new("took a descriptor", move || takes_descriptor(pid, 0..32)));
+    for name in [
         "maps",
         "smaps",
         "pagemap",
@@ -198,39 +291,33 @@ fn process(pid: i32) {
         "exe",
         "personality",
         "fd/0",
-        "fd/3",
         "fdinfo/0",
-        "root/",
-        "cwd/",
-        "ns/user",
-        "ns/mnt",
-        "ns/pid",
-        "map_files/",
     ] {
-        let file = format!("/proc/{pid}/{file}");
-        let read = File::open(&file).is_ok_and(|mut opened| {
-            // Some are open to all and refuse to be read.
-            opened.metadata().is_ok_and(|m| m.is_dir())
-                || std::io::Read::read(&mut opened, &mut [0]).is_ok_and(|n| n > 0)
-                || file.contains("/ns/")
-        });
-        let listed =
-            fs::read_dir(&file).is_ok_and(|mut entries| entries.next().is_some_and(|e| e.is_ok()));
-        tell(read && !file.ends_with('/') || listed, || format!("opened {file}"));
+        let file = format!("/proc/{pid}/{name}");
+        // Some are open to all and refuse to be read.
+        all.push(Attack::new(format!("read {file}"), move || {
+            File::open(&file).is_ok_and(|mut file| file.read(&mut [0; 8]).is_ok())
+        }));
     }
-    for file in ["mem", "uid_map", "gid_map", "setgroups", "timerslack_ns", "attr/current"] {
-        let file = format!("/proc/{pid}/{file}");
-        let opened = File::options().write(true).open(&file);
-        let text = match file.rsplit('/').next() {
-            Some("uid_map" | "gid_map") => "0 0 1",
-            Some("setgroups") => "deny",
-            _ => "0",
-        };
-        let wrote =
-            opened.is_ok_and(|mut f| std::io::Write::write(&mut f, text.as_bytes()).is_ok());
-        tell(wrote, || format!("wrote {file}"));
+    for name in ["mem", "ns/user", "ns/mnt", "ns/pid"] {
+        let file = format!("/proc/{pid}/{name}");
+        all.push(Attack::new(format!("opened {file}"), move || File::open(&file).is_ok()));
     }
-    for flag in [
+    for name in ["fd/3", "exe", "ns/net"] {
+        let file = format!("/proc/{pid}/{name}");
+        all.push(Attack::new(format!("followed {file}"), move || fs::read_link(&file).is_ok()));
+    }
+    for name in ["root/", "cwd/", "map_files/"] {
+        let file = format!("/proc/{pid}/{name}");
+        all.push(Attack::new(format!("listed {file}"), move || {
+            fs::read_dir(&file).is_ok_and(|mut entries| entries.next().is_some_and(|e| e.is_ok()))
+        }));
+    }
+    for (name, text) in [("mem", ""), ("timerslack_ns", "0")] {
+        let file = format!("/proc/{pid}/{name}");
+        all.push(Attack::new(format!("wrote {file}"), move || writes(&file, text)));
+    }
+    for flags in [
         CloneFlags::CLONE_NEWUSER,
         CloneFlags::CLONE_NEWNS,
         CloneFlags::CLONE_NEWPID,
@@ -238,8 +325,34 @@ fn process(pid: i32) {
         CloneFlags::CLONE_NEWCGROUP,
         CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNS,
     ] {
-        tell(setns(&pidfd, flag).is_ok(), || format!("entered its {flag:?}"));
+        all.push(Attack::new(format!("entered its {flags:?}"), move || enters(pid, flags)));
     }
+    all
+}
+
+fn trace(pid: i32) -> bool {
+    let pid = nix::unistd::Pid::from_raw(pid);
+    nix::sys::ptrace::seize(pid, nix::sys::ptrace::Options::empty()).is_ok()
+}
+
+fn pidfd(pid: i32) -> Option<OwnedFd> {
+    pidfd_open(Pid::from_raw(pid).expect("a PID"), PidfdFlags::empty()).ok()
+}
+
+fn takes_descriptor(pid: i32, numbers: impl IntoIterator<Item = i32>) -> bool {
+    let Some(pidfd) = pidfd(pid) else { return false };
+    let taken = |number| pidfd_getfd(&pidfd, number, PidfdGetfdFlags::empty()).is_ok();
+    numbers.into_iter().any(taken)
+}
+
+/// Whether a file can be opened for writing, and takes this text.
+fn writes(file: &str, text: &str) -> bool {
+    let opened = File::options().write(true).open(file);
+    opened.is_ok_and(|mut file| text.is_empty() || file.write(text.as_bytes()).is_ok())
+}
+
+fn enters(pid: i32, flags: CloneFlags) -> bool {
+    pidfd(pid).is_some_and(|pidfd| setns(pidfd, flags).is_ok())
 }
 
 /// Tries to get at each process there is but boot, from its first moment on,
@@ -256,31 +369,23 @@ fn newborns() {
     }
 }
 
-/// The shortest ways to what a process has.
+/// The shortest ways to what a process has. What changes this process comes last.
 fn get_at(pid: i32) {
-    for file in ["mem", "environ", "fd/5", "ns/mnt", "exe", "root/", "cwd/"] {
-        let opened = File::open(format!("/proc/{pid}/{file}"));
-        tell(opened.is_ok(), || format!("opened {file} of {pid}"));
-    }
-    for file in ["uid_map", "setgroups", "mem"] {
-        let opened = File::options().write(true).open(format!("/proc/{pid}/{file}"));
-        let wrote = opened.is_ok_and(|mut f| std::io::Write::write(&mut f, b"0 0 1").is_ok());
-        tell(wrote, || format!("wrote {file} of {pid}"));
-    }
-    let traced = nix::sys::ptrace::seize(
-        nix::unistd::Pid::from_raw(pid),
-        nix::sys::ptrace::Options::empty(),
-    );
-    tell(traced.is_ok(), || format!("traced {pid}"));
-    let Ok(pidfd) = pidfd_open(Pid::from_raw(pid).expect("a PID"), PidfdFlags::empty()) else {
-        return;
+    let tell = |succeeded: bool, what: &str| {
+        if succeeded {
+            println!("{what} of {pid}");
+        }
     };
-    for number in [0, 3, 5, 8] {
-        let taken = pidfd_getfd(&pidfd, number, PidfdGetfdFlags::empty());
-        tell(taken.is_ok(), || format!("took descriptor {number} of {pid}"));
+    for file in ["mem", "environ", "fd/0", "ns/mnt", "exe", "root/", "cwd/"] {
+        tell(File::open(format!("/proc/{pid}/{file}")).is_ok(), &format!("opened {file}"));
     }
+    for (file, text) in [("mem", ""), ("setgroups", "deny"), ("uid_map", "0 0 1")] {
+        tell(writes(&format!("/proc/{pid}/{file}"), text), &format!("wrote {file}"));
+    }
+    tell(trace(pid), "traced the start");
+    tell(takes_descriptor(pid, [0, 3, 5, 8]), "took a descriptor");
     for flags in [CloneFlags::CLONE_NEWNS, CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNS] {
-        tell(setns(&pidfd, flags).is_ok(), || format!("entered {flags:?} of {pid}"));
+        tell(enters(pid, flags), &format!("entered {flags:?}"));
     }
 }
 
@@ -291,8 +396,7 @@ fn executable() {
     let runtime = loop {
         let found = fs::read_dir("/proc").expect("read /proc").flatten().find_map(|entry| {
             let link = entry.path().join("exe");
-            let detached =
-                |link: &std::path::Path| fs::read_link(link).is_ok_and(|to| to.as_os_str() == "/");
+            let detached = |link: &Path| fs::read_link(link).is_ok_and(|to| to.as_os_str() == "/");
             let looks_so = entry.file_name().to_string_lossy().parse::<u32>().is_ok();
             (looks_so && detached(&link))
                 .then(|| open(&link, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).ok())?
@@ -304,27 +408,37 @@ fn executable() {
         }
     };
     println!("caught");
-    change(&runtime, "");
+    let attacks = on_executable(&own_link(&runtime));
+    print_succeeding(&attacks, "");
     let own = unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNS);
     println!("unshared: {}", own.is_ok());
-    change(&runtime, "in a user namespace of its own: ");
+    print_succeeding(&attacks, "in a user namespace of its own: ");
 }
 
 fn own_link(file: &OwnedFd) -> String {
     format!("/proc/self/fd/{}", file.as_raw_fd())
 }
 
-fn change(runtime: &OwnedFd, place: &str) {
-    for (set, clear) in [(0, READ_ONLY), (NO_EXEC, 0)] {
-        let change = AttrChange { set, clear, ..AttrChange::default() };
-        tell(mount_setattr(runtime.as_fd(), Depth::Top, change).is_ok(), || {
-            format!("{place}changed the mount: set {set}, cleared {clear}")
-        });
-    }
-    let clone = clone_mount(runtime, "", Depth::Top);
-    tell(clone.is_ok(), || format!("{place}cloned the mount"));
-    let link = own_link(runtime);
-    let mode = fs::Permissions::from_mode(0o755);
-    tell(fs::set_permissions(&link, mode).is_ok(), || format!("{place}changed its mode"));
-    tell(File::options().write(true).open(&link).is_ok(), || format!("{place}opened it"));
+/// Lists the attacks on an executable that is a mount by itself.
+fn on_executable(file: &str) -> Vec<Attack> {
+    let file = file.to_owned();
+    let open = move || open(&file, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).ok();
+    let attack = |name: &str, succeeds: fn(&OwnedFd) -> bool| {
+        let open = open.clone();
+        Attack::new(name, move || open().is_some_and(|file| succeeds(&file)))
+    };
+    vec![
+        attack("made the mount writable", |file| change(file, 0, READ_ONLY)),
+        attack("made the mount noexec", |file| change(file, NO_EXEC, 0)),
+        attack("cloned the mount", |file| clone_mount(file, "", Depth::Top).is_ok()),
+        attack("changed its mode", |file| {
+            fs::set_permissions(own_link(file), fs::Permissions::from_mode(0o755)).is_ok()
+        }),
+        attack("opened it for writing", |file| writes(&own_link(file), "")),
+    ]
+}
+
+fn change(file: &OwnedFd, set: u64, clear: u64) -> bool {
+    let change = AttrChange { set, clear, ..AttrChange::default() };
+    mount_setattr(file.as_fd(), Depth::Top, change).is_ok()
 }

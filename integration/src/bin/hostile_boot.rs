@@ -1,7 +1,7 @@
 //! A sandbox process that was taken over. Tests install it in the place of
 //! `palisade`: it starts up as boot does and serves the shim by its words, with
-//! a process that sleeps for each that it is asked for, until an exec's ID names
-//! one of its [attacks](attack).
+//! a process that sleeps for each container that it is asked for. An exec's ID names
+//! the [`Attack`] that it makes: it serves no other.
 //!
 //! It never leaves the host's file systems, so it has more to attack with than a
 //! boot that was taken over would have.
@@ -10,13 +10,13 @@ use std::convert::Infallible;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Write};
-use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
+use integration::hostile::{Attack, NEVER_STARTS, lingering_socket};
 use nix::sys::socket::{getsockopt, sockopt::PeerPidfd};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{CWD, MemfdFlags, Mode, OFlags, SealFlags};
@@ -107,11 +107,17 @@ impl Boot {
                 Some(_) => self.new_process(number, ProcessId::init(plan.id))?,
             },
             Request::Exec { container, exec, .. } => {
-                if !attack(self, number, &container, &exec)? {
-                    self.new_process(number, ProcessId::exec(container, exec))?;
+                let attack: Attack = exec.parse().unwrap_or_else(|e| panic!("{e}"));
+                self.announce(attack.name());
+                let asked = Asked { number, container, exec };
+                match self.attack(attack, &asked)? {
+                    Then::Nothing => {}
+                    Then::Serve => self.new_process(number, asked.process())?,
                 }
             }
-            Request::Start { container } if container == "never-starts" => self.was_asked(),
+            Request::Start { container } if container == NEVER_STARTS => {
+                self.announce(NEVER_STARTS);
+            }
             _ => self.reply(number, Ok(Done::Ok), &[]),
         }
         Ok(true)
@@ -146,21 +152,16 @@ impl Boot {
     }
 
     /// A new process with something in the place of its terminal.
-    fn present_terminal(
-        &mut self,
-        number: u64,
-        child: impl FnOnce(OwnedFd) -> Child,
-        terminal: impl AsFd,
-    ) -> Outcome<()> {
+    fn present_terminal(&mut self, asked: &Asked, terminal: impl AsFd) -> Outcome<Then> {
         let (pid, pidfd) = sleeper()?;
-        self.present(number, pid, &[pidfd.as_fd(), terminal.as_fd()]);
-        self.children.push(child(pidfd));
-        Ok(())
+        self.present(asked.number, pid, &[pidfd.as_fd(), terminal.as_fd()]);
+        self.children.push(asked.child(pidfd));
+        Ok(Then::Nothing)
     }
 
-    /// Tells the test, which reads it in containerd's log.
-    fn was_asked(&self) {
-        let _ = rustix::io::write(&self.log, b"INFO was asked\n");
+    /// Logs what it is about to do, for the test to find in containerd's log.
+    fn announce(&self, attack: &str) {
+        let _ = rustix::io::write(&self.log, format!("INFO attacks by {attack}\n").as_bytes());
     }
 
     /// Bytes as they are, without the first one that says what they are.
@@ -177,185 +178,265 @@ fn sleeper() -> Outcome<(i32, OwnedFd)> {
     Ok((child.id().cast_signed(), pidfd))
 }
 
-/// Does what an exec's ID says; false when that is the ID of an honest exec.
-fn attack(boot: &mut Boot, number: u64, container: &str, name: &str) -> Outcome<bool> {
-    let null = File::options().read(true).write(true).open("/dev/null")?;
-    let own_pid = getpid().as_raw_pid();
-    let child = |pidfd| Child { pidfd, id: ProcessId::exec(container, name) };
-    match name {
-        // What is no message.
-        "garbage" => drop(send_packet(&boot.control, &[0xff; 512], &[])),
-        "empty" => drop(send_packet(&boot.control, &[], &[])),
-        "no-tag" => boot.send_raw(&[])?,
-        "wrong-tag" => boot.send_raw(&[9, 9, 9])?,
-        "too-long" => boot.send_raw(&vec![0; MAX_PACKET + 2])?,
-        "endless-string" => {
-            // Reply { number, Err(Failure { Internal, a string of 2^64 - 1 bytes } }
-            let mut bytes = vec![0, 1, 1, 4];
-            bytes.extend([0xff; 9].into_iter().chain([0x01]));
-            drop(send_packet(&boot.control, &bytes, &[]));
-        }
-        "no-memfd" => {
-            let (a, _b) = seqpacket()?;
-            send_in_memfd(boot, a.as_fd())?;
-        }
-        "endless-memfd" => send_in_memfd(boot, endless_memfd()?.as_fd())?,
-        // Descriptors.
-        "hundreds" => boot.reply(number, Ok(Done::Ok), &[null.as_fd(); 250]),
-        "an-exit-with-descriptors" => {
-            let process = ProcessId::init("");
-            boot.say(&Upward::Exited { process, status: 0 }, &[null.as_fd()]);
-        }
-        "no-process" => boot.reply(number, Ok(Done::Ok), &[]),
-        "no-descriptors" => boot.present(number, own_pid, &[]),
-        "the-shim" => {
-            let shim = getsockopt(&boot.control, PeerPidfd)?;
-            boot.present(number, own_pid, &[shim.as_fd()]);
-        }
-        "itself" => {
-            let own = pidfd_open(getpid(), PidfdFlags::empty())?;
-            boot.present(number, own_pid, &[own.as_fd()]);
-        }
-        "no-pidfd" => boot.present(number, own_pid, &[null.as_fd()]),
-        "another-than-said" => {
-            let (_, pidfd) = sleeper()?;
-            boot.present(number, own_pid, &[pidfd.as_fd()]);
-            boot.children.push(child(pidfd));
-        }
-        "a-socket-that-lingers" => {
-            let socket = lingering_socket()?;
-            boot.present(number, own_pid, &[socket.as_fd()]);
-        }
-        "a-terminal-that-lingers" => boot.present_terminal(number, child, lingering_socket()?)?,
-        "an-exit-that-lingers" => {
-            let process = ProcessId::init("");
-            let socket = lingering_socket()?;
-            boot.say(&Upward::Exited { process, status: 0 }, &[socket.as_fd()]);
-        }
-        "hundreds-that-linger" => {
-            let socket = lingering_socket()?;
-            boot.reply(number, Ok(Done::Ok), &[socket.as_fd(); 253]);
-        }
-        "a-mounts-channel-that-lingers" => {
-            let socket = lingering_socket()?;
-            let _ = send_packet(&boot.mounts, b"for nobody", &[socket.as_fd()]);
-            // Where that is refused, it must not wait itself.
-            std::mem::forget(socket);
-            return Ok(false);
-        }
-        // Terminals.
-        "terminal-null" => boot.present_terminal(number, child, null)?,
-        "terminal-file" => boot.present_terminal(number, child, File::open("/etc/passwd")?)?,
-        "terminal-directory" => boot.present_terminal(number, child, File::open("/")?)?,
-        "terminal-pipe" => boot.present_terminal(number, child, rustix::pipe::pipe()?.0)?,
-        "terminal-socket" => boot.present_terminal(number, child, seqpacket()?.0)?,
-        "terminal-pidfd" => {
-            boot.present_terminal(number, child, pidfd_open(getpid(), PidfdFlags::empty())?)?;
-        }
-        "terminal-path" => {
-            let flags = OFlags::PATH | OFlags::CLOEXEC;
-            boot.present_terminal(
-                number,
-                child,
-                rustix::fs::open("/dev/ptmx", flags, Mode::empty())?,
-            )?;
-        }
-        "terminal-slave" => {
-            let master = terminal()?;
-            let name = rustix::pty::ptsname(&master, Vec::new())?;
-            let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
-            let slave = rustix::fs::openat(CWD, name, flags, Mode::empty())?;
-            boot.present_terminal(number, child, slave)?;
-        }
-        "terminal-that-blocks" => {
-            let master = terminal()?;
-            let name = rustix::pty::ptsname(&master, Vec::new())?;
-            let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
-            let slave = rustix::fs::openat(CWD, name, flags, Mode::empty())?;
-            boot.present_terminal(number, child, &master)?;
-            thread::spawn(move || {
-                loop {
-                    let _ = rustix::io::ioctl_fionbio(&master, false);
-                    let _ = rustix::io::write(&slave, b".");
-                    thread::sleep(Duration::from_millis(20));
-                }
-            });
-        }
-        _ => return attack_by_talk(boot, number, name),
-    }
-    Ok(true)
+/// An exec that boot was asked for.
+struct Asked {
+    number: u64,
+    container: String,
+    exec: String,
 }
 
-/// The attacks that need nothing but words, or none.
-fn attack_by_talk(boot: &mut Boot, number: u64, name: &str) -> Outcome<bool> {
-    let stranger = |number: u64| Upward::Exited {
+impl Asked {
+    fn process(&self) -> ProcessId {
+        ProcessId::exec(&self.container, &self.exec)
+    }
+
+    fn child(&self, pidfd: OwnedFd) -> Child {
+        Child { pidfd, id: self.process() }
+    }
+}
+
+/// What is left to do about an exec after an attack.
+enum Then {
+    /// To serve it as an honest boot does.
+    Serve,
+    Nothing,
+}
+
+impl Boot {
+    fn attack(&mut self, attack: Attack, asked: &Asked) -> Outcome<Then> {
+        use Attack::*;
+        match attack {
+            Garbage | Empty | NoTag | WrongTag | TooLong | EndlessString | NoMemfd
+            | EndlessMemfd => self.send_no_message(attack),
+            Hundreds
+            | AnExitWithDescriptors
+            | NoProcess
+            | NoDescriptors
+            | TheShim
+            | Itself
+            | NoPidfd
+            | AnotherThanSaid => self.show_no_process(attack, asked),
+            ASocketThatLingers
+            | ATerminalThatLingers
+            | AnExitThatLingers
+            | HundredsThatLinger
+            | AMountsChannelThatLingers => self.linger(attack, asked),
+            TerminalNull | TerminalFile | TerminalDirectory | TerminalPipe | TerminalSocket
+            | TerminalPidfd | TerminalPath | TerminalSlave => {
+                self.present_terminal(asked, no_terminal(attack)?)
+            }
+            TerminalThatBlocks => self.block_terminal(asked),
+            ALongFailure | AnswersToNothing | TwoAnswers | Silence | KeepsExitsToItself
+            | HangsUp | IsDeaf | NeverStopsTalking | PanicsForLong => {
+                self.answer_falsely(attack, asked.number)
+            }
+            LogsLongLines | LogsOneLine | LogsShortLines | LogsMediumLines | LogsNothing
+            | LogsEscapes => self.log_forever(attack),
+        }
+    }
+
+    fn send_no_message(&self, attack: Attack) -> Outcome<Then> {
+        match attack {
+            Attack::Garbage => drop(send_packet(&self.control, &[0xff; 512], &[])),
+            Attack::Empty => drop(send_packet(&self.control, &[], &[])),
+            Attack::NoTag => self.send_raw(&[])?,
+            Attack::WrongTag => self.send_raw(&[9, 9, 9])?,
+            Attack::TooLong => self.send_raw(&vec![0; MAX_PACKET + 2])?,
+            Attack::EndlessString => {
+                // Reply { number, Err(Failure { Internal, a string of 2^64 - 1 bytes } }
+                let mut bytes = vec![0, 1, 1, 4];
+                bytes.extend([0xff; 9].into_iter().chain([0x01]));
+                drop(send_packet(&self.control, &bytes, &[]));
+            }
+            Attack::NoMemfd => {
+                let (a, _b) = seqpacket()?;
+                send_in_memfd(self, a.as_fd())?;
+            }
+            Attack::EndlessMemfd => send_in_memfd(self, endless_memfd()?.as_fd())?,
+            other => panic!("{other} is a message"),
+        }
+        Ok(Then::Nothing)
+    }
+
+    /// Replies with what is no process of the pod, or with the wrong descriptors.
+    fn show_no_process(&mut self, attack: Attack, asked: &Asked) -> Outcome<Then> {
+        let null = null()?;
+        let (number, own_pid) = (asked.number, getpid().as_raw_pid());
+        match attack {
+            Attack::Hundreds => self.reply(number, Ok(Done::Ok), &[null.as_fd(); 250]),
+            Attack::AnExitWithDescriptors => self.say(&exit_of_nobody(), &[null.as_fd()]),
+            Attack::NoProcess => self.reply(number, Ok(Done::Ok), &[]),
+            Attack::NoDescriptors => self.present(number, own_pid, &[]),
+            Attack::TheShim => {
+                let shim = getsockopt(&self.control, PeerPidfd)?;
+                self.present(number, own_pid, &[shim.as_fd()]);
+            }
+            Attack::Itself => {
+                let own = pidfd_open(getpid(), PidfdFlags::empty())?;
+                self.present(number, own_pid, &[own.as_fd()]);
+            }
+            Attack::NoPidfd => self.present(number, own_pid, &[null.as_fd()]),
+            Attack::AnotherThanSaid => {
+                let (_, pidfd) = sleeper()?;
+                self.present(number, own_pid, &[pidfd.as_fd()]);
+                self.children.push(asked.child(pidfd));
+            }
+            other => panic!("{other} shows another thing"),
+        }
+        Ok(Then::Nothing)
+    }
+
+    /// Sends a socket that is slow to close.
+    fn linger(&mut self, attack: Attack, asked: &Asked) -> Outcome<Then> {
+        let (socket, other) = lingering_socket()?;
+        // Open for as long as this process lives.
+        std::mem::forget(other);
+        match attack {
+            Attack::ASocketThatLingers => {
+                self.present(asked.number, getpid().as_raw_pid(), &[socket.as_fd()]);
+            }
+            Attack::ATerminalThatLingers => return self.present_terminal(asked, socket),
+            Attack::AnExitThatLingers => self.say(&exit_of_nobody(), &[socket.as_fd()]),
+            Attack::HundredsThatLinger => {
+                self.reply(asked.number, Ok(Done::Ok), &[socket.as_fd(); 253]);
+            }
+            Attack::AMountsChannelThatLingers => {
+                let _ = send_packet(&self.mounts, b"for nobody", &[socket.as_fd()]);
+                // Where that is refused, it must not wait itself.
+                std::mem::forget(socket);
+                return Ok(Then::Serve);
+            }
+            other => panic!("{other} does not linger"),
+        }
+        Ok(Then::Nothing)
+    }
+
+    /// Fills a terminal whose non-blocking flag it clears all the time.
+    fn block_terminal(&mut self, asked: &Asked) -> Outcome<Then> {
+        let master = terminal()?;
+        let slave = slave_of(&master)?;
+        let then = self.present_terminal(asked, &master)?;
+        thread::spawn(move || {
+            loop {
+                let _ = rustix::io::ioctl_fionbio(&master, false);
+                let _ = rustix::io::write(&slave, b".");
+                thread::sleep(Duration::from_millis(20));
+            }
+        });
+        Ok(then)
+    }
+
+    /// Needs nothing but messages, or none.
+    fn answer_falsely(&mut self, attack: Attack, number: u64) -> Outcome<Then> {
+        match attack {
+            Attack::ALongFailure => {
+                let message = "so\x1b[2J sorry\n\0\u{7f}".repeat(3000);
+                let failure = Failure { kind: FailureKind::NotFound, message };
+                self.reply(number, Err(failure), &[]);
+            }
+            Attack::AnswersToNothing => {
+                for other in 1..200 {
+                    self.reply(number + other, Ok(Done::Ok), &[]);
+                    self.say(&exit_of_stranger(other), &[]);
+                }
+                return Ok(Then::Serve);
+            }
+            Attack::TwoAnswers => {
+                self.reply(number, Ok(Done::Ok), &[]);
+                self.reply(number, Ok(Done::Ok), &[]);
+            }
+            Attack::Silence => {}
+            Attack::KeepsExitsToItself => {
+                self.children.clear();
+                return Ok(Then::Serve);
+            }
+            Attack::HangsUp => {
+                rustix::net::shutdown(&self.control, Shutdown::Both)?;
+                thread::sleep(Duration::MAX);
+            }
+            Attack::IsDeaf => thread::sleep(Duration::MAX),
+            Attack::NeverStopsTalking => {
+                let control = self.control.try_clone()?;
+                let bytes = postcard::to_stdvec(&exit_of_stranger(1))?;
+                thread::spawn(move || while send_packet(&control, &bytes, &[]).is_ok() {});
+                return Ok(Then::Serve);
+            }
+            Attack::PanicsForLong => {
+                let long = "\x1b[2Jpanic ".repeat(10_000);
+                let _ = rustix::io::pwrite(&self.panic_log, long.as_bytes(), 0);
+                let _ = rustix::io::pwrite(&self.panic_log, &long.as_bytes()[..16384], 0);
+                std::process::exit(1);
+            }
+            other => panic!("{other} takes more than messages"),
+        }
+        Ok(Then::Nothing)
+    }
+
+    /// Logs without end, beside an honest exec.
+    fn log_forever(&self, attack: Attack) -> Outcome<Then> {
+        let text = match attack {
+            Attack::LogsLongLines => [vec![b'x'; 1 << 20], vec![b'\n']].concat(),
+            Attack::LogsOneLine => vec![b'x'; 4000],
+            Attack::LogsShortLines => b"WARN hello\n".repeat(100),
+            Attack::LogsMediumLines => [vec![b'y'; 3000], vec![b'\n']].concat(),
+            Attack::LogsNothing => b"\n".repeat(4096),
+            Attack::LogsEscapes => {
+                b"ERROR \x1b[2Jcleared \0 \x07 \xff\xfe level=fatal msg=\"x\"\r\n".to_vec()
+            }
+            other => panic!("{other} logs nothing"),
+        };
+        let mut log = File::from(self.log.try_clone()?);
+        thread::spawn(move || while log.write_all(&text).is_ok() {});
+        Ok(Then::Serve)
+    }
+}
+
+fn exit_of_nobody() -> Upward {
+    Upward::Exited { process: ProcessId::init(""), status: 0 }
+}
+
+fn exit_of_stranger(number: u64) -> Upward {
+    Upward::Exited {
         process: ProcessId {
             container: format!("stranger-{number}"),
             exec: number.is_multiple_of(2).then(|| "x".to_owned()),
         },
         status: u32::MAX,
-    };
-    match name {
-        "a-long-failure" => {
-            let message = "so\x1b[2J sorry\n\0\u{7f}".repeat(3000);
-            let failure = Failure { kind: FailureKind::NotFound, message };
-            boot.reply(number, Err(failure), &[]);
-        }
-        "answers-to-nothing" => {
-            for other in 1..200 {
-                boot.reply(number + other, Ok(Done::Ok), &[]);
-                boot.say(&stranger(other), &[]);
-            }
-            return Ok(false);
-        }
-        "two-answers" => {
-            boot.reply(number, Ok(Done::Ok), &[]);
-            boot.reply(number, Ok(Done::Ok), &[]);
-        }
-        "silence" => boot.was_asked(),
-        "keeps-exits-to-itself" => boot.children.clear(),
-        "hangs-up" => {
-            rustix::net::shutdown(&boot.control, Shutdown::Both)?;
-            thread::sleep(Duration::MAX);
-        }
-        "is-deaf" => {
-            boot.was_asked();
-            thread::sleep(Duration::MAX);
-        }
-        "never-stops-talking" => {
-            let control = boot.control.try_clone()?;
-            let bytes = postcard::to_stdvec(&stranger(1))?;
-            thread::spawn(move || while send_packet(&control, &bytes, &[]).is_ok() {});
-            return Ok(false);
-        }
-        "logs-long-lines" => {
-            return log_forever(boot, &[vec![b'x'; 1 << 20], vec![b'\n']].concat());
-        }
-        "logs-one-line" => return log_forever(boot, &[b'x'; 4000]),
-        "logs-short-lines" => return log_forever(boot, &b"WARN hello\n".repeat(100)),
-        "logs-medium-lines" => return log_forever(boot, &[vec![b'y'; 3000], vec![b'\n']].concat()),
-        "logs-nothing" => return log_forever(boot, &b"\n".repeat(4096)),
-        "logs-escapes" => {
-            let line = b"ERROR \x1b[2Jcleared \0 \x07 \xff\xfe level=fatal msg=\"x\"\r\n";
-            return log_forever(boot, line);
-        }
-        "panics-for-long" => {
-            let long = "\x1b[2Jpanic ".repeat(10_000);
-            let _ = rustix::io::pwrite(&boot.panic_log, long.as_bytes(), 0);
-            let _ = rustix::io::pwrite(&boot.panic_log, &long.as_bytes()[..16384], 0);
-            std::process::exit(1);
-        }
-        _ => return Ok(false),
     }
-    Ok(true)
 }
 
-/// Beside an honest exec.
-fn log_forever(boot: &Boot, text: &[u8]) -> Outcome<bool> {
-    let mut log = File::from(boot.log.try_clone()?);
-    let text = text.to_vec();
-    thread::spawn(move || while log.write_all(&text).is_ok() {});
-    Ok(false)
+fn null() -> io::Result<OwnedFd> {
+    Ok(File::options().read(true).write(true).open("/dev/null")?.into())
+}
+
+/// Opens what an attack shows as the master side of a terminal.
+fn no_terminal(attack: Attack) -> Outcome<OwnedFd> {
+    Ok(match attack {
+        Attack::TerminalNull => null()?,
+        Attack::TerminalFile => File::open("/etc/passwd")?.into(),
+        Attack::TerminalDirectory => File::open("/")?.into(),
+        Attack::TerminalPipe => rustix::pipe::pipe()?.0,
+        Attack::TerminalSocket => seqpacket()?.0,
+        Attack::TerminalPidfd => pidfd_open(getpid(), PidfdFlags::empty())?,
+        Attack::TerminalPath => {
+            let flags = OFlags::PATH | OFlags::CLOEXEC;
+            rustix::fs::open("/dev/ptmx", flags, Mode::empty())?
+        }
+        Attack::TerminalSlave => {
+            let master = terminal()?;
+            let slave = slave_of(&master)?;
+            // Without it the slave is of no terminal any more.
+            std::mem::forget(master);
+            slave
+        }
+        other => panic!("{other} shows no terminal"),
+    })
+}
+
+fn slave_of(master: &OwnedFd) -> Outcome<OwnedFd> {
+    let name = rustix::pty::ptsname(master, Vec::new())?;
+    let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
+    Ok(rustix::fs::openat(CWD, name, flags, Mode::empty())?)
 }
 
 fn seqpacket() -> io::Result<(OwnedFd, OwnedFd)> {
@@ -369,20 +450,6 @@ fn terminal() -> io::Result<OwnedFd> {
     rustix::pty::grantpt(&master)?;
     rustix::pty::unlockpt(&master)?;
     Ok(master)
-}
-
-/// A TCP connection with more to send than its other end takes. Whoever is the
-/// last to close it waits for a quarter of an hour (socket(7), SO_LINGER).
-fn lingering_socket() -> Outcome<TcpStream> {
-    let listener = TcpListener::bind("127.0.0.1:0")?;
-    let mut socket = TcpStream::connect(listener.local_addr()?)?;
-    let (other, _) = listener.accept()?;
-    socket.set_nonblocking(true)?;
-    while socket.write(&[0; 65536]).is_ok() {}
-    rustix::net::sockopt::set_socket_linger(&socket, Some(Duration::from_secs(900)))?;
-    // Open for as long as this process lives.
-    std::mem::forget(other);
-    Ok(socket)
 }
 
 fn send_in_memfd(boot: &Boot, memfd: BorrowedFd<'_>) -> Outcome<()> {
