@@ -4,8 +4,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 
 use super::Boot;
-use super::pending::{Pending, Stage};
-use super::table::{Container, Init};
+use super::table::{Container, Init, Pending, Stage};
 use crate::container::channel::Channel;
 use crate::container::donated::Donated;
 use crate::container::join_info::JoinInfo;

@@ -3,7 +3,7 @@
 use rustix::process::{Signal, pidfd_send_signal};
 
 use super::Boot;
-use super::pending::Pending;
+use super::table::Pending;
 use crate::control::message::Done;
 use crate::error::{Error, FailureKind, Result};
 

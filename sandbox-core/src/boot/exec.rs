@@ -6,7 +6,7 @@ use std::rc::Rc;
 use nix::sched::{CloneFlags, setns};
 
 use super::Boot;
-use super::pending::{Pending, Stage};
+use super::table::{Pending, Stage};
 use crate::container::channel::Channel;
 use crate::container::donated::Donated;
 use crate::container::terminal;

@@ -11,40 +11,13 @@
 use std::os::fd::{AsFd, OwnedFd};
 
 use super::Boot;
-use super::table::Container;
-use crate::container::channel::Channel;
+use super::table::{Container, Pending, Stage};
 use crate::container::paths::PROC;
-use crate::container::tree::Tree;
 use crate::control::message::{Done, Upward};
 use crate::control::newborn::NewbornMessage as Message;
 use crate::error::Error;
 use crate::sys::pidfd::mount_namespace_of;
-use crate::types::{PodPid, ProcessId};
-
-/// A process between its clone and its execve.
-pub(super) struct Pending {
-    /// Number of the request to which boot will reply.
-    pub(super) number: u64,
-    pub(super) process: ProcessId,
-    pub(super) pid: PodPid,
-    pub(super) pidfd: OwnedFd,
-    /// The master side of its terminal, which boot will send to the shim.
-    pub(super) terminal: Option<OwnedFd>,
-    pub(super) channel: Channel,
-    pub(super) stage: Stage,
-    /// The tree from which its root is made. It is kept until the process is at its gate: its
-    /// mounts are the process's own, but it still looks the directory up.
-    pub(super) tree: Option<Tree>,
-}
-
-/// The event that boot waits for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Stage {
-    /// For Create: the message that it is at its gate.
-    ToGate,
-    /// For Start or Exec: end of file, which execve causes.
-    Executing,
-}
+use crate::types::PodPid;
 
 impl Boot {
     /// Receives a message from a pending process, or its end.

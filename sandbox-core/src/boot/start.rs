@@ -1,7 +1,7 @@
 //! Start: opens the gate of a created container.
 
 use super::Boot;
-use super::pending::{Pending, Stage};
+use super::table::{Pending, Stage};
 use crate::control::message::Done;
 use crate::error::{Context, Error, FailureKind, Result};
 use crate::types::ProcessId;

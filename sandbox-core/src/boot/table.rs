@@ -4,9 +4,9 @@ use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
-use super::pending::{Pending, Stage};
 use crate::container::channel::Channel;
 use crate::container::join_info::JoinInfo;
+use crate::container::tree::Tree;
 use crate::error::{Context, Error, FailureKind, Result};
 use crate::types::{PodPid, ProcessId};
 
@@ -39,6 +39,31 @@ pub(super) struct Init {
     /// Its mount namespace, kept until its exit is reported: the kernel would otherwise
     /// destroy the mounts during the exit of the last process in it.
     pub(super) mounts: Option<OwnedFd>,
+}
+
+/// A process between its clone and its execve. See `pending.rs`.
+pub(super) struct Pending {
+    /// Number of the request to which boot will reply.
+    pub(super) number: u64,
+    pub(super) process: ProcessId,
+    pub(super) pid: PodPid,
+    pub(super) pidfd: OwnedFd,
+    /// The master side of its terminal, which boot will send to the shim.
+    pub(super) terminal: Option<OwnedFd>,
+    pub(super) channel: Channel,
+    pub(super) stage: Stage,
+    /// The tree from which its root is made. It is kept until the process is at its gate: its
+    /// mounts are the process's own, but it still looks the directory up.
+    pub(super) tree: Option<Tree>,
+}
+
+/// The event that boot waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// For Create: the message that it is at its gate.
+    ToGate,
+    /// For Start or Exec: end of file, which execve causes.
+    Executing,
 }
 
 impl Table {

@@ -3,16 +3,15 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 
 use oci_spec::runtime::LinuxResources;
 use rustix::fs::Mode as Permissions;
 use rustix::io::Errno;
 
-use super::hierarchy::{Hierarchies, Hierarchy};
+use super::hierarchy::Hierarchies;
 use super::path::{Driver, Place, place};
 use super::resources;
-use super::{Cgroup, Dir, SavedCgroup, file, systemd};
+use super::{Cgroup, Dir, file, systemd};
 use crate::error::{Context, Error, FailureKind, Result};
 use crate::spec::plan::UnitProperty;
 
@@ -33,7 +32,7 @@ pub(super) fn create(
             made.unit = cgroup.saved.unit.clone();
             cgroup
         }
-        Place::Absolute(below) => in_all(hierarchies, |_| Ok(below.clone()))?,
+        Place::Absolute(below) => hierarchies.cgroup(|_| Ok(below.clone()))?,
         Place::Relative(below) => beside_caller(hierarchies, &below)?,
     };
     for dir in &cgroup.saved.dirs {
@@ -48,27 +47,13 @@ pub(super) fn create(
     Ok(cgroup)
 }
 
-/// Returns a cgroup at the same place in all hierarchies, without making it.
-pub(super) fn in_all(
-    hierarchies: &Hierarchies,
-    below: impl Fn(&Hierarchy) -> Result<PathBuf>,
-) -> Result<Cgroup> {
-    let dir = |h: &Hierarchy| {
-        let path = h.mount.join(below(h)?);
-        Ok(Dir { controllers: h.controllers.clone(), mount: h.mount.clone(), path })
-    };
-    let dirs = hierarchies.all.iter().map(dir).collect::<Result<_>>()?;
-    let saved = SavedCgroup { v2: hierarchies.mode.is_v2(), dirs, unit: None };
-    Ok(Cgroup { saved, holder: Mutex::default() })
-}
-
 /// Returns a cgroup below the caller's own; on version 2 beside it, because a
 /// cgroup with processes cannot have limited children (cgroup-v2.rst, "No
 /// Internal Process Constraint").
 fn beside_caller(hierarchies: &Hierarchies, below: &Path) -> Result<Cgroup> {
     let path = "/proc/self/cgroup";
     let text = fs::read_to_string(path).context(|| format!("read {path}"))?;
-    in_all(hierarchies, |hierarchy| {
+    hierarchies.cgroup(|hierarchy| {
         let missing = || {
             let names = hierarchy.controllers.join(",");
             Error::internal(format!("{path}: expected a line for the hierarchy {names:?}"))

@@ -2,10 +2,11 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock};
 
 use rustix::fs::statfs;
 
+use super::{Cgroup, Dir, SavedCgroup};
 use crate::error::{Context, Error, Result};
 
 /// `CGROUP2_SUPER_MAGIC` of magic.h, as in statfs(2).
@@ -123,6 +124,19 @@ impl Hierarchies {
                 Ok(Hierarchies { mode, all: v1 })
             }
         }
+    }
+}
+
+impl Hierarchies {
+    /// Returns a cgroup at a place in each hierarchy, without making it.
+    pub(super) fn cgroup(&self, below: impl Fn(&Hierarchy) -> Result<PathBuf>) -> Result<Cgroup> {
+        let dir = |h: &Hierarchy| {
+            let path = h.mount.join(below(h)?);
+            Ok(Dir { controllers: h.controllers.clone(), mount: h.mount.clone(), path })
+        };
+        let dirs = self.all.iter().map(dir).collect::<Result<_>>()?;
+        let saved = SavedCgroup { v2: self.mode.is_v2(), dirs, unit: None };
+        Ok(Cgroup { saved, holder: Mutex::default() })
     }
 }
 

@@ -50,6 +50,7 @@
 //! `name=systemd`, so that the host's tools show whose processes they are. It
 //! does not join a version 2 mount beside version 1 (hybrid).
 
+mod bandwidth;
 mod create;
 mod delegate;
 mod derive;

@@ -19,7 +19,6 @@ use rustbus::wire::errors::{MarshalError, UnmarshalError};
 use rustbus::wire::unmarshal::traits::Variant;
 
 use super::Cgroup;
-use super::create::in_all;
 use super::hierarchy::Hierarchies;
 use super::path::{Unit, expand_slice};
 use super::properties::{self, Property, Systemd};
@@ -73,7 +72,7 @@ fn placed(bus: &mut Bus, unit: &Unit, hierarchies: &Hierarchies) -> Result<Cgrou
         // A slice without processes may have no cgroup yet.
         below = expand_slice(&unit.slice).unwrap_or_default().join(&unit.name);
     }
-    let mut cgroup = in_all(hierarchies, |_| Ok(below.clone()))?;
+    let mut cgroup = hierarchies.cgroup(|_| Ok(below.clone()))?;
     cgroup.saved.unit = Some(unit.name.clone());
     Ok(cgroup)
 }

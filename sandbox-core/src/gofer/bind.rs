@@ -7,7 +7,8 @@ use std::path::Path;
 use rustix::fs::FileType;
 
 use crate::error::{Context, Error, Result};
-use crate::gofer::idmap::{Change, ClonedTree, MOUNT_REMEDY};
+use crate::gofer::cloned_tree::{Change, ClonedTree, MOUNT_REMEDY};
+use crate::gofer::idmap;
 use crate::gofer::users::{Users, namespace_with};
 use crate::spec::plan::{IdmapChoice, Mappings};
 use crate::sys::mount::{AttrChange, Depth, PropagationKind, mount_setattr};
@@ -48,7 +49,7 @@ pub(super) fn open(
             Change { idmap: Some(made.as_fd()), idmap_depth, ..plain }
         }
     };
-    Ok((clone.change(change)?, is_file))
+    Ok((idmap::change(clone, change)?, is_file))
 }
 
 /// Returns a user namespace with the mappings of a mount. No mappings mean the

@@ -4,12 +4,11 @@ use std::io::ErrorKind;
 use std::mem::take;
 use std::os::fd::{AsFd, OwnedFd};
 
-use rustix::event::PollFlags;
+use rustix::event::{PollFd, PollFlags};
 
 use crate::control::gofer::{Delivery, Slot};
 use crate::control::packet::send_packet;
 use crate::error::{Context, Error, Result};
-use crate::gofer::serve::wait_for;
 
 /// Below `MAX_DESCRIPTORS`, so that each packet fits.
 const PER_PACKET: usize = 30;
@@ -62,4 +61,9 @@ impl Outbox {
             }
         }
     }
+}
+
+/// Waits for a socket that its owner made nonblocking.
+pub(super) fn wait_for(socket: impl AsFd, what: PollFlags) -> Result<()> {
+    rustix::event::poll(&mut [PollFd::new(&socket, what)], None).map(drop).context(|| "poll")
 }

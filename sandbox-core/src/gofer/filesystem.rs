@@ -9,7 +9,7 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::error::{Context, Error, FailureKind, Result};
 use crate::gofer::child::made_in_child;
-use crate::gofer::idmap::{MOUNT_REMEDY, ROOTFS_REMEDY};
+use crate::gofer::cloned_tree::{MOUNT_REMEDY, ROOTFS_REMEDY};
 use crate::gofer::options::Options;
 use crate::gofer::unmappable::is_kernel_type;
 use crate::gofer::users::Users;

@@ -1,76 +1,27 @@
 //! Idmapped mounts: files show the owners that they have on disk, shifted into
 //! the sandbox's user namespace (mount_setattr(2), `MOUNT_ATTR_IDMAP`).
 
-use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::CWD;
-
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Result};
+use crate::gofer::cloned_tree::{Change, ClonedTree, ROOTFS_REMEDY};
 use crate::gofer::unmappable;
-use crate::sys::mount::{AttrChange, Depth, PropagationKind, clone_mount, mount_setattr};
+use crate::sys::mount::{AttrChange, Depth, PropagationKind};
 
-/// The remedy for mounts of the spec.
-pub(super) const MOUNT_REMEDY: &str = "Give the mount the option \"noidmap\" (its files then \
-     belong to nobody inside), or run the pod with userns = \"never\"";
-
-/// The remedy for the root file system.
-pub(super) const ROOTFS_REMEDY: &str = "Put it onto a file system that supports idmapped mounts, \
-     or run the pod with userns = \"never\"";
-
-/// A clone of the mounts at a path of the host, still with their own owners.
-pub(super) struct ClonedTree<'a> {
-    pub(super) mount: OwnedFd,
-    pub(super) depth: Depth,
-    pub(super) path: &'a Path,
-    /// What a user can do if the owners cannot be mapped.
-    pub(super) remedy: &'static str,
-}
-
-/// The changes to make to a clone.
-#[derive(Clone, Copy)]
-pub(super) struct Change<'a> {
-    /// The user namespace by which owners are mapped.
-    pub(super) idmap: Option<BorrowedFd<'a>>,
-    /// Whether only the top mount or the whole tree is mapped.
-    pub(super) idmap_depth: Depth,
-    /// The new propagation of all mounts.
-    pub(super) propagation: Option<PropagationKind>,
-}
-
-impl<'a> ClonedTree<'a> {
-    /// Clones with open_tree(2). Symlinks are followed as anywhere on the host.
-    pub(super) fn open(path: &'a Path, depth: Depth, remedy: &'static str) -> Result<Self> {
-        let mount = clone_mount(CWD, path, depth).map_err(|e| missing(path, &e))?;
-        Ok(Self { mount, depth, path, remedy })
-    }
-
-    /// Maps the owners and sets the propagation of all mounts of the tree in
-    /// one call, or of none.
-    pub(super) fn change(self, change: Change<'_>) -> Result<OwnedFd> {
-        let Change { idmap, idmap_depth, propagation } = change;
-        let both = AttrChange { idmap, propagation, ..AttrChange::default() };
+/// Maps the owners and sets the propagation of all mounts of a tree in one call. If the
+/// tree cannot be mapped as a whole, each of its mounts is mapped or left as it is.
+pub(super) fn change(clone: ClonedTree<'_>, change: Change<'_>) -> Result<OwnedFd> {
+    let Change { idmap, idmap_depth, propagation } = change;
+    let Some(namespace) = idmap else { return clone.keep_owners(propagation) };
+    let both = AttrChange { idmap, propagation, ..AttrChange::default() };
+    if idmap_depth != clone.depth {
         let plain = AttrChange { idmap: None, ..both };
-        if idmap.is_none() || idmap_depth != self.depth {
-            self.set(self.depth, plain).context(|| self.what())?;
-        }
-        let Some(namespace) = idmap else { return Ok(self.mount) };
-        match self.set(idmap_depth, both) {
-            Ok(()) => Ok(self.mount),
-            Err(error) => unmappable::settle(self, namespace, change, &error),
-        }
+        clone.set(clone.depth, plain).context(|| clone.what())?;
     }
-
-    fn set(&self, depth: Depth, change: AttrChange<'_>) -> io::Result<()> {
-        if change.idmap.is_none() && change.propagation.is_none() {
-            return Ok(());
-        }
-        mount_setattr(&self.mount, depth, change)
-    }
-
-    pub(super) fn what(&self) -> String {
-        format!("mount_setattr of {}", self.path.display())
+    match clone.set(idmap_depth, both) {
+        Ok(()) => Ok(clone.mount),
+        Err(error) => unmappable::settle(clone, namespace, change, &error),
     }
 }
 
@@ -82,21 +33,5 @@ pub(super) fn mapped_clone(
 ) -> Result<OwnedFd> {
     let propagation = Some(PropagationKind::Private);
     let clone = ClonedTree::open(path, depth, ROOTFS_REMEDY)?;
-    clone.change(Change { idmap, idmap_depth: depth, propagation })
-}
-
-/// Returns the error for a source that cannot be opened.
-pub(super) fn missing(path: &Path, error: &io::Error) -> Error {
-    let path = path.display();
-    match error.kind() {
-        io::ErrorKind::NotFound => Error::invalid(format!("the source {path} does not exist")),
-        io::ErrorKind::NotADirectory => Error::invalid(format!(
-            "the source {path} is no directory, or leads through something that is none"
-        )),
-        io::ErrorKind::InvalidInput => Error::invalid(format!(
-            "the source {path} cannot be cloned: it is unbindable, or mounts below it are locked \
-             and only \"rbind\" may take it"
-        )),
-        _ => Error::internal(format!("opening the source {path}: {error}")),
-    }
+    change(clone, Change { idmap, idmap_depth: depth, propagation })
 }

@@ -12,10 +12,14 @@
 mod assemble;
 mod bind;
 mod child;
+mod cloned_tree;
 mod delivery;
 mod devices;
 mod filesystem;
 mod idmap;
+mod layers;
+mod mapping;
+mod means;
 mod mountinfo;
 mod options;
 mod overlay;

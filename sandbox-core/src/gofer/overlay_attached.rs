@@ -14,7 +14,7 @@ use crate::gofer::assemble::isolate_mounts;
 use crate::gofer::bind::restrict;
 use crate::gofer::child::made_in_child;
 use crate::gofer::filesystem::finish;
-use crate::gofer::overlay::{Layer, Lower, Overlay, Upper};
+use crate::gofer::layers::{Layer, Lower, Overlay, Upper};
 use crate::gofer::users::{Users, as_root_of};
 use crate::sys::mount::{Depth, FsContext, attach_at, attach_to, clone_mount};
 

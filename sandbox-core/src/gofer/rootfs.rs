@@ -3,19 +3,17 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{CWD, Mode, OFlags};
-
 use crate::control::gofer::{RootfsMount, RootfsSource};
-use crate::error::{Context, Error, Result};
+use crate::error::{Error, Result};
 use crate::gofer::assemble::assemble;
 use crate::gofer::bind::restrict;
 use crate::gofer::filesystem::fresh_root;
-use crate::gofer::idmap::{mapped_clone, missing};
+use crate::gofer::idmap::mapped_clone;
+use crate::gofer::mapping::{Mapping, already_shifted};
+use crate::gofer::means::Gofer;
 use crate::gofer::options::Options;
 use crate::gofer::overlay;
-use crate::gofer::serve::Gofer;
-use crate::gofer::users::{Users, namespace_with, parse_mappings};
-use crate::spec::plan::Mappings;
+use crate::gofer::users::Users;
 use crate::sys::mount::Depth;
 
 /// Makes the root file system as one detached tree, if the request wants one.
@@ -75,36 +73,6 @@ fn one(mount: &RootfsMount, gofer: &mut Gofer) -> Result<OwnedFd> {
     }
 }
 
-/// The way in which owners are mapped.
-pub(super) enum Mapping {
-    /// As for the whole sandbox.
-    Sandbox,
-    /// By the options `uidmap=` and `gidmap=`, which containerd 2 adds for a snapshot
-    /// whose upper directory it has shifted itself.
-    Own(OwnedFd),
-}
-
-impl Mapping {
-    fn take(options: &mut Options, users: Option<&Users>) -> Result<Self> {
-        let (uids, gids) = match (options.take("uidmap"), options.take("gidmap")) {
-            (Some(uids), Some(gids)) => (uids, gids),
-            (None, None) => return Ok(Self::Sandbox),
-            _ => return Err(Error::invalid("uidmap and gidmap must be given together")),
-        };
-        let mappings = Mappings {
-            uids: parse_mappings("uidmap", &uids)?,
-            gids: parse_mappings("gidmap", &gids)?,
-        };
-        let namespace = match users {
-            Some(users) if *users.mappings() == mappings => {
-                users.namespace().try_clone_to_owned().context(|| "dup")?
-            }
-            _ => namespace_with(&mappings)?,
-        };
-        Ok(Self::Own(namespace))
-    }
-}
-
 /// Clones a directory of the host. Maps its owners, unless they were shifted into the
 /// sandbox's range before, as the runtime specification expects of a bundle whose spec
 /// has mappings.
@@ -114,17 +82,4 @@ fn tree(path: &Path, depth: Depth, users: Option<&Users>) -> Result<OwnedFd> {
         _ => None,
     };
     mapped_clone(path, depth, users.map(Users::namespace))
-}
-
-/// Whether the owner of a layer's top directory is one of the sandbox's own
-/// host IDs.
-pub(super) fn already_shifted(path: &Path, users: &Users) -> Result<bool> {
-    let stat = rustix::fs::stat(path).map_err(|e| missing(path, &e.into()))?;
-    Ok(users.owns(stat.st_uid))
-}
-
-/// Opens a directory only as a place to resolve paths from.
-pub(super) fn place(path: &Path) -> Result<OwnedFd> {
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    rustix::fs::openat(CWD, path, flags, Mode::empty()).map_err(|e| missing(path, &e.into()))
 }

@@ -1,17 +1,17 @@
 //! Serves one request, from the socket to the reply.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 
-use rustix::event::{PollFd, PollFlags};
+use rustix::event::PollFlags;
 use rustix::fs::Mode;
 
 use crate::control::gofer::{GoferAnswer, GoferRequest, RequestedMount, Slot};
 use crate::control::packet::{Received, receive_packet, send_packet};
 use crate::error::{Context, Error, Result};
-use crate::gofer::delivery::Outbox;
-use crate::gofer::users::Users;
+use crate::gofer::delivery::{Outbox, wait_for};
+use crate::gofer::means::Gofer;
 use crate::gofer::{bind, devices, filesystem, rootfs, seccomp};
 use crate::spec::plan::DeliveredSource;
 use crate::sys::process::die_with_parent;
@@ -19,19 +19,6 @@ use crate::sys::process::die_with_parent;
 /// Larger than any request: one with a large seccomp profile and thousands of
 /// mounts has less than a tenth of this.
 const MAX_REQUEST: usize = 16 * 1024 * 1024;
-
-/// The means with which one request is carried out.
-pub(super) struct Gofer {
-    /// The sandbox's users; `None` without a user namespace.
-    pub(super) users: Option<Users>,
-    /// The sandbox's network namespace.
-    pub(super) network: Option<OwnedFd>,
-    /// boot's pidfd.
-    pub(super) boot: Option<OwnedFd>,
-    /// Detached mounts that are not needed any more. To close one waits for the
-    /// whole kernel (60 µs), so they are closed after the reply.
-    pub(super) leftovers: Vec<OwnedFd>,
-}
 
 /// Serves the one request that comes over `socket` and replies there. Fails
 /// only if it cannot reply.
@@ -94,39 +81,6 @@ fn make(mount: &RequestedMount, gofer: &Gofer) -> Result<(OwnedFd, bool)> {
     made.map_err(|e| Error::new(e.kind, format!("mounts[{}]: {e}", mount.index)))
 }
 
-impl Gofer {
-    /// Sorts the descriptors that came with the request, as [`GoferRequest`]
-    /// lists them. Also returns the mounts channel.
-    fn equip(request: &GoferRequest, fds: Vec<OwnedFd>) -> Result<(OwnedFd, Self)> {
-        let count = fds.len();
-        let mut fds = fds.into_iter();
-        let mut take = |what: &str| {
-            fds.next().ok_or_else(|| {
-                Error::internal(format!(
-                    "the request came with {count} descriptors, without {what}"
-                ))
-            })
-        };
-        let channel = take("the mounts channel")?;
-        let users = match &request.user_namespace {
-            Some(mappings) => Some(Users::new(take("the user namespace")?, mappings.clone())?),
-            None => None,
-        };
-        let network = request.wants_network().then(|| take("the network namespace"));
-        let boot = request.sandbox_proc.then(|| take("boot's pidfd"));
-        let gofer = Self {
-            users,
-            network: network.transpose()?,
-            boot: boot.transpose()?,
-            leftovers: Vec::new(),
-        };
-        match fds.count() {
-            0 => Ok((channel, gofer)),
-            n => Err(Error::internal(format!("the request came with {n} descriptors too many"))),
-        }
-    }
-}
-
 fn receive(socket: &OwnedFd) -> Result<(GoferRequest, Vec<OwnedFd>)> {
     // Without its parent, no process would wait for the reply.
     die_with_parent().context(|| "prctl PR_SET_PDEATHSIG")?;
@@ -148,9 +102,4 @@ fn receive(socket: &OwnedFd) -> Result<(GoferRequest, Vec<OwnedFd>)> {
 fn reply(socket: &OwnedFd, answer: &GoferAnswer) -> io::Result<()> {
     let bytes = postcard::to_stdvec(answer).map_err(io::Error::other)?;
     send_packet(socket, &bytes, &[])
-}
-
-/// Waits for a socket that its owner made nonblocking.
-pub(super) fn wait_for(socket: impl AsFd, what: PollFlags) -> Result<()> {
-    rustix::event::poll(&mut [PollFd::new(&socket, what)], None).map(drop).context(|| "poll")
 }

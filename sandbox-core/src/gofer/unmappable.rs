@@ -8,7 +8,7 @@ use std::path::Path;
 
 use crate::error::{Context, Error, Result};
 use crate::gofer::assemble::assemble;
-use crate::gofer::idmap::{Change, ClonedTree};
+use crate::gofer::cloned_tree::{Change, ClonedTree};
 use crate::gofer::mountinfo::{Mount, MountTable};
 use crate::sys::mount::{AttrChange, Depth, mount_setattr};
 
@@ -62,7 +62,7 @@ pub(super) fn settle(
     };
     if is_kernel_type(&own.fs_type) {
         // This includes all that is mounted below it.
-        return clone.change(Change { idmap: None, ..change });
+        return clone.keep_owners(change.propagation);
     }
     let refuse = |mount: &Mount| refusal(&clone, mount, &source);
     let Some(root) = mapped(&source, namespace, change)? else { return Err(refuse(own)) };
@@ -80,8 +80,8 @@ pub(super) fn settle(
         let part = match mapped(point, namespace, change)? {
             Some(part) => part,
             None if is_kernel_type(&mount.fs_type) => {
-                let plain = Change { idmap: None, idmap_depth: Depth::Top, ..change };
-                ClonedTree::open(point, Depth::Top, clone.remedy)?.change(plain)?
+                ClonedTree::open(point, Depth::Top, clone.remedy)?
+                    .keep_owners(change.propagation)?
             }
             None => return Err(refuse(mount)),
         };

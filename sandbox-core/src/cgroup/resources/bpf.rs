@@ -9,7 +9,7 @@ use std::path::Path;
 
 use rustix::fs::OFlags;
 
-use super::devices::{Exception, Policy};
+use super::device_policy::{Exception, Policy};
 use crate::cgroup::file;
 use crate::error::{Context, Result};
 use crate::sys::cgroup as sys;

@@ -8,7 +8,7 @@ use oci_spec::runtime::{LinuxCpu, LinuxResources};
 
 use super::{Steps, dir_for, unsupported};
 use crate::cgroup::Cgroup;
-use crate::cgroup::properties::quota_of_unit;
+use crate::cgroup::bandwidth::quota_of_unit;
 use crate::error::Result;
 
 /// Returns whether the container is to be idle. `unified` takes precedence.

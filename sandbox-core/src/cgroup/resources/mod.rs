@@ -4,6 +4,7 @@
 
 mod bpf;
 mod cpu;
+mod device_policy;
 mod devices;
 mod io;
 mod memory;

@@ -4,23 +4,19 @@ use std::fs::File;
 use std::io::{Read, Seek};
 
 use libseccomp::error::SeccompError;
-use libseccomp::{
-    ScmpAction, ScmpArch, ScmpArgCompare, ScmpCompareOp, ScmpFilterContext, ScmpSyscall,
-};
+use libseccomp::{ScmpAction, ScmpArgCompare, ScmpCompareOp, ScmpFilterContext, ScmpSyscall};
 use oci_spec::runtime::{
-    Arch, LinuxSeccomp, LinuxSeccompAction as Action, LinuxSeccompArg,
-    LinuxSeccompOperator as Operator, LinuxSyscall,
+    LinuxSeccomp, LinuxSeccompAction as Action, LinuxSeccompArg, LinuxSeccompOperator as Operator,
+    LinuxSyscall,
 };
 use rustix::fs::{MemfdFlags, memfd_create};
 
-use super::{Compiled, check, flags, unknown};
+use super::architecture::architecture;
+use super::{Compiled, INSTRUCTION, check, flags, unknown};
 use crate::error::{Context, Error, Result};
 
 /// `BPF_MAXINSNS`: the kernel loads no longer program.
 const MAX_INSTRUCTIONS: usize = 4096;
-
-/// `sizeof(struct sock_filter)`
-pub(super) const INSTRUCTION: usize = 8;
 
 /// What a rule does when the profile names no errno (runc, `seccomp_linux.go`).
 const EPERM: u32 = 1;
@@ -133,34 +129,4 @@ fn export(filter: &ScmpFilterContext) -> Result<Vec<u8>> {
 
 fn failed(what: &str, error: SeccompError) -> Error {
     Error::internal(format!("linux.seccomp: {what}: {error}"))
-}
-
-/// libseccomp's name of an architecture.
-pub(super) fn architecture(arch: Arch) -> ScmpArch {
-    match arch {
-        Arch::ScmpArchNative => ScmpArch::Native,
-        Arch::ScmpArchX86 => ScmpArch::X86,
-        Arch::ScmpArchX86_64 => ScmpArch::X8664,
-        Arch::ScmpArchX32 => ScmpArch::X32,
-        Arch::ScmpArchArm => ScmpArch::Arm,
-        Arch::ScmpArchAarch64 => ScmpArch::Aarch64,
-        Arch::ScmpArchMips => ScmpArch::Mips,
-        Arch::ScmpArchMips64 => ScmpArch::Mips64,
-        Arch::ScmpArchMips64n32 => ScmpArch::Mips64N32,
-        Arch::ScmpArchMipsel => ScmpArch::Mipsel,
-        Arch::ScmpArchMipsel64 => ScmpArch::Mipsel64,
-        Arch::ScmpArchMipsel64n32 => ScmpArch::Mipsel64N32,
-        Arch::ScmpArchPpc => ScmpArch::Ppc,
-        Arch::ScmpArchPpc64 => ScmpArch::Ppc64,
-        Arch::ScmpArchPpc64le => ScmpArch::Ppc64Le,
-        Arch::ScmpArchS390 => ScmpArch::S390,
-        Arch::ScmpArchS390x => ScmpArch::S390X,
-        Arch::ScmpArchParisc => ScmpArch::Parisc,
-        Arch::ScmpArchParisc64 => ScmpArch::Parisc64,
-        Arch::ScmpArchRiscv64 => ScmpArch::Riscv64,
-        Arch::ScmpArchLoongarch64 => ScmpArch::Loongarch64,
-        Arch::ScmpArchM68k => ScmpArch::M68k,
-        Arch::ScmpArchSh => ScmpArch::Sh,
-        Arch::ScmpArchSheb => ScmpArch::Sheb,
-    }
 }

@@ -4,6 +4,7 @@
 //! [`key`] of its profile and made only once. Only [`compile()`] calls
 //! libseccomp.
 
+mod architecture;
 mod compile;
 mod unknown;
 
@@ -21,6 +22,9 @@ const REVISION: &str = concat!("palisade seccomp 1 ", env!("CARGO_PKG_VERSION"),
 
 /// The largest errno that a system call can return (`MAX_ERRNO`).
 const MAX_ERRNO: u32 = 4095;
+
+/// `sizeof(struct sock_filter)`
+const INSTRUCTION: usize = 8;
 
 /// A program as seccomp(2) takes it.
 #[derive(Clone, Debug, PartialEq, Eq)]

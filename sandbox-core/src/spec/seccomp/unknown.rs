@@ -11,7 +11,8 @@
 use libseccomp::ScmpSyscall;
 use oci_spec::runtime::{Arch, LinuxSeccomp, LinuxSeccompAction as Action};
 
-use super::compile::{INSTRUCTION, architecture};
+use super::INSTRUCTION;
+use super::architecture::architecture;
 
 const ENOSYS: u32 = 38;
 

@@ -1,0 +1,82 @@
+//! Clones of mounts of the host, whose owners are mapped afterwards.
+
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::CWD;
+
+use crate::error::{Context, Error, Result};
+use crate::sys::mount::{AttrChange, Depth, PropagationKind, clone_mount, mount_setattr};
+
+/// The remedy for mounts of the spec.
+pub(super) const MOUNT_REMEDY: &str = "Give the mount the option \"noidmap\" (its files then \
+     belong to nobody inside), or run the pod with userns = \"never\"";
+
+/// The remedy for the root file system.
+pub(super) const ROOTFS_REMEDY: &str = "Put it onto a file system that supports idmapped mounts, \
+     or run the pod with userns = \"never\"";
+
+/// A clone of the mounts at a path of the host, still with their own owners.
+pub(super) struct ClonedTree<'a> {
+    pub(super) mount: OwnedFd,
+    pub(super) depth: Depth,
+    pub(super) path: &'a Path,
+    /// What a user can do if the owners cannot be mapped.
+    pub(super) remedy: &'static str,
+}
+
+/// The changes to make to a clone.
+#[derive(Clone, Copy)]
+pub(super) struct Change<'a> {
+    /// The user namespace by which owners are mapped.
+    pub(super) idmap: Option<BorrowedFd<'a>>,
+    /// Whether only the top mount or the whole tree is mapped.
+    pub(super) idmap_depth: Depth,
+    /// The new propagation of all mounts.
+    pub(super) propagation: Option<PropagationKind>,
+}
+
+impl<'a> ClonedTree<'a> {
+    /// Clones with open_tree(2). Symlinks are followed as anywhere on the host.
+    pub(super) fn open(path: &'a Path, depth: Depth, remedy: &'static str) -> Result<Self> {
+        let mount = clone_mount(CWD, path, depth).map_err(|e| missing(path, &e))?;
+        Ok(Self { mount, depth, path, remedy })
+    }
+
+    /// Sets the propagation of all mounts of the tree, which keep their owners.
+    pub(super) fn keep_owners(self, propagation: Option<PropagationKind>) -> Result<OwnedFd> {
+        let plain = AttrChange { propagation, ..AttrChange::default() };
+        self.set(self.depth, plain).context(|| self.what())?;
+        Ok(self.mount)
+    }
+
+    /// Makes a change, if it is one.
+    pub(super) fn set(&self, depth: Depth, change: AttrChange<'_>) -> io::Result<()> {
+        if change.idmap.is_none() && change.propagation.is_none() {
+            return Ok(());
+        }
+        mount_setattr(&self.mount, depth, change)
+    }
+
+    /// Returns the name of a change in messages.
+    pub(super) fn what(&self) -> String {
+        format!("mount_setattr of {}", self.path.display())
+    }
+}
+
+/// Returns the error for a source that cannot be opened.
+pub(super) fn missing(path: &Path, error: &io::Error) -> Error {
+    let path = path.display();
+    match error.kind() {
+        io::ErrorKind::NotFound => Error::invalid(format!("the source {path} does not exist")),
+        io::ErrorKind::NotADirectory => Error::invalid(format!(
+            "the source {path} is no directory, or leads through something that is none"
+        )),
+        io::ErrorKind::InvalidInput => Error::invalid(format!(
+            "the source {path} cannot be cloned: it is unbindable, or mounts below it are locked \
+             and only \"rbind\" may take it"
+        )),
+        _ => Error::internal(format!("opening the source {path}: {error}")),
+    }
+}

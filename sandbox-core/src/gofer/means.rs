@@ -1,0 +1,53 @@
+//! The means with which one request is carried out: what came with it.
+
+use std::os::fd::OwnedFd;
+
+use crate::control::gofer::GoferRequest;
+use crate::error::{Error, Result};
+use crate::gofer::users::Users;
+
+/// The means with which one request is carried out.
+pub(super) struct Gofer {
+    /// The sandbox's users; `None` without a user namespace.
+    pub(super) users: Option<Users>,
+    /// The sandbox's network namespace.
+    pub(super) network: Option<OwnedFd>,
+    /// boot's pidfd.
+    pub(super) boot: Option<OwnedFd>,
+    /// Detached mounts that are not needed any more. To close one waits for the
+    /// whole kernel (60 µs), so they are closed after the reply.
+    pub(super) leftovers: Vec<OwnedFd>,
+}
+
+impl Gofer {
+    /// Sorts the descriptors that came with the request, as [`GoferRequest`]
+    /// lists them. Also returns the mounts channel.
+    pub(super) fn equip(request: &GoferRequest, fds: Vec<OwnedFd>) -> Result<(OwnedFd, Self)> {
+        let count = fds.len();
+        let mut fds = fds.into_iter();
+        let mut take = |what: &str| {
+            fds.next().ok_or_else(|| {
+                Error::internal(format!(
+                    "the request came with {count} descriptors, without {what}"
+                ))
+            })
+        };
+        let channel = take("the mounts channel")?;
+        let users = match &request.user_namespace {
+            Some(mappings) => Some(Users::new(take("the user namespace")?, mappings.clone())?),
+            None => None,
+        };
+        let network = request.wants_network().then(|| take("the network namespace"));
+        let boot = request.sandbox_proc.then(|| take("boot's pidfd"));
+        let gofer = Self {
+            users,
+            network: network.transpose()?,
+            boot: boot.transpose()?,
+            leftovers: Vec::new(),
+        };
+        match fds.count() {
+            0 => Ok((channel, gofer)),
+            n => Err(Error::internal(format!("the request came with {n} descriptors too many"))),
+        }
+    }
+}
