@@ -5,11 +5,10 @@ use std::io;
 
 use serde::{Deserialize, Serialize};
 
-/// A failure, with a sentence that a person can act on. The kind is all that a
-/// program is meant to look at.
+/// A failure, with a sentence for a person. Programs look only at the kind.
 #[derive(Debug)]
 pub struct Error {
-    /// What kind of mistake it was.
+    /// The kind of failure.
     pub kind: FailureKind,
     message: String,
 }
@@ -18,17 +17,19 @@ pub struct Error {
 pub type Result<T> = std::result::Result<T, Error>;
 
 impl Error {
-    /// The request or the spec is wrong; name the field and what was expected.
+    /// Makes an error for a wrong request or spec. The message names the field
+    /// and what was expected.
     pub fn invalid(message: impl Into<String>) -> Self {
         Self::new(FailureKind::Invalid, message)
     }
 
-    /// An error of the given kind.
+    /// Makes an error of the given kind.
     pub fn new(kind: FailureKind, message: impl Into<String>) -> Self {
         Self { kind, message: message.into() }
     }
 
-    /// Something that this program or the kernel could not do.
+    /// Makes an error for an operation that failed in this program or in the
+    /// kernel.
     pub fn internal(message: impl Into<String>) -> Self {
         Self::new(FailureKind::Internal, message)
     }
@@ -42,28 +43,28 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
-/// An [`Error`] as it travels between processes.
+/// An [`Error`] in the form that is sent between processes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
-    /// What kind of mistake it was.
+    /// The kind of failure.
     pub kind: FailureKind,
-    /// A sentence for the user. The shim cuts it at 4096 bytes and takes
-    /// control characters out.
+    /// A sentence for the user. The shim cuts it at 4096 bytes and removes
+    /// control characters.
     pub message: String,
 }
 
-/// Kinds of failure, as far as a client of containerd can tell them apart.
+/// The kinds of failure that a client of containerd can tell apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FailureKind {
     /// The request or the spec is wrong.
     Invalid,
-    /// There is no such container or process.
+    /// The container or process does not exist.
     NotFound,
-    /// There is one already.
+    /// The container or process exists already.
     Exists,
-    /// Not in this state.
+    /// The state of the container or process does not allow the request.
     State,
-    /// The kernel refused; the message says what.
+    /// The kernel refused, or this program failed; the message says at what.
     Internal,
 }
 
@@ -79,9 +80,10 @@ impl From<Error> for Failure {
     }
 }
 
-/// Says what was tried when the kernel refused it.
+/// Adds to the kernel's error what was attempted.
 pub trait Context<T> {
-    /// `"{what}: {the kernel's error}"`, with `what` such as `"mkdir /run/x"`.
+    /// Makes the message `"{what}: {the kernel's error}"`, with `what` such as
+    /// `"mkdir /run/x"`.
     fn context<S: Into<String>>(self, what: impl FnOnce() -> S) -> Result<T>;
 }
 

@@ -1,7 +1,7 @@
 //! Spawns, isolates and manages Palisade's sandbox process.
 //!
 //! The shim calls [`sandbox`]; the executable `palisade` (this crate's
-//! `main.rs`) runs [`gofer`] and [`boot`]. `ARCHITECTURE.md` walks one Create
+//! `main.rs`) runs [`gofer`] and [`boot`]. `ARCHITECTURE.md` follows one Create
 //! through these modules.
 
 #![deny(unsafe_code)]

@@ -1,5 +1,5 @@
 //! The `palisade` executable: the sandbox process and its gofer. The shim
-//! starts both; a person only asks it for its version.
+//! starts both; people run it only to print its version.
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -12,27 +12,27 @@ use sandbox_core::sys::descriptor::adopt;
 const USAGE: &str = "\
 palisade: the sandbox process of the containerd runtime io.containerd.palisade.v1
 
-containerd-shim-palisade-v1 starts this program by itself:
+containerd-shim-palisade-v1 starts this program:
   palisade --log-fd=N --panic-log-fd=N boot ... ID   becomes a sandbox process
-  palisade gofer --request-fd=N                      opens what a container may see
+  palisade gofer --request-fd=N                      opens the files of a container
 
-  palisade --version                                 tells the version";
+  palisade --version                                 prints the version";
 
 fn main() -> ExitCode {
     let args: Vec<OsString> = std::env::args_os().skip(1).collect();
-    let is = |word: &str| args.iter().any(|arg| arg == word);
-    if is("boot") {
+    let given = |flag: &str| args.iter().any(|arg| arg == flag);
+    if given("boot") {
         return boot(args);
     }
-    if is("gofer") {
+    if given("gofer") {
         return gofer(&args);
     }
-    if is("--version") {
+    if given("--version") {
         println!("palisade {}", env!("CARGO_PKG_VERSION"));
         return ExitCode::SUCCESS;
     }
     println!("{USAGE}");
-    if args.is_empty() || is("--help") { ExitCode::SUCCESS } else { ExitCode::from(2) }
+    if args.is_empty() || given("--help") { ExitCode::SUCCESS } else { ExitCode::from(2) }
 }
 
 fn boot(args: Vec<OsString>) -> ExitCode {
@@ -53,7 +53,7 @@ fn gofer(args: &[OsString]) -> ExitCode {
     }
 }
 
-fn refuse(why: &dyn std::fmt::Display) -> ExitCode {
-    eprintln!("palisade: {why}");
+fn refuse(message: &dyn std::fmt::Display) -> ExitCode {
+    eprintln!("palisade: {message}");
     ExitCode::from(2)
 }

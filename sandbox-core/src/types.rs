@@ -1,4 +1,5 @@
-//! The ground: plain types that many rooms share. This file imports nothing of ours.
+//! Plain types that many modules share. This file imports no other module of
+//! the crate.
 
 use std::fmt;
 
@@ -12,25 +13,25 @@ pub struct HostPid(pub i32);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct PodPid(pub(crate) i32);
 
-/// When a sandbox gets a user namespace.
+/// The rule by which a sandbox gets a user namespace or not.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Userns {
-    /// Always, from an allocated range, unless the spec brings mappings or
-    /// the pod needs the host's.
+    /// Always, with an allocated range, unless the spec has mappings of its own
+    /// or the pod needs the host's user namespace.
     #[default]
     Auto,
-    /// Only with the mappings of the spec.
+    /// Only if the spec has mappings.
     Spec,
     /// Never.
     Never,
 }
 
-/// The CPUs and the memory that a workload is told it has.
+/// The CPUs and the memory that a container is told it has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Capacity {
-    /// Number of CPUs, at least one.
+    /// The number of CPUs, at least one.
     pub cpus: u32,
-    /// Bytes of memory, at most the host's.
+    /// The bytes of memory, at most the host's.
     pub memory: u64,
 }
 
@@ -54,12 +55,13 @@ impl ProcessId {
         Self { container: container.into(), exec: Some(exec.into()) }
     }
 
-    /// Whether it is the container's init.
+    /// Whether this is a container's init.
     pub fn is_init(&self) -> bool {
         self.exec.is_none()
     }
 
-    /// Returns the exec's ID as containerd's messages have it: empty for the init.
+    /// Returns the exec's ID as containerd's messages have it: empty for the
+    /// init.
     pub fn exec_id(&self) -> &str {
         self.exec.as_deref().unwrap_or_default()
     }

@@ -1,6 +1,6 @@
-//! What the shim decodes of a boot that was taken over: whatever the bytes, it
-//! is a message or an error, never a panic, and takes no more memory than the
-//! packet has bytes.
+//! Decodes messages as the shim does, from a boot that was taken over: any
+//! bytes are a message or an error, never a panic, and decoding takes no more
+//! memory than the packet has bytes.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -10,22 +10,22 @@ use sandbox_core::control::message::{Done, Upward};
 use sandbox_core::error::{Failure, FailureKind};
 use sandbox_core::types::ProcessId;
 
-/// Counts what this thread asks for.
+/// An allocator that counts the bytes that this thread asks for.
 struct Counting;
 
 thread_local! {
     static ASKED: Cell<usize> = const { Cell::new(0) };
 }
 
-// SAFETY: all is left to the system's allocator; counting allocates nothing.
+// SAFETY: the system's allocator does all the work; counting allocates nothing.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         let _ = ASKED.try_with(|asked| asked.set(asked.get().saturating_add(layout.size())));
-        // SAFETY: the caller's promises are passed on.
+        // SAFETY: the caller keeps GlobalAlloc's contract, which is System's as well.
         unsafe { System.alloc(layout) }
     }
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: the caller's promises are passed on.
+        // SAFETY: the caller keeps GlobalAlloc's contract, which is System's as well.
         unsafe { System.dealloc(pointer, layout) }
     }
 }
@@ -33,7 +33,8 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// Decodes as `Sandbox::receive` does, and tells how much memory that took.
+/// Decodes as `Sandbox::receive` does. Returns the bytes of memory that it took
+/// as well.
 fn decode(bytes: &[u8]) -> (Option<Upward>, usize) {
     let before = ASKED.get();
     let message = postcard::from_bytes(bytes).ok();
@@ -66,14 +67,14 @@ fn message() -> impl Strategy<Value = Upward> {
     prop_oneof![reply, exited]
 }
 
-/// One change that a fuzzer would make, at a place that wraps around.
+/// A change that a fuzzer would make. The place is taken modulo the length.
 #[derive(Clone, Debug)]
 enum Change {
     Set(usize, u8),
     Insert(usize, Vec<u8>),
     Cut(usize),
-    /// A length of up to 2^64 - 1, as postcard writes it.
-    Lie(usize, u64),
+    /// A wrong length, of up to 2^64 - 1, as postcard writes it.
+    Length(usize, u64),
 }
 
 fn change() -> impl Strategy<Value = Change> {
@@ -82,7 +83,7 @@ fn change() -> impl Strategy<Value = Change> {
         (any::<usize>(), proptest::collection::vec(any::<u8>(), 0..20))
             .prop_map(|(at, bytes)| Change::Insert(at, bytes)),
         any::<usize>().prop_map(Change::Cut),
-        (any::<usize>(), any::<u64>()).prop_map(|(at, length)| Change::Lie(at, length)),
+        (any::<usize>(), any::<u64>()).prop_map(|(at, length)| Change::Length(at, length)),
     ]
 }
 
@@ -93,7 +94,7 @@ fn mutate(bytes: &mut Vec<u8>, change: Change) {
         Change::Set(..) => {}
         Change::Insert(at, new) => drop(bytes.splice(at % places..at % places, new)),
         Change::Cut(at) => bytes.truncate(at % places),
-        Change::Lie(at, length) => {
+        Change::Length(at, length) => {
             let length = postcard::to_stdvec(&length).unwrap();
             let at = at % places;
             let end = (at + 1).min(bytes.len());
@@ -106,7 +107,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(4000))]
 
     #[test]
-    fn what_was_encoded_is_decoded(message in message()) {
+    fn an_encoded_message_is_decoded(message in message()) {
         let bytes = postcard::to_stdvec(&message).unwrap();
         prop_assert_eq!(decode(&bytes).0, Some(message));
     }
@@ -120,7 +121,7 @@ proptest! {
     }
 
     #[test]
-    fn nearly_a_message_is_decoded_without_harm(
+    fn a_changed_message_is_decoded_without_harm(
         message in message(),
         changes in proptest::collection::vec(change(), 1..6)
     ) {
@@ -130,7 +131,7 @@ proptest! {
         }
         let (decoded, asked) = decode(&bytes);
         prop_assert!(asked <= bytes.len(), "{} bytes for {}", asked, bytes.len());
-        // What is decoded can be told on.
+        // The shim can encode any message that it decodes.
         if let Some(message) = decoded {
             prop_assert!(postcard::to_stdvec(&message).unwrap().len() <= bytes.len());
         }

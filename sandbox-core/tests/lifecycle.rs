@@ -1,4 +1,4 @@
-//! The sandbox as the shim uses it, without a shim: real cgroups, a real
+//! Runs the sandbox as the shim does, without a shim: real cgroups, a real
 //! boot, a real gofer. Needs root and busybox-static.
 
 use std::fs;
@@ -21,14 +21,14 @@ use serde_json::{Value, json};
 
 const CAPACITY: Capacity = Capacity { cpus: 2, memory: 1 << 30 };
 
-/// A bundle, a state directory and a cgroup, all gone with it.
-struct World {
+/// A bundle, a state directory and a cgroup, which are removed on drop.
+struct Fixture {
     directory: tempfile::TempDir,
     id: String,
     cgroup: Option<Cgroup>,
 }
 
-impl World {
+impl Fixture {
     fn new(name: &str, args: &[&str], change: impl FnOnce(&mut Value)) -> Self {
         let directory = tempfile::tempdir().unwrap();
         fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
@@ -89,7 +89,7 @@ impl World {
         .unwrap();
         self.cgroup = Some(cgroup);
         let pod = Pod { sandbox, plan };
-        pod.bring_mounts();
+        pod.deliver_mounts();
         wait(pod.sandbox.start_sync());
         if let Err(error) = pod.sandbox.finish_start() {
             panic!("{error}");
@@ -98,7 +98,7 @@ impl World {
     }
 }
 
-impl Drop for World {
+impl Drop for Fixture {
     fn drop(&mut self) {
         if let Some(cgroup) = &self.cgroup {
             let _ = cgroup.remove();
@@ -132,7 +132,7 @@ impl Pod {
         }
     }
 
-    fn bring_mounts(&self) {
+    fn deliver_mounts(&self) {
         let gofer = self.sandbox.gofer(&self.plan, Vec::new()).unwrap();
         wait(gofer.as_fd());
         gofer.finish().unwrap();
@@ -143,7 +143,7 @@ impl Pod {
         self.call(request, &[]).map(|(done, _)| done)
     }
 
-    /// Starts what was created, to its end.
+    /// Starts the created container and waits until it has ended.
     fn run(&self) {
         self.call(Request::Start { container: self.container() }, &[]).unwrap();
         let exited = Upward::Exited { process: ProcessId::init(self.container()), status: 0 };
@@ -192,8 +192,8 @@ impl Drop for Pod {
 }
 
 fn wait(fd: BorrowedFd<'_>) {
-    let patience = Timespec::try_from(Duration::from_secs(20)).unwrap();
-    let ready = poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&patience)).unwrap();
+    let timeout = Timespec::try_from(Duration::from_secs(20)).unwrap();
+    let ready = poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&timeout)).unwrap();
     assert_eq!(ready, 1, "nothing happened for 20 seconds");
 }
 
@@ -246,7 +246,7 @@ fn default_spec(args: &[&str]) -> Value {
 
 fn a_container_is_created_started_joined_and_ends() {
     let mut world =
-        World::new("story", &["busybox", "sh", "-c", "echo hello; id -u; hostname"], |_| {});
+        Fixture::new("lifecycle", &["busybox", "sh", "-c", "echo hello; id -u; hostname"], |_| {});
     let pod = world.start();
     let (output, stdout) = pipe();
     let init = pod.create(stdout.as_fd()).unwrap();
@@ -269,9 +269,10 @@ fn a_container_is_created_started_joined_and_ends() {
     pod.delete().unwrap();
 }
 
-/// As the shim does it when a client gives up: it does not wait for an answer.
-fn a_create_that_is_given_up_leaves_no_process() {
-    let mut world = World::new("given-up", &["busybox", "echo", "again"], |_| {});
+/// As the shim cancels a Create whose client has gone: it does not wait for a
+/// reply.
+fn a_cancelled_create_leaves_no_process() {
+    let mut world = Fixture::new("cancelled", &["busybox", "echo", "again"], |_| {});
     let pod = world.start();
     let (output, stdout) = pipe();
     let donations = Donations { stdout: true, stderr: true, ..Donations::default() };
@@ -281,24 +282,24 @@ fn a_create_that_is_given_up_leaves_no_process() {
     let create = pod.sandbox.send(create, &fds).unwrap();
     let delete = Request::Delete { container: pod.container() };
     let delete = pod.sandbox.send(delete, &[]).unwrap();
-    let mut answers = [pod.next(), pod.next()].map(|(message, _)| message);
-    answers.sort_by_key(|message| match message {
+    let mut replies = [pod.next(), pod.next()].map(|(message, _)| message);
+    replies.sort_by_key(|message| match message {
         Upward::Reply { number, .. } => *number,
         other => panic!("expected a reply, got {other:?}"),
     });
     // The process may have been at its gate already.
-    assert!(matches!(&answers[0], Upward::Reply { number, .. } if *number == create));
-    assert_eq!(answers[1], Upward::Reply { number: delete, outcome: Ok(Done::Ok) });
+    assert!(matches!(&replies[0], Upward::Reply { number, .. } if *number == create));
+    assert_eq!(replies[1], Upward::Reply { number: delete, outcome: Ok(Done::Ok) });
 
-    pod.bring_mounts();
+    pod.deliver_mounts();
     pod.create(stdout.as_fd()).unwrap();
     pod.run();
     drop(stdout);
     assert_eq!(read_all(output), "again\n");
 }
 
-fn mounts_of_a_create_that_never_came_are_for_nobody() {
-    let mut world = World::new("renamed", &["busybox", "cat", "/which"], |_| {});
+fn mounts_without_a_create_go_to_no_other_container() {
+    let mut world = Fixture::new("renamed", &["busybox", "cat", "/which"], |_| {});
     for (root, text) in [("rootfs", "first"), ("other", "second")] {
         let bin = world.bundle().join(root).join("bin");
         fs::create_dir_all(&bin).unwrap();
@@ -310,11 +311,11 @@ fn mounts_of_a_create_that_never_came_are_for_nobody() {
     pod.create(stdout.as_fd()).unwrap();
     pod.delete().unwrap();
 
-    pod.bring_mounts();
+    pod.deliver_mounts();
     let error = pod.delete().unwrap_err();
     assert!(error.contains("no container"), "{error}");
     pod.plan.host.rootfs = world.bundle().join("other");
-    pod.bring_mounts();
+    pod.deliver_mounts();
     pod.create(stdout.as_fd()).unwrap();
     pod.run();
     drop(stdout);
@@ -322,17 +323,18 @@ fn mounts_of_a_create_that_never_came_are_for_nobody() {
 }
 
 fn a_missing_program_is_named() {
-    let mut world = World::new("missing", &["no-such-program"], |_| {});
+    let mut world = Fixture::new("missing", &["no-such-program"], |_| {});
     let pod = world.start();
     let (_output, stdout) = pipe();
     let error = pod.create(stdout.as_fd()).unwrap_err();
     assert_eq!(error, "exec: \"no-such-program\": executable file not found in $PATH");
 }
 
-/// As systemd does when it stops the cgroup of a sandbox, for the node to shut
-/// down: containers end by the signal, if they listen to it, and are not cut off.
+/// As systemd does when it stops the sandbox's cgroup because the node shuts
+/// down: containers end by the signal if they handle it, and are not killed
+/// with the sandbox.
 fn a_node_that_shuts_down_ends_a_sandbox_after_its_containers() {
-    let mut world = World::new("shutdown", &["busybox", "sleep", "1000"], |_| {});
+    let mut world = Fixture::new("shutdown", &["busybox", "sleep", "1000"], |_| {});
     let pod = world.start();
     let (_output, stdout) = pipe();
     let init = pod.create(stdout.as_fd()).unwrap();
@@ -357,26 +359,24 @@ fn a_node_that_shuts_down_ends_a_sandbox_after_its_containers() {
 }
 
 fn a_sandbox_that_runs_nothing_ends_when_the_node_shuts_down() {
-    let mut world = World::new("idle", &["busybox", "true"], |_| {});
+    let mut world = Fixture::new("idle", &["busybox", "true"], |_| {});
     let pod = world.start();
     pidfd_send_signal(pod.sandbox.pidfd(), Signal::TERM).unwrap();
     wait(pod.sandbox.pidfd());
 }
 
-/// One after the other on the main thread, whatever the command line says.
+/// Runs the tests one after another on the main thread, whatever the command
+/// line asks for.
 fn main() -> std::process::ExitCode {
-    let stories: [(&str, fn()); 6] = [
+    let tests: [(&str, fn()); 6] = [
         (
             "a_container_is_created_started_joined_and_ends",
             a_container_is_created_started_joined_and_ends,
         ),
+        ("a_cancelled_create_leaves_no_process", a_cancelled_create_leaves_no_process),
         (
-            "a_create_that_is_given_up_leaves_no_process",
-            a_create_that_is_given_up_leaves_no_process,
-        ),
-        (
-            "mounts_of_a_create_that_never_came_are_for_nobody",
-            mounts_of_a_create_that_never_came_are_for_nobody,
+            "mounts_without_a_create_go_to_no_other_container",
+            mounts_without_a_create_go_to_no_other_container,
         ),
         ("a_missing_program_is_named", a_missing_program_is_named),
         (
@@ -390,9 +390,9 @@ fn main() -> std::process::ExitCode {
     ];
     let mut arguments = Arguments::from_args();
     arguments.test_threads = Some(1);
-    let trials = stories.map(|(name, story)| {
+    let trials = tests.map(|(name, test)| {
         Trial::test(name, move || {
-            story();
+            test();
             Ok(())
         })
     });

@@ -1,4 +1,4 @@
-//! Taking over what the flags announce.
+//! Adopts the descriptors that the flags announce.
 
 use std::fs::File;
 use std::io::Read;
@@ -8,7 +8,7 @@ use crate::control::donation::BootFlags;
 use crate::error::{Context, Result};
 use crate::sys::descriptor::adopt;
 
-/// The descriptors of boot's whole life.
+/// The descriptors that boot keeps until it exits.
 pub(super) struct Descriptors {
     pub(super) log: OwnedFd,
     pub(super) panic_log: OwnedFd,
@@ -18,8 +18,8 @@ pub(super) struct Descriptors {
 }
 
 impl Descriptors {
-    /// Adopts each announced number once; start-sync apart, since it is closed
-    /// as soon as boot is up.
+    /// Adopts each announced number once. Returns start-sync separately, since
+    /// boot closes it as soon as it is up.
     pub(super) fn adopt(flags: &BootFlags) -> Result<(Self, OwnedFd)> {
         let take = |flag: &str, number: RawFd| adopt(number).context(|| format!("{flag}={number}"));
         let start_sync = take("--start-sync-fd", flags.start_sync_fd)?;
@@ -33,7 +33,7 @@ impl Descriptors {
         Ok((adopted, start_sync))
     }
 
-    /// The bytes of the birth certificate.
+    /// Reads the birth certificate.
     pub(super) fn read_certificate(&self) -> Result<Vec<u8>> {
         let mut bytes = Vec::new();
         let file = self.certificate.try_clone().context(|| "dup of --spec-fd")?;

@@ -1,8 +1,9 @@
-//! What boot is given at its birth: the flags of its command line, each
-//! descriptor under the number it has in boot, and the birth certificate that
-//! `--spec-fd` holds.
+//! The flags and the birth certificate that boot is given at its start. The
+//! flags name each descriptor by the number that it has in boot; `--spec-fd`
+//! holds the certificate.
 //!
 //! Both directions are here: the shim writes ([`BootFlags::to_args`],
+//! [`Birth::encode`]), boot reads ([`BootFlags::parse`], [`Birth::decode`]).
 //! [`Birth::encode`]), boot reads ([`BootFlags::parse`], [`Birth::decode`]).
 
 use std::ffi::OsString;
@@ -13,31 +14,31 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 
-/// The name boot goes by in process lists.
+/// boot's name in process lists.
 pub const BOOT_ARGV0: &str = "palisade-sandbox";
 
-/// The byte that boot writes to start-sync once it is up. Anything else is the
-/// first byte of a sentence that says why it will never be.
+/// The byte that boot writes to start-sync once it is up. Any other byte begins
+/// a sentence: the reason why boot cannot start.
 pub const STARTED: u8 = 1;
 
 /// The flags of `palisade boot`, in the order they are written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BootFlags {
-    /// Log lines.
+    /// The pipe for log lines.
     pub log_fd: RawFd,
-    /// Debug log lines, when wanted.
+    /// The pipe for debug log lines, if they are wanted.
     pub debug_log_fd: Option<RawFd>,
-    /// Where a panic is written.
+    /// The file for the message of a panic.
     pub panic_log_fd: RawFd,
     /// The root container's bundle, for people who read process lists.
     pub bundle: PathBuf,
     /// The control channel.
     pub controller_fd: RawFd,
-    /// Where the gofer's mounts arrive.
+    /// The channel on which the gofer's mounts arrive.
     pub mounts_fd: RawFd,
     /// The birth certificate.
     pub spec_fd: RawFd,
-    /// Where boot says that it is up.
+    /// The pipe on which boot reports that it is up.
     pub start_sync_fd: RawFd,
     /// Whether boot is PID 1 of a namespace of its own.
     pub pidns: bool,
@@ -47,16 +48,16 @@ pub struct BootFlags {
     pub apply_caps: bool,
     /// Whether boot dies with its parent.
     pub attached: bool,
-    /// CPUs that the sandbox is told it has.
+    /// The number of CPUs that the sandbox is told it has.
     pub cpu_num: u32,
-    /// Bytes of memory that the sandbox is told it has.
+    /// The bytes of memory that the sandbox is told it has.
     pub total_memory: u64,
     /// The sandbox's ID.
     pub id: String,
 }
 
 impl BootFlags {
-    /// The command line, `argv[0]` included.
+    /// Returns the command line, `argv[0]` included.
     pub fn to_args(&self) -> Vec<String> {
         let mut args = vec![BOOT_ARGV0.to_owned(), format!("--log-fd={}", self.log_fd)];
         args.extend(self.debug_log_fd.map(|fd| format!("--debug-log-fd={fd}")));
@@ -79,7 +80,8 @@ impl BootFlags {
         args
     }
 
-    /// Reads what [`BootFlags::to_args`] wrote, without `argv[0]`.
+    /// Parses the arguments that [`BootFlags::to_args`] wrote, without
+    /// `argv[0]`.
     pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Self> {
         let mut given = Given::default();
         for arg in args {
@@ -108,11 +110,11 @@ impl BootFlags {
     }
 }
 
-/// Command-line words before they are looked at one by one.
+/// The arguments of a command line, sorted into flags and others.
 #[derive(Default)]
 struct Given {
     flags: Vec<(String, String)>,
-    words: Vec<String>,
+    others: Vec<String>,
 }
 
 impl Given {
@@ -126,7 +128,7 @@ impl Given {
                     "boot: {arg} needs a value, as in {arg}=VALUE"
                 )));
             }
-            _ => self.words.push(arg),
+            _ => self.others.push(arg),
         }
         Ok(())
     }
@@ -150,14 +152,16 @@ impl Given {
     }
 
     fn id(&mut self) -> Result<String> {
-        match &self.words[..] {
+        match &self.others[..] {
             [boot, id] if boot == "boot" => Ok(id.clone()),
-            words => Err(Error::invalid(format!("boot: expected `boot ... ID`, found {words:?}"))),
+            others => {
+                Err(Error::invalid(format!("boot: expected `boot ... ID`, found {others:?}")))
+            }
         }
     }
 }
 
-/// The birth certificate: what boot must know before it takes requests.
+/// The birth certificate: the facts that boot needs before it takes requests.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Birth {
     /// The user IDs of the sandbox's containers, as first ID and count; empty
@@ -165,8 +169,8 @@ pub struct Birth {
     pub user_ids: Vec<(u32, u32)>,
     /// The group IDs, likewise.
     pub group_ids: Vec<(u32, u32)>,
-    /// The ID that boot runs under there, which is not among those; `None`
-    /// where they leave no room for one.
+    /// The ID that boot itself runs under in the user namespace, which is not
+    /// among those; `None` if they leave no room for one.
     pub own_id: Option<u32>,
     /// Whether boot's network namespace is new, so that its loopback is down
     /// and its sysctls are unset.
@@ -176,7 +180,7 @@ pub struct Birth {
 }
 
 impl Birth {
-    /// The certificate under a line that names the program's version.
+    /// Encodes the certificate, after a line with the program's version.
     pub fn encode(&self) -> Result<Vec<u8>> {
         let mut bytes = header().into_bytes();
         bytes.extend(
@@ -185,7 +189,7 @@ impl Birth {
         Ok(bytes)
     }
 
-    /// Reads it, if the writer was of this very version.
+    /// Decodes a certificate, if its writer has the same version.
     pub fn decode(bytes: &[u8]) -> Result<Self> {
         let end = bytes.iter().position(|b| *b == b'\n').map_or(0, |at| at + 1);
         let (first, rest) = bytes.split_at(end);

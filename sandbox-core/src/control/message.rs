@@ -1,10 +1,10 @@
-//! The messages between shim and boot, both directions, and their encoding.
+//! The messages between shim and boot, in both directions, and their encoding.
 //!
 //! One message is one packet of a seqpacket socket; descriptors travel beside
-//! it as `SCM_RIGHTS`. The shim treats whatever comes up from boot as hostile:
-//! decoding is bounded by [`MAX_PACKET`], allocates no more than the packet
-//! holds, and every string is looked up in the shim's own tables, never used
-//! as a path.
+//! it as `SCM_RIGHTS`. The shim treats all messages from boot as hostile:
+//! decoding is bounded by [`MAX_PACKET`] and allocates no more than the packet
+//! holds; the shim looks every string up in its own tables and uses none as a
+//! path.
 
 use serde::{Deserialize, Serialize};
 
@@ -12,34 +12,36 @@ use crate::error::Failure;
 use crate::spec::plan::{ContainerPlan, ProcessPlan};
 use crate::types::{Capacity, ProcessId};
 
-/// The largest packet, in bytes. A larger request travels in a memfd, as the
-/// packet's first descriptor.
+/// The size of the largest packet, in bytes. A larger request travels in a
+/// memfd, as the packet's first descriptor.
 pub const MAX_PACKET: usize = 64 * 1024;
 
-/// The most descriptors one packet carries (the kernel's `SCM_MAX_FD` is 253).
+/// The most descriptors that one packet carries (the kernel's `SCM_MAX_FD` is
+/// 253).
 pub const MAX_DESCRIPTORS: usize = 32;
 
-/// What the shim asks of boot. Descriptors are named in the order they travel.
+/// A request of the shim to boot. Each lists its descriptors in the order in
+/// which they travel.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Request {
-    /// Make a container up to its gate. Its mounts were put into the mounts
-    /// channel by the gofer before this is sent.
+    /// Creates a container, up to its gate. The gofer has sent the mounts on
+    /// the mounts channel before.
     ///
     /// Descriptors: those of [`Donations`].
     Create {
-        /// What to make.
+        /// The container's plan.
         plan: Box<ContainerPlan>,
-        /// Which descriptors travel along.
+        /// The descriptors that travel with the request.
         donations: Donations,
-        /// What it is told that it has.
+        /// The CPUs and the memory that the container is told it has.
         capacity: Capacity,
     },
-    /// Open the gate of a created container.
+    /// Opens the gate of a created container.
     Start {
-        /// Its ID.
+        /// The container's ID.
         container: String,
     },
-    /// Run one more process in a running container.
+    /// Starts one more process in a running container.
     ///
     /// Descriptors: those of [`Donations`].
     Exec {
@@ -47,45 +49,46 @@ pub enum Request {
         container: String,
         /// The exec's ID, unique in the container.
         exec: String,
-        /// What to run.
+        /// The process's plan.
         process: Box<ProcessPlan>,
-        /// Which descriptors travel along.
+        /// The descriptors that travel with the request.
         donations: Donations,
     },
-    /// Forget a container that has exited (or never started: then it is killed).
+    /// Forgets a container that has exited, or kills and forgets one that was
+    /// not started.
     Delete {
-        /// Its ID.
+        /// The container's ID.
         container: String,
     },
-    /// New CPU count and memory size, after an update of the resources.
+    /// Reports the new capacity after an update of the resources.
     Update {
-        /// The container, or the sandbox itself.
+        /// The container's ID; `None` for the sandbox itself.
         container: Option<String>,
-        /// What it is told from now on.
+        /// The new capacity.
         capacity: Capacity,
     },
 }
 
-/// Which descriptors a Create or Exec carries, in this order: stdio, then
+/// The descriptors that a Create or Exec carries, in this order: stdio, then
 /// `cgroup.procs`, then seccomp.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Donations {
-    /// Standard input; `/dev/null` when false.
+    /// Whether there is a standard input; without one it is `/dev/null`.
     pub stdin: bool,
-    /// Standard output; `/dev/null` when false.
+    /// Whether there is a standard output; without one it is `/dev/null`.
     pub stdout: bool,
-    /// Standard error; `/dev/null` when false.
+    /// Whether there is a standard error; without one it is `/dev/null`.
     pub stderr: bool,
-    /// How many open `cgroup.procs` files to write "0" to, one a hierarchy.
-    /// Zero when boot sits in that cgroup already.
+    /// The number of open `cgroup.procs` files to write "0" to, one for each
+    /// hierarchy. Zero if boot is in that cgroup already.
     pub cgroup_procs: u8,
-    /// A file that holds the compiled seccomp program (`struct sock_filter`s)
-    /// and the `SECCOMP_FILTER_FLAG_`s to load it with.
+    /// The `SECCOMP_FILTER_FLAG_`s to load the seccomp program with, if there
+    /// is a file that holds one (`struct sock_filter`s).
     pub seccomp: Option<u32>,
 }
 
 impl Donations {
-    /// How many descriptors that makes.
+    /// Returns the number of descriptors.
     pub fn count(self) -> usize {
         usize::from(self.stdin)
             + usize::from(self.stdout)
@@ -98,38 +101,39 @@ impl Donations {
 /// A request with the number that its reply will carry.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Numbered {
-    /// Chosen by the shim, never used twice in a sandbox's life.
+    /// The number, which the shim never uses twice for one sandbox.
     pub number: u64,
     /// The request.
     pub request: Request,
 }
 
-/// What boot says to the shim.
+/// A message of boot to the shim.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Upward {
-    /// The answer to a request.
+    /// The reply to a request.
     Reply {
         /// The request's number.
         number: u64,
-        /// What came of it.
+        /// The result.
         outcome: Result<Done, Failure>,
     },
-    /// A process ended. Exec'd processes before the init of their container.
+    /// A process has ended. boot reports exec'd processes before the init of
+    /// their container.
     Exited {
         /// The process.
         process: ProcessId,
-        /// As wait(2) shells tell it: the exit code, or 128 + the signal.
+        /// The exit code, or 128 + the number of the signal that ended it.
         status: u32,
     },
 }
 
-/// A request that succeeded.
+/// The result of a request that succeeded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Done {
-    /// Nothing more to say.
+    /// There is no more to report.
     Ok,
-    /// A process was made. Descriptors: its pidfd, then the master side of
-    /// its terminal when `terminal`.
+    /// A process was made. Descriptors: its pidfd, then the master side of its
+    /// terminal if `terminal`.
     Process {
         /// Whether a terminal travels along.
         terminal: bool,

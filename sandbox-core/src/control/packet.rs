@@ -1,16 +1,16 @@
 //! Packets of a seqpacket socket (unix(7)), with descriptors.
 //!
 //! The peer may be hostile: a packet is received whole or not at all, takes no
-//! more memory than it says it is long, and brings no more descriptors than
-//! the caller asked for. Those it brings are not closed unless the caller takes
-//! them: see [`Unchecked`].
+//! more memory than its announced length, and brings no more descriptors than
+//! the receiver asked for. A descriptor is only closed after the receiver has
+//! taken it: see [`Unchecked`].
 //!
 //! | first byte | rest |
 //! |---|---|
 //! | `INLINE` | the bytes, at most [`MAX_PACKET`] |
 //! | `IN_MEMFD` | nothing: the bytes are a sealed memfd, the first descriptor |
 //!
-//! The byte also tells an empty packet from the end of the channel.
+//! The byte also distinguishes an empty packet from the end of the channel.
 
 use std::fs::File;
 use std::io::{self, ErrorKind, IoSlice, IoSliceMut};
@@ -27,31 +27,33 @@ use rustix::process::{Pid, getegid, geteuid};
 
 use crate::control::message::MAX_PACKET;
 
-/// The most descriptors of one packet that anybody can receive (`SCM_MAX_FD`).
+/// The most descriptors that one packet can carry (`SCM_MAX_FD`).
 const SCM_MAX_FD: usize = 253;
 
 const INLINE: u8 = 0;
 const IN_MEMFD: u8 = 1;
 
-/// What a received memfd must be sealed against: with these, neither its size
-/// nor its content can change under the reader.
+/// The seals that a received memfd must have: with these, neither its size nor
+/// its content can change while it is read.
 const SEALS: SealFlags =
     SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlags::WRITE).union(SealFlags::SEAL);
 
-/// Descriptors that came from a peer. To close one may take for ever: a socket
-/// waits for what it has to send, a file for the program that serves its file
-/// system. So those that nobody takes stay open until this process ends. Give a
-/// peer up that sends what was not asked for.
+/// Descriptors that came from a peer. Closing one may block for ever: a socket
+/// waits for the data that it has to send, a file for the program that serves
+/// its file system. So those that are not taken stay open until this process
+/// ends. The receiver must stop receiving from a peer that sends descriptors
+/// that were not asked for.
 #[derive(Debug, Default)]
 pub struct Unchecked(Vec<OwnedFd>);
 
 impl Unchecked {
-    /// To look at them.
+    /// Returns them for checks.
     pub fn as_slice(&self) -> &[OwnedFd] {
         &self.0
     }
 
-    /// To own them, and close them some day: they are what was asked for.
+    /// Takes ownership, of descriptors that were asked for; they are closed on
+    /// drop.
     pub fn take(mut self) -> Vec<OwnedFd> {
         mem::take(&mut self.0)
     }
@@ -63,7 +65,7 @@ impl Drop for Unchecked {
     }
 }
 
-/// What [`receive_packet`] found.
+/// The result of [`receive_packet`].
 #[derive(Debug)]
 pub enum Received {
     /// A packet.
@@ -72,28 +74,29 @@ pub enum Received {
         bytes: Vec<u8>,
         /// Its descriptors, close-on-exec, in the order they were sent.
         fds: Unchecked,
-        /// The process that the packet speaks for, as the receiver's PID
-        /// namespace numbers it, if the receiver asked for it by
-        /// [`ask_for_processes`]. The kernel vouches that it is in the
-        /// sender's PID namespace (unix(7), `SCM_CREDENTIALS`).
+        /// The process that the sender named, as the receiver's PID namespace
+        /// numbers it, if the receiver asked for it by [`ask_for_processes`].
+        /// The kernel vouches that it is in the sender's PID namespace
+        /// (unix(7), `SCM_CREDENTIALS`).
         process: Option<i32>,
     },
     /// The peer has closed the channel, and all that it sent was received.
     Closed,
-    /// The socket is non-blocking and nothing waits.
+    /// The socket is non-blocking and has no packet.
     WouldBlock,
 }
 
-/// Sends one packet (sendmsg(2)). Bytes beyond [`MAX_PACKET`] go into a memfd.
-/// A full non-blocking socket is [`ErrorKind::WouldBlock`]; a peer that is gone
-/// [`ErrorKind::BrokenPipe`], without a signal.
+/// Sends one packet (sendmsg(2)). More than [`MAX_PACKET`] bytes travel in a
+/// memfd. A full non-blocking socket is [`ErrorKind::WouldBlock`]; a peer that
+/// is gone is [`ErrorKind::BrokenPipe`], without a signal.
 pub fn send_packet(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
     send_packet_for(None, socket, bytes, fds)
 }
 
-/// As [`send_packet`], speaking for another process of the sender's PID
-/// namespace, by its number there. It must not have been collected yet, and
-/// takes CAP_SYS_ADMIN in the user namespace that owns the PID namespace.
+/// Sends a packet as [`send_packet`] does, and names another process of the
+/// sender's PID namespace, by its number there. That process must not have been
+/// collected yet. Takes CAP_SYS_ADMIN in the user namespace that owns the PID
+/// namespace.
 pub fn send_packet_for(
     process: Option<i32>,
     socket: impl AsFd,
@@ -110,7 +113,8 @@ pub fn send_packet_for(
     send(socket.as_fd(), IN_MEMFD, &[], &all, process)
 }
 
-/// Has the kernel tell for each packet which process it speaks for: `SO_PASSCRED`.
+/// Makes the kernel add to each packet the process that its sender named:
+/// `SO_PASSCRED`.
 pub fn ask_for_processes(socket: impl AsFd) -> io::Result<()> {
     Ok(rustix::net::sockopt::set_socket_passcred(socket, true)?)
 }
@@ -138,7 +142,7 @@ fn send(
     }
     let parts = [IoSlice::new(std::slice::from_ref(&tag)), IoSlice::new(bytes)];
     loop {
-        // A packet goes out whole or not at all, so the count says nothing new.
+        // A packet is sent whole or not at all, so the count adds nothing.
         match rustix::net::sendmsg(socket, &parts, &mut ancillary, SendFlags::NOSIGNAL) {
             Err(rustix::io::Errno::INTR) => continue,
             result => return Ok(result.map(drop)?),
@@ -147,15 +151,15 @@ fn send(
 }
 
 /// Receives one packet (recvmsg(2)), of at most `max_bytes` (in a memfd too)
-/// and `max_fds`. An error means that the peer does not keep to the rules:
-/// give the channel up.
+/// and `max_fds`. After an error, stop receiving: the peer breaks the rules of
+/// the channel.
 pub fn receive_packet(socket: impl AsFd, max_bytes: usize, max_fds: usize) -> io::Result<Received> {
     let socket = socket.as_fd();
     let length = match waiting(socket) {
         Ok(0) => return Ok(Received::Closed),
         Ok(length) => length - 1,
         Err(e) if e.kind() == ErrorKind::WouldBlock => return Ok(Received::WouldBlock),
-        // The peer closed with unread packets of ours.
+        // The peer closed the channel before it had read all our packets.
         Err(e) if e.kind() == ErrorKind::ConnectionReset => return Ok(Received::Closed),
         Err(e) => return Err(e),
     };
@@ -176,15 +180,16 @@ pub fn receive_packet(socket: impl AsFd, max_bytes: usize, max_fds: usize) -> io
             drop(fds.0.remove(0));
         }
         _ => {
-            let what = format!("a packet that begins with the byte {tag}");
-            return Err(broken(format!("{what}, with {count} descriptors")));
+            return Err(broken(format!(
+                "a packet that begins with the byte {tag}, with {count} descriptors"
+            )));
         }
     }
     Ok(Received::Packet { bytes, fds, process })
 }
 
-/// The size of the packet that waits, tag included. Zero when none will come.
-/// Takes no descriptor out: those are only installed by a real receive.
+/// Returns the size of the next packet, tag included; zero if there will be
+/// none. Takes no descriptor out: only a real receive installs those.
 fn waiting(socket: BorrowedFd<'_>) -> io::Result<usize> {
     loop {
         let flags = RecvFlags::PEEK | RecvFlags::TRUNC;
@@ -201,7 +206,7 @@ fn receive(
     tag: &mut u8,
     bytes: &mut [u8],
 ) -> io::Result<(Unchecked, Option<i32>)> {
-    // Room for all that can come: the kernel would close the others, here.
+    // Room for all that can come: the kernel would close the others, in this process.
     let room = rustix::cmsg_space!(ScmRights(SCM_MAX_FD), ScmCredentials(1));
     let mut space = vec![MaybeUninit::uninit(); room];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
@@ -214,12 +219,12 @@ fn receive(
             result => break result?,
         }
     };
-    // Drained before anything is judged: to be dropped is to be closed.
+    // Drained before any check: dropping a message closes its descriptors.
     let (mut fds, mut process) = (Unchecked::default(), None);
     for message in ancillary.drain() {
         match message {
             RecvAncillaryMessage::ScmRights(some) => fds.0.extend(some),
-            RecvAncillaryMessage::ScmCredentials(who) => process = Some(who.pid.as_raw_pid()),
+            RecvAncillaryMessage::ScmCredentials(sender) => process = Some(sender.pid.as_raw_pid()),
             _ => {}
         }
     }
@@ -232,7 +237,8 @@ fn receive(
     Ok((fds, process))
 }
 
-/// A memfd that holds `bytes` and can never change again (memfd_create(2)).
+/// Makes a memfd that holds `bytes` and can never change again
+/// (memfd_create(2)).
 pub fn sealed_memfd(bytes: &[u8]) -> io::Result<OwnedFd> {
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
     let memfd = File::from(rustix::fs::memfd_create("palisade", flags)?);
@@ -241,8 +247,9 @@ pub fn sealed_memfd(bytes: &[u8]) -> io::Result<OwnedFd> {
     Ok(memfd.into())
 }
 
-/// Reads what a peer claims to be a [`sealed_memfd`]. Asking for the seals also
-/// proves that it is memory: a read of it cannot block.
+/// Reads a memfd that the peer claims to have sealed ([`sealed_memfd`]). Asking
+/// for the seals also proves that it is memory, so that reading it cannot
+/// block.
 fn read_sealed(memfd: &OwnedFd, max_bytes: usize) -> io::Result<Vec<u8>> {
     let seals = rustix::fs::fcntl_get_seals(memfd)
         .map_err(|e| broken(format!("a descriptor in place of a memfd (F_GET_SEALS: {e})")))?;
@@ -315,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_that_breaks_the_rules_is_found_out() {
+    fn a_packet_that_breaks_the_rules_is_an_error() {
         let (a, b) = pair();
         let null = File::open("/dev/null").unwrap();
         send_packet(&a, b"too long", &[]).unwrap();
@@ -343,9 +350,9 @@ mod tests {
         assert!(error(receive_packet(&b, 4, 0)).contains("not sealed"));
     }
 
-    /// What lets the shim close nothing that it does not know.
+    /// The shim must close no descriptor that it did not ask for.
     #[test]
-    fn what_a_breach_brought_stays_open() {
+    fn descriptors_of_a_wrong_packet_stay_open() {
         let (a, b) = pair();
         let (reader, writer) = rustix::pipe::pipe().unwrap();
         for wrong in [9, IN_MEMFD] {

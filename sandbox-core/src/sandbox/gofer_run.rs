@@ -1,4 +1,5 @@
-//! Runs the gofer, as the shim. What the clone does is in `child/gofer.rs`.
+//! Runs the gofer, as the shim. `child/gofer.rs` holds the code that the clone
+//! runs.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -22,11 +23,12 @@ use crate::spec::plan::Plan;
 use crate::spec::seccomp;
 use crate::sys::clone::{Cloned, SingleThreaded, clone_into};
 
-/// How long a gofer may take to end.
-const PATIENCE: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
+/// The time that a gofer has to end, once boot is gone.
+const GOFER_EXIT_TIMEOUT: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
 
-/// A gofer at work. It is killed with this value, unless it has answered: a late
-/// delivery could be taken for one of a container of the same name.
+/// A running gofer. Dropping this value kills it, unless it has replied: mounts
+/// that it delivered late could be taken for those of another container of the
+/// same name.
 #[derive(Debug)]
 pub struct GoferRun {
     socket: OwnedFd,
@@ -43,15 +45,15 @@ impl Drop for GoferRun {
 }
 
 impl AsFd for GoferRun {
-    /// Readable once the gofer has answered or died.
+    /// A descriptor that is readable once the gofer has replied or died.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
 }
 
 impl GoferRun {
-    /// Reads the answer. The process ends by itself and is collected later:
-    /// taking its mounts down takes the kernel longer than we want to wait.
+    /// Reads the gofer's reply. The gofer then ends by itself and is collected
+    /// later, since the kernel takes long to remove its mounts.
     pub fn finish(mut self) -> Result<()> {
         self.answered = true;
         let received = receive_packet(&self.socket, MAX_PACKET, 0);
@@ -75,11 +77,11 @@ pub(super) fn collect(sandbox: &Sandbox) {
     gofers.retain(|pidfd| matches!(waitid(WaitId::PidFd(pidfd.as_fd()), options), Ok(None)));
 }
 
-/// Ends the gofers that are left, when boot is no more. Each is about to end by
-/// itself, unless somebody keeps the other end of its mounts channel open.
+/// Ends the gofers that are left, when boot is gone. Each ends by itself,
+/// unless a process of the pod keeps the other end of its mounts channel open.
 pub(super) fn end(sandbox: &Sandbox) {
     let ended = |pidfd: &Arc<OwnedFd>| {
-        poll(&mut [PollFd::new(&**pidfd, PollFlags::IN)], Some(&PATIENCE))
+        poll(&mut [PollFd::new(&**pidfd, PollFlags::IN)], Some(&GOFER_EXIT_TIMEOUT))
             .is_ok_and(|ready| ready > 0)
     };
     for pidfd in sandbox.gofers.lock().unwrap_or_else(PoisonError::into_inner).iter() {
@@ -102,12 +104,12 @@ pub(super) fn start(
         socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
             .context(|| "socketpair for the gofer")?;
     let request = request(sandbox, plan, rootfs, first)?;
-    // The kernel queues it: it is there before the gofer asks.
+    // The kernel queues the request, so it is there before the gofer reads.
     send_request(sandbox, &ours, &request)?;
     let alone = SingleThreaded::prove().context(|| "clone the gofer")?;
     match clone_into(&alone, 0, None).context(|| "clone3 of the gofer")? {
         Cloned::Parent { pidfd, .. } => {
-            // The first container is still to come.
+            // The first call comes before the first container.
             sandbox.executable.dissolve_mount();
             let process = Arc::new(pidfd);
             let mut gofers = sandbox.gofers.lock().unwrap_or_else(PoisonError::into_inner);
@@ -142,8 +144,8 @@ fn request(
     })
 }
 
-/// The mounts that the gofer opens, with the propagation that the plan asks of
-/// each.
+/// Lists the mounts that the gofer opens, with the propagation that the plan
+/// asks for.
 fn requested_mounts(plan: &Plan) -> Vec<RequestedMount> {
     let requested = plan.host.delivered.iter().map(|(index, source)| RequestedMount {
         index: *index,
@@ -153,7 +155,8 @@ fn requested_mounts(plan: &Plan) -> Vec<RequestedMount> {
     requested.collect()
 }
 
-/// Asks for the program of a profile that no container had before.
+/// Returns the seccomp program to compile, unless an earlier container had the
+/// same profile.
 fn seccomp_job(state_root: &Path, plan: &Plan) -> Result<Option<SeccompJob>> {
     let Some(profile) = &plan.host.seccomp else {
         return Ok(None);
@@ -180,8 +183,8 @@ pub(super) fn open_seccomp(state_root: &Path, plan: &Plan) -> Result<Option<(Own
     Ok(Some((file, seccomp::flags(profile))))
 }
 
-/// Sends the request with what it needs, in the order that
-/// [`GoferRequest`] documents.
+/// Sends the request with its descriptors, in the order that [`GoferRequest`]
+/// documents.
 fn send_request(sandbox: &Sandbox, socket: &OwnedFd, request: &GoferRequest) -> Result<()> {
     let network =
         request.wants_network().then(|| open_namespace(sandbox.boot, "net")).transpose()?;

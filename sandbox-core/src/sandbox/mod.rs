@@ -1,8 +1,9 @@
 //! The sandbox as the shim sees it: one boot process and the channels to it.
 //!
-//! Nothing in here waits. Each operation that takes time is begun by one call
-//! and has a descriptor that becomes readable when the next call can finish
-//! it, so that the shim's event loop stays the only place that waits:
+//! Only [`Sandbox::destroy`] waits. Each other operation that takes time is
+//! begun by one call, and has a descriptor that becomes readable when the next
+//! call can finish it. So the shim's event loop stays the only place that
+//! waits:
 //!
 //! | begun by | readable | finished by |
 //! |---|---|---|
@@ -44,41 +45,42 @@ pub use gofer_run::GoferRun;
 pub use process::{Along, Process, signal_foreground};
 use state::StateDirectory;
 
-/// What a node's administrator chose. See ARCHITECTURE.md, "Options".
+/// The options that a node's administrator chose. See ARCHITECTURE.md,
+/// "Options".
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// When a sandbox gets a user namespace.
+    /// The rule by which a sandbox gets a user namespace or not.
     pub userns: Userns,
-    /// First host ID of the range that sandboxes are given slices of.
+    /// The first host ID of the range from which each sandbox gets a slice.
     pub id_range_start: u32,
-    /// How many host IDs the range has; each sandbox takes 65536.
+    /// The number of host IDs in the range; each sandbox takes 65536.
     pub id_range_size: u32,
-    /// Where state is kept: `/run/palisade`.
+    /// The directory of the state: `/run/palisade`.
     pub state_root: PathBuf,
     /// The `palisade` executable.
     pub palisade: PathBuf,
-    /// boot logs at debug level.
+    /// Whether boot logs at debug level.
     pub debug: bool,
-    /// boot dies with the shim.
+    /// Whether boot dies with the shim.
     pub attached: bool,
 }
 
-/// What a new sandbox is made from.
+/// The inputs of a new sandbox.
 #[derive(Clone, Copy, Debug)]
 pub struct NewSandbox<'a> {
-    /// ID of the sandbox and of its root container.
+    /// The ID of the sandbox and of its root container.
     pub id: &'a str,
     /// containerd's namespace.
     pub namespace: &'a str,
     /// The root container's plan.
     pub plan: &'a Plan,
-    /// The root container's cgroup; boot belongs into it.
+    /// The root container's cgroup, which boot joins.
     pub cgroup: &'a Cgroup,
-    /// CPUs that the sandbox is told it has.
+    /// The number of CPUs that the sandbox is told it has.
     pub cpus: u32,
-    /// Bytes of memory that the sandbox is told it has.
+    /// The bytes of memory that the sandbox is told it has.
     pub memory: u64,
-    /// Node configuration.
+    /// The node's configuration.
     pub config: &'a Config,
 }
 
@@ -92,8 +94,8 @@ pub struct Sandbox {
     boot: HostPid,
     pidfd: OwnedFd,
     reaped: AtomicBool,
-    /// Stays open until the shim ends: what was not received may hold
-    /// descriptors that cannot be closed just so (`control/packet.rs`).
+    /// Stays open until the shim ends: messages that were not received may hold
+    /// descriptors, and closing those may block for ever (`control/packet.rs`).
     control: ManuallyDrop<OwnedFd>,
     mounts: OwnedFd,
     start_sync: OwnedFd,
@@ -104,18 +106,19 @@ pub struct Sandbox {
     id_range: Option<PathBuf>,
     next_number: AtomicU64,
     gofers_started: AtomicU64,
-    /// Gofers that were not collected yet.
+    /// The gofers that are not collected yet.
     gofers: Mutex<Vec<Arc<OwnedFd>>>,
 }
 
-/// What [`Sandbox::receive`] found.
+/// The result of [`Sandbox::receive`].
 #[derive(Debug)]
 pub enum Heard {
-    /// A message, and what came along.
+    /// A message, and the descriptors that came with it.
     Message(Upward, Along),
-    /// None is waiting.
+    /// No message is waiting.
     Nothing,
-    /// boot has closed the channel: it is dying, or means to live on unheard.
+    /// boot has closed the channel: it is dying, or it was taken over and means
+    /// to go on without the shim.
     Closed,
 }
 
@@ -127,28 +130,28 @@ struct UserNamespace {
 }
 
 impl Sandbox {
-    /// Clones boot into its namespaces and the root container's cgroup, hands
-    /// it its descriptors and writes the state file. Does not wait for it:
-    /// [`Sandbox::gofer`] goes on while boot starts.
+    /// Clones boot into its namespaces and the root container's cgroup, gives
+    /// it its descriptors and writes the state file. Does not wait until boot
+    /// is up: [`Sandbox::gofer`] may run while boot starts.
     ///
     /// # Errors
-    /// `Exists` when there is state of a sandbox with this ID. Nothing is left
-    /// behind.
+    /// `Exists` if there is state of a sandbox with this ID. After an error,
+    /// nothing is left of the sandbox.
     pub fn spawn(new: NewSandbox<'_>) -> Result<Sandbox> {
         spawn::spawn(new)
     }
 
-    /// Readable once boot is up or dead.
+    /// Returns a descriptor that is readable once boot is up or dead.
     pub fn start_sync(&self) -> BorrowedFd<'_> {
         self.start_sync.as_fd()
     }
 
-    /// Ok when boot is up; otherwise why it is not.
+    /// Returns Ok if boot is up, and otherwise the reason why it is not.
     pub fn finish_start(&self) -> Result<()> {
-        let mut said = [0; 4096];
-        let length = rustix::io::read(&self.start_sync, &mut said)
+        let mut report = [0; 4096];
+        let length = rustix::io::read(&self.start_sync, &mut report)
             .context(|| "read start-sync of the sandbox process")?;
-        match &said[..length] {
+        match &report[..length] {
             [STARTED, ..] => Ok(()),
             [] => Err(Error::internal(format!(
                 "the sandbox process died while starting{}",
@@ -161,8 +164,8 @@ impl Sandbox {
         }
     }
 
-    /// How boot ended, as far as it can be known: its panic message, else its
-    /// last log line.
+    /// Describes how boot ended, as far as that can be known: its panic
+    /// message, else its last log line. Empty if there is neither.
     pub fn last_words(&self) -> String {
         let panic = self.panic_log();
         let mut logged = vec![0; MAX_PACKET];
@@ -174,14 +177,14 @@ impl Sandbox {
         }
     }
 
-    /// Starts the gofer for one container's root file system and mounts. May
-    /// be called before boot is up. One at a time.
+    /// Starts the gofer for one container's root file system and mounts. May be
+    /// called before boot is up. Only one gofer runs at a time.
     pub fn gofer(&self, plan: &Plan, rootfs: Vec<RootfsMount>) -> Result<GoferRun> {
         let first = self.gofers_started.fetch_add(1, Ordering::Relaxed) == 0;
         gofer_run::start(self, plan, rootfs, first)
     }
 
-    /// Sends a request and tells its number.
+    /// Sends a request. Returns its number.
     pub fn send(&self, request: Request, descriptors: &[BorrowedFd<'_>]) -> Result<u64> {
         gofer_run::collect(self);
         let number = self.next_number.fetch_add(1, Ordering::Relaxed);
@@ -192,16 +195,16 @@ impl Sandbox {
         Ok(number)
     }
 
-    /// The control channel, non-blocking.
+    /// Returns the control channel, which is non-blocking.
     pub fn control(&self) -> BorrowedFd<'_> {
         self.control.as_fd()
     }
 
-    /// The next message from boot.
+    /// Receives the next message from boot.
     ///
     /// # Errors
-    /// boot sends what is no message, or not what belongs to it: it was taken
-    /// over. Kill it and receive no more.
+    /// boot sent something that is no message, or descriptors that do not
+    /// belong to the message: it was taken over. Kill it and receive no more.
     pub fn receive(&self) -> Result<Heard> {
         let received = receive_packet(&*self.control, MAX_PACKET, MAX_DESCRIPTORS)
             .map_err(|e| Error::internal(format!("it sent {e}")))?;
@@ -216,17 +219,17 @@ impl Sandbox {
         Ok(Heard::Message(message, along))
     }
 
-    /// boot's process ID.
+    /// Returns boot's process ID.
     pub fn pid(&self) -> HostPid {
         self.boot
     }
 
-    /// Readable once boot has exited.
+    /// Returns a descriptor that is readable once boot has exited.
     pub fn pidfd(&self) -> BorrowedFd<'_> {
         self.pidfd.as_fd()
     }
 
-    /// Whether boot lives.
+    /// Whether boot is running.
     pub fn is_running(&self) -> bool {
         if self.reaped.load(Ordering::Relaxed) {
             return false;
@@ -235,7 +238,7 @@ impl Sandbox {
         matches!(waitid(rustix::process::WaitId::PidFd(self.pidfd.as_fd()), options), Ok(None))
     }
 
-    /// SIGKILL to boot: the kernel takes the pod along. Idempotent.
+    /// Sends SIGKILL to boot; the kernel then kills the whole pod. Idempotent.
     pub fn kill(&self) -> Result<()> {
         match pidfd_send_signal(&self.pidfd, Signal::KILL) {
             Ok(()) | Err(Errno::SRCH) => Ok(()),
@@ -243,8 +246,7 @@ impl Sandbox {
         }
     }
 
-    /// Collects the exit status of a boot that has exited. Idempotent; does
-    /// nothing while it lives.
+    /// Collects the exit status of boot if it has exited. Idempotent.
     pub fn reap(&self) -> Result<()> {
         self.collect(WaitIdOptions::NOHANG)
     }
@@ -262,12 +264,13 @@ impl Sandbox {
         Ok(())
     }
 
-    /// The pipe that boot logs into, non-blocking, to be relayed by lines.
+    /// Returns the pipe that boot logs into, non-blocking, for a relay by
+    /// lines.
     pub fn log(&self) -> BorrowedFd<'_> {
         self.log.as_fd()
     }
 
-    /// What boot wrote when it panicked, at most 16 KiB.
+    /// Returns the message of boot's panic, at most 16 KiB.
     pub fn panic_log(&self) -> String {
         let mut text = vec![0; PANIC_LOG_SIZE as usize];
         let length = rustix::io::pread(&self.panic_log, &mut text, 0).unwrap_or(0);
@@ -275,15 +278,15 @@ impl Sandbox {
         printable(&text[..end])
     }
 
-    /// Host ID of a user ID inside the sandbox's user namespace; the overflow
-    /// ID when it has none there.
+    /// Returns the host ID of a user ID inside the sandbox's user namespace;
+    /// the overflow ID if it has none there.
     pub fn host_uid(&self, inside: u32) -> u32 {
         self.user_namespace
             .as_ref()
             .map_or(inside, |user| user.mappings.uid_outside(inside).unwrap_or(OVERFLOW_ID))
     }
 
-    /// As [`Sandbox::host_uid`], for a group.
+    /// As [`Sandbox::host_uid`], for a group ID.
     pub fn host_gid(&self, inside: u32) -> u32 {
         self.user_namespace
             .as_ref()
@@ -295,25 +298,26 @@ impl Sandbox {
         self.user_namespace.is_some()
     }
 
-    /// The seccomp program that the gofer compiled for this plan, with the
-    /// flags to load it with, to be donated with Create and Exec; `None` when
-    /// the plan has no profile. Call it once the gofer has finished.
+    /// Opens the seccomp program that the gofer compiled for this plan, to be
+    /// donated with Create and Exec, and returns the flags to load it with;
+    /// `None` if the plan has no profile. The gofer must have finished.
     pub fn seccomp(&self, plan: &Plan) -> Result<Option<(OwnedFd, u32)>> {
         gofer_run::open_seccomp(&self.state_root, plan)
     }
 
-    /// Records a container for `delete` to find.
+    /// Records a container in the state, where the shim's `delete` command
+    /// finds it.
     pub fn add_container(&self, id: &str, bundle: &Path, cgroup: SavedCgroup) -> Result<()> {
         self.directory.add_container(id, bundle, cgroup)
     }
 
-    /// Forgets a container.
+    /// Removes the record of a container.
     pub fn remove_container(&self, id: &str) -> Result<()> {
         self.directory.remove_container(id)
     }
 
-    /// Kills what is left, waits until the kernel has taken it all away, gives
-    /// the ID range back and removes the state. Idempotent.
+    /// Kills the processes that are left, waits until the kernel has removed
+    /// them, gives the ID range back and removes the state. Idempotent.
     pub fn destroy(&self) -> Result<()> {
         self.kill()?;
         gofer_run::end(self);
@@ -325,14 +329,14 @@ impl Sandbox {
     }
 }
 
-/// What an ID outside a user namespace's mappings appears as.
+/// The ID as which an ID without a mapping appears in a user namespace.
 const OVERFLOW_ID: u32 = 65534;
 
-/// Room for a panic message. The memfd is sealed at this size, since boot may
+/// The size of the panic log. The memfd is sealed at this size, since boot may
 /// be hostile.
 const PANIC_LOG_SIZE: u64 = 16 * 1024;
 
-/// Text from an untrusted place, cut and without control characters.
+/// Cuts a text from an untrusted process and removes its control characters.
 pub fn printable(text: &[u8]) -> String {
     let keep = |c: &char| *c == '\n' || !c.is_control();
     String::from_utf8_lossy(&text[..text.len().min(4096)]).chars().filter(keep).collect()

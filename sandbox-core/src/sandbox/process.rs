@@ -1,6 +1,6 @@
-//! Descriptors that came up from boot, checked before they are used. No check
-//! may wait: what is asked of a descriptor, the kernel answers by itself,
-//! whoever serves the file behind it.
+//! Descriptors that boot sent, checked before they are used. No check may
+//! block: the kernel answers each by itself, whichever program serves the file
+//! system behind the descriptor.
 
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -15,14 +15,14 @@ use crate::control::packet::Unchecked;
 use crate::error::{Context, Error, FailureKind, Result};
 use crate::types::HostPid;
 
-/// What the kernel tells as the PID of a process that is gone.
+/// The PID in /proc of a process that is gone.
 const COLLECTED: i32 = -1;
 
 /// The pseudo terminal multiplexer: devices.txt of the kernel.
 const PTMX: (u32, u32) = (5, 2);
 
-/// What came along with a message from boot: a process that was made, and its
-/// terminal.
+/// The descriptors that came with a message from boot: a process that was made,
+/// and its terminal.
 #[derive(Debug, Default)]
 pub struct Along {
     /// The process.
@@ -32,10 +32,10 @@ pub struct Along {
 }
 
 impl Along {
-    /// Checks that what came is what the message says.
+    /// Checks that the descriptors are those that the message announces.
     ///
     /// # Errors
-    /// boot has been taken over. What it sent stays open: see [`Unchecked`].
+    /// boot has been taken over. The descriptors stay open: see [`Unchecked`].
     pub(super) fn check(
         message: &Upward,
         descriptors: Unchecked,
@@ -62,21 +62,21 @@ impl Along {
     }
 }
 
-/// A container's process, known by a pidfd that came from boot and was checked
-/// to belong to a PID namespace below the shim's.
+/// A container's process, known by a pidfd that boot sent. The shim has checked
+/// that it belongs to a PID namespace below the shim's own.
 #[derive(Debug)]
 pub struct Process {
-    /// Its host PID.
+    /// The host PID.
     pub pid: HostPid,
-    /// Readable once it has exited.
+    /// The pidfd, readable once the process has exited.
     pub pidfd: OwnedFd,
 }
 
-/// Checks that this is a pidfd of the process that its message speaks for, or
-/// one of a process that has ended and was collected. That process is one of the
-/// pod's, as the kernel vouches. A boot that was taken over could otherwise have
-/// the shim signal the shim itself, whose pidfd it can get off the control
-/// socket.
+/// Checks that this is a pidfd of the process that the message's sender named,
+/// or of a process that has ended and was collected. The kernel vouches that
+/// the named process is one of the pod's. Without this check, a boot that was
+/// taken over could make the shim signal the shim itself, whose pidfd it can
+/// get from the control socket.
 fn check_pidfd(pidfd: &OwnedFd, speaks_for: Option<HostPid>) -> Result<HostPid> {
     match (speaks_for, pid_of(pidfd)?) {
         (Some(HostPid(vouched)), Some(pid)) if pid == vouched || pid == COLLECTED => {
@@ -86,10 +86,10 @@ fn check_pidfd(pidfd: &OwnedFd, speaks_for: Option<HostPid>) -> Result<HostPid> 
     }
 }
 
-/// Checks that this is the master side of a pseudo terminal, so that reading it
-/// can do no more than read a terminal.
+/// Checks that this is the master side of a pseudo terminal, so that reading
+/// from it can only read a terminal.
 fn check_terminal(fd: &OwnedFd) -> Result<()> {
-    // What is known of the file, without asking whoever serves its file system.
+    // Asks the kernel alone, not the program that may serve the file system.
     let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
     let stat = statx(fd, "", flags, StatxFlags::TYPE).context(|| "statx of the terminal")?;
     let kind = FileType::from_raw_mode(stat.stx_mode.into());
@@ -119,23 +119,23 @@ impl Process {
     }
 }
 
-/// Sends a signal to the foreground process group of a terminal that
-/// [`Along`] brought, as its ^C does: tcgetpgrp(3), kill(2). The kernel lets
-/// only a process of the terminal's session, so of the container, name that
-/// group.
+/// Sends a signal to the foreground process group of a terminal that came in
+/// [`Along`], as its ^C does: tcgetpgrp(3), kill(2). The kernel lets only a
+/// process of the terminal's session, and so of the container, set that group.
 ///
 /// # Errors
-/// `NotFound` when nobody is in the foreground; `Invalid` for a number that is
+/// `NotFound` if no process group is in the foreground; `Invalid` for a number
+/// that is no signal.
 /// no signal.
 pub fn signal_foreground(terminal: impl AsFd, signal: i32) -> Result<()> {
     let signal = named(signal)?;
-    let nobody = || Error::new(FailureKind::NotFound, "no process is in the foreground");
+    let no_group = || Error::new(FailureKind::NotFound, "no process is in the foreground");
     let group = match tcgetpgrp(terminal) {
-        Err(Errno::NOTTY | Errno::OPNOTSUPP) => return Err(nobody()),
+        Err(Errno::NOTTY | Errno::OPNOTSUPP) => return Err(no_group()),
         other => other.context(|| "tcgetpgrp of the terminal")?,
     };
     match kill_process_group(group, signal) {
-        Err(Errno::SRCH) => Err(nobody()),
+        Err(Errno::SRCH) => Err(no_group()),
         other => other.context(|| format!("send {signal:?} to the process group {group}")),
     }
 }
@@ -146,12 +146,12 @@ fn named(signal: i32) -> Result<Signal> {
         .ok_or_else(|| Error::invalid(format!("{signal} is no signal; use 1 to 64")))
 }
 
-/// What /proc says of a pidfd: a PID, or -1 once its process was collected;
-/// `None` when it is no pidfd. proc_pid_fdinfo(5).
+/// Returns the PID that /proc shows for a pidfd: -1 once its process was
+/// collected, `None` if this is no pidfd. proc_pid_fdinfo(5).
 fn pid_of(pidfd: &OwnedFd) -> Result<Option<i32>> {
     let path = format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd());
     let file = File::open(&path).context(|| format!("open {path}"))?;
-    // It is shorter than this, and /proc tells it all at once.
+    // The text is shorter than this, and one read returns all of it.
     let mut text = [0; 1024];
     let length = rustix::io::read(&file, &mut text).context(|| format!("read {path}"))?;
     let text = String::from_utf8_lossy(&text[..length]);
@@ -163,7 +163,7 @@ fn pid_of(pidfd: &OwnedFd) -> Result<Option<i32>> {
 mod tests {
     use super::*;
 
-    /// A new terminal: its master, and its name.
+    /// A new terminal: its master side, and its name.
     fn terminal() -> (OwnedFd, String) {
         let flags = rustix::pty::OpenptFlags::RDWR | rustix::pty::OpenptFlags::CLOEXEC;
         let master = rustix::pty::openpt(flags).unwrap();
@@ -173,13 +173,13 @@ mod tests {
     }
 
     #[test]
-    fn a_signal_reaches_whoever_is_in_the_foreground() {
+    fn a_signal_reaches_the_foreground_process_group() {
         use std::io::Read;
         use std::os::unix::process::ExitStatusExt;
         use std::process::{Command, Stdio};
         let (master, name) = terminal();
         let open = || Stdio::from(File::options().read(true).write(true).open(&name).unwrap());
-        assert!(signal_foreground(&master, 15).is_err(), "nobody is there yet");
+        assert!(signal_foreground(&master, 15).is_err(), "no process is in the foreground yet");
         // setsid(1) makes its standard input the controlling terminal.
         let script = ["--ctty", "sh", "-c", "echo up; exec sleep 1000"];
         let mut child =

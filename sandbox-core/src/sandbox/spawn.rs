@@ -1,5 +1,5 @@
-//! Makes boot, as the shim: from the plan of the root container to a process in its
-//! own namespaces. What the clone does is in `child/boot.rs`.
+//! Makes boot, as the shim: from the plan of the root container to a process in
+//! its own namespaces. `child/boot.rs` holds the code that the clone runs.
 
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -67,13 +67,13 @@ pub(super) fn spawn(new: NewSandbox<'_>) -> Result<Sandbox> {
     })
 }
 
-/// What a sandbox takes on disk: its state directory and its ID range. Given
-/// back on drop unless kept.
+/// A new sandbox's state directory and ID range. Dropping it gives them back, unless
+/// they are kept.
 struct Claim {
     directory: StateDirectory,
     range: Option<IdRange>,
     mappings: Option<Mappings>,
-    /// boot's own line beside the containers' mappings.
+    /// The mapping of boot's own ID, beside the containers' mappings.
     own: Option<IdMapping>,
     owner: String,
     kept: bool,
@@ -150,8 +150,8 @@ impl Channels {
         let (start_sync, boot_start_sync) = pipe()?;
         let (log, boot_log) = pipe()?;
         let (boot_go, go) = pipe()?;
-        // boot only ever receives there: what it sent would wait for the shim to
-        // close it.
+        // boot only receives there: descriptors that it sent would stay until the shim
+        // closed them.
         shutdown(&mounts, Shutdown::Read).context(|| "shut the mounts channel for boot")?;
         for fd in [&control, &start_sync, &log] {
             rustix::io::ioctl_fionbio(fd, true).context(|| "make a channel non-blocking")?;
@@ -171,7 +171,7 @@ impl Channels {
     }
 }
 
-/// A file of fixed size: a hostile boot can fill it, not grow it.
+/// Makes a file of fixed size: a hostile boot can fill it, but not grow it.
 fn panic_log() -> Result<OwnedFd> {
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
     let file = rustix::fs::memfd_create("palisade-panic", flags).context(|| "memfd_create")?;
@@ -196,8 +196,8 @@ fn birth(new: &NewSandbox<'_>, claim: &Claim) -> Birth {
     }
 }
 
-/// How the child gets into the root container's cgroup, where its children will
-/// be born: by the clone itself on version 2, by its own hand on version 1.
+/// The means by which boot joins the root container's cgroup, which its children
+/// inherit: the clone itself on version 2, boot's own writes on version 1.
 struct JoinCgroup {
     directory: Option<OwnedFd>,
     procs: Vec<OwnedFd>,
@@ -215,8 +215,8 @@ impl JoinCgroup {
     }
 }
 
-/// Clones boot into its namespaces. A network namespace that exists is visited
-/// meanwhile, so that the child is born there.
+/// Clones boot into its namespaces. Enters an existing network namespace for the time
+/// of the clone, so that boot starts in it.
 fn clone_boot(
     args: ChildArgs<'_>,
     cgroup: Option<BorrowedFd<'_>>,
@@ -248,7 +248,7 @@ fn clone_boot(
     }
 }
 
-/// Writes the maps that the child waits for and lets it go on.
+/// Writes the ID maps that the clone waits for, and lets it go on.
 fn open_to_work(
     new: &NewSandbox<'_>,
     boot: HostPid,
@@ -257,8 +257,8 @@ fn open_to_work(
 ) -> Result<Option<UserNamespace>> {
     let user_namespace = match &claim.mappings {
         None => {
-            let why = new.plan.host.no_user_namespace.as_deref().unwrap_or("the options say so");
-            log::warn!("sandbox {} runs without a user namespace: {why}", new.id);
+            let reason = new.plan.host.no_user_namespace.as_deref().unwrap_or("the options say so");
+            log::warn!("sandbox {} runs without a user namespace: {reason}", new.id);
             None
         }
         Some(mappings) => {
@@ -274,8 +274,8 @@ fn open_to_work(
     Ok(user_namespace)
 }
 
-/// Sets boot's `oom_score_adj` to what the root container asks for, and tells
-/// what it was. Only a privileged process may lower it: proc_pid_oom_score_adj(5).
+/// Sets boot's `oom_score_adj` to the root container's, and returns the value that it
+/// had. Only a privileged process may lower it: proc_pid_oom_score_adj(5).
 fn set_oom_score_adj(boot: HostPid, wanted: Option<i32>) -> Result<i32> {
     let path = format!("/proc/{}/oom_score_adj", boot.0);
     let text = std::fs::read_to_string(&path).context(|| format!("read {path}"))?;
@@ -288,7 +288,7 @@ fn set_oom_score_adj(boot: HostPid, wanted: Option<i32>) -> Result<i32> {
     Ok(original)
 }
 
-/// Kills and reaps a half-made boot.
+/// Kills and reaps boot on drop, if `spawn` fails.
 struct KillOnError<'a>(Option<&'a OwnedFd>);
 
 impl KillOnError<'_> {

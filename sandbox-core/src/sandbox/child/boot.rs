@@ -11,17 +11,18 @@ use crate::sandbox::executable::Executable;
 use crate::sys::descriptor::{cloexec_from, detach_stdio, donate};
 use crate::sys::process::{die_with_parent, exit_now};
 
-/// What the child needs to become boot.
+/// The inputs of the clone that becomes boot.
 #[derive(Clone, Copy)]
 pub(in crate::sandbox) struct ChildArgs<'a> {
     pub(in crate::sandbox) new: &'a NewSandbox<'a>,
     pub(in crate::sandbox) executable: &'a Executable,
     pub(in crate::sandbox) certificate: &'a OwnedFd,
-    /// Files of the root container's cgroup to write "0" to.
+    /// The open `cgroup.procs` files of the root container's cgroup, to write
+    /// "0" to.
     pub(in crate::sandbox) cgroup_procs: &'a [OwnedFd],
 }
 
-/// The ends of the channels that are boot's, held by the shim until the clone.
+/// boot's ends of the channels. The shim holds them until the clone.
 pub(in crate::sandbox) struct BootEnds {
     pub(in crate::sandbox) control: OwnedFd,
     pub(in crate::sandbox) mounts: OwnedFd,
@@ -31,8 +32,8 @@ pub(in crate::sandbox) struct BootEnds {
     pub(in crate::sandbox) go: OwnedFd,
 }
 
-/// Takes the clone from its first step to execve. It reports an error on start-sync,
-/// where the shim waits.
+/// Runs the clone from its first step to execve. It reports an error on
+/// start-sync, where the shim waits.
 pub(in crate::sandbox) fn become_boot(
     args: ChildArgs<'_>,
     ends: &BootEnds,
@@ -49,7 +50,7 @@ pub(in crate::sandbox) fn become_boot(
 fn prepare(args: ChildArgs<'_>, ends: &BootEnds, user_namespace: bool) -> Result<Vec<CString>> {
     // The shim may die before it has written the maps.
     die_with_parent().context(|| "prctl PR_SET_PDEATHSIG")?;
-    // Nothing of the shim's goes along, whatever flags it was opened with.
+    // boot inherits no descriptor of the shim, whatever flags it was opened with.
     cloexec_from(3).context(|| "close_range")?;
     // Wait until the maps are written: before that no ID is valid.
     if rustix::io::read(&ends.go, &mut [0]).unwrap_or(0) == 0 {
@@ -68,7 +69,7 @@ fn prepare(args: ChildArgs<'_>, ends: &BootEnds, user_namespace: bool) -> Result
     flags.to_args().into_iter().map(to_c).collect()
 }
 
-/// Leaves the host's IDs for ID 0 of the sandbox's user namespace.
+/// Changes from the host's IDs to ID 0 of the sandbox's user namespace.
 fn become_root() -> Result<()> {
     use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
     setgroups(&[]).context(|| "setgroups")?;
@@ -78,7 +79,8 @@ fn become_root() -> Result<()> {
     setresuid(uid, uid, uid).context(|| "setresuid")
 }
 
-/// Lets what boot is given survive execve, and announces each by a flag.
+/// Lets the descriptors that boot is given survive execve. Returns the flags
+/// that announce them.
 fn donate_all(args: ChildArgs<'_>, ends: &BootEnds) -> Result<BootFlags> {
     let give = |fd: &OwnedFd| donate(fd).context(|| "donate a descriptor");
     let new = args.new;

@@ -12,8 +12,8 @@ use crate::sandbox::printable;
 use crate::sys::descriptor::{cloexec_from, donate};
 use crate::sys::process::exit_now;
 
-/// Takes the clone from its first step to execve. If a step fails, it replies to the
-/// shim in the gofer's place.
+/// Runs the clone from its first step to execve. If a step fails, the clone
+/// replies to the shim in the gofer's place.
 pub(in crate::sandbox) fn become_gofer(executable: &Executable, socket: &OwnedFd) -> ! {
     let error = match prepare(socket) {
         Ok(args) => execute(executable, &args),
@@ -28,7 +28,7 @@ pub(in crate::sandbox) fn become_gofer(executable: &Executable, socket: &OwnedFd
 }
 
 fn prepare(socket: &OwnedFd) -> Result<Vec<CString>> {
-    // Nothing of the shim's goes along, whatever flags it was opened with.
+    // The gofer inherits no descriptor of the shim, whatever flags it was opened with.
     cloexec_from(3).context(|| "close_range")?;
     let number = donate(socket).context(|| "donate a descriptor")?;
     let args = ["palisade".to_owned(), "gofer".to_owned(), format!("--request-fd={number}")];
