@@ -5,6 +5,7 @@
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
 use containerd_shim_protos::protobuf::{Message, MessageField};
 use containerd_shim_protos::types::introspection::{RuntimeInfo, RuntimeVersion};
+use sandbox_core::spec::{self, mount_options, seccomp};
 use serde_json::{Value, json};
 
 use crate::answer::print;
@@ -35,158 +36,47 @@ fn runtime_info() -> Result<RuntimeInfo> {
     })
 }
 
-/// runtime-spec, features.md, and features-linux.md.
+/// Returns what this runtime can do (runtime-spec, features.md and
+/// features-linux.md), as far as possible from the tables that do it.
 fn features() -> Value {
+    let seccomp = seccomp::supported();
     json!({
         "ociVersionMin": "1.0.0",
         "ociVersionMax": "1.3.0",
-        "hooks": ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"],
-        "mountOptions": MOUNT_OPTIONS,
+        "hooks": HOOKS,
+        "mountOptions": mount_options::names(),
         "linux": {
-            "namespaces": ["cgroup", "ipc", "mount", "network", "pid", "user", "uts"],
-            "capabilities": CAPABILITIES,
+            "namespaces": spec::namespace_names().collect::<Vec<_>>(),
+            "capabilities": spec::capability_names().collect::<Vec<_>>(),
             "cgroup": {
                 "v1": true, "v2": true, "systemd": true, "systemdUser": false, "rdma": true,
             },
             "seccomp": {
                 "enabled": true,
-                "actions": SECCOMP_ACTIONS,
-                "operators": SECCOMP_OPERATORS,
-                "archs": ["SCMP_ARCH_X86", "SCMP_ARCH_X86_64", "SCMP_ARCH_X32"],
-                "knownFlags": SECCOMP_FLAGS,
-                "supportedFlags": SECCOMP_FLAGS,
+                "actions": seccomp.actions,
+                "operators": seccomp.operators,
+                "archs": seccomp.architectures,
+                "knownFlags": seccomp.known_flags,
+                "supportedFlags": seccomp.flags,
             },
             "apparmor": {"enabled": true},
             "selinux": {"enabled": true},
             "intelRdt": {"enabled": false},
+            "netDevices": {"enabled": false},
             "mountExtensions": {"idmap": {"enabled": true}},
         },
     })
 }
 
-const MOUNT_OPTIONS: &[&str] = &[
-    "acl",
-    "async",
-    "atime",
-    "bind",
-    "defaults",
-    "dev",
-    "diratime",
-    "dirsync",
-    "exec",
-    "idmap",
-    "lazytime",
-    "noatime",
-    "nodev",
-    "nodiratime",
-    "noexec",
-    "nolazytime",
-    "norelatime",
-    "nostrictatime",
-    "nosuid",
-    "nosymfollow",
-    "private",
-    "ratime",
-    "rbind",
-    "rdev",
-    "rdiratime",
-    "relatime",
-    "remount",
-    "rexec",
-    "ridmap",
-    "rnoatime",
-    "rnodev",
-    "rnodiratime",
-    "rnoexec",
-    "rnostrictatime",
-    "rnosuid",
-    "ro",
-    "rprivate",
-    "rro",
-    "rrw",
-    "rshared",
-    "rslave",
-    "rw",
-    "shared",
-    "slave",
-    "strictatime",
-    "suid",
-    "sync",
-    "tmpcopyup",
-];
-
-const SECCOMP_ACTIONS: &[&str] = &[
-    "SCMP_ACT_ALLOW",
-    "SCMP_ACT_ERRNO",
-    "SCMP_ACT_KILL",
-    "SCMP_ACT_KILL_PROCESS",
-    "SCMP_ACT_KILL_THREAD",
-    "SCMP_ACT_LOG",
-    "SCMP_ACT_NOTIFY",
-    "SCMP_ACT_TRACE",
-    "SCMP_ACT_TRAP",
-];
-
-const SECCOMP_OPERATORS: &[&str] = &[
-    "SCMP_CMP_EQ",
-    "SCMP_CMP_GE",
-    "SCMP_CMP_GT",
-    "SCMP_CMP_LE",
-    "SCMP_CMP_LT",
-    "SCMP_CMP_MASKED_EQ",
-    "SCMP_CMP_NE",
-];
-
-const SECCOMP_FLAGS: &[&str] =
-    &["SECCOMP_FILTER_FLAG_LOG", "SECCOMP_FILTER_FLAG_SPEC_ALLOW", "SECCOMP_FILTER_FLAG_TSYNC"];
-
-const CAPABILITIES: &[&str] = &[
-    "CAP_CHOWN",
-    "CAP_DAC_OVERRIDE",
-    "CAP_DAC_READ_SEARCH",
-    "CAP_FOWNER",
-    "CAP_FSETID",
-    "CAP_KILL",
-    "CAP_SETGID",
-    "CAP_SETUID",
-    "CAP_SETPCAP",
-    "CAP_LINUX_IMMUTABLE",
-    "CAP_NET_BIND_SERVICE",
-    "CAP_NET_BROADCAST",
-    "CAP_NET_ADMIN",
-    "CAP_NET_RAW",
-    "CAP_IPC_LOCK",
-    "CAP_IPC_OWNER",
-    "CAP_SYS_MODULE",
-    "CAP_SYS_RAWIO",
-    "CAP_SYS_CHROOT",
-    "CAP_SYS_PTRACE",
-    "CAP_SYS_PACCT",
-    "CAP_SYS_ADMIN",
-    "CAP_SYS_BOOT",
-    "CAP_SYS_NICE",
-    "CAP_SYS_RESOURCE",
-    "CAP_SYS_TIME",
-    "CAP_SYS_TTY_CONFIG",
-    "CAP_MKNOD",
-    "CAP_LEASE",
-    "CAP_AUDIT_WRITE",
-    "CAP_AUDIT_CONTROL",
-    "CAP_SETFCAP",
-    "CAP_MAC_OVERRIDE",
-    "CAP_MAC_ADMIN",
-    "CAP_SYSLOG",
-    "CAP_WAKE_ALARM",
-    "CAP_BLOCK_SUSPEND",
-    "CAP_AUDIT_READ",
-    "CAP_PERFMON",
-    "CAP_BPF",
-    "CAP_CHECKPOINT_RESTORE",
-];
+const HOOKS: [&str; 6] =
+    ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"];
 
 #[cfg(test)]
 mod tests {
-    use oci_spec::runtime::Features;
+    use oci_spec::runtime::{Features, LinuxSeccomp, Spec};
+    use sandbox_core::spec::plan::Plan;
+    use sandbox_core::spec::{Context as PlanContext, plan};
+    use serde::de::DeserializeOwned;
 
     use super::*;
 
@@ -199,5 +89,163 @@ mod tests {
         let idmap = linux.mount_extensions().as_ref().unwrap().idmap().as_ref().unwrap();
         assert_eq!(*idmap.enabled(), Some(true));
         assert!(features.mount_options().as_ref().unwrap().contains(&"rro".to_string()));
+    }
+
+    /// All mount options of runc 1.3 and of mount(8), claimed or not.
+    const KNOWN_MOUNT_OPTIONS: &str = "acl async atime bind defaults dev diratime dirsync exec \
+        iversion lazytime loop loud mand noacl noatime nodev nodiratime noexec noiversion \
+        nolazytime nomand norelatime nostrictatime nosuid nosymfollow private ratime rbind rdev \
+        rdiratime relatime remount rexec rnoatime rnodev rnodiratime rnoexec rnorelatime \
+        rnostrictatime rnosuid rnosymfollow ro rprivate rrelatime rro rrw rshared rslave \
+        rstrictatime rsuid rsymfollow runbindable rw shared silent slave strictatime suid sync \
+        symfollow tmpcopyup unbindable idmap ridmap noidmap user nouser auto noauto nofail \
+        _netdev group users owner";
+
+    #[test]
+    fn exactly_the_mount_options_that_a_spec_can_have_are_claimed() {
+        let claimed = strings(&features()["mountOptions"]);
+        let known = KNOWN_MOUNT_OPTIONS.split_whitespace().map(str::to_owned);
+        let recursive = claimed.iter().map(|option| format!("r{option}"));
+        for option in claimed.iter().cloned().chain(known).chain(recursive) {
+            // Of all types, a bind alone knows no options but those of every mount.
+            let bind = json!({"destination": "/a", "source": "/", "options": ["bind", option]});
+            let tmpfs = json!({"destination": "/a", "type": "tmpfs", "options": [option]});
+            let accepted = planned("/mounts", json!([bind])).is_ok()
+                || option == "tmpcopyup" && planned("/mounts", json!([tmpfs])).is_ok();
+            assert_eq!(accepted, claimed.contains(&option), "{option}");
+        }
+    }
+
+    #[test]
+    fn exactly_what_seccomp_compiles_is_claimed() {
+        let claims = &features()["linux"]["seccomp"];
+        let compiles = |profile: Value| {
+            let planned = planned("/linux/seccomp", profile.clone()).is_ok();
+            let profile: LinuxSeccomp = serde_json::from_value(profile).unwrap();
+            let compiled = seccomp::compile(&profile);
+            assert_eq!(planned, compiled.is_ok(), "{profile:?}: {compiled:?}");
+            planned
+        };
+        let rule = |action: &str, operator: &str| {
+            let arg = json!({"index": 0, "value": 1, "valueTwo": 1, "op": operator});
+            let rule = json!({"names": ["read"], "action": action, "args": [arg]});
+            json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [rule]})
+        };
+        for action in variants::<oci_spec::runtime::LinuxSeccompAction>() {
+            let default = compiles(json!({"defaultAction": action}));
+            let in_rule = compiles(rule(&action, "SCMP_CMP_EQ"));
+            assert_eq!((default, in_rule), (default, default), "{action}");
+            assert_eq!(default, strings(&claims["actions"]).contains(&action), "{action}");
+        }
+        for operator in variants::<oci_spec::runtime::LinuxSeccompOperator>() {
+            let compiles = compiles(rule("SCMP_ACT_LOG", &operator));
+            assert_eq!(compiles, strings(&claims["operators"]).contains(&operator), "{operator}");
+        }
+        for arch in variants::<oci_spec::runtime::Arch>() {
+            let compiles =
+                compiles(json!({"defaultAction": "SCMP_ACT_ERRNO", "architectures": [arch]}));
+            assert_eq!(compiles, strings(&claims["archs"]).contains(&arch), "{arch}");
+        }
+        for flag in variants::<oci_spec::runtime::LinuxSeccompFilterFlag>() {
+            let profile = json!({"defaultAction": "SCMP_ACT_ALLOW", "flags": [flag]});
+            assert_eq!(
+                compiles(profile.clone()),
+                strings(&claims["knownFlags"]).contains(&flag),
+                "{flag}"
+            );
+            let bits = seccomp::flags(&serde_json::from_value(profile).unwrap());
+            assert_eq!(bits != 0, strings(&claims["supportedFlags"]).contains(&flag), "{flag}");
+        }
+    }
+
+    #[test]
+    fn exactly_the_namespaces_and_features_that_a_spec_can_have_are_claimed() {
+        let claims = &features()["linux"];
+        for kind in variants::<oci_spec::runtime::LinuxNamespaceType>() {
+            let mut kinds = ["network", "pid", "ipc", "uts", "mount"].to_vec();
+            if !kinds.contains(&&*kind) {
+                kinds.push(&kind);
+            }
+            let listed: Vec<_> = kinds.iter().map(|kind| json!({"type": kind})).collect();
+            let mut linux = json!({"namespaces": listed});
+            if kind == "user" {
+                let ids = json!([{"containerID": 0, "hostID": 100_000, "size": 65536}]);
+                linux["uidMappings"] = ids.clone();
+                linux["gidMappings"] = ids;
+            }
+            let accepted = planned("/linux", linux).is_ok();
+            assert_eq!(accepted, strings(&claims["namespaces"]).contains(&kind), "{kind}");
+        }
+        let rdt = planned("/linux/intelRdt", json!({"closID": "a"})).is_ok();
+        assert_eq!(claims["intelRdt"]["enabled"], rdt);
+        let device = planned("/linux/netDevices", json!({"eth0": {"name": "eth1"}})).is_ok();
+        assert_eq!(claims["netDevices"]["enabled"], device);
+        let policy = planned("/linux/memoryPolicy", json!({"mode": "MPOL_BIND", "nodes": "0"}));
+        assert_eq!(claims.get("memoryPolicy").is_some(), policy.is_ok());
+        for capability in strings(&claims["capabilities"]) {
+            let sets = json!({"permitted": [capability], "effective": [capability]});
+            let planned = planned("/process/capabilities", sets).unwrap();
+            let mask = planned.container.process.unwrap().capabilities.permitted;
+            assert_eq!(mask.count_ones(), 1, "{capability}");
+        }
+    }
+
+    #[test]
+    fn exactly_the_hooks_that_run_are_claimed() {
+        let hook = json!([{"path": "/bin/true"}]);
+        let all: serde_json::Map<_, _> =
+            HOOKS.iter().map(|name| ((*name).to_owned(), hook.clone())).collect();
+        for name in HOOKS {
+            assert_eq!(count_of_hooks(json!({ name: hook })), 1, "{name}");
+        }
+        // The specification knows no others.
+        let hooks: oci_spec::runtime::Hooks = serde_json::from_value(all.clone().into()).unwrap();
+        assert_eq!(serde_json::to_value(hooks).unwrap().as_object().unwrap().len(), HOOKS.len());
+        assert_eq!(count_of_hooks(all.into()), HOOKS.len());
+    }
+
+    fn count_of_hooks(hooks: Value) -> usize {
+        let plan = planned("/hooks", hooks).unwrap();
+        let host = plan.host.hooks;
+        let on_host = [host.create_runtime, host.create_container, host.poststart, host.poststop];
+        on_host.iter().map(Vec::len).sum::<usize>() + plan.container.start_hooks.len()
+    }
+
+    /// Plans a small spec with one more section, in a sandbox with a user
+    /// namespace.
+    fn planned(section: &str, value: Value) -> sandbox_core::Result<Plan> {
+        let mut spec = json!({
+            "ociVersion": "1.3.0",
+            "root": {"path": "/"},
+            "process": {"cwd": "/", "args": ["true"], "user": {"uid": 0, "gid": 0}},
+            "linux": {"namespaces": [{"type": "network"}, {"type": "pid"}, {"type": "ipc"}, {"type": "uts"}, {"type": "mount"}]},
+        });
+        let (place, name) = section.rsplit_once('/').unwrap();
+        spec.pointer_mut(place).unwrap()[name] = value;
+        let spec: Spec = serde_json::from_value(spec).unwrap();
+        let context = PlanContext {
+            id: "a",
+            bundle: "/".as_ref(),
+            rootfs_mounts_given: false,
+            userns: Default::default(),
+            sandbox: None,
+            other_containers: &[],
+        };
+        plan(&spec, &context)
+    }
+
+    /// The names of all variants of an enum, which serde lists where one is
+    /// wrong.
+    fn variants<T: DeserializeOwned>() -> Vec<String> {
+        let Err(error) = serde_json::from_value::<T>(json!("none of them")) else {
+            panic!("it takes anything");
+        };
+        let said = error.to_string();
+        let (_, expected) = said.split_once("expected one of ").unwrap();
+        expected.split('`').skip(1).step_by(2).map(str::to_owned).collect()
+    }
+
+    fn strings(list: &Value) -> Vec<String> {
+        serde_json::from_value(list.clone()).unwrap()
     }
 }

@@ -24,10 +24,10 @@ use sandbox_core::sys::mount::{
     AttrChange, Depth, FsContext, attach_at, clone_mount, mount_setattr,
 };
 
-const READ_ONLY: u64 = 0x1;
-const NO_EXEC: u64 = 0x8;
-/// Read-only, nosuid, nodev, noexec.
-const FLAGS: [u64; 4] = [READ_ONLY, 0x2, 0x4, NO_EXEC];
+const READ_ONLY: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_RDONLY;
+const NO_EXEC: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NOEXEC;
+const FLAGS: [MountAttrFlags; 4] =
+    [READ_ONLY, MountAttrFlags::MOUNT_ATTR_NOSUID, MountAttrFlags::MOUNT_ATTR_NODEV, NO_EXEC];
 
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -136,7 +136,7 @@ fn on_flags(at: &'static str) -> Vec<Attack> {
         "/proc" | "/proc/kcore" => &[],
         _ => &FLAGS[..1],
     };
-    let of_flag = |clear: u64| {
+    let of_flag = |clear: MountAttrFlags| {
         let change = AttrChange { clear, ..AttrChange::default() };
         let clear_at = move || {
             path(at).is_some_and(|target| mount_setattr(target, Depth::Top, change).is_ok())
@@ -147,9 +147,9 @@ fn on_flags(at: &'static str) -> Vec<Attack> {
                     .and_then(|target| clone_mount(target, "", depth).ok())
                     .is_some_and(|clone| mount_setattr(clone, Depth::Top, change).is_ok())
             };
-            Attack::new(format!("cleared {clear} of a clone of {at} ({depth:?})"), clear_clone)
+            Attack::new(format!("cleared {clear:?} of a clone of {at} ({depth:?})"), clear_clone)
         });
-        std::iter::once(Attack::new(format!("cleared {clear} of {at}"), clear_at)).chain(of_clone)
+        std::iter::once(Attack::new(format!("cleared {clear:?} of {at}"), clear_at)).chain(of_clone)
     };
     wanted.iter().copied().flat_map(of_flag).collect()
 }
@@ -428,8 +428,8 @@ fn on_executable(file: &str) -> Vec<Attack> {
         Attack::new(name, move || open().is_some_and(|file| succeeds(&file)))
     };
     vec![
-        attack("made the mount writable", |file| change(file, 0, READ_ONLY)),
-        attack("made the mount noexec", |file| change(file, NO_EXEC, 0)),
+        attack("made the mount writable", |file| change(file, MountAttrFlags::empty(), READ_ONLY)),
+        attack("made the mount noexec", |file| change(file, NO_EXEC, MountAttrFlags::empty())),
         attack("cloned the mount", |file| clone_mount(file, "", Depth::Top).is_ok()),
         attack("changed its mode", |file| {
             fs::set_permissions(own_link(file), fs::Permissions::from_mode(0o755)).is_ok()
@@ -438,7 +438,7 @@ fn on_executable(file: &str) -> Vec<Attack> {
     ]
 }
 
-fn change(file: &OwnedFd, set: u64, clear: u64) -> bool {
+fn change(file: &OwnedFd, set: MountAttrFlags, clear: MountAttrFlags) -> bool {
     let change = AttrChange { set, clear, ..AttrChange::default() };
     mount_setattr(file.as_fd(), Depth::Top, change).is_ok()
 }

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, Uid, chownat};
 use rustix::io::Errno;
+use rustix::mount::MountAttrFlags;
 
 use super::hierarchy::Hierarchies;
 use super::{Cgroup, file};
@@ -27,11 +28,11 @@ impl Cgroup {
     /// Whether the container may make cgroups below its own: it has a cgroup
     /// namespace and a writable mount of it. Version 1 cannot be delegated.
     pub fn is_divided_by(&self, plan: &ContainerPlan) -> bool {
-        const RDONLY: u64 = 1;
         let writable = plan.mounts.iter().any(|mount| {
             let attributes = &mount.attributes;
             matches!(mount.source, MountSource::Cgroup)
-                && (attributes.set | attributes.recursive_set) & RDONLY == 0
+                && !(attributes.set | attributes.recursive_set)
+                    .contains(MountAttrFlags::MOUNT_ATTR_RDONLY)
         });
         self.saved.v2 && plan.namespaces.cgroup && writable && plan.process.is_some()
     }

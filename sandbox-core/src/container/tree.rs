@@ -62,8 +62,7 @@ impl Tree {
         }
         cover(tree.root.as_fd(), plan, MountPhase::Boot)?;
         if plan.readonly_root {
-            let change = AttrChange { set: libc::MOUNT_ATTR_RDONLY, ..AttrChange::default() };
-            mount_setattr(&tree.root, Depth::Top, change)
+            mount_setattr(&tree.root, Depth::Top, AttrChange::READ_ONLY)
                 .context(|| "root.readonly: make the root file system read-only")?;
         }
         Ok(tree)
@@ -105,8 +104,7 @@ impl Tree {
                 .context(|| format!("open the sandbox's device {name}"))?;
             // All containers of the pod have the same node, so none may change its mode or
             // owner. Writing to a device does not need a writable mount.
-            let read_only = AttrChange { set: libc::MOUNT_ATTR_RDONLY, ..AttrChange::default() };
-            mount_setattr(&node, Depth::Top, read_only)
+            mount_setattr(&node, Depth::Top, AttrChange::READ_ONLY)
                 .context(|| format!("make the node of the device {name} read-only"))?;
             self.place_device(&Path::new("/dev").join(name), &node)?;
         }

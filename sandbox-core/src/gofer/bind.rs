@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::FileType;
+use rustix::mount::MountAttrFlags;
 
 use crate::error::{Context, Error, Result};
 use crate::gofer::cloned_tree::{Change, ClonedTree, MOUNT_REMEDY};
@@ -77,12 +78,13 @@ fn leaving_host(wanted: Option<PropagationKind>, users: Option<&Users>) -> Optio
 }
 
 /// Sets attributes of a detached mount, such as read-only.
-pub(super) fn restrict(mount: &OwnedFd, set: u64) -> Result<()> {
-    if set == 0 {
+pub(super) fn restrict(mount: &OwnedFd, set: MountAttrFlags) -> Result<()> {
+    if set.is_empty() {
         return Ok(());
     }
-    // An access time flag replaces the others: mount_setattr(2).
-    let clear = if set & libc::MOUNT_ATTR__ATIME != 0 { libc::MOUNT_ATTR__ATIME } else { 0 };
+    // An access time mode replaces the others: mount_setattr(2).
+    let mut clear = MountAttrFlags::empty();
+    clear.set(MountAttrFlags::MOUNT_ATTR__ATIME, set.intersects(MountAttrFlags::MOUNT_ATTR__ATIME));
     mount_setattr(mount, Depth::Top, AttrChange { set, clear, ..AttrChange::default() })
         .context(|| "mount_setattr of the mount's options")
 }

@@ -69,7 +69,7 @@ pub(super) fn fresh(
     users: Option<&Users>,
 ) -> Result<OwnedFd> {
     let read_only = options.iter().any(|(key, _)| key == "ro");
-    let mount = make(fs_type, source, options, 0, read_only)?;
+    let mount = make(fs_type, source, options, MountAttrFlags::empty(), read_only)?;
     map_owners(&mount, fs_type, MOUNT_REMEDY, users.map(Users::namespace))?;
     Ok(mount)
 }
@@ -81,7 +81,7 @@ pub(super) fn fresh_root(
     options: &Options,
     idmap: Option<BorrowedFd<'_>>,
 ) -> Result<OwnedFd> {
-    let read_only = options.read_only;
+    let read_only = options.read_only();
     let mut fs_options = options.fs.clone();
     if read_only {
         // The super block as well, since a read-only block device allows no
@@ -118,7 +118,7 @@ fn make(
     fs_type: &str,
     source: &str,
     options: &[FsOption],
-    attributes: u64,
+    attributes: MountAttrFlags,
     read_only: bool,
 ) -> Result<OwnedFd> {
     let what = || format!("mounting {fs_type} from {source:?}");
@@ -134,7 +134,6 @@ fn make(
             .option(key, value.as_deref())
             .map_err(|e| refused(&format!("{}: option {key:?}", what()), &e))?;
     }
-    let attributes = MountAttrFlags::from_bits_retain(attributes as u32);
     let mount = finish(&context, attributes).map_err(|e| refused(&what(), &e))?;
     if !read_only && !READ_ONLY_TYPES.contains(&fs_type) && is_read_only(&mount)? {
         return Err(Error::invalid(format!(

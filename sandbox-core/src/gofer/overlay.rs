@@ -3,8 +3,6 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use rustix::mount::MountAttrFlags;
-
 use crate::error::{Error, Result};
 use crate::gofer::filesystem::{is_read_only, refused};
 use crate::gofer::layers::{Lower, Overlay, Paths, Upper};
@@ -37,7 +35,7 @@ pub(super) fn make(mut options: Options, mapping: Mapping, gofer: &mut Gofer) ->
     let made = mount(&overlay, creator)?;
     // It is read-only if the kernel cannot write to the work directory, which
     // the kernel only logs.
-    if overlay.upper.is_some() && !overlay.options.read_only && is_read_only(&made)? {
+    if overlay.upper.is_some() && !overlay.options.read_only() && is_read_only(&made)? {
         return Err(Error::internal(
             "it came back read-only, since the kernel could not use its workdir; \
              the kernel's log says why",
@@ -72,7 +70,7 @@ fn by_descriptor(
         for (key, value) in &overlay.options.fs {
             context.option(key, value.as_deref())?;
         }
-        if overlay.options.read_only {
+        if overlay.options.read_only() {
             context.flag("ro")?;
         }
         Ok(context)
@@ -84,8 +82,7 @@ fn by_descriptor(
     // overlayfs accesses the layers as the user who creates it. On an idmapped
     // mount the host's root is an unmapped user, whose files cannot be made.
     let created = as_root_of(creator, || Ok(context.create()))?;
-    let attributes = MountAttrFlags::from_bits_retain(overlay.options.attributes as u32);
-    Ok(created.and_then(|()| context.mount(attributes)))
+    Ok(created.and_then(|()| context.mount(overlay.options.attributes)))
 }
 
 /// Whether the kernel is older than a version.

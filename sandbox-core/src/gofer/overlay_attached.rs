@@ -31,7 +31,7 @@ pub(super) fn make(overlay: &Overlay, creator: Option<&Users>) -> Result<OwnedFd
         }
         directory("root")?;
         let flags =
-            if overlay.options.read_only { MountFlags::RDONLY } else { MountFlags::empty() };
+            if overlay.options.read_only() { MountFlags::RDONLY } else { MountFlags::empty() };
         let options = options(overlay)?;
         as_root_of(creator, || {
             rustix::mount::mount(c"overlay", c"root", c"overlay", flags, options.as_c_str())

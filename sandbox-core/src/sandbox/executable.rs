@@ -59,8 +59,7 @@ impl Executable {
         };
         let stat = rustix::fs::fstat(&mount).context(|| format!("stat {}", path.display()))?;
         check_mode(path, stat.st_mode)?;
-        let read_only = AttrChange { set: libc::MOUNT_ATTR_RDONLY, ..AttrChange::default() };
-        mount_setattr(&mount, Depth::Top, read_only)
+        mount_setattr(&mount, Depth::Top, AttrChange::READ_ONLY)
             .context(|| format!("make a read-only mount of {}", path.display()))?;
         let again = format!("/proc/self/fd/{}", mount.as_raw_fd());
         let file = rustix::fs::open(&again, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())

@@ -8,6 +8,7 @@
 //! has.
 
 pub mod load;
+pub mod mount_options;
 pub mod plan;
 pub mod resolve;
 pub mod seccomp;
@@ -16,6 +17,8 @@ pub mod seccomp;
 mod tests;
 
 pub use load::{load, load_process};
+pub use resolve::capabilities::capability_names;
 pub use resolve::facts::{NamespaceId, SandboxFacts};
+pub use resolve::namespaces::namespace_names;
 pub use resolve::process::{ProcessDefaults, plan_process};
 pub use resolve::{Context, plan};

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use oci_spec::runtime::{LinuxResources, LinuxSeccomp};
+use rustix::mount::MountAttrFlags;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Context, Result};
@@ -224,16 +225,46 @@ pub enum MountSource {
 pub type FsOption = (String, Option<String>);
 
 /// The changes that mount_setattr(2) makes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MountAttributes {
     /// `attr_set` of the mount itself.
-    pub set: u64,
+    #[serde(with = "attribute_bits")]
+    pub set: MountAttrFlags,
     /// `attr_clr` of the mount itself.
-    pub clear: u64,
+    #[serde(with = "attribute_bits")]
+    pub clear: MountAttrFlags,
     /// `attr_set`, recursively (`rro` and friends).
-    pub recursive_set: u64,
+    #[serde(with = "attribute_bits")]
+    pub recursive_set: MountAttrFlags,
     /// `attr_clr`, recursively.
-    pub recursive_clear: u64,
+    #[serde(with = "attribute_bits")]
+    pub recursive_clear: MountAttrFlags,
+}
+
+impl Default for MountAttributes {
+    fn default() -> Self {
+        let none = MountAttrFlags::empty();
+        Self { set: none, clear: none, recursive_set: none, recursive_clear: none }
+    }
+}
+
+/// Mount attributes as the kernel's bits.
+mod attribute_bits {
+    use rustix::mount::MountAttrFlags;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(
+        flags: &MountAttrFlags,
+        to: S,
+    ) -> Result<S::Ok, S::Error> {
+        flags.bits().serialize(to)
+    }
+
+    pub(super) fn deserialize<'a, D: Deserializer<'a>>(
+        from: D,
+    ) -> Result<MountAttrFlags, D::Error> {
+        u32::deserialize(from).map(MountAttrFlags::from_bits_retain)
+    }
 }
 
 /// Mount propagation, mount_namespaces(7).

@@ -61,18 +61,36 @@ pub fn attach_at(mount: impl AsFd, path: impl Arg) -> io::Result<()> {
 }
 
 /// The changes for mount_setattr(2). By default, none.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub struct AttrChange<'a> {
-    /// `MOUNT_ATTR_` bits to set. A call that sets an access time flag must also clear
+    /// Attributes to set. A call that sets an access time mode must also clear
     /// `MOUNT_ATTR__ATIME`.
-    pub set: u64,
-    /// `MOUNT_ATTR_` bits to clear, before [`AttrChange::set`].
-    pub clear: u64,
+    pub set: MountAttrFlags,
+    /// Attributes to clear, before [`AttrChange::set`].
+    pub clear: MountAttrFlags,
     /// New kind of propagation.
     pub propagation: Option<PropagationKind>,
     /// User namespace by which the mount's owners are mapped (`MOUNT_ATTR_IDMAP`). The
     /// mount must be detached and not idmapped yet.
     pub idmap: Option<BorrowedFd<'a>>,
+}
+
+impl AttrChange<'_> {
+    const NONE: Self = Self {
+        set: MountAttrFlags::empty(),
+        clear: MountAttrFlags::empty(),
+        propagation: None,
+        idmap: None,
+    };
+
+    /// Makes the mount read-only and changes nothing else.
+    pub const READ_ONLY: Self = Self { set: MountAttrFlags::MOUNT_ATTR_RDONLY, ..Self::NONE };
+}
+
+impl Default for AttrChange<'_> {
+    fn default() -> Self {
+        Self::NONE
+    }
 }
 
 /// Changes the mount of a descriptor (mount_setattr(2)). With [`Depth::Tree`] all mounts
@@ -93,9 +111,11 @@ fn setattr(
     depth: Depth,
     change: AttrChange<'_>,
 ) -> io::Result<()> {
+    let mut set = change.set;
+    set.set(MountAttrFlags::MOUNT_ATTR_IDMAP, change.idmap.is_some());
     let attr = libc::mount_attr {
-        attr_set: change.set | change.idmap.map_or(0, |_| libc::MOUNT_ATTR_IDMAP),
-        attr_clr: change.clear,
+        attr_set: set.bits().into(),
+        attr_clr: change.clear.bits().into(),
         propagation: change.propagation.map_or(0, propagation_bits),
         userns_fd: change.idmap.map_or(0, |fd| fd.as_raw_fd() as u64),
     };

@@ -13,9 +13,6 @@ use crate::error::{Context, Error, Result};
 use crate::spec::plan::ContainerPlan;
 use crate::sys::mount::{AttrChange, Depth, attach_to, clone_mount, mount_setattr};
 
-const READ_ONLY: AttrChange<'_> =
-    AttrChange { set: libc::MOUNT_ATTR_RDONLY, clear: 0, propagation: None, idmap: None };
-
 /// Masks and protects the paths that come in this phase.
 pub(crate) fn cover(root: BorrowedFd<'_>, plan: &ContainerPlan, now: MountPhase) -> Result<()> {
     let ours = |paths: &[PathBuf]| -> Vec<PathBuf> {
@@ -34,7 +31,7 @@ fn mask(root: BorrowedFd<'_>, path: &Path) -> Result<()> {
     let what = || format!("mask {}", path.display());
     let cover = if is_directory(&place)? {
         let empty = file_system("tmpfs", &[("nr_inodes".to_owned(), Some("1".to_owned()))])?;
-        mount_setattr(&empty, Depth::Top, READ_ONLY).context(what)?;
+        mount_setattr(&empty, Depth::Top, AttrChange::READ_ONLY).context(what)?;
         empty
     } else {
         null_device().context(what)?
@@ -49,7 +46,7 @@ fn make_read_only(root: BorrowedFd<'_>, path: &Path) -> Result<()> {
     };
     let what = || format!("make {} read-only", path.display());
     let again = clone_mount(&place, "", Depth::Tree).context(what)?;
-    mount_setattr(&again, Depth::Tree, READ_ONLY).context(what)?;
+    mount_setattr(&again, Depth::Tree, AttrChange::READ_ONLY).context(what)?;
     attach_to(&again, place.as_fd()).context(what)
 }
 

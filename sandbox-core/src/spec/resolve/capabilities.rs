@@ -75,6 +75,12 @@ fn first(mask: u64) -> Option<String> {
         .map(|(name, _)| format!("CAP_{name}"))
 }
 
+/// Returns the names of all capabilities that a spec can grant, as far as a
+/// kernel has them.
+pub fn capability_names() -> impl Iterator<Item = String> {
+    NUMBERS.iter().map(|(name, _)| format!("CAP_{name}"))
+}
+
 /// Returns the kernel's number of a capability.
 fn number(capability: Capability) -> u32 {
     NUMBERS.iter().find(|(known, _)| *known == capability).map_or(0, |&(_, number)| number)

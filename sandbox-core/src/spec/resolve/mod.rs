@@ -9,7 +9,7 @@ pub mod ids;
 mod labels;
 mod mount_options;
 mod mounts;
-mod namespaces;
+pub(super) mod namespaces;
 mod pod;
 pub mod process;
 mod rlimits;
@@ -27,6 +27,7 @@ use self::check::{inside, refuse, text, without_nul};
 use self::facts::SandboxFacts;
 use self::ids::Ids;
 use self::namespaces::Resolved;
+use super::mount_options::{Meaning, meaning};
 use super::plan::{ContainerPlan, HostPlan, Plan, ProcessPlan, Propagation};
 use super::seccomp;
 use crate::error::{Error, Result};
@@ -171,10 +172,15 @@ fn first_process(spec: &Spec, linux: &Linux, ids: Ids) -> Result<Option<ProcessP
 fn root_propagation(linux: &Linux) -> Result<Propagation> {
     match linux.rootfs_propagation().as_deref() {
         None | Some("") => Ok(Propagation { kind: PropagationKind::Private, recursive: true }),
-        Some(given) => mount_options::propagation(given).map_or_else(
-            || refuse("linux.rootfsPropagation", format!("{given:?}; expected shared, slave, private or unbindable, or one of these after an r")),
-            Ok,
-        ),
+        Some(given) => match meaning(given) {
+            Some(Meaning::Propagation(propagation)) => Ok(propagation),
+            _ => refuse(
+                "linux.rootfsPropagation",
+                format!(
+                    "{given:?}; expected shared, slave, private or unbindable, or one of these after an r"
+                ),
+            ),
+        },
     }
 }
 

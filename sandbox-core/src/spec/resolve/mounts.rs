@@ -7,11 +7,13 @@
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{Mount, Spec};
+use rustix::mount::MountAttrFlags;
 
 use super::check::{inside, refuse, text, without_nul};
 use super::ids;
-use super::mount_options::{self, Idmap, Options};
+use super::mount_options::{self, Options};
 use crate::error::Result;
+use crate::spec::mount_options::Idmap;
 use crate::spec::plan::{DeliveredSource, FsOption, IdmapChoice, Mappings, MountPlan, MountSource};
 
 /// Files of proc that a mount may cover: all of them are files that LXCFS
@@ -242,7 +244,7 @@ impl One<'_> {
         };
         let mut all = [options.super_block.as_slice(), options.data.as_slice()].concat();
         // A read-only device can only be opened read-only.
-        if options.attributes.set & READ_ONLY != 0 {
+        if options.attributes.set.contains(MountAttrFlags::MOUNT_ATTR_RDONLY) {
             all.push(("ro".into(), None));
         }
         let delivered =
@@ -250,8 +252,6 @@ impl One<'_> {
         Ok((MountSource::Delivered { is_file: false }, Some(delivered)))
     }
 }
-
-const READ_ONLY: u64 = rustix::mount::MountAttrFlags::MOUNT_ATTR_RDONLY.bits() as u64;
 
 fn shown((key, value): &FsOption) -> String {
     match value {

@@ -91,8 +91,8 @@ impl<'a> Listed<'a> {
             if listed.iter().any(|(other, _)| *other == kind) {
                 return refuse(field(), format!("{} is listed twice", name(kind)));
             }
-            if kind == Type::Time {
-                return refuse(field(), "time namespaces are not supported");
+            if !SUPPORTED.contains(&kind) {
+                return refuse(field(), format!("{} namespaces are not supported", name(kind)));
             }
             // Go programs write an absent path as an empty one.
             let path = namespace.path().as_deref().filter(|path| !path.as_os_str().is_empty());
@@ -230,6 +230,15 @@ fn identify(kind: Type, path: &Path) -> Result<NamespaceId> {
     NamespaceId::of(path).or_else(|error| {
         refuse("linux.namespaces", format!("{}: {}: {error}", name(kind), path.display()))
     })
+}
+
+/// The namespaces that a spec may list.
+const SUPPORTED: [Type; 7] =
+    [Type::Cgroup, Type::Ipc, Type::Mount, Type::Network, Type::Pid, Type::User, Type::Uts];
+
+/// Returns the names of the namespaces that a spec may list.
+pub fn namespace_names() -> impl Iterator<Item = &'static str> {
+    SUPPORTED.into_iter().map(name)
 }
 
 /// Returns the type's name in config.json.

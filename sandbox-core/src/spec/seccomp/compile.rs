@@ -4,14 +4,13 @@ use std::fs::File;
 use std::io::{Read, Seek};
 
 use libseccomp::error::SeccompError;
-use libseccomp::{ScmpAction, ScmpArgCompare, ScmpCompareOp, ScmpFilterContext, ScmpSyscall};
+use libseccomp::{ScmpAction, ScmpArgCompare, ScmpFilterContext, ScmpSyscall};
 use oci_spec::runtime::{
-    LinuxSeccomp, LinuxSeccompAction as Action, LinuxSeccompArg, LinuxSeccompOperator as Operator,
-    LinuxSyscall,
+    LinuxSeccomp, LinuxSeccompAction as Action, LinuxSeccompArg, LinuxSyscall,
 };
 use rustix::fs::{MemfdFlags, memfd_create};
 
-use super::architecture::architecture;
+use super::table::{self, Meaning};
 use super::{Compiled, INSTRUCTION, check, flags, unknown};
 use crate::error::{Context, Error, Result};
 
@@ -24,12 +23,12 @@ const EPERM: u32 = 1;
 /// Compiles a profile. Takes some milliseconds and about 1 MiB of memory.
 pub fn compile(profile: &LinuxSeccomp) -> Result<Compiled> {
     check(profile)?;
-    let default = action(profile.default_action(), profile.default_errno_ret());
+    let default = action(profile.default_action(), profile.default_errno_ret())?;
     let mut filter = ScmpFilterContext::new(default).map_err(|e| failed("seccomp_init", e))?;
-    for arch in profile.architectures().iter().flatten() {
-        filter
-            .add_arch(architecture(*arch))
-            .map_err(|e| failed(&format!("seccomp_arch_add({arch})"), e))?;
+    // Those that it cannot take were refused by the check.
+    let architectures = profile.architectures().iter().flatten();
+    for arch in architectures.filter_map(|arch| table::architecture(*arch)) {
+        filter.add_arch(arch).map_err(|e| failed(&format!("seccomp_arch_add({arch:?})"), e))?;
     }
     // A binary tree over the numbers instead of one comparison after another.
     // Not fatal: only libseccomp before 2.5 has none.
@@ -37,7 +36,7 @@ pub fn compile(profile: &LinuxSeccomp) -> Result<Compiled> {
         log::debug!("seccomp: no binary tree: {error}");
     }
     for rule in profile.syscalls().iter().flatten() {
-        let act = action(rule.action(), rule.errno_ret());
+        let act = action(rule.action(), rule.errno_ret())?;
         // libseccomp calls a rule that changes nothing an error.
         if act != default {
             add(&mut filter, rule, act)?;
@@ -84,34 +83,20 @@ fn same_index_twice(rule: &LinuxSyscall) -> bool {
 }
 
 fn compare(arg: &LinuxSeccompArg) -> ScmpArgCompare {
-    // With MASKED_EQ `value` is the mask and `valueTwo` what is compared to.
-    let (operator, datum) = match arg.op() {
-        Operator::ScmpCmpNe => (ScmpCompareOp::NotEqual, arg.value()),
-        Operator::ScmpCmpLt => (ScmpCompareOp::Less, arg.value()),
-        Operator::ScmpCmpLe => (ScmpCompareOp::LessOrEqual, arg.value()),
-        Operator::ScmpCmpEq => (ScmpCompareOp::Equal, arg.value()),
-        Operator::ScmpCmpGe => (ScmpCompareOp::GreaterEqual, arg.value()),
-        Operator::ScmpCmpGt => (ScmpCompareOp::Greater, arg.value()),
-        Operator::ScmpCmpMaskedEq => {
-            (ScmpCompareOp::MaskedEqual(arg.value()), arg.value_two().unwrap_or(0))
-        }
-    };
+    let (operator, datum) =
+        table::comparison(arg.op(), arg.value(), arg.value_two().unwrap_or_default());
     // The index was checked to be at most 5.
     ScmpArgCompare::new(arg.index() as u32, operator, datum)
 }
 
-fn action(action: Action, errno: Option<u32>) -> ScmpAction {
-    // Both were checked to be in range.
-    let errno = errno.unwrap_or(EPERM);
-    match action {
-        Action::ScmpActKill | Action::ScmpActKillThread => ScmpAction::KillThread,
-        Action::ScmpActKillProcess => ScmpAction::KillProcess,
-        Action::ScmpActTrap => ScmpAction::Trap,
-        Action::ScmpActErrno => ScmpAction::Errno(errno as i32),
-        Action::ScmpActNotify => ScmpAction::Notify,
-        Action::ScmpActTrace => ScmpAction::Trace(errno as u16),
-        Action::ScmpActLog => ScmpAction::Log,
-        Action::ScmpActAllow => ScmpAction::Allow,
+fn action(action: Action, errno: Option<u32>) -> Result<ScmpAction> {
+    match table::action(action) {
+        Meaning::Plain(action) => Ok(action),
+        // Was checked to be in range.
+        Meaning::Errno { make, .. } => Ok(make(errno.unwrap_or(EPERM))),
+        Meaning::Refused => {
+            Err(Error::invalid(format!("linux.seccomp: {action} is not supported")))
+        }
     }
 }
 

@@ -4,8 +4,8 @@
 //! [`key`] of its profile and made only once. Only [`compile()`] calls
 //! libseccomp.
 
-mod architecture;
 mod compile;
+mod table;
 mod unknown;
 
 use oci_spec::runtime::{
@@ -14,14 +14,13 @@ use oci_spec::runtime::{
 use sha2::{Digest, Sha256};
 
 pub use self::compile::compile;
+use self::table::Meaning;
+pub use self::table::{Supported, supported};
 use crate::error::{Error, Result};
 
 /// Part of the [`key`], to be raised when the same profile shall give another
 /// program than before.
 const REVISION: &str = concat!("palisade seccomp 1 ", env!("CARGO_PKG_VERSION"), "\n");
-
-/// The largest errno that a system call can return (`MAX_ERRNO`).
-const MAX_ERRNO: u32 = 4095;
 
 /// `sizeof(struct sock_filter)`
 const INSTRUCTION: usize = 8;
@@ -46,29 +45,15 @@ pub fn key(profile: &LinuxSeccomp) -> Result<String> {
     Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
-/// `SECCOMP_FILTER_FLAG_` bits to load the program with.
+/// Returns the `SECCOMP_FILTER_FLAG_` bits to load the program with.
 ///
 /// With no `flags` in the profile it is `SPEC_ALLOW`, as runc does it
 /// (`libcontainer/specconv`): the mitigation of speculative store bypass,
-/// which old kernels tie to seccomp, costs more than it gives. `TSYNC` is
-/// without effect on the single thread that loads the program, and
-/// `WAIT_KILLABLE_RECV` without user notification, where the kernel would
-/// refuse it.
+/// which old kernels tie to seccomp, costs more than it gives.
 pub fn flags(profile: &LinuxSeccomp) -> u32 {
-    const TSYNC: u32 = 1 << 0;
-    const LOG: u32 = 1 << 1;
-    const SPEC_ALLOW: u32 = 1 << 2;
-    let Some(flags) = profile.flags() else {
-        return SPEC_ALLOW;
-    };
-    flags.iter().fold(0, |all, flag| {
-        all | match flag {
-            Flag::SeccompFilterFlagLog => LOG,
-            Flag::SeccompFilterFlagTsync => TSYNC,
-            Flag::SeccompFilterFlagSpecAllow => SPEC_ALLOW,
-            Flag::SeccompFilterFlagWaitKillableRecv => 0,
-        }
-    })
+    let default = [Flag::SeccompFilterFlagSpecAllow];
+    let flags = profile.flags().as_deref().unwrap_or(&default);
+    flags.iter().filter_map(|flag| table::flag(*flag)).fold(0, |all, flag| all | flag)
 }
 
 /// Refuses what cannot be compiled, without libseccomp and by name. The names
@@ -80,6 +65,14 @@ pub fn check(profile: &LinuxSeccomp) -> Result<()> {
         "defaultErrnoRet",
         profile.default_errno_ret(),
     )?;
+    for (i, arch) in profile.architectures().iter().flatten().enumerate() {
+        if table::architecture(*arch).is_none() {
+            return refuse(
+                &format!("architectures[{i}]"),
+                &format!("{arch} cannot be filtered together with this machine's own"),
+            );
+        }
+    }
     for (i, rule) in profile.syscalls().iter().flatten().enumerate() {
         let field = |name: &str| format!("syscalls[{i}].{name}");
         action(&field("action"), rule.action(), &field("errnoRet"), rule.errno_ret())?;
@@ -99,18 +92,16 @@ pub fn check(profile: &LinuxSeccomp) -> Result<()> {
 }
 
 fn action(field: &str, action: Action, errno_field: &str, errno: Option<u32>) -> Result<()> {
-    let most = match action {
-        // Nobody would answer: the listener is not implemented.
-        Action::ScmpActNotify => return refuse(field, "SCMP_ACT_NOTIFY is not supported"),
-        Action::ScmpActErrno => MAX_ERRNO,
-        Action::ScmpActTrace => u32::from(u16::MAX),
-        _ if errno.is_some() => {
+    let most = match table::action(action) {
+        Meaning::Refused => return refuse(field, &format!("{action} is not supported")),
+        Meaning::Errno { most, .. } => most,
+        Meaning::Plain(_) if errno.is_some() => {
             return refuse(
                 errno_field,
                 &format!("belongs to SCMP_ACT_ERRNO and SCMP_ACT_TRACE, not to {action}"),
             );
         }
-        _ => return Ok(()),
+        Meaning::Plain(_) => return Ok(()),
     };
     match errno {
         Some(errno) if errno > most => {

@@ -12,7 +12,7 @@ use libseccomp::ScmpSyscall;
 use oci_spec::runtime::{Arch, LinuxSeccomp, LinuxSeccompAction as Action};
 
 use super::INSTRUCTION;
-use super::architecture::architecture;
+use super::table::architecture;
 
 const ENOSYS: u32 = 38;
 
@@ -99,9 +99,10 @@ fn ranges(profile: &LinuxSeccomp, listed: &[Arch]) -> Vec<(u32, Vec<Range>)> {
 
 /// The highest number of a system call that the profile names.
 fn highest(profile: &LinuxSeccomp, arch: Arch) -> Option<u32> {
+    let known = architecture(arch)?;
     let names = profile.syscalls().iter().flatten().flat_map(|rule| rule.names());
     names
-        .filter_map(|name| ScmpSyscall::from_name_by_arch(name, architecture(arch)).ok())
+        .filter_map(|name| ScmpSyscall::from_name_by_arch(name, known).ok())
         // libseccomp gives negative numbers to what an architecture has not.
         .filter_map(|call| u32::try_from(call.as_raw_syscall()).ok())
         .max()

@@ -1,16 +1,18 @@
+use rustix::mount::MountAttrFlags;
 use serde_json::json;
 
 use super::*;
 use crate::spec::plan::{DeliveredSource, IdMapping, IdmapChoice, MountSource};
 use crate::sys::mount::PropagationKind;
 
-const RDONLY: u64 = 0x1;
-const NOSUID: u64 = 0x2;
-const NODEV: u64 = 0x4;
-const NOEXEC: u64 = 0x8;
-const NOATIME: u64 = 0x10;
-const STRICTATIME: u64 = 0x20;
-const ATIME: u64 = 0x70;
+const NONE: MountAttrFlags = MountAttrFlags::empty();
+const RDONLY: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_RDONLY;
+const NOSUID: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NOSUID;
+const NODEV: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NODEV;
+const NOEXEC: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NOEXEC;
+const NOATIME: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NOATIME;
+const STRICTATIME: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_STRICTATIME;
+const ATIME: MountAttrFlags = MountAttrFlags::MOUNT_ATTR__ATIME;
 
 /// ctr's spec with one more mount.
 fn with(mount: Value) -> Story {
@@ -82,7 +84,7 @@ fn recursive_attributes_are_kept_apart() {
     assert_eq!((attributes.recursive_set, attributes.set), (RDONLY | NOSUID, NODEV));
     let attributes =
         mount(&bind(&["bind", "rnoatime", "ratime", "rexec"]).accepted(), "/mnt").attributes;
-    assert_eq!((attributes.recursive_set, attributes.recursive_clear), (0, ATIME | NOEXEC));
+    assert_eq!((attributes.recursive_set, attributes.recursive_clear), (NONE, ATIME | NOEXEC));
 }
 
 #[test]
@@ -91,10 +93,10 @@ fn the_last_of_contradicting_options_wins() {
         let attributes = mount(&bind(options).accepted(), "/mnt").attributes;
         (attributes.set, attributes.clear)
     };
-    assert_eq!(attributes(&["bind", "ro", "rw"]), (0, RDONLY));
-    assert_eq!(attributes(&["bind", "rw", "ro"]), (RDONLY, 0));
+    assert_eq!(attributes(&["bind", "ro", "rw"]), (NONE, RDONLY));
+    assert_eq!(attributes(&["bind", "rw", "ro"]), (RDONLY, NONE));
     assert_eq!(attributes(&["bind", "noatime", "strictatime"]), (STRICTATIME, ATIME));
-    assert_eq!(attributes(&["bind", "strictatime", "noatime", "relatime"]), (0, ATIME));
+    assert_eq!(attributes(&["bind", "strictatime", "noatime", "relatime"]), (NONE, ATIME));
     assert_eq!(attributes(&["bind", "relatime", "noatime"]), (NOATIME, ATIME));
     let plan = bind(&["bind", "shared", "private"]).accepted();
     assert_eq!(

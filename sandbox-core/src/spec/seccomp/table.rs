@@ -1,0 +1,193 @@
+//! The one table of what a profile can say: actions, comparisons,
+//! architectures and flags. The check of a profile, its compiler and what the
+//! shim's `-info` claims are made from it.
+
+use libseccomp::{ScmpAction, ScmpArch, ScmpCompareOp};
+use oci_spec::runtime::{
+    Arch, LinuxSeccompAction as Action, LinuxSeccompFilterFlag as Flag,
+    LinuxSeccompOperator as Operator,
+};
+use serde::Serialize;
+
+/// The largest errno that a system call can return (`MAX_ERRNO`).
+const MAX_ERRNO: u32 = 4095;
+
+/// What an action means.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Meaning {
+    /// An action that takes no number.
+    Plain(ScmpAction),
+    /// An action with `errnoRet`.
+    Errno {
+        /// The largest `errnoRet`.
+        most: u32,
+        make: fn(u32) -> ScmpAction,
+    },
+    /// Not supported.
+    Refused,
+}
+
+const ACTIONS: [Action; 9] = [
+    Action::ScmpActAllow,
+    Action::ScmpActErrno,
+    Action::ScmpActKill,
+    Action::ScmpActKillProcess,
+    Action::ScmpActKillThread,
+    Action::ScmpActLog,
+    Action::ScmpActNotify,
+    Action::ScmpActTrace,
+    Action::ScmpActTrap,
+];
+
+pub(super) fn action(action: Action) -> Meaning {
+    match action {
+        Action::ScmpActAllow => Meaning::Plain(ScmpAction::Allow),
+        Action::ScmpActErrno => {
+            Meaning::Errno { most: MAX_ERRNO, make: |errno| ScmpAction::Errno(errno.cast_signed()) }
+        }
+        Action::ScmpActKill | Action::ScmpActKillThread => Meaning::Plain(ScmpAction::KillThread),
+        Action::ScmpActKillProcess => Meaning::Plain(ScmpAction::KillProcess),
+        Action::ScmpActLog => Meaning::Plain(ScmpAction::Log),
+        // No process would answer: the listener is not implemented.
+        Action::ScmpActNotify => Meaning::Refused,
+        Action::ScmpActTrace => Meaning::Errno {
+            most: u16::MAX.into(),
+            make: |message| ScmpAction::Trace(message as u16),
+        },
+        Action::ScmpActTrap => Meaning::Plain(ScmpAction::Trap),
+    }
+}
+
+const OPERATORS: [Operator; 7] = [
+    Operator::ScmpCmpEq,
+    Operator::ScmpCmpGe,
+    Operator::ScmpCmpGt,
+    Operator::ScmpCmpLe,
+    Operator::ScmpCmpLt,
+    Operator::ScmpCmpMaskedEq,
+    Operator::ScmpCmpNe,
+];
+
+/// Returns the comparison and what it compares with, of `value` and `valueTwo`.
+/// With MASKED_EQ the first is the mask.
+pub(super) fn comparison(operator: Operator, value: u64, second: u64) -> (ScmpCompareOp, u64) {
+    match operator {
+        Operator::ScmpCmpEq => (ScmpCompareOp::Equal, value),
+        Operator::ScmpCmpGe => (ScmpCompareOp::GreaterEqual, value),
+        Operator::ScmpCmpGt => (ScmpCompareOp::Greater, value),
+        Operator::ScmpCmpLe => (ScmpCompareOp::LessOrEqual, value),
+        Operator::ScmpCmpLt => (ScmpCompareOp::Less, value),
+        Operator::ScmpCmpMaskedEq => (ScmpCompareOp::MaskedEqual(value), second),
+        Operator::ScmpCmpNe => (ScmpCompareOp::NotEqual, value),
+    }
+}
+
+const ARCHITECTURES: [Arch; 24] = [
+    Arch::ScmpArchNative,
+    Arch::ScmpArchX86,
+    Arch::ScmpArchX86_64,
+    Arch::ScmpArchX32,
+    Arch::ScmpArchArm,
+    Arch::ScmpArchAarch64,
+    Arch::ScmpArchMips,
+    Arch::ScmpArchMips64,
+    Arch::ScmpArchMips64n32,
+    Arch::ScmpArchMipsel,
+    Arch::ScmpArchMipsel64,
+    Arch::ScmpArchMipsel64n32,
+    Arch::ScmpArchPpc,
+    Arch::ScmpArchPpc64,
+    Arch::ScmpArchPpc64le,
+    Arch::ScmpArchS390,
+    Arch::ScmpArchS390x,
+    Arch::ScmpArchParisc,
+    Arch::ScmpArchParisc64,
+    Arch::ScmpArchRiscv64,
+    Arch::ScmpArchLoongarch64,
+    Arch::ScmpArchM68k,
+    Arch::ScmpArchSh,
+    Arch::ScmpArchSheb,
+];
+
+/// Returns libseccomp's name of an architecture. `None` for what it cannot put
+/// into one program with x86-64: it takes no two byte orders.
+pub(super) fn architecture(arch: Arch) -> Option<ScmpArch> {
+    match arch {
+        Arch::ScmpArchNative => Some(ScmpArch::Native),
+        Arch::ScmpArchX86 => Some(ScmpArch::X86),
+        Arch::ScmpArchX86_64 => Some(ScmpArch::X8664),
+        Arch::ScmpArchX32 => Some(ScmpArch::X32),
+        Arch::ScmpArchArm => Some(ScmpArch::Arm),
+        Arch::ScmpArchAarch64 => Some(ScmpArch::Aarch64),
+        Arch::ScmpArchMipsel => Some(ScmpArch::Mipsel),
+        Arch::ScmpArchMipsel64 => Some(ScmpArch::Mipsel64),
+        Arch::ScmpArchMipsel64n32 => Some(ScmpArch::Mipsel64N32),
+        Arch::ScmpArchPpc64le => Some(ScmpArch::Ppc64Le),
+        Arch::ScmpArchRiscv64 => Some(ScmpArch::Riscv64),
+        Arch::ScmpArchMips
+        | Arch::ScmpArchMips64
+        | Arch::ScmpArchMips64n32
+        | Arch::ScmpArchPpc
+        | Arch::ScmpArchPpc64
+        | Arch::ScmpArchS390
+        | Arch::ScmpArchS390x
+        | Arch::ScmpArchParisc
+        | Arch::ScmpArchParisc64
+        | Arch::ScmpArchM68k
+        | Arch::ScmpArchSheb => None,
+        // Only libseccomp 2.6 knows these.
+        Arch::ScmpArchLoongarch64 | Arch::ScmpArchSh => None,
+    }
+}
+
+const FLAGS: [Flag; 4] = [
+    Flag::SeccompFilterFlagLog,
+    Flag::SeccompFilterFlagSpecAllow,
+    Flag::SeccompFilterFlagTsync,
+    Flag::SeccompFilterFlagWaitKillableRecv,
+];
+
+/// Returns the bit of seccomp(2). `None` for what means nothing without user
+/// notification, where the kernel would refuse it.
+pub(super) fn flag(flag: Flag) -> Option<u32> {
+    match flag {
+        // Without effect on the single thread that loads the program.
+        Flag::SeccompFilterFlagTsync => Some(1 << 0),
+        Flag::SeccompFilterFlagLog => Some(1 << 1),
+        Flag::SeccompFilterFlagSpecAllow => Some(1 << 2),
+        Flag::SeccompFilterFlagWaitKillableRecv => None,
+    }
+}
+
+/// What a profile may use, by the names of the runtime specification.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Supported {
+    /// Actions of rules and the default action.
+    pub actions: Vec<String>,
+    /// Comparisons of arguments.
+    pub operators: Vec<String>,
+    /// Architectures.
+    pub architectures: Vec<String>,
+    /// Flags that a profile may have.
+    pub known_flags: Vec<String>,
+    /// Those of them that seccomp(2) is called with.
+    pub flags: Vec<String>,
+}
+
+/// Returns what a profile may use.
+pub fn supported() -> Supported {
+    // The names of the specification are serde's.
+    fn names<T: Serialize>(all: impl IntoIterator<Item = T>) -> Vec<String> {
+        let name = |one| serde_json::to_value(one).ok()?.as_str().map(str::to_owned);
+        all.into_iter().filter_map(name).collect()
+    }
+    Supported {
+        actions: names(ACTIONS.into_iter().filter(|a| !matches!(action(*a), Meaning::Refused))),
+        operators: names(OPERATORS),
+        architectures: names(
+            ARCHITECTURES.into_iter().filter(|arch| architecture(*arch).is_some()),
+        ),
+        known_flags: names(FLAGS),
+        flags: names(FLAGS.into_iter().filter(|f| flag(*f).is_some())),
+    }
+}
