@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use containerd_shim::bootstrap::any_is;
 use containerd_shim::{Flags, StartOpts, api};
 use containerd_shim_protos::protobuf::Message;
+use nix::sched::CloneFlags;
 use rustix::fs::OFlags;
 use rustix::process::{Signal, pidfd_send_signal, setpgid};
 use sandbox_core::sandbox::Executable;
@@ -96,7 +97,9 @@ fn spawn(options: StartOpts, address: &str, listener: UnixListener) -> Result<Ow
     // containerd 2.3 may send extensions for other programs.
     let config = Options::read(options.extensions.iter().find(|any| is_runtime_options(any)))?;
     let alone = SingleThreaded::prove().context(|| "clone the serving process")?;
-    match clone_into(&alone, 0, None).context(|| "clone3 of the serving process")? {
+    match clone_into(&alone, CloneFlags::empty(), None)
+        .context(|| "clone3 of the serving process")?
+    {
         Cloned::Parent { pid, pidfd } => match confine(&options, &config, pid) {
             Ok(()) => Ok(pidfd),
             Err(error) => {

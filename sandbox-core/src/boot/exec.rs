@@ -60,7 +60,7 @@ impl Boot {
     /// Clones a process into a container's PID namespace.
     fn clone_into_container(&self, joining: Joining<'_>) -> Result<(PodPid, OwnedFd)> {
         let visited = joining.container.pids_below().then_some(joining.init);
-        match self.clone_among(visited, 0)? {
+        match self.clone_among(visited, CloneFlags::empty())? {
             Cloned::Child => newborn::exec::run(joining),
             Cloned::Parent { pid, pidfd } => Ok((PodPid(pid), pidfd)),
         }
@@ -69,7 +69,7 @@ impl Boot {
     /// Clones a child into the PID namespace of `init`, or boot's own. Only the children of
     /// a process join the PID namespace that it enters, so boot enters it for the time of
     /// the clone. The child enters the other namespaces itself.
-    pub(super) fn clone_among(&self, init: Option<&OwnedFd>, flags: i32) -> Result<Cloned> {
+    pub(super) fn clone_among(&self, init: Option<&OwnedFd>, flags: CloneFlags) -> Result<Cloned> {
         let Some(init) = init else {
             return clone_into(&self.alone, flags, None)
                 .context(|| "clone3 of a container's process");

@@ -79,7 +79,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Context, Error, Result};
 use crate::spec::plan::UnitProperty;
-use crate::sys;
+use crate::sys::child::Child;
 
 pub use derive::CapacityPolicy;
 pub use hierarchy::Mode;
@@ -96,7 +96,7 @@ pub struct Cgroup {
     saved: SavedCgroup,
     /// A process that keeps the systemd unit alive until the container's init
     /// has joined.
-    holder: Mutex<Option<sys::cgroup::Holder>>,
+    holder: Mutex<Option<Child>>,
 }
 
 /// The description with which a cgroup can be found again, for the state file.
@@ -239,7 +239,7 @@ impl Cgroup {
         drop(self.holder().take());
     }
 
-    fn holder(&self) -> MutexGuard<'_, Option<sys::cgroup::Holder>> {
+    fn holder(&self) -> MutexGuard<'_, Option<Child>> {
         self.holder.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

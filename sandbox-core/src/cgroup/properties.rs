@@ -9,7 +9,7 @@ use super::resources::{idle_of, io_weight, swap_beside, weight_of_shares};
 use super::{Cgroup, file};
 use crate::error::{Error, Result};
 use crate::spec::plan::{PropertyValue, UnitProperty};
-use crate::sys::cgroup::Holder;
+use crate::sys::child::Child;
 
 /// The values that D-Bus carries.
 mod value {
@@ -48,7 +48,7 @@ pub(super) fn of_unit(
     id: &str,
     unit: &Unit,
     systemd: Systemd,
-    holder: Option<&Holder>,
+    holder: Option<&Child>,
     resources: &LinuxResources,
 ) -> Vec<Property> {
     let io = if systemd.v2 { "IOAccounting" } else { "BlockIOAccounting" };

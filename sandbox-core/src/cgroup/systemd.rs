@@ -8,6 +8,7 @@
 use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
+use nix::sched::CloneFlags;
 use oci_spec::runtime::LinuxResources;
 use rustbus::RpcConn;
 use rustbus::connection::{Timeout, ll_conn::force_finish_on_error};
@@ -24,7 +25,8 @@ use super::path::{Unit, expand_slice};
 use super::properties::{self, Property, Systemd};
 use crate::error::{Context, Error, Result};
 use crate::spec::plan::UnitProperty;
-use crate::sys::cgroup::Holder;
+use crate::sys::child::Child;
+use crate::sys::clone::SingleThreaded;
 
 /// Time for a call or a job of systemd, as with runc.
 const SYSTEMD_TIMEOUT: Duration = Duration::from_secs(30);
@@ -46,7 +48,7 @@ pub(super) fn create(
     // A scope must have a process from the start, but no process of the
     // container exists yet.
     let holder = match unit.name.ends_with(".scope") {
-        true => Some(Holder::start().context(|| "fork a first process for a systemd scope")?),
+        true => Some(holder().context(|| "clone a first process for a systemd scope")?),
         false => None,
     };
     let systemd = Systemd { version: bus.version(), v2: hierarchies.mode.is_v2() };
@@ -61,6 +63,16 @@ pub(super) fn create(
         }
     });
     Ok(Cgroup { holder: Mutex::new(holder), ..made? })
+}
+
+/// Parks a process to be the first one of a scope: systemd makes no empty ones,
+/// and removes those that become empty.
+fn holder() -> std::io::Result<Child> {
+    #[cfg(not(test))]
+    let alone = SingleThreaded::prove()?;
+    #[cfg(test)]
+    let alone = SingleThreaded::in_a_test();
+    Child::parked(&alone, CloneFlags::empty())
 }
 
 /// Returns the cgroup in which systemd put the unit. systemd reports it, since

@@ -1,15 +1,14 @@
 //! Pseudo terminals of the container's own devpts, made without a path: the workload
 //! controls what `/dev/ptmx` is.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 
 use rustix::fs::{Gid, Mode, OFlags, Uid, fchown, openat};
-use rustix::pty::unlockpt;
+use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, ptsname, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
 
 use crate::error::{Context, Error, Result};
 use crate::spec::plan::ProcessPlan;
-use crate::sys::process::{open_terminal_peer, terminal_number};
 
 /// A new terminal.
 #[derive(Debug)]
@@ -37,7 +36,8 @@ pub(crate) fn make(
     let master =
         openat(devpts, "ptmx", flags, Mode::empty()).context(|| "open ptmx in the devpts")?;
     unlockpt(&master).context(|| "unlock the terminal")?;
-    let peer = open_terminal_peer(master.as_fd()).context(|| "open the terminal")?;
+    let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+    let peer = ioctl_tiocgptpeer(&master, flags).context(|| "open the terminal")?;
     // The group stays the devpts's, as tty(1) tools expect.
     fchown(&peer, Some(Uid::from_raw(process.uid)), None::<Gid>)
         .context(|| "give the terminal to its user")?;
@@ -45,6 +45,13 @@ pub(crate) fn make(
     if size.ws_row > 0 || size.ws_col > 0 {
         tcsetwinsize(&master, size).context(|| "process.consoleSize")?;
     }
-    let number = terminal_number(&master).context(|| "number of the terminal")?;
+    let number = number(&master)?;
     Ok(Some(Terminal { master, peer, number }))
+}
+
+/// Returns the terminal's number: `TIOCGPTN`, ioctl_tty(2).
+fn number(master: &OwnedFd) -> Result<u32> {
+    let name = ptsname(master, Vec::new()).context(|| "number of the terminal")?;
+    let number = name.to_str().ok().and_then(|name| name.strip_prefix("/dev/pts/")?.parse().ok());
+    number.ok_or_else(|| Error::internal(format!("the terminal is called {name:?}")))
 }

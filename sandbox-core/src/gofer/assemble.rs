@@ -3,6 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
+use nix::sched::CloneFlags;
 use rustix::fs::{Mode, OFlags};
 
 use crate::error::{Context, Error, Result};
@@ -16,7 +17,7 @@ use crate::sys::mount::{
 /// tree. Before Linux 6.15 mounts can only be put onto an attached mount, so
 /// this happens in a mount namespace that ends with a child.
 pub(super) fn assemble(root: &OwnedFd, parts: &[(&Path, OwnedFd)]) -> Result<OwnedFd> {
-    made_in_child(libc::CLONE_NEWNS, || {
+    made_in_child(CloneFlags::CLONE_NEWNS, || {
         isolate_mounts()?;
         attach_at(root, c"/").context(|| "move_mount onto /")?;
         for (target, part) in parts {

@@ -2,6 +2,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use nix::sched::{CloneFlags, setns};
 use rustix::fs::StatVfsMountFlags;
 use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
@@ -16,7 +17,6 @@ use crate::gofer::users::Users;
 use crate::spec::plan::FsOption;
 use crate::sys::mount::{AttrChange, Depth, FsContext, FsError, mount_setattr};
 use crate::sys::pidfd::pid_namespace_of;
-use crate::sys::process::enter_namespaces_of;
 
 /// Types that are always read-only and report it even if it was not requested.
 const READ_ONLY_TYPES: [&str; 5] = ["erofs", "squashfs", "cramfs", "iso9660", "romfs"];
@@ -34,10 +34,9 @@ pub(super) fn proc_of(boot: &OwnedFd) -> Result<OwnedFd> {
     });
     match named {
         Ok(context) => finish(&context, MountAttrFlags::empty()).context(|| "mounting proc"),
-        Err(()) => made_in_child(0, || {
-            enter_namespaces_of(boot, libc::CLONE_NEWPID)
-                .context(|| "setns into boot's PID namespace")?;
-            made_in_child(0, || {
+        Err(()) => made_in_child(CloneFlags::empty(), || {
+            setns(boot, CloneFlags::CLONE_NEWPID).context(|| "setns into boot's PID namespace")?;
+            made_in_child(CloneFlags::empty(), || {
                 let context = FsContext::open("proc").context(|| "fsopen proc")?;
                 finish(&context, MountAttrFlags::empty()).context(|| "mounting proc")
             })

@@ -5,6 +5,7 @@
 use std::ffi::{CStr, CString};
 use std::os::fd::OwnedFd;
 
+use nix::sched::CloneFlags;
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{MountAttrFlags, MountFlags};
@@ -23,7 +24,7 @@ const MAX_OPTIONS: usize = 4095;
 
 /// Makes the overlay by mount(2).
 pub(super) fn make(overlay: &Overlay, creator: Option<&Users>) -> Result<OwnedFd> {
-    made_in_child(libc::CLONE_NEWNS, || {
+    made_in_child(CloneFlags::CLONE_NEWNS, || {
         isolate_mounts()?;
         enter_scratch()?;
         for (index, mount) in overlay.mounts.iter().enumerate() {

@@ -4,10 +4,11 @@
 use std::fs;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use nix::sched::CloneFlags;
 use nix::unistd::{Gid, Uid, setfsgid, setfsuid};
 
 use crate::error::{Context, Error, Result};
-use crate::gofer::child::Child;
+use crate::gofer::child::parked;
 use crate::spec::plan::{IdMapping, Mappings};
 
 /// The users of a sandbox that has a user namespace.
@@ -89,7 +90,7 @@ fn become_for_files(uid: Uid, gid: Gid) -> Result<(Uid, Gid)> {
 /// Makes a user namespace with the given mappings, which only its descriptor keeps
 /// alive. It is for mounts with mappings of their own.
 pub(super) fn namespace_with(mappings: &Mappings) -> Result<OwnedFd> {
-    let child = Child::parked(libc::CLONE_NEWUSER)?;
+    let child = parked(CloneFlags::CLONE_NEWUSER)?;
     let process = format!("/proc/{}", child.pid());
     mappings
         .write(&process)

@@ -3,7 +3,7 @@
 
 use std::os::fd::OwnedFd;
 
-use nix::sched::CloneFlags;
+use nix::sched::{CloneFlags, setns};
 
 use super::process::{OwnProcFiles, Prepared};
 use super::{Channel, donated, identity};
@@ -12,7 +12,7 @@ use crate::container::join_info::JoinInfo;
 use crate::container::terminal::Terminal;
 use crate::error::{Context, Result};
 use crate::spec::plan::ProcessPlan;
-use crate::sys::process::{enter_namespaces_of, exit_now, set_dumpable};
+use crate::sys::process::{exit_now, set_dumpable};
 
 /// The input of an exec'd process.
 #[derive(Clone, Copy)]
@@ -43,8 +43,7 @@ fn to_execve(joining: Joining<'_>) -> Result<Prepared<'_>> {
     donated::join_cgroups(joining.donated)?;
     donated::install_stdio(joining.donated, joining.terminal)?;
     let namespaces = joining.container.namespaces - CloneFlags::CLONE_NEWPID;
-    enter_namespaces_of(joining.init, namespaces.bits())
-        .context(|| "enter the container's namespaces")?;
+    setns(joining.init, namespaces).context(|| "enter the container's namespaces")?;
     if namespaces.contains(CloneFlags::CLONE_NEWUSER) {
         identity::become_root()?;
     }

@@ -8,6 +8,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::time::Duration;
 
+use nix::sched::CloneFlags;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Signal, WaitId, WaitIdOptions, WaitIdStatus, pidfd_send_signal, waitid};
@@ -43,7 +44,7 @@ fn state(plan: &ContainerPlan) -> String {
 
 fn run_one(hook: &HookPlan, state: &str, alone: &SingleThreaded) -> Result<()> {
     let (stdin, ours) = pipe_with(PipeFlags::CLOEXEC).context(|| "pipe")?;
-    let pidfd = match clone_into(alone, 0, None).context(|| "clone3")? {
+    let pidfd = match clone_into(alone, CloneFlags::empty(), None).context(|| "clone3")? {
         Cloned::Parent { pidfd, .. } => pidfd,
         Cloned::Child => become_hook(hook, &stdin),
     };

@@ -4,12 +4,13 @@
 use std::ffi::CString;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::os::fd::AsFd;
 
 use caps::{CapSet, Capability, CapsHashSet};
+use nix::sys::personality::{self, Persona};
 use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
 use rustix::fs::Mode;
-use rustix::process::{chdir, setsid, umask};
+use rustix::process::{chdir, ioctl_tiocsctty, setsid, umask};
+use rustix::thread::{set_keep_capabilities, set_no_new_privs};
 
 use super::lookup;
 use crate::container::donated::Seccomp;
@@ -85,7 +86,7 @@ impl<'a> Prepared<'a> {
         become_user(process)?;
         enter_working_directory(process)?;
         if process.no_new_privileges {
-            sys::no_new_privileges().context(|| "process.noNewPrivileges")?;
+            set_no_new_privs(true).context(|| "process.noNewPrivileges")?;
         }
         let env = environment(process, home)?;
         let program = lookup::program(process)?;
@@ -116,8 +117,7 @@ fn begin_session(has_terminal: bool) -> Result<()> {
     sys::reset_signals().context(|| "reset signals")?;
     setsid().context(|| "setsid")?;
     if has_terminal {
-        sys::set_controlling_terminal(io::stdin().as_fd())
-            .context(|| "take the controlling terminal")?;
+        ioctl_tiocsctty(rustix::stdio::stdin()).context(|| "take the controlling terminal")?;
     }
     Ok(())
 }
@@ -144,7 +144,8 @@ fn set_scheduling(process: &ProcessPlan) -> Result<()> {
             .context(|| "process.execCPUAffinity: sched_setaffinity")?;
     }
     if let Some(persona) = process.personality {
-        sys::set_personality(persona).context(|| "linux.personality")?;
+        personality::set(Persona::from_bits_retain(persona as i32))
+            .context(|| "linux.personality")?;
     }
     if let Some(mask) = process.umask {
         umask(Mode::from_raw_mode(mask & 0o777));
@@ -162,14 +163,14 @@ fn load_seccomp(seccomp: &Seccomp) -> Result<()> {
 fn become_user(process: &ProcessPlan) -> Result<()> {
     let wanted = &process.capabilities;
     drop_bounding(wanted.bounding)?;
-    sys::keep_capabilities(true).context(|| "prctl PR_SET_KEEPCAPS")?;
+    set_keep_capabilities(true).context(|| "prctl PR_SET_KEEPCAPS")?;
     let groups: Vec<Gid> = process.additional_gids.iter().map(|g| Gid::from_raw(*g)).collect();
     setgroups(&groups).context(|| format!("process.user.additionalGids: setgroups {groups:?}"))?;
     let gid = Gid::from_raw(process.gid);
     setresgid(gid, gid, gid).context(|| format!("process.user.gid: setresgid {gid}"))?;
     let uid = Uid::from_raw(process.uid);
     setresuid(uid, uid, uid).context(|| format!("process.user.uid: setresuid {uid}"))?;
-    sys::keep_capabilities(false).context(|| "prctl PR_SET_KEEPCAPS")?;
+    set_keep_capabilities(false).context(|| "prctl PR_SET_KEEPCAPS")?;
     set_capabilities(wanted)
 }
 

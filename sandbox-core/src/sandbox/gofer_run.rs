@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
 
+use nix::sched::CloneFlags;
 use oci_spec::runtime::LinuxSeccomp;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags};
@@ -107,7 +108,7 @@ pub(super) fn start(
     // The kernel queues the request, so it is there before the gofer reads.
     send_request(sandbox, &ours, &request)?;
     let alone = SingleThreaded::prove().context(|| "clone the gofer")?;
-    match clone_into(&alone, 0, None).context(|| "clone3 of the gofer")? {
+    match clone_into(&alone, CloneFlags::empty(), None).context(|| "clone3 of the gofer")? {
         Cloned::Parent { pidfd, .. } => {
             // The first call comes before the first container.
             sandbox.executable.dissolve_mount();

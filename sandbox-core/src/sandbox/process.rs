@@ -103,7 +103,7 @@ fn check_terminal(fd: &OwnedFd) -> Result<()> {
 
 /// Only the master side of a pty answers TIOCGPTN.
 fn is_master(fd: &OwnedFd) -> bool {
-    crate::sys::process::terminal_number(fd).is_ok()
+    rustix::pty::ptsname(fd, Vec::new()).is_ok()
 }
 
 impl Process {

@@ -242,7 +242,7 @@ fn clone_boot(
         Network::Host => None,
     };
     let alone = SingleThreaded::prove().context(|| "clone the sandbox process")?;
-    match clone_into(&alone, flags.bits(), cgroup).context(|| "clone3 of the sandbox process")? {
+    match clone_into(&alone, flags, cgroup).context(|| "clone3 of the sandbox process")? {
         Cloned::Parent { pid, pidfd } => Ok((HostPid(pid), pidfd)),
         Cloned::Child => become_boot(args, ends, claim.mappings.is_some()),
     }

@@ -2,9 +2,12 @@
 
 use std::cell::OnceCell;
 use std::io;
-use std::mem;
 use std::ptr;
 use std::time::Duration;
+
+use nix::sys::signal::{
+    SaFlags, SigAction, SigEvent, SigHandler, SigSet, SigevNotify, Signal, sigaction,
+};
 
 thread_local! {
     static TIMER: OnceCell<Timer> = const { OnceCell::new() };
@@ -36,11 +39,12 @@ struct Timer(libc::timer_t);
 impl Timer {
     fn new() -> io::Result<Self> {
         catch_alarms()?;
-        // SAFETY: sigevent is plain data, for which zero is valid.
-        let mut event: libc::sigevent = unsafe { mem::zeroed() };
-        event.sigev_notify = libc::SIGEV_THREAD_ID;
-        event.sigev_signo = libc::SIGALRM;
-        event.sigev_notify_thread_id = rustix::thread::gettid().as_raw_nonzero().get();
+        let mut event = SigEvent::new(SigevNotify::SigevThreadId {
+            signal: Signal::SIGALRM,
+            thread_id: rustix::thread::gettid().as_raw_nonzero().get(),
+            si_value: 0,
+        })
+        .sigevent();
         let mut timer: libc::timer_t = ptr::null_mut();
         // SAFETY: the kernel reads `event` and stores a timer's number; both
         // outlive the call.
@@ -63,17 +67,14 @@ impl Timer {
     }
 }
 
-/// Makes `SIGALRM` only interrupt. A child that executes another program gets the
-/// default action again.
+/// Makes `SIGALRM` only interrupt, without `SA_RESTART`. A child that executes another
+/// program gets the default action again.
 fn catch_alarms() -> io::Result<()> {
     extern "C" fn nothing(_: libc::c_int) {}
-    // SAFETY: sigaction is plain data, for which zero is valid: no flags (so no
-    // SA_RESTART) and an empty mask.
-    let mut action: libc::sigaction = unsafe { mem::zeroed() };
-    action.sa_sigaction = nothing as extern "C" fn(libc::c_int) as libc::sighandler_t;
-    // SAFETY: the handler touches nothing, so it may interrupt anything;
-    // `action` outlives the call and no old action is requested.
-    check(unsafe { libc::sigaction(libc::SIGALRM, &raw const action, ptr::null_mut()) })
+    let action = SigAction::new(SigHandler::Handler(nothing), SaFlags::empty(), SigSet::empty());
+    // SAFETY: the handler touches nothing, so it may interrupt anything.
+    unsafe { sigaction(Signal::SIGALRM, &action) }?;
+    Ok(())
 }
 
 fn check(result: libc::c_int) -> io::Result<()> {

@@ -4,6 +4,8 @@ use std::io;
 use std::mem;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
+use nix::sched::CloneFlags;
+
 /// Proof that this process has one thread. Only then is it sound to use the heap and
 /// locks in a forked child: no other thread can have held them.
 #[derive(Debug)]
@@ -21,6 +23,13 @@ impl SingleThreaded {
             ))),
         }
     }
+
+    /// Claims it of a unit test, whose harness has one more thread, which waits.
+    /// Only for children that take no lock.
+    #[cfg(test)]
+    pub(crate) fn in_a_test() -> Self {
+        Self(())
+    }
 }
 
 /// The side of a clone on which the call returns.
@@ -37,26 +46,33 @@ pub enum Cloned {
     Child,
 }
 
-/// Forks into new namespaces (`CLONE_NEW*` in `flags`) and, on cgroup v2, directly into
+/// Forks into the new namespaces that `flags` name and, on cgroup v2, directly into
 /// the cgroup with the given directory. The child starts with default signal
 /// dispositions. clone(2), clone3.
 pub fn clone_into(
     _proof: &SingleThreaded,
-    flags: libc::c_int,
+    flags: CloneFlags,
     cgroup: Option<BorrowedFd<'_>>,
 ) -> io::Result<Cloned> {
     let mut pidfd: RawFd = -1;
     // The flags are bits: NEWNS and others fit an int, INTO_CGROUP does not.
-    let mut bits = u64::from(flags as u32) | libc::CLONE_PIDFD as u64 | CLONE_CLEAR_SIGHAND;
+    let mut bits = u64::from(flags.bits() as u32) | libc::CLONE_PIDFD as u64 | CLONE_CLEAR_SIGHAND;
     if cgroup.is_some() {
         bits |= CLONE_INTO_CGROUP;
     }
-    // SAFETY: clone_args is plain integers, for which zero means "not given".
-    let mut args: libc::clone_args = unsafe { mem::zeroed() };
-    args.flags = bits;
-    args.pidfd = (&raw mut pidfd) as u64;
-    args.exit_signal = libc::SIGCHLD as u64;
-    args.cgroup = cgroup.map_or(0, |fd| fd.as_raw_fd() as u64);
+    let args = libc::clone_args {
+        flags: bits,
+        pidfd: (&raw mut pidfd) as u64,
+        child_tid: 0,
+        parent_tid: 0,
+        exit_signal: libc::SIGCHLD as u64,
+        stack: 0,
+        stack_size: 0,
+        tls: 0,
+        set_tid: 0,
+        set_tid_size: 0,
+        cgroup: cgroup.map_or(0, |fd| fd.as_raw_fd() as u64),
+    };
     // SAFETY: without CLONE_VM the child gets a copy of this address space, and
     // with no other thread (the proof) nothing in it is in mid-change. `args`
     // and `pidfd` outlive the call; no stack is given, so the child returns

@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::{FdFlags, fcntl_getfd, fcntl_setfd};
+use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
 
 /// Takes a descriptor that this process was given at its start, with a number from a
 /// flag, and makes it close-on-exec.
@@ -50,16 +51,18 @@ pub fn detach_stdio() -> io::Result<()> {
 }
 
 /// Makes 0, 1 or 2 a copy of `fd` that survives execve: dup2(2).
+///
+/// # Errors
+/// `EINVAL` for any other place.
 pub fn install_stdio(fd: impl AsFd, place: RawFd) -> io::Result<()> {
-    assert!((0..=2).contains(&place), "{place} is no stdio descriptor");
-    // SAFETY: 0 to 2 are owned by nobody in this program: std's handles to
-    // them are unowned by design.
-    if unsafe { libc::dup2(fd.as_fd().as_raw_fd(), place) } == -1 {
-        return Err(io::Error::last_os_error());
-    }
-    // dup2 onto itself leaves close-on-exec as it was.
-    if fd.as_fd().as_raw_fd() == place {
-        fcntl_setfd(fd.as_fd(), FdFlags::empty())?;
+    let fd = fd.as_fd();
+    match place {
+        // dup2 onto itself leaves close-on-exec as it was.
+        _ if fd.as_raw_fd() == place => fcntl_setfd(fd, FdFlags::empty())?,
+        0 => dup2_stdin(fd)?,
+        1 => dup2_stdout(fd)?,
+        2 => dup2_stderr(fd)?,
+        _ => return Err(io::ErrorKind::InvalidInput.into()),
     }
     Ok(())
 }

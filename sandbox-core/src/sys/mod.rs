@@ -3,12 +3,11 @@
 #![allow(unsafe_code)]
 
 pub mod alarm;
-pub mod cgroup;
+pub mod bpf;
+pub mod child;
 pub mod clone;
 pub mod descriptor;
 pub mod mount;
 pub mod network;
 pub mod pidfd;
 pub mod process;
-#[cfg(test)]
-pub(crate) mod spec;

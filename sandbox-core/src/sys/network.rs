@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::io;
-use std::mem;
 use std::os::fd::AsRawFd;
 use std::path::Path;
 
@@ -12,11 +11,13 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 pub fn bring_loopback_up() -> io::Result<()> {
     let (family, kind) = (AddressFamily::INET, SocketType::DGRAM);
     let socket = socket_with(family, kind, SocketFlags::CLOEXEC, None)?;
-    // SAFETY: ifreq is a name and a union of plain data, for which zero is valid.
-    let mut request: libc::ifreq = unsafe { mem::zeroed() };
-    request.ifr_name[0] = b'l' as libc::c_char;
-    request.ifr_name[1] = b'o' as libc::c_char;
-    request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
+    let mut name = [0; libc::IFNAMSIZ];
+    name[..2].copy_from_slice(&[b'l' as libc::c_char, b'o' as libc::c_char]);
+    let flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
+    let request = libc::ifreq {
+        ifr_name: name,
+        ifr_ifru: libc::__c_anonymous_ifr_ifru { ifru_flags: flags },
+    };
     // SAFETY: the kernel reads name and flags of an ifreq that outlives the call.
     let done = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) };
     if done == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }

@@ -4,19 +4,20 @@ use std::convert::Infallible;
 use std::ffi::{CStr, CString};
 use std::io;
 use std::mem;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::BorrowedFd;
 use std::ptr;
 
+use nix::fcntl::AtFlags;
+use nix::unistd::{execve, execveat};
+use rustix::process::{
+    DumpableBehavior, Signal, WaitOptions, set_dumpable_behavior, set_parent_process_death_signal,
+};
+use rustix::thread::{CapabilitiesSecureBits, set_capabilities_secure_bits};
 use serde::{Deserialize, Serialize};
 
 fn check(result: impl Into<libc::c_long>) -> io::Result<libc::c_long> {
     let result = result.into();
     if result == -1 { Err(io::Error::last_os_error()) } else { Ok(result) }
-}
-
-/// A null-terminated array of pointers into strings that it borrows.
-fn pointers(strings: &[CString]) -> Vec<*const libc::c_char> {
-    strings.iter().map(|s| s.as_ptr()).chain([ptr::null()]).collect()
 }
 
 /// execveat(2) of an open file. Returns only on failure.
@@ -25,28 +26,12 @@ pub fn execute_descriptor(
     args: &[CString],
     env: &[CString],
 ) -> io::Result<Infallible> {
-    let (argv, envp) = (pointers(args), pointers(env));
-    // SAFETY: both arrays end with a null pointer and point to strings that
-    // outlive the call; the path is the empty string that AT_EMPTY_PATH wants.
-    unsafe {
-        libc::syscall(
-            libc::SYS_execveat,
-            file.as_raw_fd(),
-            c"".as_ptr(),
-            argv.as_ptr(),
-            envp.as_ptr(),
-            libc::AT_EMPTY_PATH,
-        )
-    };
-    Err(io::Error::last_os_error())
+    Ok(execveat(file, c"", args, env, AtFlags::AT_EMPTY_PATH)?)
 }
 
 /// execve(2). Returns only on failure.
 pub fn execute(path: &CStr, args: &[CString], env: &[CString]) -> io::Result<Infallible> {
-    let (argv, envp) = (pointers(args), pointers(env));
-    // SAFETY: as in `execute_descriptor`.
-    unsafe { libc::execve(path.as_ptr(), argv.as_ptr(), envp.as_ptr()) };
-    Err(io::Error::last_os_error())
+    Ok(execve(path, args, env)?)
 }
 
 /// Ends this process at once, running nothing: _exit(2).
@@ -55,43 +40,24 @@ pub fn exit_now(status: i32) -> ! {
     unsafe { libc::_exit(status) }
 }
 
-/// `PR_SET_KEEPCAPS`: permitted capabilities survive the next change of user.
-pub fn keep_capabilities(keep: bool) -> io::Result<()> {
-    // SAFETY: an integer option with integer arguments.
-    check(unsafe { libc::prctl(libc::PR_SET_KEEPCAPS, libc::c_ulong::from(keep), 0, 0, 0) })?;
-    Ok(())
-}
-
 /// `PR_SET_SECUREBITS` with `SECBIT_NO_SETUID_FIXUP`: changes of user leave the
 /// capabilities alone (capabilities(7)).
 pub fn separate_ids_from_capabilities() -> io::Result<()> {
-    const SECBIT_NO_SETUID_FIXUP: libc::c_ulong = 1 << 2;
-    // SAFETY: an integer option with integer arguments.
-    check(unsafe { libc::prctl(libc::PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP, 0, 0, 0) })?;
-    Ok(())
+    Ok(set_capabilities_secure_bits(CapabilitiesSecureBits::NO_SETUID_FIXUP)?)
 }
 
 /// `PR_SET_DUMPABLE`: whether others of the same user may trace this process
 /// and own its `/proc` files.
 pub fn set_dumpable(dumpable: bool) -> io::Result<()> {
-    // SAFETY: an integer option with integer arguments.
-    check(unsafe { libc::prctl(libc::PR_SET_DUMPABLE, libc::c_ulong::from(dumpable), 0, 0, 0) })?;
-    Ok(())
+    let behavior =
+        if dumpable { DumpableBehavior::Dumpable } else { DumpableBehavior::NotDumpable };
+    Ok(set_dumpable_behavior(behavior)?)
 }
 
 /// `PR_SET_PDEATHSIG` with SIGKILL: this process dies with its parent. A
 /// change of credentials clears it, so call it last.
 pub fn die_with_parent() -> io::Result<()> {
-    // SAFETY: an integer option with integer arguments.
-    check(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as libc::c_ulong, 0, 0, 0) })?;
-    Ok(())
-}
-
-/// `PR_SET_NO_NEW_PRIVS`.
-pub fn no_new_privileges() -> io::Result<()> {
-    // SAFETY: an integer option with integer arguments.
-    check(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) })?;
-    Ok(())
+    Ok(set_parent_process_death_signal(Some(Signal::KILL))?)
 }
 
 /// Loads a seccomp program: seccomp(2), `SECCOMP_SET_MODE_FILTER`.
@@ -135,13 +101,6 @@ pub fn join_new_session_keyring() -> io::Result<()> {
     check(unsafe {
         libc::syscall(libc::SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, ptr::null::<u8>())
     })?;
-    Ok(())
-}
-
-/// personality(2).
-pub fn set_personality(persona: u64) -> io::Result<()> {
-    // SAFETY: an integer argument.
-    check(unsafe { libc::personality(persona) })?;
     Ok(())
 }
 
@@ -222,51 +181,15 @@ pub fn set_io_priority(value: u32) -> io::Result<()> {
     Ok(())
 }
 
-/// Makes the terminal this session's controlling one: `TIOCSCTTY`, ioctl_tty(2).
-pub fn set_controlling_terminal(terminal: BorrowedFd<'_>) -> io::Result<()> {
-    // SAFETY: an integer argument.
-    check(unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCSCTTY, 0) })?;
-    Ok(())
-}
-
-/// Opens the other end of a pseudo terminal without a path: `TIOCGPTPEER`,
-/// ioctl_tty(2).
-pub fn open_terminal_peer(master: BorrowedFd<'_>) -> io::Result<OwnedFd> {
-    use std::os::fd::FromRawFd;
-    let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC;
-    // SAFETY: the argument is a set of open flags.
-    let fd = unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCGPTPEER, flags) };
-    check(fd)?;
-    // SAFETY: a new descriptor that the kernel just returned.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
-}
-
-/// Sets which of the mounted namespaces a child of this process will be in, or
-/// moves this process: setns(2) with a pidfd.
-pub fn enter_namespaces_of(process: impl AsFd, flags: libc::c_int) -> io::Result<()> {
-    // SAFETY: setns changes kernel state of this thread only.
-    check(unsafe { libc::setns(process.as_fd().as_raw_fd(), flags) })?;
-    Ok(())
-}
-
 /// A real-time signal by its number, which rustix names none of.
-pub fn realtime_signal(number: i32) -> Option<rustix::process::Signal> {
+pub fn realtime_signal(number: i32) -> Option<Signal> {
     if !(32..=64).contains(&number) {
         return None;
     }
     // SAFETY: the kernel takes any number up to 64; the ones that libc keeps
     // for itself (32 and 33) are sent to other programs here, which is what
     // kill(2) allows too.
-    Some(unsafe { rustix::process::Signal::from_raw_unchecked(number) })
-}
-
-/// Number of the pseudo terminal whose master side this is: `TIOCGPTN`,
-/// ioctl_tty(2). `ENOTTY` for anything else.
-pub fn terminal_number(master: impl AsFd) -> io::Result<u32> {
-    let mut number: libc::c_uint = 0;
-    // SAFETY: the kernel stores one unsigned integer there.
-    check(unsafe { libc::ioctl(master.as_fd().as_raw_fd(), libc::TIOCGPTN, &raw mut number) })?;
-    Ok(number)
+    Some(unsafe { Signal::from_raw_unchecked(number) })
 }
 
 /// Signals as a new program expects them: none blocked, and SIGPIPE with its
@@ -300,16 +223,21 @@ pub fn ended_child() -> Option<i32> {
 /// Collects a child that has ended: waitpid(2). Returns how it ended as shells
 /// tell it: the exit code, or 128 + the signal (which may be a real-time one).
 pub fn collect_child(pid: i32) -> Option<u32> {
-    let mut status: libc::c_int = 0;
-    // SAFETY: the kernel stores one int there.
-    while unsafe { libc::waitpid(pid, &raw mut status, libc::WNOHANG) } == -1 {
-        if io::Error::last_os_error().kind() != io::ErrorKind::Interrupted {
-            return None;
+    let pid = rustix::process::Pid::from_raw(pid)?;
+    let (_, status) = loop {
+        match rustix::process::waitpid(Some(pid), WaitOptions::NOHANG) {
+            Err(rustix::io::Errno::INTR) => continue,
+            other => break other.ok().flatten()?,
         }
-    }
-    let number = match libc::WIFSIGNALED(status) {
-        true => 128 + libc::WTERMSIG(status),
-        false => libc::WEXITSTATUS(status),
     };
-    Some(number.unsigned_abs())
+    let signal = status.terminating_signal().map(|signal| 128 + signal);
+    signal.or(status.exit_status()).map(i32::unsigned_abs)
+}
+
+/// Makes a system call with all arguments zero: syscall(2).
+#[cfg(test)]
+pub(crate) fn system_call(number: i64) -> io::Result<i64> {
+    // SAFETY: the tests only pass numbers of calls that read no memory of this
+    // process when their arguments are null pointers, or that do not exist.
+    check(unsafe { libc::syscall(number, 0, 0, 0, 0, 0, 0) })
 }

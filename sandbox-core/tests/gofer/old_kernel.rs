@@ -1,15 +1,13 @@
 //! What an older kernel lacks is taken away by a filter, and its release is
 //! told by personality(2), so that the roads meant for it are walked.
 
+use nix::sys::personality::{self, Persona};
 use sandbox_core::control::gofer::Slot;
 use sandbox_core::spec::seccomp::compile;
-use sandbox_core::sys::process::{load_seccomp, set_personality};
+use sandbox_core::sys::process::load_seccomp;
 
 use crate::harness::*;
 use crate::rootfs::{asking_for, check_overlay, mount, snapshots};
-
-/// `UNAME26`: the release reads 2.6.something.
-const UNAME26: u64 = 0x0002_0000;
 
 fn like_old(
     request: &sandbox_core::control::gofer::GoferRequest,
@@ -24,7 +22,8 @@ fn like_old(
     .unwrap();
     let program = compile(&profile).unwrap().program;
     gofer_in(request, sandbox, move || {
-        set_personality(UNAME26)?;
+        // The release reads 2.6.something.
+        personality::set(Persona::UNAME26)?;
         load_seccomp(&program, 0)
     })
 }

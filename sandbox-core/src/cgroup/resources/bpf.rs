@@ -12,7 +12,7 @@ use rustix::fs::OFlags;
 use super::device_policy::{Exception, Policy};
 use crate::cgroup::file;
 use crate::error::{Context, Result};
-use crate::sys::cgroup as sys;
+use crate::sys::bpf as sys;
 
 /// Attaches the policy's program, then detaches those of an earlier policy. In
 /// this order no device is accessible in between.

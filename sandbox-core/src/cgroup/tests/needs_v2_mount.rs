@@ -57,7 +57,7 @@ fn devices_are_closed_but_the_default_ones_by_a_program() {
         let resources = LinuxResourcesBuilder::default().devices(rules).build().unwrap();
         resources::allow_devices(&scratch.cgroup, &resources).unwrap();
         let dir = scratch.cgroup.dir_fd().unwrap().unwrap();
-        let programs = crate::sys::cgroup::device_programs(dir.as_fd()).unwrap();
+        let programs = crate::sys::bpf::device_programs(dir.as_fd()).unwrap();
         assert_eq!(programs.len(), 1, "the earlier program is gone");
         (opens(&mut scratch, 'c', 1, 11), opens(&mut scratch, 'c', 1, 3))
     };

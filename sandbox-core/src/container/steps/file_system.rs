@@ -29,7 +29,7 @@ pub(crate) fn set_attributes(mount: impl AsFd, wanted: &MountAttributes) -> std:
         (Depth::Top, wanted.set, wanted.clear),
     ];
     for (depth, set, clear) in changes {
-        if set | clear != 0 {
+        if !(set | clear).is_empty() {
             mount_setattr(&mount, depth, AttrChange { set, clear, ..AttrChange::default() })?;
         }
     }

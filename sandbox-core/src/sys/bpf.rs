@@ -1,5 +1,4 @@
-//! Device programs of cgroup version 2, and the process that keeps a fresh
-//! scope of systemd alive.
+//! Device programs of cgroup version 2: bpf(2).
 
 use std::ffi::c_long;
 use std::io;
@@ -162,75 +161,4 @@ pub fn detach_device_program(cgroup: BorrowedFd<'_>, id: u32) -> io::Result<()> 
     };
     // SAFETY: no addresses in it.
     unsafe { bpf(PROG_DETACH, &mut attr) }.map(drop)
-}
-
-/// A child that does nothing, to be the first process of a scope: systemd
-/// makes no empty ones, and removes those that become empty. Killed and
-/// collected on drop; it dies with its parent as well.
-#[derive(Debug)]
-pub struct Holder {
-    pid: libc::pid_t,
-}
-
-impl Holder {
-    /// fork(2) of a child that closes all descriptors and waits to be killed.
-    pub fn start() -> io::Result<Holder> {
-        let parent = std::process::id().cast_signed();
-        // SAFETY: the child calls nothing but async-signal-safe functions (see
-        // `idle`), so that a lock held by another thread cannot stop it.
-        match unsafe { libc::fork() } {
-            -1 => Err(io::Error::last_os_error()),
-            0 => idle(parent),
-            pid => Ok(Holder { pid }),
-        }
-    }
-
-    /// Its process ID, as we see it.
-    pub fn pid(&self) -> i32 {
-        self.pid
-    }
-}
-
-/// The child's life: signal handlers of the parent are taken off so that
-/// SIGTERM ends it, descriptors are closed so that it keeps none alive.
-fn idle(parent: libc::pid_t) -> ! {
-    for signal in 1..32 {
-        // SAFETY: the default action is set, no handler; KILL and STOP are
-        // refused, which does not matter.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
-    }
-    // SAFETY: an all-zero `sigset_t` is an empty set on Linux.
-    let none = unsafe { std::mem::zeroed::<libc::sigset_t>() };
-    // SAFETY: `none` is a valid set and the old one is not asked for.
-    unsafe { libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut()) };
-    // SAFETY: plain numbers; the child dies with the thread that made it.
-    unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
-    // SAFETY: no arguments.
-    if unsafe { libc::getppid() } != parent {
-        // The parent died before prctl(2).
-        // SAFETY: ends the child without running anything of the parent's.
-        unsafe { libc::_exit(0) };
-    }
-    // SAFETY: closes all descriptors; nothing in the child uses or drops one
-    // after this.
-    unsafe { libc::syscall(libc::SYS_close_range, 0u32, u32::MAX, 0u32) };
-    loop {
-        // SAFETY: no arguments.
-        unsafe { libc::pause() };
-    }
-}
-
-impl Drop for Holder {
-    fn drop(&mut self) {
-        // SAFETY: a child of ours that is not collected yet, so that the
-        // number cannot belong to another process.
-        unsafe { libc::kill(self.pid, libc::SIGKILL) };
-        loop {
-            // SAFETY: the status is not asked for.
-            let result = unsafe { libc::waitpid(self.pid, std::ptr::null_mut(), 0) };
-            if result >= 0 || io::Error::last_os_error().raw_os_error() != Some(libc::EINTR) {
-                return;
-            }
-        }
-    }
 }

@@ -1,0 +1,99 @@
+//! Child processes that belong to a value.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use nix::sched::CloneFlags;
+use nix::sys::signal::SigSet;
+use rustix::io::Errno;
+use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
+
+use super::clone::{Cloned, SingleThreaded, clone_into};
+use super::process::{die_with_parent, exit_now};
+
+/// A child process. Killed and collected on drop; it dies with its parent as
+/// well.
+#[derive(Debug)]
+pub struct Child {
+    pid: i32,
+    pidfd: OwnedFd,
+}
+
+impl Child {
+    /// Clones a child into new namespaces, for `work` and nothing else.
+    pub fn run(
+        proof: &SingleThreaded,
+        namespaces: CloneFlags,
+        work: impl FnOnce(),
+    ) -> io::Result<Self> {
+        let parent = rustix::process::getpid();
+        match clone_into(proof, namespaces, None)? {
+            Cloned::Parent { pid, pidfd } => Ok(Self { pid, pidfd }),
+            Cloned::Child => {
+                // The child must never return into its copy of the caller.
+                let work = AssertUnwindSafe(|| {
+                    // Dead before it could be asked for the signal? In a PID
+                    // namespace of its own the child sees no parent at all.
+                    let orphan = || rustix::process::getppid().is_some_and(|p| p != parent);
+                    if die_with_parent().is_ok() && !orphan() {
+                        work();
+                    }
+                });
+                exit_now(catch_unwind(work).map_or(101, |()| 0))
+            }
+        }
+    }
+
+    /// Clones a child into new namespaces that does nothing but exist. It keeps
+    /// no descriptor of its parent's open, and any signal ends it.
+    pub fn parked(proof: &SingleThreaded, namespaces: CloneFlags) -> io::Result<Self> {
+        Self::run(proof, namespaces, || {
+            // It exists all the same.
+            let _ = SigSet::empty().thread_set_mask();
+            close_all();
+            loop {
+                rustix::event::pause();
+            }
+        })
+    }
+
+    /// Its ID in the caller's PID namespace.
+    pub fn pid(&self) -> i32 {
+        self.pid
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        // Neither can fail on a child that nothing else collects.
+        let _ = pidfd_send_signal(&self.pidfd, Signal::KILL);
+        let exited = WaitIdOptions::EXITED;
+        while let Err(Errno::INTR) = waitid(WaitId::PidFd(self.pidfd.as_fd()), exited) {}
+    }
+}
+
+/// Closes all descriptors of a process that only waits to be killed.
+fn close_all() {
+    // SAFETY: the only caller uses and drops no descriptor after this: it waits
+    // for ever, and a panic there is impossible.
+    unsafe { libc::syscall(libc::SYS_close_range, 0u32, u32::MAX, 0u32) };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The child is parked all the same: no lock that the harness's other thread
+    /// may hold is asked for on the way.
+    #[test]
+    fn a_parked_child_holds_nothing_and_ends_with_its_value() {
+        let child = Child::parked(&SingleThreaded::in_a_test(), CloneFlags::empty()).unwrap();
+        let descriptors = format!("/proc/{}/fd", child.pid());
+        while std::fs::read_dir(&descriptors).unwrap().next().is_some() {
+            std::thread::yield_now();
+        }
+        drop(child);
+        assert!(!std::path::Path::new(&descriptors).exists());
+    }
+}
