@@ -5,6 +5,10 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+/// The ID that the kernel shows for an ID without a mapping, and that images
+/// call nobody.
+pub(crate) const OVERFLOW_ID: u32 = 65534;
+
 /// A process ID in the host's (the shim's) PID namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct HostPid(pub i32);

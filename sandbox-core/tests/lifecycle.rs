@@ -55,7 +55,6 @@ impl Fixture {
             state_root: self.directory.path().join("run"),
             palisade: env!("CARGO_BIN_EXE_palisade").into(),
             debug: true,
-            attached: true,
         }
     }
 
@@ -348,7 +347,8 @@ fn a_node_that_shuts_down_ends_a_sandbox_after_its_containers() {
         pod.next().0,
         Upward::Exited { process: ProcessId { exec: Some(_), .. }, status: 0 }
     ));
-    assert!(pod.sandbox.is_running());
+    let mut death = [PollFd::from_borrowed_fd(pod.sandbox.pidfd(), PollFlags::IN)];
+    assert_eq!(poll(&mut death, Some(&Timespec::default())), Ok(0), "boot is dead");
 
     init.signal(Signal::KILL.as_raw()).unwrap();
     assert!(matches!(

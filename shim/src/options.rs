@@ -206,7 +206,6 @@ impl Options {
             state_root: PathBuf::from(STATE_ROOT),
             palisade,
             debug: self.debug,
-            attached: true,
         }
     }
 }

@@ -28,7 +28,7 @@ impl Descriptors {
             panic_log: take("--panic-log-fd", flags.panic_log_fd)?,
             control: take("--controller-fd", flags.controller_fd)?,
             mounts: take("--mounts-fd", flags.mounts_fd)?,
-            certificate: take("--spec-fd", flags.spec_fd)?,
+            certificate: take("--birth-fd", flags.birth_fd)?,
         };
         Ok((adopted, start_sync))
     }
@@ -36,8 +36,8 @@ impl Descriptors {
     /// Reads the birth certificate.
     pub(super) fn read_certificate(&self) -> Result<Vec<u8>> {
         let mut bytes = Vec::new();
-        let file = self.certificate.try_clone().context(|| "dup of --spec-fd")?;
-        File::from(file).read_to_end(&mut bytes).context(|| "read --spec-fd")?;
+        let file = self.certificate.try_clone().context(|| "dup of --birth-fd")?;
+        File::from(file).read_to_end(&mut bytes).context(|| "read --birth-fd")?;
         Ok(bytes)
     }
 }

@@ -76,22 +76,18 @@ pub fn run(flags: &BootFlags) -> ExitCode {
 
 /// Turns this process, which was just executed, into boot.
 fn start(flags: &BootFlags, descriptors: Descriptors) -> Result<Boot> {
-    logger::start(&descriptors, flags.debug_log_fd.is_some())?;
+    logger::start(&descriptors, flags.debug)?;
     let birth = Birth::decode(&descriptors.read_certificate()?)?;
     let alone = SingleThreaded::prove().context(|| "start as the sandbox process")?;
     set_up_network(&birth)?;
-    let own_pid_namespace = open_own_pid_namespace(flags.pidns)?;
-    if flags.setup_root {
-        root::enter_empty()?;
-    }
+    let own_pid_namespace = open_own_pid_namespace()?;
+    root::enter_empty()?;
     let own_id = OwnId::of(&birth);
     if flags.apply_caps {
         privileges::drop_all_but_needed(own_id)?;
     }
     own_id.close_proc_files()?;
-    if flags.attached {
-        die_with_parent().context(|| "prctl PR_SET_PDEATHSIG")?;
-    }
+    die_with_parent().context(|| "prctl PR_SET_PDEATHSIG")?;
     log::debug!("up with {} CPUs and {} bytes of memory", flags.cpu_num, flags.total_memory);
     Ok(Boot {
         events: events::Events::new(&descriptors.control)?,
@@ -121,9 +117,9 @@ fn set_up_network(birth: &Birth) -> Result<()> {
 
 /// Opens the namespace to which boot returns from a container's. The host's /proc must
 /// still be visible.
-fn open_own_pid_namespace(is_init: bool) -> Result<OwnedFd> {
+fn open_own_pid_namespace() -> Result<OwnedFd> {
     let pid = rustix::process::getpid();
-    if is_init && !pid.is_init() {
+    if !pid.is_init() {
         return Err(Error::internal(format!(
             "boot is process {pid:?}, not PID 1 of a new PID namespace"
         )));

@@ -8,7 +8,7 @@ use crate::container::delivered::DeliveredMounts;
 use crate::container::paths::{DEVICES, PROC};
 use crate::control::gofer::{Delivery, Slot};
 use crate::control::message::MAX_PACKET;
-use crate::control::packet::{Received, receive_packet};
+use crate::control::packet::{Received, SCM_MAX_FD, receive_packet};
 use crate::error::{Context, Error, Result};
 use crate::sys::mount::attach_at;
 
@@ -18,9 +18,6 @@ pub(super) struct MountsChannel {
     /// A delivery for a later container, received too early.
     ahead: Option<(Delivery, Vec<OwnedFd>)>,
 }
-
-/// The most descriptors of one delivery (the kernel's `SCM_MAX_FD`).
-const MAX_SLOTS: usize = 253;
 
 impl MountsChannel {
     pub(super) fn new(channel: OwnedFd) -> Self {
@@ -77,7 +74,7 @@ impl MountsChannel {
         if let Some(ahead) = self.ahead.take() {
             return Ok(ahead);
         }
-        let received = receive_packet(&self.socket, MAX_PACKET, MAX_SLOTS)
+        let received = receive_packet(&self.socket, MAX_PACKET, SCM_MAX_FD)
             .context(|| "receive from the mounts channel")?;
         let Received::Packet { bytes, fds, .. } = received else {
             return Err(Error::internal("the gofer has delivered no mounts for this container"));

@@ -115,11 +115,6 @@ impl Cgroup {
         Ok(OomWatch { event, counter, seen, above, was_short: false })
     }
 
-    /// Returns the number of processes ever killed for lack of memory.
-    pub fn oom_kill_count(&self) -> Result<u64> {
-        Ok(kills(&self.oom_counter()?)?.unwrap_or(0))
-    }
-
     fn oom_counter(&self) -> Result<PathBuf> {
         let missing =
             || Error::internal("this host has no memory cgroup, which reports out-of-memory kills");

@@ -33,6 +33,6 @@ pub(crate) fn late_namespaces(plan: &ContainerPlan) -> CloneFlags {
 
 /// Returns the namespaces that the clone of the init makes. The cgroup namespace is made
 /// later: its root is the cgroup of the process that makes it.
-pub(crate) fn clone_flags(plan: &ContainerPlan) -> i32 {
-    (early_namespaces(plan) - CloneFlags::CLONE_NEWCGROUP).bits()
+pub(crate) fn clone_flags(plan: &ContainerPlan) -> CloneFlags {
+    early_namespaces(plan) - CloneFlags::CLONE_NEWCGROUP
 }

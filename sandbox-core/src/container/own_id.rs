@@ -6,9 +6,7 @@ use nix::unistd::{Uid, seteuid};
 use crate::control::donation::Birth;
 use crate::error::{Context, Result};
 use crate::sys::process::set_dumpable;
-
-/// The ID under which boot runs if the spec's mappings leave it none of its own.
-const NOBODY: u32 = 65534;
+use crate::types::OVERFLOW_ID;
 
 /// The ID under which boot runs inside its user namespace.
 #[derive(Clone, Copy, Debug)]
@@ -21,7 +19,7 @@ pub(crate) struct OwnId {
 impl OwnId {
     /// By the birth certificate.
     pub(crate) fn of(birth: &Birth) -> Self {
-        Self { id: birth.own_id.unwrap_or(NOBODY), exclusive: birth.own_id.is_some() }
+        Self { id: birth.own_id.unwrap_or(OVERFLOW_ID), exclusive: birth.own_id.is_some() }
     }
 
     /// Protects boot's files in /proc from the containers. Each change of an ID undoes it:

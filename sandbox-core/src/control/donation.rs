@@ -1,5 +1,5 @@
 //! The flags and the birth certificate that boot is given at its start. The
-//! flags name each descriptor by the number that it has in boot; `--spec-fd`
+//! flags name each descriptor by the number that it has in boot; `--birth-fd`
 //! holds the certificate.
 //!
 //! Both directions are here: the shim writes ([`BootFlags::to_args`],
@@ -26,8 +26,8 @@ pub const STARTED: u8 = 1;
 pub struct BootFlags {
     /// The pipe for log lines.
     pub log_fd: RawFd,
-    /// The pipe for debug log lines, if they are wanted.
-    pub debug_log_fd: Option<RawFd>,
+    /// Whether boot logs at debug level.
+    pub debug: bool,
     /// The file for the message of a panic.
     pub panic_log_fd: RawFd,
     /// The root container's bundle, for people who read process lists.
@@ -37,17 +37,11 @@ pub struct BootFlags {
     /// The channel on which the gofer's mounts arrive.
     pub mounts_fd: RawFd,
     /// The birth certificate.
-    pub spec_fd: RawFd,
+    pub birth_fd: RawFd,
     /// The pipe on which boot reports that it is up.
     pub start_sync_fd: RawFd,
-    /// Whether boot is PID 1 of a namespace of its own.
-    pub pidns: bool,
-    /// Whether boot moves into an empty root.
-    pub setup_root: bool,
     /// Whether boot drops the capabilities that it does not need.
     pub apply_caps: bool,
-    /// Whether boot dies with its parent.
-    pub attached: bool,
     /// The number of CPUs that the sandbox is told it has.
     pub cpu_num: u32,
     /// The bytes of memory that the sandbox is told it has.
@@ -59,20 +53,18 @@ pub struct BootFlags {
 impl BootFlags {
     /// Returns the command line, `argv[0]` included.
     pub fn to_args(&self) -> Vec<String> {
-        let mut args = vec![BOOT_ARGV0.to_owned(), format!("--log-fd={}", self.log_fd)];
-        args.extend(self.debug_log_fd.map(|fd| format!("--debug-log-fd={fd}")));
+        let mut args = vec![BOOT_ARGV0.to_owned()];
         args.extend([
+            format!("--log-fd={}", self.log_fd),
             format!("--panic-log-fd={}", self.panic_log_fd),
+            format!("--debug={}", self.debug),
             "boot".to_owned(),
             format!("--bundle={}", self.bundle.display()),
             format!("--controller-fd={}", self.controller_fd),
             format!("--mounts-fd={}", self.mounts_fd),
-            format!("--spec-fd={}", self.spec_fd),
+            format!("--birth-fd={}", self.birth_fd),
             format!("--start-sync-fd={}", self.start_sync_fd),
-            format!("--pidns={}", self.pidns),
-            format!("--setup-root={}", self.setup_root),
             format!("--apply-caps={}", self.apply_caps),
-            format!("--attached={}", self.attached),
             format!("--cpu-num={}", self.cpu_num),
             format!("--total-memory={}", self.total_memory),
             self.id.clone(),
@@ -92,17 +84,14 @@ impl BootFlags {
         }
         Ok(Self {
             log_fd: given.required("--log-fd")?,
-            debug_log_fd: given.optional("--debug-log-fd")?,
+            debug: given.required("--debug")?,
             panic_log_fd: given.required("--panic-log-fd")?,
             bundle: given.required("--bundle")?,
             controller_fd: given.required("--controller-fd")?,
             mounts_fd: given.required("--mounts-fd")?,
-            spec_fd: given.required("--spec-fd")?,
+            birth_fd: given.required("--birth-fd")?,
             start_sync_fd: given.required("--start-sync-fd")?,
-            pidns: given.required("--pidns")?,
-            setup_root: given.required("--setup-root")?,
             apply_caps: given.required("--apply-caps")?,
-            attached: given.required("--attached")?,
             cpu_num: given.required("--cpu-num")?,
             total_memory: given.required("--total-memory")?,
             id: given.id()?,
@@ -201,7 +190,7 @@ impl Birth {
             )));
         }
         postcard::from_bytes(rest)
-            .map_err(|e| Error::internal(format!("--spec-fd holds no birth certificate: {e}")))
+            .map_err(|e| Error::internal(format!("--birth-fd holds no birth certificate: {e}")))
     }
 }
 
@@ -216,17 +205,14 @@ mod tests {
     fn flags() -> BootFlags {
         BootFlags {
             log_fd: 3,
-            debug_log_fd: None,
+            debug: true,
             panic_log_fd: 4,
             bundle: "/run/b".into(),
             controller_fd: 5,
             mounts_fd: 6,
-            spec_fd: 7,
+            birth_fd: 7,
             start_sync_fd: 8,
-            pidns: true,
-            setup_root: true,
             apply_caps: true,
-            attached: false,
             cpu_num: 2,
             total_memory: 1 << 40,
             id: "sandbox".into(),
@@ -245,10 +231,10 @@ mod tests {
             .to_args()
             .into_iter()
             .skip(1)
-            .filter(|a| !a.contains("spec"))
+            .filter(|a| !a.contains("birth"))
             .map(OsString::from);
         let error = BootFlags::parse(args).unwrap_err().to_string();
-        assert!(error.contains("--spec-fd"), "{error}");
+        assert!(error.contains("--birth-fd"), "{error}");
     }
 
     #[test]

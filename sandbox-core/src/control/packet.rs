@@ -28,7 +28,7 @@ use rustix::process::{Pid, getegid, geteuid};
 use crate::control::message::MAX_PACKET;
 
 /// The most descriptors that one packet can carry (`SCM_MAX_FD`).
-const SCM_MAX_FD: usize = 253;
+pub(crate) const SCM_MAX_FD: usize = 253;
 
 const INLINE: u8 = 0;
 const IN_MEMFD: u8 = 1;

@@ -11,6 +11,7 @@ use crate::gofer::means::Gofer;
 use crate::gofer::options::Options;
 use crate::gofer::overlay_attached;
 use crate::gofer::users::{Users, as_root_of};
+use crate::sys::kernel;
 use crate::sys::mount::{FsContext, FsError};
 
 /// The first Linux whose overlay takes layers on detached mounts
@@ -48,7 +49,9 @@ pub(super) fn make(mut options: Options, mapping: Mapping, gofer: &mut Gofer) ->
 fn mount(overlay: &Overlay, creator: Option<&Users>) -> Result<OwnedFd> {
     match by_descriptor(overlay, creator)? {
         Ok(mount) => Ok(mount),
-        Err(_) if older_than(LAYERS_BY_DESCRIPTOR) => overlay_attached::make(overlay, creator),
+        Err(_) if kernel::version().is_some_and(|version| version < LAYERS_BY_DESCRIPTOR) => {
+            overlay_attached::make(overlay, creator)
+        }
         Err(e) => Err(refused("mounting it", &e)),
     }
 }
@@ -83,15 +86,4 @@ fn by_descriptor(
     // mount the host's root is an unmapped user, whose files cannot be made.
     let created = as_root_of(creator, || Ok(context.create()))?;
     Ok(created.and_then(|()| context.mount(overlay.options.attributes)))
-}
-
-/// Whether the kernel is older than a version.
-fn older_than(version: (u32, u32)) -> bool {
-    let name = rustix::system::uname();
-    let release = name.release().to_string_lossy();
-    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse);
-    match (numbers.next(), numbers.next()) {
-        (Some(Ok(major)), Some(Ok(minor))) => (major, minor) < version,
-        _ => false,
-    }
 }

@@ -6,13 +6,13 @@ use std::os::fd::OwnedFd;
 use nix::sched::{CloneFlags, setns};
 
 use super::process::{OwnProcFiles, Prepared};
-use super::{Channel, donated, identity};
+use super::{Channel, donated};
 use crate::container::donated::Donated;
 use crate::container::join_info::JoinInfo;
 use crate::container::terminal::Terminal;
 use crate::error::{Context, Result};
 use crate::spec::plan::ProcessPlan;
-use crate::sys::process::{exit_now, set_dumpable};
+use crate::sys::process::{become_root, exit_now, set_dumpable};
 
 /// The input of an exec'd process.
 #[derive(Clone, Copy)]
@@ -45,7 +45,7 @@ fn to_execve(joining: Joining<'_>) -> Result<Prepared<'_>> {
     let namespaces = joining.container.namespaces - CloneFlags::CLONE_NEWPID;
     setns(joining.init, namespaces).context(|| "enter the container's namespaces")?;
     if namespaces.contains(CloneFlags::CLONE_NEWUSER) {
-        identity::become_root()?;
+        become_root().context(|| "become root of the container's user namespace")?;
     }
     let seccomp = joining.container.seccomp.as_ref();
     Prepared::new(joining.process, seccomp, joining.terminal.is_some(), own_files)

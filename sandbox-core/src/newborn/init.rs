@@ -7,7 +7,7 @@ use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::{chdir, fchdir, pivot_root};
 
 use super::process::{OwnProcFiles, Prepared};
-use super::{Channel, donated, hooks, identity, mounts, names};
+use super::{Channel, donated, hooks, mounts, names};
 use crate::container::donated::Donated;
 use crate::container::namespaces::{early_namespaces, late_namespaces};
 use crate::container::terminal::Terminal;
@@ -16,7 +16,7 @@ use crate::error::{Context, Result};
 use crate::spec::plan::{ContainerPlan, ProcessPlan};
 use crate::sys::clone::SingleThreaded;
 use crate::sys::mount::{AttrChange, mount_setattr_at};
-use crate::sys::process::{exit_now, set_dumpable};
+use crate::sys::process::{become_root, exit_now, set_dumpable};
 
 /// The input of a container's init. The init is a copy of boot, so none of it is sent.
 #[derive(Clone, Copy)]
@@ -81,7 +81,7 @@ fn enter_late_namespaces(newborn: Newborn<'_>) -> Result<()> {
     }
     if late.contains(CloneFlags::CLONE_NEWUSER) {
         newborn.channel.get_mapped()?;
-        identity::become_root()?;
+        become_root().context(|| "become root of the container's user namespace")?;
     }
     Ok(())
 }

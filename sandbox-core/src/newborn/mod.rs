@@ -7,7 +7,6 @@ mod channel;
 mod donated;
 pub(crate) mod exec;
 mod hooks;
-mod identity;
 pub(crate) mod init;
 mod lookup;
 mod mounts;

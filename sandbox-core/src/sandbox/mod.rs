@@ -37,12 +37,12 @@ use crate::control::message::{MAX_DESCRIPTORS, MAX_PACKET, Numbered, Request, Up
 use crate::control::packet::{Received, receive_packet, send_packet};
 use crate::error::{Context, Error, Result};
 use crate::spec::plan::{Mappings, Plan};
-use crate::types::{HostPid, Userns};
+use crate::types::{HostPid, OVERFLOW_ID, Userns};
 
 pub use clean_up::clean_up;
 pub use executable::Executable;
 pub use gofer_run::GoferRun;
-pub use process::{Along, Process, signal_foreground};
+pub use process::{Along, Process};
 use state::StateDirectory;
 
 /// The options that a node's administrator chose. See ARCHITECTURE.md,
@@ -61,8 +61,6 @@ pub struct Config {
     pub palisade: PathBuf,
     /// Whether boot logs at debug level.
     pub debug: bool,
-    /// Whether boot dies with the shim.
-    pub attached: bool,
 }
 
 /// The inputs of a new sandbox.
@@ -229,15 +227,6 @@ impl Sandbox {
         self.pidfd.as_fd()
     }
 
-    /// Whether boot is running.
-    pub fn is_running(&self) -> bool {
-        if self.reaped.load(Ordering::Relaxed) {
-            return false;
-        }
-        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
-        matches!(waitid(rustix::process::WaitId::PidFd(self.pidfd.as_fd()), options), Ok(None))
-    }
-
     /// Sends SIGKILL to boot; the kernel then kills the whole pod. Idempotent.
     pub fn kill(&self) -> Result<()> {
         match pidfd_send_signal(&self.pidfd, Signal::KILL) {
@@ -328,9 +317,6 @@ impl Sandbox {
         self.directory.remove()
     }
 }
-
-/// The ID as which an ID without a mapping appears in a user namespace.
-const OVERFLOW_ID: u32 = 65534;
 
 /// The size of the panic log. The memfd is sealed at this size, since boot may
 /// be hostile.

@@ -3,12 +3,11 @@
 //! system behind the descriptor.
 
 use std::fs::File;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 
 use rustix::fs::{AtFlags, FileType, StatxFlags, statx};
 use rustix::io::Errno;
-use rustix::process::{Signal, kill_process_group, pidfd_send_signal};
-use rustix::termios::tcgetpgrp;
+use rustix::process::{Signal, pidfd_send_signal};
 
 use crate::control::message::{Done, Upward};
 use crate::control::packet::Unchecked;
@@ -119,27 +118,6 @@ impl Process {
     }
 }
 
-/// Sends a signal to the foreground process group of a terminal that came in
-/// [`Along`], as its ^C does: tcgetpgrp(3), kill(2). The kernel lets only a
-/// process of the terminal's session, and so of the container, set that group.
-///
-/// # Errors
-/// `NotFound` if no process group is in the foreground; `Invalid` for a number
-/// that is no signal.
-/// no signal.
-pub fn signal_foreground(terminal: impl AsFd, signal: i32) -> Result<()> {
-    let signal = named(signal)?;
-    let no_group = || Error::new(FailureKind::NotFound, "no process is in the foreground");
-    let group = match tcgetpgrp(terminal) {
-        Err(Errno::NOTTY | Errno::OPNOTSUPP) => return Err(no_group()),
-        other => other.context(|| "tcgetpgrp of the terminal")?,
-    };
-    match kill_process_group(group, signal) {
-        Err(Errno::SRCH) => Err(no_group()),
-        other => other.context(|| format!("send {signal:?} to the process group {group}")),
-    }
-}
-
 fn named(signal: i32) -> Result<Signal> {
     Signal::from_named_raw(signal)
         .or_else(|| crate::sys::process::realtime_signal(signal))
@@ -157,36 +135,4 @@ fn pid_of(pidfd: &OwnedFd) -> Result<Option<i32>> {
     let text = String::from_utf8_lossy(&text[..length]);
     let pid = text.lines().find_map(|line| line.strip_prefix("Pid:"));
     Ok(pid.and_then(|pid| pid.trim().parse().ok()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// A new terminal: its master side, and its name.
-    fn terminal() -> (OwnedFd, String) {
-        let flags = rustix::pty::OpenptFlags::RDWR | rustix::pty::OpenptFlags::CLOEXEC;
-        let master = rustix::pty::openpt(flags).unwrap();
-        rustix::pty::unlockpt(&master).unwrap();
-        let name = rustix::pty::ptsname(&master, Vec::new()).unwrap();
-        (master, name.into_string().unwrap())
-    }
-
-    #[test]
-    fn a_signal_reaches_the_foreground_process_group() {
-        use std::io::Read;
-        use std::os::unix::process::ExitStatusExt;
-        use std::process::{Command, Stdio};
-        let (master, name) = terminal();
-        let open = || Stdio::from(File::options().read(true).write(true).open(&name).unwrap());
-        assert!(signal_foreground(&master, 15).is_err(), "no process is in the foreground yet");
-        // setsid(1) makes its standard input the controlling terminal.
-        let script = ["--ctty", "sh", "-c", "echo up; exec sleep 1000"];
-        let mut child =
-            Command::new("setsid").args(script).stdin(open()).stdout(open()).spawn().unwrap();
-        File::from(master.try_clone().unwrap()).read_exact(&mut [0; 2]).unwrap();
-        assert!(signal_foreground(&master, 99).is_err(), "no signal");
-        signal_foreground(&master, 15).unwrap();
-        assert_eq!(child.wait().unwrap().signal(), Some(15));
-    }
 }

@@ -215,10 +215,7 @@ pub enum MountSource {
     /// The container's cgroup, as seen from its cgroup namespace.
     Cgroup,
     /// A detached mount that the gofer delivers.
-    Delivered {
-        /// The source is no directory: make a file as its mount point.
-        is_file: bool,
-    },
+    Delivered,
 }
 
 /// A file system option: `key` or `key=value`.

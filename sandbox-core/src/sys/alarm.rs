@@ -9,6 +9,8 @@ use nix::sys::signal::{
     SaFlags, SigAction, SigEvent, SigHandler, SigSet, SigevNotify, Signal, sigaction,
 };
 
+use super::check;
+
 thread_local! {
     static TIMER: OnceCell<Timer> = const { OnceCell::new() };
 }
@@ -63,7 +65,7 @@ impl Timer {
         let spec = libc::itimerspec { it_interval: every, it_value: every };
         // SAFETY: `spec` outlives the call; no old value is requested. The
         // timer is this thread's, or else the kernel refuses the number.
-        check(unsafe { libc::timer_settime(self.0, 0, &raw const spec, ptr::null_mut()) })
+        check(unsafe { libc::timer_settime(self.0, 0, &raw const spec, ptr::null_mut()) }).map(drop)
     }
 }
 
@@ -75,10 +77,6 @@ fn catch_alarms() -> io::Result<()> {
     // SAFETY: the handler touches nothing, so it may interrupt anything.
     unsafe { sigaction(Signal::SIGALRM, &action) }?;
     Ok(())
-}
-
-fn check(result: libc::c_int) -> io::Result<()> {
-    if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 #[cfg(test)]

@@ -5,6 +5,8 @@ use std::io;
 use std::mem::size_of;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
+use super::check;
+
 /// bpf(2) commands, of bpf.h.
 const PROG_LOAD: c_long = 5;
 const PROG_ATTACH: c_long = 8;
@@ -82,9 +84,9 @@ unsafe fn bpf<T>(command: c_long, attr: &mut T) -> io::Result<c_long> {
     // exclusively ours. PROG_QUERY alone writes, by the layout of the union and
     // not by that size: `QueryAttr` has all members that it writes. The caller
     // answers for the addresses.
-    let result =
-        unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attr), size_of::<T>()) };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+    check(unsafe {
+        libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attr), size_of::<T>())
+    })
 }
 
 /// A descriptor number as bpf.h has it.

@@ -7,6 +7,8 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::{FdFlags, fcntl_getfd, fcntl_setfd};
 use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
 
+use super::check;
+
 /// Takes a descriptor that this process was given at its start, with a number from a
 /// flag, and makes it close-on-exec.
 ///
@@ -17,9 +19,7 @@ pub fn adopt(number: RawFd) -> io::Result<OwnedFd> {
         return Err(io::Error::from_raw_os_error(libc::EBADF));
     }
     // SAFETY: fcntl F_GETFD only looks the number up; a wrong one is EBADF.
-    if unsafe { libc::fcntl(number, libc::F_GETFD) } == -1 {
-        return Err(io::Error::last_os_error());
-    }
+    check(unsafe { libc::fcntl(number, libc::F_GETFD) })?;
     // SAFETY: the number is open, was announced for this process alone, and
     // main.rs adopts each announced number once before anything else opens one.
     let fd = unsafe { OwnedFd::from_raw_fd(number) };
@@ -39,9 +39,10 @@ pub fn donate(fd: impl AsFd) -> io::Result<RawFd> {
 /// Makes every descriptor from `first` on close-on-exec: close_range(2).
 pub fn cloexec_from(first: u32) -> io::Result<()> {
     // SAFETY: CLOSE_RANGE_CLOEXEC closes nothing, so no owner loses its descriptor.
-    let done =
-        unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
-    if done == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    check(unsafe {
+        libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC)
+    })
+    .map(drop)
 }
 
 /// Makes 0, 1 and 2 `/dev/null`.

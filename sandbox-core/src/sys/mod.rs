@@ -7,7 +7,16 @@ pub mod bpf;
 pub mod child;
 pub mod clone;
 pub mod descriptor;
+pub mod kernel;
 pub mod mount;
 pub mod network;
 pub mod pidfd;
 pub mod process;
+
+use std::io;
+
+/// Returns the result of a system call, or its error where it is -1.
+fn check(result: impl Into<libc::c_long>) -> io::Result<libc::c_long> {
+    let result = result.into();
+    if result == -1 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}

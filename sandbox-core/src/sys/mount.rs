@@ -17,6 +17,8 @@ use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, O
 use rustix::path::Arg;
 use serde::{Deserialize, Serialize};
 
+use super::check;
+
 /// The mounts that a change applies to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Depth {
@@ -126,7 +128,7 @@ fn setattr(
     // SAFETY: `path` is a C string and `attr` a whole `struct mount_attr` of
     // the size that is passed; both outlive the call, which only reads them.
     // The kernel keeps no pointer, and the descriptors are borrowed by the caller.
-    let result = unsafe {
+    check(unsafe {
         libc::syscall(
             libc::SYS_mount_setattr,
             dir.as_raw_fd(),
@@ -135,8 +137,8 @@ fn setattr(
             &raw const attr,
             size_of::<libc::mount_attr>(),
         )
-    };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    })
+    .map(drop)
 }
 
 /// The four kinds of propagation.

@@ -7,6 +7,8 @@ use std::path::Path;
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 
+use super::check;
+
 /// Sets `IFF_UP` on `lo` in this process's network namespace.
 pub fn bring_loopback_up() -> io::Result<()> {
     let (family, kind) = (AddressFamily::INET, SocketType::DGRAM);
@@ -19,8 +21,8 @@ pub fn bring_loopback_up() -> io::Result<()> {
         ifr_ifru: libc::__c_anonymous_ifr_ifru { ifru_flags: flags },
     };
     // SAFETY: the kernel reads name and flags of an ifreq that outlives the call.
-    let done = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) };
-    if done == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) })
+        .map(drop)
 }
 
 /// Writes a sysctl, whose path is given from `/proc/sys` on.

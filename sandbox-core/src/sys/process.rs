@@ -8,17 +8,14 @@ use std::os::fd::BorrowedFd;
 use std::ptr;
 
 use nix::fcntl::AtFlags;
-use nix::unistd::{execve, execveat};
+use nix::unistd::{Gid, Uid, execve, execveat, setgroups, setresgid, setresuid};
 use rustix::process::{
     DumpableBehavior, Signal, WaitOptions, set_dumpable_behavior, set_parent_process_death_signal,
 };
 use rustix::thread::{CapabilitiesSecureBits, set_capabilities_secure_bits};
 use serde::{Deserialize, Serialize};
 
-fn check(result: impl Into<libc::c_long>) -> io::Result<libc::c_long> {
-    let result = result.into();
-    if result == -1 { Err(io::Error::last_os_error()) } else { Ok(result) }
-}
+use super::check;
 
 /// execveat(2) of an open file. Returns only on failure.
 pub fn execute_descriptor(
@@ -32,6 +29,18 @@ pub fn execute_descriptor(
 /// execve(2). Returns only on failure.
 pub fn execute(path: &CStr, args: &[CString], env: &[CString]) -> io::Result<Infallible> {
     Ok(execve(path, args, env)?)
+}
+
+/// Becomes user and group 0 of this process's user namespace, in no other group.
+pub fn become_root() -> io::Result<()> {
+    let of = |call: &'static str| {
+        move |e: nix::Error| io::Error::new(io::Error::from(e).kind(), format!("{call}: {e}"))
+    };
+    setgroups(&[]).map_err(of("setgroups"))?;
+    let gid = Gid::from_raw(0);
+    setresgid(gid, gid, gid).map_err(of("setresgid 0"))?;
+    let uid = Uid::from_raw(0);
+    setresuid(uid, uid, uid).map_err(of("setresuid 0"))
 }
 
 /// Ends this process at once, running nothing: _exit(2).

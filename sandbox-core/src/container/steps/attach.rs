@@ -23,10 +23,10 @@ pub(crate) fn attach(root: BorrowedFd<'_>, ready: Ready<'_>) -> Result<Option<Ow
     let plan = ready.plan;
     let at = || format!("mount {}", plan.destination.display());
     let (mount, kind) = match (&plan.source, ready.donated) {
-        (MountSource::Delivered { .. }, Some((mount, is_file))) => {
+        (MountSource::Delivered, Some((mount, is_file))) => {
             (mount, if is_file { Kind::File } else { Kind::Directory })
         }
-        (MountSource::Delivered { .. }, None) => {
+        (MountSource::Delivered, None) => {
             return Err(Error::internal(format!("{}: the gofer delivered nothing", at())));
         }
         (source, _) => (make(root, &plan.destination, source)?, Kind::Directory),
@@ -66,7 +66,7 @@ fn make(root: BorrowedFd<'_>, destination: &Path, source: &MountSource) -> Resul
             Ok(mount)
         }
         MountSource::SharedMemory(options) => shared_memory::open(options),
-        MountSource::Delivered { .. } => Err(Error::internal("a delivered mount is not made here")),
+        MountSource::Delivered => Err(Error::internal("a delivered mount is not made here")),
     }
 }
 

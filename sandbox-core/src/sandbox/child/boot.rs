@@ -9,7 +9,7 @@ use crate::error::{Context, Error, Result};
 use crate::sandbox::NewSandbox;
 use crate::sandbox::executable::Executable;
 use crate::sys::descriptor::{cloexec_from, detach_stdio, donate};
-use crate::sys::process::{die_with_parent, exit_now};
+use crate::sys::process::{become_root, die_with_parent, exit_now};
 
 /// The inputs of the clone that becomes boot.
 #[derive(Clone, Copy)]
@@ -60,23 +60,13 @@ fn prepare(args: ChildArgs<'_>, ends: &BootEnds, user_namespace: bool) -> Result
         rustix::io::write(procs, b"0").context(|| "join the root container's cgroup")?;
     }
     if user_namespace {
-        become_root()?;
+        become_root().context(|| "become root of the user namespace")?;
     }
     rustix::process::setsid().context(|| "setsid")?;
     detach_stdio().context(|| "put /dev/null into the place of stdio")?;
     let flags = donate_all(args, ends)?;
     let to_c = |arg| CString::new(arg).map_err(|e| Error::internal(format!("argument: {e}")));
     flags.to_args().into_iter().map(to_c).collect()
-}
-
-/// Changes from the host's IDs to ID 0 of the sandbox's user namespace.
-fn become_root() -> Result<()> {
-    use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
-    setgroups(&[]).context(|| "setgroups")?;
-    let gid = Gid::from_raw(0);
-    setresgid(gid, gid, gid).context(|| "setresgid")?;
-    let uid = Uid::from_raw(0);
-    setresuid(uid, uid, uid).context(|| "setresuid")
 }
 
 /// Lets the descriptors that boot is given survive execve. Returns the flags
@@ -87,17 +77,14 @@ fn donate_all(args: ChildArgs<'_>, ends: &BootEnds) -> Result<BootFlags> {
     let log_fd = give(&ends.log)?;
     Ok(BootFlags {
         log_fd,
-        debug_log_fd: new.config.debug.then_some(log_fd),
+        debug: new.config.debug,
         panic_log_fd: give(&ends.panic_log)?,
         bundle: new.plan.host.bundle.clone(),
         controller_fd: give(&ends.control)?,
         mounts_fd: give(&ends.mounts)?,
-        spec_fd: give(args.certificate)?,
+        birth_fd: give(args.certificate)?,
         start_sync_fd: give(&ends.start_sync)?,
-        pidns: true,
-        setup_root: true,
         apply_caps: new.plan.container.user_namespace,
-        attached: new.config.attached,
         cpu_num: new.cpus,
         total_memory: new.memory,
         id: new.id.to_owned(),

@@ -88,7 +88,7 @@ impl One<'_> {
             "bind" => self.bind(&options, idmap)?,
             "proc" => (self.plain(&options, MountSource::Proc)?, None),
             "sysfs" => {
-                let source = self.plain(&options, MountSource::Delivered { is_file: false })?;
+                let source = self.plain(&options, MountSource::Delivered)?;
                 (source, Some(DeliveredSource::Sysfs))
             }
             "mqueue" => (self.plain(&options, MountSource::Mqueue)?, None),
@@ -206,12 +206,11 @@ impl One<'_> {
         };
         text(field, source)?;
         let source = self.context.bundle.join(source);
-        let is_file = match std::fs::metadata(&source) {
-            Ok(metadata) => !metadata.is_dir(),
-            Err(error) => return refuse(field(), format!("{}: {error}", source.display())),
-        };
+        if let Err(error) = std::fs::metadata(&source) {
+            return refuse(field(), format!("{}: {error}", source.display()));
+        }
         let delivered = DeliveredSource::Bind { source, recursive: options.recursive_bind, idmap };
-        Ok((MountSource::Delivered { is_file }, Some(delivered)))
+        Ok((MountSource::Delivered, Some(delivered)))
     }
 
     /// Resolves a file system that takes no options of its own.
@@ -249,7 +248,7 @@ impl One<'_> {
         }
         let delivered =
             DeliveredSource::FileSystem { fs_type, source: source.into(), options: all };
-        Ok((MountSource::Delivered { is_file: false }, Some(delivered)))
+        Ok((MountSource::Delivered, Some(delivered)))
     }
 }
 

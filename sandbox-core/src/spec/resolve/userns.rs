@@ -11,6 +11,7 @@ use super::namespaces::Resolved;
 use super::{Context, pod};
 use crate::error::Result;
 use crate::spec::plan::Mappings;
+use crate::sys::kernel;
 use crate::types::Userns;
 
 /// The result for the user namespace.
@@ -54,11 +55,9 @@ const IDMAPPED_TMPFS: (u32, u32) = (6, 3);
 /// Returns why `userns = "auto"` makes no user namespace on this kernel, if it
 /// is too old.
 fn too_old(release: &CStr) -> Option<String> {
-    let release = release.to_string_lossy();
-    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse);
-    let (Some(Ok(major)), Some(Ok(minor))) = (numbers.next(), numbers.next()) else { return None };
     let (wanted, since) = IDMAPPED_TMPFS;
-    ((major, minor) < IDMAPPED_TMPFS).then(|| {
+    (kernel::version_in(release)? < IDMAPPED_TMPFS).then(|| {
+        let release = release.to_string_lossy();
         format!("Linux {release} cannot map the owners on a tmpfs, {wanted}.{since} and later can")
     })
 }

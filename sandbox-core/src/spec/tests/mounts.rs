@@ -33,7 +33,7 @@ fn boot_makes_the_mounts_of_the_containers_namespaces() {
     assert_eq!(mount(&plan, "/proc").source, MountSource::Proc);
     assert_eq!(mount(&plan, "/dev/mqueue").source, MountSource::Mqueue);
     assert_eq!(mount(&plan, "/sys/fs/cgroup").source, MountSource::Cgroup);
-    assert_eq!(mount(&plan, "/sys").source, MountSource::Delivered { is_file: false });
+    assert_eq!(mount(&plan, "/sys").source, MountSource::Delivered);
     let MountSource::Devpts(options) = &mount(&plan, "/dev/pts").source else {
         panic!("no devpts");
     };
@@ -63,12 +63,12 @@ fn binds_have_their_host_path() {
         planned.propagation.map(|p| (p.kind, p.recursive)),
         Some((PropagationKind::Slave, true))
     );
-    assert_eq!(planned.source, MountSource::Delivered { is_file: false });
+    assert_eq!(planned.source, MountSource::Delivered);
     let plan = with(
         json!({"destination": "/etc/hosts", "type": "bind", "source": "hosts", "options": []}),
     )
     .accepted();
-    assert_eq!(mount(&plan, "/etc/hosts").source, MountSource::Delivered { is_file: true });
+    assert_eq!(mount(&plan, "/etc/hosts").source, MountSource::Delivered);
     // Without a user namespace there is nothing to map.
     let story = bind(&["bind"]).userns(Userns::Never);
     assert!(matches!(
