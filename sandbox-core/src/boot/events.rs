@@ -10,9 +10,10 @@ use rustix::buffer::spare_capacity;
 use rustix::event::epoll;
 
 use super::Boot;
+use crate::control::encoding::Message;
 use crate::control::message::{MAX_DESCRIPTORS, Numbered, Request};
 use crate::control::packet::{Received, receive_packet};
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Result};
 
 /// The largest request: a plan's arguments and environment fit, since execve(2) takes at
 /// most 6 MiB of them.
@@ -122,8 +123,7 @@ impl Boot {
             Received::Closed => return Ok(false),
             Received::WouldBlock => return Ok(true),
         };
-        let Numbered { number, request } = postcard::from_bytes(&bytes)
-            .map_err(|e| Error::internal(format!("decode a request: {e}")))?;
+        let Numbered { number, request } = Numbered::decode(&bytes)?;
         if let Err(error) = self.carry_out(number, request, descriptors) {
             self.reply(number, Err(error));
         }

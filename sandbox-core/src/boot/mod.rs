@@ -28,6 +28,7 @@ use table::Table;
 
 use crate::container::own_id::OwnId;
 use crate::control::donation::{Birth, BootFlags, STARTED};
+use crate::control::encoding::Message;
 use crate::control::message::{Done, Upward};
 use crate::control::packet::send_packet_for;
 use crate::error::{Context, Error, Failure, Result};
@@ -146,9 +147,9 @@ impl Boot {
     /// is reaped.
     fn send_for(&self, process: Option<PodPid>, message: &Upward, descriptors: &[BorrowedFd<'_>]) {
         let process = process.map(|pid| pid.0);
-        let sent = postcard::to_stdvec(message)
-            .map_err(std::io::Error::other)
-            .and_then(|bytes| send_packet_for(process, &self.control, &bytes, descriptors));
+        let sent = message.encode().and_then(|bytes| {
+            send_packet_for(process, &self.control, &bytes, descriptors).context(|| "sendmsg")
+        });
         if let Err(error) = sent {
             log::error!("cannot send to the shim: {error}");
         }

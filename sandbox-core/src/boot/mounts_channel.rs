@@ -6,6 +6,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::container::delivered::DeliveredMounts;
 use crate::container::paths::{DEVICES, PROC};
+use crate::control::encoding::Message;
 use crate::control::gofer::{Delivery, Slot};
 use crate::control::message::MAX_PACKET;
 use crate::control::packet::{Received, SCM_MAX_FD, receive_packet};
@@ -80,8 +81,7 @@ impl MountsChannel {
             return Err(Error::internal("the gofer has delivered no mounts for this container"));
         };
         let fds = fds.take();
-        let delivery: Delivery = postcard::from_bytes(&bytes)
-            .map_err(|e| Error::internal(format!("mounts channel: {e}")))?;
+        let delivery = Delivery::decode(&bytes)?;
         if delivery.slots.len() != fds.len() {
             return Err(Error::internal("the gofer announced more mounts than it delivered"));
         }

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use oci_spec::runtime::LinuxSeccomp;
 use serde::{Deserialize, Serialize};
 
+use super::encoding::Message;
 use crate::error::{Error, FailureKind};
 use crate::spec::plan::{DeliveredSource, DeviceNode, Mappings};
 use crate::sys::mount::PropagationKind;
@@ -35,6 +36,10 @@ pub struct GoferRequest {
     pub devices: Vec<DeviceNode>,
     /// A seccomp profile to compile, unless that was done before.
     pub seccomp: Option<SeccompJob>,
+}
+
+impl Message for GoferRequest {
+    const NAME: &str = "the gofer's request";
 }
 
 impl GoferRequest {
@@ -101,6 +106,10 @@ pub struct Delivery {
     pub last: bool,
 }
 
+impl Message for Delivery {
+    const NAME: &str = "a delivery of mounts";
+}
+
 /// The meaning of a delivered descriptor. All are detached mounts.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Slot {
@@ -124,6 +133,10 @@ pub enum Slot {
 
 /// The gofer's reply to the shim. The gofer stops at the first error.
 pub type GoferAnswer = Result<(), GoferError>;
+
+impl Message for GoferAnswer {
+    const NAME: &str = "the gofer's answer";
+}
 
 /// The error of a gofer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -8,6 +8,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::encoding::Message;
 use crate::error::Failure;
 use crate::spec::plan::{ContainerPlan, ProcessPlan};
 use crate::types::{Capacity, ProcessId};
@@ -107,6 +108,10 @@ pub struct Numbered {
     pub request: Request,
 }
 
+impl Message for Numbered {
+    const NAME: &str = "a request";
+}
+
 /// A message of boot to the shim.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Upward {
@@ -125,6 +130,10 @@ pub enum Upward {
         /// The exit code, or 128 + the number of the signal that ended it.
         status: u32,
     },
+}
+
+impl Message for Upward {
+    const NAME: &str = "a message to the shim";
 }
 
 /// The result of a request that succeeded.

@@ -4,6 +4,7 @@
 //! share only this module and `spec/plan.rs`.
 
 pub mod donation;
+pub mod encoding;
 pub mod gofer;
 pub mod message;
 pub(crate) mod newborn;

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use nix::sched::CloneFlags;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
+use crate::control::encoding::Message;
 use crate::control::packet::{Received, receive_packet, send_packet};
 use crate::error::{Context, Error, Failure, Result};
 use crate::sys::child::Child;
@@ -44,8 +45,7 @@ pub(super) fn made_in_child(
             .take()
             .pop()
             .ok_or_else(|| Error::internal("a child of the gofer sent no descriptor")),
-        Received::Packet { bytes, .. } => Err(postcard::from_bytes::<Failure>(&bytes)
-            .map_or_else(|e| Error::internal(format!("a child of the gofer: {e}")), Error::from)),
+        Received::Packet { bytes, .. } => Err(Failure::decode(&bytes)?.into()),
         Received::Closed | Received::WouldBlock => {
             Err(Error::internal("a child of the gofer died without a report"))
         }
@@ -58,7 +58,7 @@ fn report(socket: &OwnedFd, outcome: Result<OwnedFd>) {
     let _ = match outcome {
         Ok(fd) => send_packet(socket, &[], &[fd.as_fd()]),
         Err(error) => {
-            let bytes = postcard::to_stdvec(&Failure::from(error)).unwrap_or_default();
+            let bytes = Failure::from(error).encode().unwrap_or_default();
             send_packet(socket, &bytes, &[])
         }
     };

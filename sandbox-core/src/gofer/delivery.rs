@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::event::{PollFd, PollFlags};
 
+use crate::control::encoding::Message;
 use crate::control::gofer::{Delivery, Slot};
 use crate::control::packet::send_packet;
 use crate::error::{Context, Error, Result};
@@ -44,8 +45,7 @@ impl Outbox {
     fn send(&mut self, last: bool) -> Result<()> {
         let container = self.container.clone();
         let delivery = Delivery { container, slots: take(&mut self.slots), last };
-        let bytes = postcard::to_stdvec(&delivery)
-            .map_err(|e| Error::internal(format!("encoding a delivery: {e}")))?;
+        let bytes = delivery.encode()?;
         // The packet holds the mounts from here on, so closing ours is cheap.
         let mounts = take(&mut self.mounts);
         let fds: Vec<_> = mounts.iter().map(AsFd::as_fd).collect();

@@ -1,12 +1,12 @@
 //! Serves one request, from the socket to the reply.
 
-use std::io;
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 
 use rustix::event::PollFlags;
 use rustix::fs::Mode;
 
+use crate::control::encoding::Message;
 use crate::control::gofer::{GoferAnswer, GoferRequest, RequestedMount, Slot};
 use crate::control::packet::{Received, receive_packet, send_packet};
 use crate::error::{Context, Error, Result};
@@ -87,9 +87,7 @@ fn receive(socket: &OwnedFd) -> Result<(GoferRequest, Vec<OwnedFd>)> {
     loop {
         match receive_packet(socket, MAX_REQUEST, 4).context(|| "receiving the request")? {
             Received::Packet { bytes, fds, .. } => {
-                let request = postcard::from_bytes(&bytes)
-                    .map_err(|e| Error::internal(format!("decoding the request: {e}")))?;
-                return Ok((request, fds.take()));
+                return Ok((GoferRequest::decode(&bytes)?, fds.take()));
             }
             Received::WouldBlock => wait_for(socket, PollFlags::IN)?,
             Received::Closed => {
@@ -99,7 +97,6 @@ fn receive(socket: &OwnedFd) -> Result<(GoferRequest, Vec<OwnedFd>)> {
     }
 }
 
-fn reply(socket: &OwnedFd, answer: &GoferAnswer) -> io::Result<()> {
-    let bytes = postcard::to_stdvec(answer).map_err(io::Error::other)?;
-    send_packet(socket, &bytes, &[])
+fn reply(socket: &OwnedFd, answer: &GoferAnswer) -> Result<()> {
+    send_packet(socket, &answer.encode()?, &[]).context(|| "send the answer")
 }

@@ -14,6 +14,7 @@ use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 
 use super::child::gofer::become_gofer;
 use super::{Sandbox, open_namespace};
+use crate::control::encoding::Message;
 use crate::control::gofer::{
     GoferAnswer, GoferRequest, RequestedMount, RootfsMount, RootfsSource, SeccompJob,
 };
@@ -62,9 +63,7 @@ impl GoferRun {
             Received::Packet { bytes, .. } => bytes,
             _ => return Err(Error::internal("the gofer died before it answered")),
         };
-        let answer: GoferAnswer = postcard::from_bytes(&bytes)
-            .map_err(|e| Error::internal(format!("the gofer's answer is no answer: {e}")))?;
-        answer.map_err(|e| {
+        GoferAnswer::decode(&bytes)?.map_err(|e| {
             let kind = if e.invalid { FailureKind::Invalid } else { FailureKind::Internal };
             Error::new(kind, e.message)
         })
@@ -195,7 +194,5 @@ fn send_request(sandbox: &Sandbox, socket: &OwnedFd, request: &GoferRequest) -> 
     if request.sandbox_proc {
         descriptors.push(sandbox.pidfd.as_fd());
     }
-    let bytes = postcard::to_stdvec(request)
-        .map_err(|e| Error::internal(format!("encode the gofer's request: {e}")))?;
-    send_packet(socket, &bytes, &descriptors).context(|| "send the gofer its request")
+    send_packet(socket, &request.encode()?, &descriptors).context(|| "send the gofer its request")
 }

@@ -32,6 +32,7 @@ use rustix::process::{Signal, WaitIdOptions, pidfd_send_signal, waitid};
 
 use crate::cgroup::{Cgroup, SavedCgroup};
 use crate::control::donation::STARTED;
+use crate::control::encoding::Message;
 use crate::control::gofer::RootfsMount;
 use crate::control::message::{MAX_DESCRIPTORS, MAX_PACKET, Numbered, Request, Upward};
 use crate::control::packet::{Received, receive_packet, send_packet};
@@ -186,8 +187,7 @@ impl Sandbox {
     pub fn send(&self, request: Request, descriptors: &[BorrowedFd<'_>]) -> Result<u64> {
         gofer_run::collect(self);
         let number = self.next_number.fetch_add(1, Ordering::Relaxed);
-        let bytes = postcard::to_stdvec(&Numbered { number, request })
-            .map_err(|e| Error::internal(format!("encode a request: {e}")))?;
+        let bytes = Numbered { number, request }.encode()?;
         send_packet(&*self.control, &bytes, descriptors)
             .context(|| "send a request to the sandbox process")?;
         Ok(number)
@@ -211,7 +211,7 @@ impl Sandbox {
             Received::Closed => return Ok(Heard::Closed),
             Received::Packet { bytes, fds, process } => (bytes, fds, process),
         };
-        let message = postcard::from_bytes(&bytes)
+        let message = Upward::decode(&bytes)
             .map_err(|e| Error::internal(format!("it sent what is no message: {e}")))?;
         let along = Along::check(&message, fds, process.map(HostPid))?;
         Ok(Heard::Message(message, along))

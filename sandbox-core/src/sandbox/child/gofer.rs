@@ -4,6 +4,7 @@ use std::ffi::CString;
 use std::os::fd::OwnedFd;
 
 use super::execute;
+use crate::control::encoding::Message;
 use crate::control::gofer::{GoferAnswer, GoferError};
 use crate::control::packet::send_packet;
 use crate::error::{Context, Error, Result};
@@ -21,7 +22,7 @@ pub(in crate::sandbox) fn become_gofer(executable: &Executable, socket: &OwnedFd
     };
     let message = printable(error.to_string().as_bytes());
     let answer: GoferAnswer = Err(GoferError { invalid: false, message });
-    if let Ok(bytes) = postcard::to_stdvec(&answer) {
+    if let Ok(bytes) = answer.encode() {
         let _ = send_packet(socket, &bytes, &[]);
     }
     exit_now(1)
