@@ -19,9 +19,9 @@ use containerd_shim_protos::ttrpc::{self, context};
 
 use crate::answer::print;
 use crate::error::{Context, Result};
+use crate::exit::KILLED;
 use crate::options::STATE_ROOT;
 use crate::socket;
-use crate::task::KILLED;
 
 pub(crate) fn delete(flags: &Flags) -> Result<()> {
     let bundle = if flags.bundle.is_empty() { Path::new(".") } else { Path::new(&flags.bundle) };

@@ -16,6 +16,7 @@ mod connections;
 mod delete;
 mod error;
 mod events;
+mod exit;
 mod info;
 mod logging;
 mod options;

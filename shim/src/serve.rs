@@ -5,7 +5,6 @@
 
 use std::os::unix::net::UnixListener;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 use containerd_shim::Flags;
@@ -16,28 +15,14 @@ use crate::connections::Connections;
 use crate::error::{Context, Error, Result};
 use crate::events::Events;
 use crate::options::Options;
-use crate::task::{self, Shim};
+use crate::task::{self, End, Shim};
 use crate::{logging, sandbox_service, socket};
-
-/// How long a shim that is told to end by a signal tries to tell its events.
-const GOODBYE: Duration = Duration::from_secs(2);
 
 /// How long the answers to the last requests may take.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 
 /// How long a client may take to read the last answer and hang up.
 const LAST_READ: Duration = Duration::from_secs(2);
-
-/// Whether the shim is to end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Ending {
-    No,
-    Now,
-    /// Once the clients have hung up: Go's ttrpc may take an answer for lost
-    /// when the end of the connection comes right behind it, and containerd
-    /// minds that where it shuts a sandbox down.
-    OnceAlone,
-}
 
 /// What the serving process is to be.
 pub(crate) struct Serving {
@@ -102,25 +87,18 @@ async fn run(serving: Serving, listener: UnixListener) -> Result<()> {
         .register_service(sandbox_service::services(&shim));
     server.start().await.context(|| "serve")?;
     log::debug!("serving as process {}", std::process::id());
-    let mut ending = shim.ending.subscribe();
+    let mut end = shim.end.subscribe();
     let mut terminate = signal(SignalKind::terminate()).context(|| "listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context(|| "listen for SIGINT")?;
     tokio::select! {
-        _ = ending.wait_for(|ending| *ending != Ending::No) => {}
-        _ = terminate.recv() => give_up(&shim).await,
-        _ = interrupt.recv() => give_up(&shim).await,
+        _ = end.wait_for(|end| *end != End::No) => {}
+        _ = terminate.recv() => task::end_by_signal(&shim).await,
+        _ = interrupt.recv() => task::end_by_signal(&shim).await,
     }
-    if *ending.borrow() == Ending::OnceAlone {
+    if *end.borrow() == End::OnceAlone {
         let _ = tokio::time::timeout(LAST_READ, connections.closed()).await;
     }
     // What is being answered is answered.
     let _ = tokio::time::timeout(LAST_WORDS, server.shutdown()).await;
     Ok(())
-}
-
-/// A node that shuts down: the pod ends, in an orderly way.
-async fn give_up(shim: &Arc<Shim>) {
-    log::info!("ended by a signal");
-    shim.kill_sandbox().await;
-    shim.tell_all(GOODBYE).await;
 }

@@ -4,17 +4,17 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use containerd_shim_protos::api::CreateTaskRequest;
 use containerd_shim_protos::protobuf::Message;
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
 use containerd_shim_protos::sandbox_api::{CreateSandboxRequest, CreateSandboxResponse};
 use oci_spec::runtime::Spec;
 
 use super::cri::cri::PodSandboxConfig;
-use super::files::Files;
-use super::{Pod, spec};
+use super::dns::resolv_conf;
+use super::spec;
 use crate::error::{Context, Error, Result};
-use crate::task::{Around, Order, Shim};
+use crate::stdio::Stdio;
+use crate::task::{CreateContext, CreatePlan, Pod, PodFiles, Shim, Wanted, WantedFiles};
 
 /// The type of CRI's configuration, as containerd's typeurl writes it.
 const POD_CONFIG: &str = "runtime.v1.PodSandboxConfig";
@@ -24,7 +24,7 @@ pub(super) fn create(
     request: CreateSandboxRequest,
 ) -> Result<CreateSandboxResponse> {
     let mut table = shim.table();
-    if table.pod.is_some() || table.has_root() {
+    if table.pod.is_some() || table.has_owner() {
         return Err(Error::exists("this shim has a sandbox already"));
     }
     if !request.rootfs.is_empty() {
@@ -40,18 +40,27 @@ pub(super) fn create(
         None => Spec::default(),
     };
     spec::complete(&mut spec, &request)?;
-    let task = CreateTaskRequest {
+    let wanted = Wanted {
         id: request.sandbox_id.clone(),
         bundle: request.bundle_path.clone(),
-        ..Default::default()
+        rootfs: Vec::new(),
+        stdio: Stdio::default(),
     };
     let options = shim.options.clone();
-    let around = Around { boot: None, neighbours: &[], files: None, options };
-    let order = Order::resolve(task, &spec, around)?;
-    let files = Files::of(bundle, config.as_ref());
+    let context = CreateContext { boot: None, others: &[], files: None, options };
+    let plan = CreatePlan::resolve(wanted, &spec, context)?;
+    let files = PodFiles::new(bundle, config.as_ref().map(files));
     let spec = as_any(&spec)?;
-    table.pod = Some(Pod::new(&request.sandbox_id, order, files, spec));
+    table.pod = Some(Pod::new(&request.sandbox_id, plan, files, spec));
     Ok(CreateSandboxResponse::default())
+}
+
+/// Returns what a pod's configuration says of its files.
+fn files(config: &PodSandboxConfig) -> WantedFiles {
+    WantedFiles {
+        hostname: config.hostname.clone(),
+        resolv_conf: config.dns_config.as_ref().map(resolv_conf),
+    }
 }
 
 /// A spec as containerd's typeurl writes it.

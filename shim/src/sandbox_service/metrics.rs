@@ -6,9 +6,9 @@ use std::time::SystemTime;
 use containerd_shim_protos::protobuf::MessageField;
 use containerd_shim_protos::sandbox_api::{SandboxMetricsRequest, SandboxMetricsResponse};
 
-use super::{State, pod, timestamp};
-use crate::error::{Error, Result};
-use crate::task::{Shim, encode_stats};
+use crate::error::Result;
+use crate::exit::timestamp;
+use crate::task::{PodState, Shim, encode_stats};
 
 pub(super) fn metrics(
     shim: &Shim,
@@ -16,10 +16,8 @@ pub(super) fn metrics(
 ) -> Result<SandboxMetricsResponse> {
     let id = &request.sandbox_id;
     let mut table = shim.table();
-    let pod = pod(&mut table, id)?;
-    let State::Ready(boot) = &pod.state else {
-        return Err(Error::state(format!("sandbox {id} is {}", pod.state.name())));
-    };
+    let pod = table.pod(id)?;
+    let PodState::Ready(boot) = pod.state() else { return Err(pod.refusal()) };
     let mut response = SandboxMetricsResponse::default();
     let metric = response.metrics.mut_or_insert_default();
     metric.timestamp = timestamp(SystemTime::now());

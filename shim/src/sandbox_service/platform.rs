@@ -4,12 +4,11 @@ use containerd_shim_protos::protobuf::MessageField;
 use containerd_shim_protos::sandbox_api::{PlatformRequest, PlatformResponse};
 use containerd_shim_protos::types::platform::Platform;
 
-use super::pod;
 use crate::error::Result;
 use crate::task::Shim;
 
 pub(super) fn platform(shim: &Shim, request: &PlatformRequest) -> Result<PlatformResponse> {
-    pod(&mut shim.table(), &request.sandbox_id)?;
+    shim.table().pod(&request.sandbox_id)?;
     let platform = Platform {
         os: "linux".to_string(),
         architecture: architecture(std::env::consts::ARCH).to_string(),

@@ -5,58 +5,59 @@ use std::sync::Arc;
 use containerd_shim_protos::protobuf::MessageField;
 use containerd_shim_protos::sandbox_api::{StartSandboxRequest, StartSandboxResponse};
 
-use super::{Step, pod, timestamp};
 use crate::error::Result;
-use crate::task::{Boot, Sandbox, Shim, make_sandbox, raised};
+use crate::exit::timestamp;
+use crate::task::{BootClient, PodStart, Shim, make_sandbox, raised, tear_down_if_unused};
 
 pub(super) async fn start(
     shim: Arc<Shim>,
     request: StartSandboxRequest,
 ) -> Result<StartSandboxResponse> {
     let id = &request.sandbox_id;
-    let turn = pod(&mut shim.table(), id)?.turn.clone();
+    let turn = shim.table().pod(id)?.turn();
     let _ours = turn.lock().await;
-    let (order, files, stopping) = {
+    let start = {
         let mut table = shim.table();
-        let pod = pod(&mut table, id)?;
-        let order = pod.step(Step::Start)?;
-        let (files, stopping) = (pod.files.clone(), pod.stopping.subscribe());
-        table.sandbox = Sandbox::Making;
-        (order, files, stopping)
+        let start = table.pod(id)?.start()?;
+        table.begin_sandbox();
+        start
     };
-    let made = match (order, files.write()) {
-        (Some(order), Ok(())) => make_sandbox(&shim, &order, raised(stopping)).await,
-        (_, Err(error)) => Err(error),
-        (None, _) => unreachable!("Start hands out what was ordered"),
-    };
+    let made = make(&shim, start).await;
     let mut table = shim.table();
     match made {
         Ok(boot) => {
-            table.sandbox = Sandbox::Made(boot.clone());
-            let pod = pod(&mut table, id)?;
-            pod.step(Step::Started(boot.clone()))?;
+            table.sandbox_made(boot.clone());
+            let pod = table.pod(id)?;
+            let spec = pod.started(boot.clone())?;
             tokio::spawn(watch(shim.clone(), id.clone(), boot.clone()));
             Ok(StartSandboxResponse {
                 pid: boot.pid(),
                 created_at: timestamp(pod.created),
                 // containerd from 2.3 on shows it to its plugins.
-                spec: MessageField::some(std::mem::take(&mut pod.spec)),
+                spec: MessageField::some(spec),
                 ..Default::default()
             })
         }
         Err(error) => {
-            table.sandbox = Sandbox::None;
-            pod(&mut table, id)?.step(Step::End)?;
+            table.sandbox_failed();
+            table.pod(id)?.end();
             Err(error)
         }
     }
 }
 
-/// Notes the sandbox's end, whoever brings it about, and has what is left taken
-/// away.
-async fn watch(shim: Arc<Shim>, id: String, boot: Arc<Boot>) {
+async fn make(shim: &Arc<Shim>, start: PodStart) -> Result<Arc<BootClient>> {
+    let PodStart { plan, files, stopping } = start;
+    files.write()?;
+    make_sandbox(shim, &plan, raised(stopping)).await
+}
+
+/// Notes the sandbox's end, whatever brings it about, and has what is left torn
+/// down.
+async fn watch(shim: Arc<Shim>, id: String, boot: Arc<BootClient>) {
     boot.ended().await;
-    let ended = pod(&mut shim.table(), &id).and_then(|pod| pod.step(Step::End));
-    debug_assert!(ended.is_ok(), "any state may end");
-    shim.let_go(&boot);
+    if let Ok(pod) = shim.table().pod(&id) {
+        pod.end();
+    }
+    tear_down_if_unused(&shim, &boot);
 }

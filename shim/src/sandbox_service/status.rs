@@ -8,9 +8,9 @@ use containerd_shim_protos::sandbox_api::{
 };
 use serde_json::json;
 
-use super::{Pod, State, pod, timestamp};
 use crate::error::Result;
-use crate::task::Shim;
+use crate::exit::timestamp;
+use crate::task::{Pod, PodState, Shim};
 
 /// `PodSandboxState` of CRI.
 const READY: &str = "SANDBOX_READY";
@@ -18,19 +18,19 @@ const NOT_READY: &str = "SANDBOX_NOTREADY";
 
 pub(super) fn status(shim: &Shim, request: &SandboxStatusRequest) -> Result<SandboxStatusResponse> {
     let mut table = shim.table();
-    let pod = pod(&mut table, &request.sandbox_id)?;
-    let (state, pid) = match &pod.state {
-        State::Ready(boot) => (READY, boot.pid()),
-        State::Created(_) | State::Starting | State::Ended => (NOT_READY, 0),
+    let pod = table.pod(&request.sandbox_id)?;
+    let (state, pid, exited_at) = match pod.state() {
+        PodState::Ready(boot) => (READY, boot.pid(), MessageField::none()),
+        PodState::Created(_) | PodState::Starting => (NOT_READY, 0, MessageField::none()),
+        PodState::Ended(exit) => (NOT_READY, 0, timestamp(exit.at)),
     };
-    let exit = *pod.exit.borrow();
     Ok(SandboxStatusResponse {
         sandbox_id: request.sandbox_id.clone(),
         pid,
         state: state.to_string(),
         info: if request.verbose { info(pod, pid) } else { HashMap::new() },
         created_at: timestamp(pod.created),
-        exited_at: exit.map_or_else(MessageField::none, |exit| timestamp(exit.at)),
+        exited_at,
         ..Default::default()
     })
 }
@@ -40,7 +40,7 @@ pub(super) fn status(shim: &Shim, request: &SandboxStatusRequest) -> Result<Sand
 fn info(pod: &Pod, pid: u32) -> HashMap<String, String> {
     let info = json!({
         "pid": pid,
-        "processStatus": pod.state.name(),
+        "processStatus": pod.state().name(),
         "runtimeType": crate::RUNTIME,
     });
     HashMap::from([("info".to_string(), info.to_string())])
@@ -48,6 +48,6 @@ fn info(pod: &Pod, pid: u32) -> HashMap<String, String> {
 
 /// Succeeds if the sandbox is alive.
 pub(super) fn ping(shim: &Shim, request: &PingRequest) -> Result<PingResponse> {
-    pod(&mut shim.table(), &request.sandbox_id)?.files()?;
+    shim.table().pod(&request.sandbox_id)?.files()?;
     Ok(PingResponse::default())
 }

@@ -2,12 +2,12 @@
 
 use containerd_shim_protos::sandbox_api::{WaitSandboxRequest, WaitSandboxResponse};
 
-use super::{pod, timestamp};
 use crate::error::{Error, Result};
+use crate::exit::timestamp;
 use crate::task::Shim;
 
 pub(super) async fn wait(shim: &Shim, request: &WaitSandboxRequest) -> Result<WaitSandboxResponse> {
-    let mut exit = pod(&mut shim.table(), &request.sandbox_id)?.exit.subscribe();
+    let mut exit = shim.table().pod(&request.sandbox_id)?.exit();
     let exit = exit.wait_for(Option::is_some).await.ok().and_then(|exit| *exit);
     let exit = exit.ok_or_else(|| Error::not_found("the sandbox was shut down"))?;
     Ok(WaitSandboxResponse {

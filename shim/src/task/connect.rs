@@ -2,14 +2,14 @@
 
 use containerd_shim_protos::api::{ConnectRequest, ConnectResponse};
 
-use super::table::Shim;
+use super::shim::Shim;
 
 /// Answered even for a container that does not exist: containerd asks before
 /// its Create.
 pub(super) fn connect(shim: &Shim, request: &ConnectRequest) -> ConnectResponse {
     ConnectResponse {
         shim_pid: std::process::id(),
-        task_pid: shim.table().process(&request.id, "").map_or(0, |init| init.pid),
+        task_pid: shim.table().container(&request.id).map_or(0, |container| container.init.pid),
         ..Default::default()
     }
 }

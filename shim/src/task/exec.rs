@@ -1,26 +1,23 @@
 //! Exec: one more process for a container. It is checked and planned here, and
 //! runs when containerd says Start.
 
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use containerd_shim_protos::api::{Empty, ExecProcessRequest};
 use containerd_shim_protos::events::task::{TaskExecAdded, TaskExecStarted};
-use sandbox_core::control::message::{Done, Request};
-use sandbox_core::sandbox::{Along, Process as Handle};
+use sandbox_core::control::message::Request;
 use sandbox_core::spec::plan::ProcessPlan;
 use sandbox_core::spec::{ProcessDefaults, load_process, plan_process};
+use sandbox_core::types::ProcessId;
 
-use super::create::attached;
+use super::boot::{BootClient, ExtraFds};
+use super::container::{Container, MadeProcess, Process};
 use super::exits;
-use super::lifecycle::{State, Step};
-use super::sandbox::{Boot, Gifts};
-use super::table::{Container, Exit, Process, Shim};
+use super::lifecycle::State;
+use super::shim::Shim;
 use crate::error::{Error, Result};
+use crate::exit::Exit;
 use crate::stdio::{self, Donated, Owner, Stdio};
-
-/// What an exec that never ran reports to those who wait for it.
-const NOT_RUN: u32 = 127;
 
 pub(super) fn exec(shim: &Shim, request: ExecProcessRequest) -> Result<Empty> {
     shim.events.has_room()?;
@@ -43,9 +40,7 @@ pub(super) fn exec(shim: &Shim, request: ExecProcessRequest) -> Result<Empty> {
         stderr: request.stderr,
         terminal: request.terminal,
     };
-    let mut process = Process::new(stdio);
-    process.plan = Some(Box::new(plan));
-    container.execs.insert(request.exec_id.clone(), process);
+    container.execs.insert(request.exec_id.clone(), Process::exec(stdio, plan));
     shim.events.publish(&TaskExecAdded {
         container_id: request.id,
         exec_id: request.exec_id,
@@ -54,6 +49,8 @@ pub(super) fn exec(shim: &Shim, request: ExecProcessRequest) -> Result<Empty> {
     Ok(Empty::default())
 }
 
+/// Refuses an exec where it could never run. It may be planned before its container
+/// is started.
 fn can_exec(container: &Container) -> Result<()> {
     if container.is_pause() {
         return Err(Error::state(format!(
@@ -61,10 +58,9 @@ fn can_exec(container: &Container) -> Result<()> {
             container.id
         )));
     }
-    match container.init.state() {
-        State::Paused => Err(Error::state(format!("container {} is paused", container.id))),
-        State::Stopped | State::Deleting => Err(not_running(container)),
-        _ if container.init.ending => Err(not_running(container)),
+    match &container.init.state {
+        State::Paused(_) => Err(Error::state(format!("container {} is paused", container.id))),
+        state if state.has_ended() => Err(not_running(container)),
         _ => Ok(()),
     }
 }
@@ -73,102 +69,102 @@ fn not_running(container: &Container) -> Error {
     Error::state(format!("container {} init process is not running", container.id))
 }
 
-/// An exec between Start and boot's answer.
+/// An exec between Start and boot's reply.
 struct Begun {
-    boot: Arc<Boot>,
+    boot: Arc<BootClient>,
     plan: Box<ProcessPlan>,
     stdio: Stdio,
     owner: (u32, u32),
 }
 
-/// Start of an exec. Returns its PID.
-pub(super) async fn start(shim: &Arc<Shim>, id: &str, exec: &str) -> Result<u32> {
-    let begun = begin(shim, id, exec)?;
-    let outcome = run(shim, id, exec, begun).await;
-    match outcome {
-        Ok(pid) => {
-            exits::catch_up(shim, id, exec);
+/// Starts an exec. Returns its PID.
+pub(super) async fn start(shim: &Arc<Shim>, id: &ProcessId, exec: &str) -> Result<u32> {
+    let begun = begin(shim, id)?;
+    match run(shim, id, exec, begun).await {
+        Ok(Started { pid, early_exit }) => {
+            if let Some(status) = early_exit {
+                exits::report(shim, id, status);
+            }
             Ok(pid)
         }
         Err(error) => {
-            give_up(shim, id, exec);
+            end_unstarted(shim, id);
             Err(error)
         }
     }
 }
 
-fn begin(shim: &Shim, id: &str, exec: &str) -> Result<Begun> {
+fn begin(shim: &Shim, id: &ProcessId) -> Result<Begun> {
     let mut table = shim.table();
-    let container = table.container(id)?;
-    if container.init.state() != State::Running {
-        can_exec(container)?;
+    let container = table.container(&id.container)?;
+    can_exec(container)?;
+    if !matches!(container.init.state, State::Running(_)) {
         return Err(not_running(container));
     }
-    can_exec(container)?;
     let boot = container.boot.clone();
-    let process = container.process(exec)?;
-    process.step(Step::Start)?;
-    let plan = process.plan.take().ok_or_else(|| Error::internal("this exec has no plan"))?;
-    let owner = (boot.handle.host_uid(plan.uid), boot.handle.host_gid(plan.gid));
+    let process = container.process(id.exec.as_deref())?;
+    let plan = process.state.start_exec()?;
+    let owner = (boot.sandbox.host_uid(plan.uid), boot.sandbox.host_gid(plan.gid));
     let stdio = process.stdio.clone();
-    container.unsettled.send_modify(|execs| *execs += 1);
+    container.unfinished_execs.send_modify(|execs| *execs += 1);
     Ok(Begun { boot, plan, stdio, owner })
 }
 
-async fn run(shim: &Arc<Shim>, id: &str, exec: &str, begun: Begun) -> Result<u32> {
+/// An exec whose start is published.
+struct Started {
+    pid: u32,
+    /// The status of an exit that was reported before.
+    early_exit: Option<u32>,
+}
+
+async fn run(shim: &Arc<Shim>, id: &ProcessId, exec: &str, begun: Begun) -> Result<Started> {
     let Begun { boot, plan, stdio, owner: (uid, gid) } = begun;
-    let owner = Owner { uid, gid, namespace: &shim.namespace, container: id };
+    let owner = Owner { uid, gid, namespace: &shim.namespace, container: &id.container };
     let (io, donated) = stdio::open(&stdio, owner).await?;
-    let gifts = gifts(shim, id, &boot, &donated)?;
+    let extra = extra_fds(shim, id, &boot, &donated)?;
     let request = Request::Exec {
-        container: id.to_string(),
+        container: id.container.clone(),
         exec: exec.to_string(),
         process: plan,
-        donations: gifts.donations,
+        donations: extra.donations,
     };
-    let descriptors = gifts.descriptors(&donated);
-    let reply = exits::or_ended(shim, id, exec, boot.ask(shim, request, &descriptors)).await?;
-    let (handle, terminal) = take_process(reply)?;
-    let io = attached(io, terminal)?;
+    let descriptors = extra.descriptors(&donated);
+    let reply = shim.ask(&boot, request, &descriptors);
+    let reply = exits::unless_exited(shim, id, reply).await?;
+    let made = MadeProcess::take(reply, io)?;
     let mut table = shim.table();
-    let process = table.process(id, exec)?;
-    process.run(handle, io)?;
-    process.step(Step::Started)?;
+    let process = table.process(id)?;
+    let early_exit = process.attach(made)?;
     let pid = process.pid;
     shim.events.publish(&TaskExecStarted {
-        container_id: id.to_string(),
+        container_id: id.container.clone(),
         exec_id: exec.to_string(),
         pid,
         ..Default::default()
     });
-    Ok(pid)
+    Ok(Started { pid, early_exit })
 }
 
-fn gifts(shim: &Shim, id: &str, boot: &Boot, donated: &Donated) -> Result<Gifts> {
+fn extra_fds(
+    shim: &Shim,
+    id: &ProcessId,
+    boot: &BootClient,
+    donated: &Donated,
+) -> Result<ExtraFds> {
     let mut table = shim.table();
-    let container = table.container(id)?;
-    Gifts::collect(boot, &container.plan, container.procs_to_join()?, donated)
+    let container = table.container(&id.container)?;
+    ExtraFds::collect(boot, &container.plan, container.procs_to_join()?, donated)
 }
 
-/// A new process and its terminal.
-pub(super) fn take_process(reply: (Done, Along)) -> Result<(Handle, Option<OwnedFd>)> {
-    match reply.1 {
-        Along { process: Some(process), terminal } => Ok((process, terminal)),
-        Along { process: None, .. } => {
-            Err(Error::internal("the sandbox process made no process and does not say why"))
-        }
-    }
-}
-
-/// It never ran: no exit is told, but nobody shall wait for one either.
-fn give_up(shim: &Shim, id: &str, exec: &str) {
+/// Ends an exec that never ran: its exit is not published, but clients that wait
+/// for it get one.
+fn end_unstarted(shim: &Shim, id: &ProcessId) {
     let mut table = shim.table();
-    let Ok(container) = table.container(id) else { return };
-    if let Ok(process) = container.process(exec)
-        && process.step(Step::Exit).is_ok()
+    let Ok(container) = table.container(&id.container) else { return };
+    if let Ok(process) = container.process(id.exec.as_deref())
+        && let Ok(exit) = process.state.exit(Exit::not_run())
     {
-        let at = std::time::SystemTime::now();
-        process.exit.send_replace(Some(Exit { status: NOT_RUN, at }));
-        exits::settle(container);
+        process.exit.send_replace(Some(exit));
+        container.finish_exec();
     }
 }

@@ -1,149 +1,359 @@
-//! The states of a process, and which step leads from where to where.
+//! The states of a process with the data that each has, and every step from one
+//! state to another. Nothing outside this file changes a state.
 //!
 //! ```text
-//!              Start            Started            Pause
-//!   Created ──────────► Starting ───────► Running ───────► Paused
-//!    │  │                  │                │  ▲              │ │
-//!    │  │ Exit             │ Exit           │  └──────────────┘ │
-//!    │  │                  │                │      Resume       │
-//!    │  │                  ▼                │ Exit              │ Exit
-//!    │  └──────────────► Stopped ◄──────────┴───────────────────┘
-//!    │ Delete              │ Delete
-//!    ▼                     ▼
-//!   Deleting ◄─────────────┘
+//!   an exec                          a container's init
+//!   Planned ──────► Spawning         Created ──────► Starting
+//!      │  start_exec  │  │              │  start_init │  │
+//!      │              │  │ attach       │             │  │ started
+//!      │              │  └─────────► Running ◄────────│──┘
+//!      │              │               │ │ ▲           │
+//!      │              │         pause │ │ │ resume    │
+//!      │              │               ▼ │ │           │
+//!      │              │            Paused┘            │
+//!      │              │   report_exit │ │             │
+//!      │              │               ▼ ▼             │
+//!      │              │ exit        Ending ◄──────────│── Created (report_exit)
+//!      │              ▼               │ exit          ▼
+//!      │           Stopped ◄──────────┴──────────── Stopped
+//!      │ delete       │ delete
+//!      └──────────► Deleting
 //! ```
 //!
-//! Only a container's init is paused; its exec'd processes are frozen with it
-//! and show its state. The table is the only writer.
+//! An exit has two steps. `report_exit`: the process has ended, and what comes
+//! before its exit is being published (output, execs, OOM kills). `exit`: its exit
+//! is published. A process whose start is not published yet keeps a reported exit
+//! until then (`early`).
+//!
+//! Only a container's init is paused: its exec'd processes are frozen with it
+//! and show its state.
+
+use std::mem;
+use std::sync::Arc;
 
 use containerd_shim_protos::api::Status;
+use sandbox_core::sandbox::Process;
+use sandbox_core::spec::plan::{ProcessPlan, Terminal};
 
 use crate::error::{Error, Result};
+use crate::exit::Exit;
 
 /// Where a process is in its life.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum State {
-    /// Made: an init waits at its gate, an exec has not been asked of boot.
-    Created,
-    /// A Start is under way.
-    Starting,
+#[derive(Debug)]
+pub(super) enum State {
+    /// An exec that boot has not been asked for.
+    Planned { plan: Box<ProcessPlan>, asked: Asked },
+    /// An exec that boot is making. `early`: the status of an exit that was
+    /// reported before its start was published.
+    Spawning { asked: Asked, early: Option<u32> },
+    /// An init that waits at its gate.
+    Created(Program),
+    /// An init whose gate boot is opening.
+    Starting { program: Program, early: Option<u32> },
     /// It runs.
-    Running,
+    Running(Program),
     /// Its container's cgroup is frozen.
-    Paused,
-    /// It has exited, and that was told.
-    Stopped,
-    /// A Delete is under way; nobody sees it any more.
-    Deleting,
+    Paused(Program),
+    /// It has ended, and its exit is not published yet. `shown`: its status until
+    /// then.
+    Ending { program: Program, shown: Status, exit: Exit },
+    /// Its exit is published, or it never ran.
+    Stopped(Exit),
+    /// A Delete is under way. An exec may have been deleted before it ran.
+    Deleting(Option<Exit>),
 }
 
-/// What happens to a process.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Step {
-    Start,
-    Started,
-    Pause,
-    Resume,
-    Exit,
-    Delete,
+/// What runs as the process.
+#[derive(Debug)]
+pub(super) enum Program {
+    /// A process of its own, to which signals are sent.
+    Process(Arc<Process>),
+    /// boot, which stands in for a pause. `exits_with`: what it reports however
+    /// it dies, once a client has asked it to end.
+    Pause { exits_with: Option<u32> },
+}
+
+/// What a client asks for before there is a process.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(super) struct Asked {
+    /// The size of its terminal.
+    pub(super) size: Option<Terminal>,
+    /// The client will write no more.
+    pub(super) stdin_closed: bool,
+}
+
+/// What a reported exit means.
+#[derive(Debug, PartialEq)]
+pub(super) enum Reported {
+    /// Nothing: there is no such process, or its exit is known.
+    Stray,
+    /// The exit is kept until the start of its process is published.
+    Kept,
+    /// The process is `Ending` from now on.
+    Ending(Exit),
 }
 
 impl State {
-    /// The state after a step, or why it is not possible now.
-    pub(crate) fn next(self, step: Step) -> Result<State> {
-        use State::{Created, Deleting, Paused, Running, Starting, Stopped};
-        match (self, step) {
-            (Created, Step::Start) => Ok(Starting),
-            (Starting, Step::Started) => Ok(Running),
-            (Running, Step::Pause) => Ok(Paused),
-            (Paused, Step::Resume) => Ok(Running),
-            (Created | Starting | Running | Paused, Step::Exit) => Ok(Stopped),
-            (Created | Stopped, Step::Delete) => Ok(Deleting),
-            (state, step) => {
-                Err(Error::state(format!("cannot {} a {} process", step.verb(), state.word())))
+    /// Hands out what an exec is going to run.
+    pub(super) fn start_exec(&mut self) -> Result<Box<ProcessPlan>> {
+        self.step(|state| match state {
+            Self::Planned { mut plan, asked } => {
+                if let (Some(terminal), Some(size)) = (&mut plan.terminal, asked.size) {
+                    *terminal = size;
+                }
+                (Self::Spawning { asked, early: None }, Ok(plan))
+            }
+            state => state.refuse("start"),
+        })
+    }
+
+    /// The exec is there. `apply` does what the client has asked for meanwhile; if
+    /// that fails the state stays. Returns the status of an early exit, which is
+    /// to be reported once the start is published.
+    pub(super) fn attach(
+        &mut self,
+        process: Arc<Process>,
+        apply: impl FnOnce(Asked) -> Result<()>,
+    ) -> Result<Option<u32>> {
+        self.step(|state| match state {
+            Self::Spawning { asked, early } => match apply(asked) {
+                Ok(()) => (Self::Running(Program::Process(process)), Ok(early)),
+                Err(error) => (Self::Spawning { asked, early }, Err(error)),
+            },
+            state => state.refuse("start"),
+        })
+    }
+
+    /// boot is about to be asked to open the gate.
+    pub(super) fn start_init(&mut self) -> Result<()> {
+        self.step(|state| match state {
+            Self::Created(program) => (Self::Starting { program, early: None }, Ok(())),
+            state => state.refuse("start"),
+        })
+    }
+
+    /// The gate is open. Returns the status of an early exit, as `attach` does.
+    pub(super) fn started(&mut self) -> Result<Option<u32>> {
+        self.step(|state| match state {
+            Self::Starting { program, early } => (Self::Running(program), Ok(early)),
+            state => state.refuse("start"),
+        })
+    }
+
+    /// Pauses by `freeze`; if that fails the state stays.
+    pub(super) fn pause(&mut self, freeze: impl FnOnce() -> Result<()>) -> Result<()> {
+        self.step(|state| match state {
+            Self::Running(program) => match freeze() {
+                Ok(()) => (Self::Paused(program), Ok(())),
+                Err(error) => (Self::Running(program), Err(error)),
+            },
+            state => state.refuse("pause"),
+        })
+    }
+
+    /// Resumes by `thaw`; if that fails the state stays. What has ended while it
+    /// was frozen may be resumed too, or its container stays frozen.
+    pub(super) fn resume(&mut self, thaw: impl FnOnce() -> Result<()>) -> Result<()> {
+        self.step(|state| match state {
+            Self::Paused(program) => match thaw() {
+                Ok(()) => (Self::Running(program), Ok(())),
+                Err(error) => (Self::Paused(program), Err(error)),
+            },
+            Self::Ending { program, shown: Status::PAUSED, exit } => match thaw() {
+                Ok(()) => (Self::Ending { program, shown: Status::RUNNING, exit }, Ok(())),
+                Err(error) => (Self::Ending { program, shown: Status::PAUSED, exit }, Err(error)),
+            },
+            state => state.refuse("resume"),
+        })
+    }
+
+    /// boot reports that the process has ended, or boot itself has.
+    pub(super) fn report_exit(&mut self, status: u32) -> Reported {
+        match self {
+            Self::Spawning { early, .. } | Self::Starting { early, .. } => {
+                return match early.replace(status) {
+                    None => Reported::Kept,
+                    Some(_) => Reported::Stray,
+                };
+            }
+            // Of a planned exec boot does not know.
+            Self::Planned { .. } | Self::Ending { .. } | Self::Stopped(_) | Self::Deleting(_) => {
+                return Reported::Stray;
+            }
+            Self::Created(_) | Self::Running(_) | Self::Paused(_) => {}
+        }
+        let shown = self.shown();
+        let ending = self.step(|state| match state {
+            Self::Created(program) | Self::Running(program) | Self::Paused(program) => {
+                let exit = Exit::now(program.exit_status(status));
+                (Self::Ending { program, shown, exit }, Ok(exit))
+            }
+            state => state.refuse("end"),
+        });
+        ending.map_or(Reported::Stray, Reported::Ending)
+    }
+
+    /// The exit is about to be published. Returns it: a reported exit counts rather
+    /// than what the shim assumes.
+    pub(super) fn exit(&mut self, assumed: Exit) -> Result<Exit> {
+        self.step(|state| match state {
+            Self::Ending { exit, .. } => (Self::Stopped(exit), Ok(exit)),
+            Self::Spawning { .. }
+            | Self::Created(_)
+            | Self::Starting { .. }
+            | Self::Running(_)
+            | Self::Paused(_) => (Self::Stopped(assumed), Ok(assumed)),
+            state => state.refuse("end"),
+        })
+    }
+
+    /// Returns the exit, if it ever ran.
+    pub(super) fn delete(&mut self) -> Result<Option<Exit>> {
+        self.step(|state| match state {
+            Self::Planned { .. } => (Self::Deleting(None), Ok(None)),
+            Self::Stopped(exit) => (Self::Deleting(Some(exit)), Ok(Some(exit))),
+            state => state.refuse("delete"),
+        })
+    }
+
+    /// Refuses what a Delete cannot be for. An init at its gate is killed first.
+    pub(super) fn check_delete(&self) -> Result<()> {
+        match self {
+            Self::Planned { .. } | Self::Stopped(_) => Ok(()),
+            state if state.is_at_gate() => Ok(()),
+            state => Err(state.refusal("delete")),
+        }
+    }
+
+    /// Whether it is an init that was never started and whose exit is not
+    /// published.
+    pub(super) fn is_at_gate(&self) -> bool {
+        matches!(self, Self::Created(_) | Self::Ending { shown: Status::CREATED, .. })
+    }
+
+    /// Whether a Start is under way.
+    pub(super) fn is_starting(&self) -> bool {
+        matches!(self, Self::Spawning { .. } | Self::Starting { .. })
+    }
+
+    /// Whether it was started and its exit is not published.
+    pub(super) fn is_alive(&self) -> bool {
+        self.is_starting()
+            || matches!(self, Self::Running(_) | Self::Paused(_) | Self::Ending { .. })
+    }
+
+    /// Whether its cgroup is frozen.
+    pub(super) fn is_frozen(&self) -> bool {
+        self.shown() == Status::PAUSED
+    }
+
+    /// Whether it has ended, published or not.
+    pub(super) fn has_ended(&self) -> bool {
+        matches!(self, Self::Ending { .. }) || self.is_exit_published()
+    }
+
+    /// Whether clients know of its exit.
+    pub(super) fn is_exit_published(&self) -> bool {
+        matches!(self, Self::Stopped(_) | Self::Deleting(_))
+    }
+
+    /// Returns the exit, once it is published.
+    pub(super) fn published_exit(&self) -> Option<Exit> {
+        match self {
+            Self::Stopped(exit) => Some(*exit),
+            Self::Deleting(exit) => *exit,
+            _ => None,
+        }
+    }
+
+    /// Returns the status that clients see. A Start counts from its success on.
+    pub(super) fn shown(&self) -> Status {
+        match self {
+            Self::Planned { .. }
+            | Self::Spawning { .. }
+            | Self::Created(_)
+            | Self::Starting { .. } => Status::CREATED,
+            Self::Running(_) => Status::RUNNING,
+            Self::Paused(_) => Status::PAUSED,
+            Self::Ending { shown, .. } => *shown,
+            Self::Stopped(_) | Self::Deleting(_) => Status::STOPPED,
+        }
+    }
+
+    /// Returns the process that signals are sent to, while there is one.
+    pub(super) fn process(&self) -> Option<&Arc<Process>> {
+        match self {
+            Self::Created(program)
+            | Self::Starting { program, .. }
+            | Self::Running(program)
+            | Self::Paused(program)
+            | Self::Ending { program, .. } => match program {
+                Program::Process(process) => Some(process),
+                Program::Pause { .. } => None,
+            },
+            Self::Planned { .. } | Self::Spawning { .. } | Self::Stopped(_) | Self::Deleting(_) => {
+                None
             }
         }
     }
 
-    /// Whether there is a process that may still exit.
-    pub(crate) fn is_alive(self) -> bool {
-        matches!(self, Self::Starting | Self::Running | Self::Paused)
+    /// Returns what the client has asked for, as long as there is no process.
+    pub(super) fn asked(&mut self) -> Option<&mut Asked> {
+        match self {
+            Self::Planned { asked, .. } | Self::Spawning { asked, .. } => Some(asked),
+            _ => None,
+        }
     }
 
-    fn word(self) -> &'static str {
+    /// Has a pause report this status however it dies.
+    pub(super) fn end_pause_with(&mut self, status: u32) {
+        if let Self::Created(program)
+        | Self::Starting { program, .. }
+        | Self::Running(program)
+        | Self::Paused(program) = self
+            && let Program::Pause { exits_with } = program
+        {
+            *exits_with = Some(status);
+        }
+    }
+
+    /// Takes a step, if `next` knows one from this state.
+    fn step<T>(&mut self, next: impl FnOnce(Self) -> (Self, Result<T>)) -> Result<T> {
+        let (after, outcome) = next(mem::replace(self, Self::Deleting(None)));
+        *self = after;
+        outcome
+    }
+
+    fn refuse<T>(self, verb: &str) -> (Self, Result<T>) {
+        let error = self.refusal(verb);
+        (self, Err(error))
+    }
+
+    fn refusal(&self, verb: &str) -> Error {
+        Error::state(format!("cannot {verb} a {} process", self.word()))
+    }
+
+    fn word(&self) -> &'static str {
         match self {
-            Self::Created => "created",
-            Self::Starting => "starting",
-            Self::Running => "running",
-            Self::Paused => "paused",
-            Self::Stopped => "stopped",
-            Self::Deleting => "deleted",
+            Self::Planned { .. } | Self::Created(_) => "created",
+            Self::Spawning { .. } | Self::Starting { .. } => "starting",
+            Self::Running(_) => "running",
+            Self::Paused(_) => "paused",
+            Self::Ending { .. } | Self::Stopped(_) => "stopped",
+            Self::Deleting(_) => "deleted",
         }
     }
 }
 
-impl Step {
-    fn verb(self) -> &'static str {
+impl Program {
+    fn exit_status(&self, reported: u32) -> u32 {
         match self {
-            Self::Start | Self::Started => "start",
-            Self::Pause => "pause",
-            Self::Resume => "resume",
-            Self::Exit => "end",
-            Self::Delete => "delete",
-        }
-    }
-}
-
-impl From<State> for Status {
-    /// As clients see it. A Start counts from its success on.
-    fn from(state: State) -> Self {
-        match state {
-            State::Created | State::Starting => Self::CREATED,
-            State::Running => Self::RUNNING,
-            State::Paused => Self::PAUSED,
-            State::Stopped | State::Deleting => Self::STOPPED,
+            Self::Pause { exits_with: Some(status) } => *status,
+            Self::Pause { exits_with: None } | Self::Process(_) => reported,
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::error::Code;
-
-    fn walk(steps: &[Step]) -> Result<State> {
-        steps.iter().try_fold(State::Created, |state, step| state.next(*step))
-    }
-
-    #[test]
-    fn a_whole_life() {
-        use Step::{Delete, Exit, Pause, Resume, Start, Started};
-        assert_eq!(walk(&[Start, Started, Pause, Resume, Exit, Delete]).unwrap(), State::Deleting);
-        assert_eq!(walk(&[Start, Started, Pause, Exit]).unwrap(), State::Stopped);
-        assert_eq!(walk(&[Exit, Delete]).unwrap(), State::Deleting);
-        assert_eq!(walk(&[Delete]).unwrap(), State::Deleting);
-        assert_eq!(walk(&[Start, Exit, Delete]).unwrap(), State::Deleting);
-    }
-
-    #[test]
-    fn what_is_not_possible_is_a_failed_precondition() {
-        use Step::{Delete, Exit, Pause, Resume, Start, Started};
-        for steps in [
-            &[Start, Start][..],
-            &[Start, Started, Start],
-            &[Start, Started, Delete],
-            &[Start, Started, Pause, Delete],
-            &[Start, Delete],
-            &[Pause],
-            &[Resume],
-            &[Start, Started, Resume],
-            &[Exit, Start],
-            &[Exit, Exit],
-            &[Exit, Delete, Delete],
-        ] {
-            assert_eq!(walk(steps).unwrap_err().code, Code::FAILED_PRECONDITION, "{steps:?}");
-        }
-        let error = walk(&[Start, Started, Delete]).unwrap_err().to_string();
-        assert_eq!(error, "cannot delete a running process");
-    }
-}
+#[path = "lifecycle_tests.rs"]
+mod tests;

@@ -1,56 +1,102 @@
-//! Out-of-memory kills, told as they happen.
+//! Out-of-memory kills. The one rule: a kill is published before the exit that it
+//! caused, and once.
+//!
+//! The kernel counts them in the cgroup; [`publish`] takes what is new. It is
+//! called when the kernel reports one ([`watch`]), before the shim itself kills
+//! with SIGKILL (`kill.rs`: that kill must not be mistaken for one of the
+//! kernel's), and when a process has ended (`exits.rs`).
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use sandbox_core::cgroup::OomWatch;
+use containerd_shim_protos::events::task::TaskOOM;
+use sandbox_core::cgroup::{Cgroup, OomWatch};
 use tokio::io::Interest;
 
-use super::exits::publish_oom;
-use super::lifecycle::State;
-use super::table::Shim;
+use super::container::Container;
+use super::shim::Shim;
 use crate::ready::register;
 
-/// cgroup v1 tells before it kills: when to look again.
+/// When to look again: cgroup v1 reports before it kills.
 const AGAIN: [Duration; 3] =
     [Duration::from_millis(5), Duration::from_millis(50), Duration::from_millis(500)];
 
-/// What to wait for.
-pub(super) fn descriptor(watch: &OomWatch) -> std::io::Result<OwnedFd> {
-    watch.as_fd().try_clone_to_owned()
+/// Begins to count a cgroup's kills, before there is a process, so that none is
+/// missed. A host without a memory cgroup has none.
+pub(super) fn count(id: &str, cgroup: &Cgroup) -> Option<OomWatch> {
+    match cgroup.oom_watch() {
+        Ok(watch) => Some(watch),
+        Err(error) => {
+            log::info!("container {id}: {error}");
+            None
+        }
+    }
 }
 
-/// Until the container has ended: then its last kills were told with its exit.
-pub(super) async fn watch(
-    shim: Arc<Shim>,
-    id: String,
-    descriptor: Option<std::io::Result<OwnedFd>>,
-) {
-    let Some(Ok(descriptor)) = descriptor else { return };
+/// Publishes the kills since the last time. `killed`: SIGKILL has ended a process.
+pub(super) fn publish(shim: &Shim, container: &mut Container, killed: bool) -> Found {
+    let new = match container.oom.as_mut().map(|watch| watch.take(killed)) {
+        Some(Ok(new)) => new,
+        Some(Err(error)) => {
+            log::debug!("container {}: {error}", container.id);
+            0
+        }
+        None => 0,
+    };
+    if new == 0 {
+        return Found::Nothing;
+    }
+    container.oom_kills += new;
+    shim.events.publish(&TaskOOM { container_id: container.id.clone(), ..Default::default() });
+    Found::Kills
+}
+
+/// What there was to publish.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Found {
+    Nothing,
+    Kills,
+    /// The container's exit is published, and its last kills before that.
+    Ended,
+}
+
+/// Returns what [`watch`] waits for.
+pub(super) fn descriptor(container: &Container) -> Option<OwnedFd> {
+    match container.oom.as_ref()?.as_fd().try_clone_to_owned() {
+        Ok(descriptor) => Some(descriptor),
+        Err(error) => {
+            log::warn!("container {}: OOM kills come with exits only: {error}", container.id);
+            None
+        }
+    }
+}
+
+/// Publishes kills as they happen, until the container's exit is published.
+pub(super) async fn watch(shim: Arc<Shim>, id: String, descriptor: OwnedFd) {
     let Ok(event) = register(descriptor, Interest::READABLE) else { return };
     while let Ok(mut ready) = event.readable().await {
-        let mut told = tell(&shim, &id);
+        let mut found = look(&shim, &id);
         ready.clear_ready();
         for pause in AGAIN {
-            if told != Some(false) {
+            if found != Found::Nothing {
                 break;
             }
             tokio::time::sleep(pause).await;
-            told = tell(&shim, &id);
+            found = look(&shim, &id);
         }
-        if told.is_none() {
+        if found == Found::Ended {
             return;
         }
     }
 }
 
-/// Whether there was something to tell; `None` when the container has ended.
-fn tell(shim: &Shim, id: &str) -> Option<bool> {
+fn look(shim: &Shim, id: &str) -> Found {
     let mut table = shim.table();
-    let container = table.container(id).ok()?;
-    if matches!(container.init.state(), State::Stopped | State::Deleting) {
-        return None;
+    match table.container(id) {
+        Ok(container) if !container.init.state.is_exit_published() => {
+            publish(shim, container, false)
+        }
+        _ => Found::Ended,
     }
-    Some(publish_oom(shim, container, false))
 }

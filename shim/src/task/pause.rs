@@ -4,17 +4,14 @@
 use containerd_shim_protos::api::{Empty, PauseRequest};
 use containerd_shim_protos::events::task::TaskPaused;
 
-use super::lifecycle::Step;
-use super::table::Shim;
+use super::shim::Shim;
 use crate::error::Result;
 
 pub(super) fn pause(shim: &Shim, request: &PauseRequest) -> Result<Empty> {
     shim.events.has_room()?;
     let mut table = shim.table();
     let container = table.container(&request.id)?;
-    container.init.state().next(Step::Pause)?;
-    container.cgroup.freeze()?;
-    container.init.step(Step::Pause)?;
+    container.init.state.pause(|| Ok(container.cgroup.freeze()?))?;
     let container_id = request.id.clone();
     shim.events.publish(&TaskPaused { container_id, ..Default::default() });
     Ok(Empty::default())

@@ -1,9 +1,8 @@
 //! Pids: the processes of a container, and which of them are execs.
 //!
-//! An ended container's is the one that has ended: containerd from 1.7 on, when
-//! it starts, takes a shim whose task has no process for a leaked one and deletes
-//! it (`loadShimTask`, core/runtime/v2/shim_load.go), and with it the exit that
-//! nobody has heard of yet.
+//! A stopped container still lists its dead init: when it starts, containerd from
+//! 1.7 on takes a task without processes for a leaked one and deletes it
+//! (`loadShimTask`, core/runtime/v2/shim_load.go), and its exit would be lost.
 
 use containerd_shim_protos::api::{PidsRequest, PidsResponse, ProcessInfo};
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
@@ -11,7 +10,7 @@ use containerd_shim_protos::protobuf::{Message, MessageField};
 use containerd_shim_protos::shim::oci::ProcessDetails;
 
 use super::lifecycle::State;
-use super::table::Shim;
+use super::shim::Shim;
 use crate::error::{Context, Result};
 
 /// The type that containerd's clients know from runc's shim.
@@ -20,19 +19,19 @@ const DETAILS: &str = "containerd.runc.v1.ProcessDetails";
 pub(super) fn pids(shim: &Shim, request: &PidsRequest) -> Result<PidsResponse> {
     let mut table = shim.table();
     let container = table.container(&request.id)?;
-    let boot = container.boot.handle.pid();
+    let boot = container.boot.sandbox.pid();
     // boot is in the root container's cgroup; of its processes it is one only
     // where it stands in for the pause.
     let is_ours = |pid: &sandbox_core::types::HostPid| *pid != boot || container.is_pause();
     let pids = container.cgroup.pids()?.into_iter().filter(is_ours);
     let mut pids: Vec<u32> = pids.filter_map(|pid| u32::try_from(pid.0).ok()).collect();
-    if pids.is_empty() && (container.init.ending || container.init.state() == State::Stopped) {
+    if pids.is_empty() && matches!(container.init.state, State::Ending { .. } | State::Stopped(_)) {
         pids.push(container.init.pid);
     }
     let mut processes = Vec::new();
     for pid in pids {
         let exec =
-            container.execs.iter().find(|(_, exec)| exec.pid == pid && exec.state().is_alive());
+            container.execs.iter().find(|(_, exec)| exec.pid == pid && exec.state.is_alive());
         let info = exec.map(|(id, _)| details(id)).transpose()?.map(Box::new);
         processes.push(ProcessInfo { pid, info: MessageField(info), ..Default::default() });
     }

@@ -3,16 +3,13 @@
 use containerd_shim_protos::api::{Empty, ResumeRequest};
 use containerd_shim_protos::events::task::TaskResumed;
 
-use super::lifecycle::Step;
-use super::table::Shim;
+use super::shim::Shim;
 use crate::error::Result;
 
 pub(super) fn resume(shim: &Shim, request: &ResumeRequest) -> Result<Empty> {
     let mut table = shim.table();
     let container = table.container(&request.id)?;
-    container.init.state().next(Step::Resume)?;
-    container.cgroup.thaw()?;
-    container.init.step(Step::Resume)?;
+    container.init.state.resume(|| Ok(container.cgroup.thaw()?))?;
     let container_id = request.id.clone();
     shim.events.publish(&TaskResumed { container_id, ..Default::default() });
     Ok(Empty::default())

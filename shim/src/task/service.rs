@@ -16,7 +16,7 @@ use containerd_shim_protos::shim_async::{Task, create_task};
 use containerd_shim_protos::ttrpc::Result as TtrpcResult;
 use containerd_shim_protos::ttrpc::asynchronous::{Service, TtrpcContext};
 
-use super::table::Shim;
+use super::shim::Shim;
 use super::{
     close_io, connect, create, delete, exec, kill, pause, pids, resize, resume, shutdown, start,
     state, stats, update, wait,

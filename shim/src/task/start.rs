@@ -1,53 +1,55 @@
 //! Start: opens the gate of a created container, or runs an exec.
 
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use containerd_shim_protos::api::{StartRequest, StartResponse};
 use containerd_shim_protos::events::task::TaskStart;
 use sandbox_core::control::message::Request;
+use sandbox_core::types::ProcessId;
 
-use super::lifecycle::Step;
-use super::table::{Exit, Shim};
+use super::container::process_id;
+use super::shim::Shim;
 use super::{exec, exits, hooks};
 use crate::error::Result;
-
-/// What a container reports whose program could not be run.
-const NOT_RUN: u32 = 127;
+use crate::exit::Exit;
 
 pub(super) async fn start(shim: Arc<Shim>, request: StartRequest) -> Result<StartResponse> {
-    let pid = if request.exec_id.is_empty() {
-        start_init(&shim, &request.id).await?
-    } else {
-        exec::start(&shim, &request.id, &request.exec_id).await?
+    let id = process_id(&request.id, &request.exec_id);
+    let pid = match &id.exec {
+        None => start_init(&shim, &id).await?,
+        Some(exec) => exec::start(&shim, &id, exec).await?,
     };
     Ok(StartResponse { pid, ..Default::default() })
 }
 
-async fn start_init(shim: &Arc<Shim>, id: &str) -> Result<u32> {
+async fn start_init(shim: &Arc<Shim>, process: &ProcessId) -> Result<u32> {
+    let id = &process.container;
     let (boot, plan, pause) = {
         let mut table = shim.table();
         let container = table.container(id)?;
-        container.init.step(Step::Start)?;
+        container.init.state.start_init()?;
         (container.boot.clone(), container.plan.clone(), container.is_pause())
     };
     if !pause {
-        let request = Request::Start { container: id.to_string() };
-        if let Err(error) = exits::or_ended(shim, id, "", boot.ask(shim, request, &[])).await {
-            exits::conclude(shim, id, "", Exit { status: NOT_RUN, at: SystemTime::now() });
+        let request = Request::Start { container: id.clone() };
+        let reply = shim.ask(&boot, request, &[]);
+        if let Err(error) = exits::unless_exited(shim, process, reply).await {
+            exits::conclude(shim, process, Exit::not_run());
             return Err(error);
         }
     }
-    let (pid, bundle) = {
+    let (pid, bundle, early_exit) = {
         let mut table = shim.table();
         let container = table.container(id)?;
-        container.init.step(Step::Started)?;
+        let early_exit = container.init.state.started()?;
         let pid = container.init.pid;
-        let container_id = id.to_string();
+        let container_id = id.clone();
         shim.events.publish(&TaskStart { container_id, pid, ..Default::default() });
-        (pid, container.bundle.clone())
+        (pid, container.bundle.clone(), early_exit)
     };
-    exits::catch_up(shim, id, "");
+    if let Some(status) = early_exit {
+        exits::report(shim, process, status);
+    }
     let state = hooks::State { id, pid, status: "running", bundle: &bundle, plan: &plan };
     for hook in &plan.host.hooks.poststart {
         // The specification wants a warning and no more.

@@ -1,35 +1,39 @@
 //! State: what a process is doing.
 
+use containerd_shim_protos::api::Status;
 use containerd_shim_protos::api::{StateRequest, StateResponse};
 use containerd_shim_protos::protobuf::MessageField;
-use containerd_shim_protos::protobuf::well_known_types::timestamp::Timestamp;
 
-use super::lifecycle::State;
-use super::table::Shim;
+use super::container::process_id;
+use super::shim::Shim;
 use crate::error::Result;
+use crate::exit::timestamp;
 
 pub(super) fn state(shim: &Shim, request: &StateRequest) -> Result<StateResponse> {
     let mut table = shim.table();
     let container = table.container(&request.id)?;
     let bundle = container.bundle.clone();
-    let frozen = container.init.state() == State::Paused;
-    let process = container.process(&request.exec_id)?;
+    let is_frozen = container.init.state.is_frozen();
+    let id = process_id(&request.id, &request.exec_id);
+    let process = container.process(id.exec.as_deref())?;
     // What is frozen with its container shows it.
-    let state = if frozen && process.state().is_alive() { State::Paused } else { process.state() };
-    let exit = process.exited();
+    let status = match is_frozen && process.state.is_alive() {
+        true => Status::PAUSED,
+        false => process.state.shown(),
+    };
+    let exit = process.state.published_exit();
     let stdio = &process.stdio;
-    let id = if request.exec_id.is_empty() { &request.id } else { &request.exec_id };
     Ok(StateResponse {
-        id: id.clone(),
+        id: id.exec.unwrap_or(id.container),
         bundle,
         pid: process.pid,
-        status: containerd_shim_protos::api::Status::from(state).into(),
+        status: status.into(),
         stdin: stdio.stdin.clone(),
         stdout: stdio.stdout.clone(),
         stderr: stdio.stderr.clone(),
         terminal: stdio.terminal,
         exit_status: exit.map_or(0, |exit| exit.status),
-        exited_at: MessageField(exit.map(|exit| Box::new(Timestamp::from(exit.at)))),
+        exited_at: exit.map_or_else(MessageField::none, |exit| timestamp(exit.at)),
         exec_id: request.exec_id.clone(),
         ..Default::default()
     })

@@ -1,12 +1,12 @@
-//! Update: new limits for a running container, and word of them to those who
-//! live by them.
+//! Update: new resources for a container, and its new capacity for boot.
 
 use containerd_shim_protos::api::{Empty, UpdateTaskRequest};
 use oci_spec::runtime::LinuxResources;
 use sandbox_core::control::message::Request;
 
+use super::container::Container;
 use super::lifecycle::State;
-use super::table::{Container, Shim};
+use super::shim::Shim;
 use crate::error::{Error, Result};
 
 pub(super) fn update(shim: &Shim, request: &UpdateTaskRequest) -> Result<Empty> {
@@ -14,24 +14,31 @@ pub(super) fn update(shim: &Shim, request: &UpdateTaskRequest) -> Result<Empty> 
         .map_err(|e| Error::invalid(format!("resources are no LinuxResources: {e}")))?;
     let mut table = shim.table();
     let container = table.container(&request.id)?;
-    if container.init.state() == State::Stopped {
-        return Err(Error::state("cannot update a stopped container"));
-    }
+    check_update(&container.init.state)?;
     container.resources.update(&container.cgroup, &resources)?;
-    tell_limits(container)?;
+    send_capacity(container)?;
     Ok(Empty::default())
 }
 
-/// Tells boot what a container may use now; and what the sandbox may, when it
-/// is the root's. A frozen boot reads it when it goes on.
-fn tell_limits(container: &Container) -> Result<()> {
-    let capacity = container.cgroup.capacity(container.policy)?;
-    let tell = |container_id: Option<String>| {
-        container.boot.tell(Request::Update { container: container_id, capacity });
+/// Refuses a container whose init has ended, as runc does, whether its exit is
+/// published or not.
+fn check_update(init: &State) -> Result<()> {
+    match init.has_ended() {
+        true => Err(Error::state("cannot update a stopped container")),
+        false => Ok(()),
+    }
+}
+
+/// Sends boot a container's capacity; and the sandbox's, when it is the root
+/// container's. A frozen boot reads it when it is resumed.
+fn send_capacity(container: &Container) -> Result<()> {
+    let capacity = container.cgroup.capacity(container.capacity_policy)?;
+    let send = |container_id: Option<String>| {
+        container.boot.send(Request::Update { container: container_id, capacity });
     };
-    tell(Some(container.id.clone()));
+    send(Some(container.id.clone()));
     if container.is_root() {
-        tell(None);
+        send(None);
     }
     Ok(())
 }

@@ -2,20 +2,21 @@
 //! come back after they lost their connection.
 
 use containerd_shim_protos::api::{WaitRequest, WaitResponse};
-use containerd_shim_protos::protobuf::MessageField;
-use containerd_shim_protos::protobuf::well_known_types::timestamp::Timestamp;
 
-use super::table::Shim;
+use super::container::process_id;
+use super::shim::Shim;
 use crate::error::{Error, Result};
+use crate::exit::timestamp;
 
 pub(super) async fn wait(shim: &Shim, request: &WaitRequest) -> Result<WaitResponse> {
-    let mut exit = shim.table().process(&request.id, &request.exec_id)?.exit.subscribe();
+    let id = process_id(&request.id, &request.exec_id);
+    let mut exit = shim.table().process(&id)?.exit.subscribe();
     let deleted = || Error::not_found(format!("{} was deleted before it ran", request.id));
     let exit = exit.wait_for(Option::is_some).await.ok().and_then(|exit| *exit);
     let exit = exit.ok_or_else(deleted)?;
     Ok(WaitResponse {
         exit_status: exit.status,
-        exited_at: MessageField::some(Timestamp::from(exit.at)),
+        exited_at: timestamp(exit.at),
         ..Default::default()
     })
 }

@@ -1,5 +1,5 @@
-//! Provides what containerd leaves to a sandbox without a container: files with the pod's
-//! host name, hosts and name servers, and its shared memory
+//! Provides what containerd leaves to a sandbox that its Sandbox service asked for:
+//! files with the pod's host name, hosts and name servers, and its shared memory
 //! (`internal/cri/server/container_create.go`, `linuxContainerMounts`).
 
 use std::fs;
@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 use oci_spec::runtime::{Mount, MountBuilder, Spec};
 use sandbox_core::spec::plan::{MountSource, Plan};
 
-use super::cri::cri::{DNSConfig, PodSandboxConfig};
 use crate::error::{Context, Result};
 
 /// The node's own files, which pods get by default.
@@ -17,40 +16,42 @@ const RESOLV_CONF: &str = "/etc/resolv.conf";
 
 /// Files in the sandbox's bundle, which are removed with it.
 #[derive(Clone)]
-pub(crate) struct Files {
+pub(crate) struct PodFiles {
     bundle: PathBuf,
-    hostname: String,
-    dns: Option<DNSConfig>,
-    /// Whether the files are needed. They are for pods; other clients provide their own.
-    wanted: bool,
+    /// `None` if the client is not CRI: it provides its own.
+    wanted: Option<Wanted>,
+}
+
+/// What a pod's configuration says of them.
+#[derive(Clone)]
+pub(crate) struct Wanted {
+    /// Empty: the node's.
+    pub(crate) hostname: String,
+    /// The content of `resolv.conf`; `None`: the node's.
+    pub(crate) resolv_conf: Option<String>,
 }
 
 /// The files' names in the bundle, and their paths in containers.
 const PLACES: [(&str, &str); 3] =
     [("hostname", "/etc/hostname"), ("hosts", HOSTS), ("resolv.conf", RESOLV_CONF)];
 
-impl Files {
-    pub(super) fn of(bundle: &Path, config: Option<&PodSandboxConfig>) -> Self {
-        Self {
-            bundle: bundle.to_path_buf(),
-            hostname: config.map(|config| config.hostname.clone()).unwrap_or_default(),
-            dns: config.and_then(|config| config.dns_config.as_ref().cloned()),
-            wanted: config.is_some(),
-        }
+impl PodFiles {
+    pub(crate) fn new(bundle: &Path, wanted: Option<Wanted>) -> Self {
+        Self { bundle: bundle.to_path_buf(), wanted }
     }
 
     /// Writes the files, before the first container is created.
-    pub(super) fn write(&self) -> Result<()> {
-        if !self.wanted {
-            return Ok(());
-        }
-        let hostname = match self.hostname.as_str() {
+    pub(crate) fn write(&self) -> Result<()> {
+        let Some(wanted) = &self.wanted else { return Ok(()) };
+        let hostname = match wanted.hostname.as_str() {
             "" => rustix::system::uname().nodename().to_string_lossy().into_owned(),
             name => name.to_string(),
         };
         let of_the_node = |path| fs::read(path).unwrap_or_default();
-        let resolv_conf =
-            self.dns.as_ref().map_or_else(|| of_the_node(RESOLV_CONF), |d| resolv_conf(d).into());
+        let resolv_conf = wanted
+            .resolv_conf
+            .as_ref()
+            .map_or_else(|| of_the_node(RESOLV_CONF), |text| text.clone().into_bytes());
         let contents = [format!("{hostname}\n").into_bytes(), of_the_node(HOSTS), resolv_conf];
         for ((name, _), content) in PLACES.iter().zip(contents) {
             let path = self.bundle.join(name);
@@ -59,10 +60,10 @@ impl Files {
         Ok(())
     }
 
-    /// Adds the files that a container's spec does not mount itself. They are writable if its
-    /// root is.
-    pub(crate) fn provide(&self, spec: &mut Spec) -> Result<()> {
-        if !self.wanted {
+    /// Adds the files that a container's spec does not mount itself. They are writable
+    /// if its root is.
+    pub(super) fn provide(&self, spec: &mut Spec) -> Result<()> {
+        if self.wanted.is_none() {
             return Ok(());
         }
         let read_only = spec.root().as_ref().and_then(|root| root.readonly()).unwrap_or(false);
@@ -76,9 +77,10 @@ impl Files {
         Ok(())
     }
 
-    /// Replaces the `/dev/shm` of a container that shares its pod's IPC namespace by the pod's.
-    pub(crate) fn share_memory(&self, plan: &mut Plan) {
-        if !self.wanted || plan.container.namespaces.ipc {
+    /// Replaces the `/dev/shm` of a container that shares its pod's IPC namespace by
+    /// the pod's.
+    pub(super) fn share_memory(&self, plan: &mut Plan) {
+        if self.wanted.is_none() || plan.container.namespaces.ipc {
             return;
         }
         let is_shm = |place: &Path| place == Path::new("/dev/shm");
@@ -97,21 +99,6 @@ fn bind(source: &Path, place: &str, read_only: bool) -> Result<Mount> {
     mount.options(options).build().context(|| "mounts")
 }
 
-/// Formats a resolv.conf(5).
-fn resolv_conf(dns: &DNSConfig) -> String {
-    let mut text = String::new();
-    if !dns.searches.is_empty() {
-        text.push_str(&format!("search {}\n", dns.searches.join(" ")));
-    }
-    for server in &dns.servers {
-        text.push_str(&format!("nameserver {server}\n"));
-    }
-    if !dns.options.is_empty() {
-        text.push_str(&format!("options {}\n", dns.options.join(" ")));
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -119,7 +106,8 @@ mod tests {
     #[test]
     fn a_container_s_own_mounts_are_left_alone() {
         let bundle = tempfile::tempdir().unwrap();
-        let files = Files::of(bundle.path(), Some(&PodSandboxConfig::new()));
+        let wanted = Wanted { hostname: String::new(), resolv_conf: None };
+        let files = PodFiles::new(bundle.path(), Some(wanted));
         let mut spec = Spec::default();
         spec.set_mounts(Some(vec![bind(Path::new("/volumes/hosts"), HOSTS, true).unwrap()]));
         files.provide(&mut spec).unwrap();
@@ -127,15 +115,5 @@ mod tests {
         let sources: Vec<_> = mounts.iter().filter_map(|m| m.source().clone()).collect();
         let wanted = ["hostname", "resolv.conf"].map(|name| bundle.path().join(name));
         assert_eq!(sources, [&[PathBuf::from("/volumes/hosts")], &wanted[..]].concat());
-    }
-
-    #[test]
-    fn name_servers_are_the_pods() {
-        let mut dns = DNSConfig::new();
-        dns.servers = vec!["192.0.2.1".into(), "192.0.2.2".into()];
-        dns.options = vec!["ndots:5".into(), "rotate".into()];
-        let text = "nameserver 192.0.2.1\nnameserver 192.0.2.2\noptions ndots:5 rotate\n";
-        assert_eq!(resolv_conf(&dns), text);
-        assert_eq!(resolv_conf(&DNSConfig::new()), "");
     }
 }

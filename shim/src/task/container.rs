@@ -1,0 +1,238 @@
+//! One container and its processes, as far as the shim knows them.
+
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use containerd_shim_protos::protobuf::well_known_types::any::Any;
+use sandbox_core::cgroup::stats::Stats;
+use sandbox_core::cgroup::{CapacityPolicy, Cgroup, OomWatch, ResourcesInForce};
+use sandbox_core::control::message::Done;
+use sandbox_core::sandbox::{self, Along};
+use sandbox_core::spec::plan::{Plan, ProcessPlan, Terminal};
+use sandbox_core::types::{HostPid, ProcessId};
+use tokio::sync::watch;
+
+use super::boot::BootClient;
+use super::create_plan::CreatePlan;
+use super::lifecycle::{Asked, Program, State};
+use super::metrics;
+use crate::error::{Error, Result};
+use crate::exit::Exit;
+use crate::stdio::{Io, Stdio};
+
+/// One container.
+pub(super) struct Container {
+    pub(super) id: String,
+    pub(super) bundle: String,
+    pub(super) plan: Arc<Plan>,
+    pub(super) boot: Arc<BootClient>,
+    pub(super) cgroup: Arc<Cgroup>,
+    pub(super) capacity_policy: CapacityPolicy,
+    pub(super) resources: ResourcesInForce,
+    pub(super) oom: Option<OomWatch>,
+    /// How many out-of-memory kills are published.
+    pub(super) oom_kills: u64,
+    pub(super) init: Process,
+    pub(super) execs: HashMap<String, Process>,
+    /// How many execs have begun to start and have no published exit: the init's
+    /// exit waits for them.
+    pub(super) unfinished_execs: watch::Sender<usize>,
+    /// The last numbers of a cgroup that systemd removes when it is empty.
+    pub(super) last_stats: Option<Any>,
+}
+
+impl Container {
+    pub(super) fn new(
+        plan: &CreatePlan,
+        boot: Arc<BootClient>,
+        cgroup: Arc<Cgroup>,
+        oom: Option<OomWatch>,
+        init: Process,
+    ) -> Self {
+        Self {
+            id: plan.id.clone(),
+            bundle: plan.bundle.clone(),
+            plan: plan.plan.clone(),
+            boot,
+            cgroup,
+            capacity_policy: plan.capacity_policy(),
+            resources: ResourcesInForce::new(&plan.plan.host.resources),
+            oom,
+            oom_kills: 0,
+            init,
+            execs: HashMap::default(),
+            unfinished_execs: watch::Sender::default(),
+            last_stats: None,
+        }
+    }
+
+    /// Returns the init, or an exec by its ID.
+    pub(super) fn process(&mut self, exec: Option<&str>) -> Result<&mut Process> {
+        let Some(exec) = exec else { return Ok(&mut self.init) };
+        let missing =
+            || Error::not_found(format!("exec {exec} does not exist in container {}", self.id));
+        self.execs.get_mut(exec).ok_or_else(missing)
+    }
+
+    /// Whether boot sits in its cgroup.
+    pub(super) fn is_root(&self) -> bool {
+        self.boot.root == self.id
+    }
+
+    /// Whether boot stands in for its process: the well-known pause container.
+    pub(super) fn is_pause(&self) -> bool {
+        self.plan.container.process.is_none()
+    }
+
+    /// Opens what an exec has to join.
+    pub(super) fn procs_to_join(&self) -> Result<Vec<OwnedFd>> {
+        let init = self.init.state.process().map(|init| init.pid);
+        procs_to_join(self.is_root(), &self.plan, &self.cgroup, init)
+    }
+
+    /// Marks one exec as finished; the init's exit is published once none is left.
+    pub(super) fn finish_exec(&self) {
+        self.unfinished_execs.send_modify(|execs| *execs = execs.saturating_sub(1));
+    }
+
+    /// Reads the cgroup's numbers. What the shim knows of out-of-memory kills is
+    /// there as well where the cgroup has gone before its numbers were read:
+    /// containerd 2.3 asks for that.
+    pub(super) fn read_stats(&self) -> Result<Any> {
+        let mut stats = self.cgroup.stats()?;
+        if let Stats::V2(stats) = &mut stats
+            && stats.memory_events.is_none()
+            && self.oom_kills > 0
+        {
+            stats.memory_events.get_or_insert_default().oom_kill = self.oom_kills;
+        }
+        metrics::encode(&stats)
+    }
+
+    /// Keeps the numbers at the end of the init, where the cgroup may go before
+    /// Delete: systemd removes an empty one. The shim's own cgroups stay, and keep
+    /// their numbers.
+    pub(super) fn latch_stats(&mut self) {
+        if !self.cgroup.is_of_systemd() {
+            return;
+        }
+        let stats = self.read_stats().ok();
+        // The numbers of a cgroup that went in between say nothing.
+        if stats.is_some() && self.cgroup.exists() {
+            self.last_stats = stats;
+        }
+    }
+}
+
+/// Opens what a process of a container has to join. Nothing for the root
+/// container, as boot is in its cgroup and what boot makes starts there; unless
+/// the container divides it, for then boot is in a place of its own.
+pub(super) fn procs_to_join(
+    is_root: bool,
+    plan: &Plan,
+    cgroup: &Cgroup,
+    init: Option<HostPid>,
+) -> Result<Vec<OwnedFd>> {
+    if is_root && !cgroup.is_divided_by(&plan.container) {
+        return Ok(Vec::new());
+    }
+    Ok(init.map_or_else(|| cgroup.procs(), |init| cgroup.procs_beside(init))?)
+}
+
+/// One process, the init of a container or an exec.
+pub(super) struct Process {
+    pub(super) state: State,
+    pub(super) pid: u32,
+    pub(super) stdio: Stdio,
+    pub(super) io: Io,
+    /// What clients wait on: set once, when the exit is published.
+    pub(super) exit: watch::Sender<Option<Exit>>,
+}
+
+impl Process {
+    /// An init that waits at its gate.
+    pub(super) fn init(stdio: Stdio, pid: u32, program: Program, io: Io) -> Self {
+        let exit = watch::Sender::new(None);
+        Self { state: State::Created(program), pid, stdio, io, exit }
+    }
+
+    /// An exec that boot has not been asked for.
+    pub(super) fn exec(stdio: Stdio, plan: ProcessPlan) -> Self {
+        let state = State::Planned { plan: Box::new(plan), asked: Asked::default() };
+        Self { state, pid: 0, stdio, io: Io::default(), exit: watch::Sender::new(None) }
+    }
+
+    /// Attaches an exec that boot has made. Returns its early exit, as
+    /// [`State::attach`] does.
+    pub(super) fn attach(&mut self, made: MadeProcess) -> Result<Option<u32>> {
+        let MadeProcess { process, mut io } = made;
+        let pid = pid_of(&process);
+        let apply = |asked: Asked| {
+            if let Some(size) = asked.size {
+                io.resize(size)?;
+            }
+            if asked.stdin_closed {
+                io.close_stdin();
+            }
+            Ok(())
+        };
+        let early = self.state.attach(Arc::new(process), apply)?;
+        (self.pid, self.io) = (pid, io);
+        Ok(early)
+    }
+
+    /// Sets the size of the terminal, now or once there is one.
+    /// Refuses a process that has ended, as runc does, whether its exit is published
+    /// or not.
+    pub(super) fn resize(&mut self, size: Terminal) -> Result<()> {
+        if self.state.has_ended() {
+            return Err(Error::state("cannot resize the terminal of a stopped process"));
+        }
+        match self.state.asked() {
+            Some(asked) => asked.size = Some(size),
+            None => self.io.resize(size)?,
+        }
+        Ok(())
+    }
+
+    /// Closes standard input, now or once there is a process.
+    pub(super) fn close_stdin(&mut self) {
+        match self.state.asked() {
+            Some(asked) => asked.stdin_closed = true,
+            None => self.io.close_stdin(),
+        }
+    }
+}
+
+/// A process that boot has made, with its terminal attached.
+pub(super) struct MadeProcess {
+    pub(super) process: sandbox::Process,
+    pub(super) io: Io,
+}
+
+impl MadeProcess {
+    /// Takes it from boot's reply.
+    pub(super) fn take(reply: (Done, Along), mut io: Io) -> Result<Self> {
+        let Along { process: Some(process), terminal } = reply.1 else {
+            return Err(Error::internal(
+                "the sandbox process made no process and does not say why",
+            ));
+        };
+        if let Some(terminal) = terminal {
+            io.attach(terminal)?;
+        }
+        Ok(Self { process, io })
+    }
+}
+
+/// Returns a process's PID as containerd has it.
+pub(super) fn pid_of(process: &sandbox::Process) -> u32 {
+    u32::try_from(process.pid.0).unwrap_or_default()
+}
+
+/// Returns the ID that a request names: its exec is empty for the init.
+pub(super) fn process_id(container: &str, exec: &str) -> ProcessId {
+    let exec = (!exec.is_empty()).then(|| exec.to_string());
+    ProcessId { container: container.to_string(), exec }
+}

@@ -1,0 +1,93 @@
+//! What a Create or a CreateSandbox asks for, read and checked: no message of
+//! containerd's is in it.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use oci_spec::runtime::Spec;
+use sandbox_core::cgroup::{CapacityPolicy, Driver};
+use sandbox_core::control::gofer::RootfsMount;
+use sandbox_core::spec;
+use sandbox_core::spec::plan::Plan;
+use sandbox_core::types::HostPid;
+
+use super::boot::BootClient;
+use super::pod_files::PodFiles;
+use crate::error::Result;
+use crate::options::{CgroupDriver, Options};
+use crate::stdio::Stdio;
+
+/// A container, or a sandbox without one, that is to be made.
+pub(crate) struct CreatePlan {
+    pub(super) id: String,
+    pub(super) bundle: String,
+    /// The mounts that make its root file system; none: the spec's root.
+    pub(super) rootfs: Vec<RootfsMount>,
+    pub(super) stdio: Stdio,
+    /// The node's, as the pod's annotations change them.
+    pub(super) options: Options,
+    pub(super) plan: Arc<Plan>,
+}
+
+/// What a client has asked for.
+pub(crate) struct Wanted {
+    pub(crate) id: String,
+    pub(crate) bundle: String,
+    pub(crate) rootfs: Vec<RootfsMount>,
+    pub(crate) stdio: Stdio,
+}
+
+/// What a plan depends on besides the request and its spec.
+pub(crate) struct CreateContext<'a> {
+    /// The sandbox that the container joins.
+    pub(crate) boot: Option<&'a BootClient>,
+    /// The containers that run in it.
+    pub(crate) others: &'a [(String, HostPid)],
+    /// What its sandbox provides, if the Sandbox service asked for that.
+    pub(crate) files: Option<&'a PodFiles>,
+    /// The node's options.
+    pub(crate) options: Options,
+}
+
+impl CreatePlan {
+    /// Resolves options, spec and annotations into a plan.
+    pub(crate) fn resolve(wanted: Wanted, spec: &Spec, context: CreateContext<'_>) -> Result<Self> {
+        let Wanted { id, bundle, rootfs, stdio } = wanted;
+        let annotations = spec.annotations().clone().unwrap_or_default();
+        let options = context.options.annotated(&annotations)?;
+        let surroundings = spec::Context {
+            id: &id,
+            bundle: Path::new(&bundle),
+            rootfs_mounts_given: !rootfs.is_empty(),
+            userns: options.userns.into(),
+            sandbox: context.boot.map(|boot| &boot.facts),
+            other_containers: context.others,
+        };
+        let mut plan = spec::plan(spec, &surroundings)?;
+        if let Some(process) = &mut plan.container.process {
+            // The request's flag counts: by it the client has made its FIFOs.
+            process.terminal = stdio.terminal.then(|| process.terminal.unwrap_or_default());
+        }
+        if let Some(files) = context.files {
+            files.share_memory(&mut plan);
+        }
+        Ok(Self { id, bundle, rootfs, stdio, options, plan: Arc::new(plan) })
+    }
+
+    /// Returns who makes the cgroup.
+    pub(super) fn driver(&self) -> Driver {
+        match self.options.cgroup_driver {
+            CgroupDriver::Systemd => Driver::Systemd,
+            CgroupDriver::Auto if self.plan.host.cgroups_path.contains(':') => Driver::Systemd,
+            CgroupDriver::Auto | CgroupDriver::Cgroupfs => Driver::Cgroupfs,
+        }
+    }
+
+    /// Returns how the capacity follows from the cgroup.
+    pub(super) fn capacity_policy(&self) -> CapacityPolicy {
+        CapacityPolicy {
+            cpu_from_quota: self.options.cpu_from_quota,
+            minimum: self.options.cpu_minimum,
+        }
+    }
+}
