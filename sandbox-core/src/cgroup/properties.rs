@@ -13,7 +13,7 @@ use crate::sys::child::Child;
 
 /// The values that D-Bus carries.
 mod value {
-    #![allow(unreachable_pub)]
+    #![allow(unreachable_pub, reason = "the macro makes its type pub")]
     rustbus::dbus_variant_sig!(Value, Text => String; Texts => Vec<String>; Flag => bool; Number => u64; Pids => Vec<u32>; Bits => Vec<u8>; I32 => i32; U32 => u32; I64 => i64);
 }
 pub(super) use value::Value;

@@ -3,7 +3,7 @@
 //! Each test has a mount namespace of its own (its thread's) and a sandbox that
 //! is nothing but a process in new namespaces. Mounts are looked at through
 //! the descriptors that the gofer delivers, as boot would get them.
-#![allow(missing_docs)]
+#![allow(missing_docs, reason = "a test is no library")]
 
 mod devices;
 mod harness;

@@ -7,7 +7,12 @@
 
 mod cri {
     //! Generated from `cri.proto`.
-    #![allow(missing_docs, clippy::all, clippy::undocumented_unsafe_blocks)]
+    #![allow(
+        missing_docs,
+        clippy::all,
+        clippy::undocumented_unsafe_blocks,
+        reason = "generated code"
+    )]
     include!(concat!(env!("OUT_DIR"), "/protos/mod.rs"));
 }
 mod create;

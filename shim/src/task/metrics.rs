@@ -27,7 +27,7 @@ pub(crate) fn encode(stats: &Stats) -> Result<Any> {
 /// A message with fields of the same name and type, and with others.
 macro_rules! message {
     ($message:path, $from:expr, { $($same:ident)* } $(, $field:ident: $value:expr)* $(,)?) => {{
-        #[allow(unused_variables)]
+        #[allow(unused_variables, reason = "a message may have no field of the same name")]
         let from = $from;
         $message { $($same: from.$same.clone(),)* $($field: $value,)* ..Default::default() }
     }};

@@ -130,10 +130,8 @@ pub(in crate::cgroup) fn weight_of_shares(shares: u64) -> u64 {
         0..=2 => 1,
         262_144.. => 10_000,
         shares => {
-            #[allow(clippy::cast_precision_loss)]
             let log = (shares as f64).log2();
             let exponent = (log * log + 125.0 * log) / 612.0 - 7.0 / 34.0;
-            #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
             let weight = 10f64.powf(exponent).ceil() as u64;
             weight.clamp(1, 10_000)
         }

@@ -10,7 +10,6 @@ use crate::cgroup::{Cgroup, file};
 use crate::error::{Error, Result};
 
 pub(super) fn apply(cg: &Cgroup, memory: &LinuxMemory) -> Result<()> {
-    #[allow(deprecated)]
     if memory.kernel().is_some() || memory.kernel_tcp().is_some() {
         log::debug!(
             "linux.resources.memory.kernel and kernelTCP are obsolete and ignored, as by runc"

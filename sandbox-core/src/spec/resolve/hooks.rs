@@ -16,7 +16,6 @@ pub(super) fn plan(spec: &Spec) -> Result<(HostHooks, Vec<HookPlan>)> {
     };
     // Both kinds run at the same point. The deprecated one comes first, as in
     // runc.
-    #[allow(deprecated)]
     let mut create_runtime = list("prestart", hooks.prestart())?;
     create_runtime.extend(list("createRuntime", hooks.create_runtime())?);
     let host = HostHooks {
