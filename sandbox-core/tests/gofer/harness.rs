@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -172,6 +173,60 @@ pub fn bind(index: usize, source: impl Into<PathBuf>) -> RequestedMount {
     RequestedMount { index, source, propagation: None }
 }
 
+pub fn mount(fs_type: &str, source: &str, options: &[&str]) -> RootfsMount {
+    RootfsMount {
+        fs_type: fs_type.to_owned(),
+        source: source.to_owned(),
+        target: String::new(),
+        options: options.iter().map(|&option| option.to_owned()).collect(),
+    }
+}
+
+/// Two layers and room above, as containerd's overlayfs snapshotter has them.
+pub fn snapshots(host: &Host) -> RootfsMount {
+    host.write("snapshots/1/fs/etc/base", "base");
+    host.write("snapshots/1/fs/etc/hidden", "below");
+    let file = host.write("snapshots/2/fs/etc/hidden", "above");
+    chown(file, Some(1000), Some(1000)).unwrap();
+    fs::create_dir_all(host.path("snapshots/2/fs/tmp")).unwrap();
+    fs::set_permissions(host.path("snapshots/2/fs/tmp"), fs::Permissions::from_mode(0o1777))
+        .unwrap();
+    symlink("/etc/passwd", host.path("snapshots/2/fs/link")).unwrap();
+    host.mkdir("snapshots/3/fs");
+    host.mkdir("snapshots/3/work");
+    let at = |below: &str| host.text(&format!("snapshots/{below}"));
+    mount(
+        "overlay",
+        "overlay",
+        &[
+            "index=off",
+            &format!("workdir={}", at("3/work")),
+            &format!("upperdir={}", at("3/fs")),
+            &format!("lowerdir={}:{}", at("2/fs"), at("1/fs")),
+        ],
+    )
+}
+
+pub fn asking_for(mounts: Vec<RootfsMount>) -> GoferRequest {
+    let mut request = request();
+    request.rootfs = RootfsSource::Mounts(mounts);
+    request
+}
+
+/// Asks for what the first container of a pod has in Kubernetes.
+pub fn first_of_pod(host: &Host) -> GoferRequest {
+    let mut request = asking_for(vec![snapshots(host)]);
+    request.sandbox_proc = true;
+    request.default_devices = true;
+    for index in 0..8 {
+        host.write(&format!("volumes/{index}/name"), "");
+        request.mounts.push(bind(index, host.path(&format!("volumes/{index}"))));
+    }
+    let source = DeliveredSource::Sysfs;
+    request.mounts.push(RequestedMount { index: 8, source, propagation: None });
+    request
+}
+
 /// What came of one run.
 pub struct Run {
     pub answer: GoferAnswer,
@@ -179,6 +234,7 @@ pub struct Run {
     /// Slots of each packet.
     pub packets: Vec<usize>,
     /// From before the clone to the answer.
+    #[allow(dead_code, reason = "benches/parts.rs prints it")]
     pub time: Duration,
 }
 

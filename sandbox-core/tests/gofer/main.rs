@@ -11,5 +11,5 @@ mod mounts;
 mod old_kernel;
 mod propagation;
 mod refusals;
+mod repeated;
 mod rootfs;
-mod speed;

@@ -7,7 +7,7 @@ use sandbox_core::spec::seccomp::compile;
 use sandbox_core::sys::process::load_seccomp;
 
 use crate::harness::*;
-use crate::rootfs::{asking_for, check_overlay, mount, snapshots};
+use crate::rootfs::check_overlay;
 
 fn like_old(
     request: &sandbox_core::control::gofer::GoferRequest,

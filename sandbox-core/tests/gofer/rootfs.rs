@@ -1,52 +1,12 @@
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, chown, symlink};
+use std::os::unix::fs::{chown, symlink};
 use std::process::Command;
 
 use rustix::fs::{AtFlags, IFlags, Mode, OFlags, ioctl_setflags};
-use sandbox_core::control::gofer::{RootfsMount, RootfsSource};
+use sandbox_core::control::gofer::RootfsSource;
 use sandbox_core::sys::mount::{AttrChange, Depth, attach_at, clone_mount, mount_setattr};
 
 use crate::harness::*;
-
-pub(crate) fn mount(fs_type: &str, source: &str, options: &[&str]) -> RootfsMount {
-    RootfsMount {
-        fs_type: fs_type.to_owned(),
-        source: source.to_owned(),
-        target: String::new(),
-        options: options.iter().map(|&option| option.to_owned()).collect(),
-    }
-}
-
-/// Two layers and room above, as containerd's overlayfs snapshotter has them.
-pub(crate) fn snapshots(host: &Host) -> RootfsMount {
-    host.write("snapshots/1/fs/etc/base", "base");
-    host.write("snapshots/1/fs/etc/hidden", "below");
-    let file = host.write("snapshots/2/fs/etc/hidden", "above");
-    chown(file, Some(1000), Some(1000)).unwrap();
-    fs::create_dir_all(host.path("snapshots/2/fs/tmp")).unwrap();
-    fs::set_permissions(host.path("snapshots/2/fs/tmp"), fs::Permissions::from_mode(0o1777))
-        .unwrap();
-    symlink("/etc/passwd", host.path("snapshots/2/fs/link")).unwrap();
-    host.mkdir("snapshots/3/fs");
-    host.mkdir("snapshots/3/work");
-    let at = |below: &str| host.text(&format!("snapshots/{below}"));
-    mount(
-        "overlay",
-        "overlay",
-        &[
-            "index=off",
-            &format!("workdir={}", at("3/work")),
-            &format!("upperdir={}", at("3/fs")),
-            &format!("lowerdir={}:{}", at("2/fs"), at("1/fs")),
-        ],
-    )
-}
-
-pub(crate) fn asking_for(mounts: Vec<RootfsMount>) -> sandbox_core::control::gofer::GoferRequest {
-    let mut request = request();
-    request.rootfs = RootfsSource::Mounts(mounts);
-    request
-}
 
 /// What every writable overlay for a user namespace must show.
 pub(crate) fn check_overlay(host: &Host, run: &Run) {

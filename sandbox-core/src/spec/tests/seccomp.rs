@@ -253,11 +253,3 @@ fn load_and_probe() {
     assert_eq!(errno(500), Some(38), "none yet");
     eprintln!("obeyed");
 }
-
-#[test]
-#[ignore = "measures; run it with --release -- --ignored --nocapture timing"]
-fn timing_of_compile() {
-    let start = std::time::Instant::now();
-    let compiled = compile(&containerds()).unwrap();
-    println!("compile: {:?}, {} instructions", start.elapsed(), compiled.program.len() / 8);
-}
