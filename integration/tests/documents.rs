@@ -86,6 +86,36 @@ fn every_source_file_that_is_named_is_there() {
     }
 }
 
+/// Every `file.rs` of ARCHITECTURE.md that names of its functions follow, in
+/// parentheses.
+fn named_functions() -> Vec<(String, Vec<String>)> {
+    let prose = prose(Path::new("ARCHITECTURE.md"));
+    let prose = prose.split_whitespace().collect::<Vec<_>>().join(" ");
+    let files = prose.split(".rs` (`").collect::<Vec<_>>();
+    let followed = files.windows(2).map(|pair| {
+        let file = pair[0].rsplit('`').next().expect("a name");
+        let names = pair[1].split(')').next().expect("a list of names");
+        let names = names.split(['`', ',', ' ']).filter(|name| !name.is_empty());
+        (format!("{file}.rs"), names.map(str::to_owned).collect())
+    });
+    followed.collect()
+}
+
+#[test]
+fn every_function_that_the_architecture_names_is_there() {
+    let named = named_functions();
+    assert!(named.len() > 40, "{} files", named.len());
+    for (file, functions) in named {
+        let path = find(&file).unwrap_or_else(|| panic!("there is no {file}"));
+        let source = fs::read_to_string(&path).expect("read a source file");
+        for function in functions {
+            let is_defined =
+                ["(", "<"].map(|next| source.contains(&format!("fn {function}{next}")));
+            assert!(is_defined.contains(&true), "{file} has no {function}");
+        }
+    }
+}
+
 /// The rows of the threat model's table: where a rule is enforced, and what
 /// attacks it.
 fn rules() -> Vec<(String, String)> {
