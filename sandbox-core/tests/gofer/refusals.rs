@@ -79,7 +79,7 @@ fn a_file_systems_own_words_are_passed_on() {
 fn a_request_that_is_none_gets_a_sentence_too() {
     let (_boot, channel) = pair();
     let run = raw(b"\xff\xff\xff", &[channel.as_fd()], || Ok(()));
-    assert!(run.error().contains("decoding the request"), "{}", run.error());
+    assert!(run.error().contains("decode the gofer's request"), "{}", run.error());
 
     let mut wanting = request();
     wanting.sandbox_proc = true;
