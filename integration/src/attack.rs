@@ -1,11 +1,11 @@
 //! Attacks, and the proof that each could succeed.
 //!
-//! An attack is a line of shell. A story runs it where a protection must hold
+//! An attack is a line of shell. A test runs it where a protection must stop
 //! it. [`Containerd::attacks_work`] runs the same line where that protection is
 //! absent, and there it must succeed: a line that fails everywhere proves
-//! nothing. Each line says with its [`Control`] where that is. A control does
-//! the host no harm: each line has a mount namespace and a `/tmp` of its own,
-//! and writes into files of the host what they hold already.
+//! nothing. The [`Control`] of each line names that place. A control does the
+//! host no harm: each line has a mount namespace and a `/tmp` of its own, and
+//! writes into files of the host only what they hold already.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,14 +16,13 @@ use serde_json::{Value, json};
 use crate::containerd::Containerd;
 use crate::{image, spec};
 
-/// Where an attack succeeds.
+/// The place where an attack succeeds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Control {
-    /// On the host: root in the files of the test image, in the host's
-    /// namespaces.
+    /// The host: root in the files of the test image, in the host's namespaces.
     Host,
-    /// In the container of the story, but with every capability, all devices and no
-    /// user namespace.
+    /// The test's container, but with every capability, all devices and no user
+    /// namespace.
     Privileged,
 }
 
@@ -32,13 +31,13 @@ enum Control {
 pub struct Attacks(Vec<(String, Control)>);
 
 impl Attacks {
-    /// Takes lines that succeed on the host.
+    /// Makes attacks of lines that succeed on the host.
     pub fn on_host<L: Into<String>>(lines: impl IntoIterator<Item = L>) -> Attacks {
         Attacks::with(Control::Host, lines)
     }
 
-    /// Takes lines that succeed in a container without a user namespace and with
-    /// every capability, as runc makes privileged ones.
+    /// Makes attacks of lines that succeed in a container without a user
+    /// namespace and with every capability, as runc makes privileged ones.
     pub fn privileged<L: Into<String>>(lines: impl IntoIterator<Item = L>) -> Attacks {
         Attacks::with(Control::Privileged, lines)
     }
@@ -47,7 +46,7 @@ impl Attacks {
         Attacks(lines.into_iter().map(|line| (line.into(), control)).collect())
     }
 
-    /// Adds more of them.
+    /// Adds more attacks.
     pub fn and(mut self, more: Attacks) -> Attacks {
         self.0.extend(more.0);
         self
@@ -61,14 +60,14 @@ impl Attacks {
         tried.chain(["echo done\n".to_owned()]).collect()
     }
 
-    /// Returns a script that prints each line that fails, and why.
+    /// Returns a script that prints each line that fails, with its errors.
     fn control_script(&self, control: Control) -> String {
         let lines = self.0.iter().filter(|(_, wanted)| *wanted == control);
         let tried = lines.map(|(line, _)| {
             let apart = quote(&format!("mount -t tmpfs none /tmp && cd / && {{ {line}\n}}"));
             format!(
-                "said=$(unshare -m sh -c {apart} 2>&1 >/dev/null) || \
-                 printf '%s: %s\\n' {} \"$said\"\n",
+                "errors=$(unshare -m sh -c {apart} 2>&1 >/dev/null) || \
+                 printf '%s: %s\\n' {} \"$errors\"\n",
                 quote(line)
             )
         });
@@ -85,7 +84,8 @@ fn quote(text: &str) -> String {
 }
 
 /// Makes a new root of the files in `$1`, with all that the host shows of its
-/// kernel, and runs the shell line `$2` in there. `$3` says where `/proc` is from.
+/// kernel, and runs the shell line `$2` in there. `$3` is the source of its
+/// `/proc`.
 const ENTER: &str = "set -e\n\
     mount --bind \"$1\" \"$1\"; cd \"$1\"\n\
     for tree in sys dev; do mount --rbind /$tree $tree; done\n\
@@ -95,42 +95,43 @@ const ENTER: &str = "set -e\n\
     exec /bin/sh -c \"$2\"\n";
 
 impl Containerd {
-    /// Runs attacks in a container that must hold them all, and their controls.
+    /// Checks that a container stops all attacks, and runs their controls.
     pub fn holds(&self, id: &str, attacks: &Attacks, change: impl Fn(&mut Value)) {
         let container = self.shell(id, &attacks.script()).spec(&change).start();
         assert_eq!(container.finish(), (0, "done\n".to_owned()), "{id}");
         self.attacks_work(id, attacks, change);
     }
 
-    /// Runs the controls of attacks: each must succeed. `change` is what a story
-    /// changes about its container.
+    /// Runs the controls of attacks: each must succeed. `change` is the test's
+    /// change of its container.
     pub fn attacks_work(&self, id: &str, attacks: &Attacks, change: impl FnOnce(&mut Value)) {
         if attacks.have(Control::Host) {
-            let said = self.on_host(&attacks.control_script(Control::Host));
-            assert_eq!(said, "done\n", "{id}: attacks that fail on the host");
+            let output = self.on_host(&attacks.control_script(Control::Host));
+            assert_eq!(output, "done\n", "{id}: attacks that fail on the host");
         }
         if attacks.have(Control::Privileged) {
             let script = attacks.control_script(Control::Privileged);
             let container = self.shell(&format!("{id}-control"), &script).privileged(change);
-            let said = container.start().finish();
-            assert_eq!(said, (0, "done\n".to_owned()), "{id}: attacks that fail unprotected");
+            let output = container.start().finish();
+            assert_eq!(output, (0, "done\n".to_owned()), "{id}: attacks that fail unprotected");
         }
     }
 
-    /// Runs the controls of attacks that succeed on the host, as root who sees
-    /// the processes that a process of this PID sees.
+    /// Runs the controls of attacks that succeed on the host, as root that sees
+    /// the same processes as the process of this PID.
     pub fn attacks_work_among(&self, pid: i32, attacks: &Attacks) {
-        let said = self.on_host_among(pid, &attacks.control_script(Control::Host));
-        assert_eq!(said, "done\n", "attacks that fail for the host's root");
+        let output = self.on_host_among(pid, &attacks.control_script(Control::Host));
+        assert_eq!(output, "done\n", "attacks that fail for the host's root");
     }
 
     /// Runs shell on the host, in the files of the test image and a mount
-    /// namespace of its own: its output.
+    /// namespace of its own. Returns its output.
     pub fn on_host(&self, script: &str) -> String {
         self.run_on_host(Command::new("unshare"), script, "the host's")
     }
 
-    /// The same in the PID namespace of a process, with `/proc` as it is seen from there.
+    /// Does the same in the PID namespace of a process, with a `/proc` of that
+    /// namespace.
     pub fn on_host_among(&self, pid: i32, script: &str) -> String {
         let mut command = Command::new("nsenter");
         command.args(["--target", &pid.to_string(), "--pid", "--", "unshare"]);
@@ -149,7 +150,7 @@ impl Containerd {
         String::from_utf8_lossy(&ran.stdout).into_owned()
     }
 
-    /// Returns the test image's files, unpacked, with `/attacker` among them.
+    /// Returns a directory with the test image's files and `/attacker`.
     fn unprotected_root(&self) -> PathBuf {
         let root = self.directory().join("unprotected");
         if !root.exists() {
@@ -163,7 +164,7 @@ impl Containerd {
     }
 }
 
-/// `integration/src/bin/attacker.rs`, built.
+/// Returns the path of the built `integration/src/bin/attacker.rs`.
 fn attacker() -> PathBuf {
     image::sibling("attacker")
 }
@@ -180,18 +181,19 @@ pub(crate) fn unprotect(spec: &mut Value) {
     spec["linux"]["resources"]["devices"] = json!([{ "allow": true, "access": "rwm" }]);
 }
 
-/// A line that writes into a file what it holds already.
+/// Returns a line that writes into a file the text that it holds already.
 pub fn rewrite(file: &str) -> String {
     format!("held=$(cat {file}) && echo \"$held\" > {file}")
 }
 
-/// A line that a process succeeds with that sees another one of the host's whose
-/// root has this file. `attempt` has `$p` for a folder of `/proc`.
+/// Returns a line that succeeds for a process that sees another process of the
+/// host whose root has this file. `attempt` has `$p` for a directory in
+/// `/proc`.
 pub fn by_any_process(attempt: &str) -> String {
     format!("for p in /proc/[0-9]*; do {attempt} && exit 0; done; exit 1")
 }
 
-/// Whether the host's kernel has a file, for attacks on it.
+/// Whether the host's kernel has a file that tests attack.
 pub fn host_has(file: &str) -> bool {
     Path::new(file).exists()
 }

@@ -1,5 +1,6 @@
-//! What `integration/src/bin/hostile_boot.rs`, a sandbox process that was taken
-//! over, can be asked for: an exec whose ID is the name of an attack.
+//! The attacks of `integration/src/bin/hostile_boot.rs`, a sandbox process that
+//! was taken over. A test asks for one by an exec whose ID is the attack's
+//! name.
 
 use std::fmt;
 use std::io::{self, Write};
@@ -7,23 +8,23 @@ use std::net::{TcpListener, TcpStream};
 use std::str::FromStr;
 use std::time::Duration;
 
-/// The ID of a container whose Start boot never answers.
+/// The ID of a container to whose Start boot never replies.
 pub const NEVER_STARTS: &str = "never-starts";
 
 /// Defines [`Attack`], each with its name.
 macro_rules! attacks {
     ($($(#[$doc:meta])* $attack:ident = $name:literal,)+) => {
-        /// What boot does in place of an answer, or beside one.
+        /// An attack that boot makes in place of a reply, or beside one.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub enum Attack {
             $($(#[$doc])* $attack,)+
         }
 
         impl Attack {
-            /// All of them.
+            /// All attacks.
             pub const ALL: &[Attack] = &[$(Attack::$attack,)+];
 
-            /// The exec ID that asks for it.
+            /// Returns the exec ID that asks for the attack.
             pub fn name(self) -> &'static str {
                 match self {
                     $(Attack::$attack => $name,)+
@@ -38,11 +39,11 @@ attacks! {
     Garbage = "garbage",
     /// Sends an empty message.
     Empty = "empty",
-    /// Sends a packet without the byte that says what follows.
+    /// Sends a packet without the byte for its kind.
     NoTag = "no-tag",
     /// Sends a packet whose first byte is unknown.
     WrongTag = "wrong-tag",
-    /// Sends a packet that is longer than any.
+    /// Sends a packet of more than the greatest length.
     TooLong = "too-long",
     /// Sends a string whose length is 2^64 - 1.
     EndlessString = "endless-string",
@@ -56,16 +57,16 @@ attacks! {
     AnExitWithDescriptors = "an-exit-with-descriptors",
     /// Replies without a process.
     NoProcess = "no-process",
-    /// Shows a process without a pidfd.
+    /// Replies with a process, but without its pidfd.
     NoDescriptors = "no-descriptors",
-    /// Shows the shim as a process of the pod.
+    /// Replies with the shim's pidfd.
     TheShim = "the-shim",
-    /// Shows boot as the process.
+    /// Replies with boot's pidfd.
     Itself = "itself",
-    /// Shows a process with a descriptor that is no pidfd.
+    /// Replies with a descriptor that is no pidfd.
     NoPidfd = "no-pidfd",
-    /// Shows a process with another one's pidfd.
-    AnotherThanSaid = "another-than-said",
+    /// Replies with the pidfd of another process.
+    AnotherPidfd = "another-pidfd",
     /// Sends a socket that lingers in the place of a pidfd.
     ASocketThatLingers = "a-socket-that-lingers",
     /// Sends a socket that lingers in the place of a terminal.
@@ -76,7 +77,8 @@ attacks! {
     HundredsThatLinger = "hundreds-that-linger",
     /// Sends a socket that lingers to the shim's end of the mounts channel.
     AMountsChannelThatLingers = "a-mounts-channel-that-lingers",
-    /// Shows the null device as a terminal; the next ones show what they are named after.
+    /// Replies with the null device as a terminal; the next ones with the file
+    /// that they are named after.
     TerminalNull = "terminal-null",
     /// A file.
     TerminalFile = "terminal-file",
@@ -92,24 +94,25 @@ attacks! {
     TerminalPath = "terminal-path",
     /// The slave side of a terminal.
     TerminalSlave = "terminal-slave",
-    /// Clears the non-blocking flag of a terminal all the time.
+    /// Clears the non-blocking flag of a terminal again and again.
     TerminalThatBlocks = "terminal-that-blocks",
     /// Replies with a failure of thousands of control characters.
     ALongFailure = "a-long-failure",
-    /// Replies to requests that there were not, and reports exits of strangers.
-    AnswersToNothing = "answers-to-nothing",
+    /// Replies to requests that were never sent, and reports exits of unknown
+    /// processes.
+    RepliesToNothing = "replies-to-nothing",
     /// Replies twice.
-    TwoAnswers = "two-answers",
+    TwoReplies = "two-replies",
     /// Never replies.
-    Silence = "silence",
-    /// Reports no exit of what runs so far.
-    KeepsExitsToItself = "keeps-exits-to-itself",
-    /// Shuts the channel down and lives on.
-    HangsUp = "hangs-up",
-    /// Reads no message any more.
-    IsDeaf = "is-deaf",
-    /// Sends exits of strangers without end.
-    NeverStopsTalking = "never-stops-talking",
+    NoReply = "no-reply",
+    /// Reports no exit of the processes that are running.
+    ReportsNoExits = "reports-no-exits",
+    /// Shuts the channel down and goes on running.
+    ClosesItsChannel = "closes-its-channel",
+    /// Reads no more messages.
+    ReadsNothing = "reads-nothing",
+    /// Sends exits of unknown processes without end.
+    NeverStopsSending = "never-stops-sending",
     /// Logs lines of a megabyte.
     LogsLongLines = "logs-long-lines",
     /// Logs a line without end.
@@ -120,10 +123,10 @@ attacks! {
     LogsMediumLines = "logs-medium-lines",
     /// Logs empty lines.
     LogsNothing = "logs-nothing",
-    /// Logs control characters and what looks like another program's line.
+    /// Logs control characters and the line of another program.
     LogsEscapes = "logs-escapes",
-    /// Ends with a message of more than the panic log holds.
-    PanicsForLong = "panics-for-long",
+    /// Ends with a message that is longer than the panic log.
+    LongPanic = "long-panic",
 }
 
 impl fmt::Display for Attack {
@@ -132,13 +135,13 @@ impl fmt::Display for Attack {
     }
 }
 
-/// The name of no attack.
+/// A name that no attack has.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unknown(String);
 
 impl fmt::Display for Unknown {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "hostile_boot knows no attack {:?}", self.0)
+        write!(f, "hostile_boot has no attack {:?}", self.0)
     }
 }
 
@@ -153,9 +156,9 @@ impl FromStr for Attack {
     }
 }
 
-/// Makes a TCP connection with more to send than its other end takes. Whoever is
-/// the last to close it waits for a quarter of an hour (socket(7), `SO_LINGER`),
-/// as long as there is the other end, which comes second.
+/// Makes a TCP connection with more data to send than its other end takes. The
+/// process that closes it last waits for a quarter of an hour (socket(7),
+/// `SO_LINGER`), as long as the other end is open. Returns that end second.
 pub fn lingering_socket() -> io::Result<(TcpStream, TcpStream)> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let mut socket = TcpStream::connect(listener.local_addr()?)?;

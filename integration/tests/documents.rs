@@ -29,7 +29,7 @@ fn prose(document: &Path) -> String {
     text.split("\n```").step_by(2).collect::<Vec<_>>().join("\n")
 }
 
-/// What stands between two marks.
+/// Returns the texts between two marks.
 fn between<'a>(text: &'a str, begin: &str, end: char) -> Vec<&'a str> {
     text.split(begin).skip(1).filter_map(|rest| Some(rest.split_once(end)?.0)).collect()
 }

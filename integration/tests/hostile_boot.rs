@@ -1,10 +1,10 @@
 //! A sandbox process that was taken over, under a real shim and a real
-//! containerd: `integration/src/bin/hostile_boot.rs` in its place. It serves the
-//! shim as an honest one does until it is asked for an exec, whose ID names an
+//! containerd: `integration/src/bin/hostile_boot.rs` in boot's place. It serves
+//! the shim as boot does until it is asked for an exec, whose ID names an
 //! attack.
 //!
-//! Whatever it does, the shim stays: it answers at once, it ends the container
-//! when told to, and it leaves nothing behind.
+//! Whatever it does, the shim keeps running: it replies at once, ends the
+//! container on request, and leaves nothing behind.
 
 use std::path::Path;
 use std::sync::mpsc::{self, Receiver};
@@ -19,7 +19,7 @@ use integration::hostile::{Attack, NEVER_STARTS, lingering_socket};
 use integration::stdio::Streams;
 use integration::{sandbox, spec, wait};
 
-/// What a user takes for "at once", on a machine that does other things too.
+/// The time that counts as "at once", on a machine that does other work too.
 const AT_ONCE: Duration = Duration::from_secs(5);
 
 fn containerd() -> Containerd {
@@ -27,15 +27,15 @@ fn containerd() -> Containerd {
     Containerd::start_with_boot(Version::V2_1, program)
 }
 
-/// A running container, whose sandbox process was taken over.
-struct Taken<'a> {
+/// A running container whose sandbox process was taken over.
+struct Hostile<'a> {
     containerd: &'a Containerd,
     container: Container<'a>,
     shim: i32,
     boot: i32,
 }
 
-impl<'a> Taken<'a> {
+impl<'a> Hostile<'a> {
     fn new(containerd: &'a Containerd, id: Attack) -> Self {
         let container = containerd.container(&format!("in-{id}"), ["anything"]).start();
         let shim = container.shim();
@@ -48,26 +48,28 @@ impl<'a> Taken<'a> {
         self.container.exec(attack.name(), process, streams).expect("add an exec")
     }
 
-    /// Has boot do it: what containerd says of the exec, which is one sentence.
-    fn suffers(&self, attack: Attack, streams: Streams) -> String {
-        let said = self.exec(attack, streams).start().map_err(sentence);
-        self.is_served(attack);
-        said.expect_err(attack.name())
+    /// Makes boot attack, and returns containerd's error for the exec, which is
+    /// one sentence.
+    fn exec_error(&self, attack: Attack, streams: Streams) -> String {
+        let error = self.exec(attack, streams).start().map_err(sentence);
+        self.assert_shim_replies(attack);
+        error.expect_err(attack.name())
     }
 
-    /// Has boot do it beside an exec that runs, and is ended after a while.
-    fn stands(&self, attack: Attack, streams: Streams, meanwhile: impl FnOnce()) {
+    /// Makes boot attack beside an exec that runs, and ends the exec after a
+    /// while.
+    fn beside_running_exec(&self, attack: Attack, streams: Streams, meanwhile: impl FnOnce()) {
         let exec = self.exec(attack, streams);
         exec.start().map_err(sentence).expect(attack.name());
-        self.is_served(attack);
+        self.assert_shim_replies(attack);
         wait_until_attacked(self.containerd, attack.name(), &self.container.id);
         meanwhile();
         exec.kill(9).expect("kill the exec");
         assert_eq!(exec.wait().code, 137, "{attack}");
     }
 
-    /// The shim is the same, lives, and answers at once.
-    fn is_served(&self, attack: Attack) -> TaskStatus {
+    /// Checks that the shim still runs and replies at once.
+    fn assert_shim_replies(&self, attack: Attack) -> TaskStatus {
         let before = Instant::now();
         let status = self.container.status();
         assert!(before.elapsed() < AT_ONCE, "{attack}: {:?}", before.elapsed());
@@ -76,27 +78,29 @@ impl<'a> Taken<'a> {
         status
     }
 
-    /// The shim has noticed, and killed the sandbox. It says why.
-    fn was_found_out(&self, attack: Attack) -> String {
-        self.was_found_out_with(attack, Streams::Null)
+    /// Checks that the shim has noticed the attack and killed the sandbox.
+    /// Returns its error.
+    fn assert_killed(&self, attack: Attack) -> String {
+        self.assert_killed_with(attack, Streams::Null)
     }
 
-    fn was_found_out_with(&self, attack: Attack, streams: Streams) -> String {
-        let said = self.suffers(attack, streams);
-        self.is_over(attack);
-        said
+    fn assert_killed_with(&self, attack: Attack, streams: Streams) -> String {
+        let error = self.exec_error(attack, streams);
+        self.assert_sandbox_ended(attack);
+        error
     }
 
-    fn is_over(&self, attack: Attack) {
+    fn assert_sandbox_ended(&self, attack: Attack) {
         assert_eq!(self.container.wait().code, 137, "{attack}");
-        assert_eq!(self.is_served(attack), TaskStatus::Stopped, "{attack}");
+        assert_eq!(self.assert_shim_replies(attack), TaskStatus::Stopped, "{attack}");
         assert!(host::process(self.boot).is_none(), "{attack}: boot lives");
         assert_eq!(self.container.delete_task().expect("delete"), 137, "{attack}");
     }
 
-    /// Kill and Delete end it, whatever the sandbox does.
-    fn can_be_ended(self, attack: Attack) {
-        assert_eq!(self.is_served(attack), TaskStatus::Running, "{attack}");
+    /// Checks that Kill and Delete end the container, whatever the sandbox
+    /// does.
+    fn assert_can_be_ended(self, attack: Attack) {
+        assert_eq!(self.assert_shim_replies(attack), TaskStatus::Running, "{attack}");
         self.container.kill(9).expect("kill it");
         assert_eq!(self.container.wait().code, 137, "{attack}");
         assert_eq!(self.container.delete_task().expect("delete"), 137, "{attack}");
@@ -104,7 +108,7 @@ impl<'a> Taken<'a> {
     }
 }
 
-/// An error's message, which a person must be able to read in a terminal.
+/// Returns an error's message, which must be readable in a terminal.
 fn sentence(error: Status) -> String {
     let message = error.message().to_owned();
     assert!(message.len() <= 5000, "{} bytes: {message}", message.len());
@@ -121,12 +125,12 @@ fn wait_until_attacked(containerd: &Containerd, attack: &str, id: &str) {
     });
 }
 
-/// A start that may never be answered.
+/// Starts an exec, to which there may never be a reply, beside other work.
 fn start_beside(exec: Exec<'_>, scope: impl FnOnce(&Receiver<Result<(), String>>)) {
     std::thread::scope(|threads| {
-        let (sender, answer) = mpsc::channel();
+        let (sender, reply) = mpsc::channel();
         threads.spawn(move || sender.send(exec.start().map_err(sentence)));
-        scope(&answer);
+        scope(&reply);
     });
 }
 
@@ -142,45 +146,45 @@ fn what_is_no_message_is_the_end_of_the_sandbox() {
         (Attack::TooLong, "a packet of 65537 bytes, at most 65536"),
         (Attack::NoMemfd, "in place of a memfd"),
         (Attack::EndlessMemfd, "a memfd of 1099511627776 bytes"),
-        (Attack::NeverStopsTalking, "never stops saying what means nothing"),
+        (Attack::NeverStopsSending, "never stops saying what means nothing"),
     ];
     for (attack, why) in attacks {
-        let taken = Taken::new(&containerd, attack);
+        let hostile = Hostile::new(&containerd, attack);
         match attack {
-            // Its answer may come before that is noticed.
-            Attack::NeverStopsTalking => {
-                let _ = taken.exec(attack, Streams::Null).start();
-                taken.is_over(attack);
+            // The reply may come before the shim notices.
+            Attack::NeverStopsSending => {
+                let _ = hostile.exec(attack, Streams::Null).start();
+                hostile.assert_sandbox_ended(attack);
                 assert!(containerd.log().contains(why), "{}", containerd.log());
             }
             _ => {
-                let said = taken.was_found_out(attack);
-                assert!(said.contains(why), "{attack}: {said}");
+                let error = hostile.assert_killed(attack);
+                assert!(error.contains(why), "{attack}: {error}");
             }
         }
     }
 }
 
-/// The shim can be hurt by descriptors: signalled by a pidfd of its own, and
-/// held up by each that it closes.
+/// Descriptors can harm the shim: a pidfd of its own makes it signal itself,
+/// and closing one may block it.
 #[test]
 fn only_descriptors_that_were_asked_for_are_taken() {
     let containerd = containerd();
     let attacks = [
         (Attack::TheShim, "not one of its processes"),
         (Attack::NoPidfd, "not one of its processes"),
-        (Attack::AnotherThanSaid, "not one of its processes"),
+        (Attack::AnotherPidfd, "not one of its processes"),
         (Attack::NoDescriptors, "0 descriptors with a message that takes 1"),
         (Attack::AnExitWithDescriptors, "1 descriptors with a message that takes 0"),
         (Attack::Hundreds, "250 descriptors, at most"),
     ];
     for (attack, why) in attacks {
-        let said = Taken::new(&containerd, attack).was_found_out(attack);
-        assert!(said.contains(why), "{attack}: {said}");
+        let error = Hostile::new(&containerd, attack).assert_killed(attack);
+        assert!(error.contains(why), "{attack}: {error}");
     }
 }
 
-/// A socket that lingers keeps whoever closes it last for as long as it says.
+/// Closing such a socket blocks the process that closes it last.
 #[test]
 fn a_descriptor_that_is_slow_to_close_holds_nobody_up() {
     let (socket, other) = lingering_socket().expect("make a socket that lingers");
@@ -197,14 +201,14 @@ fn a_descriptor_that_is_slow_to_close_holds_nobody_up() {
         Attack::AnExitThatLingers,
         Attack::HundredsThatLinger,
     ] {
-        let said = Taken::new(&containerd, attack).was_found_out(attack);
-        assert!(said.contains("it was killed, since it sent"), "{attack}: {said}");
+        let error = Hostile::new(&containerd, attack).assert_killed(attack);
+        assert!(error.contains("it was killed, since it sent"), "{attack}: {error}");
     }
-    // Not received before the shim is done with it.
+    // The shim receives nothing on this channel.
     let attack = Attack::AMountsChannelThatLingers;
-    let taken = Taken::new(&containerd, attack);
-    taken.stands(attack, Streams::Null, || ());
-    taken.can_be_ended(attack);
+    let hostile = Hostile::new(&containerd, attack);
+    hostile.beside_running_exec(attack, Streams::Null, || ());
+    hostile.assert_can_be_ended(attack);
 }
 
 #[test]
@@ -220,71 +224,75 @@ fn a_terminal_is_the_master_side_of_one() {
         Attack::TerminalPath,
         Attack::TerminalSlave,
     ] {
-        let taken = Taken::new(&containerd, attack);
-        let said = taken.was_found_out_with(attack, Streams::Terminal);
-        assert!(said.contains("a descriptor that is no terminal"), "{attack}: {said}");
+        let hostile = Hostile::new(&containerd, attack);
+        let error = hostile.assert_killed_with(attack, Streams::Terminal);
+        assert!(error.contains("a descriptor that is no terminal"), "{attack}: {error}");
     }
 }
 
-/// It still has the open file, and clears its non-blocking flag all the time.
+/// boot still has the open file, and clears its non-blocking flag again and
+/// again.
 #[test]
 fn a_terminal_that_blocks_holds_nobody_up() {
     let containerd = containerd();
     let attack = Attack::TerminalThatBlocks;
-    let taken = Taken::new(&containerd, attack);
-    taken.stands(attack, Streams::Terminal, || {
-        wait::until("the shim gives the terminal up", || {
-            taken.is_served(attack);
+    let hostile = Hostile::new(&containerd, attack);
+    hostile.beside_running_exec(attack, Streams::Terminal, || {
+        wait::until("the shim stops copying the terminal", || {
+            hostile.assert_shim_replies(attack);
             containerd.log().contains("it is copied no more").then_some(())
         });
     });
-    taken.can_be_ended(attack);
+    hostile.assert_can_be_ended(attack);
 }
 
 #[test]
 fn what_it_says_of_others_is_ignored() {
     let containerd = containerd();
-    let attack = Attack::AnswersToNothing;
-    let taken = Taken::new(&containerd, attack);
-    taken.stands(attack, Streams::Null, || ());
-    taken.can_be_ended(attack);
-    for attack in [Attack::NoProcess, Attack::TwoAnswers, Attack::ALongFailure] {
-        let taken = Taken::new(&containerd, attack);
-        let said = taken.suffers(attack, Streams::Null);
-        assert!(said.contains("made no process") || said.starts_with("so[2J sorry so"), "{said}");
-        taken.can_be_ended(attack);
+    let attack = Attack::RepliesToNothing;
+    let hostile = Hostile::new(&containerd, attack);
+    hostile.beside_running_exec(attack, Streams::Null, || ());
+    hostile.assert_can_be_ended(attack);
+    for attack in [Attack::NoProcess, Attack::TwoReplies, Attack::ALongFailure] {
+        let hostile = Hostile::new(&containerd, attack);
+        let error = hostile.exec_error(attack, Streams::Null);
+        assert!(
+            error.contains("made no process") || error.starts_with("so[2J sorry so"),
+            "{error}"
+        );
+        hostile.assert_can_be_ended(attack);
     }
-    // The one that it may show for an exec: to end that ends the sandbox.
+    // boot may reply to an exec with itself: ending that process ends the sandbox.
     let attack = Attack::Itself;
-    let taken = Taken::new(&containerd, attack);
-    taken.stands(attack, Streams::Null, || ());
-    taken.is_over(attack);
+    let hostile = Hostile::new(&containerd, attack);
+    hostile.beside_running_exec(attack, Streams::Null, || ());
+    hostile.assert_sandbox_ended(attack);
 }
 
 #[test]
 fn a_sandbox_that_hangs_up_does_not_live_on() {
     let containerd = containerd();
-    for attack in [Attack::HangsUp, Attack::PanicsForLong] {
-        let taken = Taken::new(&containerd, attack);
-        let said = taken.was_found_out(attack);
-        assert!(said.contains("is gone"), "{attack}: {said}");
+    for attack in [Attack::ClosesItsChannel, Attack::LongPanic] {
+        let hostile = Hostile::new(&containerd, attack);
+        let error = hostile.assert_killed(attack);
+        assert!(error.contains("is gone"), "{attack}: {error}");
     }
 }
 
-/// It takes part of the time that an honest one is given before it is doubted.
+/// The reply comes long before the shim doubts a boot that is only slow.
 #[test]
 fn silence_keeps_nobody_from_ending_a_container() {
     let containerd = containerd();
-    for attack in [Attack::Silence, Attack::IsDeaf] {
-        let taken = Taken::new(&containerd, attack);
-        start_beside(taken.exec(attack, Streams::Null), |answer| {
-            wait_until_attacked(&containerd, attack.name(), &taken.container.id);
-            taken.container.kill(9).expect("kill it");
-            assert_eq!(taken.container.wait().code, 137, "{attack}");
-            let said = answer.recv_timeout(AT_ONCE).expect("an answer").expect_err(attack.name());
-            assert!(said.contains("ended before"), "{attack}: {said}");
+    for attack in [Attack::NoReply, Attack::ReadsNothing] {
+        let hostile = Hostile::new(&containerd, attack);
+        start_beside(hostile.exec(attack, Streams::Null), |reply| {
+            wait_until_attacked(&containerd, attack.name(), &hostile.container.id);
+            hostile.container.kill(9).expect("kill it");
+            assert_eq!(hostile.container.wait().code, 137, "{attack}");
+            let error = reply.recv_timeout(AT_ONCE).expect("a reply").expect_err(attack.name());
+            assert!(error.contains("ended before"), "{attack}: {error}");
         });
-        assert_eq!(taken.container.delete_task().expect("delete"), 137, "{attack}");
+        assert_eq!(hostile.container.delete_task().expect("delete"), 137, "{attack}");
     }
 }
 
@@ -297,27 +305,27 @@ fn a_start_that_is_never_answered_ends_with_its_process() {
         wait_until_attacked(&containerd, NEVER_STARTS, &container.id);
         container.kill(9).expect("kill it");
         assert_eq!(container.wait().code, 137);
-        let said = start.join().expect("no panic").expect_err("it never started");
-        assert!(said.contains("ended before"), "{said}");
+        let error = start.join().expect("no panic").expect_err("it never started");
+        assert!(error.contains("ended before"), "{error}");
     });
     assert_eq!(container.delete_task().expect("delete"), 137);
 }
 
-/// Kill and Delete need no report of it.
+/// Kill and Delete need no report of the exit.
 #[test]
 fn an_exit_that_is_not_reported_is_noticed() {
     let containerd = containerd();
-    let attack = Attack::KeepsExitsToItself;
-    let taken = Taken::new(&containerd, attack);
-    taken.stands(attack, Streams::Null, || ());
-    taken.can_be_ended(attack);
+    let attack = Attack::ReportsNoExits;
+    let hostile = Hostile::new(&containerd, attack);
+    hostile.beside_running_exec(attack, Streams::Null, || ());
+    hostile.assert_can_be_ended(attack);
 }
 
-/// However fast boot writes, in whatever shape.
+/// The limit holds however fast boot writes, in whatever form.
 #[test]
 fn its_log_does_not_fill_the_node_s() {
     let containerd = containerd();
-    let told = "the sandbox says more than is relayed";
+    let notice = "the sandbox says more than is relayed";
     for attack in [
         Attack::LogsLongLines,
         Attack::LogsOneLine,
@@ -326,25 +334,25 @@ fn its_log_does_not_fill_the_node_s() {
         Attack::LogsNothing,
         Attack::LogsEscapes,
     ] {
-        let taken = Taken::new(&containerd, attack);
+        let hostile = Hostile::new(&containerd, attack);
         let before = containerd.log().len();
-        taken.stands(attack, Streams::Null, || {
+        hostile.beside_running_exec(attack, Streams::Null, || {
             if ![Attack::LogsOneLine, Attack::LogsNothing].contains(&attack) {
-                wait::until("the shim has had enough", || {
-                    containerd.log()[before..].contains(told).then_some(())
+                wait::until("the shim stops copying the log", || {
+                    containerd.log()[before..].contains(notice).then_some(())
                 });
             }
             // Half a second of this would be megabytes.
             let enough = Instant::now() + Duration::from_millis(500);
             while Instant::now() < enough {
-                taken.is_served(attack);
+                hostile.assert_shim_replies(attack);
             }
         });
         let log = containerd.log().split_off(before);
         assert!(log.len() < 100_000, "{attack}: {} bytes", log.len());
         assert!(!log.chars().any(|c| c.is_control() && c != '\n'), "{attack}");
-        assert!(log.matches(told).count() <= 1, "{attack}: {log}");
-        taken.can_be_ended(attack);
+        assert!(log.matches(notice).count() <= 1, "{attack}: {log}");
+        hostile.assert_can_be_ended(attack);
     }
 }
 
@@ -354,8 +362,8 @@ fn every_attack_is_made_by_a_test() {
     for attack in Attack::ALL {
         assert_eq!(attack.name().parse(), Ok(*attack));
         let (variant, ends) = (format!("Attack::{attack:?}"), [',', ';', ')', ' ', ']']);
-        let told = this.split(&variant).skip(1).any(|rest| rest.starts_with(ends));
-        assert!(told, "no test makes {attack}");
+        let used = this.split(&variant).skip(1).any(|rest| rest.starts_with(ends));
+        assert!(used, "no test makes {attack}");
     }
     let unknown: Result<Attack, _> = "garbag".parse();
     assert!(unknown.is_err());

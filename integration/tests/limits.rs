@@ -1,6 +1,6 @@
-//! The CPUs and the memory that a pod is told, by boot's command line:
-//! `--cpu-num` and `--total-memory`. The rules stand in
-//! `sandbox-core/src/cgroup/derive.rs`.
+//! The CPUs and the memory that a pod is told, from boot's command line:
+//! `--cpu-num` and `--total-memory`. `sandbox-core/src/cgroup/derive.rs` holds
+//! the rules.
 
 use std::fs;
 
@@ -11,28 +11,29 @@ use integration::{host, on_each_containerd, sandbox};
 use serde_json::{Value, json};
 
 on_each_containerd!(
-    without_limits_the_host_is_told,
+    without_limits_a_pod_gets_the_hosts_capacity,
     the_quota_lowers_the_count_but_not_below_two,
     a_cpuset_is_counted,
     quota_and_cpuset_together,
-    the_memory_limit_is_told,
+    the_memory_limit_is_the_pods_memory,
     a_limit_of_the_parent_counts,
     a_cpuset_of_the_parent_counts,
-    the_pod_s_limits_are_told_and_not_the_container_s,
+    the_pods_limits_count_and_not_the_containers,
 );
 
-/// What boot was told for a container with these resources.
-fn told(containerd: &Containerd, id: &str, resources: Value) -> (u32, u64) {
+/// Returns the CPUs and the memory that boot is told for a container with these
+/// resources.
+fn capacity_with(containerd: &Containerd, id: &str, resources: Value) -> (u32, u64) {
     let container = containerd.container(id, ["sleep", "1000"]).spec(|s| {
         for (key, value) in resources.as_object().expect("an object") {
             s["linux"]["resources"][key] = value.clone();
         }
     });
     let container = container.start();
-    told_to(container.shim())
+    capacity_of(container.shim())
 }
 
-fn told_to(shim: i32) -> (u32, u64) {
+fn capacity_of(shim: i32) -> (u32, u64) {
     let boot = sandbox::boot_of(shim);
     let cpus = sandbox::flag(&boot, "cpu-num").parse().expect("a number of CPUs");
     let memory = sandbox::flag(&boot, "total-memory").parse().expect("a number of bytes");
@@ -50,8 +51,8 @@ fn host_cpus() -> u32 {
     online.trim().split(',').map(count).sum()
 }
 
-/// The host's memory, or less where the machine that runs the tests is itself
-/// limited by a cgroup above the containers (it is not, below the root).
+/// Returns the host's memory. (No cgroup above the containers limits the
+/// machine that runs the tests.)
 fn host_memory() -> u64 {
     let meminfo = fs::read_to_string("/proc/meminfo").expect("read /proc/meminfo");
     let total = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"));
@@ -63,8 +64,8 @@ fn quota(cpus: f64) -> Value {
     json!({ "cpu": { "period": 100_000, "quota": (cpus * 100_000.0) as i64 } })
 }
 
-fn without_limits_the_host_is_told(containerd: Containerd) {
-    assert_eq!(told(&containerd, "free", json!({})), (host_cpus(), host_memory()));
+fn without_limits_a_pod_gets_the_hosts_capacity(containerd: Containerd) {
+    assert_eq!(capacity_with(&containerd, "free", json!({})), (host_cpus(), host_memory()));
 }
 
 /// n = ceil(quota / period), at least 2, never more than the cpuset has.
@@ -72,29 +73,29 @@ fn the_quota_lowers_the_count_but_not_below_two(containerd: Containerd) {
     let cpus = host_cpus();
     for (id, quota_of, wanted) in [("half", 0.5, 2), ("two-and-a-half", 2.5, 3), ("three", 3.0, 3)]
     {
-        assert_eq!(told(&containerd, id, quota(quota_of)).0, cpus.min(wanted), "{id}");
+        assert_eq!(capacity_with(&containerd, id, quota(quota_of)).0, cpus.min(wanted), "{id}");
     }
 }
 
 fn a_cpuset_is_counted(containerd: Containerd) {
-    assert_eq!(told(&containerd, "first", json!({ "cpu": { "cpus": "0" } })).0, 1);
+    assert_eq!(capacity_with(&containerd, "first", json!({ "cpu": { "cpus": "0" } })).0, 1);
     let all = format!("0-{}", host_cpus() - 1);
-    assert_eq!(told(&containerd, "all", json!({ "cpu": { "cpus": all } })).0, host_cpus());
+    assert_eq!(capacity_with(&containerd, "all", json!({ "cpu": { "cpus": all } })).0, host_cpus());
 }
 
 fn quota_and_cpuset_together(containerd: Containerd) {
     for (id, quota_of) in [("half", 0.5), ("two-and-a-half", 2.5), ("three", 3.0)] {
         let mut resources = quota(quota_of);
         resources["cpu"]["cpus"] = json!("0");
-        assert_eq!(told(&containerd, id, resources), (1, host_memory()), "{id}");
+        assert_eq!(capacity_with(&containerd, id, resources), (1, host_memory()), "{id}");
     }
 }
 
-fn the_memory_limit_is_told(containerd: Containerd) {
+fn the_memory_limit_is_the_pods_memory(containerd: Containerd) {
     let limited = json!({ "memory": { "limit": 64 << 20 } });
-    assert_eq!(told(&containerd, "limited", limited), (host_cpus(), 64 << 20));
+    assert_eq!(capacity_with(&containerd, "limited", limited), (host_cpus(), 64 << 20));
     let generous = json!({ "memory": { "limit": host_memory() * 4 } });
-    assert_eq!(told(&containerd, "generous", generous), (host_cpus(), host_memory()));
+    assert_eq!(capacity_with(&containerd, "generous", generous), (host_cpus(), host_memory()));
 }
 
 /// Limits the cgroup above the pods', as the kubelet does for a class of service.
@@ -105,29 +106,29 @@ fn limit_all(containerd: &Containerd, limits: Limits) {
 fn a_limit_of_the_parent_counts(containerd: Containerd) {
     let limits = Limits { memory: Some(96 << 20), quota: Some(150_000), cpus: None };
     limit_all(&containerd, limits);
-    let (cpus, memory) = told(&containerd, "child", json!({}));
+    let (cpus, memory) = capacity_with(&containerd, "child", json!({}));
     assert_eq!((cpus, memory), (host_cpus().min(2), 96 << 20));
     let tighter = json!({ "memory": { "limit": 32 << 20 } });
-    assert_eq!(told(&containerd, "tighter", tighter).1, 32 << 20);
+    assert_eq!(capacity_with(&containerd, "tighter", tighter).1, 32 << 20);
     let looser = json!({ "memory": { "limit": 1 << 30 } });
-    assert_eq!(told(&containerd, "looser", looser).1, 96 << 20);
+    assert_eq!(capacity_with(&containerd, "looser", looser).1, 96 << 20);
 }
 
 fn a_cpuset_of_the_parent_counts(containerd: Containerd) {
     let limits = Limits { memory: Some(192 << 20), cpus: Some("0"), quota: None };
     limit_all(&containerd, limits);
-    assert_eq!(told(&containerd, "child", json!({})), (1, 192 << 20));
+    assert_eq!(capacity_with(&containerd, "child", json!({})), (1, 192 << 20));
     let three = quota(3.0);
-    assert_eq!(told(&containerd, "three", three), (1, 192 << 20));
+    assert_eq!(capacity_with(&containerd, "three", three), (1, 192 << 20));
 }
 
-/// boot is the pod's: a limit of one container is that container's alone.
-fn the_pod_s_limits_are_told_and_not_the_container_s(containerd: Containerd) {
+/// boot belongs to the pod: the limit of one container is not the pod's.
+fn the_pods_limits_count_and_not_the_containers(containerd: Containerd) {
     limit_all(&containerd, Limits { memory: Some(128 << 20), quota: None, cpus: Some("0") });
     let pod = containerd.pod("limited");
     let container = pod.container("main", "sleep 1000", |config| {
         resources(config).memory_limit_in_bytes = 32 << 20;
     });
-    assert_eq!(told_to(sandbox::shim_of(container.pid())), (1, 128 << 20));
+    assert_eq!(capacity_of(sandbox::shim_of(container.pid())), (1, 128 << 20));
     assert_eq!(host::memory_limit(container.pid()), 32 << 20);
 }

@@ -40,7 +40,7 @@ fn a_handler_decides(containerd: Containerd) {
     assert_eq!(container.finish(), (5, "ready\ncaught\n".to_owned()));
 }
 
-/// As PID 1 of a PID namespace. Only SIGKILL from outside ends it.
+/// The init is PID 1 of a PID namespace. Only SIGKILL from outside ends it.
 fn an_init_ignores_signals_that_it_does_not_handle(containerd: Containerd) {
     let container = containerd.container("stubborn", ["sleep", "1000"]).start();
     container.kill(15).expect("send SIGTERM");

@@ -1,6 +1,6 @@
 //! Containers of a pod that shares its PIDs see the sandbox process. They must
-//! not be able to do anything to it, nor to each other's processes before
-//! these are theirs.
+//! not be able to affect it, or each other's processes before these belong to
+//! their containers.
 
 use std::fs;
 use std::os::linux::net::SocketAddrExt;
@@ -22,7 +22,7 @@ fn share_pids(config: &mut PodSandboxConfig) {
     options.expect("namespace options").pid = NamespaceMode::Pod.into();
 }
 
-/// Lists what a process can do to boot that is let.
+/// Lists what an unrestricted process can do to boot.
 fn attacks_on_pid_1() -> Attacks {
     Attacks::on_host([
         "cat /proc/1/environ",
@@ -32,7 +32,7 @@ fn attacks_on_pid_1() -> Attacks {
         "cat /proc/1/stack",
         "cat /proc/1/io",
         "cat /proc/1/personality",
-        // Their numbers are told to the files' owner, and nothing else.
+        // The files' owner sees their numbers, and nothing else.
         "for fd in /proc/1/fd/*; do readlink $fd && exit 0; done; exit 1",
         "for fd in /proc/1/fd/*; do (: < $fd) && exit 0; done; exit 1",
         "ls /proc/1/map_files/ | grep .",
@@ -51,7 +51,7 @@ fn attacks_on_pid_1() -> Attacks {
     ])
 }
 
-/// Each attack that succeeds in a container of a pod.
+/// Returns the attacks that succeed in a container of a pod.
 fn succeeded(container: &PodContainer<'_>, attacks: &Attacks) -> String {
     container.ask(&attacks.script())
 }
@@ -80,7 +80,7 @@ fn boot_is_out_of_reach_for_a_pod_that_shares_its_pids(containerd: Containerd) {
         assert_eq!(succeeded(&container, &attacks), "done", "{name}");
         container.exec("for s in $(seq 64); do for n in 1 2 3; do kill -$s 1; done; done");
         alive(&pod, &container);
-        // Another process of the container's is ended by the same signals.
+        // The same signals end another process of the container.
         container
             .ask("sleep 1000 & for s in $(seq 64); do kill -$s $!; done; wait $!; test $? -gt 128");
     }
@@ -88,7 +88,7 @@ fn boot_is_out_of_reach_for_a_pod_that_shares_its_pids(containerd: Containerd) {
     containerd.attacks_work_among(pod.pid(), &attacks);
 }
 
-/// How the kernel treats boot is the host's to say.
+/// Only the host decides how the kernel treats boot.
 #[test]
 fn root_of_a_container_does_not_change_how_the_kernel_treats_boot() {
     let containerd = Containerd::start(Version::V2_1);
@@ -100,7 +100,7 @@ fn root_of_a_container_does_not_change_how_the_kernel_treats_boot() {
         "echo 1000 > /proc/1/oom_score_adj",
         "ls /proc/1/fd",
     ]);
-    // Nobody is not boot, nor is the last ID that there is.
+    // The user nobody is not boot's, nor is the last ID of the range.
     for user in [0, 1000, 65534, 65535] {
         let container = pod.container(&format!("user-{user}"), "sleep 1000", |config| {
             security(config).run_as_user = Some(Int64Value { value: user });
@@ -123,10 +123,10 @@ fn in_pod(spec: &mut Value, boot: i32) {
     }
 }
 
-/// A container's first process waits at its gate as a copy of boot. Where all
-/// are one user, only its not being dumpable keeps a neighbour from it.
+/// At its gate, a container's init is a copy of boot. If all run as one user,
+/// only its not being dumpable protects it from another container.
 #[test]
-fn a_process_at_its_gate_is_out_of_reach_for_its_neighbours() {
+fn a_process_at_its_gate_is_out_of_reach_for_other_containers() {
     let containerd = Containerd::start(Version::V2_1);
     for user_namespace in [true, false] {
         let root = containerd.container("pod", ["sleep", "1000"]).spec(|s| {
@@ -135,33 +135,33 @@ fn a_process_at_its_gate_is_out_of_reach_for_its_neighbours() {
         });
         let root = root.start();
         let boot = sandbox::boot_of(root.shim()).pid;
-        let neighbour = containerd.container("neighbour", ["sleep", "1000"]).spec(|s| {
+        let other = containerd.container("other", ["sleep", "1000"]).spec(|s| {
             add_attacker(s);
             in_pod(s, boot);
         });
-        let neighbour = neighbour.start();
+        let other = other.start();
         let parked = containerd.container("parked", ["sleep", "1000"]);
         let parked = parked.spec(|s| in_pod(s, boot)).create();
         let own = |pid: i32| fs::read_link(format!("/proc/{pid}/ns/user")).expect("a link");
         assert_eq!(own(boot) != own(std::process::id().cast_signed()), user_namespace);
-        assert_eq!(sandbox::boot_of(neighbour.shim()).pid, boot, "one pod");
-        // Still a copy of boot, in the PID namespace that the neighbour sees.
+        assert_eq!(sandbox::boot_of(other.shim()).pid, boot, "one pod");
+        // Still a copy of boot, in the PID namespace that the other container sees.
         let executable = |pid: i32| fs::metadata(format!("/proc/{pid}/exe")).expect("stat").ino();
         assert_eq!(executable(parked.pid()), executable(boot));
         let seen = host::status(parked.pid(), "NSpid");
         let seen = seen.split_whitespace().last().expect("a PID");
-        assert_eq!(neighbour.exec_shell("see", &format!("test -e /proc/{seen}/comm")).0, 0);
+        assert_eq!(other.exec_shell("see", &format!("test -e /proc/{seen}/comm")).0, 0);
         for (name, pid) in [("parked", seen), ("boot", "1")] {
             let mut attack = spec::process(&["/attacker", "process", pid]);
             if user_namespace {
                 spec::add_all_capabilities(&mut attack);
             }
-            let attack = neighbour.exec(&format!("attack-{name}"), attack, Streams::Captured);
+            let attack = other.exec(&format!("attack-{name}"), attack, Streams::Captured);
             let attack = attack.expect("add an exec");
             attack.start().expect("start it");
             assert_eq!(attack.wait().code, 0);
             assert_eq!(attack.stdio().output(), "done\n", "{name}, {user_namespace}");
-            // The host's root gets at all of it, but into a user namespace that is its own.
+            // The host's root can do all of it, but not enter its own user namespace.
             let control = format!("/attacker --control process {pid}");
             let failing = containerd.on_host_among(boot, &control);
             let wanted = match user_namespace {
@@ -178,10 +178,10 @@ fn a_process_at_its_gate_is_out_of_reach_for_its_neighbours() {
     }
 }
 
-/// From its clone to its execve a process is boot's at first, then its own
-/// container's, and never one of its neighbours'.
+/// From its clone to its execve, a process is first boot's and then its own
+/// container's, never another container's.
 #[test]
-fn a_newborn_is_out_of_reach_for_its_neighbours() {
+fn a_newborn_is_out_of_reach_for_other_containers() {
     let containerd = Containerd::start(Version::V2_1);
     let root = containerd.container("pod", ["sleep", "1000"]).start();
     let boot = sandbox::boot_of(root.shim()).pid;
@@ -203,8 +203,8 @@ fn a_newborn_is_out_of_reach_for_its_neighbours() {
     assert_eq!(attacker.finish(), (137, "waiting\n".to_owned()));
     assert!(host::process(boot).is_some(), "boot lives");
 
-    // What it gets at where nothing holds it: in its own container, where a
-    // process may be in a user namespace that has no maps yet.
+    // The same attacks without the protection: in the attacker's own container, where
+    // a process may be in a user namespace that has no maps yet.
     let control = containerd.container("control", ["/attacker", "newborns"]).spec(|s| {
         add_attacker(s);
         spec::add_all_capabilities(&mut s["process"]);
@@ -244,8 +244,8 @@ fn a_newborn_is_out_of_reach_for_its_neighbours() {
     drop((ordinary, unmapped));
 }
 
-/// As `mounts_are_locked_whatever_the_interface`, which has the control, where the proc that a container
-/// sees is the pod's.
+/// Makes the attacks of `mounts_are_locked_whatever_the_interface`, which has
+/// the control, where the container sees the pod's proc.
 #[test]
 fn mounts_are_locked_for_a_pod_that_shares_its_pids() {
     let containerd = Containerd::start(Version::V2_1);
@@ -268,7 +268,7 @@ fn mounts_are_locked_for_a_pod_that_shares_its_pids() {
 
 /// The default devices are one set for the whole pod, so nobody may change it.
 #[test]
-fn a_container_cannot_spoil_the_devices_of_its_neighbours() {
+fn a_container_cannot_spoil_the_devices_of_other_containers() {
     let containerd = Containerd::start(Version::V2_1);
     let pod = containerd.pod("devices");
     let vandal = pod.container("vandal", "sleep 1000", |config| {
@@ -294,7 +294,7 @@ fn a_container_cannot_spoil_the_devices_of_its_neighbours() {
     containerd.attacks_work("spoilt", &attacks, |_| ());
 }
 
-/// A neighbour that reads forever cannot reach the control channel by any path.
+/// A container that reads forever cannot reach the control channel by any path.
 #[test]
 fn abstract_sockets_of_the_host_are_not_there() {
     let containerd = Containerd::start(Version::V2_1);

@@ -1,4 +1,4 @@
-//! Images that lie about what a root file system looks like.
+//! Images whose files are traps for the runtime.
 
 use std::fs::{self, OpenOptions};
 use std::io::Write;
@@ -16,13 +16,13 @@ use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 use serde_json::Value;
 
-/// Runs a line of shell in a root file system that was tampered with: the
-/// writable layer of an image, which hides what lies below.
-fn run_in_spoilt_image(
+/// Runs a line of shell in a root file system that was tampered with: in the
+/// writable layer of an image, which hides the layers below.
+fn run_in_tampered_image(
     containerd: &Containerd,
     id: &str,
     change: impl FnOnce(&mut Value),
-    spoil: impl FnOnce(&Path),
+    tamper: impl FnOnce(&Path),
     script: &str,
 ) -> Finished {
     let container = containerd.shell(id, script).spec(change).create();
@@ -30,14 +30,14 @@ fn run_in_spoilt_image(
     container.wait();
     container.delete_task().expect("delete the task, keep the container");
     let mounts = containerd.ctr(["snapshots", "mounts", "/nowhere", id]).succeeded().stdout;
-    let layer = mounts.split(['=', ',', ' ']).skip_while(|word| *word != "upperdir").nth(1);
-    spoil(Path::new(layer.unwrap_or_else(|| panic!("no upperdir in {mounts}"))));
+    let layer = mounts.split(['=', ',', ' ']).skip_while(|part| *part != "upperdir").nth(1);
+    tamper(Path::new(layer.unwrap_or_else(|| panic!("no upperdir in {mounts}"))));
     let ran = containerd.ctr(["task", "start", id]);
     let _ = containerd.ctr(["task", "delete", id]);
     ran
 }
 
-/// Replaces what the layer has at a path by a symlink.
+/// Replaces the file at a path of the layer by a symlink.
 fn link(layer: &Path, name: &str, target: &str) {
     let path = layer.join(name);
     fs::create_dir_all(path.parent().expect("a parent")).expect("mkdir");
@@ -46,7 +46,7 @@ fn link(layer: &Path, name: &str, target: &str) {
     symlink(target, path).expect("symlink");
 }
 
-/// A file of the host's that every attack here tries to reach.
+/// A file of the host that every attack here tries to reach.
 struct Target {
     directory: tempfile::TempDir,
 }
@@ -63,7 +63,8 @@ impl Target {
         format!("../../../../../../../../{}", self.path().display())
     }
 
-    /// Fails unless a path leads here where nothing holds it inside: on the host.
+    /// Checks that a path leads to this file for a process that is not
+    /// confined: on the host.
     fn assert_reached_by(&self, link: &Path) {
         let reached = fs::canonicalize(link);
         let reached = reached.unwrap_or_else(|e| panic!("follow {}: {e}", link.display()));
@@ -84,7 +85,7 @@ impl Target {
     }
 }
 
-/// Each place that the runtime mounts on or writes to, as a symlink out.
+/// Each place where the runtime mounts or writes is a symlink out.
 #[test]
 fn mount_points_that_are_symlinks_stay_inside() {
     let containerd = Containerd::start(Version::V2_1);
@@ -117,7 +118,7 @@ fn mount_points_that_are_symlinks_stay_inside() {
             let change = |spec: &mut Value| {
                 integration::spec::add_bind(spec, &source, "/volume", &["rbind", "rw"]);
                 if place.starts_with("dev/") {
-                    // Or else a fresh tmpfs hides what the image has in there.
+                    // Otherwise a new tmpfs hides the image's files.
                     let mounts = spec["mounts"].as_array_mut().expect("mounts");
                     mounts.retain(|mount| mount["destination"] != "/dev");
                 }
@@ -125,7 +126,7 @@ fn mount_points_that_are_symlinks_stay_inside() {
             let id = format!("link-{number}-{kind}");
             let script =
                 "cat /proc/self/status | grep -c Uid; cat /*/secret /dev/*/secret 2>/dev/null";
-            let ran = run_in_spoilt_image(
+            let ran = run_in_tampered_image(
                 &containerd,
                 &id,
                 change,
@@ -141,7 +142,7 @@ fn mount_points_that_are_symlinks_stay_inside() {
     }
 }
 
-/// `/etc/resolv.conf`, and whatever else Kubernetes binds, over a symlink.
+/// Binds `/etc/resolv.conf`, as Kubernetes does, over a symlink.
 #[test]
 fn a_bound_file_over_a_symlink_stays_inside() {
     let containerd = Containerd::start(Version::V2_1);
@@ -152,7 +153,7 @@ fn a_bound_file_over_a_symlink_stays_inside() {
     let up = format!("{}/secret", target.up_and_over());
     let down = format!("{}/secret", target.path().display());
     for (number, goal) in [up.as_str(), down.as_str(), "resolv.conf"].iter().enumerate() {
-        let ran = run_in_spoilt_image(
+        let ran = run_in_tampered_image(
             &containerd,
             &format!("resolv-{number}"),
             |spec| integration::spec::add_bind(spec, &source, "/etc/resolv.conf", &["bind", "ro"]),
@@ -171,8 +172,8 @@ fn a_bound_file_over_a_symlink_stays_inside() {
     }
 }
 
-/// CVE-2025-31133 and CVE-2025-52565: what a mask is made from, and where a
-/// terminal is put, are the image's to fake in a `/dev` of its own.
+/// CVE-2025-31133 and CVE-2025-52565: with a `/dev` of its own, an image can
+/// fake the source of a mask and the place of a terminal.
 #[test]
 fn masks_and_terminals_are_real_whatever_the_image_says() {
     let containerd = Containerd::start(Version::V2_1);
@@ -189,7 +190,7 @@ fn masks_and_terminals_are_real_whatever_the_image_says() {
                 let mounts = spec["mounts"].as_array_mut().expect("mounts");
                 mounts.retain(|mount| mount["destination"] != "/dev");
             };
-            let ran = run_in_spoilt_image(
+            let ran = run_in_tampered_image(
                 &containerd,
                 &format!("fake-{number}-{turn}"),
                 change,
@@ -208,7 +209,7 @@ fn masks_and_terminals_are_real_whatever_the_image_says() {
     containerd.attacks_work("real", &attacks, |_| ());
 }
 
-/// Whether a program that simply reads a file is still at it after a while.
+/// Whether a program that simply reads a file still reads after a while.
 fn is_never_read(file: &Path) -> bool {
     let mut reader = Command::new("cat");
     let mut reader = reader.arg(file).stdout(Stdio::null()).spawn().expect("run cat");
@@ -223,8 +224,8 @@ fn is_never_read(file: &Path) -> bool {
 #[test]
 fn a_passwd_file_that_is_none_holds_nobody_up() {
     let containerd = Containerd::start(Version::V2_1);
-    type Spoil<'a> = &'a dyn Fn(&Path);
-    let spoilt: [(&str, Spoil<'_>); 8] = [
+    type Tamper<'a> = &'a dyn Fn(&Path);
+    let spoilt: [(&str, Tamper<'_>); 8] = [
         ("fifo", &|path| mkfifo(path, Mode::from_bits_truncate(0o644)).expect("mkfifo")),
         ("zero", &|path| symlink("/dev/zero", path).expect("symlink")),
         ("terminal", &|path| symlink("/dev/tty", path).expect("symlink")),
@@ -238,7 +239,7 @@ fn a_passwd_file_that_is_none_holds_nobody_up() {
         }),
     ];
     for (name, make) in spoilt {
-        let ran = run_in_spoilt_image(
+        let ran = run_in_tampered_image(
             &containerd,
             &format!("passwd-{name}"),
             |_| (),
@@ -254,11 +255,12 @@ fn a_passwd_file_that_is_none_holds_nobody_up() {
     }
 }
 
-/// What an open descriptor of ours would lead to, by `/proc/self/fd`.
+/// Without protection, `/proc/self/fd` would lead to an open descriptor of the
+/// runtime.
 #[test]
 fn a_passwd_file_that_is_one_of_our_descriptors_tells_nothing() {
     let containerd = Containerd::start(Version::V2_1);
-    // A program that simply follows such a link reads what it has open.
+    // A program that simply follows such a link reads its own open file.
     let directory = tempfile::tempdir().expect("make a directory");
     let (ours, passwd) = (directory.path().join("ours"), directory.path().join("passwd"));
     fs::write(&ours, "root:x:0:0:root:/stolen:/bin/sh\n").expect("write a file");
@@ -267,7 +269,7 @@ fn a_passwd_file_that_is_one_of_our_descriptors_tells_nothing() {
     let naive = Command::new("sh").args(["-c", &naive]).output().expect("run sh");
     assert!(String::from_utf8_lossy(&naive.stdout).contains("/stolen"), "{naive:?}");
     for number in 3..24 {
-        let ran = run_in_spoilt_image(
+        let ran = run_in_tampered_image(
             &containerd,
             &format!("passwd-fd-{number}"),
             |_| (),
@@ -278,8 +280,8 @@ fn a_passwd_file_that_is_one_of_our_descriptors_tells_nothing() {
     }
 }
 
-/// The program of the image is a link to what runs at the moment: the runtime.
-/// It runs, as a program like any other, and there is nothing for it to serve.
+/// The image's program is a link to the running program, which is the runtime.
+/// It runs as any other program, and has nothing to serve.
 #[test]
 fn an_entrypoint_that_is_the_runtime_itself_gains_nothing() {
     let containerd = Containerd::start(Version::V2_1);
@@ -302,7 +304,7 @@ fn an_entrypoint_that_is_the_runtime_itself_gains_nothing() {
         ("gofer", &["/bin/true", "gofer", "--request-fd=3"]),
         ("script", &["/bin/false"]),
     ] {
-        let ran = run_in_spoilt_image(
+        let ran = run_in_tampered_image(
             &containerd,
             id,
             |spec| spec["process"]["args"] = serde_json::json!(args),
@@ -312,8 +314,8 @@ fn an_entrypoint_that_is_the_runtime_itself_gains_nothing() {
             },
             "unused",
         );
-        let said = format!("{}{}", ran.stdout, ran.stderr);
-        assert!(said.contains("palisade"), "{id}: it was not the runtime that ran: {ran:?}");
+        let output = format!("{}{}", ran.stdout, ran.stderr);
+        assert!(output.contains("palisade"), "{id}: it was not the runtime that ran: {ran:?}");
         assert_eq!(ran.code == 0, id == "usage", "{id}: {ran:?}");
         assert!(state() == before, "{id}: the executable was changed");
     }

@@ -1,6 +1,6 @@
 //! What a container can see and reach of the host and of its own sandbox
-//! process. The rules are in docs/threat-model.md; each story tries
-//! to break one from inside.
+//! process. The rules are in docs/threat-model.md; each test tries to break one
+//! from inside.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
@@ -34,12 +34,12 @@ on_each_containerd!(
     a_program_that_ends_at_once_is_no_stranger,
 );
 
-/// Gives a container every capability there is, as a careless administrator does.
+/// Gives a container every capability, as a careless administrator does.
 fn with_all_capabilities(spec: &mut Value) {
     spec::add_all_capabilities(&mut spec["process"]);
 }
 
-/// Adds a cgroup namespace, so that what a container mounts of cgroups is its own.
+/// Adds a cgroup namespace, so that a container can mount only its own cgroups.
 fn with_cgroup_namespace(spec: &mut Value) {
     let namespaces = spec["linux"]["namespaces"].as_array_mut().expect("namespaces");
     namespaces.push(json!({ "type": "cgroup" }));
@@ -63,13 +63,13 @@ fn root_inside_is_nobody_outside(containerd: Containerd) {
         let namespace = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/user")).expect("a link");
         assert_ne!(namespace(&pid.to_string()), namespace("self"));
     }
-    // One user namespace below boot's, where all that boot mounts is locked.
+    // One user namespace below boot's, in which all mounts of boot are locked.
     let namespace = |pid: i32| fs::read_link(format!("/proc/{pid}/ns/user")).expect("a link");
     assert_ne!(namespace(container.pid()), namespace(boot.pid));
     let (_, map) = container.exec_shell("map", "cat /proc/self/uid_map /proc/self/gid_map");
     let sizes = map.lines().map(|line| line.split_whitespace().last().unwrap_or("").to_owned());
     assert_eq!(sizes.collect::<Vec<_>>(), ["65536", "65536"], "{map}");
-    // No ID above those can be had, nor given away.
+    // No process can take or give a higher ID.
     let attacks = Attacks::on_host([
         "echo 'other:x:70000:70000::/:/bin/sh' >> /etc/passwd && su other -c true",
         "touch /tmp/given && chown 65536 /tmp/given",
@@ -150,8 +150,8 @@ fn container_root_is_root_on_its_volumes_and_nowhere_else(containerd: Containerd
     assert_eq!(owner("of-nobody-inside"), (70_000, 70_000));
 }
 
-/// Root with every capability and without a seccomp filter. What this machine
-/// need not have is in [`needs_full_host`].
+/// Root with every capability and without a seccomp filter. Attacks that need
+/// more than every machine has are in [`needs_full_host`].
 fn all_capabilities_hold_nothing_outside(containerd: Containerd) {
     // File systems that show the host.
     let file_systems = ["sysfs", "devtmpfs", "debugfs", "tracefs", "securityfs"];
@@ -169,9 +169,9 @@ fn all_capabilities_hold_nothing_outside(containerd: Containerd) {
             // The kernel itself.
             "dmesg -n $(cut -f1 /proc/sys/kernel/printk)".to_owned(),
             "renice -n -5 $$".to_owned(),
-            // As it is anyway, so that it does no harm.
+            // The present value, so that it does no harm.
             "adjtimex -t 10000".to_owned(),
-            // A user namespace of one's own gives no more.
+            // A new user namespace gives no more.
             "unshare -Urmpf mount -t proc proc /tmp".to_owned(),
             "unshare -Urmn mount -t sysfs sysfs /tmp".to_owned(),
         ]))
@@ -182,7 +182,7 @@ fn all_capabilities_hold_nothing_outside(containerd: Containerd) {
     });
 }
 
-/// Control groups are the host's to set.
+/// Lists attacks on control groups, which only the host may set.
 fn attacks_on_cgroups() -> Attacks {
     let made = "mount -t cgroup2 none /tmp && mkdir /tmp/below && rmdir /tmp/below";
     if host::has_cgroup_v2_only() {
@@ -200,7 +200,7 @@ fn attacks_on_cgroups() -> Attacks {
     ]))
 }
 
-/// What boot mounted is locked for root with every capability.
+/// The mounts of boot are locked even for root with every capability.
 fn what_is_read_only_or_masked_stays_so(containerd: Containerd) {
     let volume = tempfile::tempdir_in("/var/tmp").expect("make a volume");
     let path = volume.path().to_str().expect("an ASCII path").to_owned();
@@ -240,10 +240,10 @@ fn what_is_read_only_or_masked_stays_so(containerd: Containerd) {
     containerd.attacks_work("locked", &attacks, change);
 }
 
-/// For an ordinary container.
+/// The masks of an ordinary container.
 fn the_proc_of_the_container_is_masked(containerd: Containerd) {
     let container = containerd.container("masked", ["sleep", "1000"]).start();
-    // Not every kernel has each of them.
+    // Not every kernel has all of these files.
     let script = "for f in kcore keys timer_list; do \
                   [ ! -e /proc/$f ] || wc -c < /proc/$f; done | sort -u; \
                   ls /proc/acpi /sys/firmware 2>/dev/null | grep -v : | tr -d '\\n' | wc -c";
@@ -276,7 +276,7 @@ fn processes_hold_their_streams_and_nothing_else(containerd: Containerd) {
     assert!(open.values().all(|to| to.ends_with("/0")), "{open:?}");
 }
 
-/// Were it taken over, there would be nothing to find.
+/// A boot that was taken over would find nothing.
 fn boot_holds_channels_and_no_directory_of_the_host(containerd: Containerd) {
     let volume = tempfile::tempdir_in("/var/tmp").expect("make a volume");
     let path = volume.path().to_str().expect("an ASCII path").to_owned();
@@ -286,7 +286,7 @@ fn boot_holds_channels_and_no_directory_of_the_host(containerd: Containerd) {
         .start();
     container.exec_shell("once", "true");
     let boot = sandbox::boot_of(container.shim());
-    // Its containers' mounts it can enter anyway.
+    // boot may enter its containers' mounts anyway.
     let mounts = fs::read_link(format!("/proc/{}/ns/mnt", container.pid())).expect("its mounts");
     for (number, target) in host::descriptors(boot.pid) {
         let link = format!("/proc/{}/fd/{number}", boot.pid);
@@ -304,7 +304,7 @@ fn boot_holds_channels_and_no_directory_of_the_host(containerd: Containerd) {
             assert_eq!(device, makedev(1, 3), "boot holds {number} -> {target}");
         }
     }
-    // Nor does its root lead anywhere, nor its directory.
+    // Its root and its directory lead nowhere either.
     let directory = fs::read_link(format!("/proc/{}/cwd", boot.pid)).expect("its directory");
     assert_eq!(directory, Path::new("/"));
     let root = format!("/proc/{}/root", boot.pid);
@@ -318,7 +318,7 @@ fn boot_holds_channels_and_no_directory_of_the_host(containerd: Containerd) {
     let mut points: Vec<_> = mounts.lines().filter_map(|line| line.split(' ').nth(4)).collect();
     points.sort_unstable();
     assert_eq!(points, ["/", "/dev", "/proc"], "{mounts}");
-    // What it was told on its command line, and no more.
+    // It has the arguments of its command line, and no more.
     let environment = fs::read(format!("/proc/{}/environ", boot.pid)).expect("environ");
     assert!(environment.is_empty(), "{}", String::from_utf8_lossy(&environment));
 }
@@ -338,7 +338,7 @@ fn a_container_cannot_leave_by_its_working_directory(containerd: Containerd) {
             exec.stdio().output()
         })
     };
-    // What the script finds from a directory of the host, and from one inside.
+    // The script's output in a directory of the host, and in one inside.
     let mut outside = Command::new("/bin/busybox");
     let outside = outside.args(["sh", "-c", script]).current_dir("/").output().expect("run it");
     assert!(String::from_utf8_lossy(&outside.stdout).contains("cont"), "{outside:?}");
@@ -362,7 +362,7 @@ fn a_container_cannot_leave_by_its_working_directory(containerd: Containerd) {
 }
 
 /// Opens each program that runs and is not busybox, and writes to it as soon as
-/// it has ended: until then the kernel refuses that for any program.
+/// it has ended. Until then the kernel refuses writes to any program.
 const WRITES_TO_PROGRAMS: &str = "printf '#!/proc/self/exe\\n' > /tmp/script
     chmod 755 /tmp/script; echo ready
     while [ ! -e /tmp/stop ]; do for p in /proc/[0-9]*; do
@@ -405,8 +405,9 @@ fn a_container_cannot_write_to_the_runtime_s_executable(containerd: Containerd) 
     assert_eq!(fs::metadata(&executable).expect("stat").permissions().mode() & 0o7777, 0o755);
 }
 
-/// Who gets hold of a link to it in /proc has a path to its mount, which is
-/// read-only. CAP_SYS_ADMIN, which any user namespace gives, must not undo that.
+/// A process that can follow a link to the executable in /proc has a path to
+/// its mount, which is read-only. CAP_SYS_ADMIN, which any user namespace
+/// gives, must not make it writable.
 fn the_mount_of_the_runtime_s_executable_cannot_be_changed(containerd: Containerd) {
     let executable = containerd.directory().join("bin/palisade");
     type Change = fn(&mut Value);
@@ -425,7 +426,7 @@ fn the_mount_of_the_runtime_s_executable_cannot_be_changed(containerd: Container
             })
             .start();
         container.stdio().wait_for_output("waiting");
-        // Each runs it for a moment, until one is caught and the attacker ends.
+        // Each exec runs it for a moment, until the attacker finds one and ends.
         let mut number = 0;
         integration::wait::until("the executable is caught", || {
             number += 1;
@@ -444,7 +445,7 @@ fn the_mount_of_the_runtime_s_executable_cannot_be_changed(containerd: Container
         let fresh = containerd.container(&format!("after-{id}"), ["true"]).start();
         assert_eq!(fresh.finish().0, 0);
     }
-    // A mount of a file that nothing holds.
+    // A mount of a file without this protection.
     let file = tempfile::NamedTempFile::new_in("/var/tmp").expect("make a file");
     let path = file.path().to_str().expect("an ASCII path").to_owned();
     let control = ["/attacker", "--control", "change", "/file"];
@@ -455,7 +456,7 @@ fn the_mount_of_the_runtime_s_executable_cannot_be_changed(containerd: Container
     assert_eq!(control.start().finish(), (0, "done\n".to_owned()), "attacks that fail unprotected");
 }
 
-/// By descriptors, from beneath, in clones, in namespaces of its own.
+/// Attacks by descriptors, from beneath, in clones and in new namespaces.
 fn mounts_are_locked_whatever_the_interface(containerd: Containerd) {
     let volume = tempfile::tempdir_in("/var/tmp").expect("make a volume");
     let path = volume.path().to_str().expect("an ASCII path").to_owned();
@@ -492,7 +493,7 @@ fn a_fork_bomb_ends_at_its_limit(containerd: Containerd) {
     };
     integration::wait::until("the limit is hit", || (events() > 0).then_some(()));
     assert!(host::process(boot.pid).is_some(), "the sandbox process is gone");
-    // An exec is refused by a sentence, or had luck.
+    // An exec is refused with a reason, or it starts by chance.
     let exec = container.exec("one-more", spec::process(&["true"]), Streams::Null);
     let exec = exec.expect("add an exec");
     if let Err(error) = exec.start() {
@@ -504,7 +505,7 @@ fn a_fork_bomb_ends_at_its_limit(containerd: Containerd) {
     assert_eq!(container.wait().code, 137);
 }
 
-/// boot may have collected it before the shim has looked at what it was sent.
+/// boot may have collected the process before the shim looks at its pidfd.
 fn a_program_that_ends_at_once_is_no_stranger(containerd: Containerd) {
     let container = containerd.container("brief", ["sleep", "1000"]).start();
     for number in 0..100 {
@@ -516,7 +517,8 @@ fn a_program_that_ends_at_once_is_no_stranger(containerd: Containerd) {
     }
 }
 
-/// What some machines lack: files of the kernel, or capabilities of root.
+/// Tests that need files of the kernel, or capabilities of root, that some
+/// machines lack.
 mod needs_full_host {
     use super::*;
 

@@ -32,7 +32,7 @@ const ANNOTATIONS: &str = "dev.palisade.";
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Options {
-    /// When a sandbox gets a user namespace.
+    /// The rule by which a sandbox gets a user namespace or not.
     pub(crate) userns: UsernsOption,
     /// First host ID of the range from which sandboxes get slices.
     pub(crate) id_range_start: u32,

@@ -1,10 +1,12 @@
-//! What a hostile container does that no shell can: the mount API of descriptors,
-//! other processes by pidfd, races. Tests bind it into a container and read what
-//! it prints: a line for each attack that succeeded, then `done`.
+//! Attacks of a hostile container that no shell can make: the mount API of
+//! descriptors, other processes by pidfd, races. Tests bind this program into a
+//! container and read its output: a line for each attack that succeeded, then
+//! `done`.
 //!
 //! After `--control` it prints the attacks that fail instead, each tried by a
-//! process of its own in a mount namespace of its own. Tests run that where
-//! nothing holds an attack: whatever fails there as well would prove nothing.
+//! process of its own in a mount namespace of its own. Tests run that in a
+//! place without the protection: an attack that fails there as well would prove
+//! nothing.
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -43,7 +45,7 @@ fn main() {
     println!("done");
 }
 
-/// An attempt, and what it has done where it succeeds.
+/// An attempt, with a description of its success.
 struct Attack {
     name: String,
     succeeds: Box<dyn Fn() -> bool>,
@@ -55,7 +57,7 @@ impl Attack {
     }
 }
 
-/// The attacks that arguments name.
+/// Returns the attacks that the arguments name.
 fn attacks(list: &[&str]) -> Vec<Attack> {
     match list {
         ["mounts"] => on_mounts(),
@@ -92,8 +94,8 @@ fn path(path: &str) -> Option<OwnedFd> {
     open(path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty()).ok()
 }
 
-/// Attacks mounts with all that the container has, and again in namespaces of its
-/// own, where no attack succeeds that fails without.
+/// Attacks mounts in the container's own namespaces, and then in new ones,
+/// where no attack may succeed that fails outside.
 fn mounts_everywhere() {
     print_succeeding(&on_mounts(), "");
     let both = CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNS;
@@ -112,8 +114,9 @@ fn mounts_everywhere() {
     }
 }
 
-/// Lists the attacks on what the test has masked, protected and bound. Each mount
-/// is locked where a user namespace is below the one that made it.
+/// Lists the attacks on the mounts that the test has masked, protected and
+/// bound. Each mount is locked if a user namespace lies below the one that made
+/// it.
 fn on_mounts() -> Vec<Attack> {
     let mut all = Vec::new();
     for at in ["/", "/volume", "/proc", "/proc/sys", "/proc/kcore", "/sys", "/sys/firmware"] {
@@ -132,7 +135,7 @@ fn on_mounts() -> Vec<Attack> {
 fn on_flags(at: &'static str) -> Vec<Attack> {
     let wanted = match at {
         "/volume" => &FLAGS[..],
-        // Not read-only: a file is hidden by the null device.
+        // Not read-only: the null device hides a file.
         "/proc" | "/proc/kcore" => &[],
         _ => &FLAGS[..1],
     };
@@ -154,7 +157,7 @@ fn on_flags(at: &'static str) -> Vec<Attack> {
     wanted.iter().copied().flat_map(of_flag).collect()
 }
 
-/// Takes a mount off, moves it away, and puts another beneath it.
+/// Detaches a mount, moves it away, and puts another beneath it.
 fn on_place(at: &'static str) -> Vec<Attack> {
     let mut all = vec![
         Attack::new(format!("detached {at}"), move || unmount(at, UnmountFlags::DETACH).is_ok()),
@@ -169,7 +172,7 @@ fn on_place(at: &'static str) -> Vec<Attack> {
                 && unmount(at, UnmountFlags::DETACH).is_ok()
         }),
     ];
-    // Others have mounts below them, and are busy.
+    // The others have mounts below them, and are busy.
     if !["/proc", "/sys"].contains(&at) {
         let unmounted = move || unmount(at, UnmountFlags::empty()).is_ok();
         all.push(Attack::new(format!("unmounted {at}"), unmounted));
@@ -177,8 +180,8 @@ fn on_place(at: &'static str) -> Vec<Attack> {
     all
 }
 
-/// A clone without what is mounted below shows what that hides; so does a clone
-/// with it, in which it is taken off.
+/// Lists the attacks on paths that a mount hides: by a clone without the mounts
+/// below, and by a clone with them, from which the mount is removed.
 fn on_what_is_hidden() -> Vec<Attack> {
     let places = [("/proc", "kcore"), ("/proc", "sys"), ("/sys", "firmware"), ("/", "proc/sys")];
     let hidden = places.into_iter().filter(|(at, hidden)| Path::new(at).join(hidden).exists());
@@ -203,7 +206,8 @@ fn on_what_is_hidden() -> Vec<Attack> {
         .collect()
 }
 
-/// Lists what the kernel knows of the file systems that show the host.
+/// Lists the attempts to mount file systems that show the host, as far as the
+/// kernel has them.
 fn new_file_systems() -> Vec<Attack> {
     let known = fs::read_to_string("/proc/filesystems").expect("read /proc/filesystems");
     ["proc", "sysfs", "debugfs", "securityfs", "tracefs", "devtmpfs"]
@@ -213,7 +217,7 @@ fn new_file_systems() -> Vec<Attack> {
         .collect()
 }
 
-/// Lists the attacks on hierarchies of control groups that there are.
+/// Lists the attempts to mount the control group hierarchies of this kernel.
 fn new_cgroup_mounts() -> Vec<Attack> {
     let controllers = fs::read_to_string("/proc/cgroups").unwrap_or_default();
     let is_version_1 = |name: &str| {
@@ -275,7 +279,8 @@ fn fresh_with(name: &str, option: Option<&str>) -> Result<OwnedFd, String> {
     make().map_err(|e: sandbox_core::sys::mount::FsError| e.to_string())
 }
 
-/// Lists the attacks on a process that is not the container's: boot, or a copy of it.
+/// Lists the attacks on a process that is not the container's: boot, or a copy
+/// of it.
 fn on_process(pid: i32) -> Vec<Attack> {
     let mut all = vec![Attack::new("traced it", move || trace(pid))];
     all.push(Attack::new("took a descriptor", move || takes_descriptor(pid, 0..32)));
@@ -294,7 +299,7 @@ fn on_process(pid: i32) -> Vec<Attack> {
         "fdinfo/0",
     ] {
         let file = format!("/proc/{pid}/{name}");
-        // Some are open to all and refuse to be read.
+        // Every process may open some of them, but not read them.
         all.push(Attack::new(format!("read {file}"), move || {
             File::open(&file).is_ok_and(|mut file| file.read(&mut [0; 8]).is_ok())
         }));
@@ -345,7 +350,7 @@ fn takes_descriptor(pid: i32, numbers: impl IntoIterator<Item = i32>) -> bool {
     numbers.into_iter().any(taken)
 }
 
-/// Whether a file can be opened for writing, and takes this text.
+/// Whether a file can be opened for writing and takes this text.
 fn writes(file: &str, text: &str) -> bool {
     let opened = File::options().write(true).open(file);
     opened.is_ok_and(|mut file| text.is_empty() || file.write(text.as_bytes()).is_ok())
@@ -355,8 +360,8 @@ fn enters(pid: i32, flags: CloneFlags) -> bool {
     pidfd(pid).is_some_and(|pidfd| setns(pidfd, flags).is_ok())
 }
 
-/// Tries to get at each process there is but boot, from its first moment on,
-/// until it is killed itself.
+/// Attacks every process except boot and itself, as soon as each appears, until
+/// it is killed.
 fn newborns() {
     println!("waiting");
     let own = std::process::id().cast_signed();
@@ -369,28 +374,29 @@ fn newborns() {
     }
 }
 
-/// The shortest ways to what a process has. What changes this process comes last.
+/// Tries the shortest ways to the resources of a process. Those that change
+/// this process come last.
 fn get_at(pid: i32) {
-    let tell = |succeeded: bool, what: &str| {
+    let report = |succeeded: bool, what: &str| {
         if succeeded {
             println!("{what} of {pid}");
         }
     };
     for file in ["mem", "environ", "fd/0", "ns/mnt", "exe", "root/", "cwd/"] {
-        tell(File::open(format!("/proc/{pid}/{file}")).is_ok(), &format!("opened {file}"));
+        report(File::open(format!("/proc/{pid}/{file}")).is_ok(), &format!("opened {file}"));
     }
     for (file, text) in [("mem", ""), ("setgroups", "deny"), ("uid_map", "0 0 1")] {
-        tell(writes(&format!("/proc/{pid}/{file}"), text), &format!("wrote {file}"));
+        report(writes(&format!("/proc/{pid}/{file}"), text), &format!("wrote {file}"));
     }
-    tell(trace(pid), "traced the start");
-    tell(takes_descriptor(pid, [0, 3, 5, 8]), "took a descriptor");
+    report(trace(pid), "traced the start");
+    report(takes_descriptor(pid, [0, 3, 5, 8]), "took a descriptor");
     for flags in [CloneFlags::CLONE_NEWNS, CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNS] {
-        tell(enters(pid, flags), &format!("entered {flags:?}"));
+        report(enters(pid, flags), &format!("entered {flags:?}"));
     }
 }
 
-/// Waits for a process that runs the runtime's executable, which lies nowhere,
-/// and tries to change that.
+/// Waits for a process that runs the runtime's executable, which has no path,
+/// and tries to change it.
 fn executable() {
     println!("waiting");
     let runtime = loop {
@@ -419,7 +425,7 @@ fn own_link(file: &OwnedFd) -> String {
     format!("/proc/self/fd/{}", file.as_raw_fd())
 }
 
-/// Lists the attacks on an executable that is a mount by itself.
+/// Lists the attacks on an executable that is a mount of its own.
 fn on_executable(file: &str) -> Vec<Attack> {
     let file = file.to_owned();
     let open = move || open(&file, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).ok();

@@ -1,9 +1,9 @@
 //! A sandbox process that was taken over. Tests install it in the place of
-//! `palisade`: it starts up as boot does and serves the shim by its words, with
-//! a process that sleeps for each container that it is asked for. An exec's ID names
-//! the [`Attack`] that it makes: it serves no other.
+//! `palisade`. It starts as boot does and speaks the shim's protocol, with a
+//! sleeping process for each container. An exec's ID names the [`Attack`] that
+//! it makes: it serves no other exec.
 //!
-//! It never leaves the host's file systems, so it has more to attack with than a
+//! It never leaves the host's file systems, so it can attack with more than a
 //! boot that was taken over would have.
 
 use std::convert::Infallible;
@@ -36,17 +36,17 @@ type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 fn main() -> Outcome<()> {
     let args: Vec<OsString> = std::env::args_os().collect();
     if args.iter().any(|arg| arg == "gofer") {
-        match become_honest(&args)? {}
+        match execute_real_gofer(&args)? {}
     }
     let boot = Boot::start(&BootFlags::parse(args.into_iter().skip(1))?)?;
     boot.serve()
 }
 
-/// The gofer is no part of the sandbox: it is the real one.
-fn become_honest(args: &[OsString]) -> Outcome<Infallible> {
+/// Executes the real gofer, which is no part of the sandbox.
+fn execute_real_gofer(args: &[OsString]) -> Outcome<Infallible> {
     let shim = format!("/proc/{}/exe", std::os::unix::process::parent_id());
-    let honest = std::fs::read_link(shim)?.with_file_name("palisade-honest");
-    Err(Command::new(honest).args(&args[1..]).env_clear().exec().into())
+    let real = std::fs::read_link(shim)?.with_file_name("palisade-honest");
+    Err(Command::new(real).args(&args[1..]).env_clear().exec().into())
 }
 
 struct Boot {
@@ -57,14 +57,14 @@ struct Boot {
     children: Vec<Child>,
 }
 
-/// One of the processes that sleep.
+/// A sleeping process.
 struct Child {
     pidfd: OwnedFd,
     id: ProcessId,
 }
 
 impl Boot {
-    /// As an honest one: the shim learns that it is up.
+    /// Starts as boot does: the shim receives the report that it is up.
     fn start(flags: &BootFlags) -> Outcome<Self> {
         let start_sync = adopt(flags.start_sync_fd)?;
         let boot = Self {
@@ -87,7 +87,7 @@ impl Boot {
             let ready: Vec<bool> = ready.iter().map(|fd| !fd.revents().is_empty()).collect();
             for index in (0..self.children.len()).rev().filter(|index| ready[index + 1]) {
                 let child = self.children.swap_remove(index);
-                self.say(&Upward::Exited { process: child.id, status: 137 }, &[]);
+                self.send(&Upward::Exited { process: child.id, status: 137 }, &[]);
                 waitid(WaitId::PidFd(child.pidfd.as_fd()), WaitIdOptions::EXITED)?;
             }
             if ready[0] && !self.take_request()? {
@@ -109,7 +109,7 @@ impl Boot {
             Request::Exec { container, exec, .. } => {
                 let attack: Attack = exec.parse().unwrap_or_else(|e| panic!("{e}"));
                 self.announce(attack.name());
-                let asked = Asked { number, container, exec };
+                let asked = ExecRequest { number, container, exec };
                 match self.attack(attack, &asked)? {
                     Then::Nothing => {}
                     Then::Serve => self.new_process(number, asked.process())?,
@@ -123,48 +123,52 @@ impl Boot {
         Ok(true)
     }
 
-    /// As an honest one does it, but that the process only sleeps.
+    /// Starts a process as boot does, except that the process only sleeps.
     fn new_process(&mut self, number: u64, id: ProcessId) -> Outcome<()> {
         let (pid, pidfd) = sleeper()?;
-        self.present(number, pid, &[pidfd.as_fd()]);
+        self.reply_with_process(number, pid, &[pidfd.as_fd()]);
         self.children.push(Child { pidfd, id });
         Ok(())
     }
 
-    fn say(&self, message: &Upward, fds: &[BorrowedFd<'_>]) {
-        self.say_for(None, message, fds);
+    fn send(&self, message: &Upward, fds: &[BorrowedFd<'_>]) {
+        self.send_for(None, message, fds);
     }
 
-    /// What the shim makes of it is the test's to see; it may have hung up.
-    fn say_for(&self, process: Option<i32>, message: &Upward, fds: &[BorrowedFd<'_>]) {
+    /// Sends a message for a process. The shim may have closed the channel; the
+    /// test checks the effect.
+    fn send_for(&self, process: Option<i32>, message: &Upward, fds: &[BorrowedFd<'_>]) {
         let bytes = postcard::to_stdvec(message).expect("messages can be encoded");
         let _ = send_packet_for(process, &self.control, &bytes, fds);
     }
 
     fn reply(&self, number: u64, outcome: Result<Done, Failure>, fds: &[BorrowedFd<'_>]) {
-        self.say(&Upward::Reply { number, outcome }, fds);
+        self.send(&Upward::Reply { number, outcome }, fds);
     }
 
-    /// A process, and its terminal if there is a second descriptor.
-    fn present(&self, number: u64, pid: i32, fds: &[BorrowedFd<'_>]) {
+    /// Replies with a process, and with its terminal if there is a second
+    /// descriptor.
+    fn reply_with_process(&self, number: u64, pid: i32, fds: &[BorrowedFd<'_>]) {
         let outcome = Ok(Done::Process { terminal: fds.len() > 1 });
-        self.say_for(Some(pid), &Upward::Reply { number, outcome }, fds);
+        self.send_for(Some(pid), &Upward::Reply { number, outcome }, fds);
     }
 
-    /// A new process with something in the place of its terminal.
-    fn present_terminal(&mut self, asked: &Asked, terminal: impl AsFd) -> Outcome<Then> {
+    /// Replies with a new process and another descriptor in the place of its
+    /// terminal.
+    fn reply_with_terminal(&mut self, asked: &ExecRequest, terminal: impl AsFd) -> Outcome<Then> {
         let (pid, pidfd) = sleeper()?;
-        self.present(asked.number, pid, &[pidfd.as_fd(), terminal.as_fd()]);
+        self.reply_with_process(asked.number, pid, &[pidfd.as_fd(), terminal.as_fd()]);
         self.children.push(asked.child(pidfd));
         Ok(Then::Nothing)
     }
 
-    /// Logs what it is about to do, for the test to find in containerd's log.
+    /// Logs the attack before it is made; the test finds the line in
+    /// containerd's log.
     fn announce(&self, attack: &str) {
         let _ = rustix::io::write(&self.log, format!("INFO attacks by {attack}\n").as_bytes());
     }
 
-    /// Bytes as they are, without the first one that says what they are.
+    /// Sends bytes without the first one, which names the kind of packet.
     fn send_raw(&self, bytes: &[u8]) -> Outcome<()> {
         Ok(rustix::net::send(&self.control, bytes, SendFlags::NOSIGNAL).map(drop)?)
     }
@@ -178,14 +182,14 @@ fn sleeper() -> Outcome<(i32, OwnedFd)> {
     Ok((child.id().cast_signed(), pidfd))
 }
 
-/// An exec that boot was asked for.
-struct Asked {
+/// A requested exec.
+struct ExecRequest {
     number: u64,
     container: String,
     exec: String,
 }
 
-impl Asked {
+impl ExecRequest {
     fn process(&self) -> ProcessId {
         ProcessId::exec(&self.container, &self.exec)
     }
@@ -195,15 +199,15 @@ impl Asked {
     }
 }
 
-/// What is left to do about an exec after an attack.
+/// The remaining work for an exec after an attack.
 enum Then {
-    /// To serve it as an honest boot does.
+    /// Serve it as boot does.
     Serve,
     Nothing,
 }
 
 impl Boot {
-    fn attack(&mut self, attack: Attack, asked: &Asked) -> Outcome<Then> {
+    fn attack(&mut self, attack: Attack, asked: &ExecRequest) -> Outcome<Then> {
         use Attack::*;
         match attack {
             Garbage | Empty | NoTag | WrongTag | TooLong | EndlessString | NoMemfd
@@ -215,7 +219,7 @@ impl Boot {
             | TheShim
             | Itself
             | NoPidfd
-            | AnotherThanSaid => self.show_no_process(attack, asked),
+            | AnotherPidfd => self.reply_with_wrong_process(attack, asked),
             ASocketThatLingers
             | ATerminalThatLingers
             | AnExitThatLingers
@@ -223,12 +227,12 @@ impl Boot {
             | AMountsChannelThatLingers => self.linger(attack, asked),
             TerminalNull | TerminalFile | TerminalDirectory | TerminalPipe | TerminalSocket
             | TerminalPidfd | TerminalPath | TerminalSlave => {
-                self.present_terminal(asked, no_terminal(attack)?)
+                self.reply_with_terminal(asked, no_terminal(attack)?)
             }
             TerminalThatBlocks => self.block_terminal(asked),
-            ALongFailure | AnswersToNothing | TwoAnswers | Silence | KeepsExitsToItself
-            | HangsUp | IsDeaf | NeverStopsTalking | PanicsForLong => {
-                self.answer_falsely(attack, asked.number)
+            ALongFailure | RepliesToNothing | TwoReplies | NoReply | ReportsNoExits
+            | ClosesItsChannel | ReadsNothing | NeverStopsSending | LongPanic => {
+                self.send_wrong_messages(attack, asked.number)
             }
             LogsLongLines | LogsOneLine | LogsShortLines | LogsMediumLines | LogsNothing
             | LogsEscapes => self.log_forever(attack),
@@ -258,51 +262,52 @@ impl Boot {
         Ok(Then::Nothing)
     }
 
-    /// Replies with what is no process of the pod, or with the wrong descriptors.
-    fn show_no_process(&mut self, attack: Attack, asked: &Asked) -> Outcome<Then> {
+    /// Replies with a process that is not the pod's, or with the wrong
+    /// descriptors.
+    fn reply_with_wrong_process(&mut self, attack: Attack, asked: &ExecRequest) -> Outcome<Then> {
         let null = null()?;
         let (number, own_pid) = (asked.number, getpid().as_raw_pid());
         match attack {
             Attack::Hundreds => self.reply(number, Ok(Done::Ok), &[null.as_fd(); 250]),
-            Attack::AnExitWithDescriptors => self.say(&exit_of_nobody(), &[null.as_fd()]),
+            Attack::AnExitWithDescriptors => self.send(&exit_without_id(), &[null.as_fd()]),
             Attack::NoProcess => self.reply(number, Ok(Done::Ok), &[]),
-            Attack::NoDescriptors => self.present(number, own_pid, &[]),
+            Attack::NoDescriptors => self.reply_with_process(number, own_pid, &[]),
             Attack::TheShim => {
                 let shim = getsockopt(&self.control, PeerPidfd)?;
-                self.present(number, own_pid, &[shim.as_fd()]);
+                self.reply_with_process(number, own_pid, &[shim.as_fd()]);
             }
             Attack::Itself => {
                 let own = pidfd_open(getpid(), PidfdFlags::empty())?;
-                self.present(number, own_pid, &[own.as_fd()]);
+                self.reply_with_process(number, own_pid, &[own.as_fd()]);
             }
-            Attack::NoPidfd => self.present(number, own_pid, &[null.as_fd()]),
-            Attack::AnotherThanSaid => {
+            Attack::NoPidfd => self.reply_with_process(number, own_pid, &[null.as_fd()]),
+            Attack::AnotherPidfd => {
                 let (_, pidfd) = sleeper()?;
-                self.present(number, own_pid, &[pidfd.as_fd()]);
+                self.reply_with_process(number, own_pid, &[pidfd.as_fd()]);
                 self.children.push(asked.child(pidfd));
             }
-            other => panic!("{other} shows another thing"),
+            other => panic!("{other} is another attack"),
         }
         Ok(Then::Nothing)
     }
 
-    /// Sends a socket that is slow to close.
-    fn linger(&mut self, attack: Attack, asked: &Asked) -> Outcome<Then> {
+    /// Sends a socket that blocks the process that closes it last.
+    fn linger(&mut self, attack: Attack, asked: &ExecRequest) -> Outcome<Then> {
         let (socket, other) = lingering_socket()?;
-        // Open for as long as this process lives.
+        // Stays open until this process ends.
         std::mem::forget(other);
         match attack {
             Attack::ASocketThatLingers => {
-                self.present(asked.number, getpid().as_raw_pid(), &[socket.as_fd()]);
+                self.reply_with_process(asked.number, getpid().as_raw_pid(), &[socket.as_fd()]);
             }
-            Attack::ATerminalThatLingers => return self.present_terminal(asked, socket),
-            Attack::AnExitThatLingers => self.say(&exit_of_nobody(), &[socket.as_fd()]),
+            Attack::ATerminalThatLingers => return self.reply_with_terminal(asked, socket),
+            Attack::AnExitThatLingers => self.send(&exit_without_id(), &[socket.as_fd()]),
             Attack::HundredsThatLinger => {
                 self.reply(asked.number, Ok(Done::Ok), &[socket.as_fd(); 253]);
             }
             Attack::AMountsChannelThatLingers => {
-                let _ = send_packet(&self.mounts, b"for nobody", &[socket.as_fd()]);
-                // Where that is refused, it must not wait itself.
+                let _ = send_packet(&self.mounts, b"no delivery", &[socket.as_fd()]);
+                // If the send fails, this process must not wait for the close.
                 std::mem::forget(socket);
                 return Ok(Then::Serve);
             }
@@ -311,11 +316,11 @@ impl Boot {
         Ok(Then::Nothing)
     }
 
-    /// Fills a terminal whose non-blocking flag it clears all the time.
-    fn block_terminal(&mut self, asked: &Asked) -> Outcome<Then> {
+    /// Fills a terminal, and clears its non-blocking flag again and again.
+    fn block_terminal(&mut self, asked: &ExecRequest) -> Outcome<Then> {
         let master = terminal()?;
         let slave = slave_of(&master)?;
-        let then = self.present_terminal(asked, &master)?;
+        let then = self.reply_with_terminal(asked, &master)?;
         thread::spawn(move || {
             loop {
                 let _ = rustix::io::ioctl_fionbio(&master, false);
@@ -326,53 +331,53 @@ impl Boot {
         Ok(then)
     }
 
-    /// Needs nothing but messages, or none.
-    fn answer_falsely(&mut self, attack: Attack, number: u64) -> Outcome<Then> {
+    /// Makes the attacks that need only messages, or none.
+    fn send_wrong_messages(&mut self, attack: Attack, number: u64) -> Outcome<Then> {
         match attack {
             Attack::ALongFailure => {
                 let message = "so\x1b[2J sorry\n\0\u{7f}".repeat(3000);
                 let failure = Failure { kind: FailureKind::NotFound, message };
                 self.reply(number, Err(failure), &[]);
             }
-            Attack::AnswersToNothing => {
+            Attack::RepliesToNothing => {
                 for other in 1..200 {
                     self.reply(number + other, Ok(Done::Ok), &[]);
-                    self.say(&exit_of_stranger(other), &[]);
+                    self.send(&exit_of_unknown(other), &[]);
                 }
                 return Ok(Then::Serve);
             }
-            Attack::TwoAnswers => {
+            Attack::TwoReplies => {
                 self.reply(number, Ok(Done::Ok), &[]);
                 self.reply(number, Ok(Done::Ok), &[]);
             }
-            Attack::Silence => {}
-            Attack::KeepsExitsToItself => {
+            Attack::NoReply => {}
+            Attack::ReportsNoExits => {
                 self.children.clear();
                 return Ok(Then::Serve);
             }
-            Attack::HangsUp => {
+            Attack::ClosesItsChannel => {
                 rustix::net::shutdown(&self.control, Shutdown::Both)?;
                 thread::sleep(Duration::MAX);
             }
-            Attack::IsDeaf => thread::sleep(Duration::MAX),
-            Attack::NeverStopsTalking => {
+            Attack::ReadsNothing => thread::sleep(Duration::MAX),
+            Attack::NeverStopsSending => {
                 let control = self.control.try_clone()?;
-                let bytes = postcard::to_stdvec(&exit_of_stranger(1))?;
+                let bytes = postcard::to_stdvec(&exit_of_unknown(1))?;
                 thread::spawn(move || while send_packet(&control, &bytes, &[]).is_ok() {});
                 return Ok(Then::Serve);
             }
-            Attack::PanicsForLong => {
+            Attack::LongPanic => {
                 let long = "\x1b[2Jpanic ".repeat(10_000);
                 let _ = rustix::io::pwrite(&self.panic_log, long.as_bytes(), 0);
                 let _ = rustix::io::pwrite(&self.panic_log, &long.as_bytes()[..16384], 0);
                 std::process::exit(1);
             }
-            other => panic!("{other} takes more than messages"),
+            other => panic!("{other} needs more than messages"),
         }
         Ok(Then::Nothing)
     }
 
-    /// Logs without end, beside an honest exec.
+    /// Logs without end, beside an exec that is served as usual.
     fn log_forever(&self, attack: Attack) -> Outcome<Then> {
         let text = match attack {
             Attack::LogsLongLines => [vec![b'x'; 1 << 20], vec![b'\n']].concat(),
@@ -391,14 +396,14 @@ impl Boot {
     }
 }
 
-fn exit_of_nobody() -> Upward {
+fn exit_without_id() -> Upward {
     Upward::Exited { process: ProcessId::init(""), status: 0 }
 }
 
-fn exit_of_stranger(number: u64) -> Upward {
+fn exit_of_unknown(number: u64) -> Upward {
     Upward::Exited {
         process: ProcessId {
-            container: format!("stranger-{number}"),
+            container: format!("unknown-{number}"),
             exec: number.is_multiple_of(2).then(|| "x".to_owned()),
         },
         status: u32::MAX,
@@ -409,7 +414,7 @@ fn null() -> io::Result<OwnedFd> {
     Ok(File::options().read(true).write(true).open("/dev/null")?.into())
 }
 
-/// Opens what an attack shows as the master side of a terminal.
+/// Opens the file that an attack presents as the master side of a terminal.
 fn no_terminal(attack: Attack) -> Outcome<OwnedFd> {
     Ok(match attack {
         Attack::TerminalNull => null()?,
@@ -425,7 +430,7 @@ fn no_terminal(attack: Attack) -> Outcome<OwnedFd> {
         Attack::TerminalSlave => {
             let master = terminal()?;
             let slave = slave_of(&master)?;
-            // Without it the slave is of no terminal any more.
+            // Once the master is closed, the slave belongs to no terminal.
             std::mem::forget(master);
             slave
         }

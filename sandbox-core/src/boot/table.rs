@@ -60,9 +60,9 @@ pub(super) struct Pending {
 /// The event that boot waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stage {
-    /// For Create: the message that it is at its gate.
+    /// The message that the process is at its gate, for Create.
     ToGate,
-    /// For Start or Exec: end of file, which execve causes.
+    /// The end of file that execve causes, for Start or Exec.
     Executing,
 }
 

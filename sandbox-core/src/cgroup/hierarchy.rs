@@ -12,7 +12,7 @@ use crate::error::{Context, Error, Result};
 /// `CGROUP2_SUPER_MAGIC` of magic.h, as in statfs(2).
 const CGROUP2_MAGIC: i64 = 0x6367_7270;
 
-/// How a host mounts its cgroups (cgroups(7)).
+/// The way in which a host mounts its cgroups (cgroups(7)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
     /// Only version 1 hierarchies.

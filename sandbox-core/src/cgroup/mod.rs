@@ -110,7 +110,7 @@ pub struct SavedCgroup {
 /// The cgroup in one hierarchy.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Dir {
-    /// As in `/proc/PID/cgroup`; empty for version 2.
+    /// The controllers, as in `/proc/PID/cgroup`; empty for version 2.
     controllers: Vec<String>,
     /// The hierarchy's mount point, which is the root as far as we can see.
     mount: PathBuf,

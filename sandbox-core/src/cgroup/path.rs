@@ -91,8 +91,8 @@ fn unit(cgroups_path: &str, slice: &str, prefix: &str, name: &str) -> Result<Uni
     Ok(Unit { slice: slice.to_owned(), name })
 }
 
-/// Where systemd keeps a slice: `a-b.slice` is in `a.slice/a-b.slice`
-/// (systemd.slice(5)). `None` when the name is no slice's.
+/// Returns the directory of a systemd slice: `a-b.slice` is in `a.slice/a-b.slice`
+/// (systemd.slice(5)). `None` if the name is no slice's.
 pub(super) fn expand_slice(slice: &str) -> Option<PathBuf> {
     let stem = slice.strip_suffix(".slice")?;
     if stem == "-" {

@@ -17,7 +17,7 @@ pub(crate) struct OwnId {
 }
 
 impl OwnId {
-    /// By the birth certificate.
+    /// Reads the ID from the birth certificate.
     pub(crate) fn of(birth: &Birth) -> Self {
         Self { id: birth.own_id.unwrap_or(OVERFLOW_ID), exclusive: birth.own_id.is_some() }
     }

@@ -10,7 +10,7 @@ use crate::control::message::MAX_PACKET;
 use crate::control::packet::{Received, receive_packet, send_packet};
 use crate::error::{Context, Error, Failure, Result};
 
-/// What a newborn sends to boot.
+/// A message of a newborn to boot.
 #[derive(Debug)]
 pub(crate) enum NewbornMessage {
     /// Its new user namespace has no ID maps yet.

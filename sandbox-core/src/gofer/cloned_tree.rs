@@ -22,7 +22,7 @@ pub(super) struct ClonedTree<'a> {
     pub(super) mount: OwnedFd,
     pub(super) depth: Depth,
     pub(super) path: &'a Path,
-    /// What a user can do if the owners cannot be mapped.
+    /// Advice for the user, if the owners cannot be mapped.
     pub(super) remedy: &'static str,
 }
 

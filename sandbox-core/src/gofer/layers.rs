@@ -158,7 +158,7 @@ fn open_layers(
         layers.push(match opened {
             Some(dir) => Layer { dir, mount: Some(shared), path: below.to_owned() },
             None => {
-                // Also a layer to which an absolute symlink leads.
+                // This also holds for a layer to which an absolute symlink leads.
                 let own = mapped_clone(path, Depth::Top, Some(namespace))?;
                 let dir = own.try_clone().context(|| "dup")?;
                 mounts.push(own);

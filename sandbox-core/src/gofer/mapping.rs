@@ -1,4 +1,4 @@
-//! How the owners of a root file system are mapped.
+//! The mapping of the owners of a root file system.
 
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -9,11 +9,11 @@ use crate::gofer::options::Options;
 use crate::gofer::users::{Users, namespace_with, parse_mappings};
 use crate::spec::plan::Mappings;
 
-/// The way in which owners are mapped.
+/// The source of the mapping.
 pub(super) enum Mapping {
-    /// As for the whole sandbox.
+    /// The sandbox's own user namespace.
     Sandbox,
-    /// By the options `uidmap=` and `gidmap=`, which containerd 2 adds for a snapshot
+    /// The options `uidmap=` and `gidmap=`, which containerd 2 adds for a snapshot
     /// whose upper directory it has shifted itself.
     Own(OwnedFd),
 }

@@ -1,4 +1,4 @@
-//! The means with which one request is carried out: what came with it.
+//! The descriptors that came with a request, sorted for its work.
 
 use std::os::fd::OwnedFd;
 
@@ -6,7 +6,7 @@ use crate::control::gofer::GoferRequest;
 use crate::error::{Error, Result};
 use crate::gofer::users::Users;
 
-/// The means with which one request is carried out.
+/// The descriptors and namespaces for the work on one request.
 pub(super) struct Gofer {
     /// The sandbox's users; `None` without a user namespace.
     pub(super) users: Option<Users>,
@@ -14,7 +14,7 @@ pub(super) struct Gofer {
     pub(super) network: Option<OwnedFd>,
     /// boot's pidfd.
     pub(super) boot: Option<OwnedFd>,
-    /// Detached mounts that are not needed any more. To close one waits for the
+    /// Detached mounts that are not needed any more. Closing one waits for the
     /// whole kernel (60 µs), so they are closed after the reply.
     pub(super) leftovers: Vec<OwnedFd>,
 }

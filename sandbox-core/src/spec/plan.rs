@@ -184,7 +184,7 @@ pub struct CapabilitySets {
 pub struct MountPlan {
     /// Absolute path inside the container.
     pub destination: PathBuf,
-    /// Where its content comes from.
+    /// The source of its content.
     pub source: MountSource,
     /// Changes of its `MOUNT_ATTR_` flags.
     pub attributes: MountAttributes,
@@ -192,7 +192,7 @@ pub struct MountPlan {
     pub propagation: Option<Propagation>,
 }
 
-/// Where the content of a mount comes from.
+/// The source of a mount's content.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum MountSource {
     /// A fresh proc of the container's PID namespace.
@@ -452,7 +452,7 @@ fn holds(first: u32, size: u32, id: u32) -> bool {
     id.checked_sub(first).is_some_and(|offset| offset < size)
 }
 
-/// Where the gofer finds the content of a mount.
+/// The place where the gofer finds the content of a mount.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum DeliveredSource {
     /// A file or directory of the host.
@@ -461,7 +461,7 @@ pub enum DeliveredSource {
         source: PathBuf,
         /// Whether the mounts below it are taken as well.
         recursive: bool,
-        /// How its owners appear in the container.
+        /// The mapping of its owners.
         idmap: IdmapChoice,
     },
     /// A fresh sysfs of the sandbox's network namespace.
@@ -477,15 +477,15 @@ pub enum DeliveredSource {
     },
 }
 
-/// How the owners of a bind mount's files appear in the container.
+/// The mapping of the owners of a bind mount's files.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum IdmapChoice {
-    /// By the sandbox's user namespace: host ID 0 is container ID 0. The
+    /// That of the sandbox's user namespace: host ID 0 is container ID 0. The
     /// default.
     Sandbox,
-    /// Unchanged: files keep their host IDs (`noidmap`, or no user namespace).
+    /// None: files keep their host IDs (`noidmap`, or no user namespace).
     None,
-    /// By the mount's own mappings (`uidMappings`, `idmap`, `ridmap`).
+    /// The mount's own mappings (`uidMappings`, `idmap`, `ridmap`).
     Mappings {
         /// The mappings. Empty means the container's own.
         mappings: Mappings,

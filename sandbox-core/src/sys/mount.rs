@@ -236,7 +236,7 @@ impl AsFd for FsContext {
     }
 }
 
-/// Why a file system could not be made.
+/// The reason why a file system could not be made.
 #[derive(Clone, Debug)]
 pub struct FsError {
     /// The kernel's error number.

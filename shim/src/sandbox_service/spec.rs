@@ -72,7 +72,7 @@ pub(super) fn complete(spec: &mut Spec, request: &CreateSandboxRequest) -> Resul
 
 fn annotations(config: &PodSandboxConfig) -> HashMap<String, String> {
     let metadata = config.metadata.as_ref().cloned().unwrap_or_else(PodSandboxMetadata::new);
-    let told = [
+    let added = [
         ("io.kubernetes.cri.sandbox-name", metadata.name),
         ("io.kubernetes.cri.sandbox-namespace", metadata.namespace),
         ("io.kubernetes.cri.sandbox-uid", metadata.uid),
@@ -81,8 +81,8 @@ fn annotations(config: &PodSandboxConfig) -> HashMap<String, String> {
         // profile does not mean a privileged pod.
         ("io.kubernetes.cri.podsandbox.image-name", String::new()),
     ];
-    let told = told.into_iter().map(|(key, value)| (key.to_string(), value));
-    ours(&config.annotations).chain(told).collect()
+    let added = added.into_iter().map(|(key, value)| (key.to_string(), value));
+    ours(&config.annotations).chain(added).collect()
 }
 
 fn ours(annotations: &HashMap<String, String>) -> impl Iterator<Item = (String, String)> {

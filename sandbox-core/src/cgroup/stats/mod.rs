@@ -23,9 +23,9 @@ pub use v2::{CpuStatV2, IoEntry, IoStat, MemoryEvents, MemoryStatV2, Psi, PsiLin
 /// The statistics of one cgroup and its children.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Stats {
-    /// Of version 1.
+    /// Statistics of version 1.
     V1(Box<StatsV1>),
-    /// Of version 2.
+    /// Statistics of version 2.
     V2(Box<StatsV2>),
 }
 

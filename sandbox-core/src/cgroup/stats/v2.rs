@@ -23,7 +23,7 @@ pub struct StatsV2 {
     pub io: Option<IoStat>,
     /// Huge pages of each size.
     pub hugetlb: Vec<HugetlbStat>,
-    /// What happened for want of memory.
+    /// Events caused by a lack of memory.
     pub memory_events: Option<MemoryEvents>,
 }
 

@@ -37,7 +37,7 @@ pub(super) struct Resolved {
 /// The list, as type and path.
 struct Listed<'a>(Vec<(Type, Option<&'a Path>)>);
 
-/// How the spec lists one type.
+/// The spec's entry for one type.
 #[derive(Clone, Copy)]
 enum Wanted<'a> {
     /// Not listed.

@@ -19,8 +19,8 @@ pub(super) struct UserNamespace {
     /// Whether the sandbox has one.
     pub(super) made: bool,
     pub(super) mappings: Option<Mappings>,
-    /// Why `userns = "auto"` makes none, or would make none if this were the
-    /// root container.
+    /// The reason why `userns = "auto"` makes none, or would make none if this
+    /// were the root container.
     pub(super) reason: Option<String>,
 }
 
