@@ -179,6 +179,6 @@ impl Drop for Tree {
 /// that directory's.
 fn provides_devices(plan: &ContainerPlan) -> bool {
     let is_dev = |mount: &&MountPlan| mount.destination == Path::new("/dev");
-    let bound = |mount: &MountPlan| matches!(mount.source, MountSource::Delivered { .. });
+    let bound = |mount: &MountPlan| matches!(mount.source, MountSource::Delivered);
     !plan.mounts.iter().rfind(is_dev).is_some_and(bound)
 }

@@ -77,7 +77,7 @@ proptest! {
             // The gofer's mounts are those that boot expects, in their order.
             let delivered: Vec<usize> = plan.host.delivered.iter().map(|(index, _)| *index).collect();
             let expected: Vec<usize> = (0..container.mounts.len())
-                .filter(|&i| matches!(container.mounts[i].source, MountSource::Delivered { .. }))
+                .filter(|&i| matches!(container.mounts[i].source, MountSource::Delivered))
                 .collect();
             prop_assert_eq!(delivered, expected);
             prop_assert_eq!(container.devices.len(), plan.host.devices.len());
