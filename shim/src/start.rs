@@ -60,13 +60,27 @@ pub(crate) fn start(flags: &Flags) -> Result<()> {
     let Some(listener) = socket::listen(&address)? else {
         return print("address", &result);
     };
-    let printed = spawn(options, &address, listener).and_then(|server| {
-        // No client would ever connect to a shim whose address is unknown.
-        print("address", &result).inspect_err(|_| {
-            let _ = pidfd_send_signal(&server, Signal::KILL);
-        })
-    });
-    printed.inspect_err(|_| socket::remove(&address))
+    let served = serve_and_print(options, &address, listener, &result);
+    if served.is_err() {
+        socket::remove(&address);
+    }
+    served
+}
+
+/// Brings up the serving process, and prints its address. Kills it if that fails: no
+/// client would ever connect to a shim whose address is unknown.
+fn serve_and_print(
+    options: StartOpts,
+    address: &str,
+    listener: UnixListener,
+    result: &[u8],
+) -> Result<()> {
+    let server = spawn(options, address, listener)?;
+    let printed = print("address", result);
+    if printed.is_err() {
+        let _ = pidfd_send_signal(&server, Signal::KILL);
+    }
+    printed
 }
 
 /// Returns the group's ID: the container's own if no annotation names one, or if there

@@ -219,7 +219,9 @@ impl Io {
                 fifo.read().await;
             }
         };
-        Some(async { drop(tokio::time::timeout(READER_TIMEOUT, read).await) })
+        Some(async {
+            let _ = tokio::time::timeout(READER_TIMEOUT, read).await;
+        })
     }
 
     /// Ends when all output has been read, or after a timeout if no reader

@@ -6,7 +6,6 @@
 use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use sandbox_core::cgroup::Cgroup;
 use sandbox_core::control::gofer::RootfsMount;
@@ -21,9 +20,6 @@ use super::allowance::Allowance;
 use crate::error::{Context, Error, Result};
 use crate::ready::readable;
 use crate::stdio::Donated;
-
-/// How long boot may take to die of SIGKILL.
-const BOOT_EXIT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How many stray messages are put up with at once, and how many a second in the
 /// long run. An honest boot may report an exit that is known.
@@ -180,39 +176,6 @@ impl BootClient {
     /// Waits until boot is no more and all that ended with it was reported.
     pub(crate) async fn ended(&self) {
         let _ = self.gone.subscribe().wait_for(Option::is_some).await;
-    }
-
-    /// Kills boot and waits until all that ended with it was reported.
-    pub(crate) async fn kill(&self) -> Result<()> {
-        self.sandbox.kill()?;
-        let ended = tokio::time::timeout(BOOT_EXIT_TIMEOUT, self.ended()).await;
-        ended.map_err(|_| {
-            let root = &self.root;
-            Error::internal(format!(
-                "sandbox {root} does not end {BOOT_EXIT_TIMEOUT:?} after SIGKILL"
-            ))
-        })
-    }
-
-    /// Takes boot, the root container's cgroup and the sandbox's state away.
-    pub(super) async fn tear_down(&self) {
-        let warn = |what: &str, outcome: std::result::Result<(), sandbox_core::Error>| {
-            if let Err(error) = outcome {
-                log::warn!("{what} of sandbox {}: {error}", self.root);
-            }
-        };
-        warn("the end", self.sandbox.kill());
-        let ended = tokio::time::timeout(BOOT_EXIT_TIMEOUT, readable(self.sandbox.pidfd())).await;
-        if !matches!(ended, Ok(Ok(()))) {
-            // The state stays: `delete` finds the sandbox by it.
-            return log::error!(
-                "sandbox {} does not end {BOOT_EXIT_TIMEOUT:?} after SIGKILL",
-                self.root
-            );
-        }
-        // The cgroup first: its directory shows whether something is left.
-        warn("removal of the cgroup", self.cgroup.remove());
-        warn("removal of the state", self.sandbox.destroy());
     }
 }
 

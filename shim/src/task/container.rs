@@ -236,3 +236,23 @@ pub(super) fn process_id(container: &str, exec: &str) -> ProcessId {
     let exec = (!exec.is_empty()).then(|| exec.to_string());
     ProcessId { container: container.to_string(), exec }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Code;
+
+    /// runc's shim marks a process as stopped when it reaps it.
+    #[test]
+    fn the_terminal_of_a_process_that_has_ended_is_not_resized() {
+        let program = Program::Pause { exits_with: None };
+        let mut process = Process::init(Stdio::default(), 1, program, Io::default());
+        assert!(process.resize(Terminal::default()).is_ok());
+        process.state.report_exit(0);
+        let error = process.resize(Terminal::default()).unwrap_err();
+        assert_eq!(error.code, Code::FAILED_PRECONDITION);
+        process.state.exit(Exit::killed()).unwrap();
+        let error = process.resize(Terminal::default()).unwrap_err();
+        assert_eq!(error.code, Code::FAILED_PRECONDITION);
+    }
+}

@@ -1,34 +1,25 @@
 //! Create: from a bundle to a process that waits at its gate.
 
-use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 
 use containerd_shim_protos::api::{CreateTaskRequest, CreateTaskResponse, Mount};
 use containerd_shim_protos::events::task::{TaskCreate, TaskIO};
 use containerd_shim_protos::protobuf::MessageField;
-use sandbox_core::cgroup::Cgroup;
 use sandbox_core::control::gofer::RootfsMount;
-use sandbox_core::control::message::{Done, Request};
-use sandbox_core::sandbox::{self, Along, NewSandbox};
 use sandbox_core::spec;
-use sandbox_core::types::{Capacity, ProcessId};
+use sandbox_core::types::ProcessId;
 
-use super::boot::{BootClient, ExtraFds};
-use super::container::{Container, MadeProcess, Process, pid_of, procs_to_join};
+use super::boot::BootClient;
 use super::create_plan::{CreateContext, CreatePlan, Wanted};
-use super::lifecycle::Program;
-use super::listen::listen;
+use super::make::make_container;
 use super::pod::Pod;
-use super::relay::relay_log;
 use super::reservation::Reservation;
-use super::rollback::Rollback;
 use super::shim::Shim;
-use super::{exits, hooks, oom};
+use super::{exits, oom};
 use crate::error::{Error, Result};
-use crate::options::{self, Options};
-use crate::ready::readable;
-use crate::stdio::{self, Donated, Io, Owner, Stdio};
+use crate::options::Options;
+use crate::stdio::Stdio;
 
 pub(super) async fn create(
     shim: Arc<Shim>,
@@ -37,15 +28,8 @@ pub(super) async fn create(
     shim.events.has_room()?;
     let reservation = Reservation::take(&shim, &request.id)?;
     let plan = read_plan(&shim, &request, reservation.boot())?;
-    let mut rollback = Rollback::default();
-    let making = make(&shim, &plan, reservation.boot(), &mut rollback);
-    let container = match cancel_on(reservation.cancelled(), making).await {
-        Ok(container) => container,
-        Err(error) => {
-            rollback.run(&shim, &plan).await;
-            return Err(error);
-        }
-    };
+    let cancelled = reservation.cancelled();
+    let container = make_container(&shim, &plan, reservation.boot(), cancelled).await?;
     let pid = container.init.pid;
     shim.events.publish(&created(request, pid));
     let kills = oom::descriptor(&container);
@@ -56,19 +40,6 @@ pub(super) async fn create(
         tokio::spawn(oom::watch(shim, plan.id, kills));
     }
     Ok(CreateTaskResponse { pid, ..Default::default() })
-}
-
-/// Makes something unless its client goes first. The caller rolls back what there
-/// is by then.
-async fn cancel_on<T>(
-    cancelled: impl Future<Output = ()>,
-    making: impl Future<Output = Result<T>>,
-) -> Result<T> {
-    tokio::select! {
-        biased;
-        () = cancelled => Err(Error::state("the client has given up")),
-        made = making => made,
-    }
 }
 
 /// Reads config.json, and adds what a pod provides.
@@ -110,191 +81,6 @@ fn wanted(request: &CreateTaskRequest) -> Wanted {
             terminal: request.terminal,
         },
     }
-}
-
-/// Makes a container up to its gate.
-async fn make(
-    shim: &Arc<Shim>,
-    plan: &CreatePlan,
-    existing: Option<&Arc<BootClient>>,
-    rollback: &mut Rollback,
-) -> Result<Container> {
-    // First the cgroup: boot, or the init, is born into it.
-    let cgroup = rollback.cgroup.insert(make_cgroup(plan)?).clone();
-    // What the container is told that it has.
-    let capacity = cgroup.capacity(plan.capacity_policy())?;
-    // Before there is a process, so that no kill is missed.
-    let oom = oom::count(&plan.id, &cgroup);
-    let boot: &Arc<BootClient> = match existing {
-        // The first container makes the sandbox, and is its root.
-        None => {
-            let boot = rollback.made.insert(spawn_boot(shim, plan, &cgroup, capacity)?);
-            start_boot(shim, plan, boot, &cgroup).await?;
-            boot
-        }
-        // Any other joins it, and waits for its turn to be brought its mounts.
-        Some(boot) => {
-            rollback.joined = Some(boot.clone());
-            add_container(boot, plan, &cgroup)?;
-            boot.bring_mounts(&plan.plan, plan.rootfs.clone()).await?;
-            boot
-        }
-    };
-    // Now the mounts are there, and boot makes the process.
-    let init = create_init(shim, plan, boot, &cgroup, capacity).await?;
-    let container = Container::new(plan, boot.clone(), cgroup, oom, init);
-    // Last the hooks, which may look at the process, e.g. to give it a network.
-    rollback.hooked = true;
-    run_hooks(&container).await?;
-    Ok(container)
-}
-
-/// Makes the sandbox alone, for the Sandbox service: boot stands in for a root
-/// container that no client creates.
-pub(crate) async fn make_sandbox(
-    shim: &Arc<Shim>,
-    plan: &CreatePlan,
-    cancelled: impl Future<Output = ()>,
-) -> Result<Arc<BootClient>> {
-    let mut rollback = Rollback::default();
-    let boot = cancel_on(cancelled, make_alone(shim, plan, &mut rollback)).await;
-    if boot.is_err() {
-        rollback.run(shim, plan).await;
-    }
-    boot
-}
-
-async fn make_alone(
-    shim: &Arc<Shim>,
-    plan: &CreatePlan,
-    rollback: &mut Rollback,
-) -> Result<Arc<BootClient>> {
-    let cgroup = rollback.cgroup.insert(make_cgroup(plan)?).clone();
-    let capacity = cgroup.capacity(plan.capacity_policy())?;
-    let boot = rollback.made.insert(spawn_boot(shim, plan, &cgroup, capacity)?);
-    start_boot(shim, plan, boot, &cgroup).await?;
-    ask_to_create(shim, plan, boot, Vec::new(), &Donated::default(), capacity).await?;
-    cgroup.settled();
-    Ok(boot.clone())
-}
-
-fn make_cgroup(plan: &CreatePlan) -> Result<Arc<Cgroup>> {
-    let host = &plan.plan.host;
-    let (resources, properties) = (&host.resources, &host.unit_properties);
-    let driver = plan.driver();
-    Ok(Arc::new(Cgroup::create(&plan.id, &host.cgroups_path, driver, resources, properties)?))
-}
-
-/// Spawns boot into the first container's cgroup.
-fn spawn_boot(
-    shim: &Shim,
-    plan: &CreatePlan,
-    cgroup: &Arc<Cgroup>,
-    capacity: Capacity,
-) -> Result<Arc<BootClient>> {
-    let mut config = plan.options.config(options::palisade()?);
-    config.debug |= log::max_level() >= log::LevelFilter::Debug;
-    let new = NewSandbox {
-        id: &plan.id,
-        namespace: &shim.namespace,
-        plan: &plan.plan,
-        cgroup,
-        cpus: capacity.cpus,
-        memory: capacity.memory,
-        config: &config,
-    };
-    let sandbox = sandbox::Sandbox::spawn(new)?;
-    Ok(Arc::new(BootClient::new(sandbox, &plan.id, cgroup.clone(), &plan.plan)?))
-}
-
-/// Waits until boot is ready, while a gofer fetches the first container's mounts
-/// side by side.
-async fn start_boot(
-    shim: &Arc<Shim>,
-    plan: &CreatePlan,
-    boot: &Arc<BootClient>,
-    cgroup: &Cgroup,
-) -> Result<()> {
-    let gofer = boot.sandbox.gofer(&plan.plan, plan.rootfs.clone())?;
-    add_container(boot, plan, cgroup)?;
-    readable(boot.sandbox.start_sync()).await?;
-    boot.sandbox.finish_start()?;
-    readable(gofer.as_fd()).await?;
-    gofer.finish()?;
-    tokio::spawn(listen(shim.clone(), boot.clone()));
-    tokio::spawn(relay_log(boot.clone()));
-    Ok(())
-}
-
-/// Writes the container into the sandbox's state, by which `delete` finds it.
-fn add_container(boot: &BootClient, plan: &CreatePlan, cgroup: &Cgroup) -> Result<()> {
-    let bundle = Path::new(&plan.bundle);
-    Ok(boot.sandbox.add_container(&plan.id, bundle, cgroup.saved().clone())?)
-}
-
-/// Makes the container's init, up to its gate.
-async fn create_init(
-    shim: &Shim,
-    plan: &CreatePlan,
-    boot: &BootClient,
-    cgroup: &Cgroup,
-    capacity: Capacity,
-) -> Result<Process> {
-    let container = &plan.plan.container;
-    let (uid, gid) = container.process.as_ref().map_or((0, 0), |p| (p.uid, p.gid));
-    let owner = Owner {
-        uid: boot.sandbox.host_uid(uid),
-        gid: boot.sandbox.host_gid(gid),
-        namespace: &shim.namespace,
-        container: &plan.id,
-    };
-    let (io, donated) = stdio::open(&plan.stdio, owner).await?;
-    if cgroup.is_divided_by(container) {
-        cgroup.delegate(owner.uid, owner.gid)?;
-    }
-    let procs = procs_to_join(boot.root == plan.id, &plan.plan, cgroup, None)?;
-    let reply = ask_to_create(shim, plan, boot, procs, &donated, capacity).await?;
-    cgroup.settled();
-    if container.process.is_none() {
-        return Ok(stand_in(plan, boot));
-    }
-    let MadeProcess { process, io } = MadeProcess::take(reply, io)?;
-    let pid = pid_of(&process);
-    Ok(Process::init(plan.stdio.clone(), pid, Program::Process(Arc::new(process)), io))
-}
-
-/// Returns the pause that boot stands in for: it reads and writes nothing.
-fn stand_in(plan: &CreatePlan, boot: &BootClient) -> Process {
-    let pause = Program::Pause { exits_with: None };
-    Process::init(plan.stdio.clone(), boot.pid(), pause, Io::default())
-}
-
-/// Asks boot to make a container, or to stand in for one.
-async fn ask_to_create(
-    shim: &Shim,
-    plan: &CreatePlan,
-    boot: &BootClient,
-    procs: Vec<OwnedFd>,
-    donated: &Donated,
-    capacity: Capacity,
-) -> Result<(Done, Along)> {
-    let extra = ExtraFds::collect(boot, &plan.plan, procs, donated)?;
-    let request = Request::Create {
-        plan: Box::new(plan.plan.container.clone()),
-        donations: extra.donations,
-        capacity,
-    };
-    shim.ask(boot, request, &extra.descriptors(donated)).await
-}
-
-async fn run_hooks(container: &Container) -> Result<()> {
-    let (plan, pid) = (&container.plan, container.init.pid);
-    let state =
-        hooks::State { id: &container.id, pid, status: "created", bundle: &container.bundle, plan };
-    for hook in plan.host.hooks.create_runtime.iter().chain(&plan.host.hooks.create_container) {
-        hooks::run(hook, &state).await?;
-    }
-    Ok(())
 }
 
 fn created(request: CreateTaskRequest, pid: u32) -> TaskCreate {

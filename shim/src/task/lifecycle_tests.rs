@@ -88,8 +88,10 @@ const DELETE: (&str, Step) = ("delete", |state| state.delete().map(drop));
 const STEPS: [(&str, Step); 8] =
     [START_INIT, STARTED, START_EXEC, ATTACH, PAUSE, RESUME, EXIT, DELETE];
 
-/// Every state, its name in a refusal, and the steps that are possible there.
-fn states() -> Vec<(&'static str, fn() -> State, Vec<Step>)> {
+/// A state's name in a refusal, the state, and the steps that are possible there.
+type Possible = (&'static str, fn() -> State, Vec<Step>);
+
+fn states() -> Vec<Possible> {
     vec![
         ("created", init, vec![START_INIT.1, EXIT.1]),
         ("created", exec, vec![START_EXEC.1, DELETE.1]),
@@ -238,7 +240,11 @@ fn what_a_client_asks_for_early_is_kept() {
     assert_eq!(state.start_exec().unwrap().terminal, Some(size));
     state.asked().unwrap().stdin_closed = true;
     let mut seen = None;
-    state.attach(process(), |asked| Ok(seen = Some(asked)).map(drop)).unwrap();
+    let apply = |asked| {
+        seen = Some(asked);
+        Ok(())
+    };
+    state.attach(process(), apply).unwrap();
     assert_eq!(seen, Some(Asked { size: Some(size), stdin_closed: true }));
     assert!(state.asked().is_none() && init().asked().is_none());
 }

@@ -29,6 +29,7 @@ mod hooks;
 mod kill;
 mod lifecycle;
 mod listen;
+mod make;
 mod metrics;
 mod oom;
 mod pause;
@@ -52,8 +53,8 @@ mod update;
 mod wait;
 
 pub(crate) use boot::BootClient;
-pub(crate) use create::make_sandbox;
 pub(crate) use create_plan::{CreateContext, CreatePlan, Wanted};
+pub(crate) use make::make_sandbox;
 pub(crate) use metrics::encode as encode_stats;
 pub(crate) use pod::{Pod, PodStart, PodState};
 pub(crate) use pod_files::{PodFiles, Wanted as WantedFiles};

@@ -43,7 +43,7 @@ impl Rollback {
     async fn remove(self, shim: &Shim, id: &str) {
         if let Some(boot) = self.made {
             // Takes the root's cgroup along.
-            return boot.tear_down().await;
+            return teardown::tear_down(&boot).await;
         }
         if let Some(boot) = self.joined {
             teardown::forget(shim, &boot, id).await;

@@ -36,10 +36,14 @@ use super::pod::PodState;
 use super::shim::{End, Shim};
 use super::table::{Sandbox, Table};
 use crate::error::{Error, Result};
+use crate::ready::readable;
 
 /// How long a Delete waits for a Create that it has cancelled: containerd waits no
 /// more than three seconds for a shim that it gives up.
 const ROLL_BACK_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long boot may take to die of SIGKILL.
+const BOOT_EXIT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long boot may take to forget a container.
 const FORGET_TIMEOUT: Duration = Duration::from_secs(5);
@@ -62,7 +66,7 @@ pub(super) async fn cancel_create(shim: &Shim, id: &str) {
     if let Some(rolled_back) = rolled_back
         && tokio::time::timeout(ROLL_BACK_TIMEOUT, rolled_back).await.is_err()
     {
-        log::warn!("container {id}: its Create was given up and is still being undone");
+        log::warn!("container {id}: its Create was cancelled and is still being rolled back");
     }
 }
 
@@ -96,6 +100,36 @@ fn remove_state(boot: &BootClient, id: &str) {
     }
 }
 
+/// Tears a sandbox down: takes boot, the root container's cgroup and the sandbox's
+/// state away.
+pub(super) async fn tear_down(boot: &BootClient) {
+    let root = &boot.root;
+    let warn = |what: &str, outcome: std::result::Result<(), sandbox_core::Error>| {
+        if let Err(error) = outcome {
+            log::warn!("{what} of sandbox {root}: {error}");
+        }
+    };
+    warn("the end", boot.sandbox.kill());
+    let ended = tokio::time::timeout(BOOT_EXIT_TIMEOUT, readable(boot.sandbox.pidfd())).await;
+    if !matches!(ended, Ok(Ok(()))) {
+        // The state stays: `delete` finds the sandbox by it.
+        return log::error!("sandbox {root} does not end {BOOT_EXIT_TIMEOUT:?} after SIGKILL");
+    }
+    // The cgroup first: its directory shows whether something is left.
+    warn("removal of the cgroup", boot.cgroup.remove());
+    warn("removal of the state", boot.sandbox.destroy());
+}
+
+/// Kills boot, and waits until all that ended with it was reported.
+async fn kill_boot(boot: &BootClient) -> Result<()> {
+    boot.sandbox.kill()?;
+    let ended = tokio::time::timeout(BOOT_EXIT_TIMEOUT, boot.ended()).await;
+    ended.map_err(|_| {
+        let root = &boot.root;
+        Error::internal(format!("sandbox {root} does not end {BOOT_EXIT_TIMEOUT:?} after SIGKILL"))
+    })
+}
+
 /// Begins to tear the sandbox down, if nothing is left that needs it. As long as
 /// containers are left, that is up to the last one's Delete.
 pub(crate) fn tear_down_if_unused(shim: &Shim, boot: &Arc<BootClient>) {
@@ -118,7 +152,7 @@ pub(super) fn tear_down_if_empty(table: &mut Table, boot: &Arc<BootClient>) {
         if let Some(before) = before {
             let _ = before.await;
         }
-        boot.tear_down().await;
+        tear_down(&boot).await;
     }));
 }
 
@@ -159,7 +193,7 @@ pub(crate) async fn stop_pod(shim: &Arc<Shim>, id: &str) -> Result<()> {
         }
     };
     resume_all(shim);
-    boot.kill().await?;
+    kill_boot(&boot).await?;
     shim.table().pod(id)?.end();
     tear_down_if_unused(shim, &boot);
     finish_tear_down(shim).await;
@@ -185,7 +219,7 @@ async fn tear_down_all(shim: &Shim) {
         let others = table.containers().filter(|c| !c.is_root());
         (boot.clone(), others.map(|c| c.cgroup.clone()).collect::<Vec<_>>())
     };
-    boot.tear_down().await;
+    tear_down(&boot).await;
     // By then the listening task has reported all exits.
     let _ = tokio::time::timeout(EXITS_TIMEOUT, boot.ended()).await;
     for cgroup in cgroups {

@@ -42,3 +42,26 @@ fn send_capacity(container: &Container) -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Code;
+    use crate::exit::Exit;
+    use crate::task::lifecycle::Program;
+
+    /// runc computes its status from whether the init lives.
+    #[test]
+    fn a_container_whose_init_has_ended_is_not_updated() {
+        let mut init = State::Created(Program::Pause { exits_with: None });
+        assert!(check_update(&init).is_ok());
+        init.start_init().unwrap();
+        init.started().unwrap();
+        assert!(check_update(&init).is_ok());
+        // Its exit is reported, and then published.
+        init.report_exit(0);
+        assert_eq!(check_update(&init).unwrap_err().code, Code::FAILED_PRECONDITION);
+        init.exit(Exit::killed()).unwrap();
+        assert_eq!(check_update(&init).unwrap_err().code, Code::FAILED_PRECONDITION);
+    }
+}
