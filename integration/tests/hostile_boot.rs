@@ -146,7 +146,7 @@ fn what_is_no_message_is_the_end_of_the_sandbox() {
         (Attack::TooLong, "a packet of 65537 bytes, at most 65536"),
         (Attack::NoMemfd, "in place of a memfd"),
         (Attack::EndlessMemfd, "a memfd of 1099511627776 bytes"),
-        (Attack::NeverStopsSending, "never stops saying what means nothing"),
+        (Attack::NeverStopsSending, "sends too many messages without a meaning"),
     ];
     for (attack, why) in attacks {
         let hostile = Hostile::new(&containerd, attack);
@@ -325,7 +325,7 @@ fn an_exit_that_is_not_reported_is_noticed() {
 #[test]
 fn its_log_does_not_fill_the_node_s() {
     let containerd = containerd();
-    let notice = "the sandbox says more than is relayed";
+    let notice = "the sandbox logs more than is relayed";
     for attack in [
         Attack::LogsLongLines,
         Attack::LogsOneLine,

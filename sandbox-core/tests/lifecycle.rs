@@ -13,7 +13,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Signal, pidfd_send_signal};
 use sandbox_core::cgroup::{Cgroup, Driver};
 use sandbox_core::control::message::{Donations, Done, Request, Upward};
-use sandbox_core::sandbox::{Along, Config, Heard, NewSandbox, Process, Sandbox};
+use sandbox_core::sandbox::{Config, NewSandbox, Process, ReceiveOutcome, ReceivedFds, Sandbox};
 use sandbox_core::spec::plan::Plan;
 use sandbox_core::spec::{self, Context, ProcessDefaults};
 use sandbox_core::types::{Capacity, ProcessId, Userns};
@@ -111,7 +111,11 @@ struct Pod {
 }
 
 impl Pod {
-    fn call(&self, request: Request, fds: &[BorrowedFd<'_>]) -> Result<(Done, Along), String> {
+    fn call(
+        &self,
+        request: Request,
+        fds: &[BorrowedFd<'_>],
+    ) -> Result<(Done, ReceivedFds), String> {
         let wanted = self.sandbox.send(request, fds).unwrap();
         match self.next() {
             (Upward::Reply { number, outcome }, fds) if number == wanted => {
@@ -121,12 +125,12 @@ impl Pod {
         }
     }
 
-    fn next(&self) -> (Upward, Along) {
+    fn next(&self) -> (Upward, ReceivedFds) {
         loop {
             match self.sandbox.receive() {
-                Ok(Heard::Message(message, along)) => return (message, along),
-                Ok(Heard::Nothing) => wait(self.sandbox.control()),
-                other => panic!("{other:?}{}", self.sandbox.last_words()),
+                Ok(ReceiveOutcome::Message(message, received)) => return (message, received),
+                Ok(ReceiveOutcome::Nothing) => wait(self.sandbox.control()),
+                other => panic!("{other:?}{}", self.sandbox.describe_end()),
             }
         }
     }
@@ -160,9 +164,9 @@ impl Pod {
         let mut fds = vec![stdout, stdout];
         fds.extend(seccomp.as_ref().map(|s| s.0.as_fd()));
         let plan = Box::new(self.plan.container.clone());
-        let (_, along) =
+        let (_, received) =
             self.call(Request::Create { plan, donations, capacity: CAPACITY }, &fds)?;
-        along.process.ok_or_else(|| "no process".to_owned())
+        received.process.ok_or_else(|| "no process".to_owned())
     }
 
     fn exec(&self, id: &str, args: &[&str], stdout: BorrowedFd<'_>) -> Result<Process, String> {
@@ -175,8 +179,8 @@ impl Pod {
             process: Box::new(plan),
             donations,
         };
-        let (_, along) = self.call(request, &[stdout, stdout])?;
-        along.process.ok_or_else(|| "no process".to_owned())
+        let (_, received) = self.call(request, &[stdout, stdout])?;
+        received.process.ok_or_else(|| "no process".to_owned())
     }
 
     fn container(&self) -> String {
@@ -186,7 +190,7 @@ impl Pod {
 
 impl Drop for Pod {
     fn drop(&mut self) {
-        let _ = self.sandbox.destroy();
+        let _ = self.sandbox.tear_down();
     }
 }
 

@@ -1,4 +1,4 @@
-//! How a process ended, and the statuses that the shim itself gives.
+//! The exit of a process, and the statuses that the shim itself sets.
 
 use std::time::SystemTime;
 
@@ -8,10 +8,10 @@ use containerd_shim_protos::protobuf::well_known_types::timestamp::Timestamp;
 /// The status of a process that SIGKILL ended, or that was killed before it ran.
 pub(crate) const KILLED: u32 = 128 + 9;
 
-/// The status of a process whose program could not be run, as shells give it.
+/// The status of a process whose program could not be run, as shells set it.
 const NOT_RUN: u32 = 127;
 
-/// How and when a process ended.
+/// The status and the time of a process's end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Exit {
     pub(crate) status: u32,

@@ -1,5 +1,5 @@
-//! `-info`: what containerd wants to know before it runs anything. Without
-//! idmap support in the features it refuses idmapped containers; `rro` mounts
+//! `-info`: prints the features that containerd reads before it runs anything.
+//! Without idmap support in them it refuses idmapped containers; `rro` mounts
 //! and user namespaces become features of the node's RuntimeHandler.
 
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
@@ -36,8 +36,8 @@ fn runtime_info() -> Result<RuntimeInfo> {
     })
 }
 
-/// Returns what this runtime can do (runtime-spec, features.md and
-/// features-linux.md), as far as possible from the tables that do it.
+/// Returns the features of this runtime (runtime-spec, features.md and
+/// features-linux.md), as far as possible from the tables that implement them.
 fn features() -> Value {
     let seccomp = seccomp::supported();
     json!({
@@ -234,8 +234,8 @@ mod tests {
         plan(&spec, &context)
     }
 
-    /// The names of all variants of an enum, which serde lists where one is
-    /// wrong.
+    /// Returns the names of all variants of an enum, which serde lists in the
+    /// error for a wrong one.
     fn variants<T: DeserializeOwned>() -> Vec<String> {
         let Err(error) = serde_json::from_value::<T>(json!("none of them")) else {
             panic!("it takes anything");

@@ -1,5 +1,5 @@
 //! The serving process: one thread, for ever. The sandbox clones its processes
-//! out of this one, which is safe only as long as nobody else runs in it; so
+//! from this one, which is safe only as long as it has no other thread. So
 //! nothing here uses tokio's blocking pool (its file system, process and
 //! standard stream modules all do).
 
@@ -18,31 +18,31 @@ use crate::options::Options;
 use crate::task::{self, End, Shim};
 use crate::{logging, sandbox_service, socket};
 
-/// How long the answers to the last requests may take.
-const LAST_WORDS: Duration = Duration::from_millis(500);
+/// The time that the replies to the last requests may take.
+const REPLIES_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// How long a client may take to read the last answer and hang up.
-const LAST_READ: Duration = Duration::from_secs(2);
+/// The time that a client has to read the last reply and close its connection.
+const HANGUP_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What the serving process is to be.
+/// The inputs of the serving process.
 pub(crate) struct Serving {
     pub(crate) id: String,
     /// containerd's namespace.
     pub(crate) namespace: String,
-    /// containerd's ttrpc address, where events go to.
+    /// containerd's ttrpc address, to which events are sent.
     pub(crate) events: String,
-    /// Its own address.
+    /// The shim's own address.
     pub(crate) address: String,
-    /// The node's.
+    /// The node's options.
     pub(crate) options: Options,
     pub(crate) debug: bool,
 }
 
-/// Serves until containerd's Shutdown.
+/// Serves until containerd's Shutdown, or a signal.
 pub(crate) fn serve(serving: Serving, listener: UnixListener) -> Result<()> {
     listener.set_nonblocking(true).context(|| "FIONBIO on the listening socket")?;
     if let Err(error) = logging::init(Path::new("log"), &serving.id, serving.debug) {
-        // There is no other place to say so.
+        // There is no log to write this to.
         eprintln!("palisade: open the log FIFO of the bundle: {error}");
     }
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -56,7 +56,8 @@ pub(crate) fn serve(serving: Serving, listener: UnixListener) -> Result<()> {
     outcome
 }
 
-/// For whoever starts a shim by hand, at an address of their own.
+/// Serves at an address of the administrator's own, for a shim that is started
+/// by hand.
 pub(crate) fn serve_by_hand(flags: &Flags) -> Result<()> {
     if flags.socket.is_empty() {
         return Err(Error::invalid("-socket is missing; containerd calls this program with start"));
@@ -96,9 +97,9 @@ async fn run(serving: Serving, listener: UnixListener) -> Result<()> {
         _ = interrupt.recv() => task::end_by_signal(&shim).await,
     }
     if *end.borrow() == End::OnceAlone {
-        let _ = tokio::time::timeout(LAST_READ, connections.closed()).await;
+        let _ = tokio::time::timeout(HANGUP_TIMEOUT, connections.closed()).await;
     }
-    // What is being answered is answered.
-    let _ = tokio::time::timeout(LAST_WORDS, server.shutdown()).await;
+    // Waits for the replies to the requests that are being carried out.
+    let _ = tokio::time::timeout(REPLIES_TIMEOUT, server.shutdown()).await;
     Ok(())
 }

@@ -4,7 +4,6 @@
 //!
 //! Both directions are here: the shim writes ([`BootFlags::to_args`],
 //! [`Birth::encode`]), boot reads ([`BootFlags::parse`], [`Birth::decode`]).
-//! [`Birth::encode`]), boot reads ([`BootFlags::parse`], [`Birth::decode`]).
 
 use std::ffi::OsString;
 use std::os::fd::RawFd;

@@ -1,6 +1,6 @@
 //! The sandbox as the shim sees it: one boot process and the channels to it.
 //!
-//! Only [`Sandbox::destroy`] waits. Each other operation that takes time is
+//! Only [`Sandbox::tear_down`] waits. Each other operation that takes time is
 //! begun by one call, and has a descriptor that becomes readable when the next
 //! call can finish it. So the shim's event loop stays the only place that
 //! waits:
@@ -43,7 +43,7 @@ use crate::types::{HostPid, OVERFLOW_ID, Userns};
 pub use clean_up::clean_up;
 pub use executable::Executable;
 pub use gofer_run::GoferRun;
-pub use process::{Along, Process};
+pub use process::{Process, ReceivedFds};
 use state::StateDirectory;
 
 /// The options that a node's administrator chose. See ARCHITECTURE.md,
@@ -111,9 +111,9 @@ pub struct Sandbox {
 
 /// The result of [`Sandbox::receive`].
 #[derive(Debug)]
-pub enum Heard {
+pub enum ReceiveOutcome {
     /// A message, and the descriptors that came with it.
-    Message(Upward, Along),
+    Message(Upward, ReceivedFds),
     /// No message is waiting.
     Nothing,
     /// boot has closed the channel: it is dying, or it was taken over and means
@@ -154,7 +154,7 @@ impl Sandbox {
             [STARTED, ..] => Ok(()),
             [] => Err(Error::internal(format!(
                 "the sandbox process died while starting{}",
-                self.last_words()
+                self.describe_end()
             ))),
             sentence => Err(Error::internal(format!(
                 "the sandbox process could not start: {}",
@@ -165,7 +165,7 @@ impl Sandbox {
 
     /// Describes how boot ended, as far as that can be known: its panic
     /// message, else its last log line. Empty if there is neither.
-    pub fn last_words(&self) -> String {
+    pub fn describe_end(&self) -> String {
         let panic = self.panic_log();
         let mut logged = vec![0; MAX_PACKET];
         let length = rustix::io::read(&self.log, &mut logged).unwrap_or(0);
@@ -203,18 +203,18 @@ impl Sandbox {
     /// # Errors
     /// boot sent something that is no message, or descriptors that do not
     /// belong to the message: it was taken over. Kill it and receive no more.
-    pub fn receive(&self) -> Result<Heard> {
+    pub fn receive(&self) -> Result<ReceiveOutcome> {
         let received = receive_packet(&*self.control, MAX_PACKET, MAX_DESCRIPTORS)
             .map_err(|e| Error::internal(format!("it sent {e}")))?;
         let (bytes, fds, process) = match received {
-            Received::WouldBlock => return Ok(Heard::Nothing),
-            Received::Closed => return Ok(Heard::Closed),
+            Received::WouldBlock => return Ok(ReceiveOutcome::Nothing),
+            Received::Closed => return Ok(ReceiveOutcome::Closed),
             Received::Packet { bytes, fds, process } => (bytes, fds, process),
         };
         let message = Upward::decode(&bytes)
             .map_err(|e| Error::internal(format!("it sent what is no message: {e}")))?;
-        let along = Along::check(&message, fds, process.map(HostPid))?;
-        Ok(Heard::Message(message, along))
+        let received = ReceivedFds::check(&message, fds, process.map(HostPid))?;
+        Ok(ReceiveOutcome::Message(message, received))
     }
 
     /// Returns boot's process ID.
@@ -307,7 +307,7 @@ impl Sandbox {
 
     /// Kills the processes that are left, waits until the kernel has removed
     /// them, gives the ID range back and removes the state. Idempotent.
-    pub fn destroy(&self) -> Result<()> {
+    pub fn tear_down(&self) -> Result<()> {
         self.kill()?;
         gofer_run::end(self);
         self.collect(WaitIdOptions::empty())?;

@@ -23,14 +23,14 @@ const PTMX: (u32, u32) = (5, 2);
 /// The descriptors that came with a message from boot: a process that was made,
 /// and its terminal.
 #[derive(Debug, Default)]
-pub struct Along {
+pub struct ReceivedFds {
     /// The process.
     pub process: Option<Process>,
     /// The master side of its terminal.
     pub terminal: Option<OwnedFd>,
 }
 
-impl Along {
+impl ReceivedFds {
     /// Checks that the descriptors are those that the message announces.
     ///
     /// # Errors
@@ -39,7 +39,7 @@ impl Along {
         message: &Upward,
         descriptors: Unchecked,
         speaks_for: Option<HostPid>,
-    ) -> Result<Along> {
+    ) -> Result<ReceivedFds> {
         let announced = match message {
             Upward::Reply { outcome: Ok(Done::Process { terminal }), .. } => {
                 1 + usize::from(*terminal)

@@ -1,5 +1,5 @@
-//! CreateSandbox: reads and checks what is wanted, and makes nothing yet, so
-//! that a refusal leaves nothing behind.
+//! CreateSandbox: reads and checks the request, and makes nothing yet, so that
+//! a refusal leaves nothing behind.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -55,7 +55,7 @@ pub(super) fn create(
     Ok(CreateSandboxResponse::default())
 }
 
-/// Returns what a pod's configuration says of its files.
+/// Returns a pod's configuration of its files.
 fn files(config: &PodSandboxConfig) -> WantedFiles {
     WantedFiles {
         hostname: config.hostname.clone(),
@@ -63,14 +63,14 @@ fn files(config: &PodSandboxConfig) -> WantedFiles {
     }
 }
 
-/// A spec as containerd's typeurl writes it.
+/// Encodes a spec as containerd's typeurl does.
 fn as_any(spec: &Spec) -> Result<Any> {
     let value = serde_json::to_vec(spec).context(|| "encode the sandbox's spec")?;
     let type_url = "types.containerd.io/opencontainers/runtime-spec/1/Spec".to_string();
     Ok(Any { type_url, value, ..Default::default() })
 }
 
-/// CRI's configuration, if that is what came along.
+/// Decodes CRI's configuration, if the request has one.
 fn config(request: &CreateSandboxRequest) -> Result<Option<PodSandboxConfig>> {
     let Some(any) = request.options.as_ref().filter(|any| !any.type_url.is_empty()) else {
         return Ok(None);

@@ -1,5 +1,5 @@
 //! containerd's Sandbox service, for a runtime with `sandboxer = "shim"`: the
-//! sandbox is asked for itself, and not by way of a pause container.
+//! client requests the sandbox itself, without a pause container.
 //!
 //! [`service`] lists the requests. A sandbox is made from the pod's configuration
 //! as CRI has it ([`spec`]) or from a spec in the bundle. Its states are in

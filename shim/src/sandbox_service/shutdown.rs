@@ -1,4 +1,4 @@
-//! ShutdownSandbox: the end of the shim, with whatever is left.
+//! ShutdownSandbox: ends the shim, with its sandbox and all containers.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! StartSandbox: the sandbox process, in its cgroup, with nothing in it yet.
+//! StartSandbox: starts the sandbox process in its cgroup, without a container.
 
 use std::sync::Arc;
 
@@ -52,8 +52,7 @@ async fn make(shim: &Arc<Shim>, start: PodStart) -> Result<Arc<BootClient>> {
     make_sandbox(shim, &plan, raised(stopping)).await
 }
 
-/// Notes the sandbox's end, whatever brings it about, and has what is left torn
-/// down.
+/// Records the sandbox's end, whatever causes it, and has the rest torn down.
 async fn watch(shim: Arc<Shim>, id: String, boot: Arc<BootClient>) {
     boot.ended().await;
     if let Ok(pod) = shim.table().pod(&id) {

@@ -1,5 +1,5 @@
-//! StopSandbox: the end of the sandbox process and of all in it. What is known
-//! of it stays until ShutdownSandbox.
+//! StopSandbox: ends the sandbox process and all processes in it. Its record
+//! stays until ShutdownSandbox.
 
 use std::sync::Arc;
 
@@ -8,8 +8,8 @@ use containerd_shim_protos::sandbox_api::{StopSandboxRequest, StopSandboxRespons
 use crate::error::Result;
 use crate::task::{Shim, stop_pod};
 
-/// Kills at once, whatever `timeout_secs` grants: what runs in the sandbox was
-/// asked to end before, container by container, as CRI does.
+/// Kills at once, whatever `timeout_secs` allows: CRI has stopped the
+/// containers of the sandbox one by one before.
 pub(super) async fn stop(
     shim: Arc<Shim>,
     request: StopSandboxRequest,

@@ -1,11 +1,12 @@
-//! A bound on what boot may cause: so much of it at once, and so much a second
-//! in the long run.
+//! A bound on the work that boot may cause: an amount at once, and an amount
+//! per second in the long run.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// So much of something at once, and so much a second in the long run.
+/// An amount that is available at once, and grows again by an amount per
+/// second.
 pub(super) struct Allowance {
     left: u32,
     most: u32,
@@ -18,7 +19,7 @@ impl Allowance {
         Self { left: most, most, a_second, since: Instant::now() }
     }
 
-    /// Takes from it, if that much is left.
+    /// Takes an amount, if that much is left. Returns whether it was.
     pub(super) fn take(&mut self, amount: u32) -> bool {
         self.refill();
         let left = self.left.checked_sub(amount);
@@ -26,7 +27,7 @@ impl Allowance {
         left.is_some()
     }
 
-    /// Whether half of it is back.
+    /// Whether half of the amount is available again.
     pub(super) fn has_recovered(&mut self) -> bool {
         self.refill();
         self.left >= self.most / 2

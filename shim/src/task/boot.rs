@@ -1,7 +1,8 @@
-//! boot, for code that awaits: requests with their replies, and its end.
+//! The shim's side of boot, for code that awaits: requests with their replies,
+//! and boot's end.
 //!
-//! `listen.rs` receives what boot sends. It finds the request of a reply here by
-//! its number, and ignores a reply to what was not asked: boot may be hostile.
+//! `listen.rs` receives boot's messages. It finds the request of a reply here
+//! by its number, and ignores a reply without a request: boot may be hostile.
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -11,7 +12,7 @@ use sandbox_core::cgroup::Cgroup;
 use sandbox_core::control::gofer::RootfsMount;
 use sandbox_core::control::message::{Donations, Done, Request};
 use sandbox_core::error::Failure;
-use sandbox_core::sandbox::{Along, Sandbox, printable};
+use sandbox_core::sandbox::{ReceivedFds, Sandbox, printable};
 use sandbox_core::spec::SandboxFacts;
 use sandbox_core::spec::plan::Plan;
 use tokio::sync::{oneshot, watch};
@@ -21,15 +22,15 @@ use crate::error::{Context, Error, Result};
 use crate::ready::readable;
 use crate::stdio::Donated;
 
-/// How many stray messages are put up with at once, and how many a second in the
-/// long run. An honest boot may report an exit that is known.
+/// The number of stray messages that are accepted at once, and per second in the
+/// long run. Even a correct boot may report an exit that the shim already has.
 const STRAYS: u32 = 1000;
 const STRAYS_A_SECOND: u32 = 1;
 
-/// What boot replied: the descriptors come along.
-pub(super) type Reply = (std::result::Result<Done, Failure>, Along);
+/// boot's reply, with its descriptors.
+pub(super) type Reply = (std::result::Result<Done, Failure>, ReceivedFds);
 
-/// Whether a message of boot's refers to something that the shim knows.
+/// Whether a message of boot refers to something that the shim has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Relevance {
     Known,
@@ -39,24 +40,24 @@ pub(super) enum Relevance {
 /// The shim's side of a running boot.
 pub(crate) struct BootClient {
     pub(super) sandbox: Sandbox,
-    /// ID of the root container, which is the sandbox's.
+    /// The ID of the root container, which is the sandbox's.
     pub(super) root: String,
     pub(super) facts: SandboxFacts,
-    /// The root container's cgroup, in which boot is until the end.
+    /// The root container's cgroup, in which boot stays until its end.
     pub(crate) cgroup: Arc<Cgroup>,
     /// A sandbox takes the mounts of one gofer at a time.
     gofers: tokio::sync::Mutex<()>,
-    /// Why boot is no more.
+    /// The reason why boot is gone, once it is.
     gone: watch::Sender<Option<String>>,
-    /// Requests without a reply, by number, and who waits for it; `None` where
-    /// no task does.
+    /// The requests without a reply, by number, with the task that waits for
+    /// each; `None` if none does.
     requests: Mutex<HashMap<u64, Option<oneshot::Sender<Reply>>>>,
     strays: Mutex<Allowance>,
 }
 
 impl BootClient {
-    /// Looks at the namespaces of a sandbox that was just spawned, and tears the
-    /// sandbox down again if that fails.
+    /// Reads the namespaces of a sandbox that was just spawned. Tears the
+    /// sandbox down if that fails.
     pub(super) fn new(
         sandbox: Sandbox,
         root: &str,
@@ -68,7 +69,7 @@ impl BootClient {
         let facts = match facts {
             Ok(facts) => facts,
             Err(error) => {
-                if let Err(left) = sandbox.destroy() {
+                if let Err(left) = sandbox.tear_down() {
                     log::warn!("removal of the state of sandbox {root}: {left}");
                 }
                 return Err(error.into());
@@ -91,14 +92,14 @@ impl BootClient {
         u32::try_from(self.sandbox.pid().0).unwrap_or_default()
     }
 
-    /// Lets a gofer bring a container's root file system and mounts.
-    pub(super) async fn bring_mounts(&self, plan: &Plan, rootfs: Vec<RootfsMount>) -> Result<()> {
+    /// Lets a gofer deliver a container's root file system and mounts.
+    pub(super) async fn deliver_mounts(&self, plan: &Plan, rootfs: Vec<RootfsMount>) -> Result<()> {
         let _one_at_a_time = self.gofers.lock().await;
         let gofer = self.sandbox.gofer(plan, rootfs)?;
         let mut gone = self.gone.subscribe();
         tokio::select! {
             answered = readable(gofer.as_fd()) => answered?,
-            // It may wait for a boot that takes no mounts.
+            // The gofer may wait for a boot that takes no mounts.
             _ = gone.wait_for(Option::is_some) => return Err(self.gone_error()),
         }
         Ok(gofer.finish()?)
@@ -109,7 +110,7 @@ impl BootClient {
         &'a self,
         request: Request,
         descriptors: &[BorrowedFd<'_>],
-    ) -> Result<impl Future<Output = Result<(Done, Along)>> + use<'a>> {
+    ) -> Result<impl Future<Output = Result<(Done, ReceivedFds)>> + use<'a>> {
         let number = self.sandbox.send(request, descriptors)?;
         let (sender, reply) = oneshot::channel();
         lock(&self.requests).insert(number, Some(sender));
@@ -125,7 +126,7 @@ impl BootClient {
         })
     }
 
-    /// Sends a request whose reply no task waits for.
+    /// Sends a request for whose reply no task waits.
     pub(super) fn send(&self, request: Request) {
         match self.sandbox.send(request, &[]) {
             Ok(number) => {
@@ -135,7 +136,7 @@ impl BootClient {
         }
     }
 
-    /// Hands a reply to the task that waits for it.
+    /// Passes a reply to the task that waits for it.
     pub(super) fn take_reply(&self, number: u64, reply: Reply) -> Relevance {
         let Some(waiting) = lock(&self.requests).remove(&number) else { return Relevance::Stray };
         if let Some(waiting) = waiting {
@@ -145,15 +146,16 @@ impl BootClient {
         Relevance::Known
     }
 
-    /// Counts a message that refers to nothing, and refuses too many.
+    /// Counts a message that refers to nothing, and fails if there were too
+    /// many.
     pub(super) fn take_stray(&self) -> Result<()> {
         match lock(&self.strays).take(1) {
             true => Ok(()),
-            false => Err(Error::internal("it never stops saying what means nothing")),
+            false => Err(Error::internal("it sends too many messages without a meaning")),
         }
     }
 
-    /// Refuses a request to a boot that is no more.
+    /// Refuses a request if boot is gone.
     pub(super) fn check_alive(&self) -> Result<()> {
         match *self.gone.borrow() {
             None => Ok(()),
@@ -161,25 +163,25 @@ impl BootClient {
         }
     }
 
-    /// boot is no more, for this reason: ends every request.
-    pub(super) fn set_gone(&self, why: String) {
-        self.gone.send_replace(Some(why));
-        // Dropping the senders ends those that wait.
+    /// Records that boot is gone, with the reason, and ends every request.
+    pub(super) fn set_gone(&self, reason: String) {
+        self.gone.send_replace(Some(reason));
+        // Dropping the senders ends the tasks that wait.
         lock(&self.requests).clear();
     }
 
     fn gone_error(&self) -> Error {
-        let why = self.gone.borrow().clone().unwrap_or_default();
-        Error::internal(format!("the sandbox process of {} is gone{why}", self.root))
+        let reason = self.gone.borrow().clone().unwrap_or_default();
+        Error::internal(format!("the sandbox process of {} is gone{reason}", self.root))
     }
 
-    /// Waits until boot is no more and all that ended with it was reported.
+    /// Waits until boot is gone and all exits that follow from it are reported.
     pub(crate) async fn ended(&self) {
         let _ = self.gone.subscribe().wait_for(Option::is_some).await;
     }
 }
 
-/// The descriptors of a Create or an Exec beyond the process's stdio.
+/// The descriptors of a Create or an Exec beside the process's stdio.
 pub(super) struct ExtraFds {
     pub(super) donations: Donations,
     procs: Vec<OwnedFd>,
@@ -187,8 +189,8 @@ pub(super) struct ExtraFds {
 }
 
 impl ExtraFds {
-    /// Collects them. `procs` are the cgroups to join, if boot is not in them
-    /// already.
+    /// Collects the descriptors. `procs` are the cgroups to join, if boot is
+    /// not in them already.
     pub(super) fn collect(
         boot: &BootClient,
         plan: &Plan,
@@ -206,19 +208,19 @@ impl ExtraFds {
         Ok(Self { donations, procs, seccomp })
     }
 
-    /// Returns all descriptors, in the order that [`Donations`] says.
+    /// Returns all descriptors, in the order that [`Donations`] documents.
     pub(super) fn descriptors<'a>(&'a self, stdio: &'a Donated) -> Vec<BorrowedFd<'a>> {
         let ours = self.procs.iter().chain(&self.seccomp).map(AsFd::as_fd);
         stdio.descriptors().chain(ours).collect()
     }
 }
 
-/// Locks what is never contended, since there is one thread.
+/// Locks a mutex that is never contended, since there is one thread.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Returns a sentence of boot's for an error: cut, and without control characters.
+/// Makes one line of a sentence from boot: cut, and without control characters.
 fn one_line(text: &str) -> String {
     printable(text.as_bytes()).trim_end().replace('\n', " ")
 }

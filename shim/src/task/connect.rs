@@ -1,11 +1,11 @@
-//! Connect: whom a client is talking to.
+//! Connect: returns the process IDs of the shim and of a container's init.
 
 use containerd_shim_protos::api::{ConnectRequest, ConnectResponse};
 
 use super::shim::Shim;
 
-/// Answered even for a container that does not exist: containerd asks before
-/// its Create.
+/// Replies even for a container that does not exist: containerd sends Connect
+/// before Create.
 pub(super) fn connect(shim: &Shim, request: &ConnectRequest) -> ConnectResponse {
     ConnectResponse {
         shim_pid: std::process::id(),

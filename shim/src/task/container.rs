@@ -1,4 +1,4 @@
-//! One container and its processes, as far as the shim knows them.
+//! One container and its processes, as the shim sees them.
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
@@ -8,7 +8,7 @@ use containerd_shim_protos::protobuf::well_known_types::any::Any;
 use sandbox_core::cgroup::stats::Stats;
 use sandbox_core::cgroup::{CapacityPolicy, Cgroup, OomWatch, ResourcesInForce};
 use sandbox_core::control::message::Done;
-use sandbox_core::sandbox::{self, Along};
+use sandbox_core::sandbox::{self, ReceivedFds};
 use sandbox_core::spec::plan::{Plan, ProcessPlan, Terminal};
 use sandbox_core::types::{HostPid, ProcessId};
 use tokio::sync::watch;
@@ -31,14 +31,14 @@ pub(super) struct Container {
     pub(super) capacity_policy: CapacityPolicy,
     pub(super) resources: ResourcesInForce,
     pub(super) oom: Option<OomWatch>,
-    /// How many out-of-memory kills are published.
+    /// The number of out-of-memory kills that are published.
     pub(super) oom_kills: u64,
     pub(super) init: Process,
     pub(super) execs: HashMap<String, Process>,
-    /// How many execs have begun to start and have no published exit: the init's
-    /// exit waits for them.
+    /// The number of execs that have begun to start and have no published exit.
+    /// The init's exit waits for them.
     pub(super) unfinished_execs: watch::Sender<usize>,
-    /// The last numbers of a cgroup that systemd removes when it is empty.
+    /// The last statistics of a cgroup that systemd removes when it is empty.
     pub(super) last_stats: Option<Any>,
 }
 
@@ -75,17 +75,18 @@ impl Container {
         self.execs.get_mut(exec).ok_or_else(missing)
     }
 
-    /// Whether boot sits in its cgroup.
+    /// Whether this is the root container, in whose cgroup boot is.
     pub(super) fn is_root(&self) -> bool {
         self.boot.root == self.id
     }
 
-    /// Whether boot stands in for its process: the well-known pause container.
+    /// Whether boot replaces this container's process: it is the well-known
+    /// pause container.
     pub(super) fn is_pause(&self) -> bool {
         self.plan.container.process.is_none()
     }
 
-    /// Opens what an exec has to join.
+    /// Opens the cgroups that an exec has to join.
     pub(super) fn procs_to_join(&self) -> Result<Vec<OwnedFd>> {
         let init = self.init.state.process().map(|init| init.pid);
         procs_to_join(self.is_root(), &self.plan, &self.cgroup, init)
@@ -96,9 +97,9 @@ impl Container {
         self.unfinished_execs.send_modify(|execs| *execs = execs.saturating_sub(1));
     }
 
-    /// Reads the cgroup's numbers. What the shim knows of out-of-memory kills is
-    /// there as well where the cgroup has gone before its numbers were read:
-    /// containerd 2.3 asks for that.
+    /// Reads the cgroup's statistics. If the cgroup went before they were read,
+    /// they still contain the out-of-memory kills that the shim has counted:
+    /// containerd 2.3 needs those.
     pub(super) fn read_stats(&self) -> Result<Any> {
         let mut stats = self.cgroup.stats()?;
         if let Stats::V2(stats) = &mut stats
@@ -110,24 +111,25 @@ impl Container {
         metrics::encode(&stats)
     }
 
-    /// Keeps the numbers at the end of the init, where the cgroup may go before
-    /// Delete: systemd removes an empty one. The shim's own cgroups stay, and keep
-    /// their numbers.
+    /// Keeps the statistics when the init ends, since the cgroup may go before
+    /// Delete: systemd removes an empty one. Cgroups that the shim made stay,
+    /// with their statistics.
     pub(super) fn latch_stats(&mut self) {
         if !self.cgroup.is_of_systemd() {
             return;
         }
         let stats = self.read_stats().ok();
-        // The numbers of a cgroup that went in between say nothing.
+        // The statistics of a cgroup that went during the read mean nothing.
         if stats.is_some() && self.cgroup.exists() {
             self.last_stats = stats;
         }
     }
 }
 
-/// Opens what a process of a container has to join. Nothing for the root
-/// container, as boot is in its cgroup and what boot makes starts there; unless
-/// the container divides it, for then boot is in a place of its own.
+/// Opens the cgroups that a process of a container has to join. There are none
+/// for the root container, since boot is in its cgroup and its children start
+/// there. But if the container divides its cgroup, boot is in a part of its
+/// own.
 pub(super) fn procs_to_join(
     is_root: bool,
     plan: &Plan,
@@ -146,18 +148,18 @@ pub(super) struct Process {
     pub(super) pid: u32,
     pub(super) stdio: Stdio,
     pub(super) io: Io,
-    /// What clients wait on: set once, when the exit is published.
+    /// The exit, set once, when it is published. Clients wait for it.
     pub(super) exit: watch::Sender<Option<Exit>>,
 }
 
 impl Process {
-    /// An init that waits at its gate.
+    /// Makes an init that waits at its gate.
     pub(super) fn init(stdio: Stdio, pid: u32, program: Program, io: Io) -> Self {
         let exit = watch::Sender::new(None);
         Self { state: State::Created(program), pid, stdio, io, exit }
     }
 
-    /// An exec that boot has not been asked for.
+    /// Makes an exec that the shim has not requested from boot yet.
     pub(super) fn exec(stdio: Stdio, plan: ProcessPlan) -> Self {
         let state = State::Planned { plan: Box::new(plan), asked: Asked::default() };
         Self { state, pid: 0, stdio, io: Io::default(), exit: watch::Sender::new(None) }
@@ -182,9 +184,9 @@ impl Process {
         Ok(early)
     }
 
-    /// Sets the size of the terminal, now or once there is one.
-    /// Refuses a process that has ended, as runc does, whether its exit is published
-    /// or not.
+    /// Sets the size of the terminal, now or once there is one. Refuses a
+    /// process that has ended, as runc does, whether its exit is published or
+    /// not.
     pub(super) fn resize(&mut self, size: Terminal) -> Result<()> {
         if self.state.has_ended() {
             return Err(Error::state("cannot resize the terminal of a stopped process"));
@@ -196,7 +198,7 @@ impl Process {
         Ok(())
     }
 
-    /// Closes standard input, now or once there is a process.
+    /// Closes the standard input, now or once there is a process.
     pub(super) fn close_stdin(&mut self) {
         match self.state.asked() {
             Some(asked) => asked.stdin_closed = true,
@@ -212,9 +214,9 @@ pub(super) struct MadeProcess {
 }
 
 impl MadeProcess {
-    /// Takes it from boot's reply.
-    pub(super) fn take(reply: (Done, Along), mut io: Io) -> Result<Self> {
-        let Along { process: Some(process), terminal } = reply.1 else {
+    /// Makes it from boot's reply.
+    pub(super) fn take(reply: (Done, ReceivedFds), mut io: Io) -> Result<Self> {
+        let ReceivedFds { process: Some(process), terminal } = reply.1 else {
             return Err(Error::internal(
                 "the sandbox process made no process and does not say why",
             ));
@@ -226,12 +228,13 @@ impl MadeProcess {
     }
 }
 
-/// Returns a process's PID as containerd has it.
+/// Returns a process's PID in the form of containerd's messages.
 pub(super) fn pid_of(process: &sandbox::Process) -> u32 {
     u32::try_from(process.pid.0).unwrap_or_default()
 }
 
-/// Returns the ID that a request names: its exec is empty for the init.
+/// Returns the ID of the process that a request names: an empty exec ID names
+/// the init.
 pub(super) fn process_id(container: &str, exec: &str) -> ProcessId {
     let exec = (!exec.is_empty()).then(|| exec.to_string());
     ProcessId { container: container.to_string(), exec }

@@ -42,7 +42,7 @@ pub(super) async fn create(
     Ok(CreateTaskResponse { pid, ..Default::default() })
 }
 
-/// Reads config.json, and adds what a pod provides.
+/// Reads config.json, and adds the files that a pod provides.
 fn read_plan(
     shim: &Shim,
     request: &CreateTaskRequest,

@@ -1,5 +1,5 @@
-//! What a Create or a CreateSandbox asks for, read and checked: no message of
-//! containerd's is in it.
+//! The checked inputs of a Create or a CreateSandbox. They contain no message
+//! of containerd.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -17,19 +17,20 @@ use crate::error::Result;
 use crate::options::{CgroupDriver, Options};
 use crate::stdio::Stdio;
 
-/// A container, or a sandbox without one, that is to be made.
+/// A container, or a sandbox without a container, that is to be made.
 pub(crate) struct CreatePlan {
     pub(super) id: String,
     pub(super) bundle: String,
-    /// The mounts that make its root file system; none: the spec's root.
+    /// The mounts that make its root file system. If there are none, the spec's
+    /// root is used.
     pub(super) rootfs: Vec<RootfsMount>,
     pub(super) stdio: Stdio,
-    /// The node's, as the pod's annotations change them.
+    /// The node's options, with the changes of the pod's annotations.
     pub(super) options: Options,
     pub(super) plan: Arc<Plan>,
 }
 
-/// What a client has asked for.
+/// The client's request.
 pub(crate) struct Wanted {
     pub(crate) id: String,
     pub(crate) bundle: String,
@@ -37,13 +38,13 @@ pub(crate) struct Wanted {
     pub(crate) stdio: Stdio,
 }
 
-/// What a plan depends on besides the request and its spec.
+/// The inputs of a plan besides the request and its spec.
 pub(crate) struct CreateContext<'a> {
     /// The sandbox that the container joins.
     pub(crate) boot: Option<&'a BootClient>,
-    /// The containers that run in it.
+    /// The containers that run in the sandbox.
     pub(crate) others: &'a [(String, HostPid)],
-    /// What its sandbox provides, if the Sandbox service asked for that.
+    /// The files that the pod provides, if the Sandbox service made it.
     pub(crate) files: Option<&'a PodFiles>,
     /// The node's options.
     pub(crate) options: Options,
@@ -55,7 +56,7 @@ impl CreatePlan {
         let Wanted { id, bundle, rootfs, stdio } = wanted;
         let annotations = spec.annotations().clone().unwrap_or_default();
         let options = context.options.annotated(&annotations)?;
-        let surroundings = spec::Context {
+        let spec_context = spec::Context {
             id: &id,
             bundle: Path::new(&bundle),
             rootfs_mounts_given: !rootfs.is_empty(),
@@ -63,9 +64,9 @@ impl CreatePlan {
             sandbox: context.boot.map(|boot| &boot.facts),
             other_containers: context.others,
         };
-        let mut plan = spec::plan(spec, &surroundings)?;
+        let mut plan = spec::plan(spec, &spec_context)?;
         if let Some(process) = &mut plan.container.process {
-            // The request's flag counts: by it the client has made its FIFOs.
+            // The request's flag counts: the client has made its FIFOs by it.
             process.terminal = stdio.terminal.then(|| process.terminal.unwrap_or_default());
         }
         if let Some(files) = context.files {
@@ -74,7 +75,7 @@ impl CreatePlan {
         Ok(Self { id, bundle, rootfs, stdio, options, plan: Arc::new(plan) })
     }
 
-    /// Returns who makes the cgroup.
+    /// Returns the program that makes the cgroup.
     pub(super) fn driver(&self) -> Driver {
         match self.options.cgroup_driver {
             CgroupDriver::Systemd => Driver::Systemd,
@@ -83,7 +84,7 @@ impl CreatePlan {
         }
     }
 
-    /// Returns how the capacity follows from the cgroup.
+    /// Returns the rule by which the capacity is derived from the cgroup.
     pub(super) fn capacity_policy(&self) -> CapacityPolicy {
         CapacityPolicy {
             cpu_from_quota: self.options.cpu_from_quota,

@@ -1,5 +1,5 @@
-//! Delete: forgets a process that has ended, or never began. With its last
-//! container goes the sandbox.
+//! Delete: forgets a process that has ended, or was never started. With the
+//! last container, the sandbox is torn down.
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use crate::error::Result;
 use crate::exit::{Exit, timestamp};
 use crate::ready::readable;
 
-/// How long a process may take to end of SIGKILL.
+/// The time that a process has to end by SIGKILL.
 const KILL_TIMEOUT: Duration = Duration::from_secs(5);
 
 pub(super) async fn delete(shim: Arc<Shim>, request: DeleteRequest) -> Result<DeleteResponse> {
@@ -93,11 +93,11 @@ async fn delete_container(shim: &Arc<Shim>, id: &str) -> Result<DeleteResponse> 
     Ok(response)
 }
 
-/// Ends an init at its gate: it has an exit too.
+/// Ends an init at its gate: it must have an exit too.
 async fn end_at_gate(shim: &Arc<Shim>, id: &str) -> Result<()> {
     let process = shim.table().container(id)?.init.state.process().cloned();
     if let Some(process) = process {
-        // Whatever boot replied.
+        // The kill does not depend on boot's reply.
         let _ = process.signal(rustix::process::Signal::KILL.as_raw());
         let _ = tokio::time::timeout(KILL_TIMEOUT, readable(process.pidfd.as_fd())).await;
     }

@@ -1,5 +1,5 @@
-//! Exec: one more process for a container. It is checked and planned here, and
-//! runs when containerd says Start.
+//! Exec: adds a process to a container. It is checked and planned here, and
+//! started by containerd's Start.
 
 use std::sync::Arc;
 
@@ -32,7 +32,7 @@ pub(super) fn exec(shim: &Shim, request: ExecProcessRequest) -> Result<Empty> {
     }
     can_exec(container)?;
     let mut plan = plan_process(&process, &ProcessDefaults::of(&container.plan))?;
-    // containerd's flag counts, as with runc.
+    // The request's flag counts, as with runc.
     plan.terminal = request.terminal.then(|| plan.terminal.unwrap_or_default());
     let stdio = Stdio {
         stdin: request.stdin,
@@ -49,8 +49,8 @@ pub(super) fn exec(shim: &Shim, request: ExecProcessRequest) -> Result<Empty> {
     Ok(Empty::default())
 }
 
-/// Refuses an exec where it could never run. It may be planned before its container
-/// is started.
+/// Refuses an exec that could never start. It may be planned before its
+/// container is started.
 fn can_exec(container: &Container) -> Result<()> {
     if container.is_pause() {
         return Err(Error::state(format!(
@@ -113,7 +113,7 @@ fn begin(shim: &Shim, id: &ProcessId) -> Result<Begun> {
 /// An exec whose start is published.
 struct Started {
     pid: u32,
-    /// The status of an exit that was reported before.
+    /// The status of an exit that was reported before the start was published.
     early_exit: Option<u32>,
 }
 
@@ -156,8 +156,8 @@ fn extra_fds(
     ExtraFds::collect(boot, &container.plan, container.procs_to_join()?, donated)
 }
 
-/// Ends an exec that never ran: its exit is not published, but clients that wait
-/// for it get one.
+/// Ends an exec that was never started. Its exit is not published, but clients
+/// that wait for it receive one.
 fn end_unstarted(shim: &Shim, id: &ProcessId) {
     let mut table = shim.table();
     let Ok(container) = table.container(&id.container) else { return };

@@ -1,10 +1,10 @@
-//! What happens when a process has ended, and in which order it is published:
+//! Handles the end of a process. The order of the events is:
 //!
-//! 1. the Start of a process before its Exit, however fast it was;
-//! 2. the Exits of all execs before the init's;
-//! 3. an OOM kill before the Exit that it caused;
-//! 4. the last byte of output before the Exit: from a terminal it has been passed
-//!    on, from a FIFO it has been read, unless no client comes to read it.
+//! 1. the Start of a process comes before its Exit, however short it ran;
+//! 2. the Exits of all execs come before the init's;
+//! 3. an OOM kill comes before the Exit that it caused;
+//! 4. all output comes before the Exit: output of a terminal is passed on by then,
+//!    and output in a FIFO is read, unless no client reads it.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -24,19 +24,19 @@ use crate::error::{Error, Result};
 use crate::exit::{Exit, KILLED, timestamp};
 use crate::ready::readable;
 
-/// How long the execs of a container may take to end after its init.
+/// The time that the execs of a container have to end after its init.
 const EXECS_EXIT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long boot may keep to itself the exit of a process that is being killed.
+/// The time that boot has to report the exit of a process that is being killed.
 const REPORT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long an exit waits for containerd to take the event of an OOM kill. What a
-/// reply to Wait starts runs in an order of its own: CRI would call the container
-/// failed, and only then out of memory.
+/// The time that an exit waits until containerd has received the event of an
+/// OOM kill. containerd does not handle a reply to Wait and an event in order:
+/// CRI would report the container as failed, and only then as out of memory.
 const OOM_DELIVERY_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Takes the report that a process has ended: from boot, or because boot itself
-/// is gone.
+/// Records the end of a process, which boot reported, or which follows from
+/// boot's own end.
 pub(super) fn report(shim: &Arc<Shim>, id: &ProcessId, status: u32) -> Relevance {
     // The kernel has 8 bits for codes, and 7 for signals, to which 128 is added.
     let status = status & 0xff;
@@ -64,7 +64,7 @@ pub(super) fn report(shim: &Arc<Shim>, id: &ProcessId, status: u32) -> Relevance
     Relevance::Known
 }
 
-/// Whether nothing has to be published or read before this exit.
+/// Whether no other event and no output must come before this exit.
 fn comes_first(container: &mut Container, id: &ProcessId) -> bool {
     let waits_for_others =
         id.exec.is_none() && (*container.unfinished_execs.borrow() > 0 || shares_pids(container));
@@ -76,8 +76,8 @@ fn comes_first(container: &mut Container, id: &ProcessId) -> bool {
         && container.oom_kills == 0
 }
 
-/// Counts an exit that is not published yet, until it is dropped: the shim does
-/// not end before that.
+/// A count of an exit that is not published yet. Dropping it ends the count.
+/// The shim does not end before that.
 struct Pending(Arc<Shim>);
 
 fn pending(shim: &Arc<Shim>) -> Pending {
@@ -91,10 +91,10 @@ impl Drop for Pending {
     }
 }
 
-/// Publishes an exit when all that comes before it is published.
+/// Publishes an exit, after all that must come before it.
 async fn in_order(shim: Arc<Shim>, id: ProcessId, exit: Exit, _pending: Pending) {
     if id.exec.is_none() {
-        // What is waited for now may take longer than systemd.
+        // systemd may remove the cgroup during the waits that follow.
         if let Ok(container) = shim.table().container(&id.container) {
             container.latch_stats();
         }
@@ -119,14 +119,15 @@ async fn in_order(shim: Arc<Shim>, id: ProcessId, exit: Exit, _pending: Pending)
     conclude(&shim, &id, exit);
 }
 
-/// Sees to it that the exit of a process that is being killed is published, even
-/// if boot was taken over and keeps it to itself, or never replies to its Start.
+/// Makes sure that the exit of a process that is being killed is published,
+/// even if a boot that was taken over does not report it, or never replies to
+/// its Start.
 pub(super) fn ensure_exit_is_published(shim: &Arc<Shim>, id: ProcessId, process: Arc<Process>) {
     let shim = shim.clone();
     tokio::spawn(async move {
         let _ = readable(process.pidfd.as_fd()).await;
         tokio::time::sleep(REPORT_TIMEOUT).await;
-        // It is published by now, as a rule, and another may have its name.
+        // As a rule it is published by now, and another process may have the ID.
         let is_it = |p: &mut container::Process| {
             p.state.process().is_some_and(|its| Arc::ptr_eq(its, &process))
         };
@@ -135,13 +136,13 @@ pub(super) fn ensure_exit_is_published(shim: &Arc<Shim>, id: ProcessId, process:
         }
         report(&shim, &id, KILLED);
         if shim.table().process(&id).is_ok_and(|process| process.state.is_starting()) {
-            // The Start fails by it.
+            // This makes the Start fail.
             conclude(&shim, &id, Exit::killed());
         }
     });
 }
 
-/// Waits for boot's reply to a Start, but no longer than there is a process.
+/// Waits for boot's reply to a Start, but no longer than the process lives.
 pub(super) async fn unless_exited<T>(
     shim: &Shim,
     id: &ProcessId,
@@ -152,14 +153,14 @@ pub(super) async fn unless_exited<T>(
         biased;
         reply = reply => reply,
         _ = exit.wait_for(Option::is_some) => {
-            Err(Error::state("the process ended before the sandbox process said that it started"))
+            Err(Error::state("the process ended before the sandbox process reported its start"))
         }
     }
 }
 
-/// Ends what is left of a container whose init has ended, and waits until the
-/// exits of its execs are published. Where the init is not PID 1 of a namespace of
-/// its own, the kernel leaves that to the shim.
+/// Ends the remaining processes of a container whose init has ended, and waits
+/// until the exits of its execs are published. If the init is not PID 1 of a
+/// namespace of its own, the kernel leaves this to the shim.
 async fn end_execs(shim: &Arc<Shim>, id: &str) {
     let ended = async {
         kill_rest(shim, id).await;
@@ -186,8 +187,9 @@ async fn end_execs(shim: &Arc<Shim>, id: &str) {
     }
 }
 
-/// Kills what is left in the cgroup of a container that shares its PIDs, and
-/// waits for it, until there is nothing: a process may fork while it is killed.
+/// Kills the processes in the cgroup of a container that shares its PIDs, and
+/// waits for their end, until there are none: a process may fork while it is
+/// killed.
 async fn kill_rest(shim: &Arc<Shim>, id: &str) {
     loop {
         let left = match shim.table().container(id) {
@@ -203,13 +205,14 @@ async fn kill_rest(shim: &Arc<Shim>, id: &str) {
     }
 }
 
-/// Whether the kernel does not kill the rest along with the init.
+/// Whether the container's processes survive its init, since they are not in a
+/// PID namespace of their own.
 fn shares_pids(container: &Container) -> bool {
     !container.plan.container.namespaces.pid && !container.is_pause()
 }
 
-/// Sends SIGKILL to what is left in a container's cgroup, but not to boot. Returns
-/// those that had not ended yet.
+/// Sends SIGKILL to the processes in a container's cgroup, but not to boot.
+/// Returns the pidfds of those that had not ended yet.
 fn kill_members(container: &Container) -> Vec<OwnedFd> {
     if !container.is_root()
         && let Err(error) = container.cgroup.kill_at_once()
@@ -223,8 +226,8 @@ fn kill_members(container: &Container) -> Vec<OwnedFd> {
 }
 
 /// Sends a signal to one process of a container's cgroup and returns its pidfd;
-/// `None` when it is not there any more. The cgroup is read once more when the
-/// pidfd holds on to the process: another could have got its number.
+/// `None` if it is no longer there. Reads the cgroup again once it has the
+/// pidfd, since the PID could have been reused before.
 pub(super) fn signal_member(
     container: &Container,
     pid: HostPid,
@@ -235,8 +238,8 @@ pub(super) fn signal_member(
     (there && pidfd_send_signal(&pidfd, signal).is_ok()).then_some(pidfd)
 }
 
-/// Publishes the exit; an exit that was reported counts rather than `assumed`.
-/// Nothing happens where it is published already.
+/// Publishes the exit, unless it is published already. An exit that was
+/// reported counts, not `assumed`.
 pub(super) fn conclude(shim: &Arc<Shim>, id: &ProcessId, assumed: Exit) {
     let mut table = shim.table();
     let Ok(container) = table.container(&id.container) else { return };

@@ -1,6 +1,6 @@
 //! Hooks that run on the host (OCI runtime-spec, `config.md`, "POSIX-platform
-//! Hooks"): the container's state on standard input, the environment of the
-//! spec and no other, SIGKILL when the time is up.
+//! Hooks"). They get the container's state on standard input and only the
+//! spec's environment, and are killed by SIGKILL at the end of their time.
 
 use std::fs::File;
 use std::io::{Read, Seek, Write};
@@ -18,15 +18,15 @@ use tokio::runtime::Handle;
 use crate::error::{Context, Error, Result};
 use crate::ready::readable;
 
-/// How long a hook without a timeout may run: containerd itself gives up on
-/// the request much sooner.
-const FOR_EVER: Duration = Duration::from_secs(3600);
+/// The time that a hook without a timeout has. containerd itself cancels the
+/// request much sooner.
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(3600);
 
-/// What a hook is told.
+/// The container's state, as a hook gets it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct State<'a> {
     pub(super) id: &'a str,
-    /// Zero when there is no process any more.
+    /// The init's PID; zero if there is no process any more.
     pub(super) pid: u32,
     pub(super) status: &'a str,
     pub(super) bundle: &'a str,
@@ -34,7 +34,7 @@ pub(super) struct State<'a> {
 }
 
 impl State<'_> {
-    /// OCI runtime-spec, `runtime.md`, "State".
+    /// Formats the state as in OCI runtime-spec, `runtime.md`, "State".
     fn json(&self) -> serde_json::Value {
         let mut state = serde_json::json!({
             "ociVersion": "1.2.0",
@@ -50,8 +50,8 @@ impl State<'_> {
     }
 }
 
-/// Runs the hooks of a container that is no more, or has failed to be. What they
-/// fail at is nobody's concern any longer.
+/// Runs the hooks of a container that is gone, or could not be made. Logs their
+/// errors, since no request depends on them.
 pub(super) async fn poststop(id: &str, bundle: &str, plan: &Plan) {
     let state = State { id, pid: 0, status: "stopped", bundle, plan };
     for hook in &plan.host.hooks.poststop {
@@ -64,7 +64,8 @@ pub(super) async fn poststop(id: &str, bundle: &str, plan: &Plan) {
 /// Runs one hook to its end.
 pub(super) async fn run(hook: &HookPlan, state: &State<'_>) -> Result<()> {
     let path = hook.path.display();
-    // Memory files rather than pipes: nobody has to read and write in step.
+    // Memory files rather than pipes: these need no reader and no writer at the
+    // same time.
     let mut stdin = memory_file("state")?;
     stdin.write_all(state.json().to_string().as_bytes()).context(|| "write a hook's state")?;
     stdin.rewind().context(|| "rewind a hook's state")?;
@@ -81,21 +82,22 @@ pub(super) async fn run(hook: &HookPlan, state: &State<'_>) -> Result<()> {
     if status.success() {
         return Ok(());
     }
-    let mut said = Vec::new();
-    let _ =
-        stderr.rewind().and_then(|()| Read::by_ref(&mut stderr).take(4096).read_to_end(&mut said));
-    let said = printable(&said);
-    let said = said.trim();
-    let colon = if said.is_empty() { "" } else { ": " };
-    Err(Error::internal(format!("hook {path} {}{colon}{said}", ending(status))))
+    let mut output = Vec::new();
+    let _ = stderr
+        .rewind()
+        .and_then(|()| Read::by_ref(&mut stderr).take(4096).read_to_end(&mut output));
+    let output = printable(&output);
+    let output = output.trim();
+    let colon = if output.is_empty() { "" } else { ": " };
+    Err(Error::internal(format!("hook {path} {}{colon}{output}", ending(status))))
 }
 
 fn memory_file(name: &str) -> Result<File> {
     Ok(memfd_create(name, MemfdFlags::CLOEXEC).context(|| "memfd_create")?.into())
 }
 
-/// A hook's process, and its pidfd. It is ended with this value: whoever asked for
-/// what it is to prepare may give up.
+/// A hook's process, and its pidfd. Dropping it kills the process, since the
+/// client of the request may go.
 struct Running(Option<(Child, OwnedFd)>);
 
 impl Running {
@@ -121,7 +123,8 @@ impl Drop for Running {
     fn drop(&mut self) {
         let Some((mut child, pidfd)) = self.0.take() else { return };
         let _ = child.kill();
-        // It may be where no signal reaches it; nobody shall wait for that.
+        // The process may be in a state in which no signal reaches it. No request
+        // waits for its end.
         if let Ok(runtime) = Handle::try_current() {
             runtime.spawn(async move {
                 let _ = readable(pidfd.as_fd()).await;
@@ -131,15 +134,15 @@ impl Drop for Running {
     }
 }
 
-/// Waits, but not longer than the hook may take.
+/// Waits until the hook has ended, but not longer than its timeout.
 async fn finish(mut running: Running, hook: &HookPlan) -> Result<ExitStatus> {
-    let patience = hook.timeout.unwrap_or(FOR_EVER);
-    let ended = tokio::time::timeout(patience, running.end()).await;
+    let timeout = hook.timeout.unwrap_or(DEFAULT_TIMEOUT);
+    let ended = tokio::time::timeout(timeout, running.end()).await;
     ended.unwrap_or_else(|_| {
         Err(Error::internal(format!(
             "hook {} was killed: it did not end within {} s",
             hook.path.display(),
-            patience.as_secs()
+            timeout.as_secs()
         )))
     })
 }

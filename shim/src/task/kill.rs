@@ -1,4 +1,4 @@
-//! Kill: a signal for one process, or for all of a container.
+//! Kill: sends a signal to one process, or to all of a container.
 
 use std::sync::Arc;
 
@@ -38,8 +38,8 @@ pub(super) fn kill(shim: &Arc<Shim>, request: &KillRequest) -> Result<Empty> {
         }
         process.signal(signal)?;
     }
-    // An exec is killed at once on version 2, and on version 1 when the container
-    // resumes.
+    // A frozen exec dies at once on version 2, and on version 1 once the
+    // container is resumed.
     if signal == Signal::KILL.as_raw() && is_init {
         thaw(container)?;
     }
@@ -51,7 +51,7 @@ fn dies_with_init(container: &Container, signal: i32) -> bool {
     signal == Signal::KILL.as_raw() && container.plan.container.namespaces.pid
 }
 
-/// Sends a signal to every process of the container's cgroup but boot.
+/// Sends a signal to every process in the container's cgroup except boot.
 fn kill_all(container: &Container, number: i32) -> Result<()> {
     let signal = Signal::from_named_raw(number).ok_or_else(|| {
         Error::invalid(format!("signal {number} is for one process, not for all"))
@@ -65,9 +65,9 @@ fn kill_all(container: &Container, number: i32) -> Result<()> {
     Ok(())
 }
 
-/// Does what the pause program does: it ends, well on SIGINT and SIGTERM, and
-/// ignores what else a PID 1 may ignore. boot stands in for it, so this is the end
-/// of the sandbox.
+/// Acts as the pause program: it ends with status 0 on SIGINT and SIGTERM, and
+/// ignores signals that PID 1 may ignore. boot replaces it, so this ends the
+/// sandbox.
 fn kill_pause(container: &mut Container, signal: i32) -> Result<()> {
     const ENDS_WELL: [Signal; 3] = [Signal::TERM, Signal::INT, Signal::QUIT];
     if ENDS_WELL.iter().any(|s| s.as_raw() == signal) {
@@ -78,7 +78,7 @@ fn kill_pause(container: &mut Container, signal: i32) -> Result<()> {
     Ok(container.boot.sandbox.kill()?)
 }
 
-/// Thaws the container: frozen processes do not die, on cgroup v1. On version 2
+/// Thaws the container. On cgroup v1, frozen processes do not die. On version 2
 /// they do, and systemd may have removed their cgroup by now.
 fn thaw(container: &mut Container) -> Result<()> {
     if !matches!(container.init.state, State::Paused(_)) {

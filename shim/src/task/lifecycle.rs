@@ -20,10 +20,10 @@
 //!      └──────────► Deleting
 //! ```
 //!
-//! An exit has two steps. `report_exit`: the process has ended, and what comes
-//! before its exit is being published (output, execs, OOM kills). `exit`: its exit
-//! is published. A process whose start is not published yet keeps a reported exit
-//! until then (`early`).
+//! An exit has two steps. `report_exit`: the process has ended, and the events
+//! and the output that come before its exit are being published. `exit`: the
+//! exit is published. A process whose start is not published yet keeps a
+//! reported exit until then (`early`).
 //!
 //! Only a container's init is paused: its exec'd processes are frozen with it
 //! and show its state.
@@ -38,10 +38,10 @@ use sandbox_core::spec::plan::{ProcessPlan, Terminal};
 use crate::error::{Error, Result};
 use crate::exit::Exit;
 
-/// Where a process is in its life.
+/// The state of a process.
 #[derive(Debug)]
 pub(super) enum State {
-    /// An exec that boot has not been asked for.
+    /// An exec that the shim has not requested from boot.
     Planned { plan: Box<ProcessPlan>, asked: Asked },
     /// An exec that boot is making. `early`: the status of an exit that was
     /// reported before its start was published.
@@ -50,42 +50,42 @@ pub(super) enum State {
     Created(Program),
     /// An init whose gate boot is opening.
     Starting { program: Program, early: Option<u32> },
-    /// It runs.
+    /// A process that runs.
     Running(Program),
-    /// Its container's cgroup is frozen.
+    /// A process whose container's cgroup is frozen.
     Paused(Program),
-    /// It has ended, and its exit is not published yet. `shown`: its status until
-    /// then.
+    /// A process that has ended and whose exit is not published yet. `shown`:
+    /// its status until then.
     Ending { program: Program, shown: Status, exit: Exit },
-    /// Its exit is published, or it never ran.
+    /// A process whose exit is published, or that never ran.
     Stopped(Exit),
-    /// A Delete is under way. An exec may have been deleted before it ran.
+    /// A process that is being deleted. An exec may be deleted before it ran.
     Deleting(Option<Exit>),
 }
 
-/// What runs as the process.
+/// The program of a process.
 #[derive(Debug)]
 pub(super) enum Program {
     /// A process of its own, to which signals are sent.
     Process(Arc<Process>),
-    /// boot, which stands in for a pause. `exits_with`: what it reports however
-    /// it dies, once a client has asked it to end.
+    /// boot, which replaces a pause process. `exits_with`: the status to
+    /// report, however it dies, once a client has asked it to end.
     Pause { exits_with: Option<u32> },
 }
 
-/// What a client asks for before there is a process.
+/// The client's requests from before there is a process.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct Asked {
     /// The size of its terminal.
     pub(super) size: Option<Terminal>,
-    /// The client will write no more.
+    /// Whether the client will write no more.
     pub(super) stdin_closed: bool,
 }
 
-/// What a reported exit means.
+/// The effect of a reported exit.
 #[derive(Debug, PartialEq)]
 pub(super) enum Reported {
-    /// Nothing: there is no such process, or its exit is known.
+    /// None: there is no such process, or its exit is known.
     Stray,
     /// The exit is kept until the start of its process is published.
     Kept,
@@ -94,7 +94,7 @@ pub(super) enum Reported {
 }
 
 impl State {
-    /// Hands out what an exec is going to run.
+    /// Begins to start an exec. Returns its plan.
     pub(super) fn start_exec(&mut self) -> Result<Box<ProcessPlan>> {
         self.step(|state| match state {
             Self::Planned { mut plan, asked } => {
@@ -107,9 +107,9 @@ impl State {
         })
     }
 
-    /// The exec is there. `apply` does what the client has asked for meanwhile; if
-    /// that fails the state stays. Returns the status of an early exit, which is
-    /// to be reported once the start is published.
+    /// Attaches the process of an exec. `apply` carries out the client's
+    /// earlier requests; if it fails, the state stays. Returns the status of an
+    /// early exit, which the caller reports once the start is published.
     pub(super) fn attach(
         &mut self,
         process: Arc<Process>,
@@ -124,7 +124,7 @@ impl State {
         })
     }
 
-    /// boot is about to be asked to open the gate.
+    /// Begins to start an init, before boot is asked to open its gate.
     pub(super) fn start_init(&mut self) -> Result<()> {
         self.step(|state| match state {
             Self::Created(program) => (Self::Starting { program, early: None }, Ok(())),
@@ -132,7 +132,8 @@ impl State {
         })
     }
 
-    /// The gate is open. Returns the status of an early exit, as `attach` does.
+    /// Records that the gate is open. Returns the status of an early exit, as
+    /// `attach` does.
     pub(super) fn started(&mut self) -> Result<Option<u32>> {
         self.step(|state| match state {
             Self::Starting { program, early } => (Self::Running(program), Ok(early)),
@@ -151,8 +152,9 @@ impl State {
         })
     }
 
-    /// Resumes by `thaw`; if that fails the state stays. What has ended while it
-    /// was frozen may be resumed too, or its container stays frozen.
+    /// Resumes by `thaw`; if that fails the state stays. A process that ended
+    /// while it was frozen may be resumed too, as its container would otherwise
+    /// stay frozen.
     pub(super) fn resume(&mut self, thaw: impl FnOnce() -> Result<()>) -> Result<()> {
         self.step(|state| match state {
             Self::Paused(program) => match thaw() {
@@ -167,7 +169,7 @@ impl State {
         })
     }
 
-    /// boot reports that the process has ended, or boot itself has.
+    /// Records the report that the process, or boot itself, has ended.
     pub(super) fn report_exit(&mut self, status: u32) -> Reported {
         match self {
             Self::Spawning { early, .. } | Self::Starting { early, .. } => {
@@ -176,7 +178,7 @@ impl State {
                     Some(_) => Reported::Stray,
                 };
             }
-            // Of a planned exec boot does not know.
+            // boot has no process for a planned exec.
             Self::Planned { .. } | Self::Ending { .. } | Self::Stopped(_) | Self::Deleting(_) => {
                 return Reported::Stray;
             }
@@ -193,8 +195,8 @@ impl State {
         ending.map_or(Reported::Stray, Reported::Ending)
     }
 
-    /// The exit is about to be published. Returns it: a reported exit counts rather
-    /// than what the shim assumes.
+    /// Returns the exit, which the caller publishes. A reported exit counts,
+    /// not `assumed`.
     pub(super) fn exit(&mut self, assumed: Exit) -> Result<Exit> {
         self.step(|state| match state {
             Self::Ending { exit, .. } => (Self::Stopped(exit), Ok(exit)),
@@ -207,7 +209,7 @@ impl State {
         })
     }
 
-    /// Returns the exit, if it ever ran.
+    /// Begins to delete the process. Returns its exit, if it ever ran.
     pub(super) fn delete(&mut self) -> Result<Option<Exit>> {
         self.step(|state| match state {
             Self::Planned { .. } => (Self::Deleting(None), Ok(None)),
@@ -216,7 +218,8 @@ impl State {
         })
     }
 
-    /// Refuses what a Delete cannot be for. An init at its gate is killed first.
+    /// Refuses a Delete that the state does not allow. An init at its gate is
+    /// killed first.
     pub(super) fn check_delete(&self) -> Result<()> {
         match self {
             Self::Planned { .. } | Self::Stopped(_) => Ok(()),
@@ -225,7 +228,7 @@ impl State {
         }
     }
 
-    /// Whether it is an init that was never started and whose exit is not
+    /// Whether this is an init that was never started and whose exit is not
     /// published.
     pub(super) fn is_at_gate(&self) -> bool {
         matches!(self, Self::Created(_) | Self::Ending { shown: Status::CREATED, .. })
@@ -236,7 +239,7 @@ impl State {
         matches!(self, Self::Spawning { .. } | Self::Starting { .. })
     }
 
-    /// Whether it was started and its exit is not published.
+    /// Whether the process was started and its exit is not published.
     pub(super) fn is_alive(&self) -> bool {
         self.is_starting()
             || matches!(self, Self::Running(_) | Self::Paused(_) | Self::Ending { .. })
@@ -252,7 +255,7 @@ impl State {
         matches!(self, Self::Ending { .. }) || self.is_exit_published()
     }
 
-    /// Whether clients know of its exit.
+    /// Whether clients can see its exit.
     pub(super) fn is_exit_published(&self) -> bool {
         matches!(self, Self::Stopped(_) | Self::Deleting(_))
     }
@@ -266,7 +269,8 @@ impl State {
         }
     }
 
-    /// Returns the status that clients see. A Start counts from its success on.
+    /// Returns the status that clients see. It changes only after a Start has
+    /// succeeded.
     pub(super) fn shown(&self) -> Status {
         match self {
             Self::Planned { .. }
@@ -297,7 +301,7 @@ impl State {
         }
     }
 
-    /// Returns what the client has asked for, as long as there is no process.
+    /// Returns the client's requests, as long as there is no process.
     pub(super) fn asked(&mut self) -> Option<&mut Asked> {
         match self {
             Self::Planned { asked, .. } | Self::Spawning { asked, .. } => Some(asked),
@@ -305,7 +309,7 @@ impl State {
         }
     }
 
-    /// Has a pause report this status however it dies.
+    /// Makes a pause process report this status, however it dies.
     pub(super) fn end_pause_with(&mut self, status: u32) {
         if let Self::Created(program)
         | Self::Starting { program, .. }
@@ -317,7 +321,7 @@ impl State {
         }
     }
 
-    /// Takes a step, if `next` knows one from this state.
+    /// Takes a step, if `next` has one from this state.
     fn step<T>(&mut self, next: impl FnOnce(Self) -> (Self, Result<T>)) -> Result<T> {
         let (after, outcome) = next(mem::replace(self, Self::Deleting(None)));
         *self = after;
@@ -330,10 +334,10 @@ impl State {
     }
 
     fn refusal(&self, verb: &str) -> Error {
-        Error::state(format!("cannot {verb} a {} process", self.word()))
+        Error::state(format!("cannot {verb} a {} process", self.name()))
     }
 
-    fn word(&self) -> &'static str {
+    fn name(&self) -> &'static str {
         match self {
             Self::Planned { .. } | Self::Created(_) => "created",
             Self::Spawning { .. } | Self::Starting { .. } => "starting",

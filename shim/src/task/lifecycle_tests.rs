@@ -26,7 +26,7 @@ fn plan() -> Box<ProcessPlan> {
     Box::new(plan.container.process.unwrap())
 }
 
-/// Where a test begins, and where it comes to: one of each state.
+/// The states in which a test begins or ends: one of each.
 fn init() -> State {
     State::Created(Program::Process(process()))
 }
@@ -88,7 +88,7 @@ const DELETE: (&str, Step) = ("delete", |state| state.delete().map(drop));
 const STEPS: [(&str, Step); 8] =
     [START_INIT, STARTED, START_EXEC, ATTACH, PAUSE, RESUME, EXIT, DELETE];
 
-/// A state's name in a refusal, the state, and the steps that are possible there.
+/// A state's name in a refusal, the state, and the steps that it allows.
 type Possible = (&'static str, fn() -> State, Vec<Step>);
 
 fn states() -> Vec<Possible> {
@@ -107,7 +107,7 @@ fn states() -> Vec<Possible> {
 }
 
 #[test]
-fn what_is_not_possible_is_a_failed_precondition_and_changes_nothing() {
+fn an_impossible_step_is_a_failed_precondition_and_changes_nothing() {
     for (word, state, possible) in states() {
         for (verb, step) in STEPS {
             let mut state = state();
@@ -170,7 +170,7 @@ fn an_exit_before_the_start_is_published_is_kept_until_then() {
     assert_eq!(state.attach(process(), |_| Ok(())).unwrap(), Some(6));
 }
 
-/// The exit that a report makes, with the time of the test's own report.
+/// Returns the exit that a report makes, with the time of the report.
 fn ending_exit(state: &mut State, status: u32) -> Exit {
     match state.report_exit(status) {
         Reported::Ending(exit) => exit,
@@ -196,7 +196,7 @@ fn a_pause_reports_what_it_was_asked_to_end_with() {
 }
 
 #[test]
-fn what_fails_leaves_the_state() {
+fn a_failed_step_leaves_the_state() {
     let fail = || Err(Error::internal("no"));
     let mut state = running();
     assert!(state.pause(fail).is_err() && state.shown() == Status::RUNNING);
@@ -207,7 +207,7 @@ fn what_fails_leaves_the_state() {
 }
 
 #[test]
-fn what_has_ended_while_it_was_frozen_can_be_resumed() {
+fn a_process_that_ended_while_it_was_frozen_can_be_resumed() {
     let mut state = paused();
     ending_exit(&mut state, 137);
     assert!(state.is_frozen());
@@ -230,7 +230,7 @@ fn an_init_at_its_gate_can_be_deleted_once_it_has_an_exit() {
 }
 
 #[test]
-fn what_a_client_asks_for_early_is_kept() {
+fn a_clients_early_requests_are_kept() {
     let size = Terminal { width: 80, height: 24 };
     let mut state = exec();
     if let State::Planned { plan, .. } = &mut state {

@@ -1,12 +1,12 @@
-//! What boot sends: replies and exits, received until boot is no more.
+//! Receives boot's messages, replies and exits, until boot is gone.
 //!
-//! What boot sends is hostile: numbers and names are looked up, and what is not
-//! there is ignored, up to a bound.
+//! The messages are hostile: numbers and names are looked up, and a message
+//! whose number or name does not exist is ignored, up to a bound.
 
 use std::sync::Arc;
 
 use sandbox_core::control::message::Upward;
-use sandbox_core::sandbox::{Along, Heard};
+use sandbox_core::sandbox::{ReceiveOutcome, ReceivedFds};
 use sandbox_core::types::ProcessId;
 use tokio::io::Interest;
 
@@ -17,23 +17,23 @@ use crate::error::{Context, Result};
 use crate::exit::KILLED;
 use crate::ready::{readable, register};
 
-/// How many messages of boot are taken before others get their turn.
+/// The number of boot's messages that are received before other tasks run.
 const MESSAGES_AT_ONCE: usize = 32;
 
-/// How many batches are read after boot has died: more than its socket can
-/// buffer.
+/// The number of batches that are read after boot has died: more than its
+/// socket can buffer.
 const LAST_BATCHES: usize = 64;
 
-/// Receives what boot sends until boot is no more, and then reports the exits of
-/// all that ended with it.
+/// Receives boot's messages until boot is gone, and then reports the exits of
+/// all processes that ended with it.
 pub(super) async fn listen(shim: Arc<Shim>, boot: Arc<BootClient>) {
     let received = receive_until_closed(&shim, &boot).await;
-    // It sends nonsense, or no more: it must not live on without an ear. When an
-    // honest boot dies its channel is closed, too.
+    // boot sends wrong messages, or has closed its channel: it must not live on
+    // without one. The channel also closes when a correct boot dies.
     let _ = boot.sandbox.kill();
     let _ = readable(boot.sandbox.pidfd()).await;
     let why = match received.and_then(|()| receive_rest(&shim, &boot)) {
-        Ok(()) => boot.sandbox.last_words(),
+        Ok(()) => boot.sandbox.describe_end(),
         Err(error) => {
             log::warn!("the sandbox process of {} was killed: {error}", boot.root);
             format!(": it was killed, since {error}")
@@ -55,8 +55,8 @@ async fn receive_until_closed(shim: &Arc<Shim>, boot: &BootClient) -> Result<()>
                 match receive_some(shim, boot)? {
                     ReadOutcome::Closed => return Ok(()),
                     ReadOutcome::Drained => ready.clear_ready(),
-                    // A boot that never stops sending must not keep containerd
-                    // from being heard.
+                    // A boot that never stops sending must not keep the shim from
+                    // containerd's requests.
                     ReadOutcome::MoreWaits => tokio::task::yield_now().await,
                 }
             }
@@ -65,8 +65,8 @@ async fn receive_until_closed(shim: &Arc<Shim>, boot: &BootClient) -> Result<()>
     }
 }
 
-/// Receives what boot sent before it died. It may have given its end of the
-/// channel away, so not without bounds.
+/// Receives the messages that boot sent before it died. Another process may
+/// hold boot's end of the channel, so their number is bounded.
 fn receive_rest(shim: &Arc<Shim>, boot: &BootClient) -> Result<()> {
     for _ in 0..LAST_BATCHES {
         if receive_some(shim, boot)? != ReadOutcome::MoreWaits {
@@ -87,31 +87,36 @@ enum ReadOutcome {
 fn receive_some(shim: &Arc<Shim>, boot: &BootClient) -> Result<ReadOutcome> {
     for _ in 0..MESSAGES_AT_ONCE {
         match boot.sandbox.receive()? {
-            Heard::Message(message, along) => {
-                if dispatch(shim, boot, message, along) == Relevance::Stray {
+            ReceiveOutcome::Message(message, received) => {
+                if dispatch(shim, boot, message, received) == Relevance::Stray {
                     boot.take_stray()?;
                 }
             }
-            Heard::Nothing => return Ok(ReadOutcome::Drained),
-            Heard::Closed => return Ok(ReadOutcome::Closed),
+            ReceiveOutcome::Nothing => return Ok(ReadOutcome::Drained),
+            ReceiveOutcome::Closed => return Ok(ReadOutcome::Closed),
         }
     }
     Ok(ReadOutcome::MoreWaits)
 }
 
-fn dispatch(shim: &Arc<Shim>, boot: &BootClient, message: Upward, along: Along) -> Relevance {
+fn dispatch(
+    shim: &Arc<Shim>,
+    boot: &BootClient,
+    message: Upward,
+    received: ReceivedFds,
+) -> Relevance {
     match message {
-        Upward::Reply { number, outcome } => boot.take_reply(number, (outcome, along)),
+        Upward::Reply { number, outcome } => boot.take_reply(number, (outcome, received)),
         Upward::Exited { process, status } => exits::report(shim, &process, status),
     }
 }
 
-/// Reports the exits of the whole pod: the kernel has taken it along with boot.
-fn report_end(shim: &Arc<Shim>, boot: &BootClient, why: String) {
+/// Reports the exits of the whole pod: the kernel has killed it with boot.
+fn report_end(shim: &Arc<Shim>, boot: &BootClient, reason: String) {
     if let Err(error) = boot.sandbox.reap() {
         log::warn!("{error}");
     }
-    boot.set_gone(why);
+    boot.set_gone(reason);
     let orphans: Vec<_> = {
         let mut table = shim.table();
         for id in table.reserved() {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use sandbox_core::cgroup::Cgroup;
 use sandbox_core::control::message::{Done, Request};
-use sandbox_core::sandbox::{self, Along, NewSandbox};
+use sandbox_core::sandbox::{self, NewSandbox, ReceivedFds};
 use sandbox_core::types::Capacity;
 
 use super::boot::{BootClient, ExtraFds};
@@ -46,11 +46,11 @@ async fn take_steps(
     existing: Option<&Arc<BootClient>>,
     rollback: &mut Rollback,
 ) -> Result<Container> {
-    // First the cgroup: boot, or the init, is born into it.
+    // First the cgroup: boot, or the init, starts in it.
     let cgroup = rollback.cgroup.insert(make_cgroup(plan)?).clone();
-    // What the container is told that it has.
+    // The CPUs and the memory that the container is told it has.
     let capacity = cgroup.capacity(plan.capacity_policy())?;
-    // Before there is a process, so that no kill is missed.
+    // The kills are counted from before there is a process, so that none is missed.
     let oom = oom::count(&plan.id, &cgroup);
     let boot: &Arc<BootClient> = match existing {
         // The first container makes the sandbox, and is its root.
@@ -59,37 +59,37 @@ async fn take_steps(
             start_boot(shim, plan, boot, &cgroup).await?;
             boot
         }
-        // Any other joins it, and waits for its turn to be brought its mounts.
+        // Any other joins it, and waits for its turn to receive its mounts.
         Some(boot) => {
             rollback.joined = Some(boot.clone());
             add_container(boot, plan, &cgroup)?;
-            boot.bring_mounts(&plan.plan, plan.rootfs.clone()).await?;
+            boot.deliver_mounts(&plan.plan, plan.rootfs.clone()).await?;
             boot
         }
     };
     // Now the mounts are there, and boot makes the process.
     let init = create_init(shim, plan, boot, &cgroup, capacity).await?;
     let container = Container::new(plan, boot.clone(), cgroup, oom, init);
-    // Last the hooks, which may look at the process, e.g. to give it a network.
+    // Last the hooks, which may need the process, e.g. to give it a network.
     rollback.hooked = true;
     run_hooks(&container).await?;
     Ok(container)
 }
 
-/// Makes something unless its client goes first. The caller rolls back what there
-/// is by then.
+/// Waits for `making`, unless the client goes first. The caller then rolls back
+/// the things that exist.
 async fn cancel_on<T>(
     cancelled: impl Future<Output = ()>,
     making: impl Future<Output = Result<T>>,
 ) -> Result<T> {
     tokio::select! {
         biased;
-        () = cancelled => Err(Error::state("the client has given up")),
+        () = cancelled => Err(Error::state("the request was cancelled")),
         made = making => made,
     }
 }
 
-/// Makes the sandbox alone, for the Sandbox service: boot stands in for a root
+/// Makes the sandbox alone, for the Sandbox service, in which boot replaces a root
 /// container that no client creates.
 pub(crate) async fn make_sandbox(
     shim: &Arc<Shim>,
@@ -147,8 +147,8 @@ fn spawn_boot(
     Ok(Arc::new(BootClient::new(sandbox, &plan.id, cgroup.clone(), &plan.plan)?))
 }
 
-/// Waits until boot is ready, while a gofer fetches the first container's mounts
-/// side by side.
+/// Waits until boot is up. At the same time a gofer opens the first container's
+/// mounts.
 async fn start_boot(
     shim: &Arc<Shim>,
     plan: &CreatePlan,
@@ -166,13 +166,14 @@ async fn start_boot(
     Ok(())
 }
 
-/// Writes the container into the sandbox's state, by which `delete` finds it.
+/// Writes the container into the sandbox's state, where the shim's `delete` command
+/// finds it.
 fn add_container(boot: &BootClient, plan: &CreatePlan, cgroup: &Cgroup) -> Result<()> {
     let bundle = Path::new(&plan.bundle);
     Ok(boot.sandbox.add_container(&plan.id, bundle, cgroup.saved().clone())?)
 }
 
-/// Makes the container's init, up to its gate.
+/// Creates the container's init, up to its gate.
 async fn create_init(
     shim: &Shim,
     plan: &CreatePlan,
@@ -203,13 +204,14 @@ async fn create_init(
     Ok(Process::init(plan.stdio.clone(), pid, Program::Process(Arc::new(process)), io))
 }
 
-/// Returns the pause that boot stands in for: it reads and writes nothing.
+/// Returns the pause process that boot replaces: it reads and writes nothing.
 fn stand_in(plan: &CreatePlan, boot: &BootClient) -> Process {
     let pause = Program::Pause { exits_with: None };
     Process::init(plan.stdio.clone(), boot.pid(), pause, Io::default())
 }
 
-/// Asks boot to make a container, or to stand in for one.
+/// Requests a container from boot, even if boot itself replaces the container's
+/// process.
 async fn ask_to_create(
     shim: &Shim,
     plan: &CreatePlan,
@@ -217,7 +219,7 @@ async fn ask_to_create(
     procs: Vec<OwnedFd>,
     donated: &Donated,
     capacity: Capacity,
-) -> Result<(Done, Along)> {
+) -> Result<(Done, ReceivedFds)> {
     let extra = ExtraFds::collect(boot, &plan.plan, procs, donated)?;
     let request = Request::Create {
         plan: Box::new(plan.plan.container.clone()),

@@ -1,6 +1,5 @@
-//! Statistics of a cgroup as the protobuf messages that containerd expects:
-//! version 1 or 2, whichever the host really has. The fields have the same
-//! names on both sides.
+//! Encodes a cgroup's statistics as containerd's protobuf messages, of version
+//! 1 or 2 as on the host. The fields have the same names on both sides.
 
 use containerd_shim_protos::cgroups::metrics as v1;
 use containerd_shim_protos::cgroups_v2::metrics as v2;
@@ -10,7 +9,7 @@ use sandbox_core::cgroup::stats::{self, Stats};
 
 use crate::error::{Context, Result};
 
-/// The statistics in an `Any` of the type that containerd's typeurl knows.
+/// Encodes the statistics in an `Any` of a type that containerd's typeurl has.
 pub(crate) fn encode(stats: &Stats) -> Result<Any> {
     let (type_url, value) = match stats {
         Stats::V1(stats) => {
@@ -24,7 +23,7 @@ pub(crate) fn encode(stats: &Stats) -> Result<Any> {
     Ok(Any { type_url: type_url.to_string(), value, ..Default::default() })
 }
 
-/// A message with fields of the same name and type, and with others.
+/// Makes a message from fields of the same name and type, and from others.
 macro_rules! message {
     ($message:path, $from:expr, { $($same:ident)* } $(, $field:ident: $value:expr)* $(,)?) => {{
         #[allow(unused_variables, reason = "a message may have no field of the same name")]

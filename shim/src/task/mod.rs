@@ -1,17 +1,17 @@
 //! containerd's task service.
 //!
-//! [`service`] lists the requests; each has a file of its own. What all of them
-//! share, from the ground up:
+//! [`service`] lists the requests; each has a file of its own. They share these
+//! files:
 //!
-//! | file | what it has |
+//! | file | content |
 //! |---|---|
 //! | [`lifecycle`] | a process's states and steps |
 //! | [`boot`] | requests to boot |
-//! | [`create_plan`], [`pod`], [`container`] | what is to be made, and what is there |
-//! | [`table`], [`shim`] | what the shim knows |
-//! | [`oom`], [`exits`] | how an end is published, and in which order |
+//! | [`create_plan`], [`pod`], [`container`] | things to be made, and things that exist |
+//! | [`table`], [`shim`] | the shim's state |
+//! | [`oom`], [`exits`] | the end of a process, and the order of its events |
 //! | [`teardown`] | every ending |
-//! | [`listen`], [`relay`] | what boot sends and logs |
+//! | [`listen`], [`relay`] | boot's messages and log |
 //!
 //! A file uses those above it in this table, and the requests use all of them.
 

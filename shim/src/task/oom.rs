@@ -1,10 +1,10 @@
-//! Out-of-memory kills. The one rule: a kill is published before the exit that it
-//! caused, and once.
+//! Publishes out-of-memory kills: each once, and before the exit that it
+//! caused.
 //!
-//! The kernel counts them in the cgroup; [`publish`] takes what is new. It is
-//! called when the kernel reports one ([`watch`]), before the shim itself kills
-//! with SIGKILL (`kill.rs`: that kill must not be mistaken for one of the
-//! kernel's), and when a process has ended (`exits.rs`).
+//! The kernel counts the kills in the cgroup; [`publish`] takes the new ones.
+//! It is called when the kernel reports a kill ([`watch`]), before the shim
+//! itself kills with SIGKILL (`kill.rs`), so that the two cannot be mistaken
+//! for each other, and when a process has ended (`exits.rs`).
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -18,12 +18,13 @@ use super::container::Container;
 use super::shim::Shim;
 use crate::ready::register;
 
-/// When to look again: cgroup v1 reports before it kills.
+/// The times after which to read the count again: cgroup v1 reports before it
+/// kills.
 const AGAIN: [Duration; 3] =
     [Duration::from_millis(5), Duration::from_millis(50), Duration::from_millis(500)];
 
 /// Begins to count a cgroup's kills, before there is a process, so that none is
-/// missed. A host without a memory cgroup has none.
+/// missed. A host without a memory cgroup counts none.
 pub(super) fn count(id: &str, cgroup: &Cgroup) -> Option<OomWatch> {
     match cgroup.oom_watch() {
         Ok(watch) => Some(watch),
@@ -34,7 +35,8 @@ pub(super) fn count(id: &str, cgroup: &Cgroup) -> Option<OomWatch> {
     }
 }
 
-/// Publishes the kills since the last time. `killed`: SIGKILL has ended a process.
+/// Publishes the kills since the last call. `killed`: whether SIGKILL has ended
+/// a process.
 pub(super) fn publish(shim: &Shim, container: &mut Container, killed: bool) -> Found {
     let new = match container.oom.as_mut().map(|watch| watch.take(killed)) {
         Some(Ok(new)) => new,
@@ -52,7 +54,7 @@ pub(super) fn publish(shim: &Shim, container: &mut Container, killed: bool) -> F
     Found::Kills
 }
 
-/// What there was to publish.
+/// The result of a look for kills.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Found {
     Nothing,
@@ -61,7 +63,7 @@ pub(super) enum Found {
     Ended,
 }
 
-/// Returns what [`watch`] waits for.
+/// Returns the descriptor that [`watch`] waits for.
 pub(super) fn descriptor(container: &Container) -> Option<OwnedFd> {
     match container.oom.as_ref()?.as_fd().try_clone_to_owned() {
         Ok(descriptor) => Some(descriptor),

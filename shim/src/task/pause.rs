@@ -1,5 +1,5 @@
-//! Pause: freezes a container's cgroup. boot is in the root container's: with
-//! that one frozen the whole sandbox waits for its Resume.
+//! Pause: freezes a container's cgroup. boot is in the root container's cgroup:
+//! if that is frozen, the whole sandbox waits for its Resume.
 
 use containerd_shim_protos::api::{Empty, PauseRequest};
 use containerd_shim_protos::events::task::TaskPaused;

@@ -1,8 +1,8 @@
-//! Pids: the processes of a container, and which of them are execs.
+//! Pids: lists the processes of a container, and which of them are execs.
 //!
-//! A stopped container still lists its dead init: when it starts, containerd from
-//! 1.7 on takes a task without processes for a leaked one and deletes it
-//! (`loadShimTask`, core/runtime/v2/shim_load.go), and its exit would be lost.
+//! A stopped container still lists its dead init. When containerd from 1.7 on
+//! starts, it deletes a task without processes as leaked (`loadShimTask`,
+//! core/runtime/v2/shim_load.go), and the init's exit would be lost.
 
 use containerd_shim_protos::api::{PidsRequest, PidsResponse, ProcessInfo};
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
@@ -13,15 +13,15 @@ use super::lifecycle::State;
 use super::shim::Shim;
 use crate::error::{Context, Result};
 
-/// The type that containerd's clients know from runc's shim.
+/// The type, as containerd's clients have it from runc's shim.
 const DETAILS: &str = "containerd.runc.v1.ProcessDetails";
 
 pub(super) fn pids(shim: &Shim, request: &PidsRequest) -> Result<PidsResponse> {
     let mut table = shim.table();
     let container = table.container(&request.id)?;
     let boot = container.boot.sandbox.pid();
-    // boot is in the root container's cgroup; of its processes it is one only
-    // where it stands in for the pause.
+    // boot is in the root container's cgroup, but counts as its process only if it
+    // replaces the pause process.
     let is_ours = |pid: &sandbox_core::types::HostPid| *pid != boot || container.is_pause();
     let pids = container.cgroup.pids()?.into_iter().filter(is_ours);
     let mut pids: Vec<u32> = pids.filter_map(|pid| u32::try_from(pid.0).ok()).collect();

@@ -1,4 +1,4 @@
-//! A sandbox that containerd's Sandbox service asked for, its states with the
+//! A sandbox that was made by containerd's Sandbox service: its states with the
 //! data of each, and every step from one to another.
 //!
 //! ```text
@@ -22,24 +22,25 @@ use super::pod_files::PodFiles;
 use crate::error::{Error, Result};
 use crate::exit::{Exit, KILLED};
 
-/// A sandbox that the Sandbox service asked for.
+/// A sandbox that the Sandbox service made.
 pub(crate) struct Pod {
     id: String,
     state: PodState,
     pub(crate) created: SystemTime,
-    /// Set once; any number of clients wait.
+    /// The exit, set once. Any number of clients wait for it.
     exit: watch::Sender<Option<Exit>>,
-    /// StopSandbox was asked for: a start is cancelled, and the end is no failure.
+    /// Whether StopSandbox was called: a start is then cancelled, and the end
+    /// is no failure.
     stopping: watch::Sender<bool>,
-    /// Held by the request that starts or stops it: that takes a while, and
+    /// The lock of the request that starts or stops it. This takes a while, and
     /// others wait.
     turn: Arc<tokio::sync::Mutex<()>>,
     files: PodFiles,
-    /// The spec that it was made from, which StartSandbox returns.
+    /// The spec that it is made from, which StartSandbox returns.
     spec: Any,
 }
 
-/// What it is doing.
+/// The state of a pod.
 pub(crate) enum PodState {
     Created(Box<CreatePlan>),
     Starting,
@@ -47,7 +48,7 @@ pub(crate) enum PodState {
     Ended(Exit),
 }
 
-/// What StartSandbox works with.
+/// The inputs of a start.
 pub(crate) struct PodStart {
     pub(crate) plan: Box<CreatePlan>,
     pub(crate) files: PodFiles,
@@ -68,7 +69,7 @@ impl Pod {
         }
     }
 
-    /// Begins to start it.
+    /// Begins to start the pod.
     pub(crate) fn start(&mut self) -> Result<PodStart> {
         match std::mem::replace(&mut self.state, PodState::Starting) {
             PodState::Created(plan) => Ok(PodStart {
@@ -83,7 +84,8 @@ impl Pod {
         }
     }
 
-    /// boot runs. Returns the spec that the sandbox was made from.
+    /// Records that boot is up. Returns the spec that the sandbox was made
+    /// from.
     pub(crate) fn started(&mut self, boot: Arc<BootClient>) -> Result<Any> {
         match self.state {
             PodState::Starting => {
@@ -94,7 +96,7 @@ impl Pod {
         }
     }
 
-    /// It has ended, from whatever state; a second end changes nothing.
+    /// Records the pod's end, from any state. A second end changes nothing.
     pub(crate) fn end(&mut self) {
         if let PodState::Ended(_) = self.state {
             return;
@@ -104,7 +106,8 @@ impl Pod {
         self.exit.send_replace(Some(exit));
     }
 
-    /// Cancels a start that is under way, and has the end count as no failure.
+    /// Cancels a start that is under way, and makes the end count as no
+    /// failure.
     pub(super) fn stop(&self) {
         self.stopping.send_replace(true);
     }
@@ -113,17 +116,17 @@ impl Pod {
         &self.state
     }
 
-    /// Returns the right to start or stop it, to be waited for.
+    /// Returns the lock that a request takes to start or stop the pod.
     pub(crate) fn turn(&self) -> Arc<tokio::sync::Mutex<()>> {
         self.turn.clone()
     }
 
-    /// Returns what WaitSandbox waits on.
+    /// Returns the channel on which WaitSandbox waits.
     pub(crate) fn exit(&self) -> watch::Receiver<Option<Exit>> {
         self.exit.subscribe()
     }
 
-    /// Returns what its containers get, once it runs.
+    /// Returns the files for its containers, once it runs.
     pub(crate) fn files(&self) -> Result<&PodFiles> {
         match &self.state {
             PodState::Ready(_) => Ok(&self.files),
@@ -135,12 +138,12 @@ impl Pod {
         self.id == id
     }
 
-    /// Whether it is there until StopSandbox, containers or not.
+    /// Whether the pod stays until StopSandbox, with or without containers.
     pub(super) fn is_alive(&self) -> bool {
         !matches!(self.state, PodState::Ended(_))
     }
 
-    /// Returns the refusal of what it cannot do in this state.
+    /// Returns the error for a step that this state does not allow.
     pub(crate) fn refusal(&self) -> Error {
         Error::state(format!("sandbox {} is {}", self.id, self.state.name()))
     }

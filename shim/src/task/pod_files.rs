@@ -1,6 +1,7 @@
-//! Provides what containerd leaves to a sandbox that its Sandbox service asked for:
-//! files with the pod's host name, hosts and name servers, and its shared memory
-//! (`internal/cri/server/container_create.go`, `linuxContainerMounts`).
+//! Provides the things that containerd leaves to a sandbox of its Sandbox
+//! service: files with the pod's host name, hosts and name servers, and its
+//! shared memory (`internal/cri/server/container_create.go`,
+//! `linuxContainerMounts`).
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,7 +11,7 @@ use sandbox_core::spec::plan::{MountSource, Plan};
 
 use crate::error::{Context, Result};
 
-/// The node's own files, which pods get by default.
+/// The node's own files, which pods have by default.
 const HOSTS: &str = "/etc/hosts";
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 
@@ -22,12 +23,12 @@ pub(crate) struct PodFiles {
     wanted: Option<Wanted>,
 }
 
-/// What a pod's configuration says of them.
+/// The pod's configuration of the files.
 #[derive(Clone)]
 pub(crate) struct Wanted {
-    /// Empty: the node's.
+    /// The host name; if empty, the node's.
     pub(crate) hostname: String,
-    /// The content of `resolv.conf`; `None`: the node's.
+    /// The content of `resolv.conf`; if `None`, the node's.
     pub(crate) resolv_conf: Option<String>,
 }
 
@@ -104,7 +105,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_container_s_own_mounts_are_left_alone() {
+    fn a_containers_own_mounts_stay() {
         let bundle = tempfile::tempdir().unwrap();
         let wanted = Wanted { hostname: String::new(), resolv_conf: None };
         let files = PodFiles::new(bundle.path(), Some(wanted));

@@ -1,6 +1,6 @@
-//! boot's log, relayed by lines into the shim's: as much of it as an honest boot
-//! may have to say. One that was taken over must not fill the node's log, nor
-//! keep the shim busy.
+//! Relays boot's log by lines into the shim's, as much as a correct boot needs.
+//! A boot that was taken over must not fill the node's log, or keep the shim
+//! busy.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,23 +12,25 @@ use super::allowance::Allowance;
 use super::boot::BootClient;
 use crate::ready::register;
 
-/// How much of a line is relayed.
+/// The number of a line's bytes that are relayed.
 const LONGEST_LINE: usize = 1024;
 
-/// What a line costs beside its own bytes: the shim and containerd add to it.
+/// The cost of a line beside its own bytes, for the prefixes of the shim and
+/// containerd.
 const LINE: u32 = 256;
 
-/// How much is relayed at once, less than the shim's own log takes without a
-/// reader, and how much a second in the long run: less than 100 MB a day. More
-/// where somebody wants to see all of it.
+/// The bytes that are relayed at once, less than the shim's own log takes
+/// without a reader, and the bytes per second in the long run: less than 100 MB
+/// a day. More at debug level.
 const AT_ONCE: u32 = 32 << 10;
 const A_SECOND: u32 = 1 << 10;
 const A_SECOND_WHEN_DEBUGGING: u32 = 64 << 10;
 
-/// How long a boot has to wait that says more.
+/// The time for which the shim does not read the log of a boot that writes too
+/// much.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Relays what boot logs until the pipe is closed.
+/// Relays boot's log until the pipe is closed.
 pub(super) async fn relay_log(boot: Arc<BootClient>) {
     let Ok(pipe) = register(boot.sandbox.log(), Interest::READABLE) else { return };
     let mut relay = Relay::new();
@@ -49,10 +51,10 @@ pub(super) async fn relay_log(boot: Arc<BootClient>) {
 }
 
 struct Relay {
-    /// The beginning of a line whose end is still to come.
+    /// The beginning of a line whose end has not come yet.
     line: Vec<u8>,
     allowance: Allowance,
-    /// The allowance is used up, and that was told.
+    /// Whether the allowance is used up, which was logged.
     silent: bool,
 }
 
@@ -70,14 +72,14 @@ impl Relay {
             self.line.extend_from_slice(&part[..part.len().min(room)]);
             if part.ends_with(b"\n") {
                 if self.line.len() > 1 {
-                    self.say();
+                    self.relay();
                 }
                 self.line.clear();
             }
         }
     }
 
-    fn say(&mut self) {
+    fn relay(&mut self) {
         let cost = LINE + u32::try_from(self.line.len()).unwrap_or(u32::MAX);
         if self.silent && self.allowance.has_recovered() {
             self.silent = false;
@@ -86,17 +88,17 @@ impl Relay {
             return;
         }
         match self.allowance.take(cost) {
-            true => say(&printable(&self.line)),
+            true => log_line(&printable(&self.line)),
             false => {
                 self.silent = true;
-                log::warn!("the sandbox says more than is relayed");
+                log::warn!("the sandbox logs more than is relayed");
             }
         }
     }
 }
 
-/// One line: boot writes its level first.
-fn say(line: &str) {
+/// Logs one line at its level, which boot writes first.
+fn log_line(line: &str) {
     let (first, rest) = line.trim_end().split_once(' ').unwrap_or((line.trim_end(), ""));
     match first.parse::<log::Level>() {
         Ok(level) => log::log!(level, "sandbox: {rest}"),

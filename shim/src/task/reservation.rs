@@ -1,4 +1,4 @@
-//! A Create's hold on its ID, and on the sandbox if it makes that too.
+//! A Create's claim on its ID, and on the sandbox if it makes that too.
 
 use std::sync::Arc;
 
@@ -12,8 +12,8 @@ use super::table::Sandbox;
 use super::teardown;
 use crate::error::{Error, Result};
 
-/// A hold on an ID. Dropped without being filled, it frees the ID and tears down
-/// a sandbox that nothing needs any more.
+/// A claim on an ID. If it is dropped before it is filled, it frees the ID and
+/// tears down a sandbox that nothing needs any more.
 pub(super) struct Reservation {
     shim: Arc<Shim>,
     id: String,
@@ -26,12 +26,12 @@ pub(super) struct Reservation {
 impl Reservation {
     pub(super) fn take(shim: &Arc<Shim>, id: &str) -> Result<Self> {
         let mut table = shim.table();
-        // Only into a sandbox that runs.
+        // A container can only join a pod that runs.
         table.pod.as_ref().map(Pod::files).transpose()?;
         let boot = match &table.sandbox {
             Sandbox::Made(boot) => Some(boot.clone()),
             Sandbox::None => None,
-            // That it is taken is the better reason to refuse it.
+            // An ID that is taken is the better reason to refuse the Create.
             Sandbox::Making if table.has(id) => None,
             Sandbox::Making => {
                 return Err(Error::state("the sandbox's first container is still being created"));
@@ -54,8 +54,8 @@ impl Reservation {
         self.boot.as_ref()
     }
 
-    /// Has every request see the container. Returns the status of an exit that was
-    /// reported meanwhile.
+    /// Shows the container to every request. Returns the status of an exit that
+    /// was reported meanwhile.
     pub(super) fn fill(mut self, container: Container) -> Option<u32> {
         self.filled = true;
         let mut table = self.shim.table();
@@ -73,7 +73,7 @@ impl Drop for Reservation {
         table.remove(&self.id);
         match &self.boot {
             None => table.sandbox_failed(),
-            // All others may have gone while this was being made.
+            // All other containers may have gone while this one was being made.
             Some(boot) => teardown::tear_down_if_empty(&mut table, boot),
         }
         drop(table);

@@ -1,4 +1,4 @@
-//! ResizePty: the client's window has a new size.
+//! ResizePty: sets the size of a terminal to that of the client's window.
 
 use containerd_shim_protos::api::{Empty, ResizePtyRequest};
 use sandbox_core::spec::plan::Terminal;

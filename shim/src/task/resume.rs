@@ -1,4 +1,4 @@
-//! Resume: lets a paused container go on.
+//! Resume: thaws a paused container.
 
 use containerd_shim_protos::api::{Empty, ResumeRequest};
 use containerd_shim_protos::events::task::TaskResumed;

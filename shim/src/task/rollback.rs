@@ -1,4 +1,4 @@
-//! What a Create has made so far, rolled back if it fails or is cancelled.
+//! Undoes the steps of a Create that failed or was cancelled.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,29 +10,29 @@ use super::create_plan::CreatePlan;
 use super::shim::Shim;
 use super::{hooks, teardown};
 
-/// How long poststop hooks may hold up the reply that a Create has failed.
+/// The time that poststop hooks may delay the reply that a Create has failed.
 const POSTSTOP_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What a Create has made so far.
+/// The things that a Create has made so far.
 #[derive(Default)]
 pub(super) struct Rollback {
     /// The container's cgroup.
     pub(super) cgroup: Option<Arc<Cgroup>>,
-    /// The sandbox that it has made.
+    /// The sandbox that the Create has made.
     pub(super) made: Option<Arc<BootClient>>,
-    /// The sandbox that it has joined.
+    /// The sandbox that the container has joined.
     pub(super) joined: Option<Arc<BootClient>>,
-    /// Whether hooks may have prepared something.
+    /// Whether hooks have begun to run, whose work poststop hooks must undo.
     pub(super) hooked: bool,
 }
 
 impl Rollback {
-    /// Undoes it in the reverse order, so that nothing of the container is left.
+    /// Removes all of them in the reverse order.
     pub(super) async fn run(self, shim: &Shim, plan: &CreatePlan) {
         let hooked = self.hooked;
         self.remove(shim, &plan.id).await;
         if hooked {
-            // runtime-spec, runtime.md, "Lifecycle": whatever step has failed.
+            // runtime-spec, runtime.md, "Lifecycle": after any failed step.
             let poststop = hooks::poststop(&plan.id, &plan.bundle, &plan.plan);
             if tokio::time::timeout(POSTSTOP_TIMEOUT, poststop).await.is_err() {
                 log::warn!("container {}: its poststop hooks take too long", plan.id);
@@ -42,15 +42,15 @@ impl Rollback {
 
     async fn remove(self, shim: &Shim, id: &str) {
         if let Some(boot) = self.made {
-            // Takes the root's cgroup along.
+            // This removes the root container's cgroup as well.
             return teardown::tear_down(&boot).await;
         }
         if let Some(boot) = self.joined {
             teardown::forget(shim, &boot, id).await;
         }
         if let Some(cgroup) = self.cgroup {
-            // All in there is the container's: what a boot that does not reply
-            // leaves.
+            // All processes in it are the container's: a boot that does not reply
+            // may leave some.
             let killed = cgroup.kill_now();
             if let Err(error) = cgroup.remove().and(killed) {
                 log::warn!("container {id}: {error}");

@@ -1,5 +1,6 @@
 //! containerd's task service (`containerd.task.v3.Task`, and v2, which is the
-//! same by another name): one line a request, each in a file of its own.
+//! same under another name). Each request has one line here and a file of its
+//! own.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -25,8 +26,8 @@ use crate::error::{Error, Result};
 
 struct TaskService(Arc<Shim>);
 
-/// The task service under both of its names: containerd 1.x asks for v2, 2.x
-/// for v3.
+/// Returns the task service under both of its names: containerd 1.x uses v2,
+/// 2.x uses v3.
 pub(crate) fn services(shim: &Arc<Shim>) -> HashMap<String, Service> {
     let service = || create_task(Arc::new(TaskService(shim.clone())));
     let older =
@@ -35,7 +36,7 @@ pub(crate) fn services(shim: &Arc<Shim>) -> HashMap<String, Service> {
 }
 
 impl TaskService {
-    /// See [`to_the_end`].
+    /// Runs a request to its end: see [`to_the_end`].
     async fn run<F, T>(&self, request: impl FnOnce(Arc<Shim>) -> F) -> TtrpcResult<T>
     where
         F: Future<Output = Result<T>> + Send + 'static,
@@ -45,8 +46,8 @@ impl TaskService {
     }
 }
 
-/// Carries a request out to its end, even if the client goes away in the
-/// middle of it: half a Create is worse than none.
+/// Runs a request to its end, even if its client goes: half a Create is worse
+/// than none.
 pub(crate) async fn to_the_end<T: Send + 'static>(
     request: impl Future<Output = Result<T>> + Send + 'static,
 ) -> TtrpcResult<T> {

@@ -1,10 +1,10 @@
-//! The shim of one sandbox: what every request gets.
+//! The shim of one sandbox, which every request gets.
 
 use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use sandbox_core::control::message::{Done, Request};
-use sandbox_core::sandbox::Along;
+use sandbox_core::sandbox::ReceivedFds;
 use tokio::sync::watch;
 
 use super::boot::BootClient;
@@ -18,11 +18,11 @@ pub(crate) struct Shim {
     /// containerd's namespace.
     pub(crate) namespace: String,
     pub(crate) events: Events,
-    /// The node's options, as `start` was given them.
+    /// The node's options, which `start` passed on.
     pub(crate) options: Options,
-    /// Set once, when the shim is to end.
+    /// The shim's end, set once.
     pub(crate) end: watch::Sender<End>,
-    /// How many exits are known and not published yet.
+    /// The number of exits that are known and not published yet.
     pub(super) pending_exits: watch::Sender<usize>,
     table: Mutex<Table>,
 }
@@ -32,9 +32,9 @@ pub(crate) struct Shim {
 pub(crate) enum End {
     No,
     Now,
-    /// Once the clients have hung up. If the connection closes right after a
-    /// reply, Go's ttrpc client may report the reply as lost, and containerd then
-    /// fails ShutdownSandbox.
+    /// Once the clients have closed their connections. If a connection closes
+    /// right after a reply, Go's ttrpc client may report the reply as lost, and
+    /// containerd then fails ShutdownSandbox.
     OnceAlone,
 }
 
@@ -55,21 +55,21 @@ impl Shim {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Asks boot and waits for the reply. A frozen boot would never reply, a dead
-    /// one neither.
+    /// Sends a request to boot and waits for the reply. Fails if boot is frozen
+    /// or dead, since there would be none.
     pub(super) async fn ask(
         &self,
         boot: &BootClient,
         request: Request,
         descriptors: &[BorrowedFd<'_>],
-    ) -> Result<(Done, Along)> {
+    ) -> Result<(Done, ReceivedFds)> {
         boot.check_alive()?;
         self.table().check_resumed(boot)?;
         boot.ask(request, descriptors)?.await
     }
 }
 
-/// Waits until a flag is raised, and for ever if it never is.
+/// Waits until a flag is raised; for ever, if it never is.
 pub(crate) async fn raised(mut flag: watch::Receiver<bool>) {
     if flag.wait_for(|raised| *raised).await.is_err() {
         std::future::pending().await

@@ -1,11 +1,13 @@
-//! Shutdown: containerd has no more need of the shim. 1.x says so after each
-//! Delete, and means the shim only after that of the last container. 2.x says
-//! so once, after that of the sandbox's root, and means it even if containers
-//! are left that died with the sandbox and that it has yet to delete.
+//! Shutdown: containerd does not need the shim any more.
 //!
-//! A sandbox that was asked for itself ends by ShutdownSandbox, whatever becomes
-//! of its containers; but a containerd that starts and does not know it any more
-//! says it so (`core/runtime/v2/shim_load.go`, `loadShim`).
+//! containerd 1.x sends it after each Delete, and means the shim only after the
+//! last container's. 2.x sends it once, after the Delete of the sandbox's root,
+//! and means the shim even if there still are containers that died with the
+//! sandbox, which it has yet to delete.
+//!
+//! A sandbox of the Sandbox service ends by ShutdownSandbox, whatever becomes
+//! of its containers. But a containerd that starts and has no record of the
+//! sandbox sends Shutdown for it (`core/runtime/v2/shim_load.go`, `loadShim`).
 
 use std::sync::Arc;
 
@@ -24,13 +26,13 @@ pub(super) async fn shutdown(shim: Arc<Shim>, request: ShutdownRequest) -> Resul
     Ok(Empty::default())
 }
 
-/// Whose end a Shutdown means.
+/// The thing that a Shutdown ends.
 enum Whose {
-    /// The pod's, and the shim's with it.
+    /// The pod, and the shim with it.
     Pods,
-    /// The last container's, and the shim's with it.
+    /// The last container, and the shim with it.
     LastContainers,
-    /// A container's while others need the shim.
+    /// A container only, since others need the shim.
     Nothings,
 }
 

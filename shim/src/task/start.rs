@@ -52,7 +52,7 @@ async fn start_init(shim: &Arc<Shim>, process: &ProcessId) -> Result<u32> {
     }
     let state = hooks::State { id, pid, status: "running", bundle: &bundle, plan: &plan };
     for hook in &plan.host.hooks.poststart {
-        // The specification wants a warning and no more.
+        // The specification requires only a warning.
         if let Err(error) = hooks::run(hook, &state).await {
             log::warn!("container {id}: {error}");
         }

@@ -1,4 +1,4 @@
-//! State: what a process is doing.
+//! State: returns the status of a process.
 
 use containerd_shim_protos::api::Status;
 use containerd_shim_protos::api::{StateRequest, StateResponse};
@@ -16,7 +16,7 @@ pub(super) fn state(shim: &Shim, request: &StateRequest) -> Result<StateResponse
     let is_frozen = container.init.state.is_frozen();
     let id = process_id(&request.id, &request.exec_id);
     let process = container.process(id.exec.as_deref())?;
-    // What is frozen with its container shows it.
+    // A process that is frozen with its container is shown as paused.
     let status = match is_frozen && process.state.is_alive() {
         true => Status::PAUSED,
         false => process.state.shown(),

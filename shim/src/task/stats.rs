@@ -1,4 +1,5 @@
-//! Stats: the numbers of a container's cgroup, from its Create to its Delete.
+//! Stats: returns the statistics of a container's cgroup, from its Create to
+//! its Delete.
 
 use containerd_shim_protos::api::{StatsRequest, StatsResponse};
 use containerd_shim_protos::protobuf::MessageField;

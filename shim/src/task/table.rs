@@ -1,6 +1,6 @@
-//! What the shim knows: its sandbox, its containers and their processes. The only
-//! lock of the task service; everything runs on one thread and no task holds it
-//! over an await, so it is never contended.
+//! The shim's state: its sandbox, its containers and their processes. It is
+//! behind the only lock of the task service. All tasks run on one thread and
+//! none holds the lock over an await, so it is never contended.
 //!
 //! ```text
 //!            reserve              fill                remove
@@ -31,12 +31,13 @@ use crate::error::{Error, Result};
 #[derive(Default)]
 pub(crate) struct Table {
     pub(super) sandbox: Sandbox,
-    /// The sandbox as the Sandbox service knows it, if that asked for it.
+    /// The sandbox of the Sandbox service, if that made it.
     pub(crate) pod: Option<Pod>,
     slots: HashMap<String, Slot>,
     /// The task that tears the last sandbox down.
     pub(super) tear_down: Option<JoinHandle<()>>,
-    /// A Shutdown came while containers were left whose sandbox is no more.
+    /// Whether a Shutdown came while there were containers whose sandbox is
+    /// gone.
     pub(super) shutdown_pending: bool,
 }
 
@@ -52,7 +53,7 @@ pub(super) enum Sandbox {
 }
 
 enum Slot {
-    /// A Create is under way.
+    /// A Create that is under way.
     Reserved(Reserved),
     Made(Box<Container>),
 }
@@ -61,28 +62,28 @@ enum Slot {
 struct Reserved {
     /// The status of an exit that was reported already.
     early: Option<u32>,
-    /// Raised when the client has gone.
+    /// Whether the client has gone.
     cancelled: watch::Sender<bool>,
 }
 
 /// The sandbox's steps.
 impl Table {
-    /// A request begins to make the sandbox.
+    /// Records that a request makes the sandbox.
     pub(crate) fn begin_sandbox(&mut self) {
         self.sandbox = Sandbox::Making;
     }
 
-    /// The sandbox is there.
+    /// Records that the sandbox is made.
     pub(crate) fn sandbox_made(&mut self, boot: Arc<BootClient>) {
         self.sandbox = Sandbox::Made(boot);
     }
 
-    /// The sandbox could not be made.
+    /// Records that the sandbox could not be made.
     pub(crate) fn sandbox_failed(&mut self) {
         self.sandbox = Sandbox::None;
     }
 
-    /// The sandbox is about to be torn down.
+    /// Records that the sandbox is being torn down.
     pub(super) fn take_sandbox(&mut self) {
         self.sandbox = Sandbox::None;
     }
@@ -95,7 +96,8 @@ impl Table {
 
 /// The slots' steps.
 impl Table {
-    /// Takes an ID for a Create. The flag is raised when the Create is cancelled.
+    /// Takes an ID for a Create. Returns a flag that is raised when the Create
+    /// is cancelled.
     pub(super) fn reserve(&mut self, id: &str) -> Result<watch::Receiver<bool>> {
         if self.slots.contains_key(id) {
             return Err(Error::exists(format!("container {id} already exists")));
@@ -106,18 +108,18 @@ impl Table {
         Ok(cancelled)
     }
 
-    /// Cancels a Create that is under way; the future ends when it is rolled
-    /// back. `None` when there is no such Create.
+    /// Cancels a Create that is under way. Returns a future that ends when the
+    /// Create is rolled back; `None` if there is no such Create.
     pub(super) fn cancel(&mut self, id: &str) -> Option<impl Future<Output = ()> + use<>> {
         let Some(Slot::Reserved(reserved)) = self.slots.get(id) else { return None };
         reserved.cancelled.send_replace(true);
         let mut cancelled = reserved.cancelled.subscribe();
-        // The slot goes, and with it the sender.
+        // The slot is removed, and the sender with it.
         Some(async move { while cancelled.changed().await.is_ok() {} })
     }
 
-    /// Puts a container where its Create had taken the ID. Returns the status of
-    /// an exit that was reported meanwhile.
+    /// Puts a container into the slot that its Create had taken. Returns the
+    /// status of an exit that was reported meanwhile.
     pub(super) fn fill(&mut self, container: Container) -> Option<u32> {
         let before = self.slots.insert(container.id.clone(), Slot::Made(Box::new(container)));
         match before {
@@ -126,7 +128,7 @@ impl Table {
         }
     }
 
-    /// Keeps the exit of a container that is still being created. `None` when
+    /// Keeps the exit of a container that is still being created. `None` if
     /// there is no such container.
     pub(super) fn report_early_exit(&mut self, id: &str, status: u32) -> Option<Relevance> {
         let Some(Slot::Reserved(reserved)) = self.slots.get_mut(id) else { return None };
@@ -136,7 +138,7 @@ impl Table {
         })
     }
 
-    /// Gives an ID free.
+    /// Frees an ID.
     pub(super) fn remove(&mut self, id: &str) {
         self.slots.remove(id);
     }
@@ -155,8 +157,8 @@ impl Table {
         self.slots.contains_key(id)
     }
 
-    /// Whether nothing is left that needs the sandbox: no container, no Create
-    /// and no pod.
+    /// Whether nothing needs the sandbox any more: there is no container, no
+    /// Create and no pod.
     pub(super) fn is_empty(&self) -> bool {
         self.slots.is_empty() && !self.has_pod()
     }
@@ -205,13 +207,13 @@ impl Table {
         })
     }
 
-    /// Returns ID and init of each container that runs one.
+    /// Returns the ID and the init's PID of each container that has an init.
     pub(super) fn inits(&self) -> Vec<(String, HostPid)> {
         let init = |c: &Container| c.init.state.process().map(|init| (c.id.clone(), init.pid));
         self.containers().filter_map(init).collect()
     }
 
-    /// Refuses what boot cannot do while the root container is frozen, and boot
+    /// Refuses a request to boot while the root container is frozen, and boot
     /// with it.
     pub(super) fn check_resumed(&self, boot: &BootClient) -> Result<()> {
         if self.is_frozen(boot) {

@@ -1,4 +1,4 @@
-//! Every ending, one word each.
+//! All endings, with one word for each.
 //!
 //! | word | what it ends |
 //! |---|---|
@@ -38,29 +38,28 @@ use super::table::{Sandbox, Table};
 use crate::error::{Error, Result};
 use crate::ready::readable;
 
-/// How long a Delete waits for a Create that it has cancelled: containerd waits no
-/// more than three seconds for a shim that it gives up.
+/// The time that a Delete waits for a Create that it has cancelled. containerd
+/// gives a shim three seconds at most.
 const ROLL_BACK_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How long boot may take to die of SIGKILL.
+/// The time that boot has to die of SIGKILL.
 const BOOT_EXIT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long boot may take to forget a container.
+/// The time that boot has to forget a container.
 const FORGET_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long a StartSandbox that is cancelled may hold up the StopSandbox.
+/// The time that a cancelled StartSandbox may delay the StopSandbox.
 const CANCEL_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long all exits of a sandbox that was torn down may take to be reported.
+/// The time for the reports of all exits of a sandbox that was torn down.
 const EXITS_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long the last events may take: containerd waits three seconds for a shim
-/// to go.
+/// The time for the last events: containerd gives a shim three seconds to end.
 const LAST_EVENTS_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Cancels a Create that is under way, and waits until it is rolled back. The
-/// client of a Create has gone when a Delete comes for it: containerd tells no one
-/// else (`TaskManager.Create`, core/runtime/v2/task_manager.go).
+/// Cancels a Create that is under way, and waits until it is rolled back. If a
+/// Delete comes for it, the client of the Create has gone: containerd reports
+/// this to no one else (`TaskManager.Create`, core/runtime/v2/task_manager.go).
 pub(super) async fn cancel_create(shim: &Shim, id: &str) {
     let rolled_back = shim.table().cancel(id);
     if let Some(rolled_back) = rolled_back
@@ -70,8 +69,8 @@ pub(super) async fn cancel_create(shim: &Shim, id: &str) {
     }
 }
 
-/// Has boot forget a container, and kill it if it is still at its gate. A dead
-/// boot has forgotten everything; a hostile one may pretend not to hear.
+/// Makes boot forget a container, and kill it if it is still at its gate. A
+/// dead boot has forgotten everything; a hostile one may not reply.
 pub(super) async fn forget(shim: &Shim, boot: &BootClient, id: &str) {
     let is_frozen = shim.table().is_frozen(boot);
     if is_frozen {
@@ -82,13 +81,13 @@ pub(super) async fn forget(shim: &Shim, boot: &BootClient, id: &str) {
     match tokio::time::timeout(FORGET_TIMEOUT, shim.ask(boot, request, &[])).await {
         Ok(Ok(_)) => {}
         Ok(Err(error)) => log::debug!("container {id}: {error}"),
-        Err(_) => log::warn!("container {id}: the sandbox does not answer"),
+        Err(_) => log::warn!("container {id}: the sandbox does not reply"),
     }
     remove_state(boot, id);
 }
 
-/// Has boot forget a container that has ended, of which boot keeps nothing that a
-/// client would have to wait for; or by a boot that cannot be waited for.
+/// Makes boot forget a container that has ended, without a wait: boot keeps
+/// nothing of it that a client would have to wait for, or boot is frozen.
 pub(super) fn forget_ended(boot: &BootClient, id: &str) {
     boot.send(Request::Delete { container: id.to_string() });
     remove_state(boot, id);
@@ -117,7 +116,7 @@ pub(super) async fn tear_down(boot: &BootClient) {
     }
     // The cgroup first: its directory shows whether something is left.
     warn("removal of the cgroup", boot.cgroup.remove());
-    warn("removal of the state", boot.sandbox.destroy());
+    warn("removal of the state", boot.sandbox.tear_down());
 }
 
 /// Kills boot, and waits until all that ended with it was reported.
@@ -139,8 +138,8 @@ pub(crate) fn tear_down_if_unused(shim: &Shim, boot: &Arc<BootClient>) {
     }
 }
 
-/// Begins to tear a sandbox down, if nothing is left in the table. Shutdown waits
-/// for its end.
+/// Begins to tear a sandbox down, if the table is empty. Shutdown waits for the
+/// end of this.
 pub(super) fn tear_down_if_empty(table: &mut Table, boot: &Arc<BootClient>) {
     if !table.is_empty() {
         return;
@@ -164,8 +163,8 @@ async fn finish_tear_down(shim: &Shim) {
     }
 }
 
-/// Ends the pod's sandbox process, cancels a start that is under way, and tears the
-/// sandbox down if no container is left. Idempotent.
+/// Ends the pod's sandbox process, cancels a start that is under way, and tears
+/// the sandbox down if there is no container. Idempotent.
 pub(crate) async fn stop_pod(shim: &Arc<Shim>, id: &str) -> Result<()> {
     let turn = {
         let mut table = shim.table();
@@ -184,7 +183,7 @@ pub(crate) async fn stop_pod(shim: &Arc<Shim>, id: &str) -> Result<()> {
         let pod = table.pod(id)?;
         match pod.state() {
             PodState::Ready(boot) => boot.clone(),
-            // A start has its turn until it is over: one without has crashed.
+            // A start holds the lock until it is over: one that does not has crashed.
             PodState::Created(_) | PodState::Starting => {
                 pod.end();
                 return Ok(());
@@ -200,7 +199,7 @@ pub(crate) async fn stop_pod(shim: &Arc<Shim>, id: &str) -> Result<()> {
     Ok(())
 }
 
-/// Thaws what is paused: frozen processes do not die, on cgroup v1.
+/// Thaws the paused containers: on cgroup v1, frozen processes do not die.
 fn resume_all(shim: &Shim) {
     let table = shim.table();
     for container in table.containers().filter(|c| c.init.state.is_frozen()) {
@@ -210,8 +209,8 @@ fn resume_all(shim: &Shim) {
     }
 }
 
-/// Tears the sandbox down with all that is left in it, at the node's request or
-/// the Sandbox service's rather than container by container.
+/// Tears the sandbox down with all its containers at once, for the node or the
+/// Sandbox service.
 async fn tear_down_all(shim: &Shim) {
     let (boot, cgroups) = {
         let table = shim.table();
@@ -235,8 +234,8 @@ pub(super) async fn shut_down(shim: &Shim, end: End) {
     shim.end.send_replace(end);
 }
 
-/// Shuts the shim down, if that was asked for while containers were left and none
-/// is left now.
+/// Shuts the shim down, if a Shutdown came while there were containers and
+/// there are none now.
 pub(super) fn shut_down_if_pending(shim: &Arc<Shim>) {
     let now = {
         let table = shim.table();
@@ -248,8 +247,8 @@ pub(super) fn shut_down_if_pending(shim: &Arc<Shim>) {
     }
 }
 
-/// Shuts the shim down with its pod and whatever is left. The pod may never have
-/// been created: containerd wants the shim gone all the same.
+/// Shuts the shim down with its pod and all containers. Does so even if the pod
+/// was never created, since containerd wants the shim gone.
 pub(crate) async fn shut_down_pod(shim: &Arc<Shim>, id: &str) {
     if let Err(error) = stop_pod(shim, id).await {
         log::debug!("shutdown: {error}");
@@ -258,15 +257,15 @@ pub(crate) async fn shut_down_pod(shim: &Arc<Shim>, id: &str) {
     shut_down(shim, End::OnceAlone).await;
 }
 
-/// Tears everything down because a signal ends the shim, as when the node shuts
-/// down: the pod ends in an orderly way.
+/// Tears everything down in order because a signal ends the shim, as when the
+/// node shuts down.
 pub(crate) async fn end_by_signal(shim: &Shim) {
     log::info!("ended by a signal");
     tear_down_all(shim).await;
     publish_rest(shim, LAST_EVENTS_TIMEOUT).await;
 }
 
-/// Publishes what is left to be published, but does not try for ever.
+/// Publishes the events that are left, within `timeout`.
 async fn publish_rest(shim: &Shim, timeout: Duration) {
     let deadline = Instant::now() + timeout;
     let mut pending = shim.pending_exits.subscribe();

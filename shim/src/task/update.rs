@@ -1,4 +1,4 @@
-//! Update: new resources for a container, and its new capacity for boot.
+//! Update: sets new resources for a container, and sends boot its new capacity.
 
 use containerd_shim_protos::api::{Empty, UpdateTaskRequest};
 use oci_spec::runtime::LinuxResources;
@@ -29,8 +29,8 @@ fn check_update(init: &State) -> Result<()> {
     }
 }
 
-/// Sends boot a container's capacity; and the sandbox's, when it is the root
-/// container's. A frozen boot reads it when it is resumed.
+/// Sends boot a container's capacity, and the sandbox's if this is the root
+/// container. A frozen boot reads it when it is resumed.
 fn send_capacity(container: &Container) -> Result<()> {
     let capacity = container.cgroup.capacity(container.capacity_policy)?;
     let send = |container_id: Option<String>| {

@@ -1,5 +1,5 @@
-//! Wait: until a process has ended. Any number of clients may wait, and may
-//! come back after they lost their connection.
+//! Wait: waits until a process has ended. Any number of clients may wait, and
+//! may come back after they lost their connection.
 
 use containerd_shim_protos::api::{WaitRequest, WaitResponse};
 
