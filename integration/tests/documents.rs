@@ -1,5 +1,5 @@
-//! What the documents name is there: links, source files, and the tests of the
-//! threat model.
+//! What the documents name is there: links, source files, functions, the tests of
+//! the threat model, and the messages of docs/troubleshooting.md.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -29,9 +29,14 @@ fn prose(document: &Path) -> String {
     text.split("\n```").step_by(2).collect::<Vec<_>>().join("\n")
 }
 
-/// Returns the texts between two marks.
-fn between<'a>(text: &'a str, begin: &str, end: char) -> Vec<&'a str> {
-    text.split(begin).skip(1).filter_map(|rest| Some(rest.split_once(end)?.0)).collect()
+/// Returns the targets of a document's links.
+fn links(text: &str) -> Vec<&str> {
+    text.split("](").skip(1).filter_map(|rest| Some(rest.split_once(')')?.0)).collect()
+}
+
+/// Returns what stands in backquotes.
+fn quoted(text: &str) -> Vec<&str> {
+    text.split('`').skip(1).step_by(2).collect()
 }
 
 /// The headings of a document, as a forge makes anchors of them.
@@ -50,9 +55,10 @@ fn anchors(document: &Path) -> Vec<String> {
 
 #[test]
 fn every_link_leads_somewhere() {
+    let mut found = 0;
     for document in documents() {
         let folder = document.parent().expect("a folder");
-        for link in between(&prose(&document), "](", ')') {
+        for link in links(&prose(&document)) {
             if link.starts_with("https:") {
                 continue;
             }
@@ -63,8 +69,10 @@ fn every_link_leads_somewhere() {
             if !anchor.is_empty() {
                 assert!(anchors(&target).iter().any(|known| known == anchor), "{shown}");
             }
+            found += 1;
         }
     }
+    assert!(found > 30, "{found} links");
 }
 
 /// A path in backquotes is one of the repository, or below one of these folders.
@@ -76,14 +84,17 @@ fn find(name: &str) -> Option<PathBuf> {
 
 #[test]
 fn every_source_file_that_is_named_is_there() {
+    let mut found = 0;
     for document in documents() {
-        for name in between(&prose(&document), "`", '`') {
+        for name in quoted(&prose(&document)) {
             let name = name.trim_end_matches('/');
             if name.ends_with(".rs") && name.chars().all(|c| c.is_ascii_graphic()) {
                 assert!(find(name).is_some(), "{}: there is no {name}", document.display());
+                found += 1;
             }
         }
     }
+    assert!(found > 100, "{found} names");
 }
 
 /// Every `file.rs` of ARCHITECTURE.md that names of its functions follow, in
@@ -151,4 +162,89 @@ fn every_rule_of_the_threat_model_is_enforced_and_attacked_where_it_says() {
             }
         }
     }
+}
+
+/// How messages begin in docs/troubleshooting.md that containerd, the kubelet or the C
+/// library writes, in whole or in part.
+const MESSAGES_OF_OTHERS: [&str; 5] = [
+    "runtime \"io.",
+    "no runtime for",
+    "RuntimeClass handler",
+    "Permission denied",
+    "clone3 of the sandbox process",
+];
+
+/// Returns all source files of the product, each sentence in one line.
+fn sources() -> String {
+    let mut folders = vec![repository().join("shim/src"), repository().join("sandbox-core/src")];
+    let mut all = fs::read_to_string(repository().join("shim/package/palisade-containerd"))
+        .expect("read palisade-containerd");
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).expect("read a folder of sources") {
+            let path = entry.expect("an entry").path();
+            match path.is_dir() {
+                true => folders.push(path),
+                false => all.push_str(&fs::read_to_string(&path).expect("read a source file")),
+            }
+        }
+    }
+    let lines = all.replace("\\\n", "").replace("\\\"", "\"");
+    lines.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// Returns the parts of a message, of some length, between its values: words in capitals,
+/// numbers, paths and quotations. Many sentences get what is expected as a value.
+fn literals(message: &str) -> Vec<String> {
+    let is_value = |word: &str| {
+        let word = word.trim_matches(|c: char| ",;:().".contains(c));
+        let in_capitals = |word: &str| word.chars().all(|c| c.is_ascii_uppercase() || c == '…');
+        word.split('.').any(in_capitals)
+            || word == "expected"
+            || word.contains(['"', '/', '=', '['])
+            || word.starts_with(|c: char| c.is_ascii_digit())
+    };
+    let mut parts = vec![String::new()];
+    for word in message.split_whitespace() {
+        let last = parts.last_mut().expect("a part");
+        if is_value(word) {
+            parts.push(String::new());
+            continue;
+        }
+        if !last.is_empty() {
+            last.push(' ');
+        }
+        last.push_str(word);
+        if word.ends_with([':', ';']) {
+            last.pop();
+            parts.push(String::new());
+        }
+    }
+    parts.retain(|part| part.len() > 15);
+    parts
+}
+
+#[test]
+fn every_message_in_the_headings_of_troubleshooting_is_in_the_source() {
+    let sources = sources();
+    let document = text(Path::new("docs/troubleshooting.md"));
+    let headings = document.split("\n\n").filter(|part| {
+        part.strip_prefix("**").is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
+    });
+    let mut found = 0;
+    let mut missing = Vec::new();
+    for heading in headings {
+        let heading = heading.split_whitespace().collect::<Vec<_>>().join(" ");
+        for message in quoted(&heading) {
+            let literals = literals(message);
+            let is_ours = !MESSAGES_OF_OTHERS.iter().any(|other| message.starts_with(other));
+            if is_ours && !literals.is_empty() {
+                found += 1;
+                if !literals.iter().all(|literal| sources.contains(literal)) {
+                    missing.push(message.to_owned());
+                }
+            }
+        }
+    }
+    assert!(found > 15, "{found} messages");
+    assert_eq!(missing, Vec::<String>::new(), "the source has no such messages");
 }
