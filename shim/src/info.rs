@@ -240,8 +240,8 @@ mod tests {
         let Err(error) = serde_json::from_value::<T>(json!("none of them")) else {
             panic!("it takes anything");
         };
-        let said = error.to_string();
-        let (_, expected) = said.split_once("expected one of ").unwrap();
+        let message = error.to_string();
+        let (_, expected) = message.split_once("expected one of ").unwrap();
         expected.split('`').skip(1).step_by(2).map(str::to_owned).collect()
     }
 

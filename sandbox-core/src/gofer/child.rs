@@ -12,7 +12,7 @@ use crate::error::{Context, Error, Failure, Result};
 use crate::sys::child::Child;
 use crate::sys::clone::SingleThreaded;
 
-/// Parks a child in new namespaces that does nothing but exist.
+/// Starts a child in new namespaces that only waits to be killed.
 pub(super) fn parked(namespaces: CloneFlags) -> Result<Child> {
     Child::parked(&alone()?, namespaces).context(|| "clone3")
 }
@@ -36,7 +36,7 @@ pub(super) fn made_in_child(
     .context(|| "socketpair")?;
     let child =
         Child::run(&alone()?, namespaces, || report(&theirs, work())).context(|| "clone3")?;
-    // So that the child's death closes the channel.
+    // The child's death then closes the channel.
     drop(theirs);
     let received = receive_packet(&ours, 64 * 1024, 1).context(|| "receiving from a child")?;
     drop(child);

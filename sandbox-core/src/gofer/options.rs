@@ -1,5 +1,5 @@
-//! Mount options as mount(8) writes them, told apart: what belongs to the mount
-//! and what to the file system.
+//! Separates mount options in the form of mount(8) into those of the mount and those of
+//! the file system.
 
 use rustix::mount::MountAttrFlags;
 
@@ -10,16 +10,16 @@ use crate::spec::plan::FsOption;
 /// The options of one mount.
 #[derive(Debug, PartialEq)]
 pub(super) struct Options {
-    /// What the mount has.
+    /// The attributes of the mount.
     pub(super) attributes: MountAttrFlags,
-    /// For the file system.
+    /// The options of the file system.
     pub(super) fs: Vec<FsOption>,
-    /// Bind, rather than make a file system; and whether recursively.
+    /// For a bind, whether it is recursive; `None` if a file system is made.
     pub(super) bind: Option<bool>,
 }
 
 impl Options {
-    /// Later options win over earlier ones, as with mount(8).
+    /// Parses options. Later ones replace earlier ones, as with mount(8).
     pub(super) fn parse(options: &[String]) -> Result<Self> {
         let mut parsed = Self { attributes: MountAttrFlags::empty(), fs: Vec::new(), bind: None };
         for option in options {
@@ -55,7 +55,7 @@ impl Options {
         self.attributes.contains(MountAttrFlags::MOUNT_ATTR_RDONLY)
     }
 
-    /// Takes the value of an option out.
+    /// Removes an option and returns its value.
     pub(super) fn take(&mut self, key: &str) -> Option<String> {
         let place = self.fs.iter().position(|(k, value)| k == key && value.is_some())?;
         self.fs.remove(place).1
@@ -71,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn options_of_the_mount_and_of_the_file_system_are_told_apart() {
+    fn options_of_the_mount_and_of_the_file_system_are_separated() {
         let mut options =
             parse(&["rbind", "ro", "noatime", "relatime", "nodev", "dev", "a=b=c", "d"]).unwrap();
         assert_eq!(options.bind, Some(true));

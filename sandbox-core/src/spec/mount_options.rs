@@ -1,36 +1,36 @@
-//! The one table of mount options: fstab(5), mount(8), and what the runtime
-//! specification and runc add.
+//! The one table of mount options: those of fstab(5) and mount(8), and those that the
+//! runtime specification and runc add.
 //!
-//! Three places are made from it: the parser of a spec's mounts
-//! (`resolve/mount_options.rs`), the gofer's parser of a root file system's
-//! mounts (`gofer/options.rs`), and what the shim's `-info` claims ([`names`]).
+//! Three places use it: the parser of a spec's mounts (`resolve/mount_options.rs`), the
+//! gofer's parser of a root file system's mounts (`gofer/options.rs`), and the shim's
+//! `-info`, for the options that it claims ([`names`]).
 
 use rustix::mount::MountAttrFlags as Attr;
 
 use super::plan::{FsOption, Propagation};
 use crate::sys::mount::PropagationKind as Kind;
 
-/// What an option asks for.
+/// The meaning of an option.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Meaning {
     /// A change that mount_setattr(2) makes.
     Attributes(AttributeChange),
-    /// mount_namespaces(7).
+    /// A propagation: mount_namespaces(7).
     Propagation(Propagation),
     /// A bind instead of a file system.
     Bind {
-        /// With all mounts below it.
+        /// Whether all mounts below it are bound as well.
         recursive: bool,
     },
-    /// How the owners of a bind appear.
+    /// The mapping of a bind's owners.
     Idmap(Idmap),
-    /// A tmpfs begins with what the directory below it holds.
+    /// A copy into a new tmpfs of the files of the directory below it.
     CopyUp,
-    /// An option of the super block that mount(8) knows for all file systems.
+    /// An option of the super block that mount(8) has for all file systems.
     SuperBlock,
-    /// The default, or what mount(8) prints.
+    /// None: it is a default, or only changes the output of mount(8).
     Nothing,
-    /// Not supported; the sentence says what to do instead.
+    /// Not supported, with a sentence of advice.
     Refused(&'static str),
 }
 
@@ -39,14 +39,14 @@ pub(crate) enum Meaning {
 pub(crate) struct AttributeChange {
     pub(crate) set: Attr,
     pub(crate) clear: Attr,
-    /// For all mounts below as well.
+    /// Whether it also applies to all mounts below.
     pub(crate) recursive: bool,
 }
 
 impl AttributeChange {
-    /// Adds this change to what earlier options asked for. The access time
-    /// modes are one field of several bits, and the kernel demands that all of
-    /// it is cleared before one is set.
+    /// Adds this change to those of earlier options. The access time modes are one field
+    /// of several bits, and the kernel demands that all of it is cleared before one is
+    /// set.
     pub(crate) fn apply(self, set: &mut Attr, clear: &mut Attr) {
         *set = set.difference(self.clear).union(self.set);
         *clear = clear.difference(self.set.difference(ATIME)).union(self.clear);
@@ -72,7 +72,7 @@ const fn propagation(kind: Kind) -> Meaning {
     Meaning::Propagation(Propagation { kind, recursive: false })
 }
 
-/// Attributes and propagations have a recursive form besides, with an `r` in
+/// The options. Attributes and propagations also have a recursive form, with an `r` in
 /// front (runc, `docs/spec-conformance.md`).
 const OPTIONS: [(&str, Meaning); 43] = [
     ("ro", attributes(Attr::MOUNT_ATTR_RDONLY, NONE)),
@@ -124,13 +124,13 @@ const OPTIONS: [(&str, Meaning); 43] = [
 const REMOUNT: &str = "every mount of a container is new; put the options on the mount itself";
 const LOOP: &str = "name a block device as the source";
 
-/// Returns what an option means; `None` for what only its file system knows.
+/// Returns an option's meaning; `None` for an option of one file system.
 pub(crate) fn meaning(option: &str) -> Option<Meaning> {
     let find = |wanted: &str| OPTIONS.iter().find(|(name, _)| *name == wanted).map(|(_, m)| *m);
     find(option).or_else(|| recursive(find(option.strip_prefix('r')?)?))
 }
 
-/// Returns the recursive form of what has one.
+/// Returns the recursive form of a meaning that has one.
 fn recursive(meaning: Meaning) -> Option<Meaning> {
     match meaning {
         Meaning::Attributes(change) => {

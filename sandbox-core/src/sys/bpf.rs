@@ -35,7 +35,7 @@ struct LoadAttr {
     prog_flags: u32,
 }
 
-/// For `BPF_PROG_ATTACH` and `BPF_PROG_DETACH`.
+/// The members for `BPF_PROG_ATTACH` and `BPF_PROG_DETACH`.
 #[repr(C)]
 struct AttachAttr {
     target_fd: u32,
@@ -44,9 +44,9 @@ struct AttachAttr {
     attach_flags: u32,
 }
 
-/// For `BPF_PROG_QUERY`: all that any kernel writes of it. From Linux 6.17 on
-/// that includes `revision`, whatever size it was told; older kernels take a
-/// longer structure as long as the rest is zero.
+/// The members for `BPF_PROG_QUERY`, with all that any kernel writes. From Linux 6.17
+/// on the kernel writes `revision`, whatever size it is given. Older kernels take a
+/// longer structure if the rest is zero.
 #[repr(C)]
 #[derive(Default)]
 struct QueryAttr {
@@ -66,7 +66,7 @@ struct QueryAttr {
 /// The last member ends where the kernel's does.
 const _: () = assert!(size_of::<QueryAttr>() == 64);
 
-/// For `BPF_PROG_GET_FD_BY_ID`.
+/// The member for `BPF_PROG_GET_FD_BY_ID`.
 #[repr(C)]
 struct IdAttr {
     id: u32,
@@ -74,7 +74,7 @@ struct IdAttr {
     open_flags: u32,
 }
 
-/// bpf(2) with one of the structures above.
+/// Calls bpf(2) with one of the structures above.
 ///
 /// # Safety
 /// `attr` is laid out as `union bpf_attr` is for `command`, and the addresses
@@ -89,7 +89,7 @@ unsafe fn bpf<T>(command: c_long, attr: &mut T) -> io::Result<c_long> {
     })
 }
 
-/// A descriptor number as bpf.h has it.
+/// Returns a descriptor's number in the type of bpf.h.
 fn number(fd: BorrowedFd<'_>) -> u32 {
     fd.as_raw_fd().cast_unsigned()
 }
@@ -127,7 +127,7 @@ pub fn attach_device_program(cgroup: BorrowedFd<'_>, program: BorrowedFd<'_>) ->
     unsafe { bpf(PROG_ATTACH, &mut attr) }.map(drop)
 }
 
-/// The IDs of the programs attached to a cgroup itself. bpf(2), `BPF_PROG_QUERY`.
+/// Returns the IDs of the programs attached to a cgroup itself. bpf(2), `BPF_PROG_QUERY`.
 pub fn device_programs(cgroup: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
     // The kernel allows 64 programs (BPF_CGROUP_MAX_PROGS).
     let mut ids = [0u32; 64];
@@ -145,7 +145,7 @@ pub fn device_programs(cgroup: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
     Ok(ids.iter().copied().take(attr.prog_cnt as usize).collect())
 }
 
-/// Detaches a program by its ID; one that is gone already is fine. bpf(2),
+/// Detaches a program by its ID. Succeeds if it is gone already. bpf(2),
 /// `BPF_PROG_DETACH`.
 pub fn detach_device_program(cgroup: BorrowedFd<'_>, id: u32) -> io::Result<()> {
     let mut attr = IdAttr { id, next_id: 0, open_flags: 0 };

@@ -33,8 +33,9 @@ impl Child {
             Cloned::Child => {
                 // The child must never return into its copy of the caller.
                 let work = AssertUnwindSafe(|| {
-                    // Dead before it could be asked for the signal? In a PID
-                    // namespace of its own the child sees no parent at all.
+                    // The parent may have died before the child asked for the
+                    // signal. In a PID namespace of its own the child sees no
+                    // parent at all.
                     let orphan = || rustix::process::getppid().is_some_and(|p| p != parent);
                     if die_with_parent().is_ok() && !orphan() {
                         work();
@@ -49,7 +50,7 @@ impl Child {
     /// no descriptor of its parent's open, and any signal ends it.
     pub fn parked(proof: &SingleThreaded, namespaces: CloneFlags) -> io::Result<Self> {
         Self::run(proof, namespaces, || {
-            // It exists all the same.
+            // The child exists even if this fails.
             let _ = SigSet::empty().thread_set_mask();
             close_all();
             loop {
@@ -58,7 +59,7 @@ impl Child {
         })
     }
 
-    /// Its ID in the caller's PID namespace.
+    /// Returns its ID in the caller's PID namespace.
     pub fn pid(&self) -> i32 {
         self.pid
     }
@@ -73,7 +74,7 @@ impl Drop for Child {
     }
 }
 
-/// Closes all descriptors of a process that only waits to be killed.
+/// Closes all descriptors of a process that then only waits to be killed.
 fn close_all() {
     // SAFETY: the only caller uses and drops no descriptor after this: it waits
     // for ever, and a panic there is impossible.

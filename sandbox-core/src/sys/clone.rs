@@ -24,7 +24,7 @@ impl SingleThreaded {
         }
     }
 
-    /// Claims it of a unit test, whose harness has one more thread, which waits.
+    /// Makes a proof for a unit test, whose harness has one more thread, which waits.
     /// Only for children that take no lock.
     #[cfg(test)]
     pub(crate) fn in_a_test() -> Self {

@@ -1,11 +1,11 @@
-//! Which kernel runs.
+//! The version of the running kernel.
 
 use std::ffi::CStr;
 
 /// A kernel's version: major and minor.
 pub type Version = (u32, u32);
 
-/// Returns the running kernel's version, unless its release says none.
+/// Returns the running kernel's version; `None` if its release contains none.
 pub fn version() -> Option<Version> {
     version_in(rustix::system::uname().release())
 }

@@ -1,4 +1,4 @@
-//! What a process does to itself before execve.
+//! System calls that a process makes on itself before execve.
 
 use std::convert::Infallible;
 use std::ffi::{CStr, CString};
@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use super::check;
 
-/// execveat(2) of an open file. Returns only on failure.
+/// Executes an open file: execveat(2). Returns only on failure.
 pub fn execute_descriptor(
     file: BorrowedFd<'_>,
     args: &[CString],
@@ -26,7 +26,7 @@ pub fn execute_descriptor(
     Ok(execveat(file, c"", args, env, AtFlags::AT_EMPTY_PATH)?)
 }
 
-/// execve(2). Returns only on failure.
+/// Executes a file: execve(2). Returns only on failure.
 pub fn execute(path: &CStr, args: &[CString], env: &[CString]) -> io::Result<Infallible> {
     Ok(execve(path, args, env)?)
 }
@@ -43,28 +43,28 @@ pub fn become_root() -> io::Result<()> {
     setresuid(uid, uid, uid).map_err(of("setresuid 0"))
 }
 
-/// Ends this process at once, running nothing: _exit(2).
+/// Ends this process at once, without exit handlers: _exit(2).
 pub fn exit_now(status: i32) -> ! {
     // SAFETY: _exit does not return and touches no memory of ours.
     unsafe { libc::_exit(status) }
 }
 
-/// `PR_SET_SECUREBITS` with `SECBIT_NO_SETUID_FIXUP`: changes of user leave the
-/// capabilities alone (capabilities(7)).
+/// Keeps the capabilities in changes of user: `PR_SET_SECUREBITS` with
+/// `SECBIT_NO_SETUID_FIXUP`, capabilities(7).
 pub fn separate_ids_from_capabilities() -> io::Result<()> {
     Ok(set_capabilities_secure_bits(CapabilitiesSecureBits::NO_SETUID_FIXUP)?)
 }
 
-/// `PR_SET_DUMPABLE`: whether others of the same user may trace this process
-/// and own its `/proc` files.
+/// Sets whether other processes of the same user may trace this process and own its
+/// `/proc` files: `PR_SET_DUMPABLE`.
 pub fn set_dumpable(dumpable: bool) -> io::Result<()> {
     let behavior =
         if dumpable { DumpableBehavior::Dumpable } else { DumpableBehavior::NotDumpable };
     Ok(set_dumpable_behavior(behavior)?)
 }
 
-/// `PR_SET_PDEATHSIG` with SIGKILL: this process dies with its parent. A
-/// change of credentials clears it, so call it last.
+/// Makes this process die with its parent: `PR_SET_PDEATHSIG` with SIGKILL. A change
+/// of credentials clears this, so call it last.
 pub fn die_with_parent() -> io::Result<()> {
     Ok(set_parent_process_death_signal(Some(Signal::KILL))?)
 }
@@ -74,7 +74,7 @@ pub fn die_with_parent() -> io::Result<()> {
 /// `program` holds whole `struct sock_filter`s of eight bytes each.
 ///
 /// # Errors
-/// `EINVAL` when the program is no valid one; `EACCES` without
+/// `EINVAL` if the program is not valid; `EACCES` without
 /// no_new_privileges and CAP_SYS_ADMIN.
 pub fn load_seccomp(program: &[u8], flags: u32) -> io::Result<()> {
     let length = program.len() / size_of::<libc::sock_filter>();
@@ -94,7 +94,7 @@ pub fn load_seccomp(program: &[u8], flags: u32) -> io::Result<()> {
         len: u16::try_from(length).map_err(|_| invalid())?,
         filter: filters.as_ptr().cast_mut(),
     };
-    // SAFETY: `header` tells the true length of `filters`, which outlives the
+    // SAFETY: `header` has the true length of `filters`, which outlives the
     // call; the kernel only reads it.
     check(unsafe {
         libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const header)
@@ -124,7 +124,7 @@ pub struct Rlimit {
     pub hard: u64,
 }
 
-/// setrlimit(2) by number.
+/// Sets a resource limit: setrlimit(2).
 pub fn set_rlimit(limit: Rlimit) -> io::Result<()> {
     let value = libc::rlimit64 { rlim_cur: limit.soft, rlim_max: limit.hard };
     // SAFETY: pid 0 is this process; `value` outlives the call; no old value is asked for.
@@ -153,7 +153,7 @@ pub struct Scheduler {
     pub period: u64,
 }
 
-/// sched_setattr(2).
+/// Sets this process's scheduling: sched_setattr(2).
 pub fn set_scheduler(wanted: &Scheduler) -> io::Result<()> {
     #[repr(C)]
     struct SchedAttr {
@@ -177,12 +177,12 @@ pub fn set_scheduler(wanted: &Scheduler) -> io::Result<()> {
         period: wanted.period,
     };
     // SAFETY: `attr` has the layout of the first version of struct sched_attr
-    // and says its own size; it outlives the call.
+    // with its own size in it; it outlives the call.
     check(unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attr, 0) })?;
     Ok(())
 }
 
-/// ioprio_set(2) for this process.
+/// Sets this process's I/O priority: ioprio_set(2).
 pub fn set_io_priority(value: u32) -> io::Result<()> {
     const IOPRIO_WHO_PROCESS: libc::c_int = 1;
     // SAFETY: integer arguments.
@@ -190,7 +190,7 @@ pub fn set_io_priority(value: u32) -> io::Result<()> {
     Ok(())
 }
 
-/// A real-time signal by its number, which rustix names none of.
+/// Returns a real-time signal by its number. rustix has no names for these.
 pub fn realtime_signal(number: i32) -> Option<Signal> {
     if !(32..=64).contains(&number) {
         return None;
@@ -201,8 +201,8 @@ pub fn realtime_signal(number: i32) -> Option<Signal> {
     Some(unsafe { Signal::from_raw_unchecked(number) })
 }
 
-/// Signals as a new program expects them: none blocked, and SIGPIPE with its
-/// default action, which Rust's runtime ignores.
+/// Sets signals as a new program expects them: none blocked, and SIGPIPE, which Rust's
+/// runtime ignores, with its default action.
 pub fn reset_signals() -> io::Result<()> {
     // SAFETY: the default action is no function that could be unsound to call.
     unsafe {
@@ -212,8 +212,8 @@ pub fn reset_signals() -> io::Result<()> {
     Ok(())
 }
 
-/// The PID of a child that has ended and is still to be collected: waitid(2)
-/// with `WNOWAIT`. `None` when there is none at the moment or at all.
+/// Returns the PID of a child that has ended and is not collected yet: waitid(2) with
+/// `WNOWAIT`. `None` if there is none.
 pub fn ended_child() -> Option<i32> {
     // SAFETY: siginfo_t is plain data, for which zero is valid.
     let mut info: libc::siginfo_t = unsafe { mem::zeroed() };
@@ -229,8 +229,8 @@ pub fn ended_child() -> Option<i32> {
     (pid > 0).then_some(pid)
 }
 
-/// Collects a child that has ended: waitpid(2). Returns how it ended as shells
-/// tell it: the exit code, or 128 + the signal (which may be a real-time one).
+/// Collects a child that has ended: waitpid(2). Returns its status as shells give it:
+/// the exit code, or 128 + the signal (which may be a real-time one).
 pub fn collect_child(pid: i32) -> Option<u32> {
     let pid = rustix::process::Pid::from_raw(pid)?;
     let (_, status) = loop {

@@ -16,7 +16,7 @@ pub(super) struct Options {
     pub(super) recursive_bind: bool,
     pub(super) idmap: Option<Idmap>,
     pub(super) copy_up: bool,
-    /// What is left: options of the file system itself.
+    /// The other options, which belong to the file system.
     pub(super) data: Vec<FsOption>,
     /// Options of a file system's super block that mount(8) knows for all.
     pub(super) super_block: Vec<FsOption>,

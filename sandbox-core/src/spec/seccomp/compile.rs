@@ -1,4 +1,4 @@
-//! From a profile to a program, by libseccomp.
+//! Compiles a profile to a program, with libseccomp.
 
 use std::fs::File;
 use std::io::{Read, Seek};
@@ -17,7 +17,7 @@ use crate::error::{Context, Error, Result};
 /// `BPF_MAXINSNS`: the kernel loads no longer program.
 const MAX_INSTRUCTIONS: usize = 4096;
 
-/// What a rule does when the profile names no errno (runc, `seccomp_linux.go`).
+/// The errno of a rule for which the profile names none (runc, `seccomp_linux.go`).
 const EPERM: u32 = 1;
 
 /// Compiles a profile. Takes some milliseconds and about 1 MiB of memory.
@@ -25,7 +25,7 @@ pub fn compile(profile: &LinuxSeccomp) -> Result<Compiled> {
     check(profile)?;
     let default = action(profile.default_action(), profile.default_errno_ret())?;
     let mut filter = ScmpFilterContext::new(default).map_err(|e| failed("seccomp_init", e))?;
-    // Those that it cannot take were refused by the check.
+    // The check has refused those that libseccomp cannot take.
     let architectures = profile.architectures().iter().flatten();
     for arch in architectures.filter_map(|arch| table::architecture(*arch)) {
         filter.add_arch(arch).map_err(|e| failed(&format!("seccomp_arch_add({arch:?})"), e))?;

@@ -18,7 +18,7 @@ use self::table::Meaning;
 pub use self::table::{Supported, supported};
 use crate::error::{Error, Result};
 
-/// Part of the [`key`], to be raised when the same profile shall give another
+/// A part of the [`key`], to be raised when the same profile shall give another
 /// program than before.
 const REVISION: &str = concat!("palisade seccomp 1 ", env!("CARGO_PKG_VERSION"), "\n");
 
@@ -34,7 +34,7 @@ pub struct Compiled {
     pub flags: u32,
 }
 
-/// A name for the profile's program: the same profile has the same key, on any
+/// Returns a name for the profile's program: the same profile has the same key, on any
 /// machine and at any time.
 pub fn key(profile: &LinuxSeccomp) -> Result<String> {
     let mut hash = Sha256::new_with_prefix(REVISION);
@@ -47,7 +47,7 @@ pub fn key(profile: &LinuxSeccomp) -> Result<String> {
 
 /// Returns the `SECCOMP_FILTER_FLAG_` bits to load the program with.
 ///
-/// With no `flags` in the profile it is `SPEC_ALLOW`, as runc does it
+/// Without `flags` in the profile this is `SPEC_ALLOW`, as in runc
 /// (`libcontainer/specconv`): the mitigation of speculative store bypass,
 /// which old kernels tie to seccomp, costs more than it gives.
 pub fn flags(profile: &LinuxSeccomp) -> u32 {
@@ -56,8 +56,8 @@ pub fn flags(profile: &LinuxSeccomp) -> u32 {
     flags.iter().filter_map(|flag| table::flag(*flag)).fold(0, |all, flag| all | flag)
 }
 
-/// Refuses what cannot be compiled, without libseccomp and by name. The names
-/// of system calls are not looked at: unknown ones are skipped when compiling.
+/// Refuses a profile that cannot be compiled and names the field, without libseccomp.
+/// Does not check the names of system calls: the compiler skips unknown ones.
 pub fn check(profile: &LinuxSeccomp) -> Result<()> {
     action(
         "defaultAction",
@@ -111,6 +111,6 @@ fn action(field: &str, action: Action, errno_field: &str, errno: Option<u32>) ->
     }
 }
 
-fn refuse<T>(field: &str, said: &str) -> Result<T> {
-    Err(Error::invalid(format!("linux.seccomp.{field}: {said}")))
+fn refuse<T>(field: &str, message: &str) -> Result<T> {
+    Err(Error::invalid(format!("linux.seccomp.{field}: {message}")))
 }

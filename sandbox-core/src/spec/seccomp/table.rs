@@ -1,6 +1,5 @@
-//! The one table of what a profile can say: actions, comparisons,
-//! architectures and flags. The check of a profile, its compiler and what the
-//! shim's `-info` claims are made from it.
+//! The one table of the contents of a profile: actions, comparisons, architectures and
+//! flags. The check of a profile, its compiler and the shim's `-info` use it.
 
 use libseccomp::{ScmpAction, ScmpArch, ScmpCompareOp};
 use oci_spec::runtime::{
@@ -12,7 +11,7 @@ use serde::Serialize;
 /// The largest errno that a system call can return (`MAX_ERRNO`).
 const MAX_ERRNO: u32 = 4095;
 
-/// What an action means.
+/// The meaning of an action.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Meaning {
     /// An action that takes no number.
@@ -48,7 +47,7 @@ pub(super) fn action(action: Action) -> Meaning {
         Action::ScmpActKill | Action::ScmpActKillThread => Meaning::Plain(ScmpAction::KillThread),
         Action::ScmpActKillProcess => Meaning::Plain(ScmpAction::KillProcess),
         Action::ScmpActLog => Meaning::Plain(ScmpAction::Log),
-        // No process would answer: the listener is not implemented.
+        // No process would reply: the listener is not implemented.
         Action::ScmpActNotify => Meaning::Refused,
         Action::ScmpActTrace => Meaning::Errno {
             most: u16::MAX.into(),
@@ -68,7 +67,7 @@ const OPERATORS: [Operator; 7] = [
     Operator::ScmpCmpNe,
 ];
 
-/// Returns the comparison and what it compares with, of `value` and `valueTwo`.
+/// Returns the comparison and its operand, of `value` and `valueTwo`.
 /// With MASKED_EQ the first is the mask.
 pub(super) fn comparison(operator: Operator, value: u64, second: u64) -> (ScmpCompareOp, u64) {
     match operator {
@@ -109,8 +108,8 @@ const ARCHITECTURES: [Arch; 24] = [
     Arch::ScmpArchSheb,
 ];
 
-/// Returns libseccomp's name of an architecture. `None` for what it cannot put
-/// into one program with x86-64: it takes no two byte orders.
+/// Returns libseccomp's name of an architecture; `None` if it cannot be in one program
+/// with x86-64, since libseccomp allows only one byte order.
 pub(super) fn architecture(arch: Arch) -> Option<ScmpArch> {
     match arch {
         Arch::ScmpArchNative => Some(ScmpArch::Native),
@@ -135,7 +134,7 @@ pub(super) fn architecture(arch: Arch) -> Option<ScmpArch> {
         | Arch::ScmpArchParisc64
         | Arch::ScmpArchM68k
         | Arch::ScmpArchSheb => None,
-        // Only libseccomp 2.6 knows these.
+        // Only libseccomp 2.6 has these.
         Arch::ScmpArchLoongarch64 | Arch::ScmpArchSh => None,
     }
 }
@@ -147,8 +146,8 @@ const FLAGS: [Flag; 4] = [
     Flag::SeccompFilterFlagWaitKillableRecv,
 ];
 
-/// Returns the bit of seccomp(2). `None` for what means nothing without user
-/// notification, where the kernel would refuse it.
+/// Returns the bit of seccomp(2); `None` for a flag that only has a meaning with user
+/// notification: the kernel would refuse it.
 pub(super) fn flag(flag: Flag) -> Option<u32> {
     match flag {
         // Without effect on the single thread that loads the program.
@@ -159,7 +158,7 @@ pub(super) fn flag(flag: Flag) -> Option<u32> {
     }
 }
 
-/// What a profile may use, by the names of the runtime specification.
+/// The names of the runtime specification that a profile may use.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Supported {
     /// Actions of rules and the default action.
@@ -170,11 +169,11 @@ pub struct Supported {
     pub architectures: Vec<String>,
     /// Flags that a profile may have.
     pub known_flags: Vec<String>,
-    /// Those of them that seccomp(2) is called with.
+    /// The flags that are passed to seccomp(2).
     pub flags: Vec<String>,
 }
 
-/// Returns what a profile may use.
+/// Returns the names that a profile may use.
 pub fn supported() -> Supported {
     // The names of the specification are serde's.
     fn names<T: Serialize>(all: impl IntoIterator<Item = T>) -> Vec<String> {

@@ -2,11 +2,10 @@
 //!
 //! A C library tries a new system call and falls back to an old one on ENOSYS.
 //! A profile that forbids by default what it does not list answers EPERM (or
-//! kills), and the fallback never happens: programs built on a newer system
-//! than the profile's author break. So whatever has a higher number than
-//! everything in the profile, which its author therefore cannot have known, is
-//! answered with ENOSYS before the profile itself is looked at. runc does the
-//! same (`libcontainer/seccomp/patchbpf`).
+//! kills), and the fallback never happens: programs that were built on a newer system
+//! than the profile break. So a system call with a higher number than all in the
+//! profile, which the profile's author cannot have known, returns ENOSYS before the
+//! profile is evaluated. runc does the same (`libcontainer/seccomp/patchbpf`).
 
 use libseccomp::ScmpSyscall;
 use oci_spec::runtime::{Arch, LinuxSeccomp, LinuxSeccompAction as Action};
@@ -16,8 +15,8 @@ use super::table::architecture;
 
 const ENOSYS: u32 = 38;
 
-/// x32 shares x86-64's audit number; this bit in the system call's number
-/// tells them apart (`__X32_SYSCALL_BIT`).
+/// The bit in a system call's number that distinguishes x32 from x86-64
+/// (`__X32_SYSCALL_BIT`). The two have the same audit number.
 const X32_BIT: u32 = 0x4000_0000;
 
 /// Offsets in `struct seccomp_data`.
@@ -33,19 +32,19 @@ const RETURN: u16 = 0x06;
 /// `SECCOMP_RET_ERRNO`
 const RETURN_ERRNO: u32 = 0x0005_0000;
 
-/// The numbers above `after` up to `last` that the profile does not know.
+/// The numbers above `after` up to `last`, which the profile does not have.
 struct Range {
     after: u32,
     last: u32,
 }
 
-/// The instructions that answer them; control falls out of their end for all
-/// others. Only loads, comparisons and returns, which the kernel evaluates
-/// beforehand for calls that are always allowed (`seccomp_cache_prepare`).
+/// Returns the instructions that return ENOSYS for these; for all other system calls
+/// they run to their end. They are only loads, comparisons and returns, which the kernel
+/// evaluates beforehand for calls that are always allowed (`seccomp_cache_prepare`).
 pub(super) fn answer(profile: &LinuxSeccomp) -> Vec<u8> {
     let lenient = matches!(
         profile.default_action(),
-        // A tracer that lets through what it does not know is to see them.
+        // A tracer that allows unknown system calls must see them.
         Action::ScmpActAllow | Action::ScmpActLog | Action::ScmpActTrace
     );
     let mut program = Vec::new();
@@ -54,7 +53,7 @@ pub(super) fn answer(profile: &LinuxSeccomp) -> Vec<u8> {
     }
     let listed = profile.architectures().as_deref().unwrap_or_default();
     for (audit, ranges) in ranges(profile, listed) {
-        // Of each range three instructions, after one that loads the number.
+        // One instruction loads the number; three follow for each range.
         let skip = 1 + 3 * ranges.len() as u8;
         emit(&mut program, LOAD, 0, 0, ARCHITECTURE);
         emit(&mut program, IF_EQUAL, 0, skip, audit);
@@ -68,8 +67,8 @@ pub(super) fn answer(profile: &LinuxSeccomp) -> Vec<u8> {
     program
 }
 
-/// By audit number of the architecture (`linux/audit.h`), which is libseccomp's
-/// number for all but x32. The machine's own is always part of a filter.
+/// Returns the ranges by the audit number of the architecture (`linux/audit.h`), which is
+/// libseccomp's number for all but x32. The machine's own is always part of a filter.
 fn ranges(profile: &LinuxSeccomp, listed: &[Arch]) -> Vec<(u32, Vec<Range>)> {
     let mut all = vec![NATIVE];
     for &arch in listed {
@@ -97,13 +96,13 @@ fn ranges(profile: &LinuxSeccomp, listed: &[Arch]) -> Vec<(u32, Vec<Range>)> {
     ranges
 }
 
-/// The highest number of a system call that the profile names.
+/// Returns the highest number of a system call that the profile names.
 fn highest(profile: &LinuxSeccomp, arch: Arch) -> Option<u32> {
     let known = architecture(arch)?;
     let names = profile.syscalls().iter().flatten().flat_map(|rule| rule.names());
     names
         .filter_map(|name| ScmpSyscall::from_name_by_arch(name, known).ok())
-        // libseccomp gives negative numbers to what an architecture has not.
+        // libseccomp gives negative numbers to calls that an architecture does not have.
         .filter_map(|call| u32::try_from(call.as_raw_syscall()).ok())
         .max()
 }

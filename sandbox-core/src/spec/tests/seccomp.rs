@@ -27,7 +27,7 @@ fn profile(value: Value) -> LinuxSeccomp {
     serde_json::from_value(value).unwrap()
 }
 
-/// What a program answers to a system call (`linux/filter.h`, classic BPF).
+/// Runs a program for a system call (`linux/filter.h`, classic BPF). Returns its result.
 fn answer(compiled: &Compiled, arch: u32, number: u64, args: [u64; 6]) -> u32 {
     let mut data = Vec::new();
     data.extend((number as u32).to_ne_bytes());
@@ -70,7 +70,7 @@ fn native(compiled: &Compiled, number: u64, args: [u64; 6]) -> u32 {
 }
 
 #[test]
-fn containerds_profile_answers_as_it_says() {
+fn containerds_profile_gives_the_results_that_it_lists() {
     let compiled = compile(&containerds()).unwrap();
     let ask = |number, first: u64| native(&compiled, number, [first, 0, 0, 0, 0, 0]);
     assert_eq!(ask(0, 0), ALLOW, "read");
@@ -181,7 +181,7 @@ fn a_key_depends_on_the_profile_and_on_nothing_else() {
 }
 
 #[test]
-fn what_cannot_be_compiled_is_refused_by_name() {
+fn a_profile_that_cannot_be_compiled_is_refused_by_field() {
     let rule = |rule: Value| json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [rule]});
     let table = [
         (
@@ -213,13 +213,13 @@ fn what_cannot_be_compiled_is_refused_by_name() {
         ),
     ];
     for (value, expected) in table {
-        let said = check(&profile(value.clone())).expect_err("should be refused").to_string();
-        assert!(said.contains(expected), "{said:?} does not hold {expected:?}");
+        let message = check(&profile(value.clone())).expect_err("should be refused").to_string();
+        assert!(message.contains(expected), "{message:?} does not contain {expected:?}");
         Story::of(CTR).set("/linux/seccomp", value).refused(expected);
     }
 }
 
-/// Set in the environment of the process that loads the program.
+/// A variable in the environment of the process that loads the program.
 const LOADER: &str = "PALISADE_TEST_LOADS_SECCOMP";
 
 #[test]
@@ -236,9 +236,9 @@ fn the_kernel_takes_containerds_profile_and_obeys_it() {
         .env(LOADER, "1")
         .output()
         .unwrap();
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{:?}: {said}", output.status);
-    assert!(said.contains("obeyed"), "the loader said {said:?}");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{:?}: {errors}", output.status);
+    assert!(errors.contains("obeyed"), "the loader printed {errors:?}");
 }
 
 fn load_and_probe() {
