@@ -135,7 +135,7 @@ fn start_beside(exec: Exec<'_>, scope: impl FnOnce(&Receiver<Result<(), String>>
 }
 
 #[test]
-fn what_is_no_message_is_the_end_of_the_sandbox() {
+fn a_boot_that_sends_no_valid_message_is_killed() {
     let containerd = containerd();
     let attacks = [
         (Attack::Garbage, "what is no message"),
@@ -186,7 +186,7 @@ fn only_descriptors_that_were_asked_for_are_taken() {
 
 /// Closing such a socket blocks the process that closes it last.
 #[test]
-fn a_descriptor_that_is_slow_to_close_holds_nobody_up() {
+fn a_descriptor_that_is_slow_to_close_does_not_block_the_shim() {
     let (socket, other) = lingering_socket().expect("make a socket that lingers");
     let closing = std::thread::spawn(move || drop(socket));
     std::thread::sleep(Duration::from_millis(200));
@@ -233,7 +233,7 @@ fn a_terminal_is_the_master_side_of_one() {
 /// boot still has the open file, and clears its non-blocking flag again and
 /// again.
 #[test]
-fn a_terminal_that_blocks_holds_nobody_up() {
+fn a_terminal_that_blocks_does_not_block_the_shim() {
     let containerd = containerd();
     let attack = Attack::TerminalThatBlocks;
     let hostile = Hostile::new(&containerd, attack);
@@ -247,7 +247,7 @@ fn a_terminal_that_blocks_holds_nobody_up() {
 }
 
 #[test]
-fn what_it_says_of_others_is_ignored() {
+fn messages_about_other_processes_are_ignored() {
     let containerd = containerd();
     let attack = Attack::RepliesToNothing;
     let hostile = Hostile::new(&containerd, attack);
@@ -270,7 +270,7 @@ fn what_it_says_of_others_is_ignored() {
 }
 
 #[test]
-fn a_sandbox_that_hangs_up_does_not_live_on() {
+fn a_boot_that_closes_its_channel_is_killed() {
     let containerd = containerd();
     for attack in [Attack::ClosesItsChannel, Attack::LongPanic] {
         let hostile = Hostile::new(&containerd, attack);
@@ -281,7 +281,7 @@ fn a_sandbox_that_hangs_up_does_not_live_on() {
 
 /// The reply comes long before the shim doubts a boot that is only slow.
 #[test]
-fn silence_keeps_nobody_from_ending_a_container() {
+fn a_boot_that_does_not_reply_cannot_keep_a_container_running() {
     let containerd = containerd();
     for attack in [Attack::NoReply, Attack::ReadsNothing] {
         let hostile = Hostile::new(&containerd, attack);
@@ -297,7 +297,7 @@ fn silence_keeps_nobody_from_ending_a_container() {
 }
 
 #[test]
-fn a_start_that_is_never_answered_ends_with_its_process() {
+fn a_start_without_a_reply_ends_with_its_process() {
     let containerd = containerd();
     let container = containerd.container(NEVER_STARTS, ["anything"]).create();
     std::thread::scope(|threads| {
@@ -323,7 +323,7 @@ fn an_exit_that_is_not_reported_is_noticed() {
 
 /// The limit holds however fast boot writes, in whatever form.
 #[test]
-fn its_log_does_not_fill_the_node_s() {
+fn boot_cannot_fill_the_nodes_log() {
     let containerd = containerd();
     let notice = "the sandbox logs more than is relayed";
     for attack in [

@@ -222,7 +222,7 @@ fn is_never_read(file: &Path) -> bool {
 
 /// The runtime reads the image's `/etc/passwd` for HOME.
 #[test]
-fn a_passwd_file_that_is_none_holds_nobody_up() {
+fn a_passwd_file_that_is_no_file_blocks_no_start() {
     let containerd = Containerd::start(Version::V2_1);
     type Tamper<'a> = &'a dyn Fn(&Path);
     let spoilt: [(&str, Tamper<'_>); 8] = [
@@ -258,7 +258,7 @@ fn a_passwd_file_that_is_none_holds_nobody_up() {
 /// Without protection, `/proc/self/fd` would lead to an open descriptor of the
 /// runtime.
 #[test]
-fn a_passwd_file_that_is_one_of_our_descriptors_tells_nothing() {
+fn a_passwd_file_that_is_one_of_our_descriptors_reveals_nothing() {
     let containerd = Containerd::start(Version::V2_1);
     // A program that simply follows such a link reads its own open file.
     let directory = tempfile::tempdir().expect("make a directory");

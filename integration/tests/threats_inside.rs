@@ -17,12 +17,12 @@ use nix::sys::statfs::{DEVPTS_SUPER_MAGIC, statfs};
 use serde_json::{Value, json};
 
 on_each_containerd!(
-    root_inside_is_nobody_outside,
+    root_inside_is_unprivileged_outside,
     two_sandboxes_have_different_users,
     the_host_s_processes_are_out_of_reach,
     container_root_is_root_on_its_volumes_and_nowhere_else,
     all_capabilities_hold_nothing_outside,
-    what_is_read_only_or_masked_stays_so,
+    read_only_and_masked_paths_stay_so,
     the_proc_of_the_container_is_masked,
     processes_hold_their_streams_and_nothing_else,
     boot_holds_channels_and_no_directory_of_the_host,
@@ -31,7 +31,7 @@ on_each_containerd!(
     the_mount_of_the_runtime_s_executable_cannot_be_changed,
     mounts_are_locked_whatever_the_interface,
     a_fork_bomb_ends_at_its_limit,
-    a_program_that_ends_at_once_is_no_stranger,
+    a_program_that_ends_at_once_can_be_started,
 );
 
 /// Gives a container every capability, as a careless administrator does.
@@ -50,7 +50,7 @@ fn host_ids(pid: i32, kind: &str) -> Vec<u32> {
     ids.split_whitespace().map(|id| id.parse().expect("an ID")).collect()
 }
 
-fn root_inside_is_nobody_outside(containerd: Containerd) {
+fn root_inside_is_unprivileged_outside(containerd: Containerd) {
     let container = containerd.container("ids", ["sleep", "1000"]).start();
     assert_eq!(container.exec_shell("who", "id -u; id -g").1, "0\n0\n");
     let boot = sandbox::boot_of(container.shim());
@@ -201,7 +201,7 @@ fn attacks_on_cgroups() -> Attacks {
 }
 
 /// The mounts of boot are locked even for root with every capability.
-fn what_is_read_only_or_masked_stays_so(containerd: Containerd) {
+fn read_only_and_masked_paths_stay_so(containerd: Containerd) {
     let volume = tempfile::tempdir_in("/var/tmp").expect("make a volume");
     let path = volume.path().to_str().expect("an ASCII path").to_owned();
     let attacks = Attacks::on_host(["touch /touched", "touch /volume/touched"])
@@ -506,7 +506,7 @@ fn a_fork_bomb_ends_at_its_limit(containerd: Containerd) {
 }
 
 /// boot may have collected the process before the shim looks at its pidfd.
-fn a_program_that_ends_at_once_is_no_stranger(containerd: Containerd) {
+fn a_program_that_ends_at_once_can_be_started(containerd: Containerd) {
     let container = containerd.container("brief", ["sleep", "1000"]).start();
     for number in 0..100 {
         let process = spec::process(&["true"]);
