@@ -60,7 +60,7 @@ impl<'a> Hostile<'a> {
     /// while.
     fn beside_running_exec(&self, attack: Attack, streams: Streams, meanwhile: impl FnOnce()) {
         let exec = self.exec(attack, streams);
-        exec.start().map_err(sentence).expect(attack.name());
+        exec.start().map_err(sentence).unwrap_or_else(|e| panic!("{attack}: {e}"));
         self.assert_shim_replies(attack);
         wait_until_attacked(self.containerd, attack.name(), &self.container.id);
         meanwhile();
