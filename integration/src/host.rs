@@ -1,4 +1,4 @@
-//! What the host's kernel shows: processes, mounts and cgroups.
+//! Reads processes, mounts and cgroups from the host's kernel.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};

@@ -1,4 +1,4 @@
-//! What the documents name is there: links, source files, functions, the tests of
+//! Checks that the things that documents name exist: links, source files, functions, the tests of
 //! the threat model, and the messages of docs/troubleshooting.md.
 
 use std::fs;
@@ -164,7 +164,7 @@ fn every_rule_of_the_threat_model_is_enforced_and_attacked_where_it_says() {
     }
 }
 
-/// How messages begin in docs/troubleshooting.md that containerd, the kubelet or the C
+/// The beginnings of messages in docs/troubleshooting.md that containerd, the kubelet or the C
 /// library writes, in whole or in part.
 const MESSAGES_OF_OTHERS: [&str; 5] = [
     "runtime \"io.",

@@ -266,7 +266,7 @@ fn mounts_are_locked_for_a_pod_that_shares_its_pids() {
     assert_eq!(container.finish(), (0, "done\n".to_owned()));
 }
 
-/// The default devices are one set for the whole pod, so nobody may change it.
+/// The default devices are one set for the whole pod, so no container may change it.
 #[test]
 fn a_container_cannot_spoil_the_devices_of_other_containers() {
     let containerd = Containerd::start(Version::V2_1);
@@ -304,7 +304,7 @@ fn abstract_sockets_of_the_host_are_not_there() {
     });
     let container = pod.shell("main", "sleep 1000");
     wait::until("it runs", || (container.exec("true").code == 0).then_some(()));
-    // One that anybody on the host listens on would be seen.
+    // A socket on which any process of the host listens would be seen.
     let name = format!("control-of-{}", containerd.slot().name());
     let address = SocketAddr::from_abstract_name(&name).expect("an address");
     let _listener = UnixListener::bind_addr(&address).expect("listen");

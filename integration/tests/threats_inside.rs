@@ -1,4 +1,4 @@
-//! What a container can see and reach of the host and of its own sandbox
+//! The parts that a container can see and reach of the host and of its own sandbox
 //! process. The rules are in docs/threat-model.md; each test tries to break one
 //! from inside.
 

@@ -1,4 +1,4 @@
-//! What the parts of a Create cost by themselves, each in medians:
+//! Measures the parts of a Create by themselves, each in medians:
 //!
 //! `cargo bench -p sandbox-core --bench parts [-- PART...]`
 //!

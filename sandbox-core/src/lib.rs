@@ -21,11 +21,11 @@
 //! | `gofer::child` | clones of the gofer, in a new mount, PID or user namespace | as the gofer | as the gofer | makes one mount or namespace and ends |
 //! | [`boot`] | `palisade boot`, PID 1 of the pod | its own ID in U1, with ten capabilities there; an empty root | control, mounts channel, start-sync, logs, its own PID namespace | the pod's processes, mounts and names; nothing of the host |
 //! | `container` | boot | as boot | a container's mounts, donated descriptors and terminal | puts the container's tree together below boot's root |
-//! | `container::steps` | boot and newborns | whoever calls; files are made as the container's root | a root, held open | mounts and files below that root; names of the caller's namespaces |
+//! | `container::steps` | boot and newborns | the caller; files are made as the container's root | a root, held open | mounts and files below that root; names of the caller's namespaces |
 //! | `newborn` | a clone of boot, until it executes the user's program | as boot, then root of U2, then the user and capabilities of the plan | all that boot holds, close-on-exec; its channel to boot | the container's namespaces and root, which it enters; itself |
-//! | [`control`] | both ends of each channel | whoever calls | the socket that it is given | encodes, sends and receives; takes what comes from boot for hostile |
+//! | [`control`] | both ends of each channel | the caller | the socket that it is given | encodes, sends and receives; takes what comes from boot for hostile |
 //! | `spec::plan`, [`types`], [`error`] | all | | plain data | only `Mappings` writes: the ID maps of a process |
-//! | [`sys`] | whoever calls | | what it is given | one system call each, by safe types; decides nothing |
+//! | [`sys`] | the caller | | what it is given | one system call each, by safe types; decides nothing |
 //!
 //! `ci/layers` holds what these rooms import: the host's (`spec`, `cgroup`, `network`,
 //! `sandbox`, `gofer`) and the pod's (`boot`, `container`, `newborn`) meet only in

@@ -194,9 +194,9 @@ fn a_start_whose_result_is_not_read_leaves_no_shim() {
     drop(reader);
     let mut start = node.command("unheard", &["start"], &bundle, b"");
     let output = start.stdout(writer).output().unwrap();
-    let said = String::from_utf8(output.stderr).unwrap();
+    let errors = String::from_utf8(output.stderr).unwrap();
     assert!(!output.status.success());
-    assert!(said.contains("write the address to stdout"), "{said}");
+    assert!(errors.contains("write the address to stdout"), "{errors}");
     let address = fs::read_to_string(bundle.join("address")).unwrap();
     assert!(!Path::new(address.strip_prefix("unix://").unwrap()).exists());
     let deadline = Instant::now() + Duration::from_secs(5);
@@ -211,14 +211,14 @@ fn an_impossible_start_fails_with_one_sentence() {
     let node = Node::new();
     let broken = node.bundle("broken", "{");
     let output = node.run("broken", &["start"], &broken, b"");
-    let said = String::from_utf8(output.stderr).unwrap();
+    let errors = String::from_utf8(output.stderr).unwrap();
     assert!(!output.status.success());
-    assert!(said.starts_with("palisade: config.json is not valid"), "{said}");
-    assert_eq!(said.lines().count(), 1);
+    assert!(errors.starts_with("palisade: config.json is not valid"), "{errors}");
+    assert_eq!(errors.lines().count(), 1);
 
     fs::remove_file(node.path("palisade")).unwrap();
     let output = node.run("broken", &["start"], &broken, b"");
-    let said = String::from_utf8(output.stderr).unwrap();
-    assert!(said.contains("palisade is missing"), "{said}");
-    assert_eq!(said.lines().count(), 1);
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert!(errors.contains("palisade is missing"), "{errors}");
+    assert_eq!(errors.lines().count(), 1);
 }

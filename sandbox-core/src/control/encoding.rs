@@ -1,4 +1,4 @@
-//! How messages become bytes: postcard, which is small, is bounded by the
+//! The encoding of messages: postcard, which is small, is bounded by the
 //! packet, and gives a hostile sender no way to describe types of its own.
 
 use serde::Serialize;
@@ -9,7 +9,7 @@ use crate::error::{Error, Failure, Result};
 /// A message that travels alone in a packet. The implementations stand beside
 /// the types.
 pub trait Message: Serialize + DeserializeOwned {
-    /// What it is, for errors.
+    /// The name of the message in errors.
     const NAME: &str;
 
     /// Returns the message's bytes.

@@ -70,8 +70,8 @@ impl Host {
         path
     }
 
-    /// The mount table. Mounts go away by themselves when somebody else on the
-    /// machine removes their mount point, so only new ones say anything.
+    /// Returns the mount table. Mounts go away by themselves when another process on the
+    /// machine removes their mount point, so only new ones mean anything.
     pub fn mounts(&self) -> BTreeSet<String> {
         let table = fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
         table.lines().map(str::to_owned).collect()
@@ -153,7 +153,7 @@ fn namespace(pid: u32, name: &str) -> OwnedFd {
     fs::File::open(format!("/proc/{pid}/ns/{name}")).unwrap().into()
 }
 
-/// What a gofer is asked for, with something harmless in every field.
+/// Returns a request with a harmless value in every field.
 pub fn request() -> GoferRequest {
     GoferRequest {
         container: "c".to_owned(),
@@ -227,7 +227,7 @@ pub fn first_of_pod(host: &Host) -> GoferRequest {
     request
 }
 
-/// What came of one run.
+/// The result of one run.
 pub struct Run {
     pub answer: GoferAnswer,
     pub delivered: Vec<(Slot, OwnedFd)>,

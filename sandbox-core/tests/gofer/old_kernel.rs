@@ -1,5 +1,5 @@
-//! What an older kernel lacks is taken away by a filter, and its release is
-//! told by personality(2), so that the roads meant for it are walked.
+//! Runs the code for older kernels: a filter removes the system calls that such a
+//! kernel lacks, and personality(2) changes the release.
 
 use nix::sys::personality::{self, Persona};
 use sandbox_core::control::gofer::Slot;

@@ -8,7 +8,7 @@ use sandbox_core::sys::mount::{AttrChange, Depth, attach_at, clone_mount, mount_
 
 use crate::harness::*;
 
-/// What every writable overlay for a user namespace must show.
+/// Checks the properties of every writable overlay for a user namespace.
 pub(crate) fn check_overlay(host: &Host, run: &Run) {
     let root = run.rootfs();
     assert_eq!(read(root, "etc/base").unwrap(), "base");

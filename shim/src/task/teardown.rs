@@ -1,6 +1,6 @@
 //! All endings, with one word for each.
 //!
-//! | word | what it ends |
+//! | word | ends |
 //! |---|---|
 //! | cancel | a Create whose client has gone, a StartSandbox that StopSandbox overtakes |
 //! | roll back | what a failed or cancelled Create had made (`rollback.rs`) |

@@ -1,4 +1,4 @@
-//! How many pods the machine can hold: one after the other, until the machine
+//! Counts the pods that the machine can hold: one after the other, until the machine
 //! fails or there are 500.
 
 use anyhow::Result;

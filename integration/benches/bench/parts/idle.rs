@@ -1,4 +1,4 @@
-//! How often an idle pod wakes.
+//! Counts how often an idle pod wakes.
 
 use std::thread;
 use std::time::Duration;
