@@ -3,7 +3,7 @@
 //! An attack is a line of shell. A test runs it where a protection must stop
 //! it. [`Containerd::attacks_work`] runs the same line where that protection is
 //! absent, and there it must succeed: a line that fails everywhere proves
-//! nothing. The [`Control`] of each line names that place. A control does the
+//! nothing. The `Control` of each line names that place. A control does the
 //! host no harm: each line has a mount namespace and a `/tmp` of its own, and
 //! writes into files of the host only what they hold already.
 
