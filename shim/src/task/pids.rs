@@ -9,7 +9,6 @@ use containerd_shim_protos::protobuf::well_known_types::any::Any;
 use containerd_shim_protos::protobuf::{Message, MessageField};
 use containerd_shim_protos::shim::oci::ProcessDetails;
 
-use super::lifecycle::State;
 use super::shim::Shim;
 use crate::error::{Context, Result};
 
@@ -25,7 +24,7 @@ pub(super) fn pids(shim: &Shim, request: &PidsRequest) -> Result<PidsResponse> {
     let is_ours = |pid: &sandbox_core::types::HostPid| *pid != boot || container.is_pause();
     let pids = container.cgroup.pids()?.into_iter().filter(is_ours);
     let mut pids: Vec<u32> = pids.filter_map(|pid| u32::try_from(pid.0).ok()).collect();
-    if pids.is_empty() && matches!(container.init.state, State::Ending { .. } | State::Stopped(_)) {
+    if pids.is_empty() && container.init.state.has_ended() {
         pids.push(container.init.pid);
     }
     let mut processes = Vec::new();
