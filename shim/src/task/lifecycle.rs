@@ -343,7 +343,8 @@ impl State {
             Self::Spawning { .. } | Self::Starting { .. } => "starting",
             Self::Running(_) => "running",
             Self::Paused(_) => "paused",
-            Self::Ending { .. } | Self::Stopped(_) => "stopped",
+            Self::Ending { .. } => "stopping",
+            Self::Stopped(_) => "stopped",
             Self::Deleting(_) => "deleted",
         }
     }

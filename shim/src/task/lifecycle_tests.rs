@@ -100,7 +100,7 @@ fn states() -> Vec<Possible> {
         ("running", running, vec![PAUSE.1, EXIT.1]),
         ("running", running_exec, vec![PAUSE.1, EXIT.1]),
         ("paused", paused, vec![RESUME.1, EXIT.1]),
-        ("stopped", ending, vec![EXIT.1]),
+        ("stopping", ending, vec![EXIT.1]),
         ("stopped", stopped, vec![DELETE.1]),
         ("deleted", deleting, vec![]),
     ]
