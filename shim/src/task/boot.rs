@@ -157,9 +157,11 @@ impl BootClient {
 
     /// Refuses a request if boot is gone.
     pub(super) fn check_alive(&self) -> Result<()> {
-        match *self.gone.borrow() {
-            None => Ok(()),
-            Some(_) => Err(self.gone_error()),
+        let is_gone = self.gone.borrow().is_some();
+        match is_gone {
+            false => Ok(()),
+            // It locks `gone` as well.
+            true => Err(self.gone_error()),
         }
     }
 
