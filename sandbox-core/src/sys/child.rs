@@ -5,12 +5,11 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use nix::sched::CloneFlags;
-use nix::sys::signal::SigSet;
 use rustix::io::Errno;
 use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 
 use super::clone::{Cloned, SingleThreaded, clone_into};
-use super::process::{die_with_parent, exit_now};
+use super::process::{die_with_parent, exit_now, reset_signals};
 
 /// A child process. Killed and collected on drop; it dies with its parent as
 /// well.
@@ -47,11 +46,11 @@ impl Child {
     }
 
     /// Clones a child into new namespaces that does nothing but exist. It keeps
-    /// no descriptor of its parent's open, and any signal ends it.
+    /// no descriptor of its parent's open and blocks no signal.
     pub fn parked(proof: &SingleThreaded, namespaces: CloneFlags) -> io::Result<Self> {
         Self::run(proof, namespaces, || {
             // The child exists even if this fails.
-            let _ = SigSet::empty().thread_set_mask();
+            let _ = reset_signals();
             close_all();
             loop {
                 rustix::event::pause();
