@@ -35,7 +35,7 @@ impl ReceivedFds {
     ///
     /// # Errors
     /// boot has been taken over. The descriptors stay open: see [`Unchecked`].
-    pub(super) fn check(
+    pub fn check(
         message: &Upward,
         descriptors: Unchecked,
         speaks_for: Option<HostPid>,
