@@ -7,21 +7,16 @@ use std::fs::{self, File};
 use std::thread;
 
 use crate::leaks;
-use crate::slot::Slot;
-
-/// Whether the environment requests it.
-pub fn is_asked() -> bool {
-    std::env::var_os("PALISADE_TEST_KEEP").is_some_and(|value| !value.is_empty() && value != "0")
-}
+use crate::slot::{Slot, keeping_is_requested};
 
 /// Whether this test has failed and its files and processes stay.
 pub(crate) fn keeps() -> bool {
-    is_asked() && thread::panicking()
+    keeping_is_requested() && thread::panicking()
 }
 
 /// Marks a slot as kept until its directory is removed, even if the test is killed.
 pub(crate) fn mark(slot: &Slot) {
-    if is_asked() {
+    if keeping_is_requested() {
         fs::create_dir_all(slot.directory()).expect("make the test's directory");
         File::create(slot.kept_file()).expect("mark the test's directory as kept");
     }
@@ -29,7 +24,7 @@ pub(crate) fn mark(slot: &Slot) {
 
 /// Removes what earlier tests kept, unless this one is to keep as well.
 pub(crate) fn clear_away() {
-    if !is_asked() {
+    if !keeping_is_requested() {
         Slot::kept().iter().for_each(leaks::clear_away);
     }
 }

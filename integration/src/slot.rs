@@ -9,8 +9,6 @@ use std::path::{Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg};
 
-use crate::keep;
-
 /// The most tests that can run at once: one for each subnet 10.213.N.0/24.
 const SLOTS: u8 = 250;
 
@@ -27,7 +25,7 @@ pub struct Slot {
 impl Slot {
     /// Takes a free slot.
     pub fn take() -> Slot {
-        let free = |slot: &Slot| !(keep::is_asked() && slot.kept_file().exists());
+        let free = |slot: &Slot| !(keeping_is_requested() && slot.kept_file().exists());
         let slot = (1..=SLOTS).filter_map(Slot::try_take).find(free);
         slot.unwrap_or_else(|| panic!("all {SLOTS} test slots are taken"))
     }
@@ -79,4 +77,9 @@ impl Slot {
 
 fn directory(number: u8) -> PathBuf {
     PathBuf::from(format!("/tmp/palisade-test-{number}"))
+}
+
+/// Whether `PALISADE_TEST_KEEP` requests that failing tests keep what they have made.
+pub(crate) fn keeping_is_requested() -> bool {
+    std::env::var_os("PALISADE_TEST_KEEP").is_some_and(|value| !value.is_empty() && value != "0")
 }
