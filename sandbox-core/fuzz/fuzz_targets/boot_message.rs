@@ -15,7 +15,7 @@ use sandbox_core::control::encoding::Message;
 use sandbox_core::control::message::{Done, MAX_DESCRIPTORS, MAX_PACKET, Upward};
 use sandbox_core::control::packet::{Received, Unchecked, receive_packet};
 use sandbox_core::error::{Failure, FailureKind};
-use sandbox_core::sandbox::Along;
+use sandbox_core::sandbox::ReceivedFds;
 use sandbox_core::types::ProcessId;
 
 thread_local! {
@@ -32,7 +32,7 @@ fuzz_target!(init: write_seeds(), |packet: &[u8]| {
         assert!(bytes.len() < packet.len(), "{} bytes of {}", bytes.len(), packet.len());
         assert_eq!(Upward::decode(&bytes).expect("decode a message"), message);
         let takes = matches!(message, Upward::Reply { outcome: Ok(Done::Process { .. }), .. });
-        let checked = Along::check(&message, Unchecked::default(), None);
+        let checked = ReceivedFds::check(&message, Unchecked::default(), None);
         assert_eq!(checked.is_err(), takes, "a message is taken without its descriptors");
     }
 });
