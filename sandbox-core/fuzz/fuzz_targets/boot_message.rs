@@ -10,7 +10,7 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 use libfuzzer_sys::fuzz_target;
-use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, socketpair};
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, socketpair};
 use sandbox_core::control::encoding::Message;
 use sandbox_core::control::message::{Done, MAX_DESCRIPTORS, MAX_PACKET, Upward};
 use sandbox_core::control::packet::{Received, Unchecked, receive_packet};
@@ -37,7 +37,11 @@ fuzz_target!(init: write_seeds(), |packet: &[u8]| {
     }
 });
 
+/// An empty packet is the end of the channel, which would stay there.
 fn receive(packet: &[u8]) -> Option<Upward> {
+    if packet.is_empty() {
+        return None;
+    }
     CHANNEL.with(|channel| {
         let (boot, shim) = &**channel;
         rustix::net::send(boot, packet, SendFlags::NOSIGNAL).ok()?;
@@ -46,7 +50,7 @@ fn receive(packet: &[u8]) -> Option<Upward> {
             Ok(_) => None,
             Err(_) => {
                 // One that is too long is refused before it is taken out.
-                let _ = rustix::net::recv(shim, [0_u8; 1].as_mut_slice(), Default::default());
+                let _ = rustix::net::recv(shim, [0_u8; 1].as_mut_slice(), RecvFlags::empty());
                 None
             }
         }
@@ -62,11 +66,8 @@ fn write_seeds() {
     let failure = Failure { kind: FailureKind::State, message: "no such process".into() };
     let outcomes = [Ok(Done::Ok), Ok(Done::Process { terminal: true }), Err(failure)].into_iter();
     let replies = outcomes.map(|outcome| Upward::Reply { number: 7, outcome });
-    let exits = [None, Some("e1".to_owned())].map(|exec| Upward::Exited {
-        container: container(),
-        exec,
-        status: 137,
-    });
+    let exits = [ProcessId::init("3f2a"), ProcessId::exec("3f2a", "e1")]
+        .map(|process| Upward::Exited { process, status: 137 });
     for (index, message) in replies.chain(exits).enumerate() {
         // A packet whose bytes are in it begins with a zero.
         let mut packet = vec![0];

@@ -65,7 +65,7 @@ fn stays(path: &Path) {
 }
 
 fn bundle() -> TempDir {
-    let bundle = tempfile::tempdir().expect("a temporary directory");
+    let bundle = tempfile::tempdir_in("/dev/shm").expect("a directory in memory");
     for folder in ["rootfs", "shm"] {
         fs::create_dir(bundle.path().join(folder)).expect("mkdir");
     }
