@@ -53,7 +53,7 @@ pub struct Failure {
     pub message: String,
 }
 
-/// The kinds of failure that a client of containerd can tell apart.
+/// The kinds of failure that a client of containerd can distinguish.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FailureKind {
     /// The request or the spec is wrong.

@@ -6,21 +6,24 @@
 //!
 //! # Who runs where
 //! Code of two processes with different privilege is never in one module. U1 is the
-//! sandbox's user namespace, U2 a container's below it; a sandbox without a user
-//! namespace has neither, and root there is the host's.
+//! sandbox's user namespace, U2 a container's below it. A sandbox without a user
+//! namespace has neither: root there is the host's, and boot is root and keeps all
+//! capabilities.
 //!
 //! | room | runs in | as | with | may touch |
 //! |---|---|---|---|---|
 //! | `spec::load`, `spec::resolve` | the shim | root of the host | | reads config.json and facts of the host (namespaces, kinds of files, security modules); changes nothing |
+//! | `spec::mount_options`, `spec::seccomp` but `compile` | the shim and the gofer | the caller | | nothing: tables, and names made from them |
 //! | [`cgroup`] | the shim | root of the host | a connection to systemd for one call | the sandbox's cgroups, their units, what the statistics are read from |
+//! | `cgroup::systemd`'s holder | a clone of the shim | root of the host | nothing: it closes all | nothing: it is the first process of a new scope, until one of the container has joined |
 //! | [`network`] | the shim | root of the host | | enters the pod's network namespace while boot is cloned, and its sysctls |
 //! | [`sandbox`] | the shim | root of the host | `palisade` on a mount of its own, boot's pidfd, its ends of boot's channels | the sandbox's state below `/run/palisade`, its ID range, boot and the gofers |
-//! | `sandbox::child::boot` | a clone of the shim, until it executes boot | root of the host, then ID 0 of U1; in boot's namespaces | all that the shim holds; hands on boot's ends of the channels and the birth certificate | joins the root container's cgroup |
+//! | `sandbox::child::boot` | a clone of the shim, until it executes boot | root of the host, then ID 0 of U1; in boot's namespaces | all that the shim holds; hands on boot's ends of the channels and the birth certificate | joins the root container's cgroup on version 1 |
 //! | `sandbox::child::gofer` | a clone of the shim, until it executes the gofer | root of the host | all that the shim holds; hands on its request's socket | nothing |
 //! | [`gofer`], `spec::seccomp::compile` | `palisade gofer` | root of the host, with all capabilities | its request's socket, the mounts channel, U1, the pod's network namespace, boot's pidfd | opens what the plan names and makes mounts of it; keeps seccomp programs below `/run/palisade` |
-//! | `gofer::child` | clones of the gofer, in a new mount, PID or user namespace | as the gofer | as the gofer | makes one mount or namespace and ends |
+//! | `gofer::child` | clones of the gofer, in a new mount or user namespace, or in boot's PID namespace | as the gofer | as the gofer | makes one mount or namespace and ends |
 //! | [`boot`] | `palisade boot`, PID 1 of the pod | its own ID in U1, with ten capabilities there; an empty root | control, mounts channel, start-sync, logs, its own PID namespace | the pod's processes, mounts and names; nothing of the host |
-//! | `container` | boot | as boot | a container's mounts, donated descriptors and terminal | puts the container's tree together below boot's root |
+//! | `container` | boot | as boot; for a moment as root of U1, or with files as the container's root | a container's mounts, donated descriptors and terminal | puts the container's tree together below boot's root |
 //! | `container::steps` | boot and newborns | the caller; files are made as the container's root | a root, held open | mounts and files below that root; names of the caller's namespaces |
 //! | `newborn` | a clone of boot, until it executes the user's program | as boot, then root of U2, then the user and capabilities of the plan | all that boot holds, close-on-exec; its channel to boot | the container's namespaces and root, which it enters; itself |
 //! | [`control`] | both ends of each channel | the caller | the socket that it is given | encodes, sends and receives; takes what comes from boot for hostile |

@@ -1,5 +1,5 @@
-//! The CPUs and the memory that a sandbox is told, derived from its cgroup and
-//! every ancestor (ARCHITECTURE.md, "CPU and memory that a sandbox is told").
+//! The capacity of a container, derived from its cgroup and every ancestor. The
+//! sandbox has that of its root container.
 
 use std::path::Path;
 use std::sync::OnceLock;

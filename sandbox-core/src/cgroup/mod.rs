@@ -1,5 +1,5 @@
-//! Control groups: creates, limits, watches and removes them, and derives from
-//! them the CPUs and memory that a container is told.
+//! Control groups: creates, limits, watches and removes them, and derives a
+//! container's capacity from them.
 //!
 //! Supports version 1 and 2, and cgroups made by ourselves or by systemd as a
 //! transient unit:

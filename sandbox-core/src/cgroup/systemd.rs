@@ -65,7 +65,7 @@ pub(super) fn create(
     Ok(Cgroup { holder: Mutex::new(holder), ..made? })
 }
 
-/// Parks a process to be the first one of a scope: systemd makes no empty ones,
+/// Clones a process that waits, to be the first one of a scope: systemd makes no empty ones,
 /// and removes those that become empty.
 fn holder() -> std::io::Result<Child> {
     #[cfg(not(test))]

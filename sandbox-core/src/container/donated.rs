@@ -1,4 +1,4 @@
-//! The descriptors that Create and Exec requests bring.
+//! The descriptors that Create and Exec requests carry.
 
 use std::fs::File;
 use std::io::Read;
@@ -12,7 +12,7 @@ use crate::error::{Context, Error, Result};
 pub(crate) struct Donated {
     /// Standard input, output and error.
     pub(crate) stdio: [Option<OwnedFd>; 3],
-    /// `cgroup.procs` files, to which the newborn writes "0".
+    /// `cgroup.procs` files (version 1: `tasks`), to which the newborn writes "0".
     pub(crate) cgroup_procs: Vec<OwnedFd>,
     /// The container's seccomp program.
     pub(crate) seccomp: Option<Seccomp>,

@@ -1,4 +1,4 @@
-//! The flags and the birth certificate that boot is given at its start. The
+//! The flags and the birth certificate that boot gets at its start. The
 //! flags name each descriptor by the number that it has in boot; `--birth-fd`
 //! holds the certificate.
 //!

@@ -61,7 +61,7 @@ pub enum Request {
         /// The container's ID.
         container: String,
     },
-    /// Reports the new capacity after an update of the resources.
+    /// Sends the new capacity after an update of the resources.
     Update {
         /// The container's ID; `None` for the sandbox itself.
         container: Option<String>,
@@ -80,8 +80,8 @@ pub struct Donations {
     pub stdout: bool,
     /// Whether there is a standard error; without one it is `/dev/null`.
     pub stderr: bool,
-    /// The number of open `cgroup.procs` files to write "0" to, one for each
-    /// hierarchy. Zero if boot is in that cgroup already.
+    /// The number of open `cgroup.procs` files (version 1: `tasks`) to write
+    /// "0" to, one for each hierarchy. Zero if boot is in that cgroup already.
     pub cgroup_procs: u8,
     /// The `SECCOMP_FILTER_FLAG_`s to load the seccomp program with, if there
     /// is a file that holds one (`struct sock_filter`s).
@@ -144,7 +144,7 @@ pub enum Done {
     /// A process was made. Descriptors: its pidfd, then the master side of its
     /// terminal if `terminal`.
     Process {
-        /// Whether a terminal travels along.
+        /// Whether a terminal comes with it.
         terminal: bool,
     },
 }

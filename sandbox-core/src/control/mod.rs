@@ -1,5 +1,5 @@
 //! The messages between the processes of a sandbox, and their encoding: the packets of all
-//! channels, boot's flags and birth data, the messages between the shim and boot, between
+//! channels, boot's flags and birth certificate, the messages between the shim and boot, between
 //! boot and a newborn, and those of the gofer. The half on the host and the half in the pod
 //! share only this module and `spec/plan.rs`.
 

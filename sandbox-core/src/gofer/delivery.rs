@@ -36,8 +36,7 @@ impl Outbox {
         Ok(())
     }
 
-    /// Sends the rest. This packet lets boot know that the delivery is
-    /// complete.
+    /// Sends the rest, in a packet that marks the end of the delivery.
     pub(super) fn finish(mut self) -> Result<()> {
         self.send(true)
     }

@@ -6,8 +6,9 @@
 //! it, no directory that leads out of a mount, and nothing that the plan does
 //! not name.
 //!
-//! The path of one request: `serve` → `rootfs` (`overlay`, `bind`,
-//! `filesystem`) → `devices` → each mount → `delivery` → `seccomp`.
+//! The path of one request: `serve` → `means` → proc and default devices, once →
+//! `rootfs` (`overlay`, `bind`, `filesystem`) → `devices` → each mount →
+//! `seccomp`. `delivery` sends the mounts, a packet as soon as it is full.
 
 mod assemble;
 mod bind;

@@ -46,8 +46,7 @@ pub use gofer_run::GoferRun;
 pub use process::{Process, ReceivedFds};
 use state::StateDirectory;
 
-/// The options that a node's administrator chose. See ARCHITECTURE.md,
-/// "Options".
+/// The options that a node's administrator chose: `docs/options.md`.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// The rule by which a sandbox gets a user namespace or not.

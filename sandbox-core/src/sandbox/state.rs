@@ -142,7 +142,7 @@ impl StateDirectory {
         self.write_file(&container_file(id), &state)
     }
 
-    /// Forgets a container. Idempotent.
+    /// Removes the record of a container. Idempotent.
     pub fn remove_container(&self, id: &str) -> Result<()> {
         let path = self.0.join(container_file(id));
         match fs::remove_file(&path) {

@@ -16,8 +16,8 @@ use crate::error::{Context, Error, Result};
 pub const MAX_SPEC: u64 = 8 * 1024 * 1024;
 
 /// Reads and parses `config.json` of a bundle (OCI runtime-spec, `bundle.md`).
-/// Properties that the specification does not know are ignored, as it demands.
-/// [`super::plan()`] refuses those that it knows and we do not support.
+/// Properties that the specification does not have are ignored, as it demands.
+/// [`super::plan()`] refuses those that it has and Palisade does not support.
 pub fn load(bundle: &Path) -> Result<Spec> {
     let path = bundle.join("config.json");
     let shown = path.display();

@@ -84,7 +84,7 @@ fn close_all() {
 mod tests {
     use super::*;
 
-    /// The child is parked all the same: no lock that the harness's other thread
+    /// The child waits all the same: no lock that the harness's other thread
     /// may hold is asked for on the way.
     #[test]
     fn a_parked_child_holds_nothing_and_ends_with_its_value() {

@@ -46,7 +46,7 @@ fn info(pod: &Pod, pid: u32) -> HashMap<String, String> {
     HashMap::from([("info".to_string(), info.to_string())])
 }
 
-/// Succeeds if the sandbox is alive.
+/// Succeeds if the sandbox runs.
 pub(super) fn ping(shim: &Shim, request: &PingRequest) -> Result<PingResponse> {
     shim.table().pod(&request.sandbox_id)?.files()?;
     Ok(PingResponse::default())

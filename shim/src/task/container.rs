@@ -80,8 +80,8 @@ impl Container {
         self.boot.root == self.id
     }
 
-    /// Whether boot replaces this container's process: it is the well-known
-    /// pause container.
+    /// Whether boot stands in for this container's process: it is the
+    /// well-known pause container.
     pub(super) fn is_pause(&self) -> bool {
         self.plan.container.process.is_none()
     }

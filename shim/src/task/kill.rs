@@ -66,8 +66,8 @@ fn kill_all(container: &Container, number: i32) -> Result<()> {
 }
 
 /// Acts as the pause program: it ends with status 0 on SIGINT and SIGTERM, and
-/// ignores signals that PID 1 may ignore. boot replaces it, so this ends the
-/// sandbox.
+/// ignores signals that PID 1 may ignore. boot stands in for it, so this ends
+/// the sandbox.
 fn kill_pause(container: &mut Container, signal: i32) -> Result<()> {
     const ENDS_WELL: [Signal; 3] = [Signal::TERM, Signal::INT, Signal::QUIT];
     if ENDS_WELL.iter().any(|s| s.as_raw() == signal) {

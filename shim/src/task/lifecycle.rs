@@ -23,7 +23,9 @@
 //! An exit has two steps. `report_exit`: the process has ended, and the events
 //! and the output that come before its exit are being published. `exit`: the
 //! exit is published. A process whose start is not published yet keeps a
-//! reported exit until then (`early`).
+//! reported exit until then (`early`). If no exit was reported, `exit` stops the
+//! process from any state in which it lives: its start has failed, or boot does
+//! not report its end.
 //!
 //! Only a container's init is paused: its exec'd processes are frozen with it
 //! and show its state.
@@ -68,7 +70,7 @@ pub(super) enum State {
 pub(super) enum Program {
     /// A process of its own, to which signals are sent.
     Process(Arc<Process>),
-    /// boot, which replaces a pause process. `exits_with`: the status to
+    /// boot, which stands in for a pause process. `exits_with`: the status to
     /// report, however it dies, once a client has asked it to end.
     Pause { exits_with: Option<u32> },
 }

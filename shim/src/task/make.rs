@@ -89,8 +89,8 @@ async fn cancel_on<T>(
     }
 }
 
-/// Makes the sandbox alone, for the Sandbox service, in which boot replaces a root
-/// container that no client creates.
+/// Makes the sandbox alone, for the Sandbox service, in which boot stands in for a
+/// root container that no client creates.
 pub(crate) async fn make_sandbox(
     shim: &Arc<Shim>,
     plan: &CreatePlan,
@@ -204,14 +204,14 @@ async fn create_init(
     Ok(Process::init(plan.stdio.clone(), pid, Program::Process(Arc::new(process)), io))
 }
 
-/// Returns the pause process that boot replaces: it reads and writes nothing.
+/// Returns the pause process that boot stands in for: it reads and writes nothing.
 fn stand_in(plan: &CreatePlan, boot: &BootClient) -> Process {
     let pause = Program::Pause { exits_with: None };
     Process::init(plan.stdio.clone(), boot.pid(), pause, Io::default())
 }
 
-/// Requests a container from boot, even if boot itself replaces the container's
-/// process.
+/// Requests a container from boot, even if boot itself stands in for the
+/// container's process.
 async fn ask_to_create(
     shim: &Shim,
     plan: &CreatePlan,

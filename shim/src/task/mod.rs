@@ -5,6 +5,7 @@
 //!
 //! | file | content |
 //! |---|---|
+//! | [`allowance`], [`metrics`], [`hooks`], [`pod_files`] | tools that do not use the shim's state |
 //! | [`lifecycle`] | a process's states and steps |
 //! | [`boot`] | requests to boot |
 //! | [`create_plan`], [`pod`], [`container`] | things to be made, and things that exist |
@@ -12,6 +13,7 @@
 //! | [`oom`], [`exits`] | the end of a process, and the order of its events |
 //! | [`teardown`] | every ending |
 //! | [`listen`], [`relay`] | boot's messages and log |
+//! | [`reservation`], [`rollback`], [`make`] | the parts of Create and StartSandbox |
 //!
 //! A file uses those above it in this table, and the requests use all of them.
 

@@ -54,7 +54,7 @@ impl Reservation {
         self.boot.as_ref()
     }
 
-    /// Shows the container to every request. Returns the status of an exit that
+    /// Makes the container visible to every request. Returns the status of an exit that
     /// was reported meanwhile.
     pub(super) fn fill(mut self, container: Container) -> Option<u32> {
         self.filled = true;

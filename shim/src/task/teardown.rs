@@ -219,7 +219,7 @@ async fn tear_down_all(shim: &Shim) {
         (boot.clone(), others.map(|c| c.cgroup.clone()).collect::<Vec<_>>())
     };
     tear_down(&boot).await;
-    // By then the listening task has reported all exits.
+    // Once boot counts as ended, `listen` has reported all exits.
     let _ = tokio::time::timeout(EXITS_TIMEOUT, boot.ended()).await;
     for cgroup in cgroups {
         let _ = cgroup.remove();

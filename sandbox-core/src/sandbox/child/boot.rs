@@ -17,8 +17,8 @@ pub(in crate::sandbox) struct ChildArgs<'a> {
     pub(in crate::sandbox) new: &'a NewSandbox<'a>,
     pub(in crate::sandbox) executable: &'a Executable,
     pub(in crate::sandbox) certificate: &'a OwnedFd,
-    /// The open `cgroup.procs` files of the root container's cgroup, to write
-    /// "0" to.
+    /// The open `tasks` files of the root container's cgroup on version 1, to
+    /// write "0" to.
     pub(in crate::sandbox) cgroup_procs: &'a [OwnedFd],
 }
 
@@ -69,8 +69,8 @@ fn prepare(args: ChildArgs<'_>, ends: &BootEnds, user_namespace: bool) -> Result
     flags.to_args().into_iter().map(to_c).collect()
 }
 
-/// Lets the descriptors that boot is given survive execve. Returns the flags
-/// that announce them.
+/// Makes the descriptors that are donated to boot survive execve. Returns the
+/// flags that announce them.
 fn donate_all(args: ChildArgs<'_>, ends: &BootEnds) -> Result<BootFlags> {
     let give = |fd: &OwnedFd| donate(fd).context(|| "donate a descriptor");
     let new = args.new;

@@ -18,7 +18,7 @@ pub(super) struct Options {
     pub(super) copy_up: bool,
     /// The other options, which belong to the file system.
     pub(super) data: Vec<FsOption>,
-    /// Options of a file system's super block that mount(8) knows for all.
+    /// Options of a file system's super block that mount(8) has for all.
     pub(super) super_block: Vec<FsOption>,
 }
 

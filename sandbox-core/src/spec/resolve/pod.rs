@@ -47,8 +47,8 @@ pub(super) fn privileged(spec: &Spec) -> Option<&'static str> {
 ///
 /// Two cases go unnoticed: a privileged pod of a client other than the kubelet
 /// with containerd before 2.0.3, and any privileged pod with 2.0.0 to 2.0.2.
-/// The annotation with the sandbox image's name tells these versions from older
-/// ones.
+/// The annotation with the sandbox image's name distinguishes these versions
+/// from older ones.
 fn privileged_pod(spec: &Spec) -> Option<&'static str> {
     let writable_sys = sys_options(spec).is_some_and(|options| options.iter().any(|o| o == "rw"));
     let crio = annotation(spec, "io.kubernetes.cri-o.PrivilegedRuntime") == Some("true");

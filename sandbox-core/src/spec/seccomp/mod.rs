@@ -1,4 +1,4 @@
-//! `linux.seccomp`: checked by the shim, compiled by the gofer, loaded by boot.
+//! `linux.seccomp`: checked by the shim, compiled by the gofer, loaded by the newborn.
 //!
 //! Compiling takes milliseconds, so a program is kept in a file named by the
 //! [`key`] of its profile and made only once. Only [`compile()`] calls
