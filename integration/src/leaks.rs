@@ -35,11 +35,11 @@ pub struct Traces<'a> {
 
 /// Returns what is left after some time, in sentences.
 pub fn left_of(traces: &Traces<'_>) -> Vec<String> {
-    let give_up_at = Instant::now() + wait::patience(SHIM_EXIT_SECONDS);
+    let deadline = Instant::now() + wait::patience(SHIM_EXIT_SECONDS);
     let mut pause = Duration::from_millis(2);
     loop {
         let left = look(traces);
-        if left.is_empty() || Instant::now() > give_up_at {
+        if left.is_empty() || Instant::now() > deadline {
             return left;
         }
         std::thread::sleep(pause);
@@ -150,8 +150,8 @@ pub fn clear_away(slot: &Slot) {
     let directory = slot.directory();
     // This includes containerd. A killed process stays in its cgroup until the
     // kernel has destroyed it, and is invisible for the last part of that.
-    let give_up_at = Instant::now() + wait::patience(SHIM_EXIT_SECONDS);
-    while Instant::now() < give_up_at {
+    let deadline = Instant::now() + wait::patience(SHIM_EXIT_SECONDS);
+    while Instant::now() < deadline {
         let all = host::processes();
         let left: Vec<_> =
             all.iter().filter(|p| is_daemon_of(p, slot) || is_of(p, slot, &[])).collect();

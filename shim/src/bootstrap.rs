@@ -10,7 +10,7 @@
 //!
 //! 1.7 refuses version 3, and 2.x needs it to reuse the sandbox's shim without
 //! running this program again, but they call in the same way. Only containerd's
-//! own executable, our parent, distinguishes them: Go writes the module path
+//! own executable, which is the parent, distinguishes them: Go writes the module path
 //! into it, and a module of major version 2 has `/v2` in its path.
 //! containerd-shim's own bootstrap returns JSON to both, so it is not used.
 
@@ -28,7 +28,7 @@ use crate::error::{Context, Error, Result};
 /// The bound that containerd sets itself, which is more than it ever sends.
 const MAX_INPUT: u64 = 10 << 20;
 
-/// Version of the task API that we announce: `containerd.task.v3.Task`.
+/// Version of the task API that the shim announces: `containerd.task.v3.Task`.
 const TASK_API_VERSION: i32 = 3;
 
 /// The form in which containerd expects the result.
@@ -65,7 +65,7 @@ impl Dialect {
     }
 }
 
-/// Reads the call from the environment, stdin and our parent.
+/// Reads the call from the environment, stdin and the parent.
 pub(crate) fn read(flags: &Flags) -> Result<(StartOpts, Dialect)> {
     let mut input = Vec::new();
     std::io::stdin().lock().take(MAX_INPUT).read_to_end(&mut input).context(|| "read stdin")?;

@@ -25,7 +25,7 @@ const DEFAULT_FILE: &str = "/etc/palisade/config.toml";
 /// gets none.
 pub(crate) const STATE_ROOT: &str = "/run/palisade";
 
-/// Prefix of our annotations.
+/// Prefix of Palisade's annotations.
 const ANNOTATIONS: &str = "dev.palisade.";
 
 /// The options. Their defaults are those of the documentation.
@@ -45,7 +45,7 @@ pub(crate) struct Options {
     pub(crate) cgroup_driver: CgroupDriver,
     #[serde(rename = "SystemdCgroup")]
     systemd_cgroup: bool,
-    /// Whether a CPU quota lowers the number of CPUs that a container is told.
+    /// Whether a CPU quota lowers a container's capacity.
     pub(crate) cpu_from_quota: bool,
     /// The fewest CPUs that a quota leaves.
     pub(crate) cpu_minimum: u32,
@@ -234,8 +234,8 @@ pub(crate) fn is_runtime_options(any: &Any) -> bool {
 }
 
 /// Decodes `config_path` and `config_body` of a `runtimeoptions.v1.Options`,
-/// which 1.6 calls `cri.runtimeoptions.v1.Options`. Only `shim_cgroup` concerns
-/// us in runc's own options, which ctr sends to any runtime.
+/// which 1.6 calls `cri.runtimeoptions.v1.Options`. Of runc's own
+/// options, which ctr sends to any runtime, only `shim_cgroup` is read.
 fn runtime_options(any: &Any) -> Result<(String, String)> {
     let name = any.type_url.rsplit('/').next().unwrap_or_default();
     match name {

@@ -105,7 +105,7 @@ fn group(config: &Path, id: &str) -> Result<String> {
 }
 
 /// Clones the serving process, with a process group of its own, containerd's
-/// oom_score_adj plus one, and only the socket of our descriptors. Returns its pidfd.
+/// oom_score_adj plus one, and no descriptor of this process but the socket. Returns its pidfd.
 fn spawn(options: StartOpts, address: &str, listener: UnixListener) -> Result<OwnedFd> {
     adjust_oom_score();
     // containerd 2.3 may send extensions for other programs.

@@ -112,7 +112,7 @@ pub struct SavedCgroup {
 struct Dir {
     /// The controllers, as in `/proc/PID/cgroup`; empty for version 2.
     controllers: Vec<String>,
-    /// The hierarchy's mount point, which is the root as far as we can see.
+    /// The hierarchy's mount point, which is the root as far as the shim can see.
     mount: PathBuf,
     /// The cgroup's directory, below `mount`.
     path: PathBuf,
@@ -126,7 +126,7 @@ impl Cgroup {
     /// with runc since 1.1.
     ///
     /// `properties` are set on the systemd unit, if there is one, and take
-    /// precedence over our own.
+    /// precedence over those that Palisade sets.
     pub fn create(
         id: &str,
         cgroups_path: &str,

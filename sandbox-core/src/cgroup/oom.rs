@@ -24,7 +24,7 @@ pub struct OomWatch {
     seen: u64,
     /// The counter of the parent cgroup, which includes the kills in all
     /// cgroups below, and its last value. systemd removes a cgroup as soon as
-    /// it is empty, which may be before we have read the cgroup's own counter.
+    /// it is empty, maybe before the shim has read the cgroup's own counter.
     above: Option<(PathBuf, u64)>,
     /// Whether the counters have changed without a kill so far: a limit was
     /// hit.
@@ -42,16 +42,16 @@ impl OomWatch {
     /// descriptor is then unreadable until the next event.
     ///
     /// If the cgroup is gone, the parent's counter may show a kill. It was in
-    /// this cgroup if there was an event that we have not counted yet. The
+    /// this cgroup if there was an event that is not counted yet. The
     /// kernel delays an event that follows another within 10 ms
     /// (`cgroup_file_notify`) and drops it with the cgroup. So an earlier event
     /// without a kill counts as well if `killed` is true: SIGKILL has ended one
-    /// of the processes, and we have not sent one since the last call.
+    /// of the processes, and the shim has sent none since the last call.
     pub fn take(&mut self, killed: bool) -> Result<u64> {
         let changed = self.drain()?;
         // The kernel counts a kill in the cgroup before it does in the parent.
-        // Since we read them in the opposite order, the parent's value includes
-        // no kill that is not in our own count.
+        // The shim reads them in the opposite order, so the parent's value
+        // includes no kill that is not in the cgroup's own count.
         let above = self.kills_above()?;
         let Some(now) = kills(&self.counter)? else {
             self.was_short |= changed;

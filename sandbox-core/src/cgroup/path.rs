@@ -8,11 +8,11 @@ use crate::error::{Error, Result};
 /// The program that makes the cgroup.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Driver {
-    /// We do, by mkdir.
+    /// The shim, by mkdir.
     #[default]
     Cgroupfs,
-    /// systemd does: we request a transient unit over D-Bus (the option
-    /// `SystemdCgroup`). A path of the form `slice:prefix:name` means the same.
+    /// systemd: the shim requests a transient unit over D-Bus (the option
+    /// `cgroup_driver` or `SystemdCgroup`). A path of the form `slice:prefix:name` means the same.
     Systemd,
 }
 
@@ -78,7 +78,7 @@ fn below(cgroups_path: &str, path: &str) -> Result<PathBuf> {
     Ok(clean)
 }
 
-/// `prefix-name.scope`, or `name` itself when that is a slice.
+/// Returns the unit: `prefix-name.scope`, or `name` itself when that is a slice.
 fn unit(cgroups_path: &str, slice: &str, prefix: &str, name: &str) -> Result<Unit> {
     let slice = if slice.is_empty() { "system.slice" } else { slice };
     let name = match (name, prefix) {

@@ -88,8 +88,8 @@ impl Cgroup {
         if self.kill_at_once()? {
             return Ok(());
         }
-        // A process that forks faster than we read the list is caught by
-        // freezing the cgroup first. Most containers need no second round.
+        // Freezing the cgroup first catches a process that forks faster than
+        // the shim reads the list. Most containers need no second round.
         let frozen = again && self.freeze().is_ok();
         for pidfd in pidfds(&self.pids()?) {
             match pidfd_send_signal(&pidfd, Signal::KILL) {

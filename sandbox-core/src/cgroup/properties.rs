@@ -55,7 +55,7 @@ pub(super) fn of_unit(
     let mut all = vec![text("Description", format!("Palisade container {id}"))];
     if let Some(holder) = holder {
         all.push(text("Slice", unit.slice.clone()));
-        // systemd then leaves the cgroups below and our controllers alone.
+        // systemd then leaves the cgroups below and the scope's controllers alone.
         all.push(flag("Delegate", true));
         all.push(("PIDs".to_owned(), Value::Pids(vec![holder.pid().cast_unsigned()])));
         // systemd forgets a scope whose processes failed like any other.

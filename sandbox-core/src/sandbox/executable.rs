@@ -11,8 +11,8 @@ use crate::error::{Context, Error, Result};
 use crate::sys::mount::{AttrChange, Depth, clone_mount, mount_setattr};
 
 /// An open executable on its own private, read-only mount. Otherwise a container that
-/// runs as the host's root could write to it through `/proc/<pid>/exe` while one of our
-/// processes prepares its execve (CVE-2019-5736). See [`Executable::dissolve_mount`].
+/// runs as the host's root could write to it through `/proc/<pid>/exe` while a process
+/// of Palisade prepares its execve (CVE-2019-5736). See [`Executable::dissolve_mount`].
 #[derive(Debug)]
 pub struct Executable {
     file: OwnedFd,

@@ -47,7 +47,7 @@ impl Drop for GoferRun {
 }
 
 impl AsFd for GoferRun {
-    /// A descriptor that is readable once the gofer has replied or died.
+    /// Returns a descriptor that is readable once the gofer has replied or died.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }

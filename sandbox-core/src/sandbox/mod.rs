@@ -1,4 +1,4 @@
-//! The sandbox as the shim sees it: one boot process and the channels to it.
+//! The sandbox as the shim sees it: one boot and the channels to it.
 //!
 //! Only [`Sandbox::tear_down`] waits. Each other operation that takes time is
 //! begun by one call, and has a descriptor that becomes readable when the next

@@ -100,7 +100,7 @@ fn check_terminal(fd: &OwnedFd) -> Result<()> {
     }
 }
 
-/// Only the master side of a pty answers TIOCGPTN.
+/// Whether this is the master side of a pty: only that side answers TIOCGPTN.
 fn is_master(fd: &OwnedFd) -> bool {
     rustix::pty::ptsname(fd, Vec::new()).is_ok()
 }

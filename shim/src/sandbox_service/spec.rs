@@ -22,7 +22,7 @@ use crate::error::{Context, Error, Result};
 /// The annotation that marks a pod's sandbox container.
 const CONTAINER_TYPE: &str = "io.kubernetes.cri.container-type";
 
-/// The prefix of the pod's annotations that are for us. The pod could use others to claim
+/// The prefix of the pod's annotations that are for Palisade. The pod could use others to claim
 /// what only containerd may declare, such as that the pod is privileged.
 const OURS: &str = "dev.palisade.";
 

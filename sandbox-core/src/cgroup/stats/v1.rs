@@ -195,8 +195,8 @@ pub(super) fn read(cg: &Cgroup) -> Result<StatsV1> {
     Ok(stats)
 }
 
-/// cpuacct.rst. `cpuacct.stat` counts in ticks; user space sees 100 a second on
-/// all architectures that we know.
+/// Reads the use of CPUs (cpuacct.rst). `cpuacct.stat` counts in ticks; user
+/// space sees 100 a second on x86-64.
 fn cpu_usage(dir: &Path) -> Result<Option<CpuUsageV1>> {
     const TICK: u64 = 1_000_000_000 / 100;
     let Some(total) = file::read_number(&dir.join("cpuacct.usage"))? else {

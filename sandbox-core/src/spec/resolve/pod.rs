@@ -23,8 +23,8 @@ pub(super) fn is_pause(spec: &Spec) -> bool {
     is_sandbox(spec) && args.is_some_and(|args| args == ["/pause"])
 }
 
-/// Returns how we know that a container is privileged, or that the pod is whose
-/// sandbox container it is. Returns `None` if it is not.
+/// Returns the sign that a container, or the pod whose sandbox container it is,
+/// is privileged. Returns `None` if it is not.
 pub(super) fn privileged(spec: &Spec) -> Option<&'static str> {
     if is_sandbox(spec) {
         return privileged_pod(spec);
@@ -32,8 +32,8 @@ pub(super) fn privileged(spec: &Spec) -> Option<&'static str> {
     privileged_container(spec).then_some("the container is privileged")
 }
 
-/// Returns how we know that a sandbox container's pod is privileged. The spec
-/// does not say so, but some of what containerd omits or changes shows it:
+/// Returns the sign that a sandbox container's pod is privileged. The spec has
+/// no field for it, but some of what containerd omits or changes shows it:
 ///
 /// - From 2.0.3 on, `/sys` is `rw` in the sandbox container of a privileged pod
 ///   and `ro` in others (`internal/cri/server/podsandbox/sandbox_run.go`).

@@ -76,8 +76,8 @@ fn spec_mappings(linux: &Linux, resolved: &Resolved) -> Result<Option<Mappings>>
 
 /// Checks the root container's user namespace. Before containerd starts a pod's
 /// sandbox, it pins a user namespace and gives both its path and its mappings.
-/// A namespace of our own with the same mappings serves as well. We would have
-/// to join a path that comes without mappings, which is not supported.
+/// A new namespace with the same mappings serves as well. A path that comes
+/// without mappings would have to be joined, which is not supported.
 fn check_root_user(resolved: &Resolved, mappings: Option<&Mappings>) -> Result<()> {
     match (&resolved.user, mappings) {
         (Some(Some(path)), None) => refuse(

@@ -100,7 +100,8 @@ fn action(action: Action, errno: Option<u32>) -> Result<ScmpAction> {
     }
 }
 
-/// seccomp_export_bpf(3) writes to a descriptor: an anonymous file.
+/// Returns the program's bytes. seccomp_export_bpf(3) writes to a descriptor:
+/// an anonymous file.
 fn export(filter: &ScmpFilterContext) -> Result<Vec<u8>> {
     let file = memfd_create("seccomp", MemfdFlags::CLOEXEC).context(|| "memfd_create seccomp")?;
     let mut file = File::from(file);
