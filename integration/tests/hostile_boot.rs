@@ -37,7 +37,10 @@ struct Hostile<'a> {
 
 impl<'a> Hostile<'a> {
     fn new(containerd: &'a Containerd, id: Attack) -> Self {
-        let container = containerd.container(&format!("in-{id}"), ["anything"]).start();
+        Self::of(containerd, containerd.container(&format!("in-{id}"), ["anything"]).start())
+    }
+
+    fn of(containerd: &'a Containerd, container: Container<'a>) -> Self {
         let shim = container.shim();
         let boot = sandbox::boot_of(shim).pid;
         Self { containerd, container, shim, boot }
@@ -102,6 +105,11 @@ impl<'a> Hostile<'a> {
     fn assert_can_be_ended(self, attack: Attack) {
         assert_eq!(self.assert_shim_replies(attack), TaskStatus::Running, "{attack}");
         self.container.kill(9).expect("kill it");
+        self.assert_ends(attack);
+    }
+
+    /// Checks that the container that was killed ends, and its sandbox with it.
+    fn assert_ends(self, attack: Attack) {
         assert_eq!(self.container.wait().code, 137, "{attack}");
         assert_eq!(self.container.delete_task().expect("delete"), 137, "{attack}");
         wait::until("boot is gone", || host::process(self.boot).is_none().then_some(()));
@@ -319,6 +327,23 @@ fn an_exit_that_is_not_reported_is_noticed() {
     let hostile = Hostile::new(&containerd, attack);
     hostile.beside_running_exec(attack, Streams::Null, || ());
     hostile.assert_can_be_ended(attack);
+}
+
+/// A container that shares boot's PID namespace does not end with its init: a Kill
+/// of all its processes signals each.
+#[test]
+fn an_exit_that_is_not_reported_after_a_kill_of_all_is_noticed() {
+    let containerd = containerd();
+    let attack = Attack::ReportsNoExits;
+    let shares_pids = |spec: &mut serde_json::Value| {
+        let namespaces = spec["linux"]["namespaces"].as_array_mut().expect("namespaces");
+        namespaces.retain(|namespace| namespace["type"] != "pid");
+    };
+    let container = containerd.container("kill-all", ["anything"]).spec(shares_pids).start();
+    let hostile = Hostile::of(&containerd, container);
+    hostile.beside_running_exec(attack, Streams::Null, || ());
+    hostile.container.kill_all(9).expect("kill all");
+    hostile.assert_ends(attack);
 }
 
 /// The limit holds however fast boot writes, in whatever form.

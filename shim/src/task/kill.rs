@@ -26,17 +26,18 @@ pub(super) fn kill(shim: &Arc<Shim>, request: &KillRequest) -> Result<Empty> {
         // Published first, so that this SIGKILL is not mistaken for an OOM kill.
         oom::publish(shim, container, false);
     }
+    let process = container.process(id.exec.as_deref())?.state.process().cloned();
+    if signal == Signal::KILL.as_raw()
+        && let Some(process) = &process
+    {
+        exits::ensure_exit_is_published(shim, id, process.clone());
+    }
     if is_init && container.is_pause() {
         kill_pause(container, signal)?;
     } else if request.all && is_init && !dies_with_init(container, signal) {
         kill_all(container, signal)?;
     } else {
-        let process = container.process(id.exec.as_deref())?.state.process().cloned();
-        let process = process.ok_or_else(|| Error::state("process not created"))?;
-        if signal == Signal::KILL.as_raw() {
-            exits::ensure_exit_is_published(shim, id, process.clone());
-        }
-        process.signal(signal)?;
+        process.ok_or_else(|| Error::state("process not created"))?.signal(signal)?;
     }
     // A frozen exec dies at once on version 2, and on version 1 once the
     // container is resumed.
