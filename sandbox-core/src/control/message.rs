@@ -84,7 +84,8 @@ pub struct Donations {
     /// "0" to, one for each hierarchy. Zero if boot is in that cgroup already.
     pub cgroup_procs: u8,
     /// The `SECCOMP_FILTER_FLAG_`s to load the seccomp program with, if there
-    /// is a file that holds one (`struct sock_filter`s).
+    /// is a file that holds one (`struct sock_filter`s). With Create only: boot
+    /// keeps it for the container's execs.
     pub seccomp: Option<u32>,
 }
 

@@ -192,14 +192,14 @@ pub(super) struct ExtraFds {
 
 impl ExtraFds {
     /// Collects the descriptors. `procs` are the cgroups to join, if boot is
-    /// not in them already.
+    /// not in them already; `seccomp` is the program of a container that is made,
+    /// with its flags: boot keeps it for the container's execs.
     pub(super) fn collect(
-        boot: &BootClient,
-        plan: &Plan,
         procs: Vec<OwnedFd>,
+        seccomp: Option<(OwnedFd, u32)>,
         stdio: &Donated,
     ) -> Result<Self> {
-        let (seccomp, flags) = boot.sandbox.seccomp(plan)?.unzip();
+        let (seccomp, flags) = seccomp.unzip();
         let donations = Donations {
             stdin: stdio.stdin.is_some(),
             stdout: stdio.stdout.is_some(),

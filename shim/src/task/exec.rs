@@ -121,7 +121,7 @@ async fn run(shim: &Arc<Shim>, id: &ProcessId, exec: &str, begun: Begun) -> Resu
     let Begun { boot, plan, stdio, owner: (uid, gid) } = begun;
     let owner = Owner { uid, gid, namespace: &shim.namespace, container: &id.container };
     let (io, donated) = stdio::open(&stdio, owner).await?;
-    let extra = extra_fds(shim, id, &boot, &donated)?;
+    let extra = extra_fds(shim, id, &donated)?;
     let request = Request::Exec {
         container: id.container.clone(),
         exec: exec.to_string(),
@@ -145,15 +145,10 @@ async fn run(shim: &Arc<Shim>, id: &ProcessId, exec: &str, begun: Begun) -> Resu
     Ok(Started { pid, early_exit })
 }
 
-fn extra_fds(
-    shim: &Shim,
-    id: &ProcessId,
-    boot: &BootClient,
-    donated: &Donated,
-) -> Result<ExtraFds> {
+fn extra_fds(shim: &Shim, id: &ProcessId, donated: &Donated) -> Result<ExtraFds> {
     let mut table = shim.table();
     let container = table.container(&id.container)?;
-    ExtraFds::collect(boot, &container.plan, container.procs_to_join()?, donated)
+    ExtraFds::collect(container.procs_to_join()?, None, donated)
 }
 
 /// Ends an exec that was never started. Its exit is not published, but clients

@@ -220,7 +220,7 @@ async fn ask_to_create(
     donated: &Donated,
     capacity: Capacity,
 ) -> Result<(Done, ReceivedFds)> {
-    let extra = ExtraFds::collect(boot, &plan.plan, procs, donated)?;
+    let extra = ExtraFds::collect(procs, boot.sandbox.seccomp(&plan.plan)?, donated)?;
     let request = Request::Create {
         plan: Box::new(plan.plan.container.clone()),
         donations: extra.donations,
