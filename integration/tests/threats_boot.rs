@@ -140,18 +140,18 @@ fn a_process_at_its_gate_is_out_of_reach_for_other_containers() {
             in_pod(s, boot);
         });
         let other = other.start();
-        let parked = containerd.container("parked", ["sleep", "1000"]);
-        let parked = parked.spec(|s| in_pod(s, boot)).create();
+        let at_gate = containerd.container("at-gate", ["sleep", "1000"]);
+        let at_gate = at_gate.spec(|s| in_pod(s, boot)).create();
         let own = |pid: i32| fs::read_link(format!("/proc/{pid}/ns/user")).expect("a link");
         assert_eq!(own(boot) != own(std::process::id().cast_signed()), user_namespace);
         assert_eq!(sandbox::boot_of(other.shim()).pid, boot, "one pod");
         // Still a copy of boot, in the PID namespace that the other container sees.
         let executable = |pid: i32| fs::metadata(format!("/proc/{pid}/exe")).expect("stat").ino();
-        assert_eq!(executable(parked.pid()), executable(boot));
-        let seen = host::status(parked.pid(), "NSpid");
+        assert_eq!(executable(at_gate.pid()), executable(boot));
+        let seen = host::status(at_gate.pid(), "NSpid");
         let seen = seen.split_whitespace().last().expect("a PID");
         assert_eq!(other.exec_shell("see", &format!("test -e /proc/{seen}/comm")).0, 0);
-        for (name, pid) in [("parked", seen), ("boot", "1")] {
+        for (name, pid) in [("at-gate", seen), ("boot", "1")] {
             let mut attack = spec::process(&["/attacker", "process", pid]);
             if user_namespace {
                 spec::add_all_capabilities(&mut attack);
@@ -173,8 +173,8 @@ fn a_process_at_its_gate_is_out_of_reach_for_other_containers() {
             };
             assert_eq!(failing, wanted, "{name}, {user_namespace}");
         }
-        parked.start().expect("start it");
-        assert_ne!(executable(parked.pid()), executable(boot));
+        at_gate.start().expect("start it");
+        assert_ne!(executable(at_gate.pid()), executable(boot));
     }
 }
 

@@ -72,7 +72,7 @@ fn holder() -> std::io::Result<Child> {
     let alone = SingleThreaded::prove()?;
     #[cfg(test)]
     let alone = SingleThreaded::in_a_test();
-    Child::parked(&alone, CloneFlags::empty())
+    Child::idle(&alone, CloneFlags::empty())
 }
 
 /// Returns the cgroup in which systemd put the unit. systemd reports it, since

@@ -82,15 +82,15 @@ impl Tree {
     fn attach_mounts(
         &mut self,
         plan: &ContainerPlan,
-        mut donated: std::collections::BTreeMap<usize, (OwnedFd, bool)>,
+        mut delivered: std::collections::BTreeMap<usize, (OwnedFd, bool)>,
     ) -> Result<()> {
         for (index, mount) in plan.mounts.iter().enumerate() {
-            let donated = donated.remove(&index);
+            let delivered = delivered.remove(&index);
             if phase_of(plan, &mount.destination) > MountPhase::Boot {
-                self.deferred.push((index, donated));
+                self.deferred.push((index, delivered));
                 continue;
             }
-            let devpts = attach(self.root.as_fd(), Ready { plan: mount, donated })?;
+            let devpts = attach(self.root.as_fd(), Ready { plan: mount, delivered })?;
             self.terminals = devpts.or(self.terminals.take());
         }
         Ok(())

@@ -134,7 +134,7 @@ impl Given {
     fn required<T: std::str::FromStr>(&self, name: &str) -> Result<T> {
         self.optional(name)?.ok_or_else(|| {
             Error::invalid(format!(
-                "boot: {name} is missing; boot is started by the shim, not by hand"
+                "boot: {name} is missing; boot is started by the shim of the same release, not by hand"
             ))
         })
     }

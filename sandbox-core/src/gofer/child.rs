@@ -13,8 +13,8 @@ use crate::sys::child::Child;
 use crate::sys::clone::SingleThreaded;
 
 /// Starts a child in new namespaces that only waits to be killed.
-pub(super) fn parked(namespaces: CloneFlags) -> Result<Child> {
-    Child::parked(&alone()?, namespaces).context(|| "clone3")
+pub(super) fn idle(namespaces: CloneFlags) -> Result<Child> {
+    Child::idle(&alone()?, namespaces).context(|| "clone3")
 }
 
 fn alone() -> Result<SingleThreaded> {
@@ -72,7 +72,7 @@ mod tests {
     // made. The gofer tests of the executable cover the rest.
     #[test]
     fn no_child_is_forked_from_a_threaded_process() {
-        let error = parked(CloneFlags::empty()).map(drop).unwrap_err();
+        let error = idle(CloneFlags::empty()).map(drop).unwrap_err();
         assert!(error.to_string().contains("threads"), "{error}");
     }
 }

@@ -8,7 +8,7 @@ use nix::sched::CloneFlags;
 use nix::unistd::{Gid, Uid, setfsgid, setfsuid};
 
 use crate::error::{Context, Error, Result};
-use crate::gofer::child::parked;
+use crate::gofer::child::idle;
 use crate::spec::plan::{IdMapping, Mappings};
 
 /// The users of a sandbox that has a user namespace.
@@ -90,7 +90,7 @@ fn become_for_files(uid: Uid, gid: Gid) -> Result<(Uid, Gid)> {
 /// Makes a user namespace with the given mappings, which only its descriptor keeps
 /// alive. It is for mounts with mappings of their own.
 pub(super) fn namespace_with(mappings: &Mappings) -> Result<OwnedFd> {
-    let child = parked(CloneFlags::CLONE_NEWUSER)?;
+    let child = idle(CloneFlags::CLONE_NEWUSER)?;
     let process = format!("/proc/{}", child.pid());
     mappings
         .write(&process)

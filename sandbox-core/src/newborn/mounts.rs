@@ -37,7 +37,7 @@ fn attach_deferred(
     plan: &ContainerPlan,
     now: MountPhase,
 ) -> Result<()> {
-    for (index, donated) in tree.deferred() {
+    for (index, delivered) in tree.deferred() {
         let mount = &plan.mounts[*index];
         if phase_of(plan, &mount.destination) != now {
             continue;
@@ -45,8 +45,8 @@ fn attach_deferred(
         let dup = |(fd, is_file): &(OwnedFd, bool)| -> Result<_> {
             Ok((fd.try_clone().context(|| "dup of a mount")?, *is_file))
         };
-        let donated = donated.as_ref().map(dup).transpose()?;
-        attach(root, Ready { plan: mount, donated })?;
+        let delivered = delivered.as_ref().map(dup).transpose()?;
+        attach(root, Ready { plan: mount, delivered })?;
     }
     cover(root, plan, now)
 }

@@ -47,7 +47,7 @@ impl Child {
 
     /// Clones a child into new namespaces that does nothing but exist. It keeps
     /// no descriptor of its parent's open and blocks no signal.
-    pub fn parked(proof: &SingleThreaded, namespaces: CloneFlags) -> io::Result<Self> {
+    pub fn idle(proof: &SingleThreaded, namespaces: CloneFlags) -> io::Result<Self> {
         Self::run(proof, namespaces, || {
             // The child exists even if this fails.
             let _ = reset_signals();
@@ -87,8 +87,8 @@ mod tests {
     /// The child waits all the same: no lock that the harness's other thread
     /// may hold is asked for on the way.
     #[test]
-    fn a_parked_child_holds_nothing_and_ends_with_its_value() {
-        let child = Child::parked(&SingleThreaded::in_a_test(), CloneFlags::empty()).unwrap();
+    fn an_idle_child_holds_nothing_and_ends_with_its_value() {
+        let child = Child::idle(&SingleThreaded::in_a_test(), CloneFlags::empty()).unwrap();
         let descriptors = format!("/proc/{}/fd", child.pid());
         while std::fs::read_dir(&descriptors).unwrap().next().is_some() {
             std::thread::yield_now();

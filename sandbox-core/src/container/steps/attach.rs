@@ -14,7 +14,7 @@ use crate::sys::mount::{AttrChange, attach_to, mount_setattr};
 #[derive(Debug)]
 pub(crate) struct Ready<'a> {
     pub(crate) plan: &'a MountPlan,
-    pub(crate) donated: Option<(OwnedFd, bool)>,
+    pub(crate) delivered: Option<(OwnedFd, bool)>,
 }
 
 /// Attaches one mount below `root`. Returns it if it is a devpts, in which terminals are
@@ -22,7 +22,7 @@ pub(crate) struct Ready<'a> {
 pub(crate) fn attach(root: BorrowedFd<'_>, ready: Ready<'_>) -> Result<Option<OwnedFd>> {
     let plan = ready.plan;
     let at = || format!("mount {}", plan.destination.display());
-    let (mount, kind) = match (&plan.source, ready.donated) {
+    let (mount, kind) = match (&plan.source, ready.delivered) {
         (MountSource::Delivered, Some((mount, is_file))) => {
             (mount, if is_file { Kind::File } else { Kind::Directory })
         }
