@@ -3,7 +3,6 @@
 //! `ci/bench` builds the programs and runs it. [`PARTS`] lists the
 //! measurements. A *runtime* is a shim with its engine, a *part* is a group of
 //! figures that can be run alone, a *turn* is one round through all runtimes.
-//! round through all runtimes.
 
 mod bundle;
 mod cost;
