@@ -2,9 +2,8 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
-
 use crate::control::newborn::{NewbornMessage, send_go_on};
+use crate::control::packet;
 use crate::error::{Context, Result};
 
 /// boot's end.
@@ -14,9 +13,7 @@ pub(crate) struct Channel(OwnedFd);
 impl Channel {
     /// Makes a channel. Also returns the newborn's end.
     pub(crate) fn pair() -> Result<(Self, OwnedFd)> {
-        let (kind, flags) = (SocketType::SEQPACKET, SocketFlags::CLOEXEC);
-        let (boot, newborn) =
-            socketpair(AddressFamily::UNIX, kind, flags, None).context(|| "socketpair")?;
+        let (boot, newborn) = packet::pair().context(|| "socketpair")?;
         Ok((Self(boot), newborn))
     }
 

@@ -6,6 +6,7 @@
 
 use std::os::fd::AsFd;
 
+use crate::control::encoding::Message;
 use crate::control::message::MAX_PACKET;
 use crate::control::packet::{Received, receive_packet, send_packet};
 use crate::error::{Context, Error, Failure, Result};
@@ -32,8 +33,7 @@ impl NewbornMessage {
         let bytes = match self {
             Self::Unmapped => vec![UNMAPPED],
             Self::AtGate => vec![AT_GATE],
-            Self::Failed(failure) => postcard::to_extend(&failure, vec![FAILED])
-                .map_err(|e| Error::internal(format!("encode a failure: {e}")))?,
+            Self::Failed(failure) => [vec![FAILED], failure.encode()?].concat(),
         };
         send_packet(channel, &bytes, &[]).context(|| "send to the sandbox process")
     }
@@ -48,7 +48,7 @@ impl NewbornMessage {
         match bytes.split_first() {
             Some((&UNMAPPED, _)) => Ok(Some(Self::Unmapped)),
             Some((&AT_GATE, _)) => Ok(Some(Self::AtGate)),
-            Some((&FAILED, rest)) => postcard::from_bytes(rest)
+            Some((&FAILED, rest)) => Failure::decode(rest)
                 .map(|failure| Some(Self::Failed(failure)))
                 .map_err(|e| Error::internal(format!("a process failed without a reason: {e}"))),
             _ => Err(Error::internal("the container's process sent an unknown message")),

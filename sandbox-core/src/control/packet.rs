@@ -20,8 +20,9 @@ use std::os::unix::fs::FileExt;
 
 use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, UCred,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
+    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, UCred,
+    socketpair,
 };
 use rustix::process::{Pid, getegid, geteuid};
 
@@ -84,6 +85,12 @@ pub enum Received {
     Closed,
     /// The socket is non-blocking and has no packet.
     WouldBlock,
+}
+
+/// Makes a channel, close-on-exec at both ends: socketpair(2).
+pub(crate) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    let flags = SocketFlags::CLOEXEC;
+    Ok(socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?)
 }
 
 /// Sends one packet (sendmsg(2)). More than [`MAX_PACKET`] bytes travel in a
@@ -274,11 +281,10 @@ fn broken(message: String) -> io::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
     fn pair() -> (OwnedFd, OwnedFd) {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap()
+        socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap()
     }
 
     fn packet(received: io::Result<Received>) -> (Vec<u8>, Vec<OwnedFd>) {

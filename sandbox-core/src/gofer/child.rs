@@ -4,10 +4,9 @@
 use std::os::fd::{AsFd, OwnedFd};
 
 use nix::sched::CloneFlags;
-use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
 use crate::control::encoding::Message;
-use crate::control::packet::{Received, receive_packet, send_packet};
+use crate::control::packet::{Received, pair, receive_packet, send_packet};
 use crate::error::{Context, Error, Failure, Result};
 use crate::sys::child::Child;
 use crate::sys::clone::SingleThreaded;
@@ -27,13 +26,7 @@ pub(super) fn made_in_child(
     namespaces: CloneFlags,
     work: impl FnOnce() -> Result<OwnedFd>,
 ) -> Result<OwnedFd> {
-    let (ours, theirs) = rustix::net::socketpair(
-        AddressFamily::UNIX,
-        SocketType::SEQPACKET,
-        SocketFlags::CLOEXEC,
-        None,
-    )
-    .context(|| "socketpair")?;
+    let (ours, theirs) = pair().context(|| "socketpair")?;
     let child =
         Child::run(&alone()?, namespaces, || report(&theirs, work())).context(|| "clone3")?;
     // The child's death then closes the channel.

@@ -9,7 +9,6 @@ use nix::sched::CloneFlags;
 use oci_spec::runtime::LinuxSeccomp;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags};
-use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 
 use super::child::gofer::become_gofer;
@@ -19,7 +18,7 @@ use crate::control::gofer::{
     GoferAnswer, GoferRequest, RequestedMount, RootfsMount, RootfsSource, SeccompJob,
 };
 use crate::control::message::MAX_PACKET;
-use crate::control::packet::{Received, receive_packet, send_packet};
+use crate::control::packet::{Received, pair, receive_packet, send_packet};
 use crate::error::{Context, Error, FailureKind, Result};
 use crate::spec::plan::Plan;
 use crate::spec::seccomp;
@@ -100,9 +99,7 @@ pub(super) fn start(
     rootfs: Vec<RootfsMount>,
     first: bool,
 ) -> Result<GoferRun> {
-    let (ours, theirs) =
-        socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
-            .context(|| "socketpair for the gofer")?;
+    let (ours, theirs) = pair().context(|| "socketpair for the gofer")?;
     let request = request(sandbox, plan, rootfs, first)?;
     // The kernel queues the request, so it is there before the gofer reads.
     send_request(sandbox, &ours, &request)?;

@@ -7,7 +7,7 @@ use std::sync::Mutex;
 
 use nix::sched::CloneFlags;
 use rustix::fs::{MemfdFlags, SealFlags};
-use rustix::net::{AddressFamily, Shutdown, SocketFlags, SocketType, shutdown, socketpair};
+use rustix::net::{Shutdown, shutdown};
 use rustix::pipe::{PipeFlags, pipe_with};
 
 use super::child::boot::{BootEnds, ChildArgs, become_boot};
@@ -16,7 +16,7 @@ use super::state::{Identity, StateDirectory};
 use super::users::{self, IdRange};
 use super::{NewSandbox, PANIC_LOG_SIZE, Sandbox, UserNamespace, open_namespace};
 use crate::control::donation::Birth;
-use crate::control::packet::{ask_for_processes, sealed_memfd};
+use crate::control::packet::{self, ask_for_processes, sealed_memfd};
 use crate::error::{Context, Result};
 use crate::network;
 use crate::spec::plan::{IdMapping, Mappings, Network};
@@ -139,11 +139,7 @@ struct ShimEnds {
 
 impl Channels {
     fn make() -> Result<Self> {
-        let pair = || {
-            let kind = SocketType::SEQPACKET;
-            socketpair(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None)
-                .context(|| "socketpair")
-        };
+        let pair = || packet::pair().context(|| "socketpair");
         let pipe = || pipe_with(PipeFlags::CLOEXEC).context(|| "pipe");
         let (control, boot_control) = pair()?;
         let (mounts, boot_mounts) = pair()?;

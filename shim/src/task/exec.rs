@@ -78,9 +78,9 @@ struct Begun {
 }
 
 /// Starts an exec. Returns its PID.
-pub(super) async fn start(shim: &Arc<Shim>, id: &ProcessId, exec: &str) -> Result<u32> {
+pub(super) async fn start(shim: &Arc<Shim>, id: &ProcessId) -> Result<u32> {
     let begun = begin(shim, id)?;
-    match run(shim, id, exec, begun).await {
+    match run(shim, id, begun).await {
         Ok(Started { pid, early_exit }) => {
             if let Some(status) = early_exit {
                 exits::report(shim, id, status);
@@ -117,14 +117,14 @@ struct Started {
     early_exit: Option<u32>,
 }
 
-async fn run(shim: &Arc<Shim>, id: &ProcessId, exec: &str, begun: Begun) -> Result<Started> {
+async fn run(shim: &Arc<Shim>, id: &ProcessId, begun: Begun) -> Result<Started> {
     let Begun { boot, plan, stdio, owner: (uid, gid) } = begun;
     let owner = Owner { uid, gid, namespace: &shim.namespace, container: &id.container };
     let (io, donated) = stdio::open(&stdio, owner).await?;
     let extra = extra_fds(shim, id, &donated)?;
     let request = Request::Exec {
         container: id.container.clone(),
-        exec: exec.to_string(),
+        exec: id.exec_id().to_string(),
         process: plan,
         donations: extra.donations,
     };
@@ -138,7 +138,7 @@ async fn run(shim: &Arc<Shim>, id: &ProcessId, exec: &str, begun: Begun) -> Resu
     let pid = process.pid;
     shim.events.publish(&TaskExecStarted {
         container_id: id.container.clone(),
-        exec_id: exec.to_string(),
+        exec_id: id.exec_id().to_string(),
         pid,
         ..Default::default()
     });

@@ -17,7 +17,7 @@ pub(super) async fn start(shim: Arc<Shim>, request: StartRequest) -> Result<Star
     let id = process_id(&request.id, &request.exec_id);
     let pid = match &id.exec {
         None => start_init(&shim, &id).await?,
-        Some(exec) => exec::start(&shim, &id, exec).await?,
+        Some(_) => exec::start(&shim, &id).await?,
     };
     Ok(StartResponse { pid, ..Default::default() })
 }

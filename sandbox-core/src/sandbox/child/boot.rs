@@ -3,9 +3,9 @@
 use std::ffi::CString;
 use std::os::fd::OwnedFd;
 
-use super::execute;
+use super::{command_line, execute};
 use crate::control::donation::BootFlags;
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Result};
 use crate::sandbox::NewSandbox;
 use crate::sandbox::executable::Executable;
 use crate::sys::descriptor::{cloexec_from, detach_stdio, donate};
@@ -65,8 +65,7 @@ fn prepare(args: ChildArgs<'_>, ends: &BootEnds, user_namespace: bool) -> Result
     rustix::process::setsid().context(|| "setsid")?;
     detach_stdio().context(|| "put /dev/null into the place of stdio")?;
     let flags = donate_all(args, ends)?;
-    let to_c = |arg| CString::new(arg).map_err(|e| Error::internal(format!("argument: {e}")));
-    flags.to_args().into_iter().map(to_c).collect()
+    command_line(flags.to_args())
 }
 
 /// Makes the descriptors that are donated to boot survive execve. Returns the

@@ -3,11 +3,11 @@
 use std::ffi::CString;
 use std::os::fd::OwnedFd;
 
-use super::execute;
+use super::{command_line, execute};
 use crate::control::encoding::Message;
 use crate::control::gofer::{GoferAnswer, GoferError};
 use crate::control::packet::send_packet;
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Result};
 use crate::sandbox::executable::Executable;
 use crate::sandbox::printable;
 use crate::sys::descriptor::{cloexec_from, donate};
@@ -33,6 +33,5 @@ fn prepare(socket: &OwnedFd) -> Result<Vec<CString>> {
     cloexec_from(3).context(|| "close_range")?;
     let number = donate(socket).context(|| "donate a descriptor")?;
     let args = ["palisade".to_owned(), "gofer".to_owned(), format!("--request-fd={number}")];
-    let to_c = |arg| CString::new(arg).map_err(|e| Error::internal(format!("argument: {e}")));
-    args.into_iter().map(to_c).collect()
+    command_line(args)
 }

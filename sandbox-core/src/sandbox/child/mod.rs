@@ -8,8 +8,14 @@ pub(super) mod gofer;
 use std::ffi::CString;
 
 use super::executable::Executable;
-use crate::error::Error;
+use crate::error::{Error, Result};
 use crate::sys::process::execute_descriptor;
+
+/// Returns the arguments as execve takes them.
+fn command_line(args: impl IntoIterator<Item = String>) -> Result<Vec<CString>> {
+    let to_c = |arg| CString::new(arg).map_err(|e| Error::internal(format!("argument: {e}")));
+    args.into_iter().map(to_c).collect()
+}
 
 /// Executes `palisade` with an empty environment. Returns only if that failed,
 /// with the error.
