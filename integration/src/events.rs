@@ -35,6 +35,17 @@ pub enum TaskEvent {
     Paused(String),
     /// It runs again.
     Resumed(String),
+    /// Palisade names something that has no effect: the sentence.
+    Powerless(String),
+}
+
+/// A google.rpc.Status.
+#[derive(Clone, PartialEq, Message)]
+struct Status {
+    #[prost(int32, tag = "1")]
+    code: i32,
+    #[prost(string, tag = "2")]
+    message: String,
 }
 
 /// A subscription to the task events of one test.
@@ -101,6 +112,8 @@ impl Drop for Subscriber {
 /// The topic of our own events.
 const GREETING: &str = "/palisade-test/greeting";
 
+const POWERLESS: &str = "/palisade/powerless";
+
 /// Forwards events. The first of our own is forwarded as an event that is
 /// ignored.
 async fn subscribe(address: PathBuf, namespace: String, to: Sender<TaskEvent>) {
@@ -113,7 +126,7 @@ async fn subscribe(address: PathBuf, namespace: String, to: Sender<TaskEvent>) {
         let event = match envelope.topic.as_str() {
             GREETING if greeted => continue,
             GREETING => TaskEvent::Resumed(String::new()),
-            topic if topic.starts_with("/tasks/") => decode(&envelope),
+            topic if topic.starts_with("/tasks/") || topic == POWERLESS => decode(&envelope),
             _ => continue,
         };
         greeted = true;
@@ -155,6 +168,7 @@ fn decode(envelope: &Envelope) -> TaskEvent {
         }
         "/tasks/paused" => of(bytes, |e: TaskPaused| TaskEvent::Paused(e.container_id)),
         "/tasks/resumed" => of(bytes, |e: TaskResumed| TaskEvent::Resumed(e.container_id)),
+        POWERLESS => of(bytes, |status: Status| TaskEvent::Powerless(status.message)),
         other => panic!("an event of unknown topic {other}"),
     }
 }

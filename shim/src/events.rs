@@ -47,6 +47,8 @@ const WAITS: (Duration, Duration) = (Duration::from_millis(20), Duration::from_s
 pub(crate) trait Event: Message {
     /// See containerd's core/runtime/events.go.
     const TOPIC: &'static str;
+    /// The message's package, with which its name is that of an `Any`.
+    const TYPE_PACKAGE: &'static str = "containerd.events";
 }
 
 macro_rules! topics {
@@ -93,8 +95,8 @@ impl Events {
             Ok(value) => value,
             Err(e) => return log::error!("event {} cannot be encoded: {e}", E::TOPIC),
         };
-        let any =
-            Any { type_url: format!("containerd.events.{}", E::NAME), value, ..Default::default() };
+        let type_url = format!("{}.{}", E::TYPE_PACKAGE, E::NAME);
+        let any = Any { type_url, value, ..Default::default() };
         let envelope = Envelope {
             timestamp: MessageField::some(Timestamp::from(SystemTime::now())),
             namespace: self.namespace.clone(),

@@ -51,6 +51,8 @@ pub(crate) struct Options {
     pub(crate) cpu_minimum: u32,
     /// Cgroup of the shim itself, as in runc's options.
     pub(crate) shim_cgroup: String,
+    /// What happens to a container whose spec grants what has no effect.
+    pub(crate) on_powerless: OnPowerless,
     /// Keys that annotations may also loosen.
     allow_annotations: Vec<String>,
 }
@@ -72,6 +74,17 @@ impl From<UsernsOption> for Userns {
             UsernsOption::Never => Self::Never,
         }
     }
+}
+
+/// The answer to a spec that grants or asks for what has no effect, ordered from
+/// loose to tight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum OnPowerless {
+    /// A warning and an event.
+    Warn,
+    /// Create fails.
+    Refuse,
 }
 
 /// The program that makes cgroups.
@@ -96,6 +109,7 @@ impl Default for Options {
             cpu_from_quota: true,
             cpu_minimum: 2,
             shim_cgroup: String::new(),
+            on_powerless: OnPowerless::Warn,
             allow_annotations: Vec::new(),
         }
     }
@@ -187,6 +201,11 @@ impl Options {
                 tightens = new <= self.cpu_minimum;
                 self.cpu_minimum = new;
             }
+            "on_powerless" => {
+                let new = parsed(key, value)?;
+                tightens = new >= self.on_powerless;
+                self.on_powerless = new;
+            }
             _ => {
                 return Err(Error::invalid(format!(
                     "annotation {ANNOTATIONS}{key} is unknown; known are {}",
@@ -211,7 +230,7 @@ impl Options {
 }
 
 /// The keys that an annotation may name.
-const ANNOTATABLE: [&str; 4] = ["userns", "debug", "cpu_from_quota", "cpu_minimum"];
+const ANNOTATABLE: [&str; 5] = ["userns", "debug", "cpu_from_quota", "cpu_minimum", "on_powerless"];
 
 /// Parses an annotation's value, which is a TOML value. A string may omit its
 /// quotes.

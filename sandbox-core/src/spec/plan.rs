@@ -7,9 +7,9 @@
 //! shim, the gofer and `cgroup/`.
 
 use std::collections::HashMap;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use std::{fmt, fs};
 
 use oci_spec::runtime::{LinuxResources, LinuxSeccomp};
 use rustix::mount::MountAttrFlags;
@@ -327,6 +327,28 @@ pub struct HostPlan {
     pub annotations: HashMap<String, String>,
     /// The bundle directory, absolute.
     pub bundle: PathBuf,
+    /// What the spec grants or asks for and has no effect in this sandbox.
+    pub powerless: Vec<Powerless>,
+}
+
+/// Something that a spec grants or asks for, and that has no effect in its sandbox.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Powerless {
+    /// The spec's field.
+    pub field: String,
+    /// What does not work: a part of a sentence.
+    pub lost: String,
+    /// What to set instead: a part of a sentence.
+    pub instead: String,
+    /// Whether containers get it by default, so that nobody may have asked for it.
+    pub by_default: bool,
+}
+
+impl fmt::Display for Powerless {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { field, lost, instead, .. } = self;
+        write!(f, "{field} has no effect: {lost}; instead, {instead}")
+    }
 }
 
 /// A property of a systemd unit, as in org.freedesktop.systemd1(5).

@@ -16,7 +16,7 @@ use super::make::make_container;
 use super::pod::Pod;
 use super::reservation::Reservation;
 use super::shim::Shim;
-use super::{exits, oom};
+use super::{exits, oom, powerless};
 use crate::error::{Error, Result};
 use crate::options::Options;
 use crate::stdio::Stdio;
@@ -28,10 +28,12 @@ pub(super) async fn create(
     shim.events.has_room()?;
     let reservation = Reservation::take(&shim, &request.id)?;
     let plan = read_plan(&shim, &request, reservation.boot())?;
+    powerless::check(&plan)?;
     let cancelled = reservation.cancelled();
     let container = make_container(&shim, &plan, reservation.boot(), cancelled).await?;
     let pid = container.init.pid;
     shim.events.publish(&created(request, pid));
+    powerless::tell(&shim, &plan);
     let kills = oom::descriptor(&container);
     if let Some(status) = reservation.fill(container) {
         exits::report(&shim, &ProcessId::init(&plan.id), status);

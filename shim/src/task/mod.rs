@@ -13,6 +13,7 @@
 //! | [`oom`], [`exits`] | the end of a process, and the order of its events |
 //! | [`teardown`] | every ending |
 //! | [`listen`], [`relay`] | boot's messages and log |
+//! | [`powerless`] | what a spec grants in vain |
 //! | [`reservation`], [`rollback`], [`make`] | the parts of Create and StartSandbox |
 //!
 //! A file uses those above it in this table, and the requests use all of them.
@@ -38,6 +39,7 @@ mod pause;
 mod pids;
 mod pod;
 mod pod_files;
+mod powerless;
 mod relay;
 mod reservation;
 mod resize;

@@ -11,6 +11,7 @@ mod mount_options;
 mod mounts;
 pub(super) mod namespaces;
 mod pod;
+pub mod powerless;
 pub mod process;
 mod rlimits;
 mod scheduling;
@@ -27,6 +28,7 @@ use self::check::{inside, refuse, text, without_nul};
 use self::facts::SandboxFacts;
 use self::ids::Ids;
 use self::namespaces::Resolved;
+use self::powerless::Powers;
 use super::mount_options::{Meaning, meaning};
 use super::plan::{ContainerPlan, HostPlan, Plan, ProcessPlan, Propagation};
 use super::seccomp;
@@ -96,6 +98,11 @@ pub fn plan(spec: &Spec, context: &Context<'_>) -> Result<Plan> {
         start_hooks,
     };
     let annotations = spec.annotations().clone().unwrap_or_default();
+    let mut powerless = Vec::new();
+    if let Some(process) = &container.process {
+        let powers = Powers { user_namespace: user.made, network: &resolved.network };
+        powerless.extend(powerless::capabilities(&process.capabilities, powers));
+    }
     let host = HostPlan {
         rootfs,
         delivered: mounts.delivered,
@@ -112,6 +119,7 @@ pub fn plan(spec: &Spec, context: &Context<'_>) -> Result<Plan> {
         unit_properties: unit_properties::plan(&annotations)?,
         annotations,
         bundle: context.bundle.into(),
+        powerless,
     };
     Ok(Plan { container, host })
 }

@@ -1,0 +1,65 @@
+//! What a spec grants or asks for and its sandbox cannot give: it is told once, or refused.
+
+use integration::container::options;
+use integration::containerd::Containerd;
+use integration::events::{Subscriber, TaskEvent};
+use integration::on_each_containerd;
+use serde_json::{Value, json};
+
+on_each_containerd!(
+    a_capability_without_effect_is_told_once,
+    a_container_that_asks_for_nothing_is_told_nothing,
+    a_node_can_refuse_what_has_no_effect,
+);
+
+fn with_capability(name: &str) -> impl Fn(&mut Value) {
+    let name = name.to_owned();
+    move |spec| {
+        for set in ["bounding", "effective", "permitted"] {
+            let set = spec["process"]["capabilities"][set].as_array_mut().expect("a set");
+            set.push(json!(name));
+        }
+    }
+}
+
+fn is_powerless(event: &TaskEvent) -> bool {
+    matches!(event, TaskEvent::Powerless(_))
+}
+
+fn a_capability_without_effect_is_told_once(containerd: Containerd) {
+    let events = Subscriber::new(&containerd);
+    let container = containerd.container("clock", ["sleep", "1000"]);
+    let container = container.spec(with_capability("CAP_SYS_TIME")).start();
+    let seen = events.until(is_powerless);
+    let Some(TaskEvent::Powerless(sentence)) = seen.last() else { panic!("{seen:?}") };
+    for part in ["container clock", "process.capabilities", "CAP_SYS_TIME", "userns"] {
+        assert!(sentence.contains(part), "{sentence}");
+    }
+    assert_eq!(container.exec_shell("more", "true").0, 0);
+    container.kill(9).expect("kill it");
+    container.wait();
+    container.delete_task().expect("delete it");
+    let rest = events.until(|event| matches!(event, TaskEvent::Delete(..)));
+    assert!(!rest.iter().any(is_powerless), "{rest:?}");
+    let log = containerd.log();
+    let warned = log.lines().filter(|line| line.contains("CAP_SYS_TIME"));
+    let warned: Vec<_> = warned.filter(|line| line.contains("level=warning")).collect();
+    assert_eq!(warned.len(), 1, "{warned:?}");
+}
+
+fn a_container_that_asks_for_nothing_is_told_nothing(containerd: Containerd) {
+    let events = Subscriber::new(&containerd);
+    containerd.shell("plain", "true").start().finish();
+    let seen = events.until(|event| matches!(event, TaskEvent::Exit(..)));
+    assert!(!seen.iter().any(is_powerless), "{seen:?}");
+}
+
+fn a_node_can_refuse_what_has_no_effect(containerd: Containerd) {
+    let refuse = || options("on_powerless = 'refuse'", "");
+    let container = containerd.shell("clock", "true").options(refuse());
+    let error = container.spec(with_capability("CAP_SYS_TIME")).try_create();
+    let error = error.expect_err("CAP_SYS_TIME has no effect").to_string();
+    assert!(error.contains("CAP_SYS_TIME") && error.contains("on_powerless"), "{error}");
+    // What each container gets by default is not refused.
+    containerd.shell("plain", "true").options(refuse()).start().finish();
+}

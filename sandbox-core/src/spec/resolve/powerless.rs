@@ -1,0 +1,133 @@
+//! Finds what a spec grants or asks for and the sandbox cannot give.
+
+use crate::spec::plan::{CapabilitySets, Network, Powerless};
+
+/// The facts of a sandbox that decide which capabilities have power there.
+#[derive(Clone, Copy, Debug)]
+pub struct Powers<'a> {
+    /// Whether containers are in a user namespace.
+    pub user_namespace: bool,
+    /// The sandbox's network.
+    pub network: &'a Network,
+}
+
+/// Lists the capabilities that a process is granted and that have no power in its
+/// sandbox: most count only in the first user namespace, and those over the network
+/// only if a user namespace of the sandbox owns it (capabilities(7), user_namespaces(7)).
+pub fn capabilities(granted: &CapabilitySets, powers: Powers<'_>) -> Vec<Powerless> {
+    if !powers.user_namespace {
+        return Vec::new();
+    }
+    let foreign = *powers.network != Network::New;
+    let reachable = granted.permitted | granted.bounding;
+    let mut lost: Vec<Powerless> = HOST_ONLY
+        .iter()
+        .filter(|entry| reachable & 1 << entry.number != 0)
+        .map(|entry| Powerless {
+            field: "process.capabilities".into(),
+            lost: format!("CAP_{}: {}", entry.name, entry.lost),
+            instead: NO_USER_NAMESPACE.into(),
+            by_default: entry.by_default,
+        })
+        .collect();
+    lost.extend(NETWORK.iter().filter(|entry| foreign && reachable & 1 << entry.number != 0).map(
+        |entry| Powerless {
+            field: "process.capabilities".into(),
+            lost: format!("CAP_{}: {}", entry.name, entry.lost),
+            instead: OWN_NETWORK.into(),
+            by_default: entry.by_default,
+        },
+    ));
+    lost
+}
+
+const NO_USER_NAMESPACE: &str =
+    "run the pod without a user namespace (option or annotation userns)";
+
+const OWN_NETWORK: &str = "set hostUsers: false in the pod, so that its network belongs to it";
+
+/// A capability that a user namespace takes power from.
+struct Entry {
+    number: u32,
+    name: &'static str,
+    lost: &'static str,
+    /// Whether containerd and Docker grant it to each container, asked or not.
+    by_default: bool,
+}
+
+const fn asked(number: u32, name: &'static str, lost: &'static str) -> Entry {
+    Entry { number, name, lost, by_default: false }
+}
+
+const fn granted(number: u32, name: &'static str, lost: &'static str) -> Entry {
+    Entry { number, name, lost, by_default: true }
+}
+
+/// Capabilities that the kernel asks of the first user namespace alone, or in parts.
+const HOST_ONLY: [Entry; 20] = [
+    asked(2, "DAC_READ_SEARCH", "open_by_handle_at works on no host file system"),
+    asked(9, "LINUX_IMMUTABLE", "the attributes +i and +a cannot be changed"),
+    asked(14, "IPC_LOCK", "memory is locked up to RLIMIT_MEMLOCK only"),
+    asked(16, "SYS_MODULE", "no kernel module can be loaded"),
+    asked(17, "SYS_RAWIO", "no port or raw memory can be accessed"),
+    asked(20, "SYS_PACCT", "process accounting cannot be switched"),
+    asked(
+        21,
+        "SYS_ADMIN",
+        "it counts for what the sandbox owns; block devices cannot be mounted, nor the host be \
+         administered",
+    ),
+    asked(22, "SYS_BOOT", "the machine cannot be restarted"),
+    asked(23, "SYS_NICE", "priorities rise up to RLIMIT_NICE and RLIMIT_RTPRIO only"),
+    asked(24, "SYS_RESOURCE", "hard limits and quotas cannot be raised"),
+    asked(25, "SYS_TIME", "the clock cannot be set"),
+    asked(26, "SYS_TTY_CONFIG", "virtual terminals cannot be configured"),
+    granted(27, "MKNOD", "device nodes cannot be made"),
+    granted(29, "AUDIT_WRITE", "the kernel's audit log takes no record"),
+    asked(30, "AUDIT_CONTROL", "the kernel's audit rules cannot be changed"),
+    asked(34, "SYSLOG", "the kernel's log cannot be read"),
+    asked(35, "WAKE_ALARM", "no timer wakes the machine"),
+    asked(37, "AUDIT_READ", "the kernel's audit log cannot be read"),
+    asked(38, "PERFMON", "performance counters show the container's own processes only"),
+    asked(39, "BPF", "no privileged BPF program can be loaded"),
+];
+
+/// Capabilities over the network namespace.
+const NETWORK: [Entry; 2] = [
+    asked(12, "NET_ADMIN", "the network belongs to the host and cannot be configured"),
+    granted(13, "NET_RAW", "the network belongs to the host and no raw socket can be opened"),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(bits: &[u32], user_namespace: bool, network: &Network) -> Vec<String> {
+        let mask = bits.iter().fold(0, |mask, bit| mask | 1 << bit);
+        let granted = CapabilitySets { permitted: mask, bounding: mask, ..Default::default() };
+        let lost = capabilities(&granted, Powers { user_namespace, network });
+        lost.iter().map(|p| p.lost.split(':').next().unwrap().to_owned()).collect()
+    }
+
+    #[test]
+    fn power_over_the_network_is_lost_only_where_the_host_owns_it() {
+        let hosts = Network::Path("/run/netns/a".into());
+        assert_eq!(names(&[12, 13, 0], true, &hosts), ["CAP_NET_ADMIN", "CAP_NET_RAW"]);
+        assert_eq!(names(&[12, 13, 0], true, &Network::New), [""; 0]);
+        assert_eq!(names(&[12, 13, 25], false, &hosts), [""; 0]);
+    }
+
+    #[test]
+    fn power_over_the_machine_is_lost_in_any_user_namespace() {
+        assert_eq!(names(&[25, 16, 5], true, &Network::New), ["CAP_SYS_MODULE", "CAP_SYS_TIME"]);
+    }
+
+    #[test]
+    fn the_numbers_are_those_of_the_kernel() {
+        for entry in HOST_ONLY.iter().chain(&NETWORK) {
+            let name = format!("CAP_{}", entry.name);
+            let known = super::super::capabilities::capability_names().position(|n| n == name);
+            assert_eq!(known, Some(entry.number as usize), "{name}");
+        }
+    }
+}

@@ -1,0 +1,51 @@
+//! Tells what a spec grants or asks for and has no effect in its sandbox: once for each
+//! container, in containerd's log and by an event, or by refusing it.
+
+use std::sync::Arc;
+
+use containerd_shim_protos::ttrpc::{Code, Status};
+use sandbox_core::spec::plan::Powerless;
+
+use super::create_plan::CreatePlan;
+use super::shim::Shim;
+use crate::error::{Error, Result};
+use crate::events::Event;
+use crate::options::OnPowerless;
+
+/// Refuses the plan if the options say so. What containers get by default was not asked
+/// for, and is never refused.
+pub(super) fn check(plan: &CreatePlan) -> Result<()> {
+    let mut asked = plan.plan.host.powerless.iter().filter(|powerless| !powerless.by_default);
+    match (plan.options.on_powerless, asked.next()) {
+        (OnPowerless::Refuse, Some(powerless)) => {
+            Err(Error::invalid(format!("{powerless} (option on_powerless = \"refuse\")")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Logs everything that has no effect, and publishes what somebody may have asked for.
+pub(super) fn tell(shim: &Arc<Shim>, plan: &CreatePlan) {
+    for powerless in &plan.plan.host.powerless {
+        if powerless.by_default {
+            log::debug!("container {}: {powerless}", plan.id);
+            continue;
+        }
+        log::warn!("container {}: {powerless}", plan.id);
+        shim.events.publish(&event(&plan.id, powerless));
+    }
+}
+
+/// An event is a message that `ctr events` and each client of containerd can decode
+/// without knowing Palisade.
+impl Event for Status {
+    const TOPIC: &'static str = "/palisade/powerless";
+    const TYPE_PACKAGE: &'static str = "google.rpc";
+}
+
+fn event(id: &str, powerless: &Powerless) -> Status {
+    let mut status = Status::new();
+    status.set_code(Code::FAILED_PRECONDITION);
+    status.set_message(format!("container {id}: {powerless}"));
+    status
+}
