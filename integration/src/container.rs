@@ -2,7 +2,7 @@
 //! any spec and any streams.
 
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Mutex, MutexGuard};
 
@@ -42,6 +42,7 @@ impl Containerd {
             streams: Streams::Captured,
             options: None,
             output: None,
+            root: None,
         }
     }
 
@@ -60,6 +61,7 @@ pub struct NewContainer<'a> {
     streams: Streams,
     options: Option<Any>,
     output: Option<String>,
+    root: Option<PathBuf>,
 }
 
 impl<'a> NewContainer<'a> {
@@ -86,6 +88,12 @@ impl<'a> NewContainer<'a> {
     /// Sets runtime options, as containerd's clients attach them.
     pub fn options(mut self, options: Any) -> Self {
         self.options = Some(options);
+        self
+    }
+
+    /// Sets another root file system than the image's: a directory.
+    pub fn root(mut self, directory: &Path) -> Self {
+        self.root = Some(directory.to_owned());
         self
     }
 
@@ -163,13 +171,21 @@ impl<'a> NewContainer<'a> {
                 }),
                 spec: Some(any(SPEC_URL, &self.spec)),
                 snapshotter: "overlayfs".to_owned(),
-                snapshot_key: self.id.clone(),
+                snapshot_key: self.root.as_ref().map_or(self.id.clone(), |_| String::new()),
                 ..Default::default()
             };
             let request = CreateContainerRequest { container: Some(container) };
             containerd.connect().await.containers().create(containerd.request(request)).await
         })?;
-        let rootfs = containerd.prepare_rootfs(&self.id)?;
+        let rootfs = match &self.root {
+            None => containerd.prepare_rootfs(&self.id)?,
+            Some(directory) => vec![Mount {
+                r#type: "bind".to_owned(),
+                source: directory.display().to_string(),
+                options: vec!["rbind".to_owned(), "rw".to_owned()],
+                ..Default::default()
+            }],
+        };
         let stdio = Stdio::new(containerd.directory().join("fifo").join(&self.id), self.streams);
         let place = self.output;
         let uri = place.clone().filter(|place| place.contains("://"));

@@ -43,6 +43,7 @@ impl Boot {
         if let Some(terminal) = &terminal {
             tree.place_console(terminal)?;
         }
+        tree.seal(&plan)?;
         let (channel, child_channel) = Channel::pair()?;
         let newborn = Newborn {
             plan: &plan,

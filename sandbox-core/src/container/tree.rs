@@ -10,11 +10,11 @@ use rustix::mount::{UnmountFlags, unmount};
 
 use super::delivered::DeliveredMounts;
 use super::paths::{CONTAINERS, DEVICES};
-use super::steps::attach::{Ready, attach};
+use super::steps::attach::{Attached, Ready, attach, seal};
 use super::steps::container_root::AsContainerRoot;
 use super::steps::destination::{self, Kind, open_root};
 use super::steps::masks::cover;
-use super::steps::phase::{MountPhase, phase_of};
+use super::steps::phase::{MountPhase, Phases};
 use super::terminal::Terminal;
 use crate::error::{Context, Error, Result};
 use crate::spec::plan::{ContainerPlan, MountPlan, MountSource};
@@ -26,9 +26,17 @@ pub(crate) struct Tree {
     path: String,
     root: OwnedFd,
     own_devices: Option<String>,
+    /// How many mounts are at `path`, one on another.
+    roots: usize,
     terminals: Option<OwnedFd>,
-    deferred: Vec<(usize, Option<(OwnedFd, bool)>)>,
+    /// The mounts that become read-only at the end.
+    to_seal: Vec<OwnedFd>,
+    deferred: Vec<Deferred>,
 }
+
+/// A mount that the newborn attaches: its index in the plan, the phase, and what the gofer
+/// delivered for it.
+type Deferred = (usize, MountPhase, Option<(OwnedFd, bool)>);
 
 /// The default device nodes: OCI runtime-spec, config-linux, "Default Devices".
 const DEFAULT_DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
@@ -61,19 +69,33 @@ impl Tree {
             let _ = destination::ensure(tree.root.as_fd(), &process.cwd, Kind::Directory);
         }
         cover(tree.root.as_fd(), plan, MountPhase::Boot)?;
+        Ok(tree)
+    }
+
+    /// Makes read-only what the spec wants so, now that all mount points are there, those of
+    /// the newborn's mounts included.
+    pub(crate) fn seal(&mut self, plan: &ContainerPlan) -> Result<()> {
+        seal(&std::mem::take(&mut self.to_seal))?;
         if plan.readonly_root {
-            mount_setattr(&tree.root, Depth::Top, AttrChange::READ_ONLY)
+            mount_setattr(&self.root, Depth::Top, AttrChange::READ_ONLY)
                 .context(|| "root.readonly: make the root file system read-only")?;
         }
-        Ok(tree)
+        Ok(())
     }
 
     fn plant(number: u64, rootfs: Option<OwnedFd>) -> Result<Self> {
         let path = format!("{CONTAINERS}/{number}");
         let rootfs = rootfs.ok_or_else(|| Error::internal("the gofer delivered no root"))?;
         mkdirat(CWD, &path, Mode::from_raw_mode(0o755)).context(|| format!("mkdir {path}"))?;
-        let mut tree =
-            Self { path, root: rootfs, own_devices: None, terminals: None, deferred: Vec::new() };
+        let mut tree = Self {
+            path,
+            root: rootfs,
+            own_devices: None,
+            roots: 1,
+            terminals: None,
+            to_seal: Vec::new(),
+            deferred: Vec::new(),
+        };
         attach_at(&tree.root, &tree.path).context(|| "attach the root file system")?;
         tree.root = open_root(&tree.path)?;
         Ok(tree)
@@ -84,14 +106,35 @@ impl Tree {
         plan: &ContainerPlan,
         mut delivered: std::collections::BTreeMap<usize, (OwnedFd, bool)>,
     ) -> Result<()> {
+        let phases = Phases::of(plan);
         for (index, mount) in plan.mounts.iter().enumerate() {
             let delivered = delivered.remove(&index);
-            if phase_of(plan, &mount.destination) > MountPhase::Boot {
-                self.deferred.push((index, delivered));
-                continue;
+            match phases.of_mount(plan, index) {
+                // A later mount hides it.
+                None => continue,
+                Some(MountPhase::Boot) => {}
+                Some(later) => {
+                    // The newborn finds the root read-only, if the spec wants it so.
+                    if phases.is_on_boot_s(index) {
+                        let kind = match delivered {
+                            Some((_, true)) => Kind::File,
+                            _ => Kind::Directory,
+                        };
+                        destination::ensure(self.root.as_fd(), &mount.destination, kind)?;
+                    }
+                    self.deferred.push((index, later, delivered));
+                    continue;
+                }
             }
-            let devpts = attach(self.root.as_fd(), Ready { plan: mount, delivered })?;
-            self.terminals = devpts.or(self.terminals.take());
+            match attach(self.root.as_fd(), Ready { plan: mount, delivered })? {
+                Attached::Done => {}
+                Attached::Terminals(devpts) => self.terminals = Some(devpts),
+                Attached::ToSeal(tmpfs) => self.to_seal.push(tmpfs),
+            }
+            if mount.destination == Path::new("/") {
+                self.root = open_root(&self.path)?;
+                self.roots += 1;
+            }
         }
         Ok(())
     }
@@ -155,8 +198,8 @@ impl Tree {
         &self.path
     }
 
-    /// Returns the mounts that the newborn attaches, by their index in the plan.
-    pub(crate) fn deferred(&self) -> &[(usize, Option<(OwnedFd, bool)>)] {
+    /// Returns the mounts that the newborn attaches.
+    pub(crate) fn deferred(&self) -> &[Deferred] {
         &self.deferred
     }
 
@@ -168,8 +211,12 @@ impl Tree {
 
 impl Drop for Tree {
     fn drop(&mut self) {
-        for path in self.own_devices.iter().chain([&self.path]) {
-            let _ = unmount(path.as_str(), UnmountFlags::DETACH);
+        for (path, mounts) in
+            self.own_devices.iter().map(|p| (p, 1)).chain([(&self.path, self.roots)])
+        {
+            for _ in 0..mounts {
+                let _ = unmount(path.as_str(), UnmountFlags::DETACH);
+            }
             let _ = rustix::fs::rmdir(path.as_str());
         }
     }

@@ -6,13 +6,14 @@
 //! which all these are locked: a user namespace below boot's can neither remount nor
 //! uncover it. Last come the message queues of its own IPC namespace, which it owns.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 
-use crate::container::steps::attach::{Ready, attach};
+use crate::container::steps::attach::{Attached, Ready, attach, seal};
 use crate::container::steps::container_root::AsContainerRoot;
 use crate::container::steps::destination::open_root;
 use crate::container::steps::masks::cover;
-use crate::container::steps::phase::{MountPhase, phase_of};
+use crate::container::steps::phase::MountPhase;
 use crate::container::tree::Tree;
 use crate::error::{Context, Result};
 use crate::spec::plan::ContainerPlan;
@@ -21,32 +22,41 @@ use crate::spec::plan::ContainerPlan;
 /// boot's user namespace. Returns the root to pivot into.
 pub(super) fn complete(tree: &Tree, plan: &ContainerPlan) -> Result<OwnedFd> {
     let _as_root = AsContainerRoot::begin();
-    let root = open_root(tree.path())?;
-    attach_deferred(tree, root.as_fd(), plan, MountPhase::Newborn)?;
-    Ok(root)
+    attach_deferred(tree, tree.path(), plan, MountPhase::Newborn)
 }
 
 /// Adds the remaining mounts. The newborn is in its own user namespace and root.
 pub(super) fn finish(tree: &Tree, plan: &ContainerPlan) -> Result<()> {
-    attach_deferred(tree, open_root("/")?.as_fd(), plan, MountPhase::Own)
+    attach_deferred(tree, "/", plan, MountPhase::Own).map(drop)
 }
 
+/// Adds the mounts and masks of a phase. Returns the root, which is another one if something
+/// was mounted there.
 fn attach_deferred(
     tree: &Tree,
-    root: BorrowedFd<'_>,
+    path: &str,
     plan: &ContainerPlan,
     now: MountPhase,
-) -> Result<()> {
-    for (index, delivered) in tree.deferred() {
+) -> Result<OwnedFd> {
+    let mut root = open_root(path)?;
+    let mut to_seal = Vec::new();
+    for (index, phase, delivered) in tree.deferred() {
         let mount = &plan.mounts[*index];
-        if phase_of(plan, &mount.destination) != now {
+        if *phase != now {
             continue;
         }
         let dup = |(fd, is_file): &(OwnedFd, bool)| -> Result<_> {
             Ok((fd.try_clone().context(|| "dup of a mount")?, *is_file))
         };
         let delivered = delivered.as_ref().map(dup).transpose()?;
-        attach(root, Ready { plan: mount, delivered })?;
+        if let Attached::ToSeal(mount) = attach(root.as_fd(), Ready { plan: mount, delivered })? {
+            to_seal.push(mount);
+        }
+        if mount.destination == Path::new("/") {
+            root = open_root(path)?;
+        }
     }
-    cover(root, plan, now)
+    cover(root.as_fd(), plan, now)?;
+    seal(&to_seal)?;
+    Ok(root)
 }

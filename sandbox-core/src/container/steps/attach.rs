@@ -8,7 +8,7 @@ use super::file_system::{file_system, set_attributes};
 use super::{cgroup_mount, copy_up, shared_memory};
 use crate::error::{Context, Error, Result};
 use crate::spec::plan::{FsOption, MountPlan, MountSource};
-use crate::sys::mount::{AttrChange, attach_to, mount_setattr};
+use crate::sys::mount::{AttrChange, Depth, attach_to, mount_setattr};
 
 /// A mount of the plan, with the mount that the gofer delivered for it.
 #[derive(Debug)]
@@ -17,9 +17,20 @@ pub(crate) struct Ready<'a> {
     pub(crate) delivered: Option<(OwnedFd, bool)>,
 }
 
-/// Attaches one mount below `root`. Returns it if it is a devpts, in which terminals are
-/// made.
-pub(crate) fn attach(root: BorrowedFd<'_>, ready: Ready<'_>) -> Result<Option<OwnedFd>> {
+/// A mount in its place, if something is left to do with it.
+#[derive(Debug)]
+pub(crate) enum Attached {
+    /// Nothing is left.
+    Done,
+    /// A devpts, in which terminals are made.
+    Terminals(OwnedFd),
+    /// A tmpfs that becomes read-only once all that lies on it is there, as in runc: mount
+    /// points and device nodes are made on it.
+    ToSeal(OwnedFd),
+}
+
+/// Attaches one mount below `root`.
+pub(crate) fn attach(root: BorrowedFd<'_>, ready: Ready<'_>) -> Result<Attached> {
     let plan = ready.plan;
     let at = || format!("mount {}", plan.destination.display());
     let (mount, kind) = match (&plan.source, ready.delivered) {
@@ -32,8 +43,14 @@ pub(crate) fn attach(root: BorrowedFd<'_>, ready: Ready<'_>) -> Result<Option<Ow
         (source, _) => (make(root, &plan.destination, source)?, Kind::Directory),
     };
     let is_cgroup = matches!(plan.source, MountSource::Cgroup);
+    let is_tmpfs = matches!(plan.source, MountSource::Tmpfs { .. } | MountSource::SharedMemory(_));
+    let mut attributes = plan.attributes;
+    let sealed = is_tmpfs && attributes.set.contains(AttrChange::READ_ONLY.set);
+    if sealed {
+        attributes.set.remove(AttrChange::READ_ONLY.set);
+    }
     if !is_cgroup {
-        set_attributes(&mount, &plan.attributes).context(at)?;
+        set_attributes(&mount, &attributes).context(at)?;
     }
     if let Some(propagation) = plan.propagation {
         let change = AttrChange { propagation: Some(propagation.kind), ..AttrChange::default() };
@@ -46,7 +63,18 @@ pub(crate) fn attach(root: BorrowedFd<'_>, ready: Ready<'_>) -> Result<Option<Ow
         cgroup_mount::fill(&mount, &plan.attributes)?;
         set_attributes(&mount, &plan.attributes).context(at)?;
     }
-    Ok(matches!(plan.source, MountSource::Devpts(_)).then_some(mount))
+    Ok(match plan.source {
+        MountSource::Devpts(_) => Attached::Terminals(mount),
+        _ if sealed => Attached::ToSeal(mount),
+        _ => Attached::Done,
+    })
+}
+
+/// Makes mounts read-only to which nothing is added any more.
+pub(crate) fn seal(mounts: &[OwnedFd]) -> Result<()> {
+    mounts.iter().try_for_each(|mount| {
+        mount_setattr(mount, Depth::Top, AttrChange::READ_ONLY).context(|| "make a tmpfs read-only")
+    })
 }
 
 /// Makes a file system that boot can make without the gofer.

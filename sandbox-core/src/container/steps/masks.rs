@@ -7,7 +7,7 @@ use rustix::fs::CWD;
 
 use super::destination::{find, is_directory};
 use super::file_system::file_system;
-use super::phase::{MountPhase, phase_of};
+use super::phase::{MountPhase, Phases};
 use crate::container::paths::DEV_NULL;
 use crate::error::{Context, Error, Result};
 use crate::spec::plan::ContainerPlan;
@@ -15,8 +15,9 @@ use crate::sys::mount::{AttrChange, Depth, attach_to, clone_mount, mount_setattr
 
 /// Masks and protects the paths that come in this phase.
 pub(crate) fn cover(root: BorrowedFd<'_>, plan: &ContainerPlan, now: MountPhase) -> Result<()> {
+    let phases = Phases::of(plan);
     let ours = |paths: &[PathBuf]| -> Vec<PathBuf> {
-        paths.iter().filter(|path| phase_of(plan, path) == now).cloned().collect()
+        paths.iter().filter(|path| phases.of_path(path) == now).cloned().collect()
     };
     ours(&plan.readonly_paths).iter().try_for_each(|p| make_read_only(root, p))?;
     ours(&plan.masked_paths).iter().try_for_each(|p| mask(root, p))

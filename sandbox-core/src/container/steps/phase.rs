@@ -18,11 +18,59 @@ pub(crate) enum MountPhase {
     Own,
 }
 
-/// Returns the phase in which a path can be mounted on or covered: after all mounts at it
-/// and above it.
-pub(crate) fn phase_of(plan: &ContainerPlan, path: &Path) -> MountPhase {
-    let above = plan.mounts.iter().filter(|mount| path.starts_with(&mount.destination));
-    above.map(|mount| earliest(plan, mount)).max().unwrap_or(MountPhase::Boot)
+/// The mounts of a container that boot cannot make itself, and what lies on them.
+#[derive(Debug)]
+pub(crate) struct Phases<'a>(Vec<Late<'a>>);
+
+#[derive(Debug)]
+struct Late<'a> {
+    place: &'a Path,
+    /// Index in the plan's mounts.
+    index: usize,
+    phase: MountPhase,
+    /// Whether its mount point lies on another late mount.
+    on_late: bool,
+}
+
+impl<'a> Phases<'a> {
+    /// Sorts the mounts of a plan. The order of the spec holds, as in runc: a mount waits for
+    /// those before it that it lies on, and hides those before it that lie below it.
+    pub(crate) fn of(plan: &'a ContainerPlan) -> Self {
+        let mut late: Vec<Late<'_>> = Vec::new();
+        for (index, mount) in plan.mounts.iter().enumerate() {
+            let place = mount.destination.as_path();
+            late.retain(|before| !before.place.starts_with(place));
+            let below = late.iter().filter(|before| place.starts_with(before.place));
+            let below = below.map(|before| before.phase).max();
+            let phase = earliest(plan, mount).max(below.unwrap_or(MountPhase::Boot));
+            if phase > MountPhase::Boot {
+                late.push(Late { place, index, phase, on_late: below.is_some() });
+            }
+        }
+        Self(late)
+    }
+
+    /// Returns the phase in which a mount of the plan is made. `None` if a later mount hides
+    /// it, so that the container would never see it.
+    pub(crate) fn of_mount(&self, plan: &ContainerPlan, index: usize) -> Option<MountPhase> {
+        match self.0.iter().find(|late| late.index == index) {
+            Some(late) => Some(late.phase),
+            None if earliest(plan, &plan.mounts[index]) > MountPhase::Boot => None,
+            None => Some(MountPhase::Boot),
+        }
+    }
+
+    /// Whether the mount point of a late mount is on a mount that boot makes.
+    pub(crate) fn is_on_boot_s(&self, index: usize) -> bool {
+        self.0.iter().any(|late| late.index == index && !late.on_late)
+    }
+
+    /// Returns the phase in which a path can be covered: after all mounts at it and above
+    /// it.
+    pub(crate) fn of_path(&self, path: &Path) -> MountPhase {
+        let above = self.0.iter().filter(|late| path.starts_with(late.place));
+        above.map(|late| late.phase).max().unwrap_or(MountPhase::Boot)
+    }
 }
 
 /// Returns the phase in which a mount could be made if it were the only one.

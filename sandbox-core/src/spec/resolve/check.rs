@@ -35,17 +35,25 @@ pub(super) fn absolute(field: impl Fn() -> String, path: &Path) -> Result<&Path>
     Ok(path)
 }
 
-/// Returns an absolute path inside the container, without `.` and repeated
-/// slashes. `..` is refused: its meaning would depend on the image's symlinks,
-/// which the author of a spec does not intend. Other symlinks are resolved
-/// inside the root file system when the path is used.
+/// Returns an absolute path inside the container, without `.`, `..` and repeated
+/// slashes. As in runc, a relative path begins at the root, and `..` takes away the name
+/// before it, whatever the image has there: a symlink of the image cannot change which path
+/// the checks of this module see. Symlinks of what is left are resolved inside the root
+/// file system when the path is used.
 pub(super) fn inside(field: impl Fn() -> String, path: &Path) -> Result<PathBuf> {
+    let shown = text(&field, path)?;
+    if shown.is_empty() {
+        return refuse(field(), "is empty; expected a path inside the container");
+    }
+    if !path.is_absolute() {
+        log::warn!("{}: {shown:?} is not an absolute path; it is taken from /", field());
+    }
     let mut cleaned = PathBuf::from("/");
-    for part in absolute(&field, path)?.components() {
+    for part in path.components() {
         match part {
             Component::Normal(name) => cleaned.push(name),
             Component::ParentDir => {
-                return refuse(field(), format!("{path:?} holds \"..\"; write the path out"));
+                cleaned.pop();
             }
             Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
         }

@@ -162,17 +162,20 @@ fn tmpcopyup_is_for_tmpfs() {
 
 #[test]
 fn destinations_are_cleaned_and_stay_inside() {
-    for (written, cleaned) in [("/b/./c//d/", "/b/c/d"), ("/./x", "/x")] {
+    let table = [
+        ("/b/./c//d/", "/b/c/d"),
+        ("/./x", "/x"),
+        ("mnt", "/mnt"),
+        ("./mnt/../x", "/x"),
+        ("/a/../../b", "/b"),
+        ("/..", "/"),
+        ("//.", "/"),
+    ];
+    for (written, cleaned) in table {
         let plan = with(json!({"destination": written, "type": "tmpfs"})).accepted();
         assert_eq!(plan.container.mounts[7].destination, PathBuf::from(cleaned));
     }
-    for up in ["/..", "/a/../../b", "/a/.."] {
-        with(json!({"destination": up, "type": "tmpfs"}))
-            .refused(&format!("mounts[7].destination: {up:?} holds \"..\""));
-    }
-    with(json!({"destination": "//.", "type": "tmpfs"})).refused("destination is the root");
-    with(json!({"destination": "mnt", "type": "tmpfs"}))
-        .refused("mounts[7].destination: \"mnt\" is not an absolute path");
+    with(json!({"destination": "", "type": "tmpfs"})).refused("mounts[7].destination: is empty");
     with(json!({"destination": "/a\0b", "type": "tmpfs"}))
         .refused("mounts[7].destination: holds a NUL byte");
 }
@@ -184,8 +187,9 @@ fn proc_is_covered_by_proc_or_by_single_files_only() {
     with(json!({"destination": "/proc", "source": "shm", "options": ["rbind"]})).accepted();
     with(json!({"destination": "/proc", "type": "tmpfs"}))
         .refused("tmpfs cannot take the place of proc");
-    with(json!({"destination": "/./proc//self/attr", "type": "tmpfs"}))
-        .refused("is inside of proc");
+    for inside in ["/./proc//self/attr", "proc/self/attr", "/sys/../../proc/self/attr"] {
+        with(json!({"destination": inside, "type": "tmpfs"})).refused("is inside of proc");
+    }
 }
 
 #[test]

@@ -89,7 +89,7 @@ proptest! {
         let mount = json!({"destination": path, "type": "tmpfs"});
         if let Ok(plan) = Story::of(CTR).set("/mounts/7", mount).plan() {
             let cleaned = plan.container.mounts[7].destination.to_str().unwrap();
-            prop_assert!(cleaned.starts_with('/') && cleaned.len() > 1);
+            prop_assert!(cleaned.starts_with('/'));
             prop_assert!(!cleaned.split('/').any(|part| part == ".." || part == "."), "{}", cleaned);
         }
     }

@@ -159,7 +159,8 @@ fn devices_are_made_as_the_kernel_numbers_them() {
     let refused = |device: Value, reason: &str| {
         Story::of(CTR).set("/linux/devices", json!([device])).refused(reason)
     };
-    refused(json!({"path": "dev", "type": "c"}), "linux.devices[0].path");
+    refused(json!({"path": "", "type": "c"}), "linux.devices[0].path");
+    refused(json!({"path": "dev/../proc/x", "type": "c"}), "inside of proc");
     refused(json!({"path": "/proc/self/attr", "type": "c"}), "inside of proc");
     refused(json!({"path": "/dev/x", "type": "a"}), "linux.devices[0].type");
     refused(json!({"path": "/dev/x", "type": "c", "major": -1}), "linux.devices[0].major: is -1");
@@ -174,12 +175,8 @@ fn devices_are_made_as_the_kernel_numbers_them() {
 #[test]
 fn the_rest_of_the_linux_section_is_checked_too() {
     let table = [
-        (
-            "/linux/maskedPaths/0",
-            json!("proc/kcore"),
-            "linux.maskedPaths[0]: \"proc/kcore\" is not an absolute path",
-        ),
-        ("/linux/readonlyPaths/1", json!("x"), "linux.readonlyPaths[1]"),
+        ("/linux/maskedPaths/0", json!("a\0b"), "linux.maskedPaths[0]: holds a NUL byte"),
+        ("/linux/readonlyPaths/1", json!(""), "linux.readonlyPaths[1]: is empty"),
         ("/linux/rootfsPropagation", json!("sideways"), "linux.rootfsPropagation: \"sideways\""),
         ("/linux/cgroupsPath", json!("/a/../../b"), "linux.cgroupsPath"),
         ("/hostname", json!("h".repeat(65)), "hostname: "),
