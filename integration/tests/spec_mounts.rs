@@ -205,3 +205,48 @@ fn destinations_that_are_symlinks_are_followed_inside() {
     );
     prints(links, "mounted\nmine\nmine\n/real");
 }
+
+/// A read-only overlay of the host, as containerd mounts an image volume.
+struct ImageVolume(tempfile::TempDir);
+
+impl ImageVolume {
+    fn new() -> Self {
+        let place = tempfile::tempdir_in("/var/tmp").expect("make a directory");
+        for (layer, name) in [("one", "first"), ("two", "second")] {
+            fs::create_dir(place.path().join(layer)).expect("mkdir");
+            fs::write(place.path().join(layer).join(name), name).expect("write");
+        }
+        fs::create_dir(place.path().join("volume")).expect("mkdir");
+        let at = |name: &str| place.path().join(name).display().to_string();
+        let options = format!("lowerdir={}:{}", at("one"), at("two"));
+        let mounted = std::process::Command::new("mount")
+            .args(["-t", "overlay", "-o", &options, "overlay", &at("volume")])
+            .status();
+        assert!(mounted.expect("run mount").success());
+        Self(place)
+    }
+
+    fn path(&self) -> std::path::PathBuf {
+        self.0.path().join("volume")
+    }
+}
+
+impl Drop for ImageVolume {
+    fn drop(&mut self) {
+        let unmounted = std::process::Command::new("umount").arg(self.path()).status();
+        let _ = unmounted;
+    }
+}
+
+/// The container's root is its root, and nobody writes to it.
+#[test]
+fn an_image_volume_is_read_with_its_owners() {
+    let containerd = Containerd::start(Version::V2_1);
+    let volume = ImageVolume::new();
+    let source = volume.path().to_str().expect("ASCII").to_owned();
+    let script = "cat /image/first /image/second; stat -c ' %u' /image/first; \
+        touch /image/new 2>/dev/null || echo read-only";
+    let root = scratch();
+    let container = containerd.shell("image-volume", script).root(root.path());
+    prints(container.bind(&source, "/image", &["rbind", "ro"]), "firstsecond 0\nread-only");
+}

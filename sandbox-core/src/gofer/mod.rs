@@ -24,6 +24,7 @@ mod means;
 mod mountinfo;
 mod options;
 mod overlay;
+mod overlay_again;
 mod overlay_attached;
 mod rootfs;
 mod seccomp;

@@ -1,5 +1,5 @@
-//! The mount table, read only so that an error can name the mount
-//! (proc_pid_mountinfo(5)).
+//! The mount table (proc_pid_mountinfo(5)), read only if owners cannot be mapped: to name the
+//! mount in the error, or to find the layers of an overlay.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
@@ -15,7 +15,10 @@ pub(super) struct Mount {
     pub(super) point: PathBuf,
     /// Its file system type.
     pub(super) fs_type: String,
+    /// The directory of the file system that is mounted.
+    pub(super) root: PathBuf,
     options: String,
+    super_options: String,
 }
 
 impl Mount {
@@ -24,14 +27,27 @@ impl Mount {
         self.options.split(',').any(|option| option == "idmapped")
     }
 
+    /// Returns the options of the mount, such as `ro` and `nodev`.
+    pub(super) fn options(&self) -> impl Iterator<Item = String> {
+        self.options.split(',').map(str::to_owned)
+    }
+
+    /// Returns the options of the file system, as it was mounted. `None` if one is not UTF-8.
+    pub(super) fn fs_options(&self) -> Option<Vec<String>> {
+        let text = |option| unescape(option).into_os_string().into_string().ok();
+        self.super_options.split(',').map(text).collect()
+    }
+
     fn parse(line: &str) -> Option<Self> {
         let mut fields = line.split(' ');
-        let point = unescape(fields.nth(4)?);
+        let root = unescape(fields.nth(3)?);
+        let point = unescape(fields.next()?);
         let options = fields.next()?.to_owned();
         // A dash ends the optional fields.
         fields.find(|field| *field == "-")?;
         let fs_type = fields.next()?.to_owned();
-        Some(Self { point, fs_type, options })
+        let super_options = fields.nth(1)?.to_owned();
+        Some(Self { point, fs_type, root, options, super_options })
     }
 }
 
@@ -91,11 +107,15 @@ mod tests {
             "1 0 8:1 / / rw - ext4 /dev/a rw\n\
              2 1 0:2 / /a\\040b rw,idmapped shared:1 master:2 - tmpfs none rw\n\
              3 2 0:3 / /a\\040b rw - nfs4 host:/x rw\n\
-             4 1 0:4 / /a rw - proc proc rw\n",
+             4 1 0:4 /sub /a rw,nodev - overlay o rw,lowerdir=/b\\134:c:/d\\040e\n",
         );
         assert_eq!(table.holding(Path::new("/a b/c")).unwrap().fs_type, "nfs4");
         assert_eq!(table.holding(Path::new("/ab")).unwrap().fs_type, "ext4");
         let below: Vec<_> = table.below(Path::new("/")).map(Mount::idmapped).collect();
         assert_eq!(below, [true, false, false]);
+        let overlay = table.holding(Path::new("/a")).unwrap();
+        assert_eq!(overlay.root, Path::new("/sub"));
+        assert_eq!(overlay.options().collect::<Vec<_>>(), ["rw", "nodev"]);
+        assert_eq!(overlay.fs_options().unwrap(), ["rw", r"lowerdir=/b\:c:/d e"]);
     }
 }

@@ -46,7 +46,8 @@ pub(super) fn make(mut options: Options, mapping: Mapping, gofer: &mut Gofer) ->
     Ok(made)
 }
 
-fn mount(overlay: &Overlay, creator: Option<&Users>) -> Result<OwnedFd> {
+/// Mounts an overlay over its opened layers. overlayfs accesses them as `creator`'s root.
+pub(super) fn mount(overlay: &Overlay, creator: Option<&Users>) -> Result<OwnedFd> {
     match by_descriptor(overlay, creator)? {
         Ok(mount) => Ok(mount),
         Err(_) if kernel::version().is_some_and(|version| version < LAYERS_BY_DESCRIPTOR) => {

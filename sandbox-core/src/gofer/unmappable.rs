@@ -10,6 +10,7 @@ use crate::error::{Context, Error, Result};
 use crate::gofer::assemble::assemble;
 use crate::gofer::cloned_tree::{Change, ClonedTree};
 use crate::gofer::mountinfo::{Mount, MountTable};
+use crate::gofer::overlay_again;
 use crate::sys::mount::{AttrChange, Depth, mount_setattr};
 
 /// File systems whose files the kernel generates. Their files belong to the
@@ -64,8 +65,11 @@ pub(super) fn settle(
         // This includes all that is mounted below it.
         return clone.keep_owners(change.propagation);
     }
-    let refuse = |mount: &Mount| refusal(&clone, mount, &source);
-    let Some(root) = mapped(&source, namespace, change)? else { return Err(refuse(own)) };
+    let refuse = |mount: &Mount, why: Option<Error>| refusal(&clone, mount, &source, why);
+    let root = match mapped(&source, own, namespace, change)? {
+        Mapped::Done(root) => root,
+        Mapped::Not(why) => return Err(refuse(own, why)),
+    };
     if change.idmap_depth == Depth::Top {
         return Ok(root);
     }
@@ -77,28 +81,56 @@ pub(super) fn settle(
         if !point.exists() {
             continue;
         }
-        let part = match mapped(point, namespace, change)? {
-            Some(part) => part,
-            None if is_kernel_type(&mount.fs_type) => {
+        let part = match mapped(point, mount, namespace, change)? {
+            Mapped::Done(part) => part,
+            Mapped::Not(_) if is_kernel_type(&mount.fs_type) => {
                 ClonedTree::open(point, Depth::Top, clone.remedy)?
                     .keep_owners(change.propagation)?
             }
-            None => return Err(refuse(mount)),
+            Mapped::Not(why) => return Err(refuse(mount, why)),
         };
         parts.push((point.strip_prefix(&source).unwrap_or(point), part));
     }
-    assemble(&root, &parts)
+    // A file has nothing below it, and cannot be assembled upon.
+    if parts.is_empty() { Ok(root) } else { assemble(&root, &parts) }
 }
 
-/// Clones one mount alone and maps it. `None` if it cannot be mapped.
-fn mapped(path: &Path, namespace: BorrowedFd<'_>, change: Change<'_>) -> Result<Option<OwnedFd>> {
+/// What came of one mount.
+enum Mapped {
+    Done(OwnedFd),
+    /// It cannot be mapped, for a reason if there is more to say than its type.
+    Not(Option<Error>),
+}
+
+/// Clones one mount alone and maps it. An overlay that cannot be written is mounted anew
+/// instead.
+fn mapped(
+    path: &Path,
+    table: &Mount,
+    namespace: BorrowedFd<'_>,
+    change: Change<'_>,
+) -> Result<Mapped> {
     let mount = ClonedTree::open(path, Depth::Top, "")?.mount;
     let (idmap, propagation) = (Some(namespace), change.propagation);
     let change = AttrChange { idmap, propagation, ..AttrChange::default() };
-    Ok(mount_setattr(&mount, Depth::Top, change).is_ok().then_some(mount))
+    if mount_setattr(&mount, Depth::Top, change).is_ok() {
+        return Ok(Mapped::Done(mount));
+    }
+    if table.fs_type != "overlay" || table.idmapped() {
+        return Ok(Mapped::Not(None));
+    }
+    Ok(match overlay_again::make(table, path, namespace) {
+        Ok(again) => Mapped::Done(again),
+        Err(why) => Mapped::Not(Some(why)),
+    })
 }
 
-fn refusal(clone: &ClonedTree<'_>, mount: &Mount, source: &Path) -> Error {
+fn refusal(
+    clone: &ClonedTree<'_>,
+    mount: &Mount,
+    source: &Path,
+    why_not_again: Option<Error>,
+) -> Error {
     let place = mount.point.display();
     let below = if source.starts_with(&mount.point) { "" } else { ", which lies below it," };
     let fs_type = &mount.fs_type;
@@ -118,7 +150,12 @@ fn refusal(clone: &ClonedTree<'_>, mount: &Mount, source: &Path) -> Error {
             }
             _ => "",
         };
-        format!("the {fs_type} file system of the mount {place}{below} cannot be idmapped{since}")
+        let again = why_not_again
+            .map(|why| format!(", and it cannot be mounted anew over mapped layers: {why}"))
+            .unwrap_or_default();
+        format!(
+            "the {fs_type} file system of the mount {place}{below} cannot be idmapped{since}{again}"
+        )
     };
     Error::invalid(format!(
         "the owners of {} cannot be mapped into the sandbox's user namespace: {why}. {}",

@@ -1,8 +1,10 @@
 use std::fs;
 use std::os::unix::fs::chown;
 
+use rustix::mount::MountAttrFlags;
 use sandbox_core::control::gofer::{RequestedMount, Slot};
 use sandbox_core::spec::plan::{DeliveredSource, IdmapChoice};
+use sandbox_core::sys::mount::{FsContext, attach_at};
 
 use crate::harness::*;
 
@@ -181,4 +183,59 @@ fn many_mounts_come_in_several_packets_and_in_order() {
         assert_eq!(run.delivered[index].0, Slot::Mount { index, is_file: false });
         assert_eq!(read(run.mount(index), "name").unwrap(), index.to_string());
     }
+}
+
+/// Mounts an overlay of the host at a new directory, as mount(8) does.
+fn overlay(host: &Host, below: &str, options: &[(&str, &str)]) -> std::path::PathBuf {
+    let context = FsContext::open("overlay").unwrap();
+    for (key, value) in options {
+        context.string(key, *value).unwrap();
+    }
+    context.create().unwrap();
+    let path = host.mkdir(below);
+    attach_at(context.mount(MountAttrFlags::MOUNT_ATTR_NODEV).unwrap(), &path).unwrap();
+    path
+}
+
+/// Kubernetes' image volumes, and a directory of the host with one below it.
+#[test]
+fn an_overlay_without_an_upper_directory_is_mounted_anew() {
+    let (host, sandbox) = (Host::new(), Sandbox::new());
+    let owned = host.write("one:two/dir/file", "of the lower layer");
+    chown(owned, Some(5), Some(6)).unwrap();
+    host.write("upper/dir/other", "of the upper layer");
+    let escaped = host.text("one:two").replace(':', "\\:");
+    let lower = format!("{}:{escaped}", host.text("upper"));
+    let image = overlay(&host, "volumes/image", &[("lowerdir", &lower)]);
+    let appended = overlay(
+        &host,
+        "appended",
+        &[("lowerdir+", &host.text("upper")), ("lowerdir+", &host.text("one:two"))],
+    );
+    let mut request = request();
+    request.mounts = vec![
+        bind(0, &image),
+        bind(1, image.join("dir")),
+        bind(2, host.path("volumes")),
+        bind(3, &appended),
+        bind(4, image.join("dir/file")),
+    ];
+    let before = host.mounts();
+    let run = gofer(&request, Some(&sandbox));
+    assert!(host.mounts().is_subset(&before));
+    for (index, file, other) in [
+        (0, "dir/file", "dir/other"),
+        (1, "file", "other"),
+        (2, "image/dir/file", "image/dir/other"),
+        (3, "dir/file", "dir/other"),
+    ] {
+        let mount = run.mount(index);
+        assert_eq!(owner(mount, file), (HOST_ROOT + 5, HOST_ROOT + 6), "{index}");
+        assert_eq!(read(mount, other).unwrap(), "of the upper layer", "{index}");
+        assert!(write_as(HOST_ROOT, mount, other, "x").is_err(), "{index} can be written");
+    }
+    let file = run.get(Slot::Mount { index: 4, is_file: true });
+    assert_eq!(owner(file, ""), (HOST_ROOT + 5, HOST_ROOT + 6));
+    let line = host.table_line(run.mount(0));
+    assert!(line.contains("ro,nodev"), "the mount's own options are lost: {line}");
 }

@@ -1,9 +1,12 @@
 use std::os::fd::AsFd;
 use std::path::Path;
 
+use rustix::mount::MountAttrFlags;
 use sandbox_core::control::gofer::SeccompJob;
 use sandbox_core::spec::plan::DeliveredSource;
-use sandbox_core::sys::mount::{AttrChange, Depth, attach_at, clone_mount, mount_setattr};
+use sandbox_core::sys::mount::{
+    AttrChange, Depth, FsContext, attach_at, clone_mount, mount_setattr,
+};
 
 use crate::harness::*;
 
@@ -49,6 +52,22 @@ fn the_one_mount_of_a_tree_that_is_to_blame_is_named() {
     let error = refusal(Some(&sandbox), &host.path("tree"));
     let expected = format!("of the mount {}, which lies below it, cannot be", culprit.display());
     assert!(error.contains(&expected), "{error}");
+}
+
+#[test]
+fn an_overlay_that_can_be_written_is_not_mounted_twice() {
+    let (host, sandbox) = (Host::new(), Sandbox::new());
+    let context = FsContext::open("overlay").unwrap();
+    for (key, below) in [("lowerdir", "lower"), ("upperdir", "upper"), ("workdir", "work")] {
+        context.string(key, host.mkdir(below)).unwrap();
+    }
+    context.create().unwrap();
+    let volume = host.mkdir("merged");
+    attach_at(context.mount(MountAttrFlags::empty()).unwrap(), &volume).unwrap();
+    let error = refusal(Some(&sandbox), &volume);
+    for words in ["must not be mounted twice; mount it without upperdir", "noidmap"] {
+        assert!(error.contains(words), "{words} in {error}");
+    }
 }
 
 #[test]
