@@ -9,8 +9,8 @@ use rustix::mount::MountAttrFlags;
 
 use crate::error::{Context, Error, Result};
 use crate::gofer::cloned_tree::{Change, ClonedTree, MOUNT_REMEDY};
-use crate::gofer::idmap;
 use crate::gofer::users::{Users, namespace_with};
+use crate::gofer::{idmap, overlay_again};
 use crate::spec::plan::{IdmapChoice, Mappings};
 use crate::sys::mount::{AttrChange, Depth, PropagationKind, mount_setattr};
 
@@ -29,7 +29,8 @@ pub(super) fn open(
     propagation: Option<PropagationKind>,
     users: Option<&Users>,
 ) -> Result<(OwnedFd, bool)> {
-    let clone = ClonedTree::open(source, depth, MOUNT_REMEDY)?;
+    let mut clone = ClonedTree::open(source, depth, MOUNT_REMEDY)?;
+    clone.again = Some(overlay_again::make);
     let stat = rustix::fs::fstat(&clone.mount).context(|| format!("fstat {}", source.display()))?;
     let is_file = FileType::from_raw_mode(stat.st_mode) != FileType::Directory;
     let propagation = leaving_host(propagation, users);

@@ -7,6 +7,7 @@ use std::path::Path;
 use rustix::fs::CWD;
 
 use crate::error::{Context, Error, Result};
+use crate::gofer::mountinfo::Mount;
 use crate::sys::mount::{AttrChange, Depth, PropagationKind, clone_mount, mount_setattr};
 
 /// The remedy for mounts of the spec.
@@ -24,7 +25,13 @@ pub(super) struct ClonedTree<'a> {
     pub(super) path: &'a Path,
     /// Advice for the user, if the owners cannot be mapped.
     pub(super) remedy: &'static str,
+    /// The way to mount an overlay of the tree anew. `None` refuses overlays.
+    pub(super) again: Option<Again>,
 }
+
+/// Makes a detached mount of what is at a path, on a mount of the host, with its owners mapped
+/// by a user namespace.
+pub(super) type Again = fn(&Mount, &Path, BorrowedFd<'_>) -> Result<OwnedFd>;
 
 /// The changes to make to a clone.
 #[derive(Clone, Copy)]
@@ -41,7 +48,7 @@ impl<'a> ClonedTree<'a> {
     /// Clones with open_tree(2). Symlinks are followed as anywhere on the host.
     pub(super) fn open(path: &'a Path, depth: Depth, remedy: &'static str) -> Result<Self> {
         let mount = clone_mount(CWD, path, depth).map_err(|e| missing(path, &e))?;
-        Ok(Self { mount, depth, path, remedy })
+        Ok(Self { mount, depth, path, remedy, again: None })
     }
 
     /// Sets the propagation of all mounts of the tree, which keep their owners.

@@ -8,9 +8,8 @@ use std::path::Path;
 
 use crate::error::{Context, Error, Result};
 use crate::gofer::assemble::assemble;
-use crate::gofer::cloned_tree::{Change, ClonedTree};
+use crate::gofer::cloned_tree::{Again, Change, ClonedTree};
 use crate::gofer::mountinfo::{Mount, MountTable};
-use crate::gofer::overlay_again;
 use crate::sys::mount::{AttrChange, Depth, mount_setattr};
 
 /// File systems whose files the kernel generates. Their files belong to the
@@ -66,7 +65,7 @@ pub(super) fn settle(
         return clone.keep_owners(change.propagation);
     }
     let refuse = |mount: &Mount, why: Option<Error>| refusal(&clone, mount, &source, why);
-    let root = match mapped(&source, own, namespace, change)? {
+    let root = match mapped(&source, own, namespace, change, clone.again)? {
         Mapped::Done(root) => root,
         Mapped::Not(why) => return Err(refuse(own, why)),
     };
@@ -81,7 +80,7 @@ pub(super) fn settle(
         if !point.exists() {
             continue;
         }
-        let part = match mapped(point, mount, namespace, change)? {
+        let part = match mapped(point, mount, namespace, change, clone.again)? {
             Mapped::Done(part) => part,
             Mapped::Not(_) if is_kernel_type(&mount.fs_type) => {
                 ClonedTree::open(point, Depth::Top, clone.remedy)?
@@ -109,6 +108,7 @@ fn mapped(
     table: &Mount,
     namespace: BorrowedFd<'_>,
     change: Change<'_>,
+    again: Option<Again>,
 ) -> Result<Mapped> {
     let mount = ClonedTree::open(path, Depth::Top, "")?.mount;
     let (idmap, propagation) = (Some(namespace), change.propagation);
@@ -116,12 +116,11 @@ fn mapped(
     if mount_setattr(&mount, Depth::Top, change).is_ok() {
         return Ok(Mapped::Done(mount));
     }
-    if table.fs_type != "overlay" || table.idmapped() {
-        return Ok(Mapped::Not(None));
-    }
-    Ok(match overlay_again::make(table, path, namespace) {
-        Ok(again) => Mapped::Done(again),
-        Err(why) => Mapped::Not(Some(why)),
+    let again = again.filter(|_| table.fs_type == "overlay" && !table.idmapped());
+    Ok(match again.map(|make| make(table, path, namespace)) {
+        None => Mapped::Not(None),
+        Some(Ok(made)) => Mapped::Done(made),
+        Some(Err(why)) => Mapped::Not(Some(why)),
     })
 }
 
