@@ -5,14 +5,13 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::FileType;
-use rustix::mount::MountAttrFlags;
 
 use crate::error::{Context, Error, Result};
 use crate::gofer::cloned_tree::{Change, ClonedTree, MOUNT_REMEDY};
 use crate::gofer::users::{Users, namespace_with};
 use crate::gofer::{idmap, overlay_again};
 use crate::spec::plan::{IdmapChoice, Mappings};
-use crate::sys::mount::{AttrChange, Depth, PropagationKind, mount_setattr};
+use crate::sys::mount::{Depth, PropagationKind};
 
 /// Clones `source` and maps its owners as `choice` demands. Also returns
 /// whether its root is not a directory.
@@ -76,16 +75,4 @@ fn leaving_host(wanted: Option<PropagationKind>, users: Option<&Users>) -> Optio
         Some(PropagationKind::Shared | PropagationKind::Slave) => Some(PropagationKind::Slave),
         _ => Some(PropagationKind::Private),
     }
-}
-
-/// Sets attributes of a detached mount, such as read-only.
-pub(super) fn restrict(mount: &OwnedFd, set: MountAttrFlags) -> Result<()> {
-    if set.is_empty() {
-        return Ok(());
-    }
-    // An access time mode replaces the others: mount_setattr(2).
-    let mut clear = MountAttrFlags::empty();
-    clear.set(MountAttrFlags::MOUNT_ATTR__ATIME, set.intersects(MountAttrFlags::MOUNT_ATTR__ATIME));
-    mount_setattr(mount, Depth::Top, AttrChange { set, clear, ..AttrChange::default() })
-        .context(|| "mount_setattr of the mount's options")
 }

@@ -5,6 +5,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::CWD;
+use rustix::mount::MountAttrFlags;
 
 use crate::error::{Context, Error, Result};
 use crate::gofer::mountinfo::Mount;
@@ -86,4 +87,16 @@ pub(super) fn missing(path: &Path, error: &io::Error) -> Error {
         )),
         _ => Error::internal(format!("opening the source {path}: {error}")),
     }
+}
+
+/// Sets attributes of a detached mount, such as read-only.
+pub(super) fn restrict(mount: &OwnedFd, set: MountAttrFlags) -> Result<()> {
+    if set.is_empty() {
+        return Ok(());
+    }
+    // An access time mode replaces the others: mount_setattr(2).
+    let mut clear = MountAttrFlags::empty();
+    clear.set(MountAttrFlags::MOUNT_ATTR__ATIME, set.intersects(MountAttrFlags::MOUNT_ATTR__ATIME));
+    mount_setattr(mount, Depth::Top, AttrChange { set, clear, ..AttrChange::default() })
+        .context(|| "mount_setattr of the mount's options")
 }

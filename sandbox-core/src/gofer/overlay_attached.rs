@@ -12,8 +12,8 @@ use rustix::mount::{MountAttrFlags, MountFlags};
 
 use crate::error::{Context, Error, Result};
 use crate::gofer::assemble::isolate_mounts;
-use crate::gofer::bind::restrict;
 use crate::gofer::child::made_in_child;
+use crate::gofer::cloned_tree::restrict;
 use crate::gofer::filesystem::finish;
 use crate::gofer::layers::{Layer, Lower, Overlay, Upper};
 use crate::gofer::users::{Users, as_root_of};

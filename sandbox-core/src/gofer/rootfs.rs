@@ -6,7 +6,7 @@ use std::path::Path;
 use crate::control::gofer::{RootfsMount, RootfsSource};
 use crate::error::{Error, Result};
 use crate::gofer::assemble::assemble;
-use crate::gofer::bind::restrict;
+use crate::gofer::cloned_tree::restrict;
 use crate::gofer::filesystem::fresh_root;
 use crate::gofer::idmap::mapped_clone;
 use crate::gofer::mapping::{Mapping, already_shifted};
