@@ -10,7 +10,38 @@ on_each_containerd!(
     a_capability_without_effect_is_told_once,
     a_container_that_asks_for_nothing_is_told_nothing,
     a_node_can_refuse_what_has_no_effect,
+    mounts_that_cannot_be_shared_with_the_host_are_told,
 );
+
+fn volume(root: &str, option: &str) -> impl Fn(&mut Value) {
+    let (root, option) = (root.to_owned(), option.to_owned());
+    move |spec| {
+        integration::spec::add_bind(spec, "/var/tmp", "/volume", &["rbind", &option]);
+        spec["linux"]["rootfsPropagation"] = json!(root);
+    }
+}
+
+/// Bidirectional cannot be, and the owners of what comes later are nobody.
+fn mounts_that_cannot_be_shared_with_the_host_are_told(containerd: Containerd) {
+    for (id, root, option, lost) in [
+        ("both", "rshared", "rshared", "never appears on the host"),
+        ("slave", "rslave", "rslave", "belongs to nobody"),
+        ("root-only", "rslave", "rshared", "belongs to nobody"),
+    ] {
+        let container =
+            containerd.shell(id, "true").options(options("on_powerless = 'refuse'", ""));
+        let error = container.spec(volume(root, option)).try_create().expect_err(id).to_string();
+        for words in ["mounts[7].options", "/volume", lost, "userns"] {
+            assert!(error.contains(words), "{words:?} is missing in: {error}");
+        }
+    }
+    let never = || options("userns = 'never'\non_powerless = 'refuse'", "");
+    let ours = containerd.shell("ours", "true").spec(volume("rshared", "rshared"));
+    assert_eq!(ours.options(never()).start().finish().0, 0, "the host's root can share");
+    let refuse = || options("on_powerless = 'refuse'", "");
+    let private = containerd.shell("private", "true").spec(volume("rslave", "rprivate"));
+    assert_eq!(private.options(refuse()).start().finish().0, 0);
+}
 
 fn with_capability(name: &str) -> impl Fn(&mut Value) {
     let name = name.to_owned();

@@ -8,6 +8,7 @@ use std::path::Path;
 use integration::container::NewContainer;
 use integration::containerd::{Containerd, Version};
 use integration::spec::add_bind;
+use nix::mount::{MntFlags, MsFlags};
 use serde_json::{Value, json};
 
 /// Makes an image FROM scratch: a shell and nothing else.
@@ -235,6 +236,109 @@ impl Drop for ImageVolume {
     fn drop(&mut self) {
         let unmounted = std::process::Command::new("umount").arg(self.path()).status();
         let _ = unmounted;
+    }
+}
+
+/// A directory of the host whose mounts are shared with whoever has a clone of it.
+struct SharedVolume(tempfile::TempDir);
+
+impl SharedVolume {
+    fn new() -> Self {
+        let place = tempfile::tempdir_in("/var/tmp").expect("make a directory");
+        tmpfs(place.path());
+        let shared = MsFlags::MS_SHARED;
+        nix::mount::mount(None::<&str>, place.path(), None::<&str>, shared, None::<&str>)
+            .expect("make it shared");
+        fs::create_dir(place.path().join("outer")).expect("mkdir");
+        fs::create_dir(place.path().join("inner")).expect("mkdir");
+        Self(place)
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    /// Whether something is mounted at `inner`, as the host sees it.
+    fn has_inner(&self) -> bool {
+        let table = fs::read_to_string("/proc/self/mounts").expect("read the mounts");
+        let inner = self.path().join("inner").display().to_string();
+        table.lines().any(|line| line.split(' ').nth(1) == Some(&inner))
+    }
+}
+
+impl Drop for SharedVolume {
+    fn drop(&mut self) {
+        for place in ["outer", "inner", ""] {
+            let _ = nix::mount::umount2(&self.path().join(place), MntFlags::MNT_DETACH);
+        }
+    }
+}
+
+fn tmpfs(at: &Path) {
+    let mode = Some("mode=755");
+    nix::mount::mount(Some("none"), at, Some("tmpfs"), MsFlags::empty(), mode).expect("mount");
+}
+
+/// Binds a shared volume, then mounts in it on the host and in the container. Returns whether
+/// the container sees the host's, and the host the container's.
+fn exchanged(
+    containerd: &Containerd,
+    id: &str,
+    (root, option): (&str, &str),
+    privileged: bool,
+) -> (bool, bool) {
+    let volume = SharedVolume::new();
+    let source = volume.path().to_str().expect("ASCII").to_owned();
+    let change = |s: &mut Value| {
+        add_bind(s, &source, "/volume", &["rbind", option]);
+        if !root.is_empty() {
+            s["linux"]["rootfsPropagation"] = root.into();
+        }
+    };
+    let container = containerd.shell(id, "sleep 1000");
+    let container = match privileged {
+        false => container.spec(change),
+        // runc takes no options, and makes no user namespace anyway.
+        true if containerd.runtime_name().contains("runc") => {
+            container.spec(change).spec(integration::attack::unprotect)
+        }
+        true => container.privileged(change),
+    };
+    let container = container.start();
+    tmpfs(&volume.path().join("outer"));
+    fs::write(volume.path().join("outer/file"), "").expect("write");
+    let (seen, _) = container.exec_shell("look", "ls /volume/outer/file");
+    if privileged {
+        let mut process =
+            integration::spec::process(&["mount", "-t", "tmpfs", "x", "/volume/inner"]);
+        integration::spec::add_capabilities_of_host(&mut process);
+        let exec = container.exec("mount", process, integration::stdio::Streams::Captured);
+        let exec = exec.expect("an exec");
+        exec.start().expect("start it");
+        assert_eq!(exec.wait().code, 0, "the container can mount");
+    }
+    (seen == 0, volume.has_inner())
+}
+
+/// Kubernetes' HostToContainer and Bidirectional, and clients that set only the option of the
+/// mount: under runc, that alone lets mounts in, and none out.
+#[test]
+fn mounts_are_exchanged_with_the_host_as_in_runc() {
+    let containerd = Containerd::start(Version::V2_1);
+    for (number, asked, privileged, wanted) in [
+        (0, ("", "rslave"), false, (true, false)),
+        (1, ("rslave", "rslave"), false, (true, false)),
+        (2, ("", "rprivate"), false, (false, false)),
+        (3, ("rprivate", "rslave"), false, (false, false)),
+        (4, ("", "rslave"), true, (true, false)),
+        (5, ("", "rshared"), true, (true, false)),
+        (6, ("rshared", "rshared"), true, (true, true)),
+        (7, ("rshared", "rslave"), true, (true, false)),
+        (8, ("rslave", "rshared"), true, (true, false)),
+        (9, ("rshared", "rprivate"), true, (false, false)),
+    ] {
+        let got = exchanged(&containerd, &format!("exchange-{number}"), asked, privileged);
+        assert_eq!(got, wanted, "{asked:?}, privileged: {privileged}");
     }
 }
 

@@ -87,7 +87,8 @@ fn enter_late_namespaces(newborn: Newborn<'_>) -> Result<()> {
 }
 
 fn set_root_propagation(plan: &ContainerPlan) -> Result<()> {
-    let propagation = plan.root_propagation;
+    // Applied to the whole tree, `rprivate` would take away what single mounts asked for.
+    let Some(propagation) = plan.root_propagation else { return Ok(()) };
     let change = AttrChange { propagation: Some(propagation.kind), ..AttrChange::default() };
     mount_setattr_at("/", propagation.recursive.into(), change)
         .context(|| "linux.rootfsPropagation")

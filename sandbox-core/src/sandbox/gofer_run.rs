@@ -23,6 +23,7 @@ use crate::error::{Context, Error, FailureKind, Result};
 use crate::spec::plan::Plan;
 use crate::spec::seccomp;
 use crate::sys::clone::{Cloned, SingleThreaded, clone_into};
+use crate::sys::mount::PropagationKind;
 
 /// The time that a gofer has to end, once boot is gone.
 const GOFER_EXIT_TIMEOUT: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
@@ -142,12 +143,18 @@ fn request(
 }
 
 /// Lists the mounts that the gofer opens, with the propagation that the plan
-/// asks for.
+/// asks for. As under runc, mounts made inside appear on the host only if the root is
+/// shared as well.
 fn requested_mounts(plan: &Plan) -> Vec<RequestedMount> {
+    let root = plan.container.root_propagation.map(|root| root.kind);
+    let leaving = |kind| match kind {
+        PropagationKind::Shared if root != Some(PropagationKind::Shared) => PropagationKind::Slave,
+        kind => kind,
+    };
     let requested = plan.host.delivered.iter().map(|(index, source)| RequestedMount {
         index: *index,
         source: source.clone(),
-        propagation: plan.container.mounts[*index].propagation.map(|p| p.kind),
+        propagation: plan.container.mounts[*index].propagation.map(|p| leaving(p.kind)),
     });
     requested.collect()
 }

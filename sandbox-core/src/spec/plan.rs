@@ -47,8 +47,9 @@ pub struct ContainerPlan {
     /// Whether the root file system is remounted read-only once every mount is
     /// in place.
     pub readonly_root: bool,
-    /// Propagation of the root mount as the container sees it.
-    pub root_propagation: Propagation,
+    /// Propagation of the root mount as the container sees it (`linux.rootfsPropagation`).
+    /// With `None` the root is private, and each mount keeps its own.
+    pub root_propagation: Option<Propagation>,
     /// The mounts, in the order of the spec.
     pub mounts: Vec<MountPlan>,
     /// Absolute paths of the device nodes beyond the default ones. The gofer

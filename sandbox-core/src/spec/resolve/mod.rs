@@ -33,7 +33,6 @@ use super::mount_options::{Meaning, meaning};
 use super::plan::{ContainerPlan, HostPlan, Plan, ProcessPlan, Propagation};
 use super::seccomp;
 use crate::error::{Error, Result};
-use crate::sys::mount::PropagationKind;
 use crate::types::{HostPid, Userns};
 
 /// The input of a plan besides the spec.
@@ -72,6 +71,7 @@ pub fn plan(spec: &Spec, context: &Context<'_>) -> Result<Plan> {
         label: label.as_deref(),
     };
     let mounts = mounts::plan(spec, &section)?;
+    let root_propagation = root_propagation(linux)?;
     let devices = devices::plan(linux.devices().as_deref().unwrap_or_default(), &ids)?;
     let (sysctls, network_sysctls) = sysctls(spec, linux, &resolved, context)?;
     let (hooks, start_hooks) = hooks::plan(spec)?;
@@ -86,7 +86,7 @@ pub fn plan(spec: &Spec, context: &Context<'_>) -> Result<Plan> {
         pids_of: resolved.pids_of,
         user_namespace: user.made,
         readonly_root: spec.root().as_ref().and_then(|root| root.readonly()).unwrap_or(false),
-        root_propagation: root_propagation(linux)?,
+        root_propagation,
         mounts: mounts.container,
         devices: devices.iter().map(|node| node.path.clone()).collect(),
         masked_paths: paths("linux.maskedPaths", linux.masked_paths().as_deref())?,
@@ -102,6 +102,13 @@ pub fn plan(spec: &Spec, context: &Context<'_>) -> Result<Plan> {
     if let Some(process) = &container.process {
         let powers = Powers { user_namespace: user.made, network: &resolved.network };
         powerless.extend(powerless::capabilities(&process.capabilities, powers));
+        if user.made {
+            powerless.extend(powerless::propagation(
+                &container.mounts,
+                &mounts.delivered,
+                root_propagation,
+            ));
+        }
     }
     let host = HostPlan {
         rootfs,
@@ -176,12 +183,12 @@ fn first_process(spec: &Spec, linux: &Linux, ids: Ids) -> Result<Option<ProcessP
     }
 }
 
-/// Resolves `linux.rootfsPropagation`. The default is runc's, `rprivate`.
-fn root_propagation(linux: &Linux) -> Result<Propagation> {
+/// Resolves `linux.rootfsPropagation`.
+fn root_propagation(linux: &Linux) -> Result<Option<Propagation>> {
     match linux.rootfs_propagation().as_deref() {
-        None | Some("") => Ok(Propagation { kind: PropagationKind::Private, recursive: true }),
+        None | Some("") => Ok(None),
         Some(given) => match meaning(given) {
-            Some(Meaning::Propagation(propagation)) => Ok(propagation),
+            Some(Meaning::Propagation(propagation)) => Ok(Some(propagation)),
             _ => refuse(
                 "linux.rootfsPropagation",
                 format!(

@@ -1,6 +1,9 @@
 //! Finds what a spec grants or asks for and the sandbox cannot give.
 
-use crate::spec::plan::{CapabilitySets, Network, Powerless};
+use crate::spec::plan::{
+    CapabilitySets, DeliveredSource, IdmapChoice, MountPlan, Network, Powerless, Propagation,
+};
+use crate::sys::mount::PropagationKind;
 
 /// The facts of a sandbox that decide which capabilities have power there.
 #[derive(Clone, Copy, Debug)]
@@ -38,6 +41,48 @@ pub fn capabilities(granted: &CapabilitySets, powers: Powers<'_>) -> Vec<Powerle
             by_default: entry.by_default,
         },
     ));
+    lost
+}
+
+/// Lists the mounts that share mounts with the host, and cannot do so in full from a user
+/// namespace: what is mounted inside never appears on the host, and what the host mounts later
+/// comes as it is, since the kernel maps owners only on a mount that is nowhere yet
+/// (mount_namespaces(7), mount_setattr(2)).
+pub fn propagation(
+    mounts: &[MountPlan],
+    delivered: &[(usize, DeliveredSource)],
+    root: Option<Propagation>,
+) -> Vec<Powerless> {
+    let shared_root = root.is_some_and(|root| root.kind == PropagationKind::Shared);
+    let private_root =
+        root.is_some_and(|root| root.recursive && root.kind == PropagationKind::Private);
+    let mapped = |source: &DeliveredSource| matches!(source, DeliveredSource::Bind { idmap, .. } if *idmap != IdmapChoice::None);
+    let mut lost = Vec::new();
+    for (index, source) in delivered {
+        let mount = &mounts[*index];
+        let kind = mount.propagation.map(|propagation| propagation.kind);
+        let place = mount.destination.display();
+        if kind == Some(PropagationKind::Shared) && shared_root {
+            lost.push(Powerless {
+                field: format!("mounts[{index}].options (rshared at {place})"),
+                lost: "what is mounted there inside never appears on the host".into(),
+                instead: NO_USER_NAMESPACE.into(),
+                by_default: false,
+            });
+        }
+        let receives = matches!(kind, Some(PropagationKind::Shared | PropagationKind::Slave));
+        if receives && !private_root && mapped(source) {
+            lost.push(Powerless {
+                field: format!("the owner of what the host mounts at {place} later"),
+                lost: format!(
+                    "mounts[{index}].options ask for it (rslave or rshared), and it belongs to \
+                     nobody inside, where its permissions for others count"
+                ),
+                instead: format!("mount it before the container starts, or {NO_USER_NAMESPACE}"),
+                by_default: false,
+            });
+        }
+    }
     lost
 }
 

@@ -12,7 +12,7 @@ fn the_spec_that_ctr_writes() {
     assert!(container.user_namespace);
     assert_eq!(container.mounts.len(), 7);
     assert_eq!(container.masked_paths.len(), 10);
-    assert_eq!(container.root_propagation.kind, PropagationKind::Private);
+    assert_eq!(container.root_propagation, None);
     assert_eq!(plan.host.network, Network::New);
     assert_eq!(plan.host.no_user_namespace, None);
     assert_eq!(plan.host.cgroups_path, "/default");
@@ -77,7 +77,7 @@ fn options_of_ctr_arrive_in_the_plan() {
     assert!(plan.container.readonly_root);
     assert_eq!(plan.container.devices, paths(["/dev/fuse"]));
     assert_eq!(plan.host.devices[0].mode, 0o020600);
-    let propagation = plan.container.root_propagation;
+    let propagation = plan.container.root_propagation.expect("one of its own");
     assert_eq!((propagation.kind, propagation.recursive), (PropagationKind::Slave, true));
     assert_eq!(process(&plan).cwd, PathBuf::from("/tmp"));
     let memory = plan.host.resources.memory().expect("memory");
