@@ -38,6 +38,8 @@ pub struct Containerd {
     process: Mutex<Option<Child>>,
     ids: Mutex<BTreeSet<String>>,
     prepared: Prepared,
+    /// A line of shell that starts it, up to the command.
+    starter: Option<&'static str>,
     /// Set if it is the node's own rather than private to the test.
     node: Option<Node>,
 }
@@ -46,6 +48,16 @@ impl Containerd {
     /// Starts one and waits until it replies.
     pub fn start(version: Version) -> Containerd {
         Containerd::start_with_options(version, |_| String::new())
+    }
+
+    /// Starts one by a line of shell to which its command is appended, such as `umask 077;
+    /// exec nice`, so that it inherits what that line makes.
+    pub fn start_by(version: Version, starter: &'static str) -> Containerd {
+        let mut containerd = Containerd::prepare(version, "podsandbox", |_| String::new());
+        containerd.bring_images();
+        containerd.starter = Some(starter);
+        containerd.launch();
+        containerd
     }
 
     /// Starts one whose configuration has the table `options` for CRI's
@@ -106,6 +118,7 @@ impl Containerd {
             process: Mutex::new(None),
             ids: Mutex::default(),
             prepared: Prepared::of(version, &slot),
+            starter: None,
             node: None,
             slot,
         };
@@ -172,7 +185,8 @@ impl Containerd {
         let mut process = self.process();
         assert!(process.is_none(), "containerd runs already");
         let log = File::options().create(true).append(true).open(self.directory().join("log"));
-        let child = Command::new(self.version.executables().join("containerd"))
+        let program = self.version.executables().join("containerd");
+        let child = started_by(self.starter, &program)
             .arg("--config")
             .arg(self.directory().join("config.toml"))
             .args(["--log-level", &std::env::var("PALISADE_TEST_LOG").unwrap_or("info".into())])
@@ -395,6 +409,16 @@ impl Drop for Containerd {
             self.prepared.give_back();
         }
     }
+}
+
+/// Returns a command that runs a program by a line of shell, if there is one.
+pub(crate) fn started_by(starter: Option<&str>, program: &Path) -> Command {
+    let Some(starter) = starter else {
+        return Command::new(program);
+    };
+    let mut command = Command::new("/bin/sh");
+    command.args(["-c", &format!("{starter} \"$@\""), "sh"]).arg(program);
+    command
 }
 
 fn tokio_runtime() -> Runtime {

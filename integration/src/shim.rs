@@ -15,7 +15,7 @@ use containerd_shim_protos::sandbox_sync::SandboxClient;
 use serde_json::Value;
 use ttrpc::context::{self, Context};
 
-use crate::containerd::{Containerd, palisade_executables};
+use crate::containerd::{Containerd, palisade_executables, started_by};
 use crate::{image, keep, spec, wait};
 
 /// An OCI bundle: `config.json` and `rootfs`.
@@ -29,6 +29,8 @@ pub struct Bundle {
     pub namespace: String,
     /// containerd's socket.
     pub address: String,
+    /// A line of shell that starts the shim, up to the command.
+    starter: Option<&'static str>,
 }
 
 impl Bundle {
@@ -44,6 +46,7 @@ impl Bundle {
             id: id.to_owned(),
             address: containerd.address().to_string_lossy().into_owned(),
             namespace: namespace.clone(),
+            starter: None,
         };
         bundle.write(&spec::container(&["sh", "-c", script], &containerd.cgroups_path(id)));
         containerd.track(id);
@@ -67,6 +70,12 @@ impl Bundle {
         self
     }
 
+    /// Starts the shim by a line of shell to which its command is appended.
+    pub fn started_by(mut self, starter: &'static str) -> Bundle {
+        self.starter = Some(starter);
+        self
+    }
+
     /// Returns the path of its config.json.
     pub fn config(&self) -> PathBuf {
         self.path.join("config.json")
@@ -77,7 +86,8 @@ impl Bundle {
     }
 
     fn command(&self, action: &str) -> Command {
-        let mut command = Command::new(palisade_executables().join("containerd-shim-palisade-v1"));
+        let program = palisade_executables().join("containerd-shim-palisade-v1");
+        let mut command = started_by(self.starter, &program);
         command
             .args(["-namespace", &self.namespace, "-id", &self.id, "-address", &self.address])
             .args(["-publish-binary", "containerd", action])

@@ -12,6 +12,8 @@ use crate::spec::plan::ContainerPlan;
 /// The information with which an exec'd process joins a container.
 #[derive(Debug)]
 pub(crate) struct JoinInfo {
+    /// The container's ID.
+    pub(crate) id: String,
     /// The container's namespaces that are not boot's.
     pub(crate) namespaces: CloneFlags,
     /// Whether its PID namespace is below boot's.
@@ -25,13 +27,14 @@ impl JoinInfo {
     pub(crate) fn new(plan: &ContainerPlan, tree: &mut Tree, seccomp: Option<Seccomp>) -> Self {
         let pids_below = plan.pids_below();
         let (namespaces, terminals) = (own_namespaces(plan), tree.take_terminals());
-        Self { namespaces, pids_below, terminals, seccomp }
+        Self { id: plan.id.clone(), namespaces, pids_below, terminals, seccomp }
     }
 
     /// Collects the information of the pause container, which no process joins.
     pub(crate) fn pause(plan: &ContainerPlan) -> Self {
         let namespaces = own_namespaces(plan);
-        Self { namespaces, pids_below: false, terminals: None, seccomp: None }
+        let id = plan.id.clone();
+        Self { id, namespaces, pids_below: false, terminals: None, seccomp: None }
     }
 
     /// Returns the devpts in which terminals are made.

@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use nix::sched::{CloneFlags, setns};
 
 use super::process::{OwnProcFiles, Prepared};
-use super::{Channel, donated};
+use super::{Channel, donated, keyring};
 use crate::container::donated::Donated;
 use crate::container::join_info::JoinInfo;
 use crate::container::terminal::Terminal;
@@ -39,6 +39,7 @@ fn to_execve(joining: Joining<'_>) -> Result<Prepared<'_>> {
     // This process has a copy of boot's memory and descriptors, and the container's
     // processes see it (CVE-2016-9962).
     set_dumpable(false).context(|| "prctl PR_SET_DUMPABLE")?;
+    keyring::join(joining.process, &joining.container.id)?;
     let own_files = OwnProcFiles::open(joining.process)?;
     donated::join_cgroups(joining.donated)?;
     donated::install_stdio(joining.donated, joining.terminal)?;

@@ -7,7 +7,7 @@ use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::{chdir, fchdir, pivot_root};
 
 use super::process::{OwnProcFiles, Prepared};
-use super::{Channel, donated, hooks, mounts, names};
+use super::{Channel, donated, hooks, keyring, mounts, names};
 use crate::container::donated::Donated;
 use crate::container::namespaces::{early_namespaces, late_namespaces};
 use crate::container::terminal::Terminal;
@@ -49,6 +49,7 @@ fn to_gate(newborn: Newborn<'_>) -> Result<Prepared<'_>> {
     // This process has a copy of boot's memory and descriptors, and other containers may
     // see it (CVE-2016-9962).
     set_dumpable(false).context(|| "prctl PR_SET_DUMPABLE")?;
+    keyring::join(process, &plan.id)?;
     let own_files = OwnProcFiles::open(process)?;
     donated::join_cgroups(newborn.donated)?;
     if early_namespaces(plan).contains(CloneFlags::CLONE_NEWCGROUP) {

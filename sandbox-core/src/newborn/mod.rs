@@ -8,6 +8,7 @@ mod donated;
 pub(crate) mod exec;
 mod hooks;
 pub(crate) mod init;
+mod keyring;
 mod lookup;
 mod mounts;
 mod names;

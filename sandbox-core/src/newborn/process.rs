@@ -19,6 +19,9 @@ use crate::error::{Context, Error, FailureKind, Result};
 use crate::spec::plan::{CapabilitySets, ProcessPlan};
 use crate::sys::process as sys;
 
+/// The file mode creation mask of a process whose spec has none, as under runc.
+const DEFAULT_UMASK: u32 = 0o022;
+
 /// This process's files in /proc, written or opened while the sandbox's own proc is
 /// visible. The container's proc cannot be trusted.
 #[derive(Debug)]
@@ -67,9 +70,6 @@ impl<'a> Prepared<'a> {
         own_files: OwnProcFiles,
     ) -> Result<Self> {
         begin_session(has_terminal)?;
-        if !process.no_new_keyring {
-            sys::join_new_session_keyring().or_else(allow_missing_keyrings)?;
-        }
         set_scheduling(process)?;
         for limit in &process.rlimits {
             sys::set_rlimit(*limit)
@@ -122,14 +122,6 @@ fn begin_session(has_terminal: bool) -> Result<()> {
     Ok(())
 }
 
-/// Ignores that the kernel has no keyrings.
-fn allow_missing_keyrings(error: io::Error) -> Result<()> {
-    match error.raw_os_error() {
-        Some(libc::ENOSYS) => Ok(()),
-        _ => Err(error).context(|| "join a new session keyring"),
-    }
-}
-
 fn set_scheduling(process: &ProcessPlan) -> Result<()> {
     if let Some(scheduler) = &process.scheduler {
         sys::set_scheduler(scheduler).context(|| "process.scheduler: sched_setattr")?;
@@ -138,18 +130,14 @@ fn set_scheduling(process: &ProcessPlan) -> Result<()> {
         sys::set_io_priority(priority).context(|| "process.ioPriority: ioprio_set")?;
     }
     if let Some(cpus) = &process.cpu_affinity {
-        let mut set = rustix::thread::CpuSet::new();
-        cpus.iter().for_each(|cpu| set.set(*cpu as usize));
-        rustix::thread::sched_setaffinity(None, &set)
+        sys::set_cpu_affinity(cpus.iter().copied())
             .context(|| "process.execCPUAffinity: sched_setaffinity")?;
     }
     if let Some(persona) = process.personality {
         personality::set(Persona::from_bits_retain(persona as i32))
             .context(|| "linux.personality")?;
     }
-    if let Some(mask) = process.umask {
-        umask(Mode::from_raw_mode(mask & 0o777));
-    }
+    umask(Mode::from_raw_mode(process.umask.unwrap_or(DEFAULT_UMASK) & 0o777));
     Ok(())
 }
 

@@ -112,8 +112,7 @@ pub struct ProcessPlan {
     pub gid: u32,
     /// Supplementary group IDs as the container sees them.
     pub additional_gids: Vec<u32>,
-    /// File mode creation mask. With `None` the process keeps the one it
-    /// inherits.
+    /// File mode creation mask. With `None` it is 0022.
     pub umask: Option<u32>,
     /// The terminal's size, if the process gets a terminal.
     pub terminal: Option<Terminal>,
@@ -139,7 +138,7 @@ pub struct ProcessPlan {
     /// SELinux label, which takes effect at execve.
     pub selinux_label: Option<String>,
     /// Whether the process keeps the session keyring that it inherits instead
-    /// of joining a new one.
+    /// of joining the container's.
     pub no_new_keyring: bool,
 }
 

@@ -102,14 +102,22 @@ pub fn load_seccomp(program: &[u8], flags: u32) -> io::Result<()> {
     Ok(())
 }
 
-/// Joins a new anonymous session keyring: keyctl(2),
-/// `KEYCTL_JOIN_SESSION_KEYRING`.
-pub fn join_new_session_keyring() -> io::Result<()> {
+/// Joins the session keyring of this name among those of this process's user namespace,
+/// or a new one if there is none that this process may search. Returns its serial number:
+/// keyctl(2), `KEYCTL_JOIN_SESSION_KEYRING`.
+pub fn join_session_keyring(name: &CStr) -> io::Result<i32> {
     const KEYCTL_JOIN_SESSION_KEYRING: libc::c_int = 1;
-    // SAFETY: a null name asks for an anonymous keyring.
-    check(unsafe {
-        libc::syscall(libc::SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, ptr::null::<u8>())
-    })?;
+    // SAFETY: `name` ends with a NUL byte and outlives the call.
+    let serial =
+        unsafe { libc::syscall(libc::SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, name.as_ptr()) };
+    Ok(check(serial)? as i32)
+}
+
+/// Sets the permissions of a key: keyctl(2), `KEYCTL_SETPERM`.
+pub fn set_key_permissions(serial: i32, permissions: u32) -> io::Result<()> {
+    const KEYCTL_SETPERM: libc::c_int = 5;
+    // SAFETY: integer arguments.
+    check(unsafe { libc::syscall(libc::SYS_keyctl, KEYCTL_SETPERM, serial, permissions) })?;
     Ok(())
 }
 
@@ -190,6 +198,23 @@ pub fn set_io_priority(value: u32) -> io::Result<()> {
     Ok(())
 }
 
+/// The highest CPU number that an affinity may name: the kernel's `NR_CPUS` is never above
+/// 8192.
+pub const MAX_CPU: u32 = 8191;
+
+/// Sets the CPUs that this process may run on: sched_setaffinity(2). The kernel leaves out
+/// those that the machine or the process's cpuset does not have.
+pub fn set_cpu_affinity(cpus: impl IntoIterator<Item = u32>) -> io::Result<()> {
+    let mut mask = [0u8; (MAX_CPU as usize + 1) / 8];
+    for cpu in cpus.into_iter().filter(|cpu| *cpu <= MAX_CPU) {
+        mask[cpu as usize / 8] |= 1 << (cpu % 8);
+    }
+    // SAFETY: `mask` has the given length and outlives the call, which reads it. Bit n of
+    // the kernel's mask is bit n % 8 of byte n / 8 on a little-endian machine.
+    check(unsafe { libc::syscall(libc::SYS_sched_setaffinity, 0, mask.len(), mask.as_ptr()) })?;
+    Ok(())
+}
+
 /// Returns a real-time signal by its number. rustix has no names for these.
 pub fn realtime_signal(number: i32) -> Option<Signal> {
     if !(32..=64).contains(&number) {
@@ -208,6 +233,37 @@ pub fn reset_signals() -> io::Result<()> {
     unsafe {
         nix::sys::signal::signal(nix::sys::signal::SIGPIPE, nix::sys::signal::SigHandler::SigDfl)
     }?;
+    nix::sys::signal::SigSet::empty().thread_set_mask()?;
+    Ok(())
+}
+
+/// Gives every signal its default action, and blocks none, whatever this process inherited.
+pub fn forget_inherited_signals() -> io::Result<()> {
+    /// The highest signal number.
+    const LAST: i32 = 64;
+    /// The kernel's own struct, of which libc keeps the numbers 32 and 33 for itself.
+    #[repr(C)]
+    struct KernelAction {
+        handler: usize,
+        flags: u64,
+        restorer: usize,
+        mask: u64,
+    }
+    let default = KernelAction { handler: libc::SIG_DFL, flags: 0, restorer: 0, mask: 0 };
+    for signal in (1..=LAST).filter(|s| ![libc::SIGKILL, libc::SIGSTOP].contains(s)) {
+        // SAFETY: `default` outlives the call and has the layout of the kernel's struct; the
+        // default action runs no code of ours; no old action is asked for; 8 is the size of
+        // the kernel's signal set.
+        check(unsafe {
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                signal,
+                &raw const default,
+                ptr::null::<u8>(),
+                size_of::<u64>(),
+            )
+        })?;
+    }
     nix::sys::signal::SigSet::empty().thread_set_mask()?;
     Ok(())
 }

@@ -3,7 +3,7 @@
 use std::ffi::CString;
 use std::os::fd::OwnedFd;
 
-use super::{command_line, execute};
+use super::{command_line, execute, inherited};
 use crate::control::donation::BootFlags;
 use crate::error::{Context, Result};
 use crate::sandbox::NewSandbox;
@@ -52,6 +52,7 @@ fn prepare(args: ChildArgs<'_>, ends: &BootEnds, user_namespace: bool) -> Result
     die_with_parent().context(|| "prctl PR_SET_PDEATHSIG")?;
     // boot inherits no descriptor of the shim, whatever flags it was opened with.
     cloexec_from(3).context(|| "close_range")?;
+    inherited::reset()?;
     // Wait until the maps are written: before that no ID is valid.
     if rustix::io::read(&ends.go, &mut [0]).unwrap_or(0) == 0 {
         exit_now(1);

@@ -4,6 +4,7 @@
 
 pub(super) mod boot;
 pub(super) mod gofer;
+mod inherited;
 
 use std::ffi::CString;
 

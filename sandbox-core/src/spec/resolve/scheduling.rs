@@ -7,11 +7,7 @@ use oci_spec::runtime::{
 
 use super::check::refuse;
 use crate::error::Result;
-use crate::sys::process::Scheduler;
-
-/// The highest CPU number that an affinity may name. The kernel's `NR_CPUS` is
-/// never above 8192.
-const MAX_CPU: u32 = 8191;
+use crate::sys::process::{MAX_CPU, Scheduler};
 
 /// Resolves the attributes of sched_setattr(2). Refuses those that the policy
 /// would ignore.

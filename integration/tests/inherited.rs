@@ -1,0 +1,161 @@
+//! What a container's processes inherit from containerd, and what not. The table "What a
+//! process inherits" of `docs/decisions.md` has the reasons.
+
+use std::fs;
+
+use integration::container::{Container, NewContainer};
+use integration::containerd::{Containerd, Version};
+use integration::shim::Bundle;
+use integration::stdio::Streams;
+use integration::{on_each_containerd, spec};
+
+on_each_containerd!(
+    starting what_containerd_inherited_does_not_reach_a_container,
+    all_cpus_are_the_containers,
+);
+
+on_each_containerd!(
+    a_cpuset_is_kept,
+    an_exec_finds_the_inits_keys,
+    no_other_container_has_a_containers_keys,
+);
+
+/// Shows mask, ignored and blocked signals, nice value, and limits of this process itself.
+const LOOK: &str = "umask; cat /proc/self/status | grep -E 'SigIgn|SigBlk' | tr -s '\\t\\n' '  '; \
+                    echo; cut -d' ' -f19 /proc/self/stat; ulimit -Hn";
+
+fn runc(containerd: &Containerd) -> bool {
+    containerd.runtime_name() == "io.containerd.runc.v2"
+}
+
+/// containerd's nice value and limits are what its unit's author wants for containers. The
+/// mask and the signals are accidents. runc lets the mask through to an exec, and SIGHUP;
+/// Go's runtime, which starts runc's processes, ignores signal 32. An older one raises the
+/// soft limit on files, so that is not compared.
+fn what_containerd_inherited_does_not_reach_a_container(version: Version) {
+    let starter = "umask 077; trap '' HUP; ulimit -Sn 3000; ulimit -Hn 4000; exec nice -n 5";
+    let containerd = Containerd::start_by(version, starter);
+    let container = containerd.shell("clean", &format!("{LOOK}; sleep 1000"));
+    let container = container.spec(|s| {
+        s["process"]["rlimits"] = serde_json::json!([]);
+    });
+    let container = container.start();
+    let seen = container.stdio().wait_for_output("\n4000\n");
+    let mut process = spec::process(&["sh", "-c", LOOK]);
+    process["rlimits"] = serde_json::json!([]);
+    let in_exec = run(&container, "look", process);
+    if runc(&containerd) {
+        let passed_on = |text: &str| text.lines().skip(2).collect::<Vec<_>>().join(" ");
+        assert_eq!((passed_on(&seen), passed_on(&in_exec)), ("5 4000".into(), "5 4000".into()));
+        assert!(seen.starts_with("0022\n"), "{seen}");
+        return;
+    }
+    let clean = "0022\nSigBlk: 0000000000000000 SigIgn: 0000000000000000 \n5\n4000\n";
+    assert_eq!((seen.as_str(), in_exec.as_str()), (clean, clean));
+}
+
+fn run(container: &Container<'_>, id: &str, process: serde_json::Value) -> String {
+    let exec = container.exec(id, process, Streams::Captured).expect("add an exec");
+    exec.start().expect("start it");
+    let code = exec.wait().code;
+    let output = exec.stdio().output();
+    assert_eq!(code, 0, "{output}");
+    output
+}
+
+const CPUS: &str = "grep Cpus_allowed_list /proc/self/status";
+
+/// Since Linux 6.2 joining a cpuset does not undo an affinity. runc undoes it since 1.3; an
+/// older one leaves containers on containerd's CPUs.
+fn all_cpus_are_the_containers(version: Version) {
+    let containerd = Containerd::start_by(version, "exec taskset --cpu-list 0");
+    let own = fs::read_to_string("/proc/self/status").expect("read this process's status");
+    let own = own.lines().find(|line| line.starts_with("Cpus_allowed_list")).expect("a list");
+    let container = containerd.shell("roams", &format!("{CPUS}; sleep 1000")).start();
+    let seen = container.stdio().wait_for_output("\n");
+    assert_eq!(seen.trim(), own);
+    assert_eq!(container.exec_shell("look", CPUS).1.trim(), own);
+    let mut process = spec::process(&["sh", "-c", CPUS]);
+    process["execCPUAffinity"] = serde_json::json!({ "final": "0" });
+    assert_eq!(run(&container, "bound", process), "Cpus_allowed_list:\t0\n");
+}
+
+fn a_cpuset_is_kept(containerd: Containerd) {
+    let container = containerd.shell("stays", &format!("{CPUS}; sleep 1000"));
+    let container = container.spec(|s| {
+        s["linux"]["resources"]["cpu"]["cpus"] = "0".into();
+    });
+    let container = container.start();
+    let seen = container.stdio().wait_for_output("\n");
+    assert_eq!(seen, "Cpus_allowed_list:\t0\n");
+    assert_eq!(container.exec_shell("look", CPUS).1, "Cpus_allowed_list:\t0\n");
+}
+
+/// Gives a container this machine's perl, which can make any system call.
+fn with_perl(container: NewContainer<'_>) -> NewContainer<'_> {
+    ["/usr", "/lib", "/lib64"].into_iter().fold(container, |container, place| {
+        let source = fs::canonicalize(place).expect("a directory of the host");
+        container.bind(source.to_str().expect("an ASCII path"), place, &["bind", "ro"])
+    })
+}
+
+/// Adds a key to the session keyring: add_key(2) on x86-64.
+const ADD: &str = "/usr/bin/perl -e '($t, $n, $p) = (q(user), q(secret), q(word)); \
+                   exit(syscall(248, $t, $n, $p, 4, -3) < 0)'";
+
+/// Looks for it: keyctl(2), KEYCTL_SEARCH.
+const FIND: &str = "/usr/bin/perl -e '($t, $n) = (q(user), q(secret)); \
+                    exit(syscall(250, 10, -3, $t, $n, 0) < 0)'";
+
+fn an_exec_finds_the_inits_keys(containerd: Containerd) {
+    let container =
+        with_perl(containerd.shell("has-keys", &format!("{ADD} && echo added; sleep 1000")));
+    let container = container.start();
+    container.stdio().wait_for_output("added\n");
+    assert_eq!(container.exec_shell("finds", FIND).0, 0);
+    let mut process = spec::process(&["sh", "-c", FIND]);
+    process["user"] = serde_json::json!({ "uid": 1000, "gid": 1000 });
+    assert_eq!(run(&container, "as-alice", process), "");
+}
+
+/// The key is there: the container itself finds it.
+fn no_other_container_has_a_containers_keys(containerd: Containerd) {
+    let first = with_perl(containerd.shell("first", &format!("{ADD} && echo added; sleep 1000")));
+    let first = first.start();
+    first.stdio().wait_for_output("added\n");
+    let other = with_perl(containerd.shell("other", &format!("{FIND}; echo $?"))).start();
+    assert_eq!(other.finish(), (0, "1\n".to_owned()));
+    assert_eq!(first.exec_shell("finds", FIND).0, 0);
+}
+
+/// A user may have 200 keys. With a keyring of its own each exec that goes on took one.
+#[test]
+fn containerd_2_1_execs_take_no_keys() {
+    let containerd = Containerd::start(Version::V2_1);
+    let container = containerd.container("busy", ["sleep", "1000"]).start();
+    for n in 0..210 {
+        let (code, output) =
+            container.exec_shell(&format!("exec-{n}"), "sleep 1000 >/dev/null 2>&1 &");
+        assert_eq!((code, output.as_str()), (0, ""), "exec {n}");
+    }
+}
+
+/// Go's runtime keeps most of this from a shim that a real containerd starts. The process of
+/// PID 1 is the program itself.
+#[test]
+fn containerd_2_1_a_shim_that_was_started_oddly_makes_clean_containers() {
+    let containerd = Containerd::start(Version::V2_1);
+    let starter = "umask 077; exec taskset --cpu-list 0 \
+                   env --ignore-signal=HUP,PIPE,USR1,CHLD,RTMIN --block-signal=USR2,TERM";
+    let bundle =
+        Bundle::new(&containerd, "odd", &format!("({LOOK}; {CPUS}) >/result; umask >/own"));
+    let bundle = bundle.started_by(starter);
+    let shim = bundle.start_shim().expect("start the shim");
+    shim.create().expect("create the container");
+    assert_eq!(shim.run_to_end(), Ok(0));
+    shim.shutdown();
+    let result = fs::read_to_string(bundle.path.join("rootfs/result")).expect("the output");
+    let none = "0022\nSigBlk: 0000000000000000 SigIgn: 0000000000000000 \n";
+    assert!(result.starts_with(none), "{result}");
+    assert!(!result.contains("Cpus_allowed_list:\t0\n"), "{result}");
+}
