@@ -12,10 +12,13 @@ use integration::{on_each_containerd, spec};
 on_each_containerd!(
     starting what_containerd_inherited_does_not_reach_a_container,
     all_cpus_are_the_containers,
+    a_limit_above_containerds_own,
 );
 
 on_each_containerd!(
     a_cpuset_is_kept,
+    each_process_has_its_own_limits,
+    priorities_rise_and_memory_is_locked,
     an_exec_finds_the_inits_keys,
     no_other_container_has_a_containers_keys,
 );
@@ -61,6 +64,81 @@ fn run(container: &Container<'_>, id: &str, process: serde_json::Value) -> Strin
     let output = exec.stdio().output();
     assert_eq!(code, 0, "{output}");
     output
+}
+
+/// Returns limits of a spec.
+fn limits(list: &[(&str, u64)]) -> serde_json::Value {
+    let limit = |(kind, value): &(&str, u64)| serde_json::json!({ "type": format!("RLIMIT_{kind}"), "soft": value, "hard": value });
+    list.iter().map(limit).collect()
+}
+
+/// CAP_SYS_RESOURCE, with which hard limits can be raised, in the mask of capabilities(7).
+fn may_raise_limits() -> bool {
+    let status = fs::read_to_string("/proc/self/status").expect("read this process's status");
+    let mask = status.lines().find_map(|line| line.strip_prefix("CapEff:")).expect("a mask");
+    u64::from_str_radix(mask.trim(), 16).expect("a hexadecimal mask") & 1 << 24 != 0
+}
+
+/// Where the kernel lets containerd, an init and its execs get it, and no other process does.
+fn a_limit_above_containerds_own(version: Version) {
+    let containerd = Containerd::start_by(version, "ulimit -n 4000; exec");
+    let script = "ulimit -Hn; ulimit -n; sleep 1000";
+    let container = containerd.shell("many-files", script).spec(|s| {
+        s["process"]["rlimits"] = limits(&[("NOFILE", 5000)]);
+    });
+    if !may_raise_limits() {
+        let error = container.try_create().and_then(|c| c.start()).expect_err("it takes privilege");
+        let named = "process.rlimits: RLIMIT_NOFILE: hard limit 5000; expected at most 4000";
+        assert!(runc(&containerd) || error.message().contains(named), "{error}");
+        return;
+    }
+    let container = container.start();
+    assert_eq!(container.stdio().wait_for_output("5000\n5000\n"), "5000\n5000\n");
+    let mut process = spec::process(&["sh", "-c", "ulimit -Hn"]);
+    process["rlimits"] = limits(&[("NOFILE", 6000)]);
+    assert_eq!(run(&container, "more", process.clone()), "6000\n");
+    process["rlimits"] = limits(&[]);
+    assert_eq!(run(&container, "default", process), "4000\n");
+}
+
+/// A limit below containerd's is lowered for one process alone.
+fn each_process_has_its_own_limits(containerd: Containerd) {
+    let script = "ulimit -Hn; sleep 1000";
+    let container = containerd.shell("few-files", script).spec(|s| {
+        s["process"]["rlimits"] = limits(&[("NOFILE", 100)]);
+    });
+    let container = container.start();
+    assert_eq!(container.stdio().wait_for_output("100\n"), "100\n");
+    let mut process = spec::process(&["sh", "-c", "ulimit -Hn"]);
+    process["rlimits"] = limits(&[("NOFILE", 200)]);
+    assert_eq!(run(&container, "more", process), "200\n");
+}
+
+/// In a user namespace, CAP_SYS_NICE and CAP_IPC_LOCK count for nothing, and limits stand in
+/// for them.
+fn priorities_rise_and_memory_is_locked(containerd: Containerd) {
+    let script = "/usr/bin/perl -e 'setpriority(0, 0, -5); print getpriority(0, 0), qq(\\n)'; \
+                  ulimit -l";
+    let container = with_perl(containerd.shell("fast", script)).spec(|s| {
+        for set in ["bounding", "effective", "permitted"] {
+            s["process"]["capabilities"][set] = serde_json::json!(["CAP_SYS_NICE", "CAP_IPC_LOCK"]);
+        }
+    });
+    let (code, output) = container.start().finish();
+    match may_raise_limits() || runc(&containerd) {
+        true => assert!(output.starts_with("-5\n"), "{code} {output}"),
+        false => {
+            assert!(!output.starts_with("-5\n"), "{output}");
+            let log = containerd.log();
+            for told in ["CAP_SYS_NICE: priorities rise", "CAP_IPC_LOCK: memory is locked"] {
+                assert!(log.contains(told), "{log}");
+            }
+        }
+    }
+    assert!(
+        !may_raise_limits() || output.ends_with("unlimited\n") || runc(&containerd),
+        "{output}"
+    );
 }
 
 const CPUS: &str = "grep Cpus_allowed_list /proc/self/status";

@@ -48,6 +48,7 @@ impl Boot {
         let newborn = Newborn {
             plan: &plan,
             process,
+            limits: &self.limits,
             tree: &tree,
             terminal: terminal.as_ref(),
             donated: &donated,

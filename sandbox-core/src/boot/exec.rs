@@ -35,6 +35,7 @@ impl Boot {
         let (channel, child_channel) = Channel::pair()?;
         let joining = Joining {
             process,
+            limits: &self.limits,
             container: &container,
             init: &init,
             terminal: terminal.as_ref(),

@@ -35,7 +35,7 @@ use crate::error::{Context, Error, Failure, Result};
 use crate::spec::plan::{IdMapping, Mappings};
 use crate::sys::clone::SingleThreaded;
 use crate::sys::network::{bring_loopback_up, write_sysctl};
-use crate::sys::process::die_with_parent;
+use crate::sys::process::{Rlimit, die_with_parent, own_rlimits};
 use crate::types::PodPid;
 
 /// The sandbox process once it is up.
@@ -49,6 +49,8 @@ pub(crate) struct Boot {
     identities: Mappings,
     own_id: OwnId,
     alone: SingleThreaded,
+    /// The resource limits that boot started with: containerd's.
+    limits: Vec<Rlimit>,
     trees_made: u64,
 }
 
@@ -99,6 +101,7 @@ fn start(flags: &BootFlags, descriptors: Descriptors) -> Result<Boot> {
         identities: one_to_one(&birth),
         own_id,
         alone,
+        limits: own_rlimits().context(|| "prlimit")?,
         trees_made: 0,
     })
 }

@@ -12,12 +12,14 @@ use crate::container::join_info::JoinInfo;
 use crate::container::terminal::Terminal;
 use crate::error::{Context, Result};
 use crate::spec::plan::ProcessPlan;
-use crate::sys::process::{become_root, exit_now, set_dumpable};
+use crate::sys::process::{Rlimit, become_root, exit_now, set_dumpable};
 
 /// The input of an exec'd process.
 #[derive(Clone, Copy)]
 pub(crate) struct Joining<'a> {
     pub(crate) process: &'a ProcessPlan,
+    /// The limits with which boot started.
+    pub(crate) limits: &'a [Rlimit],
     pub(crate) container: &'a JoinInfo,
     pub(crate) init: &'a OwnedFd,
     pub(crate) terminal: Option<&'a Terminal>,
@@ -49,5 +51,5 @@ fn to_execve(joining: Joining<'_>) -> Result<Prepared<'_>> {
         become_root().context(|| "become root of the container's user namespace")?;
     }
     let seccomp = joining.container.seccomp.as_ref();
-    Prepared::new(joining.process, seccomp, joining.terminal.is_some(), own_files)
+    Prepared::new(joining.process, joining.limits, seccomp, joining.terminal.is_some(), own_files)
 }

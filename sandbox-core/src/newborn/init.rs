@@ -16,13 +16,15 @@ use crate::error::{Context, Result};
 use crate::spec::plan::{ContainerPlan, ProcessPlan};
 use crate::sys::clone::SingleThreaded;
 use crate::sys::mount::{AttrChange, mount_setattr_at};
-use crate::sys::process::{become_root, exit_now, set_dumpable};
+use crate::sys::process::{Rlimit, become_root, exit_now, set_dumpable};
 
 /// The input of a container's init. The init is a copy of boot, so none of it is sent.
 #[derive(Clone, Copy)]
 pub(crate) struct Newborn<'a> {
     pub(crate) plan: &'a ContainerPlan,
     pub(crate) process: &'a ProcessPlan,
+    /// The limits with which boot started.
+    pub(crate) limits: &'a [Rlimit],
     pub(crate) tree: &'a Tree,
     pub(crate) terminal: Option<&'a Terminal>,
     pub(crate) donated: &'a Donated,
@@ -62,7 +64,8 @@ fn to_gate(newborn: Newborn<'_>) -> Result<Prepared<'_>> {
     mounts::finish(tree, plan)?;
     set_root_propagation(plan)?;
     names::set_own(plan, sysctls)?;
-    Prepared::new(process, newborn.donated.seccomp.as_ref(), newborn.terminal.is_some(), own_files)
+    let seccomp = newborn.donated.seccomp.as_ref();
+    Prepared::new(process, newborn.limits, seccomp, newborn.terminal.is_some(), own_files)
 }
 
 /// Changes from boot's root to the container's.

@@ -17,7 +17,7 @@ use crate::container::donated::Seccomp;
 use crate::container::paths::PROC;
 use crate::error::{Context, Error, FailureKind, Result};
 use crate::spec::plan::{CapabilitySets, ProcessPlan};
-use crate::sys::process as sys;
+use crate::sys::process::{self as sys, Rlimit};
 
 /// The file mode creation mask of a process whose spec has none, as under runc.
 const DEFAULT_UMASK: u32 = 0o022;
@@ -65,16 +65,14 @@ impl<'a> Prepared<'a> {
     /// Applies the plan. The process is in the container's root already.
     pub(super) fn new(
         process: &ProcessPlan,
+        limits: &[Rlimit],
         seccomp: Option<&'a Seccomp>,
         has_terminal: bool,
         own_files: OwnProcFiles,
     ) -> Result<Self> {
         begin_session(has_terminal)?;
         set_scheduling(process)?;
-        for limit in &process.rlimits {
-            sys::set_rlimit(*limit)
-                .context(|| format!("process.rlimits: set {limit:?} (raising takes privilege)"))?;
-        }
+        set_limits(process, limits)?;
         let home = lookup::home_directory(process);
         // Without no_new_privileges, loading a filter takes CAP_SYS_ADMIN, which the next
         // steps drop. With it, the filter is loaded last.
@@ -124,6 +122,9 @@ fn begin_session(has_terminal: bool) -> Result<()> {
 
 fn set_scheduling(process: &ProcessPlan) -> Result<()> {
     if let Some(scheduler) = &process.scheduler {
+        if let Some(limit) = scheduler.limit() {
+            use_whole_limit(limit.resource)?;
+        }
         sys::set_scheduler(scheduler).context(|| "process.scheduler: sched_setattr")?;
     }
     if let Some(priority) = process.io_priority {
@@ -138,6 +139,26 @@ fn set_scheduling(process: &ProcessPlan) -> Result<()> {
             .context(|| "linux.personality")?;
     }
     umask(Mode::from_raw_mode(process.umask.unwrap_or(DEFAULT_UMASK) & 0o777));
+    Ok(())
+}
+
+/// Raises the soft limit to the hard one, which the shim has raised as far as the spec asks.
+fn use_whole_limit(resource: u32) -> Result<()> {
+    let own = sys::rlimit_of(0, resource).context(|| "prlimit")?;
+    sys::set_rlimit(Rlimit { soft: own.hard, ..own }).context(|| format!("raise {}", own.name()))
+}
+
+/// Sets the limits of the spec, and each other one to what boot started with: the shim may
+/// have raised boot's since, for a process whose spec has a higher one.
+fn set_limits(process: &ProcessPlan, of_boot: &[Rlimit]) -> Result<()> {
+    for inherited in of_boot {
+        let given = process.rlimits.iter().find(|limit| limit.resource == inherited.resource);
+        let limit = given.unwrap_or(inherited);
+        sys::set_rlimit(*limit).context(|| {
+            let (name, soft, hard) = (limit.name(), limit.soft, limit.hard);
+            format!("process.rlimits: {name}: set {soft}, at most {hard}")
+        })?;
+    }
     Ok(())
 }
 

@@ -16,6 +16,7 @@ mod child;
 mod clean_up;
 mod executable;
 mod gofer_run;
+mod limits;
 mod process;
 mod spawn;
 mod state;

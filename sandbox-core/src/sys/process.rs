@@ -132,14 +132,61 @@ pub struct Rlimit {
     pub hard: u64,
 }
 
-/// Sets a resource limit: setrlimit(2).
+/// The names of the kernel's resources, by their number.
+const RESOURCES: [&str; 16] = [
+    "RLIMIT_CPU",
+    "RLIMIT_FSIZE",
+    "RLIMIT_DATA",
+    "RLIMIT_STACK",
+    "RLIMIT_CORE",
+    "RLIMIT_RSS",
+    "RLIMIT_NPROC",
+    "RLIMIT_NOFILE",
+    "RLIMIT_MEMLOCK",
+    "RLIMIT_AS",
+    "RLIMIT_LOCKS",
+    "RLIMIT_SIGPENDING",
+    "RLIMIT_MSGQUEUE",
+    "RLIMIT_NICE",
+    "RLIMIT_RTPRIO",
+    "RLIMIT_RTTIME",
+];
+
+impl Rlimit {
+    /// Returns the name of its resource.
+    pub fn name(&self) -> &'static str {
+        RESOURCES.get(self.resource as usize).copied().unwrap_or("an unknown limit")
+    }
+}
+
+/// Sets a resource limit of this process: prlimit(2).
 pub fn set_rlimit(limit: Rlimit) -> io::Result<()> {
+    set_rlimit_of(0, limit)
+}
+
+/// Sets a resource limit of a process, or of this one for 0: prlimit(2).
+pub fn set_rlimit_of(pid: i32, limit: Rlimit) -> io::Result<()> {
     let value = libc::rlimit64 { rlim_cur: limit.soft, rlim_max: limit.hard };
-    // SAFETY: pid 0 is this process; `value` outlives the call; no old value is asked for.
+    let none = ptr::null::<u8>();
+    // SAFETY: `value` outlives the call; no old value is asked for.
     check(unsafe {
-        libc::syscall(libc::SYS_prlimit64, 0, limit.resource, &raw const value, ptr::null::<u8>())
+        libc::syscall(libc::SYS_prlimit64, pid, limit.resource, &raw const value, none)
     })?;
     Ok(())
+}
+
+/// Returns a resource limit of a process, or of this one for 0: prlimit(2).
+pub fn rlimit_of(pid: i32, resource: u32) -> io::Result<Rlimit> {
+    let mut value = libc::rlimit64 { rlim_cur: 0, rlim_max: 0 };
+    let none = ptr::null::<u8>();
+    // SAFETY: no new value is given; the kernel writes the old one to `value`.
+    check(unsafe { libc::syscall(libc::SYS_prlimit64, pid, resource, none, &raw mut value) })?;
+    Ok(Rlimit { resource, soft: value.rlim_cur, hard: value.rlim_max })
+}
+
+/// Returns all resource limits of this process.
+pub fn own_rlimits() -> io::Result<Vec<Rlimit>> {
+    (0..).take(RESOURCES.len()).map(|resource| rlimit_of(0, resource)).collect()
 }
 
 /// Attributes of sched_setattr(2), in the kernel's units.
@@ -159,6 +206,21 @@ pub struct Scheduler {
     pub deadline: u64,
     /// Period in nanoseconds.
     pub period: u64,
+}
+
+impl Scheduler {
+    /// Returns the limit with which a process without CAP_SYS_NICE may set this: sched(7),
+    /// getrlimit(2). `None` if any process may, or none may.
+    pub fn limit(&self) -> Option<Rlimit> {
+        let (resource, value) = match self.policy as i32 {
+            libc::SCHED_FIFO | libc::SCHED_RR => (libc::RLIMIT_RTPRIO, self.priority.into()),
+            libc::SCHED_OTHER | libc::SCHED_BATCH if self.nice < 0 => {
+                (libc::RLIMIT_NICE, u64::from((20 - self.nice).unsigned_abs()))
+            }
+            _ => return None,
+        };
+        Some(Rlimit { resource, soft: value, hard: value })
+    }
 }
 
 /// Sets this process's scheduling: sched_setattr(2).

@@ -193,6 +193,9 @@ async fn create_init(
     if cgroup.is_divided_by(container) {
         cgroup.delegate(owner.uid, owner.gid)?;
     }
+    if let Some(process) = &container.process {
+        boot.sandbox.raise_limits(process)?;
+    }
     let procs = procs_to_join(boot.root == plan.id, &plan.plan, cgroup, None)?;
     let reply = ask_to_create(shim, plan, boot, procs, &donated, capacity).await?;
     cgroup.settled();

@@ -2,6 +2,9 @@
 
 use std::os::linux::fs::MetadataExt;
 use std::path::Path;
+use std::sync::OnceLock;
+
+use caps::{CapSet, Capability};
 
 use crate::error::{Context, Result};
 use crate::spec::plan::Mappings;
@@ -75,4 +78,17 @@ impl SandboxFacts {
 /// plans, it is the host's.
 pub(super) fn own(name: &str) -> Option<NamespaceId> {
     NamespaceId::of(&Path::new("/proc/self/ns").join(name)).ok()
+}
+
+/// The inode number of the first user namespace: the kernel's `PROC_USER_INIT_INO`.
+const FIRST_USER_NAMESPACE: u64 = 0xEFFF_FFFD;
+
+/// Whether this process may raise hard limits (getrlimit(2)): it has CAP_SYS_RESOURCE in the
+/// first user namespace. That does not change while it runs.
+pub(super) fn may_raise_limits() -> bool {
+    static MAY: OnceLock<bool> = OnceLock::new();
+    *MAY.get_or_init(|| {
+        own("user").is_some_and(|namespace| namespace.inode == FIRST_USER_NAMESPACE)
+            && caps::has_cap(None, CapSet::Effective, Capability::CAP_SYS_RESOURCE).unwrap_or(false)
+    })
 }

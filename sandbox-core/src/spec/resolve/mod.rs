@@ -81,7 +81,7 @@ pub fn plan(spec: &Spec, context: &Context<'_>) -> Result<Plan> {
 
     let container = ContainerPlan {
         id: context.id.into(),
-        process: first_process(spec, linux, ids)?,
+        process: first_process(spec, linux, ids, user.made)?,
         namespaces: resolved.namespaces,
         pids_of: resolved.pids_of,
         user_namespace: user.made,
@@ -100,9 +100,14 @@ pub fn plan(spec: &Spec, context: &Context<'_>) -> Result<Plan> {
     let annotations = spec.annotations().clone().unwrap_or_default();
     let mut powerless = Vec::new();
     if let Some(process) = &container.process {
-        let powers = Powers { user_namespace: user.made, network: &resolved.network };
+        let powers = Powers {
+            user_namespace: user.made,
+            network: &resolved.network,
+            limits_stand_in: facts::may_raise_limits(),
+        };
         powerless.extend(powerless::capabilities(&process.capabilities, powers));
         if user.made {
+            powerless.extend(rlimits::cut(&process.rlimits));
             powerless.extend(powerless::propagation(
                 &container.mounts,
                 &mounts.delivered,
@@ -173,12 +178,20 @@ fn rootfs(spec: &Spec, context: &Context<'_>) -> Result<PathBuf> {
     Ok(path)
 }
 
-fn first_process(spec: &Spec, linux: &Linux, ids: Ids) -> Result<Option<ProcessPlan>> {
+fn first_process(
+    spec: &Spec,
+    linux: &Linux,
+    ids: Ids,
+    user_namespace: bool,
+) -> Result<Option<ProcessPlan>> {
     if pod::is_pause(spec) {
         return Ok(None);
     }
     match spec.process() {
-        Some(process) => process::first(process, linux.personality().as_ref(), ids).map(Some),
+        Some(process) => {
+            let personality = linux.personality().as_ref();
+            process::first(process, personality, ids, user_namespace).map(Some)
+        }
         None => refuse("process", "is missing; expected the program to run"),
     }
 }

@@ -12,6 +12,8 @@ pub struct Powers<'a> {
     pub user_namespace: bool,
     /// The sandbox's network.
     pub network: &'a Network,
+    /// Whether limits stand in for capabilities (`rlimits.rs`).
+    pub limits_stand_in: bool,
 }
 
 /// Lists the capabilities that a process is granted and that have no power in its
@@ -28,7 +30,7 @@ pub fn capabilities(granted: &CapabilitySets, powers: Powers<'_>) -> Vec<Powerle
         .filter(|entry| reachable & 1 << entry.number != 0)
         .map(|entry| Powerless {
             field: "process.capabilities".into(),
-            lost: format!("CAP_{}: {}", entry.name, entry.lost),
+            lost: format!("CAP_{}: {}", entry.name, entry.lost(powers)),
             instead: NO_USER_NAMESPACE.into(),
             by_default: entry.by_default,
         })
@@ -100,6 +102,20 @@ struct Entry {
     by_default: bool,
 }
 
+/// What two capabilities lose even where limits stand in for them.
+const BESIDE_LIMITS: [(u32, &str); 2] = [
+    (14, "SHM_LOCK and huge pages count against containerd's RLIMIT_MEMLOCK"),
+    (23, "deadlines, real-time I/O priority and other users' processes are out of reach"),
+];
+
+impl Entry {
+    fn lost(&self, powers: Powers<'_>) -> &'static str {
+        let beside = BESIDE_LIMITS.iter().filter(|_| powers.limits_stand_in);
+        let found = beside.filter(|(number, _)| *number == self.number).map(|(_, lost)| *lost);
+        found.last().unwrap_or(self.lost)
+    }
+}
+
 const fn asked(number: u32, name: &'static str, lost: &'static str) -> Entry {
     Entry { number, name, lost, by_default: false }
 }
@@ -150,7 +166,8 @@ mod tests {
     fn names(bits: &[u32], user_namespace: bool, network: &Network) -> Vec<String> {
         let mask = bits.iter().fold(0, |mask, bit| mask | 1 << bit);
         let granted = CapabilitySets { permitted: mask, bounding: mask, ..Default::default() };
-        let lost = capabilities(&granted, Powers { user_namespace, network });
+        let lost =
+            capabilities(&granted, Powers { user_namespace, network, limits_stand_in: false });
         lost.iter().map(|p| p.lost.split(':').next().unwrap().to_owned()).collect()
     }
 

@@ -5,6 +5,7 @@ use oci_spec::runtime::{
 };
 
 use super::check::{absolute, refuse, without_nul};
+use super::facts::may_raise_limits;
 use super::ids::Ids;
 use super::{capabilities, labels, rlimits, scheduling};
 use crate::error::Result;
@@ -21,6 +22,9 @@ pub struct ProcessDefaults {
     pub no_new_keyring: bool,
     /// The user and group IDs that exist in the container.
     pub ids: Ids,
+    /// Whether the process is in a user namespace, where limits must stand in for
+    /// some capabilities, and this process may raise them that far.
+    pub limits_stand_in: bool,
 }
 
 impl ProcessDefaults {
@@ -31,6 +35,7 @@ impl ProcessDefaults {
             personality: process.and_then(|process| process.personality),
             no_new_keyring: process.is_some_and(|process| process.no_new_keyring),
             ids: Ids::of(plan.container.user_namespace, plan.host.mappings.as_ref()),
+            limits_stand_in: plan.container.user_namespace && may_raise_limits(),
         }
     }
 }
@@ -52,9 +57,11 @@ pub(super) fn first(
     process: &Process,
     personality: Option<&LinuxPersonality>,
     ids: Ids,
+    user_namespace: bool,
 ) -> Result<ProcessPlan> {
     let personality = personality.map(persona).transpose()?;
-    common(process, &ProcessDefaults { personality, no_new_keyring: false, ids })
+    let limits_stand_in = user_namespace && may_raise_limits();
+    common(process, &ProcessDefaults { personality, no_new_keyring: false, ids, limits_stand_in })
 }
 
 fn common(process: &Process, defaults: &ProcessDefaults) -> Result<ProcessPlan> {
@@ -64,6 +71,11 @@ fn common(process: &Process, defaults: &ProcessDefaults) -> Result<ProcessPlan> 
     let user = process.user();
     let additional_gids = user.additional_gids().clone().unwrap_or_default();
     check_user(user, &additional_gids, &defaults.ids)?;
+    let capabilities = capabilities::plan(process.capabilities().as_ref())?;
+    let mut rlimits = rlimits::plan(process.rlimits().as_deref().unwrap_or_default())?;
+    if defaults.limits_stand_in {
+        rlimits::stand_in(&capabilities, &mut rlimits);
+    }
     Ok(ProcessPlan {
         args: args(process.args().as_deref().unwrap_or_default())?,
         env: env(process.env().as_deref().unwrap_or_default())?,
@@ -73,8 +85,8 @@ fn common(process: &Process, defaults: &ProcessDefaults) -> Result<ProcessPlan> 
         additional_gids,
         umask: user.umask().map(umask).transpose()?,
         terminal: terminal(process.terminal(), process.console_size())?,
-        capabilities: capabilities::plan(process.capabilities().as_ref())?,
-        rlimits: rlimits::plan(process.rlimits().as_deref().unwrap_or_default())?,
+        capabilities,
+        rlimits,
         oom_score_adj: process.oom_score_adj().map(oom_score_adj).transpose()?,
         no_new_privileges: process.no_new_privileges().unwrap_or(false),
         personality: defaults.personality,
