@@ -267,7 +267,13 @@ fn sysctls_are_set(containerd: Containerd) {
 }
 
 fn privileged_pods_see_the_host(containerd: Containerd) {
-    let pod = containerd.pod_with("privileged", |config| pod_security(config).privileged = true);
+    let pod = containerd.pod_with("privileged", |config| {
+        pod_security(config).privileged = true;
+        // Before 2.0, only the kubelet's log directory shows who asks.
+        let pod = config.metadata.as_ref().expect("metadata");
+        let name = format!("{}_{}_{}", pod.namespace, pod.name, pod.uid);
+        config.log_directory = format!("{}/{name}", config.log_directory);
+    });
     let container =
         pod.container("main", "sleep 1000", |config| security(config).privileged = true);
     let capabilities = container.ask("grep CapEff /proc/self/status | cut -f2");

@@ -36,7 +36,7 @@ fn main() {
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     match args[..] {
         ["mounts"] => mounts_everywhere(),
-        ["newborns"] => newborns(),
+        ["newborns", name] => newborns(name),
         ["executable"] => executable(),
         ["--control", ref list @ ..] => print_failing(list),
         ["--one", number, ref list @ ..] => try_one(list, number.parse().expect("a number")),
@@ -63,7 +63,7 @@ fn attacks(list: &[&str]) -> Vec<Attack> {
         ["mounts"] => on_mounts(),
         ["process", pid] => on_process(pid.parse().expect("a PID")),
         ["change", file] => on_executable(file),
-        _ => panic!("attacker: mounts, process PID, newborns, executable or change FILE"),
+        _ => panic!("attacker: mounts, process PID, newborns NAME, executable or change FILE"),
     }
 }
 
@@ -336,8 +336,17 @@ fn on_process(pid: i32) -> Vec<Attack> {
 }
 
 fn trace(pid: i32) -> bool {
+    use nix::sys::ptrace::{Options, detach, interrupt, seize};
+    use nix::sys::wait::{WaitPidFlag, waitpid};
     let pid = nix::unistd::Pid::from_raw(pid);
-    nix::sys::ptrace::seize(pid, nix::sys::ptrace::Options::empty()).is_ok()
+    let traced = seize(pid, Options::empty()).is_ok();
+    if traced {
+        // Its parent could not collect it before its tracer has let it go.
+        let _ = interrupt(pid);
+        let _ = waitpid(pid, Some(WaitPidFlag::__WALL));
+        let _ = detach(pid, None);
+    }
+    traced
 }
 
 fn pidfd(pid: i32) -> Option<OwnedFd> {
@@ -361,24 +370,32 @@ fn enters(pid: i32, flags: CloneFlags) -> bool {
 }
 
 /// Attacks every process except boot and itself, as soon as each appears, until
-/// it is killed.
-fn newborns() {
+/// it is killed. Reports what it got of those that had this name even afterwards:
+/// execve gives a process another one.
+fn newborns(name: &str) {
     println!("waiting");
     let own = std::process::id().cast_signed();
     loop {
         let entries = fs::read_dir("/proc").expect("read /proc").flatten();
         let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
         for pid in pids.filter(|pid| ![1, own].contains(pid)) {
-            get_at(pid);
+            get_at(pid, name);
         }
     }
 }
 
 /// Tries the shortest ways to the resources of a process. Those that change
 /// this process come last.
-fn get_at(pid: i32) {
+fn get_at(pid: i32, name: &str) {
+    let named = || {
+        let read = fs::read_to_string(format!("/proc/{pid}/comm"));
+        read.is_ok_and(|read| read.trim_end() == name)
+    };
+    if !named() {
+        return;
+    }
     let report = |succeeded: bool, what: &str| {
-        if succeeded {
+        if succeeded && named() {
             println!("{what} of {pid}");
         }
     };

@@ -9,6 +9,7 @@ use crate::container::channel::Channel;
 use crate::container::donated::Donated;
 use crate::container::join_info::JoinInfo;
 use crate::container::namespaces::clone_flags;
+use crate::container::outside_ids::OutsideIds;
 use crate::container::tree::Tree;
 use crate::container::{shared_names, terminal};
 use crate::control::message::{Donations, Done};
@@ -23,13 +24,17 @@ impl Boot {
     pub(super) fn create(
         &mut self,
         number: u64,
-        plan: ContainerPlan,
+        mut plan: ContainerPlan,
         donations: Donations,
         descriptors: Vec<OwnedFd>,
     ) -> Result<()> {
         self.containers.check_free(&plan.id)?;
         let mounts = self.mounts.take(&plan.id)?;
         shared_names::set_shared(&plan, self.own_id)?;
+        let ids = plan.mappings.clone().map(OutsideIds).or_else(|| self.ids.clone());
+        if let Some(ids) = &ids {
+            ids.apply(&mut plan)?;
+        }
         let Some(process) = &plan.process else {
             let join_info = Rc::new(JoinInfo::pause(&plan));
             self.containers.insert(plan.id, Container { init: None, join_info });
@@ -38,8 +43,9 @@ impl Boot {
         };
         let donated = Donated::sort(donations, descriptors)?;
         self.trees_made += 1;
-        let mut tree = Tree::build(self.trees_made, &plan, mounts)?;
-        let terminal = terminal::make(process, tree.terminals())?;
+        let root = self.own_id.container_root();
+        let mut tree = Tree::build(self.trees_made, &plan, mounts, root)?;
+        let terminal = terminal::make(process, tree.terminals(), ids.as_ref())?;
         if let Some(terminal) = &terminal {
             tree.place_console(terminal)?;
         }
@@ -52,12 +58,14 @@ impl Boot {
             tree: &tree,
             terminal: terminal.as_ref(),
             donated: &donated,
+            users: self.users.as_ref(),
+            root,
             channel: newborn::Channel(child_channel.as_fd()),
             alone: &self.alone,
         };
         let (pid, pidfd) = self.clone_init(newborn)?;
         drop(child_channel);
-        let join_info = Rc::new(JoinInfo::new(&plan, &mut tree, donated.seccomp));
+        let join_info = Rc::new(JoinInfo::new(&plan, &mut tree, donated.seccomp, ids));
         let gate_pidfd = pidfd.try_clone().context(|| "dup of a pidfd")?;
         let init = Init { pid, pidfd, gate: None, running: true, mounts: None };
         let process = ProcessId::init(&plan.id);
@@ -71,6 +79,7 @@ impl Boot {
             channel,
             stage: Stage::ToGate,
             tree: Some(tree),
+            mappings: plan.mappings,
         })
     }
 

@@ -31,7 +31,7 @@ impl Boot {
         let donated = Donated::sort(donations, descriptors)?;
         let init = self.containers.running_init(&id)?;
         let container = Rc::clone(&self.containers.get(&id)?.join_info);
-        let terminal = terminal::make(process, container.terminals())?;
+        let terminal = terminal::make(process, container.terminals(), container.ids.as_ref())?;
         let (channel, child_channel) = Channel::pair()?;
         let joining = Joining {
             process,
@@ -55,6 +55,7 @@ impl Boot {
             channel,
             stage: Stage::Executing,
             tree: None,
+            mappings: None,
         })
     }
 

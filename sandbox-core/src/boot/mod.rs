@@ -26,14 +26,15 @@ use descriptors::Descriptors;
 use mounts_channel::MountsChannel;
 use table::Table;
 
+use crate::container::outside_ids::OutsideIds;
 use crate::container::own_id::OwnId;
 use crate::control::donation::{Birth, BootFlags, STARTED};
 use crate::control::encoding::Message;
 use crate::control::message::{Done, Upward};
 use crate::control::packet::send_packet_for;
 use crate::error::{Context, Error, Failure, Result};
-use crate::spec::plan::{IdMapping, Mappings};
 use crate::sys::clone::SingleThreaded;
+use crate::sys::namespace;
 use crate::sys::network::{bring_loopback_up, write_sysctl};
 use crate::sys::process::{Rlimit, die_with_parent, own_rlimits};
 use crate::types::PodPid;
@@ -45,9 +46,11 @@ pub(crate) struct Boot {
     containers: Table,
     events: events::Events,
     own_pid_namespace: OwnedFd,
-    /// The mappings of a container's user namespace: the sandbox's IDs, one to one.
-    identities: Mappings,
+    /// The user namespace of the pod's containers, if the sandbox has one.
+    users: Option<OwnedFd>,
     own_id: OwnId,
+    /// The containers' IDs outside, likewise.
+    ids: Option<OutsideIds>,
     alone: SingleThreaded,
     /// The resource limits that boot started with: containerd's.
     limits: Vec<Rlimit>,
@@ -84,10 +87,11 @@ fn start(flags: &BootFlags, descriptors: Descriptors) -> Result<Boot> {
     let alone = SingleThreaded::prove().context(|| "start as the sandbox process")?;
     set_up_network(&birth)?;
     let own_pid_namespace = open_own_pid_namespace()?;
+    let users = birth.mappings.as_ref().map(|_| open_pod_user_namespace()).transpose()?;
     root::enter_empty()?;
     let own_id = OwnId::of(&birth);
     if flags.apply_caps {
-        privileges::drop_all_but_needed(own_id)?;
+        privileges::drop_all_but_needed()?;
     }
     own_id.close_proc_files()?;
     die_with_parent().context(|| "prctl PR_SET_PDEATHSIG")?;
@@ -98,8 +102,9 @@ fn start(flags: &BootFlags, descriptors: Descriptors) -> Result<Boot> {
         mounts: MountsChannel::new(descriptors.mounts),
         containers: Table::default(),
         own_pid_namespace,
-        identities: one_to_one(&birth),
+        users,
         own_id,
+        ids: birth.mappings.map(OutsideIds),
         alone,
         limits: own_rlimits().context(|| "prlimit")?,
         trees_made: 0,
@@ -132,12 +137,12 @@ fn open_own_pid_namespace() -> Result<OwnedFd> {
     std::fs::File::open(path).map(OwnedFd::from).context(|| format!("open {path}"))
 }
 
-/// Returns the sandbox's IDs, each mapped to itself.
-fn one_to_one(birth: &Birth) -> Mappings {
-    let lines = |ids: &[(u32, u32)]| {
-        ids.iter().map(|&(id, size)| IdMapping { inside: id, outside: id, size }).collect()
-    };
-    Mappings { uids: lines(&birth.user_ids), gids: lines(&birth.group_ids) }
+/// Opens the user namespace of the pod's containers, which owns the UTS namespace that
+/// boot is in.
+fn open_pod_user_namespace() -> Result<OwnedFd> {
+    let path = "/proc/self/ns/uts";
+    let uts = std::fs::File::open(path).context(|| format!("open {path}"))?;
+    namespace::owner(uts).context(|| "open the pod's user namespace")
 }
 
 impl Boot {

@@ -5,7 +5,7 @@
 //!     │                                            │
 //!     └────────────── a failure, or death ─────────┘──▶ the request fails
 //! ```
-//! Before its gate a process may request the maps of its user namespace once.
+//! Before its gate a process may request the maps of a user namespace of its own, once.
 //! An exec'd process has no gate: it goes from cloned to running.
 
 use std::os::fd::{AsFd, OwnedFd};
@@ -45,12 +45,13 @@ impl Boot {
         }
     }
 
-    /// Gives a process's new user namespace the sandbox's IDs.
-    fn map(&mut self, pending: Pending) {
-        let mapped = self
-            .identities
-            .write(format!("{PROC}/{}", pending.pid.0))
-            .and_then(|()| pending.channel.let_go_on());
+    /// Gives the new user namespace of a process its IDs.
+    fn map(&mut self, mut pending: Pending) {
+        let wanted = || Error::internal("a process wants a user namespace of its own");
+        let mapped = pending.mappings.take().ok_or_else(wanted).and_then(|mappings| {
+            mappings.write(format!("{PROC}/{}", pending.pid.0))?;
+            pending.channel.let_go_on()
+        });
         match mapped {
             // More messages follow.
             Ok(()) => drop(self.expect(pending)),

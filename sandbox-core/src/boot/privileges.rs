@@ -1,9 +1,7 @@
 //! Drops the privileges that boot does not need once it is up.
 
 use caps::{CapSet, Capability, CapsHashSet};
-use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
 
-use crate::container::own_id::OwnId;
 use crate::error::{Context, Error, Result};
 use crate::sys::process::separate_ids_from_capabilities;
 
@@ -28,23 +26,19 @@ const NEEDED: [Capability; 10] = [
     Capability::CAP_SYS_CHROOT,
 ];
 
-/// Changes from ID 0 to boot's own, with only the needed capabilities.
-pub(super) fn drop_all_but_needed(own: OwnId) -> Result<()> {
+/// Keeps only the needed capabilities.
+pub(super) fn drop_all_but_needed() -> Result<()> {
     let needed: CapsHashSet = NEEDED.into_iter().collect();
     for capability in caps::all().difference(&needed) {
         // The kernel may not know it.
         let _ = caps::drop(None, CapSet::Bounding, *capability);
     }
-    // From here on a change of IDs leaves the capabilities alone. A container's user
-    // namespace does not inherit that.
+    // From here on a change of IDs leaves the capabilities alone, should the containers'
+    // root be the host's. A container's user namespace does not inherit that.
     separate_ids_from_capabilities().context(|| "prctl PR_SET_SECUREBITS")?;
-    setgroups(&[]).context(|| "setgroups")?;
-    let gid = Gid::from_raw(own.id());
-    setresgid(gid, gid, gid).context(|| format!("setresgid {gid}"))?;
-    let uid = Uid::from_raw(own.id());
-    setresuid(uid, uid, uid).context(|| format!("setresuid {uid}"))?;
     set(CapSet::Effective, &needed)?;
     set(CapSet::Permitted, &needed)?;
+    // With the inheritable capabilities go the ambient ones.
     set(CapSet::Inheritable, &CapsHashSet::new())
 }
 

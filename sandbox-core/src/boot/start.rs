@@ -26,6 +26,7 @@ impl Boot {
             channel,
             stage: Stage::Executing,
             tree: None,
+            mappings: None,
         })
     }
 }

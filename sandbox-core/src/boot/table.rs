@@ -8,6 +8,7 @@ use crate::container::channel::Channel;
 use crate::container::join_info::JoinInfo;
 use crate::container::tree::Tree;
 use crate::error::{Context, Error, FailureKind, Result};
+use crate::spec::plan::Mappings;
 use crate::types::{PodPid, ProcessId};
 
 /// All containers, and the owners of processes.
@@ -55,6 +56,8 @@ pub(super) struct Pending {
     /// The tree from which its root is made. It is kept until the process is at its gate: its
     /// mounts are the process's own, but it still looks the directory up.
     pub(super) tree: Option<Tree>,
+    /// The mappings of the user namespace that it makes, if that is not the pod's.
+    pub(super) mappings: Option<Mappings>,
 }
 
 /// The event that boot waits for.

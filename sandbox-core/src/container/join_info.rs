@@ -6,6 +6,7 @@ use nix::sched::CloneFlags;
 
 use super::donated::Seccomp;
 use super::namespaces::own_namespaces;
+use super::outside_ids::OutsideIds;
 use super::tree::Tree;
 use crate::spec::plan::ContainerPlan;
 
@@ -20,21 +21,28 @@ pub(crate) struct JoinInfo {
     pids_below: bool,
     terminals: Option<OwnedFd>,
     pub(crate) seccomp: Option<Seccomp>,
+    /// The IDs of its users outside, if it is in a user namespace.
+    pub(crate) ids: Option<OutsideIds>,
 }
 
 impl JoinInfo {
     /// Collects the information of a container that has a process.
-    pub(crate) fn new(plan: &ContainerPlan, tree: &mut Tree, seccomp: Option<Seccomp>) -> Self {
+    pub(crate) fn new(
+        plan: &ContainerPlan,
+        tree: &mut Tree,
+        seccomp: Option<Seccomp>,
+        ids: Option<OutsideIds>,
+    ) -> Self {
         let pids_below = plan.pids_below();
         let (namespaces, terminals) = (own_namespaces(plan), tree.take_terminals());
-        Self { id: plan.id.clone(), namespaces, pids_below, terminals, seccomp }
+        Self { id: plan.id.clone(), namespaces, pids_below, terminals, seccomp, ids }
     }
 
     /// Collects the information of the pause container, which no process joins.
     pub(crate) fn pause(plan: &ContainerPlan) -> Self {
         let namespaces = own_namespaces(plan);
         let id = plan.id.clone();
-        Self { id, namespaces, pids_below: false, terminals: None, seccomp: None }
+        Self { id, namespaces, pids_below: false, terminals: None, seccomp: None, ids: None }
     }
 
     /// Returns the devpts in which terminals are made.

@@ -6,6 +6,7 @@ pub(crate) mod delivered;
 pub(crate) mod donated;
 pub(crate) mod join_info;
 pub(crate) mod namespaces;
+pub(crate) mod outside_ids;
 pub(crate) mod own_id;
 pub(crate) mod paths;
 pub(crate) mod shared_names;

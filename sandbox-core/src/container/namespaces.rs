@@ -22,12 +22,11 @@ pub(crate) fn early_namespaces(plan: &ContainerPlan) -> CloneFlags {
     own_namespaces(plan) & early
 }
 
-/// Returns the own namespaces that belong to the container's user namespace. Its mounts are
-/// copied with it, and the copy is locked.
+/// Returns the own namespaces that are made once the newborn is in the containers' user
+/// namespace, which owns them. The mounts are among them: their copy is locked.
 pub(crate) fn late_namespaces(plan: &ContainerPlan) -> CloneFlags {
-    let own = own_namespaces(plan);
-    let mut late = own - early_namespaces(plan);
-    late.set(CloneFlags::CLONE_NEWNS, own.contains(CloneFlags::CLONE_NEWUSER));
+    let mut late = own_namespaces(plan) - early_namespaces(plan) - CloneFlags::CLONE_NEWUSER;
+    late.set(CloneFlags::CLONE_NEWNS, plan.user_namespace);
     late
 }
 

@@ -7,6 +7,7 @@ use rustix::fs::{Gid, Mode, OFlags, Uid, fchown, openat};
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, ptsname, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
 
+use super::outside_ids::OutsideIds;
 use crate::error::{Context, Error, Result};
 use crate::spec::plan::ProcessPlan;
 
@@ -25,6 +26,7 @@ pub(crate) struct Terminal {
 pub(crate) fn make(
     process: &ProcessPlan,
     devpts: Option<BorrowedFd<'_>>,
+    ids: Option<&OutsideIds>,
 ) -> Result<Option<Terminal>> {
     let Some(wanted) = process.terminal else {
         return Ok(None);
@@ -39,7 +41,8 @@ pub(crate) fn make(
     let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
     let peer = ioctl_tiocgptpeer(&master, flags).context(|| "open the terminal")?;
     // The group stays the devpts's, as tty(1) tools expect.
-    fchown(&peer, Some(Uid::from_raw(process.uid)), None::<Gid>)
+    let uid = ids.map_or(Ok(process.uid), |ids| ids.uid("process.user.uid", process.uid))?;
+    fchown(&peer, Some(Uid::from_raw(uid)), None::<Gid>)
         .context(|| "give the terminal to its user")?;
     let size = Winsize { ws_row: wanted.height, ws_col: wanted.width, ws_xpixel: 0, ws_ypixel: 0 };
     if size.ws_row > 0 || size.ws_col > 0 {

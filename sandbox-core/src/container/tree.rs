@@ -9,6 +9,7 @@ use rustix::io::Errno;
 use rustix::mount::{UnmountFlags, unmount};
 
 use super::delivered::DeliveredMounts;
+use super::own_id::ContainerRoot;
 use super::paths::{CONTAINERS, DEVICES};
 use super::steps::attach::{Attached, Ready, attach, seal};
 use super::steps::container_root::AsContainerRoot;
@@ -25,6 +26,7 @@ use crate::sys::mount::{AttrChange, Depth, attach_at, attach_to, clone_mount, mo
 pub(crate) struct Tree {
     path: String,
     root: OwnedFd,
+    container_root: ContainerRoot,
     own_devices: Option<String>,
     /// How many mounts are at `path`, one on another.
     roots: usize,
@@ -57,9 +59,10 @@ impl Tree {
         number: u64,
         plan: &ContainerPlan,
         mounts: DeliveredMounts,
+        container_root: ContainerRoot,
     ) -> Result<Self> {
-        let _as_root = AsContainerRoot::begin();
-        let mut tree = Self::plant(number, mounts.rootfs)?;
+        let _as_root = AsContainerRoot::begin(container_root);
+        let mut tree = Self::plant(number, mounts.rootfs, container_root)?;
         tree.attach_mounts(plan, mounts.mounts)?;
         if provides_devices(plan) {
             tree.place_devices(plan, mounts.devices)?;
@@ -83,13 +86,14 @@ impl Tree {
         Ok(())
     }
 
-    fn plant(number: u64, rootfs: Option<OwnedFd>) -> Result<Self> {
+    fn plant(number: u64, rootfs: Option<OwnedFd>, container_root: ContainerRoot) -> Result<Self> {
         let path = format!("{CONTAINERS}/{number}");
         let rootfs = rootfs.ok_or_else(|| Error::internal("the gofer delivered no root"))?;
         mkdirat(CWD, &path, Mode::from_raw_mode(0o755)).context(|| format!("mkdir {path}"))?;
         let mut tree = Self {
             path,
             root: rootfs,
+            container_root,
             own_devices: None,
             roots: 1,
             terminals: None,
@@ -179,7 +183,7 @@ impl Tree {
 
     /// Binds the init's terminal at `/dev/console`.
     pub(crate) fn place_console(&self, terminal: &Terminal) -> Result<()> {
-        let _as_root = AsContainerRoot::begin();
+        let _as_root = AsContainerRoot::begin(self.container_root);
         let Some(devpts) = &self.terminals else {
             return Ok(());
         };

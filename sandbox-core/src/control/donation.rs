@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::spec::plan::Mappings;
 
 /// boot's name in process lists.
 pub const BOOT_ARGV0: &str = "palisade-sandbox";
@@ -19,6 +20,10 @@ pub const BOOT_ARGV0: &str = "palisade-sandbox";
 /// The byte that boot writes to start-sync once it is up. Any other byte begins
 /// a sentence: the reason why boot cannot start.
 pub const STARTED: u8 = 1;
+
+/// The byte that the clone which becomes boot writes to start-sync before, once it is in
+/// its namespaces.
+pub const PREPARED: u8 = 2;
 
 /// The flags of `palisade boot`, in the order they are written.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -152,13 +157,12 @@ impl Given {
 /// The birth certificate: the facts that boot needs before it takes requests.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Birth {
-    /// The user IDs of the sandbox's containers, as first ID and count; empty
-    /// when it has no user namespace of its own.
-    pub user_ids: Vec<(u32, u32)>,
-    /// The group IDs, likewise.
-    pub group_ids: Vec<(u32, u32)>,
-    /// The ID that boot itself runs under in the user namespace, which is not
-    /// among those; `None` if they leave no room for one.
+    /// The IDs of the sandbox's containers, and those that they are outside: in boot's
+    /// user namespace, and on the host, whose numbers boot's keeps. `None` if the
+    /// sandbox has no user namespace.
+    pub mappings: Option<Mappings>,
+    /// The ID that boot itself runs under, which is none of a container's;
+    /// `None` if they leave no room for one.
     pub own_id: Option<u32>,
     /// Whether boot's network namespace is new, so that its loopback is down
     /// and its sysctls are unset.

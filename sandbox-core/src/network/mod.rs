@@ -7,11 +7,14 @@ use std::path::Path;
 use nix::sched::{CloneFlags, setns};
 
 use crate::error::{Context, Result};
-use crate::spec::plan::{IdMapping, Network, sysctl_file};
+use crate::spec::plan::{IdMapping, Mappings, Network, sysctl_file};
 use crate::sys::network::write_sysctl;
 
 /// The groups whose members may send pings without a capability.
 const PING_GROUPS: &str = "net/ipv4/ping_group_range";
+
+/// The first port that takes no capability to bind.
+const FIRST_FREE_PORT: &str = "net/ipv4/ip_unprivileged_port_start";
 
 /// A stay of this thread in another network namespace, which ends on drop.
 #[derive(Debug)]
@@ -45,43 +48,52 @@ impl Drop for Visit {
     }
 }
 
-/// Returns the sysctls that the pod requests, as paths below `/proc/sys`. Adds
-/// those that make up for what a container cannot do in a network namespace
-/// that belongs to the host: to bind ports below 1024 and to send pings. They
-/// are not added if the pod sets them itself.
+/// Returns the sysctls that the pod requests, as paths below `/proc/sys`.
 ///
-/// `groups` are those of the user namespace from which the sysctls are written.
-/// The kernel refuses a range that ends in a group that does not exist there,
-/// but Docker's "0 2147483647" means all groups. Such a range ends with the
-/// last group.
-pub fn sysctls(wanted: &[(String, String)], groups: &[IdMapping]) -> Vec<(String, String)> {
-    let paths = wanted.iter().map(|(name, value)| (sysctl_file(name), value.clone()));
-    let mut all: Vec<_> = paths.collect();
-    let last_group =
-        groups.iter().map(|m| m.inside + (m.size - 1)).max().unwrap_or(i32::MAX as u32);
-    let last_group = last_group.min(i32::MAX as u32);
-    for (_, range) in all.iter_mut().filter(|(path, _)| path == PING_GROUPS) {
-        if let Some(shorter) = shortened(range, last_group) {
-            *range = shorter;
-        }
-    }
-    let defaults = [
-        ("net/ipv4/ip_unprivileged_port_start", "0".to_owned()),
-        (PING_GROUPS, format!("0 {last_group}")),
-    ];
-    for (path, value) in defaults {
-        if !all.iter().any(|(set, _)| set == path) {
-            all.push((path.to_owned(), value));
+/// A group of `net.ipv4.ping_group_range` is the container's. The kernel takes it for one
+/// of the writer's user namespace, which numbers IDs as the host does, and refuses a range
+/// that ends in a group that does not exist there; but Docker's "0 2147483647" means all
+/// groups. Such a range ends with the last group.
+pub fn sysctls(wanted: &[(String, String)], mappings: Option<&Mappings>) -> Vec<(String, String)> {
+    let outside = |name: &str, value: &str| {
+        let mappings = mappings.filter(|_| name == PING_GROUPS)?;
+        groups_outside(value, &mappings.gids)
+    };
+    let path = |(name, value): &(String, String)| {
+        let path = sysctl_file(name);
+        let value = outside(&path, value).unwrap_or_else(|| value.clone());
+        (path, value)
+    };
+    wanted.iter().map(path).collect()
+}
+
+/// Returns the same for a network namespace that belongs to the host. If the containers
+/// have a user namespace, adds what makes up for what they cannot do there: to bind ports
+/// below 1024, and to send pings. The pod's own settings take precedence.
+pub fn sysctls_of_host(
+    wanted: &[(String, String)],
+    mappings: Option<&Mappings>,
+) -> Vec<(String, String)> {
+    let mut all = sysctls(wanted, mappings);
+    if mappings.is_some() {
+        for (path, value) in [(FIRST_FREE_PORT, "0"), (PING_GROUPS, "0 2147483647")] {
+            if !all.iter().any(|(set, _)| set == path) {
+                all.push((path.to_owned(), value.to_owned()));
+            }
         }
     }
     all
 }
 
-/// Returns the range "FIRST LAST" with an earlier end, if it needs one.
-fn shortened(range: &str, last: u32) -> Option<String> {
-    let (first, end) = range.trim().split_once(char::is_whitespace)?;
-    let (first, end): (u32, u32) = (first.parse().ok()?, end.trim().parse().ok()?);
-    (first <= last && end > last).then(|| format!("{first} {last}"))
+/// Returns the range "FIRST LAST" of groups as the host numbers them. `None` if there is
+/// nothing to change: then the kernel judges it.
+fn groups_outside(range: &str, lines: &[IdMapping]) -> Option<String> {
+    let (first, last) = range.trim().split_once(char::is_whitespace)?;
+    let (first, last): (u32, u32) = (first.parse().ok()?, last.trim().parse().ok()?);
+    let line = lines.iter().find(|line| line.holds_inside(first)).filter(|_| first <= last)?;
+    let last = last.min(line.inside + (line.size - 1));
+    let outside = |group: u32| line.outside + (group - line.inside);
+    Some(format!("{} {}", outside(first), outside(last)))
 }
 
 /// Writes sysctls of the network namespace that this thread is in.
@@ -103,27 +115,41 @@ pub fn is_new(network: &Network) -> bool {
 mod tests {
     use super::*;
 
+    fn mappings() -> Mappings {
+        let line = IdMapping { inside: 0, outside: 1 << 30, size: 65536 };
+        Mappings { uids: vec![line], gids: vec![line] }
+    }
+
     #[test]
     fn a_sysctl_of_the_pod_is_not_overridden() {
         let wanted = [("net.ipv4.ip_unprivileged_port_start".to_owned(), "1024".to_owned())];
-        let all = sysctls(&wanted, &[]);
+        let all = sysctls_of_host(&wanted, Some(&mappings()));
         let starts: Vec<_> = all.iter().filter(|(p, _)| p.ends_with("port_start")).collect();
         assert_eq!(starts.len(), 1);
         assert_eq!(starts[0].1, "1024");
     }
 
     #[test]
-    fn the_range_of_pings_ends_where_the_groups_do() {
-        let range = |wanted: &str, groups: &[IdMapping]| {
+    fn only_a_network_of_the_host_with_a_user_namespace_gets_more() {
+        assert_eq!(sysctls_of_host(&[], Some(&mappings())).len(), 2);
+        assert_eq!(sysctls_of_host(&[], None), []);
+        assert_eq!(sysctls(&[], Some(&mappings())), []);
+    }
+
+    #[test]
+    fn groups_of_pings_are_the_container_s() {
+        let range = |wanted: &str, mappings: Option<&Mappings>| {
             let wanted = [("net.ipv4.ping_group_range".to_owned(), wanted.to_owned())];
-            let all = sysctls(&wanted, groups);
+            let all = sysctls(&wanted, mappings);
             all.into_iter().find(|(path, _)| path == PING_GROUPS).expect("a range").1
         };
-        let groups = [IdMapping { inside: 0, outside: 1 << 30, size: 65536 }];
-        assert_eq!(range("0 2147483647", &groups), "0 65535");
-        assert_eq!(range("1000 2000", &groups), "1000 2000");
-        assert_eq!(range("1 0", &groups), "1 0");
-        assert_eq!(range("0 2147483647", &[]), "0 2147483647");
-        assert_eq!(range("nonsense", &groups), "nonsense");
+        let (start, mappings) = (1 << 30, mappings());
+        let inside = |first: u32, last: u32| format!("{} {}", start + first, start + last);
+        assert_eq!(range("0 2147483647", Some(&mappings)), inside(0, 65535));
+        assert_eq!(range("1000\t2000", Some(&mappings)), inside(1000, 2000));
+        assert_eq!(range("1 0", Some(&mappings)), "1 0");
+        assert_eq!(range("70000 70001", Some(&mappings)), "70000 70001");
+        assert_eq!(range("0 2147483647", None), "0 2147483647");
+        assert_eq!(range("nonsense", Some(&mappings)), "nonsense");
     }
 }

@@ -12,7 +12,7 @@ use crate::container::join_info::JoinInfo;
 use crate::container::terminal::Terminal;
 use crate::error::{Context, Result};
 use crate::spec::plan::ProcessPlan;
-use crate::sys::process::{Rlimit, become_root, exit_now, set_dumpable};
+use crate::sys::process::{Rlimit, become_root, exit_now};
 
 /// The input of an exec'd process.
 #[derive(Clone, Copy)]
@@ -38,9 +38,6 @@ pub(crate) fn run(joining: Joining<'_>) -> ! {
 }
 
 fn to_execve(joining: Joining<'_>) -> Result<Prepared<'_>> {
-    // This process has a copy of boot's memory and descriptors, and the container's
-    // processes see it (CVE-2016-9962).
-    set_dumpable(false).context(|| "prctl PR_SET_DUMPABLE")?;
     keyring::join(joining.process, &joining.container.id)?;
     let own_files = OwnProcFiles::open(joining.process)?;
     donated::join_cgroups(joining.donated)?;

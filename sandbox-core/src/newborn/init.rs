@@ -2,7 +2,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use nix::sched::{CloneFlags, unshare};
+use nix::sched::{CloneFlags, setns, unshare};
 use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::{chdir, fchdir, pivot_root};
 
@@ -10,6 +10,7 @@ use super::process::{OwnProcFiles, Prepared};
 use super::{Channel, donated, hooks, keyring, mounts, names};
 use crate::container::donated::Donated;
 use crate::container::namespaces::{early_namespaces, late_namespaces};
+use crate::container::own_id::ContainerRoot;
 use crate::container::terminal::Terminal;
 use crate::container::tree::Tree;
 use crate::error::{Context, Result};
@@ -28,6 +29,10 @@ pub(crate) struct Newborn<'a> {
     pub(crate) tree: &'a Tree,
     pub(crate) terminal: Option<&'a Terminal>,
     pub(crate) donated: &'a Donated,
+    /// The user namespace of the pod's containers, if there is one.
+    pub(crate) users: Option<&'a OwnedFd>,
+    /// The IDs of their root in boot's user namespace.
+    pub(crate) root: ContainerRoot,
     pub(crate) channel: Channel<'a>,
     /// A copy of a process with one thread has one thread as well.
     pub(crate) alone: &'a SingleThreaded,
@@ -48,9 +53,6 @@ pub(crate) fn run(newborn: Newborn<'_>) -> ! {
 
 fn to_gate(newborn: Newborn<'_>) -> Result<Prepared<'_>> {
     let Newborn { plan, process, tree, .. } = newborn;
-    // This process has a copy of boot's memory and descriptors, and other containers may
-    // see it (CVE-2016-9962).
-    set_dumpable(false).context(|| "prctl PR_SET_DUMPABLE")?;
     keyring::join(process, &plan.id)?;
     let own_files = OwnProcFiles::open(process)?;
     donated::join_cgroups(newborn.donated)?;
@@ -59,7 +61,7 @@ fn to_gate(newborn: Newborn<'_>) -> Result<Prepared<'_>> {
     }
     donated::install_stdio(newborn.donated, newborn.terminal)?;
     let sysctls = names::own_sysctls(plan)?;
-    enter_root(mounts::complete(tree, plan)?)?;
+    enter_root(mounts::complete(tree, plan, newborn.root)?)?;
     enter_late_namespaces(newborn)?;
     mounts::finish(tree, plan)?;
     set_root_propagation(plan)?;
@@ -76,18 +78,36 @@ fn enter_root(root: OwnedFd) -> Result<()> {
     chdir("/").context(|| "chdir /")
 }
 
-/// Enters the container's user namespace. From here on all mounts are locked, and this
-/// process has no privilege over boot's namespaces.
+/// Enters the user namespace of the pod's containers. From here on this process has no
+/// privilege over boot's namespaces, and its copy of the mounts is locked.
 fn enter_late_namespaces(newborn: Newborn<'_>) -> Result<()> {
+    match (newborn.users, &newborn.plan.mappings) {
+        (None, _) => {}
+        (Some(users), None) => {
+            setns(users, CloneFlags::CLONE_NEWUSER)
+                .context(|| "enter the user namespace of the pod's containers")?;
+            become_root().context(|| "become root of the pod's user namespace")?;
+        }
+        (Some(_), Some(_)) => enter_own_user_namespace(newborn.channel)?,
+    }
     let late = late_namespaces(newborn.plan);
-    if !late.is_empty() {
-        unshare(late).context(|| format!("unshare {late:?}"))?;
+    match late.is_empty() {
+        true => Ok(()),
+        false => unshare(late).context(|| format!("unshare {late:?}")),
     }
-    if late.contains(CloneFlags::CLONE_NEWUSER) {
-        newborn.channel.get_mapped()?;
-        become_root().context(|| "become root of the container's user namespace")?;
-    }
-    Ok(())
+}
+
+/// Enters a user namespace beside that of the pod's other containers.
+fn enter_own_user_namespace(channel: Channel<'_>) -> Result<()> {
+    unshare(CloneFlags::CLONE_NEWUSER).context(|| "unshare the user namespace")?;
+    // boot can write the maps only while they do not belong to the host's root. No
+    // container may trace this process meanwhile: that takes CAP_SYS_PTRACE in the new
+    // user namespace or boot's.
+    set_dumpable(true).context(|| "prctl PR_SET_DUMPABLE")?;
+    let mapped = channel.get_mapped();
+    set_dumpable(false).context(|| "prctl PR_SET_DUMPABLE")?;
+    mapped?;
+    become_root().context(|| "become root of the container's user namespace")
 }
 
 fn set_root_propagation(plan: &ContainerPlan) -> Result<()> {

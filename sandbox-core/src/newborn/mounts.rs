@@ -9,6 +9,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
+use crate::container::own_id::ContainerRoot;
 use crate::container::steps::attach::{Attached, Ready, attach, seal};
 use crate::container::steps::container_root::AsContainerRoot;
 use crate::container::steps::destination::open_root;
@@ -20,8 +21,12 @@ use crate::spec::plan::ContainerPlan;
 
 /// Adds the mounts that need the newborn's PID and cgroup namespaces. The newborn is still in
 /// boot's user namespace. Returns the root to pivot into.
-pub(super) fn complete(tree: &Tree, plan: &ContainerPlan) -> Result<OwnedFd> {
-    let _as_root = AsContainerRoot::begin();
+pub(super) fn complete(
+    tree: &Tree,
+    plan: &ContainerPlan,
+    container_root: ContainerRoot,
+) -> Result<OwnedFd> {
+    let _as_root = AsContainerRoot::begin(container_root);
     attach_deferred(tree, tree.path(), plan, MountPhase::Newborn)
 }
 

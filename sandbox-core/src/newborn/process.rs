@@ -30,7 +30,19 @@ pub(super) struct OwnProcFiles {
 }
 
 impl OwnProcFiles {
+    /// Opens them, and closes this process's files to all others: it has a copy of boot's
+    /// memory and descriptors, and containers may see it (CVE-2016-9962).
     pub(super) fn open(process: &ProcessPlan) -> Result<Self> {
+        // The files of a process that is not dumpable belong to the host's root. Until this
+        // process enters the containers' user namespace, none of them may trace it anyway:
+        // that takes CAP_SYS_PTRACE in boot's (ptrace(2)).
+        sys::set_dumpable(true).context(|| "prctl PR_SET_DUMPABLE")?;
+        let opened = Self::open_all(process);
+        sys::set_dumpable(false).context(|| "prctl PR_SET_DUMPABLE")?;
+        opened
+    }
+
+    fn open_all(process: &ProcessPlan) -> Result<Self> {
         if let Some(score) = process.oom_score_adj {
             let path = format!("{PROC}/self/oom_score_adj");
             std::fs::write(&path, score.to_string()).context(|| {

@@ -6,7 +6,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Mutex;
 
 use nix::sched::CloneFlags;
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{MemfdFlags, SealFlags};
+use rustix::io::Errno;
 use rustix::net::{Shutdown, shutdown};
 use rustix::pipe::{PipeFlags, pipe_with};
 
@@ -14,13 +16,14 @@ use super::child::boot::{BootEnds, ChildArgs, become_boot};
 use super::executable::Executable;
 use super::state::{Identity, StateDirectory};
 use super::users::{self, IdRange};
-use super::{NewSandbox, PANIC_LOG_SIZE, Sandbox, UserNamespace, open_namespace};
-use crate::control::donation::Birth;
+use super::{NewSandbox, PANIC_LOG_SIZE, Sandbox, UserNamespace, open_namespace, printable};
+use crate::control::donation::{Birth, PREPARED};
 use crate::control::packet::{self, ask_for_processes, sealed_memfd};
-use crate::error::{Context, Result};
+use crate::error::{Context, Error, Result};
 use crate::network;
-use crate::spec::plan::{IdMapping, Mappings, Network};
+use crate::spec::plan::{Mappings, Network};
 use crate::sys::clone::{Cloned, SingleThreaded, clone_into};
+use crate::sys::namespace;
 use crate::types::HostPid;
 
 /// See [`Sandbox::spawn`].
@@ -73,8 +76,8 @@ struct Claim {
     directory: StateDirectory,
     range: Option<IdRange>,
     mappings: Option<Mappings>,
-    /// The mapping of boot's own ID, beside the containers' mappings.
-    own: Option<IdMapping>,
+    /// boot's own ID.
+    own: Option<u32>,
     owner: String,
     kept: bool,
 }
@@ -90,7 +93,7 @@ impl Claim {
             let (start, size) = (new.config.id_range_start, new.config.id_range_size);
             let range = IdRange::allocate(&new.config.state_root, start, size, &claim.owner)?;
             let mappings = new.plan.host.mappings.clone().unwrap_or_else(|| range.mappings());
-            claim.own = range.boot_line(&mappings);
+            claim.own = range.boot_id(&mappings);
             claim.mappings = Some(mappings);
             claim.range = Some(range);
         }
@@ -181,14 +184,12 @@ fn birth(new: &NewSandbox<'_>, claim: &Claim) -> Birth {
     let mappings = claim.mappings.as_ref();
     let new_network = network::is_new(&new.plan.host.network);
     let wanted = &new.plan.host.network_sysctls;
-    let groups = mappings.map_or(&[][..], |m| &m.gids);
-    let users = mappings.map_or(&[][..], |m| &m.uids);
+    let sysctls = || network::sysctls(wanted, mappings);
     Birth {
-        user_ids: users.iter().map(|m| (m.inside, m.size)).collect(),
-        group_ids: groups.iter().map(|m| (m.inside, m.size)).collect(),
-        own_id: claim.own.map(|line| line.inside),
+        mappings: mappings.cloned(),
+        own_id: claim.own,
         new_network,
-        network_sysctls: if new_network { network::sysctls(wanted, groups) } else { Vec::new() },
+        network_sysctls: if new_network { sysctls() } else { Vec::new() },
     }
 }
 
@@ -219,28 +220,29 @@ fn clone_boot(
     ends: &BootEnds,
     claim: &Claim,
 ) -> Result<(HostPid, OwnedFd)> {
-    let mut flags = CloneFlags::CLONE_NEWNS
-        | CloneFlags::CLONE_NEWPID
-        | CloneFlags::CLONE_NEWIPC
-        | CloneFlags::CLONE_NEWUTS;
-    flags.set(CloneFlags::CLONE_NEWUSER, claim.mappings.is_some());
+    let mut flags = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWPID;
     let host = &args.new.plan.host;
+    match &claim.mappings {
+        // The clone makes the others in the pod's user namespace.
+        Some(_) => flags |= CloneFlags::CLONE_NEWUSER,
+        None => {
+            flags |= CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWUTS;
+            flags.set(CloneFlags::CLONE_NEWNET, network::is_new(&host.network));
+        }
+    }
     let _visit = match &host.network {
         Network::Path(path) => {
             let visit = network::Visit::enter(path)?;
-            network::write_sysctls(&network::sysctls(&host.network_sysctls, &[]))?;
+            let mappings = claim.mappings.as_ref();
+            network::write_sysctls(&network::sysctls_of_host(&host.network_sysctls, mappings))?;
             Some(visit)
         }
-        Network::New => {
-            flags |= CloneFlags::CLONE_NEWNET;
-            None
-        }
-        Network::Host => None,
+        Network::New | Network::Host => None,
     };
     let alone = SingleThreaded::prove().context(|| "clone the sandbox process")?;
     match clone_into(&alone, flags, cgroup).context(|| "clone3 of the sandbox process")? {
         Cloned::Parent { pid, pidfd } => Ok((HostPid(pid), pidfd)),
-        Cloned::Child => become_boot(args, ends, claim.mappings.is_some()),
+        Cloned::Child => become_boot(args, ends, claim.mappings.as_ref(), claim.own),
     }
 }
 
@@ -251,23 +253,48 @@ fn open_to_work(
     claim: &Claim,
     channels: &Channels,
 ) -> Result<Option<UserNamespace>> {
-    let user_namespace = match &claim.mappings {
-        None => {
-            let reason = new.plan.host.no_user_namespace.as_deref().unwrap_or("the options say so");
-            log::warn!("sandbox {} runs without a user namespace: {reason}", new.id);
-            None
-        }
-        Some(mappings) => {
-            // Safe to do as root: the IDs are ones that the range or the spec grants,
-            // and the process has run nothing but our own code.
-            let all = claim.own.iter().fold(mappings.clone(), |all, line| all.with(*line));
-            all.write(format!("/proc/{}", boot.0))?;
-            let fd = open_namespace(boot, "user")?;
-            Some(UserNamespace { fd, mappings: mappings.clone() })
-        }
+    let go_on =
+        || rustix::io::write(&channels.shim.go, b"!").context(|| "let the sandbox process go on");
+    let Some(mappings) = &claim.mappings else {
+        let reason = new.plan.host.no_user_namespace.as_deref().unwrap_or("the options say so");
+        log::warn!("sandbox {} runs without a user namespace: {reason}", new.id);
+        go_on()?;
+        return Ok(None);
     };
-    rustix::io::write(&channels.shim.go, b"!").context(|| "let the sandbox process go on")?;
-    Ok(user_namespace)
+    // Safe to do as root: the IDs are ones that the range or the spec grants,
+    // and the process has run nothing but our own code.
+    mappings.one_to_one(claim.own).write(format!("/proc/{}", boot.0))?;
+    go_on()?;
+    wait_until_prepared(channels)?;
+    let fd = pod_user_namespace(boot)?;
+    Ok(Some(UserNamespace { fd, mappings: mappings.clone() }))
+}
+
+/// Waits until the clone has made the pod's namespaces and is in them.
+fn wait_until_prepared(channels: &Channels) -> Result<()> {
+    let start_sync = &channels.shim.start_sync;
+    let wait = || poll(&mut [PollFd::new(start_sync, PollFlags::IN)], None);
+    while let Err(Errno::INTR) = wait() {}
+    // One byte, since boot may be up already.
+    let mut first = [0];
+    let length =
+        rustix::io::read(start_sync, &mut first).context(|| "read start-sync of the clone")?;
+    match &first[..length] {
+        [PREPARED] => Ok(()),
+        [] => Err(Error::internal("the sandbox process died before it was in its namespaces")),
+        [letter, ..] => {
+            let mut rest = [0; 4096];
+            let length = rustix::io::read(start_sync, &mut rest).unwrap_or(0);
+            let sentence = printable(&[&[*letter], &rest[..length]].concat());
+            Err(Error::internal(format!("the sandbox process could not start: {sentence}")))
+        }
+    }
+}
+
+/// Opens the user namespace of the pod's containers, which owns boot's UTS namespace. boot
+/// has run nothing but our own code.
+fn pod_user_namespace(boot: HostPid) -> Result<OwnedFd> {
+    namespace::owner(open_namespace(boot, "uts")?).context(|| "open the pod's user namespace")
 }
 
 /// Sets boot's `oom_score_adj` to the root container's, and returns the value that it

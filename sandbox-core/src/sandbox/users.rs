@@ -97,16 +97,11 @@ impl IdRange {
         Mappings { uids: vec![line], gids: vec![line] }
     }
 
-    /// Returns the line that gives boot its own ID in a user namespace with these
-    /// mappings. `None` if they leave no room for it. boot then has an ID that the
-    /// containers have as well.
-    pub fn boot_line(&self, mappings: &Mappings) -> Option<IdMapping> {
-        let lines = || mappings.uids.iter().chain(&mappings.gids);
-        let ends = lines().filter_map(|line| line.inside.checked_add(line.size));
-        let free = |id: &u32| *id != u32::MAX && !lines().any(|line| line.holds_inside(*id));
-        let taken = lines().any(|line| line.holds_outside(self.boot));
-        let inside = [IDS_PER_SANDBOX].into_iter().chain(ends).find(free).filter(|_| !taken)?;
-        Some(IdMapping { inside, outside: self.boot, size: 1 })
+    /// Returns boot's own ID, unless it is a container's by these mappings. boot then has
+    /// the ID of the containers' root.
+    pub fn boot_id(&self, mappings: &Mappings) -> Option<u32> {
+        let mut lines = mappings.uids.iter().chain(&mappings.gids);
+        (!lines.any(|line| line.holds_outside(self.boot))).then_some(self.boot)
     }
 
     /// Returns the link that marks it as taken.
@@ -179,15 +174,12 @@ mod tests {
     fn boot_has_an_id_that_no_container_has() {
         let root = tempfile::tempdir().unwrap();
         let range = allocate(root.path(), 2, "ns/a").unwrap();
-        let own = range.boot_line(&range.mappings()).unwrap();
-        assert_eq!((own.inside, own.size), (IDS_PER_SANDBOX, 1));
-        assert!((START..START + IDS_PER_SANDBOX).contains(&own.outside));
-        // With the mappings of a spec, the next free ID.
-        assert_eq!(range.boot_line(&line(0, 5, 100_000)).unwrap().inside, 100_000);
-        assert_eq!(range.boot_line(&line(0, 5, 1)).unwrap().inside, IDS_PER_SANDBOX);
-        // No ID is free inside or outside.
-        assert_eq!(range.boot_line(&line(0, 0, u32::MAX)), None);
-        assert_eq!(range.boot_line(&line(0, START, IDS_PER_SANDBOX)), None);
+        let own = range.boot_id(&range.mappings()).unwrap();
+        assert!((START..START + IDS_PER_SANDBOX).contains(&own));
+        // Also with the mappings of a spec, unless these take it.
+        assert_eq!(range.boot_id(&line(0, 5, 100_000)), Some(own));
+        assert_eq!(range.boot_id(&line(0, 0, u32::MAX)), None);
+        assert_eq!(range.boot_id(&line(0, START, IDS_PER_SANDBOX)), None);
     }
 
     #[test]

@@ -44,6 +44,9 @@ pub struct ContainerPlan {
     /// Whether the container gets a user namespace of its own below boot's.
     /// False only where the sandbox has none either.
     pub user_namespace: bool,
+    /// The mappings of a user namespace for this container alone, beside the pod's: it has
+    /// IDs that the pod's lacks. Set when the container joins its sandbox.
+    pub mappings: Option<Mappings>,
     /// Whether the root file system is remounted read-only once every mount is
     /// in place.
     pub readonly_root: bool,
@@ -420,12 +423,20 @@ impl Mappings {
         outside(&self.gids, inside)
     }
 
-    /// Returns the mappings with one more line for users and for groups.
-    #[must_use]
-    pub fn with(mut self, line: IdMapping) -> Self {
-        self.uids.push(line);
-        self.gids.push(line);
-        self
+    /// Returns the mappings of a user namespace in which the IDs outside keep their
+    /// numbers, with one more ID if `own` is given.
+    pub fn one_to_one(&self, own: Option<u32>) -> Self {
+        let own = own.map(|id| IdMapping { inside: id, outside: id, size: 1 });
+        let same = |lines: &[IdMapping]| {
+            let kept = lines.iter().map(|line| IdMapping { inside: line.outside, ..*line });
+            joined(kept.chain(own).collect())
+        };
+        Self { uids: same(&self.uids), gids: same(&self.gids) }
+    }
+
+    /// Returns the user and the group outside of the root inside.
+    pub fn root_outside(&self) -> Option<(u32, u32)> {
+        Some((self.uid_outside(0)?, self.gid_outside(0)?))
     }
 
     /// Writes the maps of the user namespace that a process made. `process` is its
@@ -440,6 +451,24 @@ impl Mappings {
         }
         Ok(())
     }
+}
+
+/// Joins lines that continue each other: a map has at most 340.
+fn joined(mut lines: Vec<IdMapping>) -> Vec<IdMapping> {
+    lines.sort_unstable_by_key(|line| line.inside);
+    let mut joined: Vec<IdMapping> = Vec::with_capacity(lines.len());
+    for line in lines {
+        match joined.last_mut() {
+            Some(last)
+                if last.inside + last.size == line.inside
+                    && last.outside + last.size == line.outside =>
+            {
+                last.size += line.size;
+            }
+            _ => joined.push(line),
+        }
+    }
+    joined
 }
 
 fn outside(map: &[IdMapping], inside: u32) -> Option<u32> {

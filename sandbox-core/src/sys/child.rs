@@ -1,7 +1,7 @@
 //! Child processes that belong to a value.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use nix::sched::CloneFlags;
@@ -61,6 +61,13 @@ impl Child {
     /// Returns its ID in the caller's PID namespace.
     pub fn pid(&self) -> i32 {
         self.pid
+    }
+}
+
+impl AsFd for Child {
+    /// Returns its pidfd.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_fd()
     }
 }
 

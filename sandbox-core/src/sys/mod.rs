@@ -9,6 +9,7 @@ pub mod clone;
 pub mod descriptor;
 pub mod kernel;
 pub mod mount;
+pub mod namespace;
 pub mod network;
 pub mod pidfd;
 pub mod process;

@@ -12,7 +12,10 @@ use nix::unistd::{Gid, Uid, execve, execveat, setgroups, setresgid, setresuid};
 use rustix::process::{
     DumpableBehavior, Signal, WaitOptions, set_dumpable_behavior, set_parent_process_death_signal,
 };
-use rustix::thread::{CapabilitiesSecureBits, set_capabilities_secure_bits};
+use rustix::thread::{
+    CapabilitiesSecureBits, capabilities, configure_capability_in_ambient_set, set_capabilities,
+    set_capabilities_secure_bits,
+};
 use serde::{Deserialize, Serialize};
 
 use super::check;
@@ -33,14 +36,31 @@ pub fn execute(path: &CStr, args: &[CString], env: &[CString]) -> io::Result<Inf
 
 /// Becomes user and group 0 of this process's user namespace, in no other group.
 pub fn become_root() -> io::Result<()> {
+    become_user(0, 0)
+}
+
+/// Becomes a user and a group of this process's user namespace, in no other group.
+pub fn become_user(uid: u32, gid: u32) -> io::Result<()> {
     let of = |call: &'static str| {
         move |e: nix::Error| io::Error::new(io::Error::from(e).kind(), format!("{call}: {e}"))
     };
     setgroups(&[]).map_err(of("setgroups"))?;
-    let gid = Gid::from_raw(0);
-    setresgid(gid, gid, gid).map_err(of("setresgid 0"))?;
-    let uid = Uid::from_raw(0);
-    setresuid(uid, uid, uid).map_err(of("setresuid 0"))
+    let gid = Gid::from_raw(gid);
+    setresgid(gid, gid, gid).map_err(of("setresgid"))?;
+    let uid = Uid::from_raw(uid);
+    setresuid(uid, uid, uid).map_err(of("setresuid"))
+}
+
+/// Lets this process keep its capabilities over execve, whatever its user: as inheritable
+/// and ambient ones, capabilities(7).
+pub fn keep_capabilities_over_execve() -> io::Result<()> {
+    let mut sets = capabilities(None)?;
+    sets.inheritable = sets.permitted;
+    set_capabilities(None, sets)?;
+    for capability in sets.permitted.iter() {
+        configure_capability_in_ambient_set(capability, true)?;
+    }
+    Ok(())
 }
 
 /// Ends this process at once, without exit handlers: _exit(2).

@@ -2,6 +2,8 @@
 
 use nix::unistd::{Gid, Uid, setfsgid, setfsuid};
 
+use crate::container::own_id::ContainerRoot;
+
 /// Makes this process access files as the container's root until it is dropped. boot's own
 /// ID is not the container's, and files that boot made in a root file system would belong
 /// to it.
@@ -11,8 +13,9 @@ pub(crate) struct AsContainerRoot {
 }
 
 impl AsContainerRoot {
-    pub(crate) fn begin() -> Self {
-        Self { gid: setfsgid(Gid::from_raw(0)), uid: setfsuid(Uid::from_raw(0)) }
+    pub(crate) fn begin(root: ContainerRoot) -> Self {
+        let (uid, gid) = (Uid::from_raw(root.uid), Gid::from_raw(root.gid));
+        Self { gid: setfsgid(gid), uid: setfsuid(uid) }
     }
 }
 

@@ -3,13 +3,15 @@
 use std::ffi::CString;
 use std::os::fd::OwnedFd;
 
-use super::{command_line, execute, inherited};
-use crate::control::donation::BootFlags;
-use crate::error::{Context, Result};
+use super::{command_line, execute, inherited, pod_namespaces};
+use crate::control::donation::{BootFlags, PREPARED};
+use crate::error::{Context, Error, Result};
+use crate::network;
 use crate::sandbox::NewSandbox;
 use crate::sandbox::executable::Executable;
+use crate::spec::plan::Mappings;
 use crate::sys::descriptor::{cloexec_from, detach_stdio, donate};
-use crate::sys::process::{become_root, die_with_parent, exit_now};
+use crate::sys::process::{become_user, die_with_parent, exit_now, keep_capabilities_over_execve};
 
 /// The inputs of the clone that becomes boot.
 #[derive(Clone, Copy)]
@@ -37,9 +39,10 @@ pub(in crate::sandbox) struct BootEnds {
 pub(in crate::sandbox) fn become_boot(
     args: ChildArgs<'_>,
     ends: &BootEnds,
-    user_namespace: bool,
+    users: Option<&Mappings>,
+    own: Option<u32>,
 ) -> ! {
-    let error = match prepare(args, ends, user_namespace) {
+    let error = match prepare(args, ends, users, own) {
         Ok(command_line) => execute(args.executable, &command_line),
         Err(error) => error,
     };
@@ -47,7 +50,12 @@ pub(in crate::sandbox) fn become_boot(
     exit_now(1)
 }
 
-fn prepare(args: ChildArgs<'_>, ends: &BootEnds, user_namespace: bool) -> Result<Vec<CString>> {
+fn prepare(
+    args: ChildArgs<'_>,
+    ends: &BootEnds,
+    users: Option<&Mappings>,
+    own: Option<u32>,
+) -> Result<Vec<CString>> {
     // The shim may die before it has written the maps.
     die_with_parent().context(|| "prctl PR_SET_PDEATHSIG")?;
     // boot inherits no descriptor of the shim, whatever flags it was opened with.
@@ -60,13 +68,26 @@ fn prepare(args: ChildArgs<'_>, ends: &BootEnds, user_namespace: bool) -> Result
     for procs in args.cgroup_procs {
         rustix::io::write(procs, b"0").context(|| "join the root container's cgroup")?;
     }
-    if user_namespace {
-        become_root().context(|| "become root of the user namespace")?;
+    if let Some(users) = users {
+        enter_pod(users, own, network::is_new(&args.new.plan.host.network))?;
+        rustix::io::write(&ends.start_sync, &[PREPARED])
+            .context(|| "report that the sandbox process is in its namespaces")?;
     }
     rustix::process::setsid().context(|| "setsid")?;
     detach_stdio().context(|| "put /dev/null into the place of stdio")?;
     let flags = donate_all(args, ends)?;
     command_line(flags.to_args())
+}
+
+/// Becomes boot's user in boot's user namespace, and enters the pod's other namespaces.
+fn enter_pod(users: &Mappings, own: Option<u32>, new_network: bool) -> Result<()> {
+    let root = || Error::internal("the mappings have no root");
+    let (root_uid, root_gid) = users.root_outside().ok_or_else(root)?;
+    let (uid, gid) = own.map_or((root_uid, root_gid), |id| (id, id));
+    become_user(uid, gid).context(|| format!("become user {uid} of the user namespace"))?;
+    pod_namespaces::enter_new(users, new_network)?;
+    // execve takes the capabilities of any user but 0, except for ambient ones.
+    keep_capabilities_over_execve().context(|| "raise ambient capabilities")
 }
 
 /// Makes the descriptors that are donated to boot survive execve. Returns the

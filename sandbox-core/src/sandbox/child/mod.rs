@@ -5,6 +5,7 @@
 pub(super) mod boot;
 pub(super) mod gofer;
 mod inherited;
+mod pod_namespaces;
 
 use std::ffi::CString;
 

@@ -1,5 +1,6 @@
 //! The properties of a sandbox that a later container's plan depends on.
 
+use std::fs::File;
 use std::os::linux::fs::MetadataExt;
 use std::path::Path;
 use std::sync::OnceLock;
@@ -8,6 +9,7 @@ use caps::{CapSet, Capability};
 
 use crate::error::{Context, Result};
 use crate::spec::plan::Mappings;
+use crate::sys::namespace;
 use crate::types::HostPid;
 
 /// The identity of the namespace that a file below `/proc/*/ns`, or a bind
@@ -42,6 +44,10 @@ pub struct SandboxFacts {
     pub uts: NamespaceId,
     /// boot's user namespace.
     pub user: NamespaceId,
+    /// The user namespace of its containers, which owns its UTS namespace.
+    pub pod_user: NamespaceId,
+    /// Whether that owns the network namespace as well.
+    pub own_network: bool,
     /// Whether the network namespace is the host's.
     pub host_network: bool,
     /// Whether the sandbox has its own user namespace.
@@ -60,6 +66,14 @@ impl SandboxFacts {
             NamespaceId::of(Path::new(&path)).context(|| format!("stat {path}"))
         };
         let network = of("net")?;
+        let owner = |name: &str| -> Result<NamespaceId> {
+            let path = format!("/proc/{}/ns/{name}", boot.0);
+            let file = File::open(&path).context(|| format!("open {path}"))?;
+            let owner = File::from(namespace::owner(file).context(|| "NS_GET_USERNS")?);
+            let metadata = owner.metadata().context(|| "stat of a user namespace")?;
+            Ok(NamespaceId { device: metadata.st_dev(), inode: metadata.st_ino() })
+        };
+        let pod_user = owner("uts")?;
         Ok(Self {
             boot,
             network,
@@ -67,6 +81,8 @@ impl SandboxFacts {
             ipc: of("ipc")?,
             uts: of("uts")?,
             user: of("user")?,
+            pod_user,
+            own_network: owner("net").is_ok_and(|owner| owner == pod_user),
             host_network: Some(network) == own("net"),
             user_namespace,
             mappings,

@@ -30,7 +30,7 @@ use self::ids::Ids;
 use self::namespaces::Resolved;
 use self::powerless::Powers;
 use super::mount_options::{Meaning, meaning};
-use super::plan::{ContainerPlan, HostPlan, Plan, ProcessPlan, Propagation};
+use super::plan::{ContainerPlan, HostPlan, Network, Plan, ProcessPlan, Propagation};
 use super::seccomp;
 use crate::error::{Error, Result};
 use crate::types::{HostPid, Userns};
@@ -85,6 +85,7 @@ pub fn plan(spec: &Spec, context: &Context<'_>) -> Result<Plan> {
         namespaces: resolved.namespaces,
         pids_of: resolved.pids_of,
         user_namespace: user.made,
+        mappings: None,
         readonly_root: spec.root().as_ref().and_then(|root| root.readonly()).unwrap_or(false),
         root_propagation,
         mounts: mounts.container,
@@ -100,9 +101,14 @@ pub fn plan(spec: &Spec, context: &Context<'_>) -> Result<Plan> {
     let annotations = spec.annotations().clone().unwrap_or_default();
     let mut powerless = Vec::new();
     if let Some(process) = &container.process {
+        let own_network = match context.sandbox {
+            Some(facts) => facts.own_network,
+            None => resolved.network == Network::New,
+        };
         let powers = Powers {
             user_namespace: user.made,
-            network: &resolved.network,
+            own_network,
+            mappings_given: user.mappings.is_some(),
             limits_stand_in: facts::may_raise_limits(),
         };
         powerless.extend(powerless::capabilities(&process.capabilities, powers));

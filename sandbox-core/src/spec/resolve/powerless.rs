@@ -1,17 +1,19 @@
 //! Finds what a spec grants or asks for and the sandbox cannot give.
 
 use crate::spec::plan::{
-    CapabilitySets, DeliveredSource, IdmapChoice, MountPlan, Network, Powerless, Propagation,
+    CapabilitySets, DeliveredSource, IdmapChoice, MountPlan, Powerless, Propagation,
 };
 use crate::sys::mount::PropagationKind;
 
 /// The facts of a sandbox that decide which capabilities have power there.
 #[derive(Clone, Copy, Debug)]
-pub struct Powers<'a> {
+pub struct Powers {
     /// Whether containers are in a user namespace.
     pub user_namespace: bool,
-    /// The sandbox's network.
-    pub network: &'a Network,
+    /// Whether that user namespace owns the sandbox's network.
+    pub own_network: bool,
+    /// Whether the spec brought the mappings (`hostUsers: false`).
+    pub mappings_given: bool,
     /// Whether limits stand in for capabilities (`rlimits.rs`).
     pub limits_stand_in: bool,
 }
@@ -19,11 +21,10 @@ pub struct Powers<'a> {
 /// Lists the capabilities that a process is granted and that have no power in its
 /// sandbox: most count only in the first user namespace, and those over the network
 /// only if a user namespace of the sandbox owns it (capabilities(7), user_namespaces(7)).
-pub fn capabilities(granted: &CapabilitySets, powers: Powers<'_>) -> Vec<Powerless> {
+pub fn capabilities(granted: &CapabilitySets, powers: Powers) -> Vec<Powerless> {
     if !powers.user_namespace {
         return Vec::new();
     }
-    let foreign = *powers.network != Network::New;
     let reachable = granted.permitted | granted.bounding;
     let mut lost: Vec<Powerless> = HOST_ONLY
         .iter()
@@ -35,14 +36,17 @@ pub fn capabilities(granted: &CapabilitySets, powers: Powers<'_>) -> Vec<Powerle
             by_default: entry.by_default,
         })
         .collect();
-    lost.extend(NETWORK.iter().filter(|entry| foreign && reachable & 1 << entry.number != 0).map(
-        |entry| Powerless {
-            field: "process.capabilities".into(),
-            lost: format!("CAP_{}: {}", entry.name, entry.lost),
-            instead: OWN_NETWORK.into(),
-            by_default: entry.by_default,
-        },
-    ));
+    lost.extend(
+        NETWORK
+            .iter()
+            .filter(|entry| !powers.own_network && reachable & 1 << entry.number != 0)
+            .map(|entry| Powerless {
+                field: "process.capabilities".into(),
+                lost: format!("CAP_{}: {}", entry.name, entry.lost),
+                instead: if powers.mappings_given { BY_CNI } else { OWN_NETWORK }.into(),
+                by_default: entry.by_default,
+            }),
+    );
     lost
 }
 
@@ -91,7 +95,10 @@ pub fn propagation(
 const NO_USER_NAMESPACE: &str =
     "run the pod without a user namespace (option or annotation userns)";
 
-const OWN_NETWORK: &str = "set hostUsers: false in the pod, so that its network belongs to it";
+const OWN_NETWORK: &str = "set hostUsers: false in the pod (containerd 1.7 and 2.0 then give it a network of its own), \
+     or configure the network by CNI";
+
+const BY_CNI: &str = "configure the network by CNI, since containerd made it before the sandbox";
 
 /// A capability that a user namespace takes power from.
 struct Entry {
@@ -109,7 +116,7 @@ const BESIDE_LIMITS: [(u32, &str); 2] = [
 ];
 
 impl Entry {
-    fn lost(&self, powers: Powers<'_>) -> &'static str {
+    fn lost(&self, powers: Powers) -> &'static str {
         let beside = BESIDE_LIMITS.iter().filter(|_| powers.limits_stand_in);
         let found = beside.filter(|(number, _)| *number == self.number).map(|(_, lost)| *lost);
         found.last().unwrap_or(self.lost)
@@ -163,25 +170,26 @@ const NETWORK: [Entry; 2] = [
 mod tests {
     use super::*;
 
-    fn names(bits: &[u32], user_namespace: bool, network: &Network) -> Vec<String> {
+    fn names(bits: &[u32], user_namespace: bool, own_network: bool) -> Vec<String> {
         let mask = bits.iter().fold(0, |mask, bit| mask | 1 << bit);
         let granted = CapabilitySets { permitted: mask, bounding: mask, ..Default::default() };
-        let lost =
-            capabilities(&granted, Powers { user_namespace, network, limits_stand_in: false });
+        let lost = capabilities(
+            &granted,
+            Powers { user_namespace, own_network, mappings_given: false, limits_stand_in: false },
+        );
         lost.iter().map(|p| p.lost.split(':').next().unwrap().to_owned()).collect()
     }
 
     #[test]
     fn power_over_the_network_is_lost_only_where_the_host_owns_it() {
-        let hosts = Network::Path("/run/netns/a".into());
-        assert_eq!(names(&[12, 13, 0], true, &hosts), ["CAP_NET_ADMIN", "CAP_NET_RAW"]);
-        assert_eq!(names(&[12, 13, 0], true, &Network::New), [""; 0]);
-        assert_eq!(names(&[12, 13, 25], false, &hosts), [""; 0]);
+        assert_eq!(names(&[12, 13, 0], true, false), ["CAP_NET_ADMIN", "CAP_NET_RAW"]);
+        assert_eq!(names(&[12, 13, 0], true, true), [""; 0]);
+        assert_eq!(names(&[12, 13, 25], false, false), [""; 0]);
     }
 
     #[test]
     fn power_over_the_machine_is_lost_in_any_user_namespace() {
-        assert_eq!(names(&[25, 16, 5], true, &Network::New), ["CAP_SYS_MODULE", "CAP_SYS_TIME"]);
+        assert_eq!(names(&[25, 16, 5], true, true), ["CAP_SYS_MODULE", "CAP_SYS_TIME"]);
     }
 
     #[test]

@@ -106,7 +106,9 @@ fn check_pod_user(
     };
     let same_mappings = mappings.is_some() && mappings == facts.mappings.as_ref();
     let same_namespace = match path {
-        Some(path) => NamespaceId::of(path).is_ok_and(|id| id == facts.user),
+        Some(path) => {
+            NamespaceId::of(path).is_ok_and(|id| id == facts.user || id == facts.pod_user)
+        }
         None => false,
     };
     // A spec that names the namespace itself need not repeat its mappings, but

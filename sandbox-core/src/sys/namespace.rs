@@ -1,0 +1,22 @@
+//! Relations of namespaces: ioctl_ns(2).
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+
+use super::check;
+
+/// Opens the user namespace that owns another namespace: `NS_GET_USERNS`.
+///
+/// # Errors
+/// `EPERM` if the owner is neither the caller's user namespace nor below it.
+pub fn owner(namespace: impl AsFd) -> io::Result<OwnedFd> {
+    // SAFETY: the request takes no argument, so the kernel neither reads nor writes
+    // memory of ours; the descriptor is borrowed from the caller.
+    let fd = unsafe { libc::ioctl(namespace.as_fd().as_raw_fd(), NS_GET_USERNS, 0) };
+    check(fd)?;
+    // SAFETY: the kernel returned a new, close-on-exec descriptor that nothing else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// `_IO(0xb7, 0x1)` of `linux/nsfs.h`.
+const NS_GET_USERNS: libc::Ioctl = 0xb701;
