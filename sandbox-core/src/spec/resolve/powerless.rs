@@ -118,8 +118,8 @@ const BESIDE_LIMITS: [(u32, &str); 2] = [
 impl Entry {
     fn lost(&self, powers: Powers) -> &'static str {
         let beside = BESIDE_LIMITS.iter().filter(|_| powers.limits_stand_in);
-        let found = beside.filter(|(number, _)| *number == self.number).map(|(_, lost)| *lost);
-        found.last().unwrap_or(self.lost)
+        let mut found = beside.filter(|(number, _)| *number == self.number).map(|(_, lost)| *lost);
+        found.next().unwrap_or(self.lost)
     }
 }
 
