@@ -1,16 +1,17 @@
 //! Sessions with a running container of a pod: ExecSync, Exec, Attach,
 //! PortForward.
 
-use std::thread;
+use std::{fs, thread};
 
 use integration::containerd::Containerd;
-use integration::on_each_cri;
 use integration::stream::Session;
+use integration::{on_each_cri, tests_of};
 
 on_each_cri!(
     exec_sync_returns_output_and_exit_code,
     exec_sync_ends_at_its_timeout,
     exec_sync_names_a_missing_program,
+    exec_sync_waits_for_what_is_left_in_the_background,
     exec_keeps_streams_separate,
     exec_takes_input,
     exec_with_a_terminal,
@@ -45,6 +46,47 @@ fn exec_sync_names_a_missing_program(containerd: Containerd) {
     let container = pod.shell("main", "sleep 1000");
     let refused = container.try_exec(&["no-such-program"], 0).expect_err("there is none");
     assert!(refused.message().contains("no-such-program"), "{refused}");
+}
+
+tests_of! { exec_sync_drains_what_is_left_in_the_background:
+    containerd_1_7 => integration::containerd::Containerd::start(integration::containerd::Version::V1_7),
+    containerd_2_1 => integration::containerd::Containerd::start(integration::containerd::Version::V2_1),
+    containerd_2_1_sandboxer => integration::containerd::Containerd::start_with_sandboxer(),
+}
+
+/// As containerd's TestContainerDrainExecIOAfterExit: with
+/// `drain_exec_sync_io_timeout` (1.6 has none), an ExecSync ends though a process in the
+/// background holds its streams.
+fn exec_sync_drains_what_is_left_in_the_background(containerd: Containerd) {
+    let config = containerd.directory().join("config.toml");
+    let text = fs::read_to_string(&config).expect("read config.toml");
+    let before = "restrict_oom_score_adj = true\n";
+    assert!(text.contains(before), "{text}");
+    let with = format!("{before}drain_exec_sync_io_timeout = \"2s\"\n");
+    fs::write(&config, text.replace(before, &with)).expect("write config.toml");
+    containerd.kill();
+    containerd.launch();
+
+    let pod = containerd.pod("drained");
+    let container = pod.shell("main", "sleep 1000");
+    let refused = container
+        .try_exec(&["sh", "-c", "echo started; sleep 1000 &"], 0)
+        .expect_err("its streams are held");
+    assert!(refused.message().contains("io is still held"), "{refused}");
+    let listed = container.ask("cat /proc/[0-9]*/cmdline | tr '\\0' ' '");
+    assert_eq!(listed.matches("sleep 1000").count(), 2, "it is not killed: {listed}");
+
+    let answer = container.exec("echo started; (sleep 0.5; echo ended) &");
+    assert_eq!((answer.code, answer.stdout.as_str()), (0, "started\nended\n"));
+}
+
+/// Without that option an ExecSync ends with the last of its processes, or at
+/// its own timeout.
+fn exec_sync_waits_for_what_is_left_in_the_background(containerd: Containerd) {
+    let pod = containerd.pod("held");
+    let container = pod.shell("main", "sleep 1000");
+    let answer = container.exec("echo started; (sleep 0.5; echo ended) &");
+    assert_eq!((answer.code, answer.stdout.as_str()), (0, "started\nended\n"));
 }
 
 fn exec_keeps_streams_separate(containerd: Containerd) {

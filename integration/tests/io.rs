@@ -2,7 +2,7 @@
 //! requests.
 
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::process::Stdio;
 
@@ -20,7 +20,14 @@ on_each_containerd!(
     a_user_can_open_its_streams_again,
     an_exec_s_exit_is_published_though_a_child_holds_its_streams,
     the_reader_may_go_and_come_back,
+    input_that_is_opened_again_ends,
+    input_of_an_exec_that_is_opened_again_ends,
+    streams_that_are_opened_again_are_pipes,
+    a_client_of_a_process_that_reads_no_more_gets_an_error,
+    an_exec_s_streams_carry_sixty_four_mebibytes,
+    delete_ends_an_exec_s_output_whoever_holds_it,
     output_goes_to_a_file,
+    output_goes_to_what_a_path_names,
     output_goes_to_a_logger,
 );
 
@@ -113,6 +120,124 @@ fn an_exec_s_exit_is_published_though_a_child_holds_its_streams(containerd: Cont
     container.wait();
 }
 
+/// The client has gone by then: a FIFO without a writer would be opened for
+/// ever.
+fn input_that_is_opened_again_ends(containerd: Containerd) {
+    for (n, path) in ["/dev/stdin", "/proc/self/fd/0", "/dev/fd/0"].into_iter().enumerate() {
+        for uid in [0, 1000] {
+            let script = format!("cat >/dev/null; cat {path}; echo $? >&2; cat {path}");
+            let container = containerd.shell(&format!("again-{n}-{uid}"), &script);
+            let container = container.streams(Streams::Piped).spec(|s| {
+                s["process"]["user"] = json!({ "uid": uid, "gid": uid });
+            });
+            let container = container.start();
+            container.stdio().write(b"read before");
+            container.stdio().close_stdin();
+            container.close_io().expect("close the input");
+            assert_eq!(container.wait().code, 0, "{path} as {uid}");
+            assert_eq!(container.stdio().errors(), "0\n", "{path} as {uid}");
+            assert_eq!(container.stdio().output(), "", "{path} as {uid}");
+        }
+    }
+}
+
+/// As `echo echo hello | ctr task exec ... sh /dev/stdin` does.
+fn input_of_an_exec_that_is_opened_again_ends(containerd: Containerd) {
+    let container = containerd.container("host", ["sleep", "1000"]).start();
+    for n in 0..20 {
+        let mut process = spec::process(&["sh", "/dev/stdin"]);
+        let uid = n % 2 * 1000;
+        process["user"] = json!({ "uid": uid, "gid": uid });
+        let exec = container.exec(&format!("script-{n}"), process, Streams::Piped);
+        let exec = exec.expect("add an exec");
+        exec.start().expect("start it");
+        exec.stdio().write(b"echo hello");
+        exec.stdio().close_stdin();
+        exec.close_io().expect("close the input");
+        assert_eq!(exec.wait().code, 0, "{}", exec.stdio().errors());
+        assert_eq!(exec.stdio().output(), "hello\n");
+        exec.delete().expect("delete it");
+    }
+}
+
+/// Whatever a pipe does: it can be opened in both directions, without waiting,
+/// with the bytes in it.
+fn streams_that_are_opened_again_are_pipes(containerd: Containerd) {
+    let container = containerd.container("host", ["sleep", "1000"]).start();
+    let script = "echo 1 > /dev/stdout; echo 2 > /dev/stderr; echo 3 >> /proc/self/fd/1; \
+                  exec 3<> /dev/stdout 4< /dev/stdin 5> /dev/stderr; echo 4 >&3; echo 5 >&5; \
+                  read line <&4; echo got $line";
+    for uid in [0, 1000] {
+        let mut process = spec::process(&["sh", "-c", script]);
+        process["user"] = json!({ "uid": uid, "gid": uid });
+        let exec = container.exec(&format!("opens-{uid}"), process, Streams::Piped);
+        let exec = exec.expect("add an exec");
+        exec.start().expect("start it");
+        exec.stdio().write(b"input\n");
+        assert_eq!(exec.wait().code, 0, "{}", exec.stdio().errors());
+        assert_eq!(exec.stdio().output(), "1\n3\n4\ngot input\n", "as {uid}");
+        assert_eq!(exec.stdio().errors(), "2\n5\n", "as {uid}");
+    }
+}
+
+/// runc's shim reads on for as long as nothing comes, and then once more.
+fn a_client_of_a_process_that_reads_no_more_gets_an_error(containerd: Containerd) {
+    if containerd.runtime_name().contains("runc") {
+        return;
+    }
+    let script = "read line; exec <&-; echo $line; sleep 1000";
+    let container = containerd.shell("deaf", script).streams(Streams::Piped).start();
+    let mut client = File::options().write(true).open(container.stdio().stdin()).expect("open");
+    client.write_all(b"one\n").expect("write what it reads");
+    container.stdio().wait_for_output("one");
+    let error = wait::until("the client gets an error", || client.write_all(b"x").err());
+    assert_eq!(error.kind(), std::io::ErrorKind::BrokenPipe);
+}
+
+fn an_exec_s_streams_carry_sixty_four_mebibytes(containerd: Containerd) {
+    let container = containerd.container("host", ["sleep", "1000"]).start();
+    let script = format!("blob() {{ {BLOB}; }}; blob a & blob b >&2; wait");
+    let process = spec::process(&["sh", "-c", &script]);
+    let exec = container.exec("loud", process, Streams::Captured).expect("add an exec");
+    exec.start().expect("start it");
+    assert_eq!(exec.wait().code, 0);
+    intact(&exec.stdio().output_bytes());
+    intact(&exec.stdio().errors_bytes());
+
+    let exec = container.exec("sums", spec::process(&["sha256sum"]), Streams::Piped);
+    let exec = exec.expect("add an exec");
+    exec.start().expect("start it");
+    let blob: Vec<u8> =
+        (0..64_u32 << 18).flat_map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
+    exec.stdio().write(&blob);
+    exec.stdio().close_stdin();
+    exec.close_io().expect("close the input");
+    assert_eq!(exec.wait().code, 0);
+    assert_eq!(exec.stdio().output()[..64], image::sha256(&blob));
+}
+
+/// It goes on to write, in vain. With runc, SIGPIPE kills it.
+fn delete_ends_an_exec_s_output_whoever_holds_it(containerd: Containerd) {
+    let container = containerd.container("host", ["sleep", "1000"]).start();
+    let script = "(until [ -e /tmp/deleted ]; do sleep 0.01; done; cat /bin/busybox; \
+                  echo late > /dev/stdout; echo late > /dev/stderr; touch /tmp/survived; \
+                  exec sleep 1000) & echo started; echo err >&2";
+    let process = spec::process(&["sh", "-c", script]);
+    let exec = container.exec("leaves-a-child", process, Streams::Piped).expect("add an exec");
+    exec.start().expect("start it");
+    assert_eq!(exec.wait().code, 0);
+    exec.delete().expect("delete it");
+    assert_eq!(exec.stdio().output(), "started\n");
+    assert_eq!(exec.stdio().errors(), "err\n");
+    assert_eq!(container.exec_shell("go", "touch /tmp/deleted").0, 0);
+    if containerd.runtime_name().contains("runc") {
+        return;
+    }
+    wait::until("the child has written all", || {
+        (container.exec_shell("look", "[ -e /tmp/survived ]").0 == 0).then_some(())
+    });
+}
+
 /// Without a reader, the container gets neither SIGPIPE nor an error, and its
 /// output waits for the next reader.
 fn the_reader_may_go_and_come_back(containerd: Containerd) {
@@ -150,6 +275,24 @@ fn output_goes_to_a_file(containerd: Containerd) {
         containerd.shell("to-file", "echo one; echo two; exit 4").output_to(&uri).start();
     assert_eq!(container.wait().code, 4);
     assert_eq!(fs::read_to_string(&file).expect("read the file"), "one\ntwo\n");
+}
+
+/// A path need not be that of a FIFO.
+fn output_goes_to_what_a_path_names(containerd: Containerd) {
+    let file = containerd.directory().join("plain.log");
+    fs::write(&file, "zero\n").expect("make a file");
+    let container = containerd.shell("plain", "echo one; echo two; exit 4");
+    let container = container.output_to(&file.to_string_lossy()).start();
+    assert_eq!(container.wait().code, 4);
+    container.delete_task().expect("delete it");
+    assert_eq!(fs::read_to_string(&file).expect("read the file"), "zero\none\ntwo\n");
+
+    let container = containerd.shell("null", "echo one; exit 5").output_to("/dev/null").start();
+    assert_eq!(container.wait().code, 5);
+
+    let directory = containerd.directory();
+    let refused = containerd.shell("nonsense", "true").output_to(&directory.to_string_lossy());
+    assert!(refused.try_create().is_err(), "a directory");
 }
 
 /// A logger gets the streams as descriptors 3 and 4, and reports by closing 5

@@ -204,7 +204,7 @@ impl Output {
             tokio::task::yield_now().await;
         }
         if let Some(Writer::Fifo(fifo)) = self.sink.take() {
-            fifo::Output(fifo.into_inner()).release(self.forgotten);
+            Arc::new(fifo::Output(fifo.into_inner())).release(self.forgotten);
             return None;
         }
         self.sink
@@ -241,7 +241,7 @@ impl Writer {
     fn new(sink: Sink) -> Result<Self> {
         Ok(match sink {
             Sink::Fifo(fifo::Output(fd)) => Self::Fifo(nonblocking(fd)?),
-            Sink::Logger(fd) => Self::Logger(nonblocking(fd)?),
+            Sink::Logger(fd) | Sink::Device(fd) => Self::Logger(nonblocking(fd)?),
             Sink::File(fd) => Self::File(fd),
         })
     }
@@ -287,7 +287,7 @@ mod tests {
     use rustix::termios::tcgetwinsize;
 
     use super::*;
-    use crate::stdio::{Io, Owner, Stdio, open};
+    use crate::stdio::{CutAt, Io, Owner, Stdio, open};
 
     /// Returns a terminal that is connected to a client's FIFOs.
     async fn terminal(directory: &tempfile::TempDir) -> (Io, File, File, File) {
@@ -299,7 +299,7 @@ mod tests {
         let stdio =
             Stdio { stdin: path("in"), stdout: path("out"), stderr: String::new(), terminal: true };
         let owner = Owner { uid: 0, gid: 0, namespace: "n", container: "c" };
-        let (mut io, donated) = open(&stdio, owner).await.unwrap();
+        let (mut io, donated) = open(&stdio, owner, CutAt::Never).await.unwrap();
         assert!(donated.stdin.is_none() && donated.stdout.is_none());
         let pty = openpty(None, None).unwrap();
         io.attach(pty.master).unwrap();

@@ -3,6 +3,7 @@
 //! breaks its output, and output that was written waits for the client.
 
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -12,26 +13,21 @@ use tokio::sync::watch;
 use super::Owner;
 use crate::error::{Context, Error, Result};
 
-/// A FIFO that the container reads.
+/// A FIFO for input.
 pub(super) struct Input {
-    /// The end for the container.
+    /// The end that is read: by the console, or for the process.
     pub(super) read_end: OwnedFd,
-    /// The shim's end, which keeps the container from reading EOF.
+    /// The shim's end, which keeps the process from reading EOF.
     pub(super) write_end: OwnedFd,
 }
 
 impl Input {
-    /// Opens both ends. The shim keeps no read end: a client gets EPIPE if it
-    /// writes to a container that has closed its input.
-    pub(super) fn open(path: &str, owner: &Owner<'_>) -> Result<Self> {
-        let path = path.strip_prefix("fifo://").unwrap_or(path);
+    /// Opens both ends, which do not hold each other: a client gets EPIPE once
+    /// the read end is closed.
+    pub(super) fn open(path: &str) -> Result<Self> {
         let both = open_fifo(path)?;
-        owner.chown(&both).context(|| format!("chown of stdin FIFO {path}"))?;
-        let read_end =
-            reopen(&both, OFlags::RDONLY).context(|| format!("open stdin FIFO {path}"))?;
-        let write_end =
-            reopen(&both, OFlags::WRONLY).context(|| format!("open stdin FIFO {path}"))?;
-        Ok(Self { read_end, write_end })
+        let end = |access| reopen(&both, access).context(|| format!("open stdin FIFO {path}"));
+        Ok(Self { read_end: end(OFlags::RDONLY)?, write_end: end(OFlags::WRONLY)? })
     }
 }
 
@@ -45,25 +41,22 @@ const OUTPUT_SIZE: usize = 256 * 1024;
 pub(super) struct Output(pub(super) OwnedFd);
 
 impl Output {
-    /// Opens the FIFO, and a write end for the container.
-    pub(super) fn open(path: &str, owner: &Owner<'_>) -> Result<(Self, OwnedFd)> {
+    pub(super) fn open(path: &str) -> Result<Self> {
         let both = open_fifo(path)?;
-        owner.chown(&both).context(|| format!("chown of output FIFO {path}"))?;
-        let write_end =
-            reopen(&both, OFlags::WRONLY).context(|| format!("open output FIFO {path}"))?;
         // The node may forbid it. The pipe then keeps its size.
         let _ = rustix::pipe::fcntl_setpipe_size(&both, OUTPUT_SIZE);
-        Ok((Self(both), write_end))
+        Ok(Self(both))
+    }
+
+    /// Opens a write end for a process, which then writes to its client itself.
+    pub(super) fn write_end(&self, owner: &Owner<'_>) -> Result<OwnedFd> {
+        owner.chown(&self.0).context(|| "chown of an output FIFO")?;
+        reopen(&self.0, OFlags::WRONLY).context(|| "open an output FIFO")
     }
 
     /// Whether all that was written has been read.
     pub(super) fn is_read(&self) -> bool {
         rustix::io::ioctl_fionread(&self.0).unwrap_or(0) == 0
-    }
-
-    /// Waits until all that was written has been read.
-    pub(super) async fn read(self) {
-        until(Duration::from_millis(50), || self.is_read()).await;
     }
 
     /// Returns the same FIFO, to wait for it.
@@ -74,7 +67,7 @@ impl Output {
     /// Closes the FIFO once it has been read to the end: at once if a client
     /// reads it, later if containerd is away or its reader has not opened it
     /// yet, and at the latest when the process is forgotten.
-    pub(super) fn release(self, mut forgotten: watch::Receiver<()>) {
+    pub(super) fn release(self: Arc<Self>, mut forgotten: watch::Receiver<()>) {
         let mut state = EndedOutput::Unread(self);
         if state.advance() {
             return;
@@ -88,10 +81,13 @@ impl Output {
     }
 }
 
+/// The longest time between two looks whether a client has read its output.
+pub(super) const READ_CHECKS: Duration = Duration::from_millis(50);
+
 /// Waits until `holds` returns true. A pipe signals neither that it becomes
 /// empty nor that it is opened, so this checks after 1 ms and then at growing
 /// intervals.
-async fn until(longest: Duration, mut holds: impl FnMut() -> bool) {
+pub(super) async fn until(longest: Duration, mut holds: impl FnMut() -> bool) {
     let mut wait = Duration::from_millis(1);
     while !holds() {
         tokio::time::sleep(wait).await;
@@ -102,7 +98,7 @@ async fn until(longest: Duration, mut holds: impl FnMut() -> bool) {
 /// The shim's end of a FIFO whose writer has ended.
 enum EndedOutput {
     /// Both ends, while it holds bytes.
-    Unread(Output),
+    Unread(Arc<Output>),
     /// A write end, while no reader has opened the FIFO. A reader that opens it
     /// after the last writer has closed it would wait forever: a short exec
     /// ends before a client with many threads has opened its output.
@@ -138,9 +134,7 @@ fn open_fifo(path: &str) -> Result<OwnedFd> {
     let fifo = open(path, flags, Mode::empty()).context(|| format!("open FIFO {path}"))?;
     let stat = rustix::fs::fstat(&fifo).context(|| format!("stat {path}"))?;
     if FileType::from_raw_mode(stat.st_mode) != FileType::Fifo {
-        return Err(Error::invalid(format!(
-            "stdio {path:?} is not a FIFO; a file is named by file://"
-        )));
+        return Err(Error::invalid(format!("stdio {path:?} is not a FIFO")));
     }
     Ok(fifo)
 }
@@ -174,6 +168,12 @@ mod tests {
             Self { path: path.to_str().unwrap().to_string(), _directory: directory }
         }
 
+        fn output(&self) -> (Output, OwnedFd) {
+            let output = Output::open(&self.path).unwrap();
+            let write_end = output.write_end(&OWNER).unwrap();
+            (output, write_end)
+        }
+
         fn reader(&self) -> File {
             let flags = OFlags::NONBLOCK.bits() as i32;
             File::options().read(true).custom_flags(flags).open(&self.path).unwrap()
@@ -183,7 +183,7 @@ mod tests {
     #[tokio::test]
     async fn output_survives_the_reader() {
         let fifo = Fifo::new();
-        let (output, write_end) = Output::open(&fifo.path, &OWNER).unwrap();
+        let (output, write_end) = fifo.output();
         let mut container = File::from(write_end);
         container.write_all(b"one ").unwrap();
         let mut first = fifo.reader();
@@ -195,7 +195,7 @@ mod tests {
         container.write_all(b"two").unwrap();
         drop(container);
         let (_keep, forgotten) = watch::channel(());
-        output.release(forgotten);
+        Arc::new(output).release(forgotten);
         let mut second = fifo.reader();
         tokio::time::sleep(Duration::from_millis(20)).await;
         let mut rest = [0; 3];
@@ -208,22 +208,22 @@ mod tests {
     #[tokio::test]
     async fn a_reader_that_has_read_all_gets_eof_at_once() {
         let fifo = Fifo::new();
-        let (output, write_end) = Output::open(&fifo.path, &OWNER).unwrap();
+        let (output, write_end) = fifo.output();
         let mut reader = fifo.reader();
         drop(write_end);
         assert!(reader.read(&mut [0; 1]).is_err(), "the shim keeps it open");
         let (_keep, forgotten) = watch::channel(());
-        output.release(forgotten);
+        Arc::new(output).release(forgotten);
         assert_eq!(reader.read(&mut [0; 1]).unwrap(), 0);
     }
 
     #[tokio::test]
     async fn a_late_reader_gets_eof_too() {
         let fifo = Fifo::new();
-        let (output, write_end) = Output::open(&fifo.path, &OWNER).unwrap();
+        let (output, write_end) = fifo.output();
         drop(write_end);
         let (_keep, forgotten) = watch::channel(());
-        output.release(forgotten);
+        Arc::new(output).release(forgotten);
         // Opened as by a client: this waits for a writer.
         let path = fifo.path.clone();
         let reader = std::thread::spawn(move || File::open(path).unwrap().read(&mut [0; 1]));
@@ -235,10 +235,10 @@ mod tests {
 
     /// Returns the streams of a process that has written this and ended.
     fn ended_after(fifo: &Fifo, bytes: &[u8]) -> super::super::Io {
-        let (output, write_end) = Output::open(&fifo.path, &OWNER).unwrap();
+        let (output, write_end) = fifo.output();
         File::from(write_end).write_all(bytes).unwrap();
         let mut io = super::super::Io::default();
-        io.fifos.push(output);
+        io.outputs.push(super::super::Output::Direct(output));
         io.release();
         io
     }
@@ -246,9 +246,9 @@ mod tests {
     #[tokio::test]
     async fn an_exit_waits_for_a_reader() {
         let fifo = Fifo::new();
-        let (output, write_end) = Output::open(&fifo.path, &OWNER).unwrap();
+        let (output, write_end) = fifo.output();
         let mut io = super::super::Io::default();
-        io.fifos.push(output);
+        io.outputs.push(super::super::Output::Direct(output));
         assert!(io.unread().is_none(), "there is nothing to read");
         File::from(write_end).write_all(b"late").unwrap();
         let waiting = tokio::spawn(io.unread().expect("something to read"));
@@ -263,10 +263,10 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_exit_does_not_wait_for_ever() {
         let fifo = Fifo::new();
-        let (output, write_end) = Output::open(&fifo.path, &OWNER).unwrap();
+        let (output, write_end) = fifo.output();
         File::from(write_end).write_all(b"never read").unwrap();
         let mut io = super::super::Io::default();
-        io.fifos.push(output);
+        io.outputs.push(super::super::Output::Direct(output));
         let begun = tokio::time::Instant::now();
         io.unread().expect("something to read").await;
         assert!(begun.elapsed() >= super::super::READER_TIMEOUT);
@@ -295,7 +295,7 @@ mod tests {
     #[test]
     fn input_ends_only_when_the_shim_closes_it_too() {
         let fifo = Fifo::new();
-        let input = Input::open(&fifo.path, &OWNER).unwrap();
+        let input = Input::open(&fifo.path).unwrap();
         let mut client = File::options().write(true).open(&fifo.path).unwrap();
         client.write_all(b"hello").unwrap();
         drop(client);
@@ -312,7 +312,7 @@ mod tests {
     fn the_process_owns_its_output() {
         let fifo = Fifo::new();
         let owner = Owner { uid: 4242, gid: 4343, ..OWNER };
-        Output::open(&fifo.path, &owner).unwrap();
+        Output::open(&fifo.path).unwrap().write_end(&owner).unwrap();
         let metadata = std::fs::metadata(&fifo.path).unwrap();
         assert_eq!((metadata.uid(), metadata.gid()), (4242, 4343));
     }
@@ -320,9 +320,9 @@ mod tests {
     #[test]
     fn a_file_that_is_no_fifo_is_refused() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        let error = Output::open(file.path().to_str().unwrap(), &OWNER).err().unwrap();
+        let error = Output::open(file.path().to_str().unwrap()).err().unwrap();
         assert!(error.to_string().contains("is not a FIFO"), "{error}");
-        let error = Output::open("/nowhere/fifo", &OWNER).err().unwrap();
+        let error = Output::open("/nowhere/fifo").err().unwrap();
         assert!(error.to_string().contains("/nowhere/fifo"), "{error}");
     }
 }

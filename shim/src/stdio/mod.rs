@@ -1,19 +1,27 @@
 //! Standard input and output of containers.
 //!
-//! The shim opens what a request names and donates the descriptors to the
-//! container. The shim copies nothing, except between a pseudo terminal and the
-//! place where its output goes.
+//! The shim opens what a request names and donates descriptors to the
+//! container. It copies no byte, except between a pseudo terminal and the place
+//! where its output goes: from a pipe to a FIFO, the kernel moves the pages.
 //!
 //! ```text
-//!   client ──write──► FIFO stdin ──read──► container      shim keeps a write end until CloseIO
-//!   client ◄──read── FIFO stdout ◄─write── container      shim keeps both ends until the exit
-//!   client ◄──────── FIFO stdout ◄─ shim ◄─ pty master    with a terminal
+//!   client ──write──► FIFO stdin ─► shim ─► pipe ──read──► container
+//!                                              shim keeps a write end of the FIFO until CloseIO
+//!   client ◄──read── FIFO stdout ◄─write── container
+//!                                              an init's output; shim keeps both ends until the exit
+//!   client ◄──read── FIFO stdout ◄─ shim ◄─ pipe ◄─write── container
+//!                                              output that others may hold after the process: an exec's
+//!   client ◄──read── FIFO stdout ◄─ shim ◄─ pty master      with a terminal
 //! ```
 
 mod binary;
 mod console;
+mod feed;
 mod fifo;
 mod file;
+mod passage;
+mod path;
+mod pipe;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -25,6 +33,8 @@ use tokio::sync::watch;
 
 use console::Console;
 pub(crate) use console::Drained;
+use feed::Feed;
+use passage::{Ends, Place, Stream};
 
 use crate::error::{Error, Result};
 
@@ -73,6 +83,19 @@ impl Donated {
     }
 }
 
+/// The moment at which a client's output ends, whatever still holds it.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) enum CutAt {
+    /// None is needed: all processes of an init's PID namespace end with it.
+    #[default]
+    Never,
+    /// The exit of an init that shares its PIDs with other containers.
+    Exit,
+    /// The Delete of an exec. Processes that it has left in the background
+    /// write to its client until then.
+    Delete,
+}
+
 /// Time for which an exit waits until its output has been read, and Delete
 /// after it.
 const READER_TIMEOUT: Duration = Duration::from_secs(1);
@@ -81,60 +104,62 @@ const READER_TIMEOUT: Duration = Duration::from_secs(1);
 /// longer.
 #[derive(Default)]
 pub(crate) struct Io {
+    /// A write end of the FIFO for input.
     stdin: Option<OwnedFd>,
-    fifos: Vec<fifo::Output>,
+    feed: Option<Feed>,
+    outputs: Vec<Output>,
+    cut_at: CutAt,
+    /// Whether the output that the shim passes on is cut.
+    cut: watch::Sender<bool>,
     console: Option<Console>,
     logger: Option<binary::Logger>,
     /// The streams to which a terminal will be connected.
-    copies: Option<(Option<fifo::Input>, Option<Sink>)>,
+    copies: Option<(Option<Input>, Option<Sink>)>,
     /// Dropped with the process's entry in the table. Tasks that wait for a
     /// reader of the process's output hold the receiving end.
     forgotten: Arc<watch::Sender<()>>,
 }
 
-/// The destination of a terminal's output.
+/// One output of a process without a terminal, while its client reads it.
+enum Output {
+    /// A FIFO that the process writes itself.
+    Direct(fifo::Output),
+    /// A pipe that the shim passes on.
+    Passed(Stream),
+}
+
+/// The origin of input.
+struct Input {
+    read_end: OwnedFd,
+    /// What keeps a FIFO from ending.
+    write_end: Option<OwnedFd>,
+}
+
+/// The destination of output.
 enum Sink {
     Fifo(fifo::Output),
     File(OwnedFd),
+    /// A device other than `/dev/null`.
+    Device(OwnedFd),
+    /// A pipe to a logger.
     Logger(OwnedFd),
 }
 
-/// An opened output.
-struct Opened {
-    /// The descriptor for the container.
-    descriptor: OwnedFd,
-    /// The FIFO that the shim keeps open.
-    fifo: Option<fifo::Output>,
-    logger: bool,
-}
-
 /// Opens what a request names.
-pub(crate) async fn open(stdio: &Stdio, owner: Owner<'_>) -> Result<(Io, Donated)> {
-    let (mut io, mut donated) = (Io::default(), Donated::default());
-    let stdin = match stdio.stdin.as_str() {
-        "" => None,
-        path => Some(fifo::Input::open(path, &owner)?),
-    };
+pub(crate) async fn open(stdio: &Stdio, owner: Owner<'_>, cut_at: CutAt) -> Result<(Io, Donated)> {
+    let (mut io, mut donated) = (Io { cut_at, ..Io::default() }, Donated::default());
+    let stdin = path::input(&stdio.stdin)?;
     let (stdout, stderr) = outputs(stdio, &owner, &mut io).await?;
     if stdio.terminal {
-        let sink = stdout.map(|opened| match opened.fifo {
-            Some(fifo) => Sink::Fifo(fifo),
-            None if opened.logger => Sink::Logger(opened.descriptor),
-            None => Sink::File(opened.descriptor),
-        });
-        io.copies = Some((stdin, sink));
+        let stdin = stdin.map(|stdin| io.pollable(stdin, &owner)).transpose()?;
+        io.copies = Some((stdin, stdout));
         return Ok((io, donated));
     }
     if let Some(stdin) = stdin {
-        donated.stdin = Some(stdin.read_end);
-        io.stdin = Some(stdin.write_end);
+        donated.stdin = Some(io.feed(stdin, &owner)?);
     }
-    for (opened, slot) in [(stdout, &mut donated.stdout), (stderr, &mut donated.stderr)] {
-        if let Some(opened) = opened {
-            io.fifos.extend(opened.fifo);
-            *slot = Some(opened.descriptor);
-        }
-    }
+    donated.stdout = stdout.map(|sink| io.take(sink, &owner)).transpose()?;
+    donated.stderr = stderr.map(|sink| io.take(sink, &owner)).transpose()?;
     Ok((io, donated))
 }
 
@@ -143,35 +168,63 @@ async fn outputs(
     stdio: &Stdio,
     owner: &Owner<'_>,
     io: &mut Io,
-) -> Result<(Option<Opened>, Option<Opened>)> {
+) -> Result<(Option<Sink>, Option<Sink>)> {
     if let Some(uri) = binary::uri(&stdio.stdout) {
         let (logger, [stdout, stderr]) = binary::start(&uri, owner).await?;
         io.logger = Some(logger);
-        let opened = |descriptor| Some(Opened { descriptor, fifo: None, logger: true });
-        return Ok((opened(stdout), opened(stderr)));
+        return Ok((Some(Sink::Logger(stdout)), Some(Sink::Logger(stderr))));
     }
     let stderr = if stdio.terminal { "" } else { &stdio.stderr };
     Ok((output(&stdio.stdout, owner)?, output(stderr, owner)?))
 }
 
-fn output(uri: &str, owner: &Owner<'_>) -> Result<Option<Opened>> {
-    let opened = match uri.split_once("://") {
-        _ if uri.is_empty() => return Ok(None),
-        None | Some(("fifo", _)) => {
-            let path = uri.strip_prefix("fifo://").unwrap_or(uri);
-            let (fifo, descriptor) = fifo::Output::open(path, owner)?;
-            Opened { descriptor, fifo: Some(fifo), logger: false }
+fn output(uri: &str, owner: &Owner<'_>) -> Result<Option<Sink>> {
+    match uri.split_once("://") {
+        _ if uri.is_empty() => Ok(None),
+        None => path::output(uri, owner),
+        Some(("fifo", path)) => Ok(Some(Sink::Fifo(fifo::Output::open(path)?))),
+        Some(("file", path)) => Ok(Some(Sink::File(file::open(path, owner)?))),
+        Some((scheme, _)) => Err(Error::invalid(format!(
+            "stdio {uri:?}: {scheme:?} is not supported; expected a path, fifo://, file:// or \
+             binary://"
+        ))),
+    }
+}
+
+/// What Create and Exec open.
+impl Io {
+    /// Begins to pass input on. Returns the end for the process.
+    fn feed(&mut self, input: Input, owner: &Owner<'_>) -> Result<OwnedFd> {
+        let (feed, read_end) = Feed::begin(input.read_end, owner)?;
+        (self.feed, self.stdin) = (Some(feed), input.write_end);
+        Ok(read_end)
+    }
+
+    /// Returns the input as a pipe, for which the console can wait.
+    fn pollable(&mut self, input: Input, owner: &Owner<'_>) -> Result<Input> {
+        match input.write_end {
+            Some(_) => Ok(input),
+            None => Ok(Input { read_end: self.feed(input, owner)?, write_end: None }),
         }
-        Some(("file", path)) => {
-            Opened { descriptor: file::open(path, owner)?, fifo: None, logger: false }
-        }
-        Some((scheme, _)) => {
-            return Err(Error::invalid(format!(
-                "stdio {uri:?}: {scheme:?} is not supported; expected a FIFO, file:// or binary://"
-            )));
-        }
-    };
-    Ok(Some(opened))
+    }
+
+    /// Takes an output. Returns the descriptor for the process.
+    fn take(&mut self, sink: Sink, owner: &Owner<'_>) -> Result<OwnedFd> {
+        let place = match sink {
+            Sink::File(fd) | Sink::Logger(fd) => return Ok(fd),
+            Sink::Fifo(fifo) if self.cut_at == CutAt::Never => {
+                let write_end = fifo.write_end(owner)?;
+                self.outputs.push(Output::Direct(fifo));
+                return Ok(write_end);
+            }
+            Sink::Fifo(fifo) => Place::Fifo(Arc::new(fifo)),
+            Sink::Device(device) => Place::Device(device),
+        };
+        let ends = Ends { cut: self.cut.subscribe(), forgotten: self.forgotten.subscribe() };
+        let (stream, write_end) = Stream::begin(place, owner, ends)?;
+        self.outputs.push(Output::Passed(stream));
+        Ok(write_end)
+    }
 }
 
 impl Io {
@@ -179,7 +232,7 @@ impl Io {
     pub(crate) fn attach(&mut self, master: OwnedFd) -> Result<()> {
         let (stdin, sink) = self.copies.take().unwrap_or_default();
         let stdin = stdin.map(|stdin| {
-            self.stdin = Some(stdin.write_end);
+            self.stdin = stdin.write_end;
             stdin.read_end
         });
         self.console = Some(Console::start(master, stdin, sink, self.forgotten.subscribe())?);
@@ -204,19 +257,18 @@ impl Io {
     }
 
     /// Waits for the readers of an ended process's output; `None` if nothing is
-    /// unread. The future ends when the output has been read, or after a
+    /// unread. The future ends when the output so far has been read, or after a
     /// timeout. A client opens its end in a thread of its own. As soon as it
     /// receives the exit, it abandons what is not open by then (containerd's
     /// `client/task.go`, `Delete`).
     pub(crate) fn unread(&self) -> Option<impl Future<Output = ()> + use<>> {
-        let unread = self.fifos.iter().filter(|fifo| !fifo.is_read());
-        let unread: Vec<_> = unread.filter_map(fifo::Output::duplicate).collect();
+        let unread: Vec<_> = self.outputs.iter().filter_map(Output::unread).collect();
         if unread.is_empty() {
             return None;
         }
         let read = async {
-            for fifo in unread {
-                fifo.read().await;
+            for output in unread {
+                output.read().await;
             }
         };
         Some(async {
@@ -224,9 +276,10 @@ impl Io {
         })
     }
 
-    /// Ends when all output has been read, or after a timeout if no reader
-    /// comes.
+    /// Cuts the output off. Ends when all that was written by now has been
+    /// read, or after a timeout if no reader comes.
     pub(crate) fn read_to_end(&self) -> impl Future<Output = ()> + use<> {
+        self.cut.send_replace(true);
         let forgotten = self.forgotten.clone();
         async move {
             let _ = tokio::time::timeout(READER_TIMEOUT, forgotten.closed()).await;
@@ -234,12 +287,27 @@ impl Io {
     }
 
     /// Closes the streams of an ended process: readers get the rest of its
-    /// output, then EOF.
+    /// output, then EOF. An exec's output ends with its last writer, or with
+    /// Delete.
     pub(crate) fn release(&mut self) {
         self.stdin = None;
         self.logger = None;
-        for fifo in self.fifos.drain(..) {
-            fifo.release(self.forgotten.subscribe());
+        if self.cut_at != CutAt::Delete {
+            self.cut.send_replace(true);
+        }
+        for output in self.outputs.drain(..) {
+            if let Output::Direct(fifo) = output {
+                Arc::new(fifo).release(self.forgotten.subscribe());
+            }
+        }
+    }
+}
+
+impl Output {
+    fn unread(&self) -> Option<passage::Unread> {
+        match self {
+            Self::Direct(fifo) => passage::Unread::all(fifo),
+            Self::Passed(stream) => stream.unread(),
         }
     }
 }

@@ -17,7 +17,7 @@ use super::lifecycle::State;
 use super::shim::Shim;
 use crate::error::{Error, Result};
 use crate::exit::Exit;
-use crate::stdio::{self, Donated, Owner, Stdio};
+use crate::stdio::{self, CutAt, Donated, Owner, Stdio};
 
 pub(super) fn exec(shim: &Shim, request: ExecProcessRequest) -> Result<Empty> {
     shim.events.has_room()?;
@@ -121,7 +121,7 @@ async fn run(shim: &Arc<Shim>, id: &ProcessId, begun: Begun) -> Result<Started> 
     let Begun { boot, plan, stdio, owner: (uid, gid) } = begun;
     let owner = Owner { uid, gid, namespace: &shim.namespace, container: &id.container };
     boot.sandbox.raise_limits(&plan)?;
-    let (io, donated) = stdio::open(&stdio, owner).await?;
+    let (io, donated) = stdio::open(&stdio, owner, CutAt::Delete).await?;
     let extra = extra_fds(shim, id, &donated)?;
     let request = Request::Exec {
         container: id.container.clone(),

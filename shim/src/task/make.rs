@@ -21,7 +21,7 @@ use super::{hooks, oom};
 use crate::error::{Error, Result};
 use crate::options;
 use crate::ready::readable;
-use crate::stdio::{self, Donated, Io, Owner};
+use crate::stdio::{self, CutAt, Donated, Io, Owner};
 
 /// Makes a container up to its gate, or rolls back what there is by the time that it
 /// fails or is cancelled.
@@ -189,7 +189,9 @@ async fn create_init(
         namespace: &shim.namespace,
         container: &plan.id,
     };
-    let (io, donated) = stdio::open(&plan.stdio, owner).await?;
+    // Processes of other containers that share its PIDs may hold its output.
+    let cut_at = if container.namespaces.pid { CutAt::Never } else { CutAt::Exit };
+    let (io, donated) = stdio::open(&plan.stdio, owner, cut_at).await?;
     if cgroup.is_divided_by(container) {
         cgroup.delegate(owner.uid, owner.gid)?;
     }
