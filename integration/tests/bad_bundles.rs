@@ -107,7 +107,6 @@ const MISTAKES: &[Mistake] = &[
     ("relative-cwd", |s| s["process"]["cwd"] = json!("home"), &["process.cwd", "home", "absolute"]),
     ("user-type", |s| s["process"]["user"]["uid"] = json!("root"), &["process.user.uid"]),
     ("user-range", |s| s["process"]["user"]["uid"] = json!(70_000), &["70000"]),
-    ("capability", |s| s["process"]["capabilities"]["bounding"] = json!(["CAP_FLY"]), &["CAP_FLY"]),
     (
         "rlimit",
         |s| s["process"]["rlimits"] = json!([{ "type": "RLIMIT_JOY", "soft": 1, "hard": 1 }]),

@@ -64,29 +64,46 @@ pub(super) fn refused(program: &str, error: &io::Error) -> Error {
 }
 
 /// Returns the home directory of the process's user from the image's /etc/passwd, or `/`
-/// if there is none.
-pub(super) fn home_directory(process: &ProcessPlan) -> String {
-    let uid = process.uid.to_string();
-    read_passwd()
-        .unwrap_or_default()
-        .lines()
-        .map(|line| line.split(':').collect::<Vec<_>>())
-        .find(|fields| fields.get(2) == Some(&uid.as_str()))
-        .and_then(|fields| fields.get(5).map(|home| (*home).to_owned()))
-        .filter(|home| !home.is_empty())
-        .unwrap_or_else(|| "/".to_owned())
+/// if there is none. Linux defines neither the file nor a path as text, so these are bytes.
+pub(super) fn home_directory(process: &ProcessPlan) -> Vec<u8> {
+    home_in(&read_passwd().unwrap_or_default(), process.uid).unwrap_or(b"/").to_vec()
+}
+
+/// Finds the home directory of a user in a passwd file. The first line counts; one with an
+/// empty directory has none.
+fn home_in(passwd: &[u8], uid: u32) -> Option<&[u8]> {
+    let uid = uid.to_string();
+    let line = passwd
+        .split(|byte| *byte == b'\n')
+        .map(|line| line.split(|byte| *byte == b':').collect::<Vec<_>>())
+        .find(|fields| fields.get(2).is_some_and(|field| *field == uid.as_bytes()))?;
+    line.get(5).copied().filter(|home| !home.is_empty())
 }
 
 /// Reads the image's file, which may be a FIFO or endless.
-fn read_passwd() -> io::Result<String> {
+fn read_passwd() -> io::Result<Vec<u8>> {
     let file = OpenOptions::new()
         .read(true)
         .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY | libc::O_CLOEXEC)
         .open("/etc/passwd")?;
-    if !file.metadata()?.is_file() {
-        return Ok(String::new());
+    let mut text = Vec::new();
+    if file.metadata()?.is_file() {
+        file.take(MAX_PASSWD).read_to_end(&mut text)?;
     }
-    let mut text = String::new();
-    file.take(MAX_PASSWD).read_to_string(&mut text)?;
     Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::home_in;
+
+    #[test]
+    fn a_passwd_file_is_bytes() {
+        let passwd = b"root:x:0:0:\xff\xfe:/root:/bin/sh\n# \xe9\nbroken\n\
+                       a:x:7:7::/h\xf6me:/bin/sh\nlater:x:7:7::/other:\nnone:x:8:8:::\n";
+        assert_eq!(home_in(passwd, 0), Some(&b"/root"[..]));
+        assert_eq!(home_in(passwd, 7), Some(&b"/h\xf6me"[..]));
+        assert_eq!(home_in(passwd, 8), None);
+        assert_eq!(home_in(passwd, 9), None);
+    }
 }

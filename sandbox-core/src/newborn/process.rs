@@ -9,6 +9,7 @@ use caps::{CapSet, Capability, CapsHashSet};
 use nix::sys::personality::{self, Persona};
 use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
 use rustix::fs::Mode;
+use rustix::io::Errno;
 use rustix::process::{chdir, ioctl_tiocsctty, setsid, umask};
 use rustix::thread::{set_keep_capabilities, set_no_new_privs};
 
@@ -93,14 +94,19 @@ impl<'a> Prepared<'a> {
             false => (seccomp, None),
         };
         early.map_or(Ok(()), load_seccomp)?;
+        let entered = enter_working_directory(process)?;
         become_user(process)?;
-        enter_working_directory(process)?;
+        if entered.is_none() {
+            enter_working_directory(process)?.ok_or_else(|| cwd_refused(process, Errno::ACCESS))?;
+        }
+        check_working_directory()?;
         if process.no_new_privileges {
             set_no_new_privs(true).context(|| "process.noNewPrivileges")?;
         }
         let env = environment(process, home)?;
         let program = lookup::program(process)?;
-        let args = c_strings("process.args", process.args.iter().cloned())?;
+        let args =
+            c_strings("process.args", process.args.iter().map(|arg| arg.clone().into_bytes()))?;
         Ok(Self { program, args, env, late_seccomp: late, own_files })
     }
 
@@ -235,14 +241,24 @@ fn members(mask: u64) -> CapsHashSet {
     caps::all().into_iter().filter(|c: &Capability| mask & c.bitmask() != 0).collect()
 }
 
-fn enter_working_directory(process: &ProcessPlan) -> Result<()> {
-    chdir(&process.cwd).map_err(|e| {
-        let message =
-            format!("process.cwd: chdir to {}: {}", process.cwd.display(), io::Error::from(e));
-        Error::new(FailureKind::Invalid, message)
-    })?;
-    // A directory outside of the root would let the container escape
-    // (CVE-2024-21626).
+/// Enters the working directory. `None` if that is not permitted. As in runc, root tries first
+/// and then the user: each may be allowed where the other is not.
+fn enter_working_directory(process: &ProcessPlan) -> Result<Option<()>> {
+    match chdir(&process.cwd) {
+        Ok(()) => Ok(Some(())),
+        Err(Errno::ACCESS | Errno::PERM) => Ok(None),
+        Err(e) => Err(cwd_refused(process, e)),
+    }
+}
+
+fn cwd_refused(process: &ProcessPlan, error: Errno) -> Error {
+    let (cwd, error) = (process.cwd.display(), io::Error::from(error));
+    Error::new(FailureKind::Invalid, format!("process.cwd: chdir to {cwd}: {error}"))
+}
+
+/// Refuses a directory outside of the root, from which the container would escape
+/// (CVE-2024-21626).
+fn check_working_directory() -> Result<()> {
     let here = rustix::process::getcwd(Vec::new()).context(|| "process.cwd: getcwd")?;
     match here.as_bytes().starts_with(b"/") {
         true => Ok(()),
@@ -251,13 +267,13 @@ fn enter_working_directory(process: &ProcessPlan) -> Result<()> {
 }
 
 /// Returns the environment. Adds HOME if it is not set, as runc does.
-fn environment(process: &ProcessPlan, home: String) -> Result<Vec<CString>> {
+fn environment(process: &ProcessPlan, home: Vec<u8>) -> Result<Vec<CString>> {
     let given = process.env.iter().any(|e| e.starts_with("HOME="));
-    let home = (!given).then(|| format!("HOME={home}"));
-    c_strings("process.env", process.env.iter().cloned().chain(home))
+    let home = (!given).then(|| [b"HOME=", home.as_slice()].concat());
+    c_strings("process.env", process.env.iter().map(|e| e.clone().into_bytes()).chain(home))
 }
 
-fn c_strings(field: &str, strings: impl Iterator<Item = String>) -> Result<Vec<CString>> {
+fn c_strings(field: &str, strings: impl Iterator<Item = Vec<u8>>) -> Result<Vec<CString>> {
     let convert = |s| {
         CString::new(s)
             .map_err(|_| Error::invalid(format!("{field} holds a string with a NUL byte")))

@@ -7,11 +7,11 @@ use std::os::fd::{AsRawFd, OwnedFd};
 
 use rustix::fs::{AtFlags, FileType, StatxFlags, statx};
 use rustix::io::Errno;
-use rustix::process::{Signal, pidfd_send_signal};
 
 use crate::control::message::{Done, Upward};
 use crate::control::packet::Unchecked;
 use crate::error::{Context, Error, FailureKind, Result};
+use crate::sys::pidfd::{LAST_SIGNAL, send_signal};
 use crate::types::HostPid;
 
 /// The PID in /proc of a process that is gone.
@@ -106,22 +106,24 @@ fn is_master(fd: &OwnedFd) -> bool {
 }
 
 impl Process {
-    /// Sends a signal: pidfd_send_signal(2).
+    /// Sends a signal of any number that the kernel knows. With 0, only checks that the
+    /// process lives.
     ///
     /// # Errors
     /// `NotFound` when it has exited; `Invalid` for a number that is no signal.
     pub fn signal(&self, signal: i32) -> Result<()> {
-        match pidfd_send_signal(&self.pidfd, named(signal)?) {
-            Err(Errno::SRCH) => Err(Error::new(FailureKind::NotFound, "process already finished")),
+        if !(0..=LAST_SIGNAL).contains(&signal) {
+            return Err(Error::invalid(format!(
+                "{signal} is no signal; expected 0 to {LAST_SIGNAL}"
+            )));
+        }
+        match send_signal(&self.pidfd, signal) {
+            Err(e) if Errno::from_io_error(&e) == Some(Errno::SRCH) => {
+                Err(Error::new(FailureKind::NotFound, "process already finished"))
+            }
             other => other.context(|| format!("send signal {signal} to process {}", self.pid.0)),
         }
     }
-}
-
-fn named(signal: i32) -> Result<Signal> {
-    Signal::from_named_raw(signal)
-        .or_else(|| crate::sys::process::realtime_signal(signal))
-        .ok_or_else(|| Error::invalid(format!("{signal} is no signal; use 1 to 64")))
 }
 
 /// Returns the PID that /proc shows for a pidfd: -1 once its process was

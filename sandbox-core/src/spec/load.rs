@@ -4,8 +4,9 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
-use oci_spec::runtime::{Process, Spec};
+use oci_spec::runtime::{Capability, Process, Spec};
 use rustix::fs::{CWD, Mode, OFlags, openat};
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -68,7 +69,7 @@ fn parse<T: DeserializeOwned>(bytes: &[u8], what: &str) -> Result<T> {
     if let Ok(value) = serde_json::from_slice(bytes) {
         return Ok(value);
     }
-    if let Some(value) = with_mended_names(bytes) {
+    if let Some(value) = with_mended_names(bytes, what) {
         return Ok(value);
     }
     let mut from = serde_json::Deserializer::from_slice(bytes);
@@ -85,24 +86,43 @@ fn parse<T: DeserializeOwned>(bytes: &[u8], what: &str) -> Result<T> {
     Err(Error::invalid(format!("{what}: {place}{message}")))
 }
 
-/// Parses JSON once more, with two scheduler flags renamed that oci-spec 0.10
-/// spells unlike the specification. Returns `None` if these were not the cause
-/// of the error.
-fn with_mended_names<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
+/// Parses JSON once more, after a change of the names that oci-spec 0.10 does not take:
+/// two scheduler flags, which it spells unlike the specification, and capabilities that no
+/// kernel knows, which runc ignores with a warning, too. Returns `None` if these were not
+/// the cause of the error.
+fn with_mended_names<T: DeserializeOwned>(bytes: &[u8], what: &str) -> Option<T> {
+    let mut value: Value = serde_json::from_slice(bytes).ok()?;
+    let process =
+        if value.get("process").is_some() { value.get_mut("process")? } else { &mut value };
+    let flags = process.pointer_mut("/scheduler/flags").and_then(Value::as_array_mut);
+    flags.into_iter().flatten().for_each(mend_flag);
+    let sets = process.get_mut("capabilities").and_then(Value::as_object_mut);
+    let mut ignored = Vec::new();
+    for (set, members) in sets.into_iter().flatten() {
+        let Some(members) = members.as_array_mut() else { continue };
+        members.retain(|name| {
+            let known = !name.is_string() || Capability::deserialize(name).is_ok();
+            if !known {
+                ignored.push(format!("process.capabilities.{set}: {name}"));
+            }
+            known
+        });
+    }
+    let value = serde_json::from_value(value).ok()?;
+    if !ignored.is_empty() {
+        log::warn!("{what}: unknown and ignored: {}", ignored.join(", "));
+    }
+    Some(value)
+}
+
+fn mend_flag(flag: &mut Value) {
     const NAMES: [(&str, &str); 2] = [
         ("SCHED_FLAG_RESET_ON_FORK", "SCHED_RESET_ON_FORK"),
         ("SCHED_FLAG_DL_OVERRUN", "SCHED_FLAG_D_L_OVERRUN"),
     ];
-    let mut value: Value = serde_json::from_slice(bytes).ok()?;
-    let process =
-        if value.get("process").is_some() { value.get_mut("process")? } else { &mut value };
-    let flags = process.get_mut("scheduler")?.get_mut("flags")?.as_array_mut()?;
-    for flag in flags {
-        if let Some((_, ours)) = NAMES.iter().find(|(theirs, _)| flag == theirs) {
-            *flag = Value::from(*ours);
-        }
+    if let Some((_, ours)) = NAMES.iter().find(|(theirs, _)| flag == theirs) {
+        *flag = Value::from(*ours);
     }
-    serde_json::from_value(value).ok()
 }
 
 /// Checks `ociVersion`. Versions with the same major number are compatible

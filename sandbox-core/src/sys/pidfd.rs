@@ -1,7 +1,9 @@
-//! Opens the namespaces of a process by its pidfd (`linux/pidfd.h`, Linux 6.11).
+//! What a pidfd is good for: the namespaces of its process (`linux/pidfd.h`, Linux 6.11), and
+//! signals by any number.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::ptr;
 
 use super::check;
 
@@ -13,6 +15,18 @@ pub fn pid_namespace_of(pidfd: impl AsFd) -> io::Result<OwnedFd> {
 /// Opens the mount namespace of a process: `PIDFD_GET_MNT_NAMESPACE`.
 pub fn mount_namespace_of(pidfd: impl AsFd) -> io::Result<OwnedFd> {
     namespace_of(pidfd, libc::PIDFD_GET_MNT_NAMESPACE)
+}
+
+/// The highest signal number of the kernel.
+pub const LAST_SIGNAL: i32 = 64;
+
+/// Sends a signal, or with 0 only asks whether that is possible: pidfd_send_signal(2).
+pub fn send_signal(pidfd: impl AsFd, signal: i32) -> io::Result<()> {
+    let fd = pidfd.as_fd().as_raw_fd();
+    let no_info = ptr::null::<u8>();
+    // SAFETY: integer arguments, and no siginfo_t.
+    check(unsafe { libc::syscall(libc::SYS_pidfd_send_signal, fd, signal, no_info, 0) })?;
+    Ok(())
 }
 
 fn namespace_of(pidfd: impl AsFd, request: libc::Ioctl) -> io::Result<OwnedFd> {

@@ -297,17 +297,6 @@ pub fn set_cpu_affinity(cpus: impl IntoIterator<Item = u32>) -> io::Result<()> {
     Ok(())
 }
 
-/// Returns a real-time signal by its number. rustix has no names for these.
-pub fn realtime_signal(number: i32) -> Option<Signal> {
-    if !(32..=64).contains(&number) {
-        return None;
-    }
-    // SAFETY: the kernel takes any number up to 64; the ones that libc keeps
-    // for itself (32 and 33) are sent to other programs here, which is what
-    // kill(2) allows too.
-    Some(unsafe { Signal::from_raw_unchecked(number) })
-}
-
 /// Sets signals as a new program expects them: none blocked, and SIGPIPE, which Rust's
 /// runtime ignores, with its default action.
 pub fn reset_signals() -> io::Result<()> {

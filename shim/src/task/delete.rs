@@ -101,6 +101,10 @@ async fn end_at_gate(shim: &Arc<Shim>, id: &str) -> Result<()> {
         let _ = process.signal(rustix::process::Signal::KILL.as_raw());
         let _ = tokio::time::timeout(KILL_TIMEOUT, readable(process.pidfd.as_fd())).await;
     }
+    // Processes may have been exec'd into it; their exits come first.
+    if *shim.table().container(id)?.unfinished_execs.borrow() > 0 {
+        exits::end_execs(shim, id).await;
+    }
     exits::conclude(shim, &ProcessId::init(id), Exit::killed());
     shim.table().container(id)?.init.state.delete()?;
     Ok(())

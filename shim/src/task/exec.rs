@@ -98,7 +98,12 @@ fn begin(shim: &Shim, id: &ProcessId) -> Result<Begun> {
     let mut table = shim.table();
     let container = table.container(&id.container)?;
     can_exec(container)?;
-    if !matches!(container.init.state, State::Running(_)) {
+    // As under runc, the init may still be at its gate: its namespaces and its root are made.
+    let joinable = matches!(
+        container.init.state,
+        State::Created(_) | State::Starting { .. } | State::Running(_)
+    );
+    if !joinable {
         return Err(not_running(container));
     }
     let boot = container.boot.clone();

@@ -11,8 +11,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use containerd_shim_protos::events::task::TaskExit;
-use rustix::process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::process::{PidfdFlags, Signal, pidfd_open};
 use sandbox_core::sandbox::Process;
+use sandbox_core::sys::pidfd::send_signal;
 use sandbox_core::types::{HostPid, ProcessId};
 
 use super::boot::Relevance;
@@ -161,7 +162,7 @@ pub(super) async fn unless_exited<T>(
 /// Ends the remaining processes of a container whose init has ended, and waits
 /// until the exits of its execs are published. If the init is not PID 1 of a
 /// namespace of its own, the kernel leaves this to the shim.
-async fn end_execs(shim: &Arc<Shim>, id: &str) {
+pub(super) async fn end_execs(shim: &Arc<Shim>, id: &str) {
     let ended = async {
         kill_rest(shim, id).await;
         let unfinished = shim.table().container(id).ok().map(|c| c.unfinished_execs.subscribe());
@@ -222,20 +223,16 @@ fn kill_members(container: &Container) -> Vec<OwnedFd> {
     let boot = container.boot.sandbox.pid();
     let pids = container.cgroup.pids().unwrap_or_default();
     let others = pids.into_iter().filter(|pid| *pid != boot);
-    others.filter_map(|pid| signal_member(container, pid, Signal::KILL)).collect()
+    others.filter_map(|pid| signal_member(container, pid, Signal::KILL.as_raw())).collect()
 }
 
 /// Sends a signal to one process of a container's cgroup and returns its pidfd;
 /// `None` if it is no longer there. Reads the cgroup again once it has the
 /// pidfd, since the PID could have been reused before.
-pub(super) fn signal_member(
-    container: &Container,
-    pid: HostPid,
-    signal: Signal,
-) -> Option<OwnedFd> {
+pub(super) fn signal_member(container: &Container, pid: HostPid, signal: i32) -> Option<OwnedFd> {
     let pidfd = pidfd_open(rustix::process::Pid::from_raw(pid.0)?, PidfdFlags::empty()).ok()?;
     let there = container.cgroup.pids().is_ok_and(|pids| pids.contains(&pid));
-    (there && pidfd_send_signal(&pidfd, signal).is_ok()).then_some(pidfd)
+    (there && send_signal(&pidfd, signal).is_ok()).then_some(pidfd)
 }
 
 /// Publishes the exit, unless it is published already. An exit that was

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use containerd_shim_protos::api::{Empty, KillRequest};
 use rustix::process::Signal;
+use sandbox_core::sys::pidfd::LAST_SIGNAL;
 
 use super::container::{Container, process_id};
 use super::lifecycle::State;
@@ -12,9 +13,10 @@ use super::{exits, oom};
 use crate::error::{Error, Result};
 
 pub(super) fn kill(shim: &Arc<Shim>, request: &KillRequest) -> Result<Empty> {
-    let signal = i32::try_from(request.signal).ok().filter(|signal| (1..=64).contains(signal));
+    let signal =
+        i32::try_from(request.signal).ok().filter(|signal| (0..=LAST_SIGNAL).contains(signal));
     let signal = signal
-        .ok_or_else(|| Error::invalid(format!("{} is no signal; use 1 to 64", request.signal)))?;
+        .ok_or_else(|| Error::invalid(format!("{} is no signal; use 0 to 64", request.signal)))?;
     let mut table = shim.table();
     let container = table.container(&request.id)?;
     let id = process_id(&request.id, &request.exec_id);
@@ -53,10 +55,7 @@ fn dies_with_init(container: &Container, signal: i32) -> bool {
 }
 
 /// Sends a signal to every process in the container's cgroup except boot.
-fn kill_all(container: &Container, number: i32) -> Result<()> {
-    let signal = Signal::from_named_raw(number).ok_or_else(|| {
-        Error::invalid(format!("signal {number} is for one process, not for all"))
-    })?;
+fn kill_all(container: &Container, signal: i32) -> Result<()> {
     let boot = container.boot.sandbox.pid();
     for pid in container.cgroup.pids()? {
         if pid != boot {

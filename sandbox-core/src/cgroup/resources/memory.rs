@@ -18,7 +18,7 @@ pub(super) fn apply(cg: &Cgroup, memory: &LinuxMemory) -> Result<()> {
     let rest = memory.limit().is_some()
         || memory.swap().is_some()
         || memory.reservation().is_some()
-        || memory.swappiness().is_some()
+        || swappiness(memory).is_some()
         || memory.disable_oom_killer() == Some(true);
     if !rest {
         return Ok(());
@@ -30,7 +30,7 @@ pub(super) fn apply(cg: &Cgroup, memory: &LinuxMemory) -> Result<()> {
 /// Refuses what only version 1 has, and a swap limit below the memory limit that it
 /// includes.
 pub(super) fn check(v2: bool, memory: &LinuxMemory) -> Result<()> {
-    if let Some(swappiness) = memory.swappiness().filter(|s| !v2 && *s > 100) {
+    if let Some(swappiness) = swappiness(memory).filter(|s| !v2 && *s > 100) {
         return Err(Error::invalid(format!(
             "linux.resources.memory.swappiness: {swappiness}, expected 0 to 100"
         )));
@@ -38,7 +38,7 @@ pub(super) fn check(v2: bool, memory: &LinuxMemory) -> Result<()> {
     if !v2 {
         return Ok(());
     }
-    if memory.swappiness().is_some() {
+    if swappiness(memory).is_some() {
         return Err(unsupported("memory.swappiness", "cgroup version 2 has no swappiness"));
     }
     if memory.disable_oom_killer() == Some(true) {
@@ -86,6 +86,12 @@ pub(in crate::cgroup) fn completed(
     Ok(whole)
 }
 
+/// Returns the swappiness. Docker and runc write -1 for "not set", which as an unsigned
+/// number is the largest.
+fn swappiness(memory: &LinuxMemory) -> Option<u64> {
+    memory.swappiness().filter(|swappiness| *swappiness != u64::MAX)
+}
+
 /// memory.rst. Zero means "not set", as with runc. Whether memory or swap must be
 /// written first depends on whether they grow or shrink. [`Steps`] tries both orders.
 fn version_1(dir: &Path, memory: &LinuxMemory) -> Result<()> {
@@ -104,7 +110,7 @@ fn version_1(dir: &Path, memory: &LinuxMemory) -> Result<()> {
     if let Some(reservation) = memory.reservation().filter(|r| *r != 0) {
         steps.library("memory.reservation", move || set.set_soft_limit(reservation));
     }
-    if let Some(swappiness) = memory.swappiness() {
+    if let Some(swappiness) = swappiness(memory) {
         steps.library("memory.swappiness", move || set.set_swappiness(swappiness));
     }
     if memory.disable_oom_killer() == Some(true) {

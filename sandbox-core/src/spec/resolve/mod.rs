@@ -73,7 +73,11 @@ pub fn plan(spec: &Spec, context: &Context<'_>) -> Result<Plan> {
     let mounts = mounts::plan(spec, &section)?;
     let root_propagation = root_propagation(linux)?;
     let devices = devices::plan(linux.devices().as_deref().unwrap_or_default(), &ids)?;
-    let (sysctls, network_sysctls) = sysctls(spec, linux, &resolved, context)?;
+    let (mut sysctls, network_sysctls) = sysctls(spec, linux, &resolved, context)?;
+    // The kernel lets only the host's root write these, but each owner of the namespace set
+    // the names. As under runc, the sysctl counts, not the field.
+    let hostname = sysctls::take(&mut sysctls, "kernel.hostname");
+    let domainname = sysctls::take(&mut sysctls, "kernel.domainname");
     let (hooks, start_hooks) = hooks::plan(spec)?;
     if let Some(profile) = linux.seccomp() {
         seccomp::check(profile)?;
@@ -92,8 +96,8 @@ pub fn plan(spec: &Spec, context: &Context<'_>) -> Result<Plan> {
         devices: devices.iter().map(|node| node.path.clone()).collect(),
         masked_paths: paths("linux.maskedPaths", linux.masked_paths().as_deref())?,
         readonly_paths: paths("linux.readonlyPaths", linux.readonly_paths().as_deref())?,
-        hostname: uts_name("hostname", spec.hostname().as_deref())?,
-        domainname: uts_name("domainname", spec.domainname().as_deref())?,
+        hostname: uts_name("hostname", hostname.as_ref().or(spec.hostname().as_ref()))?,
+        domainname: uts_name("domainname", domainname.as_ref().or(spec.domainname().as_ref()))?,
         sysctls,
         bundle: context.bundle.into(),
         start_hooks,
@@ -225,7 +229,7 @@ fn paths(field: &str, paths: Option<&[String]>) -> Result<Vec<PathBuf>> {
 
 /// Checks a name for sethostname(2) or setdomainname(2), which take 64 bytes.
 /// Go programs write an absent name as an empty one.
-fn uts_name(field: &str, name: Option<&str>) -> Result<Option<String>> {
+fn uts_name(field: &str, name: Option<&String>) -> Result<Option<String>> {
     let Some(name) = name.filter(|name| !name.is_empty()) else {
         return Ok(None);
     };
@@ -257,7 +261,6 @@ fn sysctls(
         resolved,
         root: context.sandbox.is_none(),
         hostname: given(spec.hostname()),
-        domainname: given(spec.domainname()),
     };
     sysctls::plan(linux.sysctl().as_ref(), &section)
 }

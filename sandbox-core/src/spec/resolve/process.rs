@@ -1,5 +1,7 @@
 //! `process`: of a container's init, or of an exec'd process.
 
+use std::collections::HashMap;
+
 use oci_spec::runtime::{
     Box as ConsoleSize, LinuxPersonality, LinuxPersonalityDomain, Process, User,
 };
@@ -109,6 +111,8 @@ fn args(args: &[String]) -> Result<Vec<String>> {
     Ok(args.to_vec())
 }
 
+/// Resolves the environment. If it has a variable twice, the last one counts, as under
+/// runc: programs differ in which they would see.
 fn env(env: &[String]) -> Result<Vec<String>> {
     for (i, entry) in env.iter().enumerate() {
         without_nul(|| format!("process.env[{i}]"), entry)?;
@@ -119,7 +123,13 @@ fn env(env: &[String]) -> Result<Vec<String>> {
             );
         }
     }
-    Ok(env.to_vec())
+    fn name(entry: &str) -> &str {
+        entry.split_once('=').map_or(entry, |(name, _)| name)
+    }
+    let last: HashMap<&str, usize> =
+        env.iter().enumerate().map(|(i, entry)| (name(entry), i)).collect();
+    let counts = |(i, entry): &(usize, &String)| last.get(name(entry)) == Some(i);
+    Ok(env.iter().enumerate().filter(counts).map(|(_, entry)| entry.clone()).collect())
 }
 
 fn check_user(user: &User, additional: &[u32], ids: &Ids) -> Result<()> {

@@ -26,11 +26,16 @@ pub(super) struct SysctlContext<'a> {
     /// network.
     pub(super) root: bool,
     pub(super) hostname: bool,
-    pub(super) domainname: bool,
 }
 
 /// Names and values, sorted by name.
 pub(super) type Sysctls = Vec<(String, String)>;
+
+/// Takes the value of a sysctl out of a list.
+pub(super) fn take(sysctls: &mut Sysctls, name: &str) -> Option<String> {
+    let at = sysctls.iter().position(|(other, _)| other == name)?;
+    Some(sysctls.remove(at).1)
+}
 
 /// Returns the container's sysctls, and those of the network namespace.
 pub(super) fn plan(
@@ -78,9 +83,6 @@ fn check(key: &str, name: &str, context: &SysctlContext<'_>) -> Result<()> {
         "kernel.hostname" if context.hostname => "is given beside hostname; expected one of both",
         "kernel.domainname" if !resolved.uts_listed => {
             "would change the host's name: no uts namespace is listed"
-        }
-        "kernel.domainname" if context.domainname => {
-            "is given beside domainname; expected one of both"
         }
         "kernel.hostname" | "kernel.domainname" => return Ok(()),
         _ if name.starts_with("net.") && !context.root => {

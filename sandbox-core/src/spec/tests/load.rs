@@ -33,10 +33,7 @@ fn an_error_names_the_field() {
         (r#"{"process": {"args": ["sh", 3]}}"#, "process.args[1]: invalid type"),
         (r#"{"process": {"args": ["sh"], "cwd": "/"}}"#, "process: missing field `user`"),
         (r#"{"process": {"user": {"uid": -1}}}"#, "process.user.uid: invalid value: integer `-1`"),
-        (
-            r#"{"process": {"capabilities": {"bounding": ["CAP_FLY"]}}}"#,
-            "process.capabilities.bounding",
-        ),
+        (r#"{"process": {"capabilities": {"bounding": [1]}}}"#, "process.capabilities.bounding"),
         (
             r#"{"process": {"rlimits": [{"type": "RLIMIT_X"}]}}"#,
             "process.rlimits[0].type: unknown variant `RLIMIT_X`",
@@ -95,6 +92,35 @@ fn scheduler_flags_are_known_by_the_names_of_the_specification() {
     let plan = Story::of(CTR).set("/process/scheduler", scheduler).accepted();
     let planned = process(&plan).scheduler.unwrap();
     assert_eq!((planned.policy, planned.nice, planned.flags), (3, 5, 7));
+}
+
+#[test]
+fn capabilities_that_no_kernel_knows_are_left_out() {
+    let plan = Story::of(CTR)
+        .set("/process/capabilities/bounding", json!(["CAP_FLY", "CAP_CHOWN", "chown"]))
+        .set("/process/capabilities/permitted", json!(["CAP_CHOWN", "CAP_FLY"]))
+        .set("/process/capabilities/effective", json!(["CAP_FLY"]))
+        .accepted();
+    let sets = process(&plan).capabilities;
+    assert_eq!((sets.bounding, sets.permitted, sets.effective), (1, 1, 0));
+}
+
+#[test]
+fn the_last_of_two_variables_counts() {
+    let plan = Story::of(CTR)
+        .set("/process/env", json!(["A=1", "PATH=/bin", "A=2=3", "AB=4", "A=", "PATH=/sbin"]))
+        .accepted();
+    assert_eq!(process(&plan).env, ["AB=4", "A=", "PATH=/sbin"]);
+}
+
+#[test]
+fn sysctls_of_the_uts_namespace_are_its_names() {
+    let sysctls = json!({"kernel.domainname": "c.d", "kernel.msgmax": "1"});
+    let mut story = Story::of(CTR).set("/domainname", "a.b");
+    story.spec["linux"]["sysctl"] = sysctls;
+    let container = story.accepted().container;
+    assert_eq!(container.domainname.as_deref(), Some("c.d"));
+    assert_eq!(container.sysctls, [("kernel.msgmax".to_owned(), "1".to_owned())]);
 }
 
 #[test]
