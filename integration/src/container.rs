@@ -41,6 +41,7 @@ impl Containerd {
             spec: spec::container(args.as_ref(), &self.cgroups_path(id)),
             streams: Streams::Captured,
             options: None,
+            input: None,
             output: None,
             root: None,
         }
@@ -60,6 +61,7 @@ pub struct NewContainer<'a> {
     spec: Value,
     streams: Streams,
     options: Option<Any>,
+    input: Option<String>,
     output: Option<String>,
     root: Option<PathBuf>,
 }
@@ -82,6 +84,12 @@ impl<'a> NewContainer<'a> {
     /// supports, which also takes the errors.
     pub fn output_to(mut self, place: &str) -> Self {
         self.output = Some(place.to_owned());
+        self
+    }
+
+    /// Sets another origin of the input: a path.
+    pub fn input_from(mut self, place: &str) -> Self {
+        self.input = Some(place.to_owned());
         self
     }
 
@@ -192,7 +200,7 @@ impl<'a> NewContainer<'a> {
         let request = CreateTaskRequest {
             container_id: self.id.clone(),
             rootfs,
-            stdin: stdio.stdin(),
+            stdin: self.input.unwrap_or_else(|| stdio.stdin()),
             stdout: place.unwrap_or_else(|| stdio.stdout()),
             stderr: uri.unwrap_or_else(|| stdio.stderr()),
             terminal: stdio.terminal(),

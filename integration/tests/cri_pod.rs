@@ -12,6 +12,7 @@ on_each_cri!(
     a_pod_runs_and_goes,
     containers_share_network_and_ipc_but_not_pids,
     containers_share_pids_if_the_pod_does,
+    a_container_ends_though_another_holds_its_output,
     a_debug_container_joins_the_pids_of_its_target,
     output_is_logged_and_the_log_can_be_reopened,
     a_container_restarts_in_a_living_pod,
@@ -65,6 +66,30 @@ fn containers_share_network_and_ipc_but_not_pids(containerd: Containerd) {
     assert_eq!(client.ask("cat /proc/1/comm"), "sleep");
     client.ask("echo note > /dev/shm/note");
     assert_eq!(server.ask("cat /dev/shm/note"), "note");
+}
+
+/// containerd waits for the end of a container's output before it takes the
+/// container for ended. With runc, it waits for the other one.
+fn a_container_ends_though_another_holds_its_output(containerd: Containerd) {
+    let pod = containerd.pod_with("held", |config| {
+        let options = integration::cri::pod_security(config).namespace_options.as_mut();
+        options.expect("namespace options").pid = NamespaceMode::Pod.into();
+    });
+    let talks = pod.shell("talks", "echo one; until [ -e /tmp/end ]; do sleep 0.1; done; echo two");
+    let holds = pod.shell(
+        "holds",
+        "for p in /proc/[0-9]*; do \
+           grep -q 'echo two' $p/cmdline && ! grep -q HOLDS $p/cmdline && exec 3> $p/fd/1 && break; \
+         done; echo HOLDS >&3; touch /tmp/holds; exec sleep 1000",
+    );
+    integration::wait::until("the other holds its output", || {
+        (holds.exec("[ -e /tmp/holds ]").code == 0).then_some(())
+    });
+    talks.wait_for_log("HOLDS");
+    talks.ask("touch /tmp/end");
+    assert_eq!(talks.wait().exit_code, 0);
+    talks.wait_for_log("two");
+    talks.remove().expect("remove it");
 }
 
 fn containers_share_pids_if_the_pod_does(containerd: Containerd) {

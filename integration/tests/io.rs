@@ -28,6 +28,9 @@ on_each_containerd!(
     delete_ends_an_exec_s_output_whoever_holds_it,
     output_goes_to_a_file,
     output_goes_to_what_a_path_names,
+    input_comes_from_what_a_path_names,
+    a_flood_from_the_background_ends_at_delete,
+    a_terminal_that_is_held_in_the_background_ends_at_delete,
     output_goes_to_a_logger,
 );
 
@@ -293,6 +296,54 @@ fn output_goes_to_what_a_path_names(containerd: Containerd) {
     let directory = containerd.directory();
     let refused = containerd.shell("nonsense", "true").output_to(&directory.to_string_lossy());
     assert!(refused.try_create().is_err(), "a directory");
+}
+
+fn input_comes_from_what_a_path_names(containerd: Containerd) {
+    let file = containerd.directory().join("plain.input");
+    let blob = vec![b'x'; 1 << 20];
+    fs::write(&file, &blob).expect("make a file");
+    let container = containerd.container("plain", ["sha256sum"]);
+    let container = container.input_from(&file.to_string_lossy()).start();
+    let (code, output) = container.finish();
+    assert_eq!((code, &output[..64]), (0, image::sha256(&blob).as_str()));
+
+    let container = containerd.shell("null", "cat; cat /dev/stdin; exit 5");
+    let container = container.input_from("/dev/null").start();
+    assert_eq!(container.finish(), (5, String::new()));
+
+    let container = containerd.shell("zero", "head -c 100000 | tr '\\0' x | sha256sum");
+    let container = container.input_from("/dev/zero").start();
+    let (code, output) = container.finish();
+    assert_eq!((code, &output[..64]), (0, image::sha256(&blob[..100_000]).as_str()));
+}
+
+/// Neither the exit nor Delete waits for the end of the flood, and other
+/// execs are served meanwhile.
+fn a_flood_from_the_background_ends_at_delete(containerd: Containerd) {
+    let container = containerd.container("host", ["sleep", "1000"]).start();
+    for n in 0..3 {
+        let process = spec::process(&["sh", "-c", "yes & yes >&2 & echo started; exit 3"]);
+        let exec = container.exec(&format!("floods-{n}"), process, Streams::Captured);
+        let exec = exec.expect("add an exec");
+        exec.start().expect("start it");
+        assert_eq!(exec.wait().code, 3);
+        assert_eq!(exec.delete().expect("delete it"), 3);
+        let output = exec.stdio().output();
+        assert!(output.contains("started"), "{} bytes", output.len());
+        exec.stdio().errors_bytes();
+        assert_eq!(container.exec_shell(&format!("other-{n}"), "echo hello").1, "hello\n");
+    }
+}
+
+fn a_terminal_that_is_held_in_the_background_ends_at_delete(containerd: Containerd) {
+    let container = containerd.container("host", ["sleep", "1000"]).start();
+    let script = "trap '' HUP; sleep 1000 & echo started";
+    let exec = container.exec("held", spec::process(&["sh", "-c", script]), Streams::Terminal);
+    let exec = exec.expect("add an exec");
+    exec.start().expect("start it");
+    assert_eq!(exec.wait().code, 0);
+    exec.delete().expect("delete it");
+    assert_eq!(exec.stdio().output(), "started\r\n");
 }
 
 /// A logger gets the streams as descriptors 3 and 4, and reports by closing 5
