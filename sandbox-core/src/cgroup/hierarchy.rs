@@ -76,7 +76,9 @@ impl Hierarchies {
             return Ok(Self::unified(usual.to_owned(), "/".into()));
         }
         let path = "/proc/self/mountinfo";
-        Self::parse(&fs::read_to_string(path).context(|| format!("read {path}"))?)
+        // A mount of anything else may be at any bytes.
+        let text = fs::read(path).context(|| format!("read {path}"))?;
+        Self::parse(&String::from_utf8_lossy(&text))
     }
 
     fn unified(mount: PathBuf, root: PathBuf) -> Hierarchies {

@@ -55,7 +55,9 @@ impl MountTable {
     /// Reads the present table. Empty if it cannot be read, since it only
     /// improves an error.
     pub(super) fn read() -> Self {
-        let text = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        let text = std::fs::read("/proc/self/mountinfo").unwrap_or_default();
+        // A name that is no UTF-8 must not hide the other mounts.
+        let text = String::from_utf8_lossy(&text);
         Self(text.lines().filter_map(Mount::parse).collect())
     }
 

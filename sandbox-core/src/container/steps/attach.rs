@@ -88,8 +88,13 @@ fn make(root: BorrowedFd<'_>, destination: &Path, source: &MountSource) -> Resul
             let below = destination::find(root, destination)?;
             let mount = tmpfs(options, below.as_ref())?;
             if let Some(below) = below.filter(|_| *copy_up) {
-                copy_up::copy(&below, &mount)
+                let keep_owner = options.iter().any(|(key, _)| key == "uid" || key == "gid");
+                let lost = copy_up::copy(&below, &mount, keep_owner)
                     .context(|| format!("tmpcopyup of {}", destination.display()))?;
+                if lost.count > 0 {
+                    let (at, first) = (destination.display(), lost.first);
+                    log::warn!("tmpcopyup of {at}: {first} ({} such in all)", lost.count);
+                }
             }
             Ok(mount)
         }
