@@ -259,6 +259,23 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn output_survives_its_client() {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut io, mut process, client) = exec(&directory).await;
+        drop(client);
+        process.write_all(b"one ").unwrap();
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        process.write_all(b"two").unwrap();
+        drop(process);
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        io.release();
+        let flags = OFlags::NONBLOCK.bits() as i32;
+        let path = directory.path().join("out");
+        let client = File::options().read(true).custom_flags(flags).open(path).unwrap();
+        assert_eq!(read_to_end(client).await, b"one two");
+    }
+
+    #[tokio::test]
     async fn delete_ends_a_stream_that_is_still_held() {
         let directory = tempfile::tempdir().unwrap();
         let (mut io, mut process, client) = exec(&directory).await;
