@@ -2,12 +2,17 @@
 //! grants over the network, the host name or the message queues has its effect, and one
 //! that it does not grant has none.
 
-use std::fs;
+use std::collections::BTreeSet;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 
+use integration::container::options;
 use integration::containerd::{Containerd, Version};
 use integration::cri::{Pod, PodContainer, pod_security, security};
-use integration::{host, on_each_containerd};
-use k8s_cri::v1::{Capability, IdMapping, NamespaceMode, UserNamespace};
+use integration::events::{Subscriber, TaskEvent};
+use integration::stdio::Streams;
+use integration::{host, on_each_containerd, spec};
+use k8s_cri::v1::{Capability, IdMapping, Int64Value, Mount, NamespaceMode, UserNamespace};
 use serde_json::{Value, json};
 
 on_each_containerd!(
@@ -16,6 +21,10 @@ on_each_containerd!(
     low_ports_take_a_capability_in_an_own_network,
     a_container_names_its_own_host,
     ping_groups_are_the_container_s,
+    ids_beyond_the_range_exist_where_the_spec_names_them,
+    an_exec_has_the_ids_of_its_container,
+    a_volume_that_belongs_to_nobody_is_told,
+    a_sandbox_can_have_more_ids,
 );
 
 fn grant<const N: usize>(names: [&'static str; N]) -> impl Fn(&mut Value) {
@@ -109,6 +118,119 @@ fn ping_groups_are_the_container_s(containerd: Containerd) {
     };
     assert_eq!(range("some", "1000 2000"), "1000 2000");
     assert_eq!(range("all", "0 2147483647"), "0 65535");
+}
+
+/// Makes a directory of this owner that only it may enter.
+fn volume_of(uid: u32, gid: u32) -> tempfile::TempDir {
+    let volume = tempfile::tempdir_in("/var/tmp").expect("make a volume");
+    chown(volume.path(), Some(uid), Some(gid)).expect("give it away");
+    fs::set_permissions(volume.path(), Permissions::from_mode(0o770)).expect("close it");
+    volume
+}
+
+fn as_user(uid: u32, gid: u32, groups: &[u32]) -> impl Fn(&mut Value) {
+    let user = json!({ "uid": uid, "gid": gid, "additionalGids": groups });
+    move |spec| {
+        spec["process"]["user"] = user.clone();
+        spec["process"]["capabilities"] = json!({});
+    }
+}
+
+fn ids_beyond_the_range_exist_where_the_spec_names_them(containerd: Containerd) {
+    let volume = volume_of(1_000_680_000, 70_000);
+    let path = volume.path().to_str().expect("an ASCII path");
+    let script = "id -u; id -g; id -G; cd /volume && echo mine > note && stat -c '%u %g' note .";
+    let container = containerd.shell("high", script).bind(path, "/volume", &["rbind", "rw"]);
+    let container = container.spec(as_user(1_000_680_000, 70_000, &[4711, 80_000])).start();
+    let (code, output) = container.finish();
+    let wanted = "1000680000\n70000\n70000 4711 80000\n1000680000 70000\n1000680000 70000\n";
+    assert_eq!((code, output.as_str()), (0, wanted));
+    let note = fs::metadata(volume.path().join("note")).expect("the file");
+    assert_eq!((note.uid(), note.gid()), (1_000_680_000, 70_000), "on disk");
+    // On the host, it was nobody all the same.
+    let container = containerd.container("seen", ["sleep", "1000"]);
+    let container = container.spec(as_user(1_000_680_000, 70_000, &[])).start();
+    let uid: u32 = host::status(container.pid(), "Uid")
+        .split_whitespace()
+        .next()
+        .and_then(|uid| uid.parse().ok())
+        .expect("a user ID");
+    assert_ne!(uid, 1_000_680_000);
+    assert!(uid >= 1 << 30, "{uid} is one of Palisade's");
+}
+
+fn an_exec_has_the_ids_of_its_container(containerd: Containerd) {
+    let container = containerd.container("high", ["sleep", "1000"]);
+    let container = container.spec(as_user(70_000, 70_000, &[])).start();
+    let exec = |id: &str, uid: u32| {
+        let mut process = spec::process(&["id", "-u"]);
+        process["user"] = json!({ "uid": uid, "gid": 0 });
+        container.exec(id, process, Streams::Captured)
+    };
+    let known = exec("known", 70_000).expect("add an exec");
+    known.start().expect("start it");
+    assert_eq!(known.wait().code, 0);
+    assert_eq!(known.stdio().output(), "70000\n");
+    let error = exec("unknown", 70_001).err().expect("the ID is not there").message().to_owned();
+    assert!(error.contains("70001") && error.contains("ids_per_sandbox"), "{error}");
+}
+
+fn a_volume_that_belongs_to_nobody_is_told(containerd: Containerd) {
+    let events = Subscriber::new(&containerd);
+    let volume = volume_of(90_000, 90_000);
+    let path = volume.path().to_str().expect("an ASCII path");
+    let look = || containerd.shell("look", "stat -c %u /volume").bind(path, "/volume", &["rbind"]);
+    assert_eq!(look().start().finish(), (0, "65534\n".to_owned()));
+    let seen = events.until(|event| matches!(event, TaskEvent::Powerless(_)));
+    let Some(TaskEvent::Powerless(sentence)) = seen.last() else { panic!("{seen:?}") };
+    assert!(sentence.contains(path) && sentence.contains("90000:90000"), "{sentence}");
+    let refuse = look().options(options("on_powerless = 'refuse'", ""));
+    let error = refuse.try_create().err().expect("it is refused").message().to_owned();
+    assert!(error.contains("90000:90000"), "{error}");
+}
+
+fn a_sandbox_can_have_more_ids(containerd: Containerd) {
+    let script = "touch /tmp/given && chown 100000:131071 /tmp/given && stat -c '%u %g' /tmp/given; \
+        awk '{ print $3 }' /proc/self/uid_map";
+    let more = options("ids_per_sandbox = 131072", "");
+    let container = containerd.shell("more", script).options(more).start();
+    assert_eq!(container.finish(), (0, "100000 131071\n131072\n".to_owned()));
+}
+
+/// Later containers of a pod get them beside the pod's user namespace.
+#[test]
+fn each_container_of_a_pod_may_have_its_own_high_ids() {
+    let containerd = Containerd::start(Version::V2_1);
+    let pod = containerd.pod("openshift");
+    let volume = volume_of(0, 1_000_690_000);
+    let container = |name: &str, uid: i64| {
+        pod.container(name, "sleep 1000", |config| {
+            security(config).run_as_user = Some(Int64Value { value: uid });
+            security(config).run_as_group = Some(Int64Value { value: uid });
+            security(config).supplemental_groups = vec![1_000_690_000];
+            config.mounts.push(Mount {
+                container_path: "/volume".into(),
+                host_path: volume.path().to_string_lossy().into(),
+                ..Default::default()
+            });
+        })
+    };
+    let (one, two) = (container("one", 1_000_680_000), container("two", 1_000_680_001));
+    assert_eq!(
+        one.ask("echo one > /volume/one; stat -c '%u %g' /volume/one"),
+        "1000680000 1000680000"
+    );
+    assert_eq!(two.ask("cat /volume/one; stat -c %u /volume/one"), "one\n65534");
+    assert_eq!(two.ask("stat -c %g /volume"), "1000690000");
+    let on_disk = fs::metadata(volume.path().join("one")).expect("the file");
+    assert_eq!((on_disk.uid(), on_disk.gid()), (1_000_680_000, 1_000_680_000));
+    // The ID that both have is one ID on the host.
+    let groups = |pid: i32| -> BTreeSet<String> {
+        host::status(pid, "Groups").split_whitespace().map(str::to_owned).collect()
+    };
+    assert_eq!(groups(one.pid()).intersection(&groups(two.pid())).count(), 1);
+    // Their network is still the pod's.
+    assert_eq!(one.ask("readlink /proc/self/ns/net"), two.ask("readlink /proc/self/ns/net"));
 }
 
 /// Requests `hostUsers: false`.

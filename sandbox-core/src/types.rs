@@ -30,6 +30,29 @@ pub enum Userns {
     Never,
 }
 
+/// The host IDs from which sandboxes get theirs: docs/options.md.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IdPool {
+    /// The first ID.
+    pub start: u32,
+    /// The number of IDs.
+    pub size: u32,
+    /// The number of IDs, from 0 on, that the containers of one sandbox have: a multiple of
+    /// [`IdPool::SLICE`].
+    pub per_sandbox: u32,
+}
+
+impl IdPool {
+    /// The number of IDs that are taken together: all 16-bit IDs, as subuid(5) tools assign.
+    pub const SLICE: u32 = 65536;
+}
+
+impl Default for IdPool {
+    fn default() -> Self {
+        Self { start: 0x4000_0000, size: 0x4000_0000, per_sandbox: Self::SLICE }
+    }
+}
+
 /// The CPUs and the memory that a container is told it has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Capacity {

@@ -16,7 +16,7 @@ use sandbox_core::control::message::{Donations, Done, Request, Upward};
 use sandbox_core::sandbox::{Config, NewSandbox, Process, ReceiveOutcome, ReceivedFds, Sandbox};
 use sandbox_core::spec::plan::Plan;
 use sandbox_core::spec::{self, Context, ProcessDefaults};
-use sandbox_core::types::{Capacity, ProcessId, Userns};
+use sandbox_core::types::{Capacity, IdPool, ProcessId, Userns};
 use serde_json::{Value, json};
 
 const CAPACITY: Capacity = Capacity { cpus: 2, memory: 1 << 30 };
@@ -50,8 +50,7 @@ impl Fixture {
     fn config(&self) -> Config {
         Config {
             userns: Userns::Auto,
-            id_range_start: 0x7000_0000,
-            id_range_size: 65536 * 64,
+            id_pool: IdPool { start: 0x7000_0000, size: 65536 * 64, ..IdPool::default() },
             state_root: self.directory.path().join("run"),
             palisade: env!("CARGO_BIN_EXE_palisade").into(),
             debug: true,
@@ -65,6 +64,7 @@ impl Fixture {
             bundle: &bundle,
             rootfs_mounts_given: false,
             userns: Userns::Auto,
+            id_pool: IdPool::default(),
             sandbox: None,
             other_containers: &[],
         };

@@ -228,6 +228,7 @@ mod tests {
             bundle: "/".as_ref(),
             rootfs_mounts_given: false,
             userns: Default::default(),
+            id_pool: Default::default(),
             sandbox: None,
             other_containers: &[],
         };

@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use containerd_shim_protos::protobuf::CodedInputStream;
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
 use sandbox_core::sandbox::Config;
-use sandbox_core::types::Userns;
+use sandbox_core::types::{IdPool, Userns};
 use serde::Deserialize;
 
 use crate::error::{Context, Error, Result};
@@ -38,6 +38,8 @@ pub(crate) struct Options {
     pub(crate) id_range_start: u32,
     /// Number of host IDs in the range.
     pub(crate) id_range_size: u32,
+    /// Number of IDs, from 0 on, that the containers of a sandbox have.
+    pub(crate) ids_per_sandbox: u32,
     /// Whether the shim and boot log at debug level.
     pub(crate) debug: bool,
     /// The program that makes cgroups. `SystemdCgroup`, as in runc's options,
@@ -103,6 +105,7 @@ impl Default for Options {
             userns: UsernsOption::Auto,
             id_range_start: 0x4000_0000,
             id_range_size: 0x4000_0000,
+            ids_per_sandbox: IdPool::SLICE,
             debug: false,
             cgroup_driver: CgroupDriver::Auto,
             systemd_cgroup: false,
@@ -146,6 +149,20 @@ impl Options {
             toml::from_str(text).map_err(|e| Error::invalid(e.message().to_string()))?;
         if options.systemd_cgroup {
             options.cgroup_driver = CgroupDriver::Systemd;
+        }
+        let ids = options.ids_per_sandbox;
+        if ids == 0 || !ids.is_multiple_of(IdPool::SLICE) {
+            return Err(Error::invalid(format!(
+                "ids_per_sandbox = {ids}: expected a multiple of {}",
+                IdPool::SLICE
+            )));
+        }
+        if options.id_range_start.checked_add(options.id_range_size).is_none() {
+            return Err(Error::invalid(format!(
+                "id_range_size = {}: the range ends beyond the last ID, {}",
+                options.id_range_size,
+                u32::MAX
+            )));
         }
         for key in &options.allow_annotations {
             if !ANNOTATABLE.contains(&key.as_str()) {
@@ -216,12 +233,20 @@ impl Options {
         Ok(tightens)
     }
 
+    /// Returns the host IDs from which sandboxes get theirs.
+    pub(crate) fn id_pool(&self) -> IdPool {
+        IdPool {
+            start: self.id_range_start,
+            size: self.id_range_size,
+            per_sandbox: self.ids_per_sandbox,
+        }
+    }
+
     /// Returns the part of the options that `sandbox-core` needs.
     pub(crate) fn config(&self, palisade: PathBuf) -> Config {
         Config {
             userns: self.userns.into(),
-            id_range_start: self.id_range_start,
-            id_range_size: self.id_range_size,
+            id_pool: self.id_pool(),
             state_root: PathBuf::from(STATE_ROOT),
             palisade,
             debug: self.debug,

@@ -12,7 +12,7 @@ use std::path::{Component, Path};
 use libfuzzer_sys::fuzz_target;
 use sandbox_core::spec::plan::{MountSource, Plan};
 use sandbox_core::spec::{Context, SandboxFacts, load, plan};
-use sandbox_core::types::{HostPid, Userns};
+use sandbox_core::types::{HostPid, IdPool, Userns};
 use tempfile::TempDir;
 
 thread_local! {
@@ -36,6 +36,7 @@ fn plan_both(json: &[u8], bundle: &Path, sandbox: &SandboxFacts) {
             bundle,
             rootfs_mounts_given: false,
             userns,
+            id_pool: IdPool::default(),
             sandbox,
             other_containers: &[],
         };

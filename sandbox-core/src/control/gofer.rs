@@ -10,20 +10,23 @@ use serde::{Deserialize, Serialize};
 
 use super::encoding::Message;
 use crate::error::{Error, FailureKind};
-use crate::spec::plan::{DeliveredSource, DeviceNode, Mappings};
+use crate::spec::plan::{DeliveredSource, DeviceNode, Mappings, Powerless};
 use crate::sys::mount::PropagationKind;
 
 /// The request for one container. These descriptors travel with it, in this order: the
-/// mounts channel; the sandbox's user namespace, if it has one (`user_namespace`); the
-/// sandbox's network namespace, if a sysfs is among the mounts; boot's pidfd, if
+/// mounts channel; the pod's user namespace, if it has one (`user_namespace`) and the container
+/// is in it (`own_user_namespace`); the sandbox's network namespace, if a sysfs is among the mounts; boot's pidfd, if
 /// `sandbox_proc`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct GoferRequest {
     /// The container's ID, which the packets in the mounts channel repeat.
     pub container: String,
-    /// The mappings of the sandbox's user namespace, by which mounts are idmapped. `None` if
+    /// The mappings of the containers' user namespace, by which mounts are idmapped. `None` if
     /// the sandbox has no user namespace.
     pub user_namespace: Option<Mappings>,
+    /// Whether these are the container's own rather than the pod's. The gofer then makes a
+    /// user namespace with them to idmap by.
+    pub own_user_namespace: bool,
     /// Whether to make a proc of boot's PID namespace (first container only).
     pub sandbox_proc: bool,
     /// Whether to make the default device nodes (first container only).
@@ -131,8 +134,9 @@ pub enum Slot {
     Devices,
 }
 
-/// The gofer's reply to the shim. The gofer stops at the first error.
-pub type GoferAnswer = Result<(), GoferError>;
+/// The gofer's reply to the shim: what it found to be without effect. The gofer stops at
+/// the first error.
+pub type GoferAnswer = Result<Vec<Powerless>, GoferError>;
 
 impl Message for GoferAnswer {
     const NAME: &str = "the gofer's answer";

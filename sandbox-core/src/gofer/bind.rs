@@ -13,8 +13,16 @@ use crate::gofer::{idmap, overlay_again};
 use crate::spec::plan::{IdmapChoice, Mappings};
 use crate::sys::mount::{Depth, PropagationKind};
 
-/// Clones `source` and maps its owners as `choice` demands. Also returns
-/// whether its root is not a directory.
+/// A bind mount, opened.
+pub(super) struct Opened {
+    pub(super) mount: OwnedFd,
+    /// Whether its root is not a directory.
+    pub(super) is_file: bool,
+    /// Its root's owner and group, if one of them does not exist in the container.
+    pub(super) foreign: Option<(u32, u32)>,
+}
+
+/// Clones `source` and maps its owners as `choice` demands.
 ///
 /// The host's administrator chose the path, and its symlinks are followed as
 /// anywhere on the host. A container cannot write to anything that is trusted
@@ -27,7 +35,7 @@ pub(super) fn open(
     choice: &IdmapChoice,
     propagation: Option<PropagationKind>,
     users: Option<&Users>,
-) -> Result<(OwnedFd, bool)> {
+) -> Result<Opened> {
     let mut clone = ClonedTree::open(source, depth, MOUNT_REMEDY)?;
     clone.again = Some(overlay_again::make);
     let stat = rustix::fs::fstat(&clone.mount).context(|| format!("fstat {}", source.display()))?;
@@ -35,11 +43,14 @@ pub(super) fn open(
     let propagation = leaving_host(propagation, users);
     let plain = Change { idmap: None, idmap_depth: depth, propagation };
     let made;
+    let mut foreign = None;
     let change = match choice {
         IdmapChoice::None => plain,
         IdmapChoice::Sandbox => {
             // containerd shifts some volumes itself, such as the sandbox's /dev/shm.
             let users = users.filter(|users| !users.owns(stat.st_uid));
+            let owner = (stat.st_uid, stat.st_gid);
+            foreign = users.is_some_and(|users| !users.maps(owner)).then_some(owner);
             Change { idmap: users.map(Users::namespace), ..plain }
         }
         IdmapChoice::Mappings { mappings, recursive } => {
@@ -50,7 +61,7 @@ pub(super) fn open(
             Change { idmap: Some(made.as_fd()), idmap_depth, ..plain }
         }
     };
-    Ok((idmap::change(clone, change)?, is_file))
+    Ok(Opened { mount: idmap::change(clone, change)?, is_file, foreign })
 }
 
 /// Returns a user namespace with the mappings of a mount. No mappings mean the

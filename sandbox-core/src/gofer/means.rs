@@ -4,7 +4,8 @@ use std::os::fd::OwnedFd;
 
 use crate::control::gofer::GoferRequest;
 use crate::error::{Error, Result};
-use crate::gofer::users::Users;
+use crate::gofer::users::{Users, namespace_with};
+use crate::spec::plan::Powerless;
 
 /// The descriptors and namespaces for the work on one request.
 pub(super) struct Gofer {
@@ -17,6 +18,8 @@ pub(super) struct Gofer {
     /// Detached mounts that are not needed any more. Closing one waits for the
     /// whole kernel (60 µs), so they are closed after the reply.
     pub(super) leftovers: Vec<OwnedFd>,
+    /// What turned out to be without effect.
+    pub(super) powerless: Vec<Powerless>,
 }
 
 impl Gofer {
@@ -34,7 +37,13 @@ impl Gofer {
         };
         let channel = take("the mounts channel")?;
         let users = match &request.user_namespace {
-            Some(mappings) => Some(Users::new(take("the user namespace")?, mappings.clone())?),
+            Some(mappings) => {
+                let namespace = match request.own_user_namespace {
+                    true => namespace_with(mappings)?,
+                    false => take("the user namespace")?,
+                };
+                Some(Users::new(namespace, mappings.clone())?)
+            }
             None => None,
         };
         let network = request.wants_network().then(|| take("the network namespace"));
@@ -44,6 +53,7 @@ impl Gofer {
             network: network.transpose()?,
             boot: boot.transpose()?,
             leftovers: Vec::new(),
+            powerless: Vec::new(),
         };
         match fds.count() {
             0 => Ok((channel, gofer)),

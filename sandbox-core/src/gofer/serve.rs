@@ -1,6 +1,7 @@
 //! Serves one request, from the socket to the reply.
 
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::process::ExitCode;
 
 use rustix::event::PollFlags;
@@ -13,7 +14,7 @@ use crate::error::{Context, Error, Result};
 use crate::gofer::delivery::{Outbox, wait_for};
 use crate::gofer::means::Gofer;
 use crate::gofer::{bind, devices, filesystem, rootfs, seccomp};
-use crate::spec::plan::DeliveredSource;
+use crate::spec::plan::{DeliveredSource, Powerless};
 use crate::sys::process::die_with_parent;
 
 /// Larger than any request: one with a large seccomp profile and thousands of
@@ -36,7 +37,11 @@ pub fn run(socket: OwnedFd) -> ExitCode {
     }
 }
 
-fn serve(request: GoferRequest, fds: Vec<OwnedFd>, leftovers: &mut Vec<OwnedFd>) -> Result<()> {
+fn serve(
+    request: GoferRequest,
+    fds: Vec<OwnedFd>,
+    leftovers: &mut Vec<OwnedFd>,
+) -> Result<Vec<Powerless>> {
     // The modes of device nodes are used as they are given.
     rustix::process::umask(Mode::empty());
     let (channel, mut gofer) = Gofer::equip(&request, fds)?;
@@ -55,23 +60,29 @@ fn serve(request: GoferRequest, fds: Vec<OwnedFd>, leftovers: &mut Vec<OwnedFd>)
         outbox.put(Slot::Devices, devices::make(&request.devices, gofer.users.as_ref())?)?;
     }
     for mount in &request.mounts {
-        let (fd, is_file) = make(mount, &gofer)?;
+        let (fd, is_file) = make(mount, &mut gofer)?;
         outbox.put(Slot::Mount { index: mount.index, is_file }, fd)?;
     }
     outbox.finish()?;
     *leftovers = gofer.leftovers;
 
     // Last, so that boot can already attach the mounts.
-    request.seccomp.as_ref().map_or(Ok(()), seccomp::ensure)
+    request.seccomp.as_ref().map_or(Ok(()), seccomp::ensure)?;
+    Ok(gofer.powerless)
 }
 
 /// Makes one mount of the spec. Also returns whether its root is not a
 /// directory.
-fn make(mount: &RequestedMount, gofer: &Gofer) -> Result<(OwnedFd, bool)> {
+fn make(mount: &RequestedMount, gofer: &mut Gofer) -> Result<(OwnedFd, bool)> {
     let users = gofer.users.as_ref();
     let made = match &mount.source {
         DeliveredSource::Bind { source, recursive, idmap } => {
-            bind::open(source, (*recursive).into(), idmap, mount.propagation, users)
+            let opened = bind::open(source, (*recursive).into(), idmap, mount.propagation, users);
+            opened.map(|opened| {
+                let foreign = opened.foreign.map(|owner| of_nobody(mount.index, source, owner));
+                gofer.powerless.extend(foreign);
+                (opened.mount, opened.is_file)
+            })
         }
         DeliveredSource::Sysfs => filesystem::sysfs(gofer.network.as_ref()).map(|fd| (fd, false)),
         DeliveredSource::FileSystem { fs_type, source, options } => {
@@ -79,6 +90,21 @@ fn make(mount: &RequestedMount, gofer: &Gofer) -> Result<(OwnedFd, bool)> {
         }
     };
     made.map_err(|e| Error::new(e.kind, format!("mounts[{}]: {e}", mount.index)))
+}
+
+/// Names a volume that belongs to nobody in its container.
+fn of_nobody(index: usize, source: &Path, (uid, gid): (u32, u32)) -> Powerless {
+    Powerless {
+        field: format!("mounts[{index}]"),
+        lost: format!(
+            "{} belongs to {uid}:{gid}, which does not exist in the container and reads as nobody",
+            source.display()
+        ),
+        instead: "name the ID in the container's user or supplementary groups, or set the option \
+                  ids_per_sandbox"
+            .into(),
+        by_default: false,
+    }
 }
 
 fn receive(socket: &OwnedFd) -> Result<(GoferRequest, Vec<OwnedFd>)> {

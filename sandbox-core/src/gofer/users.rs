@@ -53,6 +53,11 @@ impl Users {
         self.mappings.gid_outside(inside)
     }
 
+    /// Whether this owner and group on disk exist in the container.
+    pub(super) fn maps(&self, (uid, gid): (u32, u32)) -> bool {
+        self.host_uid(uid).is_some() && self.host_gid(gid).is_some()
+    }
+
     /// Whether a file of this host user belongs to the sandbox already, because its
     /// owners were shifted before.
     pub(super) fn owns(&self, host_uid: u32) -> bool {

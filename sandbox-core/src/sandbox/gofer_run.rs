@@ -20,7 +20,7 @@ use crate::control::gofer::{
 use crate::control::message::MAX_PACKET;
 use crate::control::packet::{Received, pair, receive_packet, send_packet};
 use crate::error::{Context, Error, FailureKind, Result};
-use crate::spec::plan::Plan;
+use crate::spec::plan::{Plan, Powerless};
 use crate::spec::seccomp;
 use crate::sys::clone::{Cloned, SingleThreaded, clone_into};
 use crate::sys::mount::PropagationKind;
@@ -54,9 +54,9 @@ impl AsFd for GoferRun {
 }
 
 impl GoferRun {
-    /// Reads the gofer's reply. The gofer then ends by itself and is collected
+    /// Reads the gofer's reply, and returns what it found to be without effect. The gofer then ends by itself and is collected
     /// later, since the kernel takes long to remove its mounts.
-    pub fn finish(mut self) -> Result<()> {
+    pub fn finish(mut self) -> Result<Vec<Powerless>> {
         self.answered = true;
         let received = receive_packet(&self.socket, MAX_PACKET, 0);
         let bytes = match received.context(|| "receive the gofer's answer")? {
@@ -132,7 +132,8 @@ fn request(
     };
     Ok(GoferRequest {
         container: plan.container.id.clone(),
-        user_namespace: sandbox.user_namespace.as_ref().map(|user| user.mappings.clone()),
+        user_namespace: sandbox.mappings_of(plan).cloned(),
+        own_user_namespace: plan.container.mappings.is_some(),
         sandbox_proc: first,
         default_devices: first,
         rootfs,
@@ -193,7 +194,8 @@ fn send_request(sandbox: &Sandbox, socket: &OwnedFd, request: &GoferRequest) -> 
     let network =
         request.wants_network().then(|| open_namespace(sandbox.boot, "net")).transpose()?;
     let mut descriptors = vec![sandbox.mounts.as_fd()];
-    descriptors.extend(sandbox.user_namespace.as_ref().map(|user| user.fd.as_fd()));
+    let pods = sandbox.user_namespace.as_ref().filter(|_| !request.own_user_namespace);
+    descriptors.extend(pods.map(|user| user.fd.as_fd()));
     descriptors.extend(network.as_ref().map(AsFd::as_fd));
     if request.sandbox_proc {
         descriptors.push(sandbox.pidfd.as_fd());

@@ -26,7 +26,7 @@ use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::io::Errno;
 use rustix::process::{Signal, WaitIdOptions, pidfd_send_signal, waitid};
@@ -39,23 +39,22 @@ use crate::control::message::{MAX_DESCRIPTORS, MAX_PACKET, Numbered, Request, Up
 use crate::control::packet::{Received, receive_packet, send_packet};
 use crate::error::{Context, Error, Result};
 use crate::spec::plan::{Mappings, Plan};
-use crate::types::{HostPid, OVERFLOW_ID, Userns};
+use crate::types::{HostPid, IdPool, OVERFLOW_ID, Userns};
 
 pub use clean_up::clean_up;
 pub use executable::Executable;
 pub use gofer_run::GoferRun;
 pub use process::{Process, ReceivedFds};
 use state::StateDirectory;
+use users::Spares;
 
 /// The options that a node's administrator chose: `docs/options.md`.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// The rule by which a sandbox gets a user namespace or not.
     pub userns: Userns,
-    /// The first host ID of the range from which each sandbox gets a slice.
-    pub id_range_start: u32,
-    /// The number of host IDs in the range; each sandbox takes 65536.
-    pub id_range_size: u32,
+    /// The host IDs from which each sandbox gets its own.
+    pub id_pool: IdPool,
     /// The directory of the state: `/run/palisade`.
     pub state_root: PathBuf,
     /// The `palisade` executable.
@@ -126,6 +125,8 @@ pub enum ReceiveOutcome {
 struct UserNamespace {
     fd: OwnedFd,
     mappings: Mappings,
+    /// The IDs that stand for those beyond an allocated range.
+    spares: Option<Mutex<Spares>>,
 }
 
 impl Sandbox {
@@ -267,19 +268,34 @@ impl Sandbox {
         printable(&text[..end])
     }
 
-    /// Returns the host ID of a user ID inside the sandbox's user namespace;
-    /// the overflow ID if it has none there.
-    pub fn host_uid(&self, inside: u32) -> u32 {
-        self.user_namespace
-            .as_ref()
-            .map_or(inside, |user| user.mappings.uid_outside(inside).unwrap_or(OVERFLOW_ID))
+    /// Gives a container that joins the sandbox a user namespace of its own, if it has IDs
+    /// that the pod's lacks.
+    ///
+    /// # Errors
+    /// Fails if there are more of these in the sandbox than a map has lines.
+    pub fn map_foreign_ids(&self, plan: &mut Plan) -> Result<()> {
+        let Some(user) = &self.user_namespace else { return Ok(()) };
+        let mut missing = plan.host.foreign_ids.clone();
+        missing.retain(|id| user.mappings.uid_outside(*id).is_none());
+        if let (Some(spares), false) = (&user.spares, missing.is_empty()) {
+            let mut spares = spares.lock().unwrap_or_else(PoisonError::into_inner);
+            plan.container.mappings = Some(spares.add(&user.mappings, &missing)?);
+        }
+        Ok(())
     }
 
-    /// As [`Sandbox::host_uid`], for a group ID.
-    pub fn host_gid(&self, inside: u32) -> u32 {
-        self.user_namespace
-            .as_ref()
-            .map_or(inside, |user| user.mappings.gid_outside(inside).unwrap_or(OVERFLOW_ID))
+    /// Returns the host IDs of a user and a group of a container; the overflow ID for one
+    /// that has none.
+    pub fn host_ids(&self, plan: &Plan, uid: u32, gid: u32) -> (u32, u32) {
+        let Some(mappings) = self.mappings_of(plan) else { return (uid, gid) };
+        let known = |id: Option<u32>| id.unwrap_or(OVERFLOW_ID);
+        (known(mappings.uid_outside(uid)), known(mappings.gid_outside(gid)))
+    }
+
+    /// Returns the mappings of a container's user namespace, if it is in one.
+    fn mappings_of<'a>(&'a self, plan: &'a Plan) -> Option<&'a Mappings> {
+        let pods = self.user_namespace.as_ref().map(|user| &user.mappings);
+        plan.container.mappings.as_ref().or(pods)
     }
 
     /// Whether the sandbox has a user namespace of its own.

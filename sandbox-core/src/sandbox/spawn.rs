@@ -15,7 +15,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use super::child::boot::{BootEnds, ChildArgs, become_boot};
 use super::executable::Executable;
 use super::state::{Identity, StateDirectory};
-use super::users::{self, IdRange};
+use super::users::{self, IdRange, Spares};
 use super::{NewSandbox, PANIC_LOG_SIZE, Sandbox, UserNamespace, open_namespace, printable};
 use crate::control::donation::{Birth, PREPARED};
 use crate::control::packet::{self, ask_for_processes, sealed_memfd};
@@ -76,6 +76,10 @@ struct Claim {
     directory: StateDirectory,
     range: Option<IdRange>,
     mappings: Option<Mappings>,
+    /// The spare IDs, if the mappings are of an allocated range.
+    spares: Option<Spares>,
+    /// The mappings of boot's user namespace: all IDs that the sandbox may have.
+    all: Mappings,
     /// boot's own ID.
     own: Option<u32>,
     owner: String,
@@ -87,17 +91,37 @@ impl Claim {
         let directory = StateDirectory::locate(&new.config.state_root, new.namespace, new.id)?;
         directory.create()?;
         let owner = owner(new);
-        let mut claim =
-            Self { directory, range: None, mappings: None, own: None, owner, kept: false };
+        let mut claim = Self {
+            directory,
+            range: None,
+            mappings: None,
+            spares: None,
+            all: Mappings { uids: Vec::new(), gids: Vec::new() },
+            own: None,
+            owner,
+            kept: false,
+        };
         if new.plan.container.user_namespace {
-            let (start, size) = (new.config.id_range_start, new.config.id_range_size);
-            let range = IdRange::allocate(&new.config.state_root, start, size, &claim.owner)?;
-            let mappings = new.plan.host.mappings.clone().unwrap_or_else(|| range.mappings());
-            claim.own = range.boot_id(&mappings);
-            claim.mappings = Some(mappings);
-            claim.range = Some(range);
+            claim.take_ids(new)?;
         }
         Ok(claim)
+    }
+
+    fn take_ids(&mut self, new: &NewSandbox<'_>) -> Result<()> {
+        let (host, pool) = (&new.plan.host, new.config.id_pool);
+        let range = IdRange::allocate(&new.config.state_root, pool, &self.owner)?;
+        let range = self.range.insert(range);
+        let (mappings, all) = match &host.mappings {
+            Some(given) => (given.clone(), given.clone()),
+            None => {
+                let spares = self.spares.insert(range.spares());
+                (spares.add(&range.mappings(), &host.foreign_ids)?, range.all())
+            }
+        };
+        self.own = range.boot_id(&all);
+        self.all = all.one_to_one(self.own);
+        self.mappings = Some(mappings);
+        Ok(())
     }
 
     fn range_link(&self) -> Option<std::path::PathBuf> {
@@ -263,11 +287,12 @@ fn open_to_work(
     };
     // Safe to do as root: the IDs are ones that the range or the spec grants,
     // and the process has run nothing but our own code.
-    mappings.one_to_one(claim.own).write(format!("/proc/{}", boot.0))?;
+    claim.all.write(format!("/proc/{}", boot.0))?;
     go_on()?;
     wait_until_prepared(channels)?;
     let fd = pod_user_namespace(boot)?;
-    Ok(Some(UserNamespace { fd, mappings: mappings.clone() }))
+    let spares = claim.spares.clone().map(Mutex::new);
+    Ok(Some(UserNamespace { fd, mappings: mappings.clone(), spares }))
 }
 
 /// Waits until the clone has made the pod's namespaces and is in them.

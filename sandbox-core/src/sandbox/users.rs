@@ -2,14 +2,17 @@
 //!
 //! ```text
 //! start                +65536        +131072       +196608
-//!   │ one ID for the     │ containers  │ containers  │ …
-//!   │ boot of each slice │ of slice 0  │ of slice 1  │
+//!   │ one ID for the     │ containers  │ spare IDs   │ …
+//!   │ boot of each slice │ in slice 0  │ in slice 1  │
 //! ```
+//! A sandbox takes as many slices as its containers have IDs, and one with spare IDs, which
+//! stand for those that a spec names beyond.
+//!
 //! boot has an ID that no container has, so that a container's process never has boot's
 //! rights where the kernel compares IDs: setpriority(2), prlimit(2), the owners of files
 //! in /proc.
 //!
-//! A sandbox takes a slice by making the symbolic link `ranges/<number>` to its owner.
+//! A slice is taken by making the symbolic link `ranges/<number>` to its owner.
 //! This is one system call that either succeeds or finds the slice taken, so it needs no
 //! lock, survives any crash, and shows the owners to an administrator.
 
@@ -17,83 +20,87 @@ use std::collections::hash_map::DefaultHasher;
 use std::fs;
 use std::hash::{Hash, Hasher};
 use std::io::ErrorKind;
+use std::ops::Range;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Context, Error, Result};
 use crate::spec::plan::{IdMapping, Mappings};
+use crate::types::IdPool;
 
-/// Number of IDs of a sandbox's containers: all 16-bit IDs, as subuid(5) tools assign. The
-/// same number, at the start of the node's range, is reserved for boots.
-pub const IDS_PER_SANDBOX: u32 = 65536;
-
-/// One allocated slice. It is not given back on drop: it belongs to the sandbox's state on
-/// disk, which may outlive this process.
+/// The IDs of one sandbox. They are not given back on drop: they belong to the sandbox's
+/// state on disk, which may outlive this process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IdRange {
     /// First host ID of the containers.
     pub start: u32,
+    /// The number of IDs of the containers.
+    size: u32,
     /// Host ID of boot.
     boot: u32,
+    /// The link of the first slice.
     link: PathBuf,
 }
 
 impl IdRange {
-    /// Takes a free slice of the `size` IDs from `start` on for `owner`
-    /// (`<namespace>/<sandbox>`, whose state directory exists already).
+    /// Takes free slices of the pool for `owner` (`<namespace>/<sandbox>`, whose state
+    /// directory exists already): those of the containers, and one with spare IDs.
     ///
     /// # Errors
     /// Fails with a sentence if every slice is taken.
-    pub fn allocate(state_root: &Path, start: u32, size: u32, owner: &str) -> Result<Self> {
-        let slices = (size / IDS_PER_SANDBOX).saturating_sub(1).min(IDS_PER_SANDBOX);
+    pub fn allocate(state_root: &Path, pool: IdPool, owner: &str) -> Result<Self> {
         let directory = state_root.join("ranges");
         for attempt in [Attempt::First, Attempt::AfterReclaim] {
-            if let Some(range) = Self::probe(&directory, start, slices, owner)? {
+            if let Some(range) = Self::probe(&directory, pool, owner)? {
                 return Ok(range);
             }
             if matches!(attempt, Attempt::First) && reclaim(state_root, &directory)? == 0 {
                 break;
             }
         }
+        let (sandboxes, end) = (sandboxes(pool), pool.start.saturating_add(pool.size));
         Err(Error::internal(format!(
-            "all {slices} user ID ranges of this node ({start} to {}) are taken by running sandboxes; \
-             enlarge id_range_size in Palisade's options or stop some pods",
-            start.saturating_add(size)
+            "all {sandboxes} user ID ranges of this node ({} to {end}) are taken by running \
+             sandboxes; enlarge id_range_size in Palisade's options or stop some pods",
+            pool.start
         )))
     }
 
     /// Tries the slices in turn, starting with one that the owner's name selects, so that
     /// sandboxes that start at once seldom try the same.
-    fn probe(directory: &Path, start: u32, slices: u32, owner: &str) -> Result<Option<Self>> {
+    fn probe(directory: &Path, pool: IdPool, owner: &str) -> Result<Option<Self>> {
         let mut hasher = DefaultHasher::new();
         owner.hash(&mut hasher);
-        let first = (hasher.finish() % u64::from(slices.max(1))) as u32;
-        for slice in (first..slices).chain(0..first) {
-            let range = Self {
-                start: start + (slice + 1) * IDS_PER_SANDBOX,
-                boot: start + slice,
-                link: directory.join(slice.to_string()),
-            };
-            match symlink(owner, &range.link) {
-                Ok(()) => return Ok(Some(range)),
-                Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
-                Err(e) if e.kind() == ErrorKind::NotFound => {
-                    super::state::make_private_directory(directory)?;
-                    symlink(owner, &range.link)
-                        .context(|| format!("take ID range {}", range.link.display()))?;
-                    return Ok(Some(range));
-                }
-                Err(e) => {
-                    return Err(e).context(|| format!("take ID range {}", range.link.display()));
-                }
+        let (sandboxes, slices) = (sandboxes(pool), slices(pool));
+        let first = (hasher.finish() % u64::from(sandboxes.max(1))) as u32;
+        for number in (first..sandboxes).chain(0..first) {
+            let slice = number * slices;
+            if take(directory, slice..slice + slices, owner)? {
+                return Ok(Some(Self {
+                    start: pool.start + (slice + 1) * IdPool::SLICE,
+                    size: pool.per_sandbox,
+                    boot: pool.start + slice,
+                    link: directory.join(slice.to_string()),
+                }));
             }
         }
         Ok(None)
     }
 
-    /// Returns the slice as a user namespace's mappings: 0 to 65535 inside.
+    /// Returns the mappings of the IDs from 0 on.
     pub fn mappings(&self) -> Mappings {
-        let line = IdMapping { inside: 0, outside: self.start, size: IDS_PER_SANDBOX };
+        let line = IdMapping { inside: 0, outside: self.start, size: self.size };
+        Mappings { uids: vec![line], gids: vec![line] }
+    }
+
+    /// Returns the spare IDs, none of which is used.
+    pub fn spares(&self) -> Spares {
+        Spares { first: self.start + self.size, used: Vec::new() }
+    }
+
+    /// Returns all IDs of the sandbox but boot's, as mappings.
+    pub fn all(&self) -> Mappings {
+        let line = IdMapping { inside: 0, outside: self.start, size: self.size + IdPool::SLICE };
         Mappings { uids: vec![line], gids: vec![line] }
     }
 
@@ -110,14 +117,87 @@ impl IdRange {
     }
 }
 
-/// Gives a slice back. Idempotent: a link that is gone, or of another owner, is left alone.
-pub fn release(link: &Path, owner: &str) -> Result<()> {
-    match fs::read_link(link) {
-        Ok(target) if target == Path::new(owner) => {
-            fs::remove_file(link).context(|| format!("give back ID range {}", link.display()))
+/// The most IDs beyond a sandbox's range that its containers may have. A map has 340 lines
+/// (user_namespaces(7)).
+const MAX_FOREIGN: usize = 339;
+
+/// The spare IDs of a sandbox, and what they stand for: the same in all its containers.
+#[derive(Clone, Debug)]
+pub struct Spares {
+    first: u32,
+    used: Vec<u32>,
+}
+
+impl Spares {
+    /// Returns mappings with a spare ID for each foreign one, as user and as group.
+    pub fn add(&mut self, mappings: &Mappings, foreign: &[u32]) -> Result<Mappings> {
+        let mut with = mappings.clone();
+        for &inside in foreign {
+            let index = self.used.iter().position(|id| *id == inside).unwrap_or_else(|| {
+                self.used.push(inside);
+                self.used.len() - 1
+            });
+            if index >= MAX_FOREIGN {
+                return Err(Error::invalid(format!(
+                    "process.user: {inside}: the sandbox has {MAX_FOREIGN} other IDs beyond its range \
+                     already, and no more; set the option ids_per_sandbox"
+                )));
+            }
+            let line = IdMapping { inside, outside: self.first + index as u32, size: 1 };
+            with.uids.push(line);
+            with.gids.push(line);
         }
-        _ => Ok(()),
+        Ok(with)
     }
+}
+
+/// Returns the number of slices that a sandbox takes.
+fn slices(pool: IdPool) -> u32 {
+    pool.per_sandbox / IdPool::SLICE + 1
+}
+
+/// Returns how many sandboxes the pool is enough for. The first slice belongs to boots.
+fn sandboxes(pool: IdPool) -> u32 {
+    (pool.size / IdPool::SLICE).saturating_sub(1).min(IdPool::SLICE) / slices(pool)
+}
+
+/// Takes all of these slices or none.
+fn take(directory: &Path, slices: Range<u32>, owner: &str) -> Result<bool> {
+    let link = |slice: u32| directory.join(slice.to_string());
+    for slice in slices.clone() {
+        let taken = match symlink(owner, link(slice)) {
+            Err(e) if e.kind() == ErrorKind::NotFound => {
+                super::state::make_private_directory(directory)?;
+                symlink(owner, link(slice))
+            }
+            other => other,
+        };
+        if let Err(error) = taken {
+            (slices.start..slice).for_each(|taken| drop(fs::remove_file(link(taken))));
+            return match error.kind() {
+                ErrorKind::AlreadyExists => Ok(false),
+                _ => Err(error).context(|| format!("take ID range {}", link(slice).display())),
+            };
+        }
+    }
+    Ok(true)
+}
+
+/// Gives slices back: that of this link, and the ones after it that have the same owner.
+/// Idempotent: a link that is gone, or of another owner, is left alone.
+pub fn release(link: &Path, owner: &str) -> Result<()> {
+    let number = link.file_name().and_then(|name| name.to_str()?.parse::<u32>().ok());
+    let rest = number
+        .into_iter()
+        .flat_map(|first| first + 1..)
+        .map(|n| link.with_file_name(n.to_string()));
+    // The last one first, so that a repetition finds the first.
+    let owned = |link: &PathBuf| fs::read_link(link).is_ok_and(|to| to == Path::new(owner));
+    let all: Vec<_> = [link.to_owned()].into_iter().chain(rest).take_while(owned).collect();
+    for link in all.iter().rev() {
+        fs::remove_file(link).context(|| format!("give back ID range {}", link.display()))?;
+    }
+    Ok(())
 }
 
 enum Attempt {
@@ -147,22 +227,29 @@ mod tests {
     use super::*;
 
     const START: u32 = 1 << 20;
+    const SLICE: u32 = IdPool::SLICE;
 
-    fn allocate(root: &Path, slices: u32, owner: &str) -> Result<IdRange> {
+    /// Returns a pool for this many sandboxes.
+    fn pool(sandboxes: u32) -> IdPool {
+        IdPool { start: START, size: (2 * sandboxes + 1) * SLICE, per_sandbox: SLICE }
+    }
+
+    fn allocate(root: &Path, sandboxes: u32, owner: &str) -> Result<IdRange> {
         fs::create_dir_all(root.join(owner)).unwrap();
-        IdRange::allocate(root, START, (slices + 1) * IDS_PER_SANDBOX, owner)
+        IdRange::allocate(root, pool(sandboxes), owner)
     }
 
     #[test]
     fn two_sandboxes_never_share_an_id() {
         let root = tempfile::tempdir().unwrap();
-        let mut starts: Vec<u32> =
-            (0..64).map(|n| allocate(root.path(), 64, &format!("ns/{n}")).unwrap().start).collect();
-        starts.sort_unstable();
-        starts.dedup();
-        assert_eq!(starts.len(), 64);
-        assert!(starts.iter().all(|s| (s - START).is_multiple_of(IDS_PER_SANDBOX)));
-        assert!(starts.iter().all(|s| s - START >= IDS_PER_SANDBOX), "boots have those IDs");
+        let ids = |n: u32| allocate(root.path(), 64, &format!("ns/{n}")).unwrap().all().uids[0];
+        let mut lines: Vec<_> = (0..64).map(ids).collect();
+        lines.sort_unstable_by_key(|line| line.outside);
+        for pair in lines.windows(2) {
+            assert!(pair[0].outside + pair[0].size <= pair[1].outside, "{pair:?}");
+        }
+        assert!(lines[0].outside >= START + SLICE, "boots have those IDs");
+        assert!(lines[63].outside + lines[63].size <= START + pool(64).size);
     }
 
     fn line(inside: u32, outside: u32, size: u32) -> Mappings {
@@ -174,12 +261,44 @@ mod tests {
     fn boot_has_an_id_that_no_container_has() {
         let root = tempfile::tempdir().unwrap();
         let range = allocate(root.path(), 2, "ns/a").unwrap();
-        let own = range.boot_id(&range.mappings()).unwrap();
-        assert!((START..START + IDS_PER_SANDBOX).contains(&own));
+        let own = range.boot_id(&range.all()).unwrap();
+        assert!((START..START + SLICE).contains(&own));
         // Also with the mappings of a spec, unless these take it.
         assert_eq!(range.boot_id(&line(0, 5, 100_000)), Some(own));
         assert_eq!(range.boot_id(&line(0, 0, u32::MAX)), None);
-        assert_eq!(range.boot_id(&line(0, START, IDS_PER_SANDBOX)), None);
+        assert_eq!(range.boot_id(&line(0, START, SLICE)), None);
+    }
+
+    #[test]
+    fn an_id_beyond_the_range_has_one_spare_in_all_containers() {
+        let root = tempfile::tempdir().unwrap();
+        let range = allocate(root.path(), 2, "ns/a").unwrap();
+        let mut spares = range.spares();
+        let plain = range.mappings();
+        let one = spares.add(&plain, &[70_000, 1_000_680_000]).unwrap();
+        let other = spares.add(&plain, &[1_000_680_000, 80_000]).unwrap();
+        let spare = range.start + SLICE;
+        assert_eq!(one.uid_outside(1_000_680_000), Some(spare + 1));
+        assert_eq!(other.gid_outside(1_000_680_000), Some(spare + 1));
+        assert_eq!(other.uid_outside(80_000), Some(spare + 2));
+        assert_eq!(other.uid_outside(70_000), None);
+        assert_eq!(other.uid_outside(65_535), Some(range.start + 65_535));
+        assert!(range.all().uids[0].holds_outside(spare + SLICE - 1));
+        // The map has room for no more lines than the kernel allows.
+        let many: Vec<u32> = (100_000..100_400).collect();
+        let error = spares.add(&plain, &many).unwrap_err().to_string();
+        assert!(error.contains("ids_per_sandbox"), "{error}");
+    }
+
+    #[test]
+    fn a_larger_range_takes_more_slices() {
+        let root = tempfile::tempdir().unwrap();
+        let pool = IdPool { start: START, size: 5 * SLICE, per_sandbox: 2 * SLICE };
+        let range = IdRange::allocate(root.path(), pool, "ns/a").unwrap();
+        assert_eq!(range.mappings().uids[0].size, 2 * SLICE);
+        assert!(IdRange::allocate(root.path(), pool, "ns/b").is_err());
+        release(range.link(), "ns/a").unwrap();
+        assert_eq!(fs::read_dir(root.path().join("ranges")).unwrap().count(), 0);
     }
 
     #[test]
@@ -206,5 +325,18 @@ mod tests {
         let range = allocate(root.path(), 1, "ns/a").unwrap();
         release(range.link(), "ns/b").unwrap();
         assert!(range.link().is_symlink());
+    }
+
+    /// A slice in the middle that is taken leaves none of the others taken.
+    #[test]
+    fn slices_are_taken_together_or_not_at_all() {
+        let root = tempfile::tempdir().unwrap();
+        fs::create_dir_all(root.path().join("ns/old")).unwrap();
+        let directory = root.path().join("ranges");
+        fs::create_dir_all(&directory).unwrap();
+        symlink("ns/old", directory.join("1")).unwrap();
+        let error = allocate(root.path(), 1, "ns/a").unwrap_err().to_string();
+        assert!(error.contains("are taken"), "{error}");
+        assert_eq!(fs::read_dir(&directory).unwrap().count(), 1);
     }
 }

@@ -310,6 +310,11 @@ pub struct HostPlan {
     pub network: Network,
     /// ID mappings of the spec, if it has any.
     pub mappings: Option<Mappings>,
+    /// The number of IDs, from 0 on, of a sandbox with an allocated range.
+    pub range_size: u32,
+    /// The IDs beyond those that the spec names, ascending: an allocated range gets spare
+    /// ones for them.
+    pub foreign_ids: Vec<u32>,
     /// The first reason why `userns = "auto"` gives this sandbox no user
     /// namespace: a part of a sentence, such as "the pod is privileged". For a
     /// later container, the reason why it would get none. The shim warns if
@@ -335,7 +340,7 @@ pub struct HostPlan {
 }
 
 /// Something that a spec grants or asks for, and that has no effect in its sandbox.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Powerless {
     /// The spec's field.
     pub field: String,

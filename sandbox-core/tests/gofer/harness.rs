@@ -157,6 +157,7 @@ fn namespace(pid: u32, name: &str) -> OwnedFd {
 pub fn request() -> GoferRequest {
     GoferRequest {
         container: "c".to_owned(),
+        own_user_namespace: false,
         user_namespace: None,
         sandbox_proc: false,
         default_devices: false,

@@ -14,7 +14,7 @@ use sandbox_core::control::message::{Donations, Done, Request};
 use sandbox_core::error::Failure;
 use sandbox_core::sandbox::{ReceivedFds, Sandbox, printable};
 use sandbox_core::spec::SandboxFacts;
-use sandbox_core::spec::plan::Plan;
+use sandbox_core::spec::plan::{Plan, Powerless};
 use tokio::sync::{oneshot, watch};
 
 use super::allowance::Allowance;
@@ -93,7 +93,12 @@ impl BootClient {
     }
 
     /// Lets a gofer deliver a container's root file system and mounts.
-    pub(super) async fn deliver_mounts(&self, plan: &Plan, rootfs: Vec<RootfsMount>) -> Result<()> {
+    /// Returns what the gofer found to be without effect.
+    pub(super) async fn deliver_mounts(
+        &self,
+        plan: &Plan,
+        rootfs: Vec<RootfsMount>,
+    ) -> Result<Vec<Powerless>> {
         let _one_at_a_time = self.gofers.lock().await;
         let gofer = self.sandbox.gofer(plan, rootfs)?;
         let mut gone = self.gone.subscribe();

@@ -61,10 +61,14 @@ impl CreatePlan {
             bundle: Path::new(&bundle),
             rootfs_mounts_given: !rootfs.is_empty(),
             userns: options.userns.into(),
+            id_pool: options.id_pool(),
             sandbox: context.boot.map(|boot| &boot.facts),
             other_containers: context.others,
         };
         let mut plan = spec::plan(spec, &spec_context)?;
+        if let Some(boot) = context.boot {
+            boot.sandbox.map_foreign_ids(&mut plan)?;
+        }
         if let Some(process) = &mut plan.container.process {
             // The request's flag counts: the client has made its FIFOs by it.
             process.terminal = stdio.terminal.then(|| process.terminal.unwrap_or_default());

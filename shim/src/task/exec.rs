@@ -106,10 +106,10 @@ fn begin(shim: &Shim, id: &ProcessId) -> Result<Begun> {
     if !joinable {
         return Err(not_running(container));
     }
-    let boot = container.boot.clone();
+    let (boot, container_plan) = (container.boot.clone(), container.plan.clone());
     let process = container.process(id.exec.as_deref())?;
     let plan = process.state.start_exec()?;
-    let owner = (boot.sandbox.host_uid(plan.uid), boot.sandbox.host_gid(plan.gid));
+    let owner = boot.sandbox.host_ids(&container_plan, plan.uid, plan.gid);
     let stdio = process.stdio.clone();
     container.unfinished_execs.send_modify(|execs| *execs += 1);
     Ok(Begun { boot, plan, stdio, owner })

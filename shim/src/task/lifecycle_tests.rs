@@ -3,7 +3,7 @@ use std::path::Path;
 use oci_spec::runtime::Spec;
 use rustix::process::{PidfdFlags, getpid, pidfd_open};
 use sandbox_core::spec;
-use sandbox_core::types::{HostPid, Userns};
+use sandbox_core::types::{HostPid, IdPool, Userns};
 
 use super::*;
 use crate::error::Code;
@@ -19,6 +19,7 @@ fn plan() -> Box<ProcessPlan> {
         bundle: Path::new("/"),
         rootfs_mounts_given: true,
         userns: Userns::Never,
+        id_pool: IdPool::default(),
         sandbox: None,
         other_containers: &[],
     };

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use sandbox_core::cgroup::Cgroup;
 use sandbox_core::control::message::{Done, Request};
 use sandbox_core::sandbox::{self, NewSandbox, ReceivedFds};
+use sandbox_core::spec::plan::Powerless;
 use sandbox_core::types::Capacity;
 
 use super::boot::{BootClient, ExtraFds};
@@ -17,7 +18,7 @@ use super::listen::listen;
 use super::relay::relay_log;
 use super::rollback::Rollback;
 use super::shim::Shim;
-use super::{hooks, oom};
+use super::{hooks, oom, powerless};
 use crate::error::{Error, Result};
 use crate::options;
 use crate::ready::readable;
@@ -63,7 +64,8 @@ async fn take_steps(
         Some(boot) => {
             rollback.joined = Some(boot.clone());
             add_container(boot, plan, &cgroup)?;
-            boot.deliver_mounts(&plan.plan, plan.rootfs.clone()).await?;
+            let found = boot.deliver_mounts(&plan.plan, plan.rootfs.clone()).await?;
+            settle(shim, plan, &found)?;
             boot
         }
     };
@@ -160,9 +162,16 @@ async fn start_boot(
     readable(boot.sandbox.start_sync()).await?;
     boot.sandbox.finish_start()?;
     readable(gofer.as_fd()).await?;
-    gofer.finish()?;
+    settle(shim, plan, &gofer.finish()?)?;
     tokio::spawn(listen(shim.clone(), boot.clone()));
     tokio::spawn(relay_log(boot.clone()));
+    Ok(())
+}
+
+/// Tells or refuses what the gofer found to be without effect.
+fn settle(shim: &Shim, plan: &CreatePlan, found: &[Powerless]) -> Result<()> {
+    powerless::check(plan, found)?;
+    powerless::tell(shim, plan, found);
     Ok(())
 }
 
@@ -183,12 +192,8 @@ async fn create_init(
 ) -> Result<Process> {
     let container = &plan.plan.container;
     let (uid, gid) = container.process.as_ref().map_or((0, 0), |p| (p.uid, p.gid));
-    let owner = Owner {
-        uid: boot.sandbox.host_uid(uid),
-        gid: boot.sandbox.host_gid(gid),
-        namespace: &shim.namespace,
-        container: &plan.id,
-    };
+    let (uid, gid) = boot.sandbox.host_ids(&plan.plan, uid, gid);
+    let owner = Owner { uid, gid, namespace: &shim.namespace, container: &plan.id };
     // Processes of other containers that share its PIDs may hold its output.
     let cut_at = if container.namespaces.pid { CutAt::Never } else { CutAt::Exit };
     let (io, donated) = stdio::open(&plan.stdio, owner, cut_at).await?;

@@ -1,8 +1,6 @@
 //! Tells what a spec grants or asks for and has no effect in its sandbox: once for each
 //! container, in containerd's log and by an event, or by refusing it.
 
-use std::sync::Arc;
-
 use containerd_shim_protos::ttrpc::{Code, Status};
 use sandbox_core::spec::plan::Powerless;
 
@@ -12,10 +10,10 @@ use crate::error::{Error, Result};
 use crate::events::Event;
 use crate::options::OnPowerless;
 
-/// Refuses the plan if the options say so. What containers get by default was not asked
-/// for, and is never refused.
-pub(super) fn check(plan: &CreatePlan) -> Result<()> {
-    let mut asked = plan.plan.host.powerless.iter().filter(|powerless| !powerless.by_default);
+/// Refuses what has no effect if the options say so. What containers get by default was not
+/// asked for, and is never refused.
+pub(super) fn check(plan: &CreatePlan, found: &[Powerless]) -> Result<()> {
+    let mut asked = found.iter().filter(|powerless| !powerless.by_default);
     match (plan.options.on_powerless, asked.next()) {
         (OnPowerless::Refuse, Some(powerless)) => {
             Err(Error::invalid(format!("{powerless} (option on_powerless = \"refuse\")")))
@@ -25,8 +23,8 @@ pub(super) fn check(plan: &CreatePlan) -> Result<()> {
 }
 
 /// Logs everything that has no effect, and publishes what somebody may have asked for.
-pub(super) fn tell(shim: &Arc<Shim>, plan: &CreatePlan) {
-    for powerless in &plan.plan.host.powerless {
+pub(super) fn tell(shim: &Shim, plan: &CreatePlan, found: &[Powerless]) {
+    for powerless in found {
         if powerless.by_default {
             log::debug!("container {}: {powerless}", plan.id);
             continue;

@@ -6,9 +6,6 @@ use super::check::refuse;
 use crate::error::Result;
 use crate::spec::plan::{IdMapping, Mappings};
 
-/// Number of IDs, from 0 on, of a sandbox with an allocated range.
-pub const SANDBOX_IDS: u32 = 65536;
-
 /// The most lines of a mapping (`UID_GID_MAP_MAX_EXTENTS` of the kernel).
 const MAX_LINES: usize = 340;
 
@@ -17,18 +14,28 @@ const MAX_LINES: usize = 340;
 pub enum Ids {
     /// All of the host's, since there is no user namespace.
     Host,
-    /// The first [`SANDBOX_IDS`].
-    Range,
+    /// Those of an allocated range.
+    Range(Range),
     /// The IDs of these mappings.
     Mapped(Mappings),
 }
 
+/// The IDs of a sandbox with an allocated range.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Range {
+    /// The number of IDs from 0 on.
+    pub size: u32,
+    /// The IDs beyond those that the container has as well. `None` if any that is named
+    /// will exist.
+    pub foreign: Option<Vec<u32>>,
+}
+
 impl Ids {
     /// Returns the IDs of a container, from two fields of its plan.
-    pub fn of(user_namespace: bool, mappings: Option<&Mappings>) -> Self {
+    pub fn of(user_namespace: bool, mappings: Option<&Mappings>, range: Range) -> Self {
         match mappings {
             Some(mappings) if user_namespace => Self::Mapped(mappings.clone()),
-            _ if user_namespace => Self::Range,
+            _ if user_namespace => Self::Range(range),
             _ => Self::Host,
         }
     }
@@ -50,12 +57,12 @@ impl Ids {
         match self {
             // u32::MAX means "no change" to the kernel.
             _ if id == u32::MAX => refuse(field, format!("{id} is not a valid ID")),
-            Self::Range if id >= SANDBOX_IDS => refuse(
+            Self::Range(range) if !range.has(id) => refuse(
                 field,
                 format!(
-                    "{id} does not exist in the sandbox, which has the IDs 0 to {}; set the \
-                     option userns = \"spec\" to run without a user namespace",
-                    SANDBOX_IDS - 1
+                    "{id} does not exist in the container, which has the IDs 0 to {} and those that \
+                     its own spec names; name it there, or set the option ids_per_sandbox",
+                    range.size - 1
                 ),
             ),
             Self::Mapped(mappings) if !covered(lines(mappings), id) => {
@@ -63,6 +70,13 @@ impl Ids {
             }
             _ => Ok(()),
         }
+    }
+}
+
+impl Range {
+    fn has(&self, id: u32) -> bool {
+        let named = |foreign: &Vec<u32>| foreign.contains(&id);
+        id < self.size || self.foreign.as_ref().is_none_or(named)
     }
 }
 

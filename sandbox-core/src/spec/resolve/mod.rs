@@ -4,6 +4,7 @@ pub(crate) mod capabilities;
 mod check;
 mod devices;
 pub mod facts;
+mod foreign_ids;
 mod hooks;
 pub mod ids;
 mod labels;
@@ -26,14 +27,14 @@ use oci_spec::runtime::{Linux, Spec};
 
 use self::check::{inside, refuse, text, without_nul};
 use self::facts::SandboxFacts;
-use self::ids::Ids;
+use self::ids::{Ids, Range};
 use self::namespaces::Resolved;
 use self::powerless::Powers;
 use super::mount_options::{Meaning, meaning};
 use super::plan::{ContainerPlan, HostPlan, Network, Plan, ProcessPlan, Propagation};
 use super::seccomp;
 use crate::error::{Error, Result};
-use crate::types::{HostPid, Userns};
+use crate::types::{HostPid, IdPool, Userns};
 
 /// The input of a plan besides the spec.
 #[derive(Clone, Copy, Debug)]
@@ -46,6 +47,8 @@ pub struct Context<'a> {
     pub rootfs_mounts_given: bool,
     /// The node's option `userns`.
     pub userns: Userns,
+    /// The node's IDs for sandboxes.
+    pub id_pool: IdPool,
     /// The sandbox that the container goes into; `None` for the root container.
     pub sandbox: Option<&'a SandboxFacts>,
     /// The containers that run in the sandbox already: ID and init of each.
@@ -63,7 +66,8 @@ pub fn plan(spec: &Spec, context: &Context<'_>) -> Result<Plan> {
     let resolved = namespaces::resolve(spec, context)?;
     let user = userns::resolve(spec, linux, &resolved, context)?;
     let rootfs = rootfs(spec, context)?;
-    let ids = Ids::of(user.made, user.mappings.as_ref());
+    let range = Range { size: context.id_pool.per_sandbox, foreign: None };
+    let ids = Ids::of(user.made, user.mappings.as_ref(), range);
     let label = labels::selinux("linux.mountLabel", linux.mount_label().as_deref())?;
     let section = mounts::MountContext {
         bundle: context.bundle,
@@ -125,6 +129,10 @@ pub fn plan(spec: &Spec, context: &Context<'_>) -> Result<Plan> {
             ));
         }
     }
+    let foreign_ids = match (user.made, &user.mappings) {
+        (true, None) => foreign_ids::of(&container, &devices, context.id_pool.per_sandbox),
+        _ => Vec::new(),
+    };
     let host = HostPlan {
         rootfs,
         delivered: mounts.delivered,
@@ -132,6 +140,8 @@ pub fn plan(spec: &Spec, context: &Context<'_>) -> Result<Plan> {
         cgroups_path: cgroups_path(linux)?,
         resources: linux.resources().clone().unwrap_or_default(),
         network: resolved.network,
+        range_size: context.id_pool.per_sandbox,
+        foreign_ids,
         mappings: user.mappings,
         no_user_namespace: user.reason,
         oom_score_adj: process_oom_score_adj(spec),

@@ -8,7 +8,7 @@ use oci_spec::runtime::{
 
 use super::check::{absolute, refuse, without_nul};
 use super::facts::may_raise_limits;
-use super::ids::Ids;
+use super::ids::{Ids, Range};
 use super::{capabilities, labels, rlimits, scheduling};
 use crate::error::Result;
 use crate::spec::plan::{Plan, ProcessPlan, Terminal};
@@ -36,7 +36,11 @@ impl ProcessDefaults {
         Self {
             personality: process.and_then(|process| process.personality),
             no_new_keyring: process.is_some_and(|process| process.no_new_keyring),
-            ids: Ids::of(plan.container.user_namespace, plan.host.mappings.as_ref()),
+            ids: Ids::of(
+                plan.container.user_namespace,
+                plan.host.mappings.as_ref(),
+                Range { size: plan.host.range_size, foreign: Some(plan.host.foreign_ids.clone()) },
+            ),
             limits_stand_in: plan.container.user_namespace && may_raise_limits(),
         }
     }

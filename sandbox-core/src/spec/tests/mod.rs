@@ -18,7 +18,7 @@ use tempfile::TempDir;
 use super::plan::{MountPlan, Plan, ProcessPlan};
 use super::{Context, NamespaceId, SandboxFacts};
 use crate::Result;
-use crate::types::{HostPid, Userns};
+use crate::types::{HostPid, IdPool, Userns};
 
 /// Written by `ctr oci spec` of containerd 1.6.20 (which omits the arguments),
 /// by `ctr containers create` (with `--seccomp`; with `--privileged
@@ -104,6 +104,7 @@ impl Story {
             bundle: self.bundle.path(),
             rootfs_mounts_given: self.rootfs_mounts_given,
             userns: self.userns,
+            id_pool: IdPool::default(),
             sandbox: self.sandbox.as_ref(),
             other_containers: &[],
         };

@@ -198,6 +198,7 @@ fn ids_are_names_of_directories() {
             bundle: story.bundle.path(),
             rootfs_mounts_given: true,
             userns: Userns::Auto,
+            id_pool: IdPool::default(),
             sandbox: None,
             other_containers: &[],
         };
