@@ -83,7 +83,8 @@ pub fn descriptors(pid: i32) -> BTreeMap<u32, String> {
 
 /// Returns the mount points of this mount namespace.
 pub fn mount_points() -> Vec<String> {
-    let mounts = fs::read_to_string("/proc/self/mountinfo").expect("read mountinfo");
+    let mounts = fs::read("/proc/self/mountinfo").expect("read mountinfo");
+    let mounts = String::from_utf8_lossy(&mounts);
     mounts.lines().filter_map(|line| Some(line.split(' ').nth(4)?.to_owned())).collect()
 }
 

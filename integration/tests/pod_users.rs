@@ -171,7 +171,7 @@ fn an_exec_has_the_ids_of_its_container(containerd: Containerd) {
     known.start().expect("start it");
     assert_eq!(known.wait().code, 0);
     assert_eq!(known.stdio().output(), "70000\n");
-    let error = exec("unknown", 70_001).err().expect("the ID is not there").message().to_owned();
+    let error = exec("unknown", 70_001).expect_err("the ID is not there").message().to_owned();
     assert!(error.contains("70001") && error.contains("ids_per_sandbox"), "{error}");
 }
 
@@ -185,7 +185,7 @@ fn a_volume_that_belongs_to_nobody_is_told(containerd: Containerd) {
     let Some(TaskEvent::Powerless(sentence)) = seen.last() else { panic!("{seen:?}") };
     assert!(sentence.contains(path) && sentence.contains("90000:90000"), "{sentence}");
     let refuse = look().options(options("on_powerless = 'refuse'", ""));
-    let error = refuse.try_create().err().expect("it is refused").message().to_owned();
+    let error = refuse.try_create().expect_err("it is refused").message().to_owned();
     assert!(error.contains("90000:90000"), "{error}");
 }
 

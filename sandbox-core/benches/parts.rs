@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use oci_spec::runtime::{LinuxResources, LinuxSeccomp};
 use sandbox_core::cgroup::{CapacityPolicy, Cgroup, Driver};
 use sandbox_core::spec::{self, Context, seccomp};
-use sandbox_core::types::Userns;
+use sandbox_core::types::{IdPool, Userns};
 use serde_json::{Value, json};
 
 const CTR: &str = include_str!("../src/spec/tests/fixtures/ctr.json");
@@ -76,6 +76,7 @@ fn measure_spec() {
             bundle: bundle.path(),
             rootfs_mounts_given: true,
             userns: Userns::Auto,
+            id_pool: IdPool::default(),
             sandbox: None,
             other_containers: &[],
         };

@@ -37,7 +37,7 @@ fn is_v2() -> bool {
 
 /// Returns the mount point of version 2, if there is one.
 fn mount() -> Option<PathBuf> {
-    let text = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let text = String::from_utf8_lossy(&fs::read("/proc/self/mountinfo").unwrap()).into_owned();
     let line = text.lines().find(|l| l.contains(" - cgroup2 "))?;
     line.split(' ').nth(4).map(PathBuf::from)
 }
