@@ -34,12 +34,22 @@ pub fn config_toml(settings: &Settings<'_>) -> String {
     format!("version = {version}\n{common}{cri}{}", options(settings))
 }
 
-/// Returns the table with the runtime's options, for the pods that CRI makes.
-fn options(settings: &Settings<'_>) -> String {
-    let plugin = match settings.version {
+/// Returns the table of another runtime handler of CRI's.
+pub fn handler_toml(version: Version, name: &str, keys: &str) -> String {
+    format!("\n[plugins.\"{}\".containerd.runtimes.{name}]\n{keys}\n", plugin(version))
+}
+
+/// Returns the name of the plugin that makes pods.
+fn plugin(version: Version) -> &'static str {
+    match version {
         Version::V1_6 | Version::V1_7 => "io.containerd.grpc.v1.cri",
         Version::V2_1 => "io.containerd.cri.v1.runtime",
-    };
+    }
+}
+
+/// Returns the table with the runtime's options, for the pods that CRI makes.
+fn options(settings: &Settings<'_>) -> String {
+    let plugin = plugin(settings.version);
     match settings.options {
         "" => String::new(),
         options => {

@@ -43,6 +43,7 @@ impl Containerd {
             options: None,
             input: None,
             output: None,
+            runtime: self.runtime_name().to_owned(),
             root: None,
         }
     }
@@ -63,10 +64,17 @@ pub struct NewContainer<'a> {
     options: Option<Any>,
     input: Option<String>,
     output: Option<String>,
+    runtime: String,
     root: Option<PathBuf>,
 }
 
 impl<'a> NewContainer<'a> {
+    /// Sets another runtime than the one under test, to compare with.
+    pub fn runtime(mut self, name: &str) -> Self {
+        self.runtime = name.to_owned();
+        self
+    }
+
     /// Changes the spec.
     pub fn spec(mut self, change: impl FnOnce(&mut Value)) -> Self {
         change(&mut self.spec);
@@ -174,7 +182,7 @@ impl<'a> NewContainer<'a> {
                 id: self.id.clone(),
                 image: image::BUSYBOX.to_owned(),
                 runtime: Some(Runtime {
-                    name: containerd.runtime_name().to_owned(),
+                    name: self.runtime.clone(),
                     options: self.options.clone(),
                 }),
                 spec: Some(any(SPEC_URL, &self.spec)),

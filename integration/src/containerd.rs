@@ -16,7 +16,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::runtime::Runtime;
 
-use crate::config::{Settings, cni_conflist, config_toml};
+use crate::config::{Settings, cni_conflist, config_toml, handler_toml};
 use crate::leaks::Traces;
 use crate::node::{self, Node};
 use crate::prepared::Prepared;
@@ -67,6 +67,21 @@ impl Containerd {
         options: impl FnOnce(&Path) -> String,
     ) -> Containerd {
         let containerd = Containerd::prepare(version, "podsandbox", options);
+        containerd.bring_images();
+        containerd.launch();
+        containerd
+    }
+
+    /// Starts one whose CRI has another runtime handler, with these keys. `BIN`
+    /// in them is the folder with Palisade's executables.
+    pub fn start_with_handler(version: Version, name: &str, keys: &str) -> Containerd {
+        let containerd = Containerd::prepare(version, "podsandbox", |_| String::new());
+        let directory = containerd.directory();
+        let keys = keys.replace("BIN", &directory.join("bin").to_string_lossy());
+        let config = directory.join("config.toml");
+        let mut text = fs::read_to_string(&config).expect("read config.toml");
+        text += &handler_toml(version, name, &keys);
+        fs::write(&config, text).expect("write config.toml");
         containerd.bring_images();
         containerd.launch();
         containerd

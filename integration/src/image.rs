@@ -126,7 +126,7 @@ fn applets() -> Vec<String> {
 
 /// Returns an executable of this crate, which cargo puts beside the test
 /// executables or one folder above them.
-pub(crate) fn sibling(name: &str) -> PathBuf {
+pub fn sibling(name: &str) -> PathBuf {
     let me = std::env::current_exe().expect("the path of this executable");
     let beside = me.ancestors().skip(1).take(2).map(|folder| folder.join(name));
     beside
