@@ -16,6 +16,7 @@ use sandbox_core::control::message::{Donations, Done, Request, Upward};
 use sandbox_core::sandbox::{Config, NewSandbox, Process, ReceiveOutcome, ReceivedFds, Sandbox};
 use sandbox_core::spec::plan::Plan;
 use sandbox_core::spec::{self, Context, ProcessDefaults};
+use sandbox_core::sys::process::{Rlimit, set_rlimit};
 use sandbox_core::types::{Capacity, IdPool, ProcessId, Userns};
 use serde_json::{Value, json};
 
@@ -247,6 +248,51 @@ fn default_spec(args: &[&str]) -> Value {
     })
 }
 
+/// CAP_SYS_RESOURCE, with which a process of the host raises hard limits.
+fn may_raise_limits() -> bool {
+    let has = caps::has_cap(None, caps::CapSet::Effective, caps::Capability::CAP_SYS_RESOURCE);
+    has.unwrap()
+}
+
+fn a_limit_above_the_shims_own_takes_privilege_and_reaches_one_process_alone() {
+    // All that follows starts with this limit.
+    let own = Rlimit { resource: libc::RLIMIT_NOFILE, soft: 4000, hard: 4000 };
+    set_rlimit(own).unwrap();
+    let show = "ulimit -n; ulimit -Hn; ulimit -e; ulimit -r; ulimit -l";
+    let mut world = Fixture::new("limits", &["busybox", "sh", "-c", show], |spec| {
+        let limit = json!({ "type": "RLIMIT_NOFILE", "soft": 4500, "hard": 5000 });
+        spec["process"]["rlimits"] = json!([limit]);
+        spec["process"]["scheduler"] = json!({ "policy": "SCHED_OTHER", "nice": -5 });
+        for set in ["bounding", "effective", "permitted"] {
+            spec["process"]["capabilities"][set] = json!(["CAP_SYS_NICE", "CAP_IPC_LOCK"]);
+        }
+    });
+    let pod = world.start();
+    let raised = pod.sandbox.raise_limits(pod.plan.container.process.as_ref().unwrap());
+    if !may_raise_limits() {
+        let message = raised.unwrap_err().to_string();
+        let expected =
+            "process.rlimits: RLIMIT_NOFILE: hard limit 5000; expected at most 4000, containerd's";
+        assert!(message.contains(expected), "{message}");
+        return;
+    }
+    raised.unwrap();
+    let (output, stdout) = pipe();
+    pod.create(stdout.as_fd()).unwrap();
+    let (exec_output, exec_stdout) = pipe();
+    let look = "ulimit -n; ulimit -Hn; ulimit -e; ulimit -r; ulimit -l; cat /proc/1/stat";
+    pod.exec("look", &["busybox", "sh", "-c", look], exec_stdout.as_fd()).unwrap();
+    drop(exec_stdout);
+    let of_exec = read_all(exec_output);
+    // The init's nice value is 5 below that of this process.
+    assert!(of_exec.starts_with("4000\n4000\n0\n0\n") && of_exec.contains(" 15 -5 "), "{of_exec}");
+    assert!(!of_exec.contains("unlimited"), "{of_exec}");
+    pod.next();
+    pod.run();
+    drop(stdout);
+    assert_eq!(read_all(output), "4500\n5000\n40\n99\nunlimited\n");
+}
+
 fn a_container_is_created_started_joined_and_ends() {
     let mut world =
         Fixture::new("lifecycle", &["busybox", "sh", "-c", "echo hello; id -u; hostname"], |_| {});
@@ -372,7 +418,7 @@ fn a_sandbox_that_runs_nothing_ends_when_the_node_shuts_down() {
 /// Runs the tests one after another on the main thread, whatever the command
 /// line asks for.
 fn main() -> std::process::ExitCode {
-    let tests: [(&str, fn()); 6] = [
+    let tests: [(&str, fn()); 7] = [
         (
             "a_container_is_created_started_joined_and_ends",
             a_container_is_created_started_joined_and_ends,
@@ -383,6 +429,10 @@ fn main() -> std::process::ExitCode {
             mounts_without_a_create_go_to_no_other_container,
         ),
         ("a_missing_program_is_named", a_missing_program_is_named),
+        (
+            "a_limit_above_the_shims_own_takes_privilege_and_reaches_one_process_alone",
+            a_limit_above_the_shims_own_takes_privilege_and_reaches_one_process_alone,
+        ),
         (
             "a_node_that_shuts_down_ends_a_sandbox_after_its_containers",
             a_node_that_shuts_down_ends_a_sandbox_after_its_containers,
