@@ -206,6 +206,29 @@ fn no_other_container_has_a_containers_keys(containerd: Containerd) {
     assert_eq!(first.exec_shell("finds", FIND).0, 0);
 }
 
+/// Another container of the pod, in the same user namespace, knows the name of the keyring
+/// and joins it: keyctl(2), KEYCTL_JOIN_SESSION_KEYRING. Under runc it has the keys then.
+#[test]
+fn containerd_2_1_no_container_of_the_pod_joins_a_keyring_by_its_name() {
+    let containerd = Containerd::start(Version::V2_1);
+    let first = with_perl(containerd.shell("first", &format!("{ADD} && echo added; sleep 1000")));
+    let first = first.start();
+    first.stdio().wait_for_output("added\n");
+    let script = "/usr/bin/perl -e '($n, $t, $k) = (q(_ses.first), q(user), q(secret)); \
+                  syscall(250, 1, $n) > 0 or die; \
+                  print syscall(250, 10, -3, $t, $k, 0) < 0 ? qq(none\n) : qq(found\n)'";
+    let other = with_perl(containerd.shell("other", script)).spec(|s| {
+        s["annotations"] = serde_json::json!({ "io.containerd.runc.v2.group": "first" });
+        let namespaces = s["linux"]["namespaces"].as_array_mut().expect("namespaces");
+        namespaces.retain(|namespace| namespace["type"] != "network");
+        let network = format!("/proc/{}/ns/net", first.pid());
+        namespaces.push(serde_json::json!({ "type": "network", "path": network }));
+    });
+    let found = if runc(&containerd) { "found\n" } else { "none\n" };
+    assert_eq!(other.start().finish(), (0, found.to_owned()));
+    assert_eq!(first.exec_shell("finds", FIND).0, 0);
+}
+
 /// A user may have 200 keys. With a keyring of its own each exec that goes on took one.
 #[test]
 fn containerd_2_1_execs_take_no_keys() {

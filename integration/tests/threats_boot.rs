@@ -124,6 +124,25 @@ fn in_pod(spec: &mut Value, boot: i32) {
     }
 }
 
+/// A created container takes execs, and its init is PID 1 of what they see.
+#[test]
+fn a_process_at_its_gate_is_out_of_reach_for_the_execs_of_its_container() {
+    let containerd = Containerd::start(Version::V2_1);
+    let container = containerd.container("at-gate", ["sleep", "1000"]).spec(add_attacker).create();
+    let executable = |pid: i32| fs::metadata(format!("/proc/{pid}/exe")).expect("stat").ino();
+    let boot = sandbox::boot_of(container.shim()).pid;
+    assert_eq!(executable(container.pid()), executable(boot));
+    let mut attack = spec::process(&["/attacker", "process", "1"]);
+    spec::add_all_capabilities(&mut attack);
+    let attack = container.exec("attack", attack, Streams::Captured).expect("add an exec");
+    attack.start().expect("start it");
+    assert_eq!(attack.wait().code, 0);
+    // Whoever has CAP_SYS_NICE in the pod's user namespace sets this, as with runc.
+    assert_eq!(attack.stdio().output(), "wrote /proc/1/timerslack_ns\ndone\n");
+    container.start().expect("the init is unharmed");
+    assert_eq!(container.exec_shell("after", "echo alive").1, "alive\n");
+}
+
 /// At its gate, a container's init is a copy of boot. If all run as one user,
 /// only its not being dumpable protects it from another container.
 #[test]
