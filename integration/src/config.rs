@@ -93,12 +93,18 @@ content_sharing_policy = "shared"
 
 fn cri_1(settings: &Settings<'_>, directory: &Path) -> String {
     let (d, runtime, pause) = (directory.display(), settings.runtime, image::PAUSE);
+    // containerd 1.6 knows no CDI.
+    let cdi = match settings.version {
+        Version::V1_6 => String::new(),
+        _ => format!("enable_cdi = true\ncdi_spec_dirs = [\"{d}/cdi\"]"),
+    };
     format!(
         r#"
 [plugins."io.containerd.grpc.v1.cri"]
 sandbox_image = "{pause}"
 restrict_oom_score_adj = true
 netns_mounts_under_state_dir = true
+{cdi}
 
 [plugins."io.containerd.grpc.v1.cri".cni]
 bin_dir = "/usr/lib/cni"
@@ -125,6 +131,7 @@ sandbox = "{pause}"
 [plugins."io.containerd.cri.v1.runtime"]
 restrict_oom_score_adj = true
 netns_mounts_under_state_dir = true
+cdi_spec_dirs = ["{d}/cdi"]
 
 [plugins."io.containerd.cri.v1.runtime".cni]
 bin_dirs = ["/usr/lib/cni"]

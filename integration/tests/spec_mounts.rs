@@ -260,7 +260,8 @@ impl SharedVolume {
 
     /// Whether something is mounted at `inner`, as the host sees it.
     fn has_inner(&self) -> bool {
-        let table = fs::read_to_string("/proc/self/mounts").expect("read the mounts");
+        let table = fs::read("/proc/self/mounts").expect("read the mounts");
+        let table = String::from_utf8_lossy(&table);
         let inner = self.path().join("inner").display().to_string();
         table.lines().any(|line| line.split(' ').nth(1) == Some(&inner))
     }

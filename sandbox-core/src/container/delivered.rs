@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 
 /// One container's mounts, still detached.
 #[derive(Debug, Default)]
@@ -10,6 +11,9 @@ pub(crate) struct DeliveredMounts {
     pub(crate) rootfs: Option<OwnedFd>,
     /// The mounts by index into the plan's, each with whether it is not a directory.
     pub(crate) mounts: BTreeMap<usize, (OwnedFd, bool)>,
+    /// The mounts that hooks made, in order, each with its path and whether it is not a
+    /// directory.
+    pub(crate) of_hooks: Vec<(PathBuf, OwnedFd, bool)>,
     /// The container's own device nodes.
     pub(crate) devices: Option<OwnedFd>,
 }

@@ -2,7 +2,7 @@
 //! a copy of them and adds those of `newborn/mounts.rs`.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, Mode, mkdirat, symlinkat};
 use rustix::io::Errno;
@@ -11,13 +11,13 @@ use rustix::mount::{UnmountFlags, unmount};
 use super::delivered::DeliveredMounts;
 use super::own_id::ContainerRoot;
 use super::paths::{CONTAINERS, DEVICES};
-use super::steps::attach::{Attached, Ready, attach, seal};
+use super::steps::attach::{Attached, Ready, attach, attach_of_hook, seal};
 use super::steps::container_root::AsContainerRoot;
-use super::steps::destination::{self, Kind, open_root};
 use super::steps::masks::cover;
 use super::steps::phase::{MountPhase, Phases};
 use super::terminal::Terminal;
 use crate::error::{Context, Error, Result};
+use crate::places::{self, Kind, open_root};
 use crate::spec::plan::{ContainerPlan, MountPlan, MountSource};
 use crate::sys::mount::{AttrChange, Depth, attach_at, attach_to, clone_mount, mount_setattr};
 
@@ -34,7 +34,12 @@ pub(crate) struct Tree {
     /// The mounts that become read-only at the end.
     to_seal: Vec<OwnedFd>,
     deferred: Vec<Deferred>,
+    deferred_of_hooks: Vec<OfHook>,
 }
+
+/// A hook's mount that the newborn attaches: its path, the phase, the mount, and whether it is
+/// not a directory.
+type OfHook = (PathBuf, MountPhase, OwnedFd, bool);
 
 /// A mount that the newborn attaches: its index in the plan, the phase, and what the gofer
 /// delivered for it.
@@ -67,9 +72,10 @@ impl Tree {
         if provides_devices(plan) {
             tree.place_devices(plan, mounts.devices)?;
         }
+        tree.attach_of_hooks(plan, mounts.of_hooks)?;
         if let Some(process) = &plan.process {
             // As in runc, make the working directory if possible.
-            let _ = destination::ensure(tree.root.as_fd(), &process.cwd, Kind::Directory);
+            let _ = places::ensure(tree.root.as_fd(), &process.cwd, Kind::Directory);
         }
         cover(tree.root.as_fd(), plan, MountPhase::Boot)?;
         Ok(tree)
@@ -99,6 +105,7 @@ impl Tree {
             terminals: None,
             to_seal: Vec::new(),
             deferred: Vec::new(),
+            deferred_of_hooks: Vec::new(),
         };
         attach_at(&tree.root, &tree.path).context(|| "attach the root file system")?;
         tree.root = open_root(&tree.path)?;
@@ -124,7 +131,7 @@ impl Tree {
                             Some((_, true)) => Kind::File,
                             _ => Kind::Directory,
                         };
-                        destination::ensure(self.root.as_fd(), &mount.destination, kind)?;
+                        places::ensure(self.root.as_fd(), &mount.destination, kind)?;
                     }
                     self.deferred.push((index, later, delivered));
                     continue;
@@ -138,6 +145,21 @@ impl Tree {
             if mount.destination == Path::new("/") {
                 self.root = open_root(&self.path)?;
                 self.roots += 1;
+            }
+        }
+        Ok(())
+    }
+
+    fn attach_of_hooks(
+        &mut self,
+        plan: &ContainerPlan,
+        mounts: Vec<(PathBuf, OwnedFd, bool)>,
+    ) -> Result<()> {
+        let phases = Phases::of(plan);
+        for (path, mount, is_file) in mounts {
+            match phases.of_path(&path) {
+                MountPhase::Boot => attach_of_hook(self.root.as_fd(), &path, &mount, is_file)?,
+                later => self.deferred_of_hooks.push((path, later, mount, is_file)),
             }
         }
         Ok(())
@@ -166,7 +188,7 @@ impl Tree {
                 self.place_device(place, &node)?;
             }
         }
-        let directory = destination::ensure(self.root.as_fd(), Path::new("/dev"), Kind::Directory)?;
+        let directory = places::ensure(self.root.as_fd(), Path::new("/dev"), Kind::Directory)?;
         for (name, target) in DEVICE_LINKS {
             match symlinkat(target, &directory, name) {
                 Ok(()) | Err(Errno::EXIST | Errno::ROFS) => {}
@@ -177,7 +199,7 @@ impl Tree {
     }
 
     fn place_device(&self, place: &Path, node: &OwnedFd) -> Result<()> {
-        let target = destination::ensure(self.root.as_fd(), place, Kind::File)?;
+        let target = places::ensure(self.root.as_fd(), place, Kind::File)?;
         attach_to(node, &target).context(|| format!("bind the device {}", place.display()))
     }
 
@@ -205,6 +227,11 @@ impl Tree {
     /// Returns the mounts that the newborn attaches.
     pub(crate) fn deferred(&self) -> &[Deferred] {
         &self.deferred
+    }
+
+    /// Returns the mounts of hooks that the newborn attaches.
+    pub(crate) fn deferred_of_hooks(&self) -> &[OfHook] {
+        &self.deferred_of_hooks
     }
 
     /// Takes the devpts, which outlives the tree.

@@ -10,7 +10,9 @@ use serde::{Deserialize, Serialize};
 
 use super::encoding::Message;
 use crate::error::{Error, FailureKind};
-use crate::spec::plan::{DeliveredSource, DeviceNode, Mappings, Powerless};
+use crate::spec::plan::{
+    DeliveredSource, DeviceNode, HookPlan, Mappings, MountAttributes, Powerless,
+};
 use crate::sys::mount::PropagationKind;
 
 /// The request for one container. These descriptors travel with it, in this order: the
@@ -39,6 +41,8 @@ pub struct GoferRequest {
     pub devices: Vec<DeviceNode>,
     /// A seccomp profile to compile, unless that was done before.
     pub seccomp: Option<SeccompJob>,
+    /// The createContainer hooks to run, if there are any.
+    pub hooks: Option<HookJob>,
 }
 
 impl Message for GoferRequest {
@@ -62,6 +66,33 @@ pub struct RequestedMount {
     /// The propagation in the plan. A mount leaves the host as a slave only for `Slave` and
     /// `Shared`, as a peer only for `Shared` without a user namespace, and private otherwise.
     pub propagation: Option<PropagationKind>,
+}
+
+/// The `createContainer` hooks of a container, and what they find at its root.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct HookJob {
+    /// The hooks, in order.
+    pub hooks: Vec<HookPlan>,
+    /// The container's state, which each reads from its standard input.
+    pub state: String,
+    /// The path at which they find the root file system: `root.path` of the bundle.
+    pub root: PathBuf,
+    /// The container's mounts that they see, in the order of the spec.
+    pub mounts: Vec<HookMount>,
+    /// The paths of the container's device nodes, whose directories they see.
+    pub devices: Vec<PathBuf>,
+}
+
+/// A mount that hooks see.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct HookMount {
+    /// Index into [`crate::spec::plan::ContainerPlan::mounts`]. The source is that of the
+    /// [`RequestedMount`] with this index; without one, it is a proc.
+    pub index: usize,
+    /// Absolute path inside the container.
+    pub destination: PathBuf,
+    /// Changes of its flags.
+    pub attributes: MountAttributes,
 }
 
 /// A profile to compile, and the file for the program.
@@ -126,6 +157,13 @@ pub enum Slot {
     Mount {
         /// Index into [`crate::spec::plan::ContainerPlan::mounts`].
         index: usize,
+        /// Whether the mount's root is not a directory.
+        is_file: bool,
+    },
+    /// A mount that a hook made below the root.
+    OfHook {
+        /// Absolute path inside the container.
+        path: PathBuf,
         /// Whether the mount's root is not a directory.
         is_file: bool,
     },

@@ -19,6 +19,10 @@ pub(super) const MOUNT_REMEDY: &str = "Give the mount the option \"noidmap\" (it
 pub(super) const ROOTFS_REMEDY: &str = "Put it onto a file system that supports idmapped mounts, \
      or run the pod with userns = \"never\"";
 
+/// The remedy for mounts that hooks make.
+pub(super) const HOOK_REMEDY: &str = "A createContainer hook mounted it: let it mount what \
+     supports idmapped mounts, or run the pod with userns = \"never\"";
+
 /// A clone of the mounts at a path of the host, still with their own owners.
 pub(super) struct ClonedTree<'a> {
     pub(super) mount: OwnedFd,

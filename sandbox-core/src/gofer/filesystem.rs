@@ -93,7 +93,7 @@ pub(super) fn fresh_root(
 }
 
 /// Maps the owners of the file system into the sandbox's user namespace.
-fn map_owners(
+pub(super) fn map_owners(
     mount: &OwnedFd,
     fs_type: &str,
     remedy: &str,

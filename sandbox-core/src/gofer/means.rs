@@ -1,6 +1,6 @@
 //! The descriptors that came with a request, sorted for its work.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use crate::control::gofer::GoferRequest;
 use crate::error::{Error, Result};
@@ -15,6 +15,9 @@ pub(super) struct Gofer {
     pub(super) network: Option<OwnedFd>,
     /// boot's pidfd.
     pub(super) boot: Option<OwnedFd>,
+    /// While the root file system is made for hooks of a sandbox with a user namespace: one that
+    /// maps its IDs back to those that the container sees.
+    pub(super) for_hooks: Option<OwnedFd>,
     /// Detached mounts that are not needed any more. Closing one waits for the
     /// whole kernel (60 µs), so they are closed after the reply.
     pub(super) leftovers: Vec<OwnedFd>,
@@ -23,6 +26,16 @@ pub(super) struct Gofer {
 }
 
 impl Gofer {
+    /// Returns the namespace that maps owners of a root file system. `shifted` says whether they
+    /// are the sandbox's own host IDs already.
+    pub(super) fn root_owners(&self, shifted: bool) -> Option<BorrowedFd<'_>> {
+        match (&self.users, &self.for_hooks, shifted) {
+            (Some(users), None, false) => Some(users.namespace()),
+            (Some(_), Some(back), true) => Some(back.as_fd()),
+            _ => None,
+        }
+    }
+
     /// Sorts the descriptors that came with the request, as [`GoferRequest`]
     /// lists them. Also returns the mounts channel.
     pub(super) fn equip(request: &GoferRequest, fds: Vec<OwnedFd>) -> Result<(OwnedFd, Self)> {
@@ -52,6 +65,7 @@ impl Gofer {
             users,
             network: network.transpose()?,
             boot: boot.transpose()?,
+            for_hooks: None,
             leftovers: Vec::new(),
             powerless: Vec::new(),
         };

@@ -6,7 +6,7 @@
 //! it, no directory that leads out of a mount, and nothing that the plan does
 //! not name.
 //!
-//! The path of one request: `serve` → `means` → proc and default devices, once →
+//! The path of one request: `serve` → `means` → proc and default devices, once → `hooks` →
 //! `rootfs` (`overlay`, `bind`, `filesystem`) → `devices` → each mount →
 //! `seccomp`. `delivery` sends the mounts, a packet as soon as it is full.
 
@@ -17,6 +17,8 @@ mod cloned_tree;
 mod delivery;
 mod devices;
 mod filesystem;
+mod hook_view;
+mod hooks;
 mod idmap;
 mod layers;
 mod mapping;

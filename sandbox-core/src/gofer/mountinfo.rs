@@ -5,12 +5,19 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
+use crate::error::{Context, Result};
+
 /// All mounts of this mount namespace, in the kernel's order.
+#[derive(Default)]
 pub(super) struct MountTable(Vec<Mount>);
 
 /// One line of the table.
 #[derive(Debug, PartialEq)]
 pub(super) struct Mount {
+    /// Its ID, which no other mount has at the same time.
+    pub(super) id: u64,
+    /// The device of its file system, as `major:minor`.
+    pub(super) device: String,
     /// Its mount point.
     pub(super) point: PathBuf,
     /// Its file system type.
@@ -18,7 +25,7 @@ pub(super) struct Mount {
     /// The directory of the file system that is mounted.
     pub(super) root: PathBuf,
     options: String,
-    super_options: String,
+    super_options: Vec<u8>,
 }
 
 impl Mount {
@@ -35,30 +42,35 @@ impl Mount {
     /// Returns the options of the file system, as it was mounted. `None` if one is not UTF-8.
     pub(super) fn fs_options(&self) -> Option<Vec<String>> {
         let text = |option| unescape(option).into_os_string().into_string().ok();
-        self.super_options.split(',').map(text).collect()
+        self.super_options.split(|byte| *byte == b',').map(text).collect()
     }
 
-    fn parse(line: &str) -> Option<Self> {
-        let mut fields = line.split(' ');
-        let root = unescape(fields.nth(3)?);
+    /// Parses a line. Paths are bytes, in any encoding.
+    fn parse(line: &[u8]) -> Option<Self> {
+        let text = |field: &[u8]| String::from_utf8_lossy(field).into_owned();
+        let mut fields = line.split(|byte| *byte == b' ');
+        let id = text(fields.next()?).parse().ok()?;
+        let device = text(fields.nth(1)?);
+        let root = unescape(fields.next()?);
         let point = unescape(fields.next()?);
-        let options = fields.next()?.to_owned();
+        let options = text(fields.next()?);
         // A dash ends the optional fields.
-        fields.find(|field| *field == "-")?;
-        let fs_type = fields.next()?.to_owned();
+        fields.find(|field| *field == b"-")?;
+        let fs_type = text(fields.next()?);
         let super_options = fields.nth(1)?.to_owned();
-        Some(Self { point, fs_type, root, options, super_options })
+        Some(Self { id, device, point, fs_type, root, options, super_options })
     }
 }
 
 impl MountTable {
-    /// Reads the present table. Empty if it cannot be read, since it only
-    /// improves an error.
-    pub(super) fn read() -> Self {
-        let text = std::fs::read("/proc/self/mountinfo").unwrap_or_default();
-        // A name that is no UTF-8 must not hide the other mounts.
-        let text = String::from_utf8_lossy(&text);
-        Self(text.lines().filter_map(Mount::parse).collect())
+    /// Reads the present table.
+    pub(super) fn read() -> Result<Self> {
+        let path = "/proc/self/mountinfo";
+        Ok(Self::parse(&std::fs::read(path).context(|| format!("read {path}"))?))
+    }
+
+    fn parse(bytes: &[u8]) -> Self {
+        Self(bytes.split(|byte| *byte == b'\n').filter_map(Mount::parse).collect())
     }
 
     /// Returns the mount that holds a canonical path: the one with the longest
@@ -76,9 +88,9 @@ impl MountTable {
 }
 
 /// Decodes `\040` and similar escapes.
-fn unescape(field: &str) -> PathBuf {
+fn unescape(field: &[u8]) -> PathBuf {
     let mut bytes = Vec::with_capacity(field.len());
-    let mut rest = field.as_bytes();
+    let mut rest = field;
     while let Some((&first, tail)) = rest.split_first() {
         let octal = tail.get(..3).and_then(|digits| std::str::from_utf8(digits).ok());
         match octal.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
@@ -99,22 +111,19 @@ fn unescape(field: &str) -> PathBuf {
 mod tests {
     use super::*;
 
-    fn table(text: &str) -> MountTable {
-        MountTable(text.lines().filter_map(Mount::parse).collect())
-    }
-
     #[test]
     fn the_deepest_and_latest_mount_holds_a_path() {
-        let table = table(
-            "1 0 8:1 / / rw - ext4 /dev/a rw\n\
+        let table = MountTable::parse(
+            b"1 0 8:1 / / rw - ext4 /dev/a rw\n\
              2 1 0:2 / /a\\040b rw,idmapped shared:1 master:2 - tmpfs none rw\n\
              3 2 0:3 / /a\\040b rw - nfs4 host:/x rw\n\
-             4 1 0:4 /sub /a rw,nodev - overlay o rw,lowerdir=/b\\134:c:/d\\040e\n",
+             4 1 0:4 /sub /a rw,nodev - overlay o rw,lowerdir=/b\\134:c:/d\\040e\n\
+             5 1 0:5 / /\xff\xfe rw - ext2 x rw\n",
         );
         assert_eq!(table.holding(Path::new("/a b/c")).unwrap().fs_type, "nfs4");
         assert_eq!(table.holding(Path::new("/ab")).unwrap().fs_type, "ext4");
         let below: Vec<_> = table.below(Path::new("/")).map(Mount::idmapped).collect();
-        assert_eq!(below, [true, false, false]);
+        assert_eq!(below, [true, false, false, false]);
         let overlay = table.holding(Path::new("/a")).unwrap();
         assert_eq!(overlay.root, Path::new("/sub"));
         assert_eq!(overlay.options().collect::<Vec<_>>(), ["rw", "nodev"]);

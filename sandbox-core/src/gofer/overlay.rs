@@ -22,16 +22,21 @@ const LAYERS_BY_DESCRIPTOR: (u32, u32) = (6, 15);
 /// documentation, filesystems/overlayfs).
 pub(super) fn make(mut options: Options, mapping: Mapping, gofer: &mut Gofer) -> Result<OwnedFd> {
     let paths = Paths::take(&mut options)?;
-    // The users for which the layers must be shifted.
-    let users = match &gofer.users {
-        Some(users) if !already_shifted(&paths.lower[0].0, users)? => Some(users),
-        _ => None,
+    let shifted = match &gofer.users {
+        Some(users) => already_shifted(&paths.lower[0].0, users)?,
+        None => false,
     };
-    let sandbox = users.map(Users::namespace);
-    let (lower, upper, creator) = match &mapping {
-        Mapping::Own(namespace) => (Some(namespace.as_fd()), None, None),
-        Mapping::Sandbox => (sandbox, sandbox, users),
+    let owners = gofer.root_owners(shifted);
+    let (lower, upper, creator) = match (&mapping, &gofer.for_hooks) {
+        (Mapping::Own(namespace), None) => (Some(namespace.as_fd()), None, None),
+        (Mapping::Own(_), Some(back)) => (None, Some(back.as_fd()), None),
+        (Mapping::Sandbox, None) => (owners, owners, gofer.users.as_ref().filter(|_| !shifted)),
+        (Mapping::Sandbox, Some(_)) => (owners, owners, None),
     };
+    if gofer.for_hooks.is_some() {
+        // It would keep the overlay from being mounted again.
+        options.fs.retain(|(key, _)| key != "volatile");
+    }
     let overlay = paths.open(options, lower, upper)?;
     let made = mount(&overlay, creator)?;
     // It is read-only if the kernel cannot write to the work directory, which

@@ -13,14 +13,13 @@ use crate::gofer::mapping::{Mapping, already_shifted};
 use crate::gofer::means::Gofer;
 use crate::gofer::options::Options;
 use crate::gofer::overlay;
-use crate::gofer::users::Users;
 use crate::sys::mount::Depth;
 
 /// Makes the root file system as one detached tree, if the request wants one.
 pub(super) fn make(source: &RootfsSource, gofer: &mut Gofer) -> Result<Option<OwnedFd>> {
     let made = match source {
         RootfsSource::None => return Ok(None),
-        RootfsSource::Directory(path) => tree(path, Depth::Tree, gofer.users.as_ref()),
+        RootfsSource::Directory(path) => tree(path, Depth::Tree, gofer),
         RootfsSource::Mounts(mounts) => all(mounts, gofer),
     };
     made.map(Some).map_err(|e| Error::new(e.kind, format!("root file system: {e}")))
@@ -56,17 +55,19 @@ fn one(mount: &RootfsMount, gofer: &mut Gofer) -> Result<OwnedFd> {
             let depth = Depth::from(recursive.unwrap_or(false));
             let source = Path::new(&mount.source);
             let made = match mapping {
-                Mapping::Own(namespace) => mapped_clone(source, depth, Some(namespace.as_fd())),
-                Mapping::Sandbox => tree(source, depth, gofer.users.as_ref()),
+                Mapping::Own(namespace) => {
+                    let owners = gofer.for_hooks.is_none().then(|| namespace.as_fd());
+                    mapped_clone(source, depth, owners)
+                }
+                Mapping::Sandbox => tree(source, depth, gofer),
             }?;
             restrict(&made, options.attributes)?;
             Ok(made)
         }
         (fs_type, None) => {
-            let sandbox = gofer.users.as_ref().map(Users::namespace);
             let idmap = match &mapping {
-                Mapping::Own(namespace) => Some(namespace.as_fd()),
-                Mapping::Sandbox => sandbox,
+                Mapping::Own(namespace) => gofer.for_hooks.is_none().then(|| namespace.as_fd()),
+                Mapping::Sandbox => gofer.root_owners(false),
             };
             fresh_root(fs_type, &mount.source, &options, idmap)
         }
@@ -76,10 +77,10 @@ fn one(mount: &RootfsMount, gofer: &mut Gofer) -> Result<OwnedFd> {
 /// Clones a directory of the host. Maps its owners, unless they were shifted into the
 /// sandbox's range before, as the runtime specification expects of a bundle whose spec
 /// has mappings.
-fn tree(path: &Path, depth: Depth, users: Option<&Users>) -> Result<OwnedFd> {
-    let users = match users {
-        Some(users) if !already_shifted(path, users)? => Some(users),
-        _ => None,
+fn tree(path: &Path, depth: Depth, gofer: &Gofer) -> Result<OwnedFd> {
+    let shifted = match &gofer.users {
+        Some(users) => already_shifted(path, users)?,
+        None => false,
     };
-    mapped_clone(path, depth, users.map(Users::namespace))
+    mapped_clone(path, depth, gofer.root_owners(shifted))
 }

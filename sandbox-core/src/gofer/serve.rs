@@ -12,8 +12,9 @@ use crate::control::gofer::{GoferAnswer, GoferRequest, RequestedMount, Slot};
 use crate::control::packet::{Received, receive_packet, send_packet};
 use crate::error::{Context, Error, Result};
 use crate::gofer::delivery::{Outbox, wait_for};
+use crate::gofer::hook_view::Carried;
 use crate::gofer::means::Gofer;
-use crate::gofer::{bind, devices, filesystem, rootfs, seccomp};
+use crate::gofer::{bind, devices, filesystem, hooks, rootfs, seccomp};
 use crate::spec::plan::{DeliveredSource, Powerless};
 use crate::sys::process::die_with_parent;
 
@@ -45,7 +46,7 @@ fn serve(
     // The modes of device nodes are used as they are given.
     rustix::process::umask(Mode::empty());
     let (channel, mut gofer) = Gofer::equip(&request, fds)?;
-    let mut outbox = Outbox::new(channel, request.container);
+    let mut outbox = Outbox::new(channel, request.container.clone());
 
     if let Some(boot) = &gofer.boot {
         outbox.put(Slot::SandboxProc, filesystem::proc_of(boot)?)?;
@@ -53,6 +54,11 @@ fn serve(
     if request.default_devices {
         outbox.put(Slot::DefaultDevices, devices::default(gofer.users.as_ref())?)?;
     }
+    // Their view of the root file system is gone before it is made for the container.
+    let mut carried = match &request.hooks {
+        Some(job) => hooks::run(job, &request, &mut gofer)?,
+        None => Carried::default(),
+    };
     if let Some(root) = rootfs::make(&request.rootfs, &mut gofer)? {
         outbox.put(Slot::Rootfs, root)?;
     }
@@ -60,8 +66,14 @@ fn serve(
         outbox.put(Slot::Devices, devices::make(&request.devices, gofer.users.as_ref())?)?;
     }
     for mount in &request.mounts {
-        let (fd, is_file) = make(mount, &mut gofer)?;
+        let (fd, is_file) = match carried.made.remove(&mount.index) {
+            Some(made) => (made, false),
+            None => make(mount, &mut gofer)?,
+        };
         outbox.put(Slot::Mount { index: mount.index, is_file }, fd)?;
+    }
+    for (path, fd, is_file) in carried.of_hooks {
+        outbox.put(Slot::OfHook { path, is_file }, fd)?;
     }
     outbox.finish()?;
     *leftovers = gofer.leftovers;

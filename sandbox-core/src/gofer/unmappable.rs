@@ -54,7 +54,8 @@ pub(super) fn settle(
     change: Change<'_>,
     error: &io::Error,
 ) -> Result<OwnedFd> {
-    let table = MountTable::read();
+    // Without a table, the error only names less.
+    let table = MountTable::read().unwrap_or_default();
     let source = clone.path.canonicalize().context(|| clone.path.display().to_string())?;
     let Some(own) = table.holding(&source) else {
         let what = clone.what();

@@ -10,13 +10,13 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use crate::container::own_id::ContainerRoot;
-use crate::container::steps::attach::{Attached, Ready, attach, seal};
+use crate::container::steps::attach::{Attached, Ready, attach, attach_of_hook, seal};
 use crate::container::steps::container_root::AsContainerRoot;
-use crate::container::steps::destination::open_root;
 use crate::container::steps::masks::cover;
 use crate::container::steps::phase::MountPhase;
 use crate::container::tree::Tree;
 use crate::error::{Context, Result};
+use crate::places::open_root;
 use crate::spec::plan::ContainerPlan;
 
 /// Adds the mounts that need the newborn's PID and cgroup namespaces. The newborn is still in
@@ -59,6 +59,11 @@ fn attach_deferred(
         }
         if mount.destination == Path::new("/") {
             root = open_root(path)?;
+        }
+    }
+    for (path, phase, mount, is_file) in tree.deferred_of_hooks() {
+        if *phase == now {
+            attach_of_hook(root.as_fd(), path, mount, *is_file)?;
         }
     }
     cover(root.as_fd(), plan, now)?;

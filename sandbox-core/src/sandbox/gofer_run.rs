@@ -15,12 +15,13 @@ use super::child::gofer::become_gofer;
 use super::{Sandbox, open_namespace};
 use crate::control::encoding::Message;
 use crate::control::gofer::{
-    GoferAnswer, GoferRequest, RequestedMount, RootfsMount, RootfsSource, SeccompJob,
+    GoferAnswer, GoferRequest, HookJob, HookMount, RequestedMount, RootfsMount, RootfsSource,
+    SeccompJob,
 };
 use crate::control::message::MAX_PACKET;
 use crate::control::packet::{Received, pair, receive_packet, send_packet};
 use crate::error::{Context, Error, FailureKind, Result};
-use crate::spec::plan::{Plan, Powerless};
+use crate::spec::plan::{MountSource, Plan, Powerless};
 use crate::spec::seccomp;
 use crate::sys::clone::{Cloned, SingleThreaded, clone_into};
 use crate::sys::mount::PropagationKind;
@@ -140,6 +141,7 @@ fn request(
         mounts: if runs { requested_mounts(plan) } else { Vec::new() },
         devices: if runs { plan.host.devices.clone() } else { Vec::new() },
         seccomp: if runs { seccomp_job(&sandbox.state_root, plan)? } else { None },
+        hooks: if runs { hook_job(sandbox, plan) } else { None },
     })
 }
 
@@ -158,6 +160,38 @@ fn requested_mounts(plan: &Plan) -> Vec<RequestedMount> {
         propagation: plan.container.mounts[*index].propagation.map(|p| leaving(p.kind)),
     });
     requested.collect()
+}
+
+/// Returns the createContainer hooks to run, with the mounts that they see.
+fn hook_job(sandbox: &Sandbox, plan: &Plan) -> Option<HookJob> {
+    let hooks = plan.host.hooks.create_container.clone();
+    if hooks.is_empty() {
+        return None;
+    }
+    // The container has no process yet. boot is in the namespaces of the pod.
+    let state = serde_json::json!({
+        "ociVersion": "1.2.0",
+        "id": plan.container.id,
+        "status": "creating",
+        "pid": sandbox.boot.0,
+        "bundle": plan.host.bundle,
+        "annotations": plan.host.annotations,
+    });
+    let delivered = |index| plan.host.delivered.iter().any(|(delivered, _)| *delivered == index);
+    let all = plan.container.mounts.iter().enumerate();
+    let seen = all.filter(|(index, m)| delivered(*index) || m.source == MountSource::Proc);
+    let mounts = seen.map(|(index, mount)| HookMount {
+        index,
+        destination: mount.destination.clone(),
+        attributes: mount.attributes,
+    });
+    Some(HookJob {
+        hooks,
+        state: state.to_string(),
+        root: plan.host.rootfs.clone(),
+        mounts: mounts.collect(),
+        devices: plan.container.devices.clone(),
+    })
 }
 
 /// Returns the seccomp program to compile, unless an earlier container had the

@@ -165,6 +165,7 @@ pub fn request() -> GoferRequest {
         mounts: Vec::new(),
         devices: Vec::new(),
         seccomp: None,
+        hooks: None,
     }
 }
 

@@ -7,6 +7,7 @@
 
 mod devices;
 mod harness;
+mod hooks;
 mod mounts;
 mod old_kernel;
 mod propagation;

@@ -53,6 +53,8 @@ async fn take_steps(
     let capacity = cgroup.capacity(plan.capacity_policy())?;
     // The kills are counted from before there is a process, so that none is missed.
     let oom = oom::count(&plan.id, &cgroup);
+    // The gofer runs the createContainer hooks.
+    rollback.hooked = !plan.plan.host.hooks.create_container.is_empty();
     let boot: &Arc<BootClient> = match existing {
         // The first container makes the sandbox, and is its root.
         None => {
@@ -243,8 +245,14 @@ async fn run_hooks(container: &Container) -> Result<()> {
     let (plan, pid) = (&container.plan, container.init.pid);
     let state =
         hooks::State { id: &container.id, pid, status: "created", bundle: &container.bundle, plan };
-    for hook in plan.host.hooks.create_runtime.iter().chain(&plan.host.hooks.create_container) {
+    for hook in &plan.host.hooks.create_runtime {
         hooks::run(hook, &state).await?;
+    }
+    // The gofer has run those of a container that has a root file system.
+    if plan.container.process.is_none() {
+        for hook in &plan.host.hooks.create_container {
+            hooks::run(hook, &state).await?;
+        }
     }
     Ok(())
 }

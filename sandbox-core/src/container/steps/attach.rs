@@ -3,10 +3,10 @@
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use super::destination::{self, Kind};
 use super::file_system::{file_system, set_attributes};
 use super::{cgroup_mount, copy_up, shared_memory};
 use crate::error::{Context, Error, Result};
+use crate::places::{self, Kind};
 use crate::spec::plan::{FsOption, MountPlan, MountSource};
 use crate::sys::mount::{AttrChange, Depth, attach_to, mount_setattr};
 
@@ -34,9 +34,8 @@ pub(crate) fn attach(root: BorrowedFd<'_>, ready: Ready<'_>) -> Result<Attached>
     let plan = ready.plan;
     let at = || format!("mount {}", plan.destination.display());
     let (mount, kind) = match (&plan.source, ready.delivered) {
-        (MountSource::Delivered, Some((mount, is_file))) => {
-            (mount, if is_file { Kind::File } else { Kind::Directory })
-        }
+        // A tmpfs as well, if hooks saw it.
+        (_, Some((mount, is_file))) => (mount, kind_of(is_file)),
         (MountSource::Delivered, None) => {
             return Err(Error::internal(format!("{}: the gofer delivered nothing", at())));
         }
@@ -56,7 +55,7 @@ pub(crate) fn attach(root: BorrowedFd<'_>, ready: Ready<'_>) -> Result<Attached>
         let change = AttrChange { propagation: Some(propagation.kind), ..AttrChange::default() };
         mount_setattr(&mount, propagation.recursive.into(), change).context(at)?;
     }
-    let place = destination::ensure(root, &plan.destination, kind)?;
+    let place = places::ensure(root, &plan.destination, kind)?;
     attach_to(&mount, &place).context(at)?;
     if is_cgroup {
         // Fill it before it may become read-only.
@@ -68,6 +67,21 @@ pub(crate) fn attach(root: BorrowedFd<'_>, ready: Ready<'_>) -> Result<Attached>
         _ if sealed => Attached::ToSeal(mount),
         _ => Attached::Done,
     })
+}
+
+/// Attaches a mount that a hook of the host made, as it is.
+pub(crate) fn attach_of_hook(
+    root: BorrowedFd<'_>,
+    path: &Path,
+    mount: &OwnedFd,
+    is_file: bool,
+) -> Result<()> {
+    let place = places::ensure(root, path, kind_of(is_file))?;
+    attach_to(mount, &place).context(|| format!("attach a hook's mount at {}", path.display()))
+}
+
+fn kind_of(is_file: bool) -> Kind {
+    if is_file { Kind::File } else { Kind::Directory }
 }
 
 /// Makes mounts read-only to which nothing is added any more.
@@ -85,7 +99,7 @@ fn make(root: BorrowedFd<'_>, destination: &Path, source: &MountSource) -> Resul
         MountSource::Devpts(options) => file_system("devpts", options),
         MountSource::Cgroup => cgroup_mount::make(),
         MountSource::Tmpfs { options, copy_up } => {
-            let below = destination::find(root, destination)?;
+            let below = places::find(root, destination)?;
             let mount = tmpfs(options, below.as_ref())?;
             if let Some(below) = below.filter(|_| *copy_up) {
                 let keep_owner = options.iter().any(|(key, _)| key == "uid" || key == "gid");

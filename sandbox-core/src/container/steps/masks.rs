@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::CWD;
 
-use super::destination::{find, is_directory};
 use super::file_system::file_system;
 use super::phase::{MountPhase, Phases};
 use crate::container::paths::DEV_NULL;
 use crate::error::{Context, Error, Result};
+use crate::places::{find, is_directory};
 use crate::spec::plan::ContainerPlan;
 use crate::sys::mount::{AttrChange, Depth, attach_to, clone_mount, mount_setattr};
 

@@ -6,7 +6,6 @@ pub(crate) mod attach;
 mod cgroup_mount;
 pub(crate) mod container_root;
 mod copy_up;
-pub(crate) mod destination;
 mod file_system;
 pub(crate) mod masks;
 pub(crate) mod names;

@@ -74,7 +74,7 @@ pub fn plan(spec: &Spec, context: &Context<'_>) -> Result<Plan> {
         user_namespace: user.made,
         label: label.as_deref(),
     };
-    let mounts = mounts::plan(spec, &section)?;
+    let mut mounts = mounts::plan(spec, &section)?;
     let root_propagation = root_propagation(linux)?;
     let devices = devices::plan(linux.devices().as_deref().unwrap_or_default(), &ids)?;
     let (mut sysctls, network_sysctls) = sysctls(spec, linux, &resolved, context)?;
@@ -83,6 +83,9 @@ pub fn plan(spec: &Spec, context: &Context<'_>) -> Result<Plan> {
     let hostname = sysctls::take(&mut sysctls, "kernel.hostname");
     let domainname = sysctls::take(&mut sysctls, "kernel.domainname");
     let (hooks, start_hooks) = hooks::plan(spec)?;
+    if !hooks.create_container.is_empty() && !pod::is_pause(spec) {
+        mounts.deliver_tmpfs();
+    }
     if let Some(profile) = linux.seccomp() {
         seccomp::check(profile)?;
     }

@@ -46,6 +46,20 @@ pub(super) struct Mounts {
     pub(super) delivered: Vec<(usize, DeliveredSource)>,
 }
 
+impl Mounts {
+    /// Has the gofer make the tmpfs as well, so that hooks can write there. One into which files
+    /// are copied up stays with boot.
+    pub(super) fn deliver_tmpfs(&mut self) {
+        for (index, mount) in self.container.iter().enumerate() {
+            let MountSource::Tmpfs { options, copy_up: false } = &mount.source else { continue };
+            let (fs_type, source) = ("tmpfs".to_owned(), "tmpfs".to_owned());
+            let options = options.clone();
+            self.delivered.push((index, DeliveredSource::FileSystem { fs_type, source, options }));
+        }
+        self.delivered.sort_by_key(|(index, _)| *index);
+    }
+}
+
 /// The input of a mount's plan besides the mount itself.
 pub(super) struct MountContext<'a> {
     pub(super) bundle: &'a Path,

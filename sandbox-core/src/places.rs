@@ -1,4 +1,5 @@
-//! Places inside a container's root file system. The workload controls it, so every
+//! Places inside a container's root file system, for boot, newborns, and a gofer that shows it to
+//! hooks. The workload controls it, so every
 //! component may be a symlink to anywhere. The kernel resolves all paths with the
 //! container's root as root (openat2(2), `RESOLVE_IN_ROOT`), and descriptors hold the
 //! result.
