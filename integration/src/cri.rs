@@ -46,6 +46,16 @@ impl Containerd {
         self.wait_for_cri_images();
     }
 
+    /// Whether CRI reports that a runtime handler runs pods with user namespaces.
+    /// The kubelet goes by that.
+    pub fn handler_has_user_namespaces(&self, name: &str) -> bool {
+        let status = cri_call!(self, status, StatusRequest { verbose: false });
+        let handlers = status.expect("ask for CRI's status").runtime_handlers;
+        let handler = handlers.into_iter().find(|handler| handler.name == name);
+        let features = handler.expect("a handler of this name").features;
+        features.is_some_and(|features| features.user_namespaces)
+    }
+
     /// Waits until CRI has the images. It learns of an import by an event, so a
     /// little later, and may still be starting.
     pub(crate) fn wait_for_cri_images(&self) {

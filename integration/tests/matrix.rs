@@ -8,7 +8,9 @@ use std::path::PathBuf;
 
 use integration::config::cni_conflist;
 use integration::containerd::{Containerd, Version};
+use integration::cri::{pod_security, security};
 use integration::{leaks, on_each_containerd, wait};
+use k8s_cri::v1::{IdMapping, NamespaceMode, PodSandboxConfig, UserNamespace};
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 use serde_json::{Value, json};
@@ -69,6 +71,55 @@ fn pods_take_options_from_containerd_s_configuration(version: Version) {
         Version::V1_6 => drop(containerd.pod("configured")),
         _ => pod_is_refused(&containerd, "colour"),
     }
+}
+
+/// Requests `hostUsers: false`.
+fn with_own_users(config: &mut PodSandboxConfig) {
+    let ids = vec![IdMapping { host_id: 700_000_000, container_id: 0, length: 65536 }];
+    let users = UserNamespace { mode: NamespaceMode::Pod.into(), uids: ids.clone(), gids: ids };
+    pod_security(config).namespace_options.get_or_insert_default().userns_options = Some(users);
+}
+
+/// This containerd asks only runc's shim what it can do. By runc's name and our path it asks
+/// ours, and sends runc's options.
+#[test]
+fn by_runc_s_name_containerd_learns_of_user_namespaces() {
+    let keys = "runtime_type = \"io.containerd.runc.v2\"\n\
+        runtime_path = \"BIN/containerd-shim-palisade-v1\"";
+    let containerd = Containerd::start_with_handler(Version::V2_1, "users", keys);
+    containerd.prepare_cri();
+    assert!(containerd.handler_has_user_namespaces("users"));
+    assert!(!containerd.handler_has_user_namespaces("palisade"));
+
+    let pod = containerd.try_pod_by("users", "users", with_own_users).expect("run a pod");
+    let map = pod.shell("main", "sleep 1000").ask(MAP);
+    assert!(map.split_whitespace().eq(["0", "700000000", "65536"]), "{map}");
+}
+
+/// Runc's options are read there, and refused by name where Palisade cannot follow.
+#[test]
+fn by_runc_s_name_runc_s_options_are_refused_by_name() {
+    let keys = "runtime_type = \"io.containerd.runc.v2\"\n\
+        runtime_path = \"BIN/containerd-shim-palisade-v1\"\n\
+        options = { BinaryName = \"/usr/bin/crun\" }";
+    let containerd = Containerd::start_with_handler(Version::V2_1, "users", keys);
+    let refused = containerd.try_pod_by("users", "refused", |_| ()).expect_err("no crun here");
+    assert!(refused.message().contains("BinaryName"), "{}", refused.message());
+}
+
+/// containerd 2.1 reads the options of such a pod's container as runc's, which docs/options.md
+/// says. 1.7 does not.
+#[test]
+fn options_keep_containerd_2_1_from_starting_containers_with_their_own_users() {
+    let containerd = Containerd::start_with_options(Version::V2_1, |_| "debug = true".to_owned());
+    let pod = containerd.pod_with("users", with_own_users);
+    let started = pod.create("main", 0, "sleep 1000", |config| {
+        let users = pod_security(&mut pod.config.clone()).namespace_options.clone();
+        security(config).namespace_options = users;
+    });
+    let refused = started.and_then(|container| container.start());
+    let refused = refused.expect_err("containerd refuses");
+    assert!(refused.message().contains("unmarshal"), "{}", refused.message());
 }
 
 fn ctr_takes_options_from_a_file(containerd: Containerd) {

@@ -10,8 +10,9 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::PathBuf;
 
-use containerd_shim_protos::protobuf::CodedInputStream;
+use containerd_shim::api;
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
+use containerd_shim_protos::protobuf::{CodedInputStream, Message};
 use sandbox_core::sandbox::Config;
 use sandbox_core::types::{IdPool, Userns};
 use serde::Deserialize;
@@ -122,10 +123,15 @@ impl Options {
     /// Reads the options that containerd passed, or the node's file, or takes
     /// the defaults.
     pub(crate) fn read(any: Option<&Any>) -> Result<Self> {
-        let (path, body) = match any.filter(|any| !any.type_url.is_empty()) {
-            None => (String::new(), String::new()),
-            Some(any) => runtime_options(any)?,
-        };
+        let any = any.filter(|any| !any.type_url.is_empty());
+        if let Some(runc) = any.filter(|any| is_runc_options(any)) {
+            let mut options = Self::read(None)?;
+            if check_runc_options(runc)?.systemd_cgroup {
+                options.cgroup_driver = CgroupDriver::Systemd;
+            }
+            return Ok(options);
+        }
+        let (path, body) = any.map_or_else(|| Ok(Default::default()), runtime_options)?;
         let (source, text) = if !path.is_empty() {
             let text = fs::read_to_string(&path)
                 .context(|| format!("options: read config_path {path}"))?;
@@ -277,19 +283,39 @@ pub(crate) fn is_runtime_options(any: &Any) -> bool {
     matches!(name, Some("runtimeoptions.v1.Options" | "cri.runtimeoptions.v1.Options"))
 }
 
+/// Whether these are runc's own options, which containerd sends where its
+/// configuration calls this shim by runc's name.
+fn is_runc_options(any: &Any) -> bool {
+    any.type_url.rsplit('/').next() == Some("containerd.runc.v1.Options")
+}
+
+/// Decodes runc's options. Refuses those that ask for what Palisade does not
+/// do. Others say where runc keeps its state, and who owns streams that are
+/// the process's here; `shim_cgroup` is read at start.
+fn check_runc_options(any: &Any) -> Result<api::Options> {
+    let runc = api::Options::parse_from_bytes(&any.value)
+        .map_err(|e| Error::invalid(format!("options: decode containerd.runc.v1.Options: {e}")))?;
+    let refused = [
+        ("BinaryName", !runc.binary_name.is_empty(), "Palisade runs no other runtime"),
+        ("NoPivotRoot", runc.no_pivot_root, "a container's root is always changed by pivot_root"),
+        ("NoNewKeyring", runc.no_new_keyring, "each container has a session keyring of its own"),
+    ];
+    match refused.iter().find(|(_, set, _)| *set) {
+        Some((name, _, why)) => {
+            Err(Error::invalid(format!("options: {name}: {why}; leave it out")))
+        }
+        None => Ok(runc),
+    }
+}
+
 /// Decodes `config_path` and `config_body` of a `runtimeoptions.v1.Options`,
-/// which 1.6 calls `cri.runtimeoptions.v1.Options`. Of runc's own
-/// options, which ctr sends to any runtime, only `shim_cgroup` is read.
+/// which 1.6 calls `cri.runtimeoptions.v1.Options`.
 fn runtime_options(any: &Any) -> Result<(String, String)> {
     let name = any.type_url.rsplit('/').next().unwrap_or_default();
-    match name {
-        _ if is_runtime_options(any) => {}
-        "containerd.runc.v1.Options" => return Ok(Default::default()),
-        _ => {
-            return Err(Error::invalid(format!(
-                "options are a {name}, expected a runtimeoptions.v1.Options"
-            )));
-        }
+    if !is_runtime_options(any) {
+        return Err(Error::invalid(format!(
+            "options are a {name}, expected a runtimeoptions.v1.Options"
+        )));
     }
     let (mut path, mut body) = (String::new(), String::new());
     let mut input = CodedInputStream::from_bytes(&any.value);
@@ -363,6 +389,26 @@ mod tests {
         assert!(error.to_string().contains("id_range_start"), "{error}");
         let error = Options::default().annotated(&annotations(&[("colour", "red")])).unwrap_err();
         assert!(error.to_string().contains("dev.palisade.colour"), "{error}");
+    }
+
+    #[test]
+    fn runc_s_options_are_read_or_refused_by_name() {
+        let read = |set: &dyn Fn(&mut api::Options)| {
+            let mut runc = api::Options::new();
+            set(&mut runc);
+            let value = runc.write_to_bytes().unwrap();
+            Options::read(Some(&any("containerd.runc.v1.Options", &value)))
+        };
+        assert_eq!(read(&|_| ()).unwrap().cgroup_driver, CgroupDriver::Auto);
+        let systemd = read(&|runc| runc.systemd_cgroup = true).unwrap();
+        assert_eq!(systemd.cgroup_driver, CgroupDriver::Systemd);
+        let refused = |set: &dyn Fn(&mut api::Options), name: &str| {
+            let error = read(set).unwrap_err().to_string();
+            assert!(error.contains(name), "{error}");
+        };
+        refused(&|runc| runc.binary_name = "crun".into(), "BinaryName");
+        refused(&|runc| runc.no_pivot_root = true, "NoPivotRoot");
+        refused(&|runc| runc.no_new_keyring = true, "NoNewKeyring");
     }
 
     #[test]
