@@ -57,10 +57,10 @@ impl Events {
     }
 
     /// Takes the signals that have arrived. Returns whether the node shuts down.
-    fn take_signals(&self) -> bool {
+    fn take_signals(&self, host_pids: bool) -> bool {
         let mut terminated = false;
         while let Ok(Some(signal)) = self.signals.read_signal() {
-            terminated |= is_node_shutdown(&signal);
+            terminated |= is_node_shutdown(&signal, host_pids);
         }
         terminated
     }
@@ -79,9 +79,13 @@ impl Events {
 /// in its PID, and does not accept another signal with SI_USER from it
 /// (rt_sigqueueinfo(2)). The kernel loses the PID if the user has too many pending
 /// signals. Only a process that may signal boot and become its user can bring that about.
-fn is_node_shutdown(signal: &siginfo) -> bool {
+///
+/// With the host's PIDs there is no outside. Root in such a pod is the host's root, which
+/// may end boot as it may end any process.
+fn is_node_shutdown(signal: &siginfo, host_pids: bool) -> bool {
     let number = signal.ssi_signo.cast_signed();
-    number == Signal::SIGTERM as i32 && signal.ssi_code == SI_USER && signal.ssi_pid == 0
+    let outside = signal.ssi_pid == 0 || host_pids;
+    number == Signal::SIGTERM as i32 && signal.ssi_code == SI_USER && outside
 }
 
 impl Boot {
@@ -104,7 +108,7 @@ impl Boot {
                         Err(error) => log::error!("{error}"),
                     },
                     SIGNALS => {
-                        terminated |= self.events.take_signals();
+                        terminated |= self.events.take_signals(self.host_pids);
                         self.reap();
                     }
                     token => self.receive(token),

@@ -36,7 +36,7 @@ use crate::error::{Context, Error, Failure, Result};
 use crate::sys::clone::SingleThreaded;
 use crate::sys::namespace;
 use crate::sys::network::{bring_loopback_up, write_sysctl};
-use crate::sys::process::{Rlimit, die_with_parent, own_rlimits};
+use crate::sys::process::{Rlimit, die_with_parent, own_rlimits, set_child_subreaper};
 use crate::types::PodPid;
 
 /// The sandbox process once it is up.
@@ -55,6 +55,8 @@ pub(crate) struct Boot {
     /// The resource limits that boot started with: containerd's.
     limits: Vec<Rlimit>,
     trees_made: u64,
+    /// Whether boot has the host's PIDs.
+    host_pids: bool,
 }
 
 /// Runs `palisade boot` until its control channel closes or it is killed.
@@ -86,7 +88,7 @@ fn start(flags: &BootFlags, descriptors: Descriptors) -> Result<Boot> {
     let birth = Birth::decode(&descriptors.read_certificate()?)?;
     let alone = SingleThreaded::prove().context(|| "start as the sandbox process")?;
     set_up_network(&birth)?;
-    let own_pid_namespace = open_own_pid_namespace()?;
+    let own_pid_namespace = open_own_pid_namespace(&birth)?;
     let users = birth.mappings.as_ref().map(|_| open_pod_user_namespace()).transpose()?;
     root::enter_empty()?;
     let own_id = OwnId::of(&birth);
@@ -108,6 +110,7 @@ fn start(flags: &BootFlags, descriptors: Descriptors) -> Result<Boot> {
         alone,
         limits: own_rlimits().context(|| "prlimit")?,
         trees_made: 0,
+        host_pids: birth.host_pids,
     })
 }
 
@@ -124,11 +127,13 @@ fn set_up_network(birth: &Birth) -> Result<()> {
     Ok(())
 }
 
-/// Opens the namespace to which boot returns from a container's. The host's /proc must
-/// still be visible.
-fn open_own_pid_namespace() -> Result<OwnedFd> {
+/// Opens the namespace to which boot returns from a container's, and sees to it that boot
+/// is the parent of all orphans there. The host's /proc must still be visible.
+fn open_own_pid_namespace(birth: &Birth) -> Result<OwnedFd> {
     let pid = rustix::process::getpid();
-    if !pid.is_init() {
+    if birth.host_pids {
+        set_child_subreaper(true).context(|| "prctl PR_SET_CHILD_SUBREAPER")?;
+    } else if !pid.is_init() {
         return Err(Error::internal(format!(
             "boot is process {pid:?}, not PID 1 of a new PID namespace"
         )));

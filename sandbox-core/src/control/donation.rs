@@ -164,6 +164,8 @@ pub struct Birth {
     /// The ID that boot itself runs under, which is none of a container's;
     /// `None` if they leave no room for one.
     pub own_id: Option<u32>,
+    /// Whether boot has the host's PIDs instead of being PID 1 of new ones.
+    pub host_pids: bool,
     /// Whether boot's network namespace is new, so that its loopback is down
     /// and its sysctls are unset.
     pub new_network: bool,

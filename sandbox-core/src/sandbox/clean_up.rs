@@ -38,7 +38,8 @@ pub fn clean_up(state_root: &Path, namespace: &str, id: &str) -> Result<Option<H
         first_error = first_error.and(kill(state.boot));
     }
     for cgroup in &cgroups {
-        first_error = first_error.and(cgroup.remove());
+        // With the host's PIDs, containers outlive boot.
+        first_error = first_error.and(cgroup.kill_all()).and(cgroup.remove());
     }
     if let Some(link) = state.as_ref().and_then(|s| s.id_range.as_ref()) {
         first_error = first_error.and(users::release(link, &format!("{namespace}/{id}")));

@@ -102,6 +102,8 @@ pub struct Sandbox {
     executable: Executable,
     user_namespace: Option<UserNamespace>,
     id_range: Option<PathBuf>,
+    /// Whether its processes have the host's PIDs, so that they outlive boot.
+    host_pids: bool,
     next_number: AtomicU64,
     gofers_started: AtomicU64,
     /// The gofers that are not collected yet.
@@ -296,6 +298,12 @@ impl Sandbox {
     fn mappings_of<'a>(&'a self, plan: &'a Plan) -> Option<&'a Mappings> {
         let pods = self.user_namespace.as_ref().map(|user| &user.mappings);
         plan.container.mappings.as_ref().or(pods)
+    }
+
+    /// Whether the sandbox's processes have the host's PIDs. The kernel does not kill them
+    /// with boot then.
+    pub fn has_host_pids(&self) -> bool {
+        self.host_pids
     }
 
     /// Whether the sandbox has a user namespace of its own.

@@ -64,6 +64,7 @@ pub(super) fn spawn(new: NewSandbox<'_>) -> Result<Sandbox> {
         executable,
         user_namespace,
         id_range: range,
+        host_pids: new.plan.host.host_namespaces.pid,
         next_number: 1.into(),
         gofers_started: 0.into(),
         gofers: Mutex::default(),
@@ -212,6 +213,7 @@ fn birth(new: &NewSandbox<'_>, claim: &Claim) -> Birth {
     Birth {
         mappings: mappings.cloned(),
         own_id: claim.own,
+        host_pids: new.plan.host.host_namespaces.pid,
         new_network,
         network_sysctls: if new_network { sysctls() } else { Vec::new() },
     }
@@ -244,13 +246,16 @@ fn clone_boot(
     ends: &BootEnds,
     claim: &Claim,
 ) -> Result<(HostPid, OwnedFd)> {
-    let mut flags = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWPID;
     let host = &args.new.plan.host;
+    let shared = host.host_namespaces;
+    let mut flags = CloneFlags::CLONE_NEWNS;
+    flags.set(CloneFlags::CLONE_NEWPID, !shared.pid);
     match &claim.mappings {
         // The clone makes the others in the pod's user namespace.
         Some(_) => flags |= CloneFlags::CLONE_NEWUSER,
         None => {
-            flags |= CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWUTS;
+            flags.set(CloneFlags::CLONE_NEWIPC, !shared.ipc);
+            flags.set(CloneFlags::CLONE_NEWUTS, !shared.uts);
             flags.set(CloneFlags::CLONE_NEWNET, network::is_new(&host.network));
         }
     }

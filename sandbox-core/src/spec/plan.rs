@@ -308,6 +308,8 @@ pub struct HostPlan {
     /// The network that the sandbox joins. For a later container of a sandbox
     /// it was checked to be the sandbox's own.
     pub network: Network,
+    /// The host's namespaces that a new sandbox shares.
+    pub host_namespaces: HostNamespaces,
     /// ID mappings of the spec, if it has any.
     pub mappings: Option<Mappings>,
     /// The number of IDs, from 0 on, of a sandbox with an allocated range.
@@ -394,6 +396,18 @@ pub struct HostHooks {
     pub poststart: Vec<HookPlan>,
     /// `poststop` hooks.
     pub poststop: Vec<HookPlan>,
+}
+
+/// The host's namespaces that a sandbox has instead of new ones. None if it has a user
+/// namespace: no process of it would have any power over them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HostNamespaces {
+    /// Whether its processes have the host's PIDs.
+    pub pid: bool,
+    /// Whether it has the host's IPC namespace.
+    pub ipc: bool,
+    /// Whether it has the host's UTS namespace.
+    pub uts: bool,
 }
 
 /// The network namespace of a sandbox.

@@ -83,6 +83,11 @@ pub fn set_dumpable(dumpable: bool) -> io::Result<()> {
     Ok(set_dumpable_behavior(behavior)?)
 }
 
+/// Sets whether orphans below this process become its children: `PR_SET_CHILD_SUBREAPER`.
+pub fn set_child_subreaper(wanted: bool) -> io::Result<()> {
+    Ok(nix::sys::prctl::set_child_subreaper(wanted)?)
+}
+
 /// Makes this process die with its parent: `PR_SET_PDEATHSIG` with SIGKILL. A change
 /// of credentials clears this, so call it last.
 pub fn die_with_parent() -> io::Result<()> {

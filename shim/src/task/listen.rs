@@ -39,6 +39,7 @@ pub(super) async fn listen(shim: Arc<Shim>, boot: Arc<BootClient>) {
             format!(": it was killed, since {error}")
         }
     };
+    kill_rest(&shim, &boot);
     report_end(&shim, &boot, why);
 }
 
@@ -111,7 +112,19 @@ fn dispatch(
     }
 }
 
-/// Reports the exits of the whole pod: the kernel has killed it with boot.
+/// Kills what the kernel has not killed with boot: containers with the host's PIDs.
+fn kill_rest(shim: &Shim, boot: &BootClient) {
+    if !boot.sandbox.has_host_pids() {
+        return;
+    }
+    for container in shim.table().containers() {
+        if let Err(error) = container.cgroup.kill_now() {
+            log::warn!("container {}: {error}", container.id);
+        }
+    }
+}
+
+/// Reports the exits of the whole pod: it was killed with boot.
 fn report_end(shim: &Arc<Shim>, boot: &BootClient, reason: String) {
     if let Err(error) = boot.sandbox.reap() {
         log::warn!("{error}");

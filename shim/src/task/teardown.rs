@@ -114,6 +114,9 @@ pub(super) async fn tear_down(boot: &BootClient) {
         // The state stays: `delete` finds the sandbox by it.
         return log::error!("sandbox {root} does not end {BOOT_EXIT_TIMEOUT:?} after SIGKILL");
     }
+    if boot.sandbox.has_host_pids() {
+        warn("the end of the processes", boot.cgroup.kill_all());
+    }
     // The cgroup first: its directory shows whether something is left.
     warn("removal of the cgroup", boot.cgroup.remove());
     warn("removal of the state", boot.sandbox.tear_down());

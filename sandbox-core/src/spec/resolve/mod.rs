@@ -31,7 +31,9 @@ use self::ids::{Ids, Range};
 use self::namespaces::Resolved;
 use self::powerless::Powers;
 use super::mount_options::{Meaning, meaning};
-use super::plan::{ContainerPlan, HostPlan, Network, Plan, ProcessPlan, Propagation};
+use super::plan::{
+    ContainerPlan, HostNamespaces, HostPlan, Network, Plan, ProcessPlan, Propagation,
+};
 use super::seccomp;
 use crate::error::{Error, Result};
 use crate::types::{HostPid, IdPool, Userns};
@@ -90,6 +92,7 @@ pub fn plan(spec: &Spec, context: &Context<'_>) -> Result<Plan> {
         seccomp::check(profile)?;
     }
 
+    let listed = resolved.uts_listed;
     let container = ContainerPlan {
         id: context.id.into(),
         process: first_process(spec, linux, ids, user.made)?,
@@ -103,8 +106,12 @@ pub fn plan(spec: &Spec, context: &Context<'_>) -> Result<Plan> {
         devices: devices.iter().map(|node| node.path.clone()).collect(),
         masked_paths: paths("linux.maskedPaths", linux.masked_paths().as_deref())?,
         readonly_paths: paths("linux.readonlyPaths", linux.readonly_paths().as_deref())?,
-        hostname: uts_name("hostname", hostname.as_ref().or(spec.hostname().as_ref()))?,
-        domainname: uts_name("domainname", domainname.as_ref().or(spec.domainname().as_ref()))?,
+        hostname: uts_name("hostname", hostname.as_ref().or(spec.hostname().as_ref()), listed)?,
+        domainname: uts_name(
+            "domainname",
+            domainname.as_ref().or(spec.domainname().as_ref()),
+            listed,
+        )?,
         sysctls,
         bundle: context.bundle.into(),
         start_hooks,
@@ -132,6 +139,9 @@ pub fn plan(spec: &Spec, context: &Context<'_>) -> Result<Plan> {
             ));
         }
     }
+    if user.made {
+        powerless.extend(powerless::host_namespaces(resolved.host_namespaces));
+    }
     let foreign_ids = match (user.made, &user.mappings) {
         (true, None) => foreign_ids::of(&container, &devices, context.id_pool.per_sandbox),
         _ => Vec::new(),
@@ -145,6 +155,10 @@ pub fn plan(spec: &Spec, context: &Context<'_>) -> Result<Plan> {
         network: resolved.network,
         range_size: context.id_pool.per_sandbox,
         foreign_ids,
+        host_namespaces: match user.made {
+            true => HostNamespaces::default(),
+            false => resolved.host_namespaces,
+        },
         mappings: user.mappings,
         no_user_namespace: user.reason,
         oom_score_adj: process_oom_score_adj(spec),
@@ -242,10 +256,15 @@ fn paths(field: &str, paths: Option<&[String]>) -> Result<Vec<PathBuf>> {
 
 /// Checks a name for sethostname(2) or setdomainname(2), which take 64 bytes.
 /// Go programs write an absent name as an empty one.
-fn uts_name(field: &str, name: Option<&String>) -> Result<Option<String>> {
+///
+/// As with runc, a container of the host's UTS namespace has no name of its own.
+fn uts_name(field: &str, name: Option<&String>, listed: bool) -> Result<Option<String>> {
     let Some(name) = name.filter(|name| !name.is_empty()) else {
         return Ok(None);
     };
+    if !listed {
+        return refuse(field, "would name the host: expected a UTS namespace in linux.namespaces");
+    }
     if name.len() > 64 {
         return refuse(field, format!("{name:?} is longer than 64 bytes"));
     }

@@ -1,11 +1,10 @@
 //! `linux.namespaces`: which namespaces are the container's own, which are the
 //! pod's, and which network the sandbox joins.
 //!
-//! A sandbox always has its own PID, IPC, UTS and mount namespaces. By the
-//! specification, a type that is missing in the list means the runtime's
-//! namespace. Here it means boot's. In the root container's spec it also means
-//! that the pod expects to share that namespace with the host; see
-//! [`Resolved::host`].
+//! By the specification, a type that is missing in the list means the runtime's
+//! namespace. In the root container's spec that is the host's, which the sandbox
+//! then shares, unless it has a user namespace ([`Resolved::host_namespaces`]). In
+//! the spec of a later container it is boot's.
 
 use std::path::{Path, PathBuf};
 
@@ -15,7 +14,7 @@ use super::check::{absolute, refuse};
 use super::facts::{NamespaceId, SandboxFacts, own};
 use super::{Context, pod};
 use crate::error::Result;
-use crate::spec::plan::{Namespaces, Network};
+use crate::spec::plan::{HostNamespaces, Namespaces, Network};
 use crate::types::HostPid;
 
 /// The resolved list.
@@ -26,6 +25,8 @@ pub(super) struct Resolved {
     /// Name of the first host namespace that the root container's spec asks
     /// for.
     pub(super) host: Option<&'static str>,
+    /// The host's namespaces that the root container's spec asks for beside the network.
+    pub(super) host_namespaces: HostNamespaces,
     /// Set if a user namespace is listed, with its path if it has one.
     pub(super) user: Option<Option<PathBuf>>,
     /// Whether the type is listed. If so, the spec may set its sysctls and
@@ -75,6 +76,11 @@ pub(super) fn resolve(spec: &Spec, context: &Context<'_>) -> Result<Resolved> {
         namespaces: Namespaces { pid, ipc, uts, cgroup: true },
         pids_of,
         host: if facts.is_none() { listed.host(&network) } else { None },
+        host_namespaces: if facts.is_none() {
+            listed.host_namespaces()
+        } else {
+            Default::default()
+        },
         network,
         user: listed.user(),
         ipc_listed: listed.has(Type::Ipc),
@@ -151,6 +157,12 @@ impl<'a> Listed<'a> {
             Wanted::Runtime => Ok(false),
             Wanted::New => Ok(!pods),
             Wanted::At(path) if sandbox == Some(identify(kind, path)?) => Ok(false),
+            // The host's, by its path.
+            Wanted::At(path)
+                if sandbox.is_none() && own(file(kind)) == Some(identify(kind, path)?) =>
+            {
+                Ok(false)
+            }
             Wanted::At(path) => refuse(
                 "linux.namespaces",
                 format!(
@@ -213,12 +225,21 @@ impl<'a> Listed<'a> {
         refuse("linux.namespaces", format!("network: {message}"))
     }
 
+    fn host_namespaces(&self) -> HostNamespaces {
+        let is_host = |kind: Type| match self.wanted(kind) {
+            Wanted::Runtime => true,
+            Wanted::New => false,
+            Wanted::At(path) => NamespaceId::of(path).ok() == own(file(kind)),
+        };
+        HostNamespaces { pid: is_host(Type::Pid), ipc: is_host(Type::Ipc), uts: is_host(Type::Uts) }
+    }
+
     fn host(&self, network: &Network) -> Option<&'static str> {
         if *network == Network::Host {
             Some("network")
-        } else if !self.has(Type::Pid) {
+        } else if self.host_namespaces().pid {
             Some("PID")
-        } else if !self.has(Type::Ipc) {
+        } else if self.host_namespaces().ipc {
             Some("IPC")
         } else {
             None
@@ -239,6 +260,15 @@ const SUPPORTED: [Type; 7] =
 /// Returns the names of the namespaces that a spec may list.
 pub fn namespace_names() -> impl Iterator<Item = &'static str> {
     SUPPORTED.into_iter().map(name)
+}
+
+/// Returns the type's name below `/proc/PID/ns`.
+fn file(kind: Type) -> &'static str {
+    match kind {
+        Type::Mount => "mnt",
+        Type::Network => "net",
+        other => name(other),
+    }
 }
 
 /// Returns the type's name in config.json.

@@ -1,7 +1,7 @@
 //! Finds what a spec grants or asks for and the sandbox cannot give.
 
 use crate::spec::plan::{
-    CapabilitySets, DeliveredSource, IdmapChoice, MountPlan, Powerless, Propagation,
+    CapabilitySets, DeliveredSource, HostNamespaces, IdmapChoice, MountPlan, Powerless, Propagation,
 };
 use crate::sys::mount::PropagationKind;
 
@@ -90,6 +90,19 @@ pub fn propagation(
         }
     }
     lost
+}
+
+/// Lists the host's namespaces that a spec asks for, and that a sandbox with a user
+/// namespace replaces by its own.
+pub(super) fn host_namespaces(asked: HostNamespaces) -> Vec<Powerless> {
+    let named = [("pid", asked.pid), ("ipc", asked.ipc), ("uts", asked.uts)];
+    let replaced = named.into_iter().filter(|(_, asked)| *asked).map(|(name, _)| Powerless {
+        field: "linux.namespaces".into(),
+        lost: format!("{name}: the host's is asked for, and the sandbox has its own"),
+        instead: NO_USER_NAMESPACE.into(),
+        by_default: false,
+    });
+    replaced.collect()
 }
 
 const NO_USER_NAMESPACE: &str =
