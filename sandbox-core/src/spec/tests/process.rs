@@ -3,19 +3,38 @@ use serde_json::json;
 use super::*;
 
 #[test]
-fn users_beyond_the_range_of_a_sandbox_are_refused() {
+fn ids_beyond_the_range_of_a_sandbox_are_listed() {
     let story = |uid: u32| Story::of(CTR).set("/process/user/uid", uid);
-    story(65535).accepted();
-    story(65536).accepted();
-    story(65536).userns(Userns::Never).accepted();
+    let foreign = |story: &Story| story.accepted().host.foreign_ids;
+    assert_eq!(foreign(&story(65535)), [0; 0]);
+    assert_eq!(foreign(&story(65536)), [65536]);
+    assert_eq!(foreign(&story(65536).userns(Userns::Never)), [0; 0]);
     story(u32::MAX).userns(Userns::Never).refused("is not a valid ID");
+    story(u32::MAX).refused("is not a valid ID");
     Story::of(RUNC_ROOTLESS)
         .set("/process/user/gid", 1)
         .refused("process.user.gid: 1 is not mapped");
-    let gids = json!([1, 70000]);
-    Story::of(CTR)
-        .set("/process/user/additionalGids", gids)
-        .refused("process.user.additionalGids[1]");
+    let tmpfs = json!({"destination": "/a", "type": "tmpfs", "options": ["uid=80000"]});
+    let device = json!({"path": "/dev/x", "type": "p", "gid": 90000});
+    let all = story(70000)
+        .set("/process/user/additionalGids", json!([1, 70000, 1_000_680_000]))
+        .set("/mounts", json!([tmpfs]))
+        .set("/linux/devices", json!([device]));
+    assert_eq!(foreign(&all), [70000, 80000, 90000, 1_000_680_000]);
+}
+
+/// The map of a container is written by the time of an exec.
+#[test]
+fn an_exec_has_no_ids_but_its_container_s() {
+    let container = Story::of(CTR).set("/process/user/uid", 70000).accepted();
+    let exec = |uid: u32| {
+        let process = json!({"args": ["a"], "cwd": "/", "user": {"uid": uid, "gid": 0}});
+        let process = serde_json::from_value(process).expect("a process");
+        crate::spec::plan_process(&process, &crate::spec::ProcessDefaults::of(&container))
+    };
+    assert_eq!(exec(70000).expect("it is the container's").uid, 70000);
+    let error = exec(70001).expect_err("it is not").to_string();
+    assert!(error.contains("process.user.uid: 70001 does not exist in the container"), "{error}");
 }
 
 #[test]

@@ -169,7 +169,7 @@ fn devices_are_made_as_the_kernel_numbers_them() {
         json!({"path": "/dev/x", "type": "b", "fileMode": 0o020666}),
         "linux.devices[0].fileMode",
     );
-    refused(json!({"path": "/dev/x", "type": "p", "uid": 70000}), "linux.devices[0].uid");
+    refused(json!({"path": "/dev/x", "type": "p", "uid": u32::MAX}), "linux.devices[0].uid");
 }
 
 #[test]
