@@ -294,6 +294,7 @@ mod tests {
     fn a_larger_range_takes_more_slices() {
         let root = tempfile::tempdir().unwrap();
         let pool = IdPool { start: START, size: 5 * SLICE, per_sandbox: 2 * SLICE };
+        fs::create_dir_all(root.path().join("ns/a")).unwrap();
         let range = IdRange::allocate(root.path(), pool, "ns/a").unwrap();
         assert_eq!(range.mappings().uids[0].size, 2 * SLICE);
         assert!(IdRange::allocate(root.path(), pool, "ns/b").is_err());

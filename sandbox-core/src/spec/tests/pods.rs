@@ -117,15 +117,19 @@ fn a_pod_that_uses_the_hosts_namespaces_has_no_user_namespace() {
         Story::of(CRI_SANDBOX).set("/linux/namespaces", list).set("/linux/sysctl", json!({}))
     };
     for (kept, name) in [
-        (["mount", "pid", "ipc"], "network"),
-        (["mount", "network", "ipc"], "PID"),
-        (["mount", "network", "pid"], "IPC"),
+        (["mount", "uts", "pid", "ipc"], "network"),
+        (["mount", "uts", "network", "ipc"], "PID"),
+        (["mount", "uts", "network", "pid"], "IPC"),
     ] {
         let plan = story(&kept).accepted();
         let reason = format!("the pod uses the host's {name} namespace");
         assert_eq!(plan.host.no_user_namespace, Some(reason));
         assert!(!plan.container.user_namespace);
+        let host = plan.host.host_namespaces;
+        assert_eq!((host.pid, host.ipc, host.uts), (name == "PID", name == "IPC", false));
     }
+    // A name of its own would be the host's.
+    story(&["mount", "network", "pid", "ipc"]).refused("hostname: would name the host");
     // A path to the host's network namespace is no different from none.
     let plan = Story::of(CRI_SANDBOX)
         .set("/linux/namespaces/4/path", "/proc/self/ns/net")

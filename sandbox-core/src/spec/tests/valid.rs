@@ -69,9 +69,12 @@ fn a_privileged_container_has_no_user_namespace_and_all_devices() {
 #[test]
 fn options_of_ctr_arrive_in_the_plan() {
     let story = Story::of(CTR_OPTIONS);
-    // As `ctr --with-ns ipc:/proc/self/ns/ipc` has it.
+    // As `ctr --with-ns ipc:/proc/self/ns/ipc` has it: the host's.
+    let plan = story.accepted();
+    assert!(plan.host.host_namespaces.ipc && !plan.container.user_namespace);
+    let story = story.set("/linux/namespaces/1/path", "/proc/self/ns/mnt");
     story.refused(
-        "linux.namespaces: ipc: /proc/self/ns/ipc is not the namespace of this pod's sandbox",
+        "linux.namespaces: ipc: /proc/self/ns/mnt is not the namespace of this pod's sandbox",
     );
     let plan = story.set("/linux/namespaces/1", serde_json::json!({"type": "ipc"})).accepted();
     assert!(plan.container.readonly_root);
