@@ -28,6 +28,14 @@ fn the_terminal_is_of_the_container_s_own_devpts(containerd: Containerd) {
     assert_eq!(container.wait().code, 0);
     let output = container.stdio().output();
     assert_eq!(output, "/dev/pts/0\r\nconsole\r\n0 ptmx ");
+    // Some C libraries only read the link.
+    let script = "for n in 0 1 2; do readlink /proc/self/fd/$n; done; sleep 1000";
+    let container = containerd.shell("named", script).streams(Streams::Terminal).start();
+    container.stdio().wait_for_output("/dev/pts/0\r\n/dev/pts/0\r\n/dev/pts/0\r\n");
+    let link = spec::process(&["readlink", "/proc/self/fd/1"]);
+    let exec = container.exec("link", link, Streams::Terminal).expect("add an exec");
+    exec.start().expect("start it");
+    exec.stdio().wait_for_output("/dev/pts/1");
 }
 
 fn a_size_given_before_start_counts(containerd: Containerd) {

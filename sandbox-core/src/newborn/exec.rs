@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use nix::sched::{CloneFlags, setns};
 
 use super::process::{OwnProcFiles, Prepared};
-use super::{Channel, donated, keyring};
+use super::{Channel, donated, keyring, terminal};
 use crate::container::donated::Donated;
 use crate::container::join_info::JoinInfo;
 use crate::container::terminal::Terminal;
@@ -47,6 +47,7 @@ fn to_execve(joining: Joining<'_>) -> Result<Prepared<'_>> {
     if namespaces.contains(CloneFlags::CLONE_NEWUSER) {
         become_root().context(|| "become root of the container's user namespace")?;
     }
+    joining.terminal.map_or(Ok(()), terminal::name)?;
     let seccomp = joining.container.seccomp.as_ref();
     Prepared::new(joining.process, joining.limits, seccomp, joining.terminal.is_some(), own_files)
 }

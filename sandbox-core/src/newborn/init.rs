@@ -7,7 +7,7 @@ use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::{chdir, fchdir, pivot_root};
 
 use super::process::{OwnProcFiles, Prepared};
-use super::{Channel, donated, hooks, keyring, mounts, names};
+use super::{Channel, donated, hooks, keyring, mounts, names, terminal};
 use crate::container::donated::Donated;
 use crate::container::namespaces::{early_namespaces, late_namespaces};
 use crate::container::own_id::ContainerRoot;
@@ -64,6 +64,7 @@ fn to_gate(newborn: Newborn<'_>) -> Result<Prepared<'_>> {
     enter_root(mounts::complete(tree, plan, newborn.root)?)?;
     enter_late_namespaces(newborn)?;
     mounts::finish(tree, plan)?;
+    newborn.terminal.map_or(Ok(()), terminal::name)?;
     set_root_propagation(plan)?;
     names::set_own(plan, sysctls)?;
     let seccomp = newborn.donated.seccomp.as_ref();

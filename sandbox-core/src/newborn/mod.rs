@@ -13,5 +13,6 @@ mod lookup;
 mod mounts;
 mod names;
 mod process;
+mod terminal;
 
 pub(crate) use channel::Channel;

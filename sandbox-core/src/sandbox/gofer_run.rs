@@ -12,6 +12,8 @@ use rustix::fs::{Mode, OFlags};
 use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 
 use super::child::gofer::become_gofer;
+use super::executable::Executable;
+use super::kill_on_drop::KillOnDrop;
 use super::{Sandbox, open_namespace};
 use crate::control::encoding::Message;
 use crate::control::gofer::{
@@ -81,6 +83,7 @@ pub(super) fn collect(sandbox: &Sandbox) {
 /// Ends the gofers that are left, when boot is gone. Each ends by itself,
 /// unless a process of the pod keeps the other end of its mounts channel open.
 pub(super) fn end(sandbox: &Sandbox) {
+    drop(sandbox.launched.lock().unwrap_or_else(PoisonError::into_inner).take());
     let ended = |pidfd: &Arc<OwnedFd>| {
         poll(&mut [PollFd::new(&**pidfd, PollFlags::IN)], Some(&GOFER_EXIT_TIMEOUT))
             .is_ok_and(|ready| ready > 0)
@@ -101,21 +104,40 @@ pub(super) fn start(
     rootfs: Vec<RootfsMount>,
     first: bool,
 ) -> Result<GoferRun> {
-    let (ours, theirs) = pair().context(|| "socketpair for the gofer")?;
+    let launched = sandbox.launched.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let launched = match launched {
+        Some(launched) => launched,
+        None => LaunchedGofer::launch(&sandbox.executable)?,
+    };
     let request = request(sandbox, plan, rootfs, first)?;
-    // The kernel queues the request, so it is there before the gofer reads.
-    send_request(sandbox, &ours, &request)?;
-    let alone = SingleThreaded::prove().context(|| "clone the gofer")?;
-    match clone_into(&alone, CloneFlags::empty(), None).context(|| "clone3 of the gofer")? {
-        Cloned::Parent { pidfd, .. } => {
-            // The first call comes before the first container.
-            sandbox.executable.dissolve_mount();
-            let process = Arc::new(pidfd);
-            let mut gofers = sandbox.gofers.lock().unwrap_or_else(PoisonError::into_inner);
-            gofers.push(process.clone());
-            Ok(GoferRun { socket: ours, process, answered: false })
+    send_request(sandbox, &launched.socket, &request)?;
+    let LaunchedGofer { socket, process } = launched;
+    let process = Arc::new(process.keep());
+    let mut gofers = sandbox.gofers.lock().unwrap_or_else(PoisonError::into_inner);
+    gofers.push(process.clone());
+    Ok(GoferRun { socket, process, answered: false })
+}
+
+/// A gofer that waits for its request.
+#[derive(Debug)]
+pub(super) struct LaunchedGofer {
+    socket: OwnedFd,
+    process: KillOnDrop,
+}
+
+impl LaunchedGofer {
+    /// Clones a gofer. The first one starts while boot does.
+    pub(super) fn launch(executable: &Executable) -> Result<Self> {
+        let (socket, theirs) = pair().context(|| "socketpair for the gofer")?;
+        let alone = SingleThreaded::prove().context(|| "clone the gofer")?;
+        match clone_into(&alone, CloneFlags::empty(), None).context(|| "clone3 of the gofer")? {
+            Cloned::Parent { pidfd, .. } => {
+                // The first call comes before the first container.
+                executable.dissolve_mount();
+                Ok(Self { socket, process: KillOnDrop::new(pidfd) })
+            }
+            Cloned::Child => become_gofer(executable, &theirs),
         }
-        Cloned::Child => become_gofer(&sandbox.executable, &theirs),
     }
 }
 

@@ -16,6 +16,7 @@ mod child;
 mod clean_up;
 mod executable;
 mod gofer_run;
+mod kill_on_drop;
 mod limits;
 mod process;
 mod spawn;
@@ -44,6 +45,7 @@ use crate::types::{HostPid, IdPool, OVERFLOW_ID, Userns};
 pub use clean_up::clean_up;
 pub use executable::Executable;
 pub use gofer_run::GoferRun;
+use gofer_run::LaunchedGofer;
 pub use process::{Process, ReceivedFds};
 use state::StateDirectory;
 use users::Spares;
@@ -106,6 +108,8 @@ pub struct Sandbox {
     host_pids: bool,
     next_number: AtomicU64,
     gofers_started: AtomicU64,
+    /// The first gofer, which starts with boot.
+    launched: Mutex<Option<LaunchedGofer>>,
     /// The gofers that are not collected yet.
     gofers: Mutex<Vec<Arc<OwnedFd>>>,
 }

@@ -14,6 +14,8 @@ use rustix::pipe::{PipeFlags, pipe_with};
 
 use super::child::boot::{BootEnds, ChildArgs, become_boot};
 use super::executable::Executable;
+use super::gofer_run::LaunchedGofer;
+use super::kill_on_drop::KillOnDrop;
 use super::state::{Identity, StateDirectory};
 use super::users::{self, IdRange, Spares};
 use super::{NewSandbox, PANIC_LOG_SIZE, Sandbox, UserNamespace, open_namespace, printable};
@@ -43,18 +45,20 @@ pub(super) fn spawn(new: NewSandbox<'_>) -> Result<Sandbox> {
     };
     let directory = cgroup.directory.as_ref().map(AsFd::as_fd);
     let (boot, pidfd) = clone_boot(args, directory, &channels.boot, &claim)?;
-    let guard = KillOnError(Some(&pidfd));
-    let user_namespace = open_to_work(&new, boot, &claim, &channels)?;
+    let boot_process = KillOnDrop::new(pidfd);
+    let_go_on(&new, boot, &claim, &channels)?;
+    // What does not need the pod's namespaces is done while the clone makes them.
+    let gofer = LaunchedGofer::launch(&executable)?;
     let original = set_oom_score_adj(boot, new.plan.host.oom_score_adj)?;
     let range = claim.range_link();
-    claim.directory.write(new.id, Identity::of(boot, &pidfd)?, original, range.clone())?;
-    guard.disarm();
+    claim.directory.write(new.id, Identity::of(boot, &boot_process)?, original, range.clone())?;
+    let user_namespace = user_namespace(boot, &claim, &channels)?;
     Ok(Sandbox {
         owner: owner(&new),
         directory: claim.keep(),
         state_root: new.config.state_root.clone(),
         boot,
-        pidfd,
+        pidfd: boot_process.keep(),
         reaped: false.into(),
         control: ManuallyDrop::new(channels.shim.control),
         mounts: channels.shim.mounts,
@@ -67,6 +71,7 @@ pub(super) fn spawn(new: NewSandbox<'_>) -> Result<Sandbox> {
         host_pids: new.plan.host.host_namespaces.pid,
         next_number: 1.into(),
         gofers_started: 0.into(),
+        launched: Some(gofer).into(),
         gofers: Mutex::default(),
     })
 }
@@ -276,24 +281,31 @@ fn clone_boot(
 }
 
 /// Writes the ID maps that the clone waits for, and lets it go on.
-fn open_to_work(
+fn let_go_on(
     new: &NewSandbox<'_>,
     boot: HostPid,
     claim: &Claim,
     channels: &Channels,
-) -> Result<Option<UserNamespace>> {
-    let go_on =
-        || rustix::io::write(&channels.shim.go, b"!").context(|| "let the sandbox process go on");
-    let Some(mappings) = &claim.mappings else {
+) -> Result<()> {
+    if claim.mappings.is_some() {
+        // Safe to do as root: the IDs are ones that the range or the spec grants,
+        // and the process has run nothing but our own code.
+        claim.all.write(format!("/proc/{}", boot.0))?;
+    } else {
         let reason = new.plan.host.no_user_namespace.as_deref().unwrap_or("the options say so");
         log::warn!("sandbox {} runs without a user namespace: {reason}", new.id);
-        go_on()?;
-        return Ok(None);
-    };
-    // Safe to do as root: the IDs are ones that the range or the spec grants,
-    // and the process has run nothing but our own code.
-    claim.all.write(format!("/proc/{}", boot.0))?;
-    go_on()?;
+    }
+    let gone_on = rustix::io::write(&channels.shim.go, b"!");
+    gone_on.map(drop).context(|| "let the sandbox process go on")
+}
+
+/// Opens the pod's user namespace, if there is to be one, once it is made.
+fn user_namespace(
+    boot: HostPid,
+    claim: &Claim,
+    channels: &Channels,
+) -> Result<Option<UserNamespace>> {
+    let Some(mappings) = &claim.mappings else { return Ok(None) };
     wait_until_prepared(channels)?;
     let fd = pod_user_namespace(boot)?;
     let spares = claim.spares.clone().map(Mutex::new);
@@ -339,23 +351,4 @@ fn set_oom_score_adj(boot: HostPid, wanted: Option<i32>) -> Result<i32> {
         })?;
     }
     Ok(original)
-}
-
-/// Kills and reaps boot on drop, if `spawn` fails.
-struct KillOnError<'a>(Option<&'a OwnedFd>);
-
-impl KillOnError<'_> {
-    fn disarm(mut self) {
-        self.0 = None;
-    }
-}
-
-impl Drop for KillOnError<'_> {
-    fn drop(&mut self) {
-        use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
-        if let Some(pidfd) = self.0 {
-            let _ = pidfd_send_signal(pidfd, Signal::KILL);
-            let _ = waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED);
-        }
-    }
 }

@@ -69,9 +69,8 @@ fn prepare(
         rustix::io::write(procs, b"0").context(|| "join the root container's cgroup")?;
     }
     if let Some(users) = users {
-        enter_pod(users, own, network::is_new(&args.new.plan.host.network))?;
-        rustix::io::write(&ends.start_sync, &[PREPARED])
-            .context(|| "report that the sandbox process is in its namespaces")?;
+        let new_network = network::is_new(&args.new.plan.host.network);
+        enter_pod(users, own, new_network, &ends.start_sync)?;
     }
     rustix::process::setsid().context(|| "setsid")?;
     detach_stdio().context(|| "put /dev/null into the place of stdio")?;
@@ -80,12 +79,22 @@ fn prepare(
 }
 
 /// Becomes boot's user in boot's user namespace, and enters the pod's other namespaces.
-fn enter_pod(users: &Mappings, own: Option<u32>, new_network: bool) -> Result<()> {
+/// Reports that on start-sync.
+fn enter_pod(
+    users: &Mappings,
+    own: Option<u32>,
+    new_network: bool,
+    start_sync: &OwnedFd,
+) -> Result<()> {
     let root = || Error::internal("the mappings have no root");
     let (root_uid, root_gid) = users.root_outside().ok_or_else(root)?;
     let (uid, gid) = own.map_or((root_uid, root_gid), |id| (id, id));
     become_user(uid, gid).context(|| format!("become user {uid} of the user namespace"))?;
-    pod_namespaces::enter_new(users, new_network)?;
+    let maker = pod_namespaces::enter_new(users, new_network)?;
+    rustix::io::write(start_sync, &[PREPARED])
+        .context(|| "report that the sandbox process is in its namespaces")?;
+    // The shim goes on while this child ends.
+    drop(maker);
     // execve takes the capabilities of any user but 0, except for ambient ones.
     keep_capabilities_over_execve().context(|| "raise ambient capabilities")
 }

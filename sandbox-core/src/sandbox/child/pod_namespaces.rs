@@ -16,8 +16,9 @@ use crate::sys::clone::SingleThreaded;
 use crate::sys::process::set_dumpable;
 
 /// Makes the pod's user namespace with these mappings, and IPC, UTS and, if asked, network
-/// namespaces in it, which this process enters.
-pub(super) fn enter_new(mappings: &Mappings, new_network: bool) -> Result<()> {
+/// namespaces in it, which this process enters. Returns the child that made them, and is
+/// needed no more.
+pub(super) fn enter_new(mappings: &Mappings, new_network: bool) -> Result<Child> {
     let mut shared = CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWUTS;
     shared.set(CloneFlags::CLONE_NEWNET, new_network);
     // The change of users made this process not dumpable, and the child's maps would
@@ -27,7 +28,8 @@ pub(super) fn enter_new(mappings: &Mappings, new_network: bool) -> Result<()> {
     let child = Child::idle(&alone, shared | CloneFlags::CLONE_NEWUSER)
         .context(|| "clone3 into the pod's user namespace")?;
     mappings.write(format!("/proc/{}", host_pid(&child)?))?;
-    setns(child.as_fd(), shared).context(|| "enter the pod's namespaces")
+    setns(child.as_fd(), shared).context(|| "enter the pod's namespaces")?;
+    Ok(child)
 }
 
 /// Returns a child's PID in the PID namespace of the proc that this process sees: the
