@@ -106,7 +106,11 @@ const MISTAKES: &[Mistake] = &[
     ("args-type", |s| s["process"]["args"] = json!("sh"), &["process.args"]),
     ("relative-cwd", |s| s["process"]["cwd"] = json!("home"), &["process.cwd", "home", "absolute"]),
     ("user-type", |s| s["process"]["user"]["uid"] = json!("root"), &["process.user.uid"]),
-    ("user-range", |s| s["process"]["user"]["uid"] = json!(70_000), &["70000"]),
+    (
+        "user-range",
+        |s| s["process"]["user"]["uid"] = json!(u32::MAX),
+        &["process.user.uid", "4294967295"],
+    ),
     (
         "rlimit",
         |s| s["process"]["rlimits"] = json!([{ "type": "RLIMIT_JOY", "soft": 1, "hard": 1 }]),

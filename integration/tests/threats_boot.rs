@@ -328,6 +328,7 @@ fn abstract_sockets_of_the_host_are_not_there() {
     let pod = containerd.pod_with("sockets", |config| {
         let options = pod_security(config).namespace_options.as_mut();
         options.expect("namespace options").network = NamespaceMode::Node.into();
+        config.hostname = String::new();
     });
     let container = pod.shell("main", "sleep 1000");
     wait::until("it runs", || (container.exec("true").code == 0).then_some(()));

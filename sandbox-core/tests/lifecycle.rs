@@ -89,6 +89,10 @@ impl Fixture {
         .unwrap();
         self.cgroup = Some(cgroup);
         let pod = Pod { sandbox, plan };
+        if pod.sandbox.has_user_namespace() {
+            wait(pod.sandbox.start_sync());
+            pod.sandbox.finish_namespaces().expect("namespaces");
+        }
         pod.deliver_mounts();
         wait(pod.sandbox.start_sync());
         if let Err(error) = pod.sandbox.finish_start() {

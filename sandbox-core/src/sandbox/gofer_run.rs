@@ -251,7 +251,9 @@ fn send_request(sandbox: &Sandbox, socket: &OwnedFd, request: &GoferRequest) -> 
         request.wants_network().then(|| open_namespace(sandbox.boot, "net")).transpose()?;
     let mut descriptors = vec![sandbox.mounts.as_fd()];
     let pods = sandbox.user_namespace.as_ref().filter(|_| !request.own_user_namespace);
-    descriptors.extend(pods.map(|user| user.fd.as_fd()));
+    let unmade = || Error::internal("the pod's user namespace is not made yet");
+    let pods = pods.map(|user| user.fd.get().ok_or_else(unmade)).transpose()?;
+    descriptors.extend(pods.map(AsFd::as_fd));
     descriptors.extend(network.as_ref().map(AsFd::as_fd));
     if request.sandbox_proc {
         descriptors.push(sandbox.pidfd.as_fd());

@@ -7,7 +7,8 @@
 //!
 //! | begun by | readable | finished by |
 //! |---|---|---|
-//! | [`Sandbox::spawn`] | [`Sandbox::start_sync`] | [`Sandbox::finish_start`] |
+//! | [`Sandbox::spawn`] | [`Sandbox::start_sync`] | [`Sandbox::finish_namespaces`], where [`Sandbox::has_user_namespace`] |
+//! | the same | the same | [`Sandbox::finish_start`] |
 //! | [`Sandbox::gofer`] | [`GoferRun`] | [`GoferRun::finish`] |
 //! | [`Sandbox::send`] | [`Sandbox::control`] | [`Sandbox::receive`] |
 //! | [`Sandbox::kill`] | [`Sandbox::pidfd`] | [`Sandbox::reap`] |
@@ -27,7 +28,7 @@ use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use rustix::io::Errno;
 use rustix::process::{Signal, WaitIdOptions, pidfd_send_signal, waitid};
@@ -129,7 +130,8 @@ pub enum ReceiveOutcome {
 /// The sandbox's user namespace, as the host sees it.
 #[derive(Debug)]
 struct UserNamespace {
-    fd: OwnedFd,
+    /// Set once it is made.
+    fd: OnceLock<OwnedFd>,
     mappings: Mappings,
     /// The IDs that stand for those beyond an allocated range.
     spares: Option<Mutex<Spares>>,
@@ -150,6 +152,16 @@ impl Sandbox {
     /// Returns a descriptor that is readable once boot is up or dead.
     pub fn start_sync(&self) -> BorrowedFd<'_> {
         self.start_sync.as_fd()
+    }
+
+    /// Opens the pod's user namespace, once the clone that becomes boot has made it. Only then
+    /// is boot in its namespaces, and may [`Sandbox::gofer`] be called. Returns Ok at once if
+    /// there is none.
+    ///
+    /// # Errors
+    /// Fails with the reason if the clone could not make it.
+    pub fn finish_namespaces(&self) -> Result<()> {
+        spawn::finish_namespaces(self)
     }
 
     /// Returns Ok if boot is up, and otherwise the reason why it is not.

@@ -3,12 +3,10 @@
 
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Mutex;
+use std::sync::{Mutex, OnceLock};
 
 use nix::sched::CloneFlags;
-use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{MemfdFlags, SealFlags};
-use rustix::io::Errno;
 use rustix::net::{Shutdown, shutdown};
 use rustix::pipe::{PipeFlags, pipe_with};
 
@@ -47,12 +45,12 @@ pub(super) fn spawn(new: NewSandbox<'_>) -> Result<Sandbox> {
     let (boot, pidfd) = clone_boot(args, directory, &channels.boot, &claim)?;
     let boot_process = KillOnDrop::new(pidfd);
     let_go_on(&new, boot, &claim, &channels)?;
-    // What does not need the pod's namespaces is done while the clone makes them.
+    // Nothing here waits for the clone, which may be frozen with its cgroup.
     let gofer = LaunchedGofer::launch(&executable)?;
     let original = set_oom_score_adj(boot, new.plan.host.oom_score_adj)?;
     let range = claim.range_link();
     claim.directory.write(new.id, Identity::of(boot, &boot_process)?, original, range.clone())?;
-    let user_namespace = user_namespace(boot, &claim, &channels)?;
+    let user_namespace = user_namespace(&claim);
     Ok(Sandbox {
         owner: owner(&new),
         directory: claim.keep(),
@@ -299,24 +297,23 @@ fn let_go_on(
     gone_on.map(drop).context(|| "let the sandbox process go on")
 }
 
-/// Opens the pod's user namespace, if there is to be one, once it is made.
-fn user_namespace(
-    boot: HostPid,
-    claim: &Claim,
-    channels: &Channels,
-) -> Result<Option<UserNamespace>> {
-    let Some(mappings) = &claim.mappings else { return Ok(None) };
-    wait_until_prepared(channels)?;
-    let fd = pod_user_namespace(boot)?;
+/// Returns the pod's user namespace, if there is to be one. The clone makes it.
+fn user_namespace(claim: &Claim) -> Option<UserNamespace> {
+    let mappings = claim.mappings.clone()?;
     let spares = claim.spares.clone().map(Mutex::new);
-    Ok(Some(UserNamespace { fd, mappings: mappings.clone(), spares }))
+    Some(UserNamespace { fd: OnceLock::new(), mappings, spares })
 }
 
-/// Waits until the clone has made the pod's namespaces and is in them.
-fn wait_until_prepared(channels: &Channels) -> Result<()> {
-    let start_sync = &channels.shim.start_sync;
-    let wait = || poll(&mut [PollFd::new(start_sync, PollFlags::IN)], None);
-    while let Err(Errno::INTR) = wait() {}
+/// See [`Sandbox::finish_namespaces`].
+pub(super) fn finish_namespaces(sandbox: &Sandbox) -> Result<()> {
+    let Some(user) = &sandbox.user_namespace else { return Ok(()) };
+    check_prepared(&sandbox.start_sync)?;
+    let _ = user.fd.set(pod_user_namespace(sandbox.boot)?);
+    Ok(())
+}
+
+/// Checks that the clone has made the pod's namespaces and is in them.
+fn check_prepared(start_sync: &OwnedFd) -> Result<()> {
     // One byte, since boot may be up already.
     let mut first = [0];
     let length =

@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use sandbox_core::cgroup::Cgroup;
 use sandbox_core::control::gofer::RootfsMount;
@@ -42,7 +42,7 @@ pub(crate) struct BootClient {
     pub(super) sandbox: Sandbox,
     /// The ID of the root container, which is the sandbox's.
     pub(super) root: String,
-    pub(super) facts: SandboxFacts,
+    facts: OnceLock<SandboxFacts>,
     /// The root container's cgroup, in which boot stays until its end.
     pub(crate) cgroup: Arc<Cgroup>,
     /// A sandbox takes the mounts of one gofer at a time.
@@ -56,35 +56,36 @@ pub(crate) struct BootClient {
 }
 
 impl BootClient {
-    /// Reads the namespaces of a sandbox that was just spawned. Tears the
-    /// sandbox down if that fails.
-    pub(super) fn new(
-        sandbox: Sandbox,
-        root: &str,
-        cgroup: Arc<Cgroup>,
-        plan: &Plan,
-    ) -> Result<Self> {
-        let mappings = plan.host.mappings.clone();
-        let facts = SandboxFacts::read(sandbox.pid(), sandbox.has_user_namespace(), mappings);
-        let facts = match facts {
-            Ok(facts) => facts,
-            Err(error) => {
-                if let Err(left) = sandbox.tear_down() {
-                    log::warn!("removal of the state of sandbox {root}: {left}");
-                }
-                return Err(error.into());
-            }
-        };
-        Ok(Self {
+    /// Takes a sandbox that was just spawned.
+    pub(super) fn new(sandbox: Sandbox, root: &str, cgroup: Arc<Cgroup>) -> Self {
+        Self {
             sandbox,
             root: root.to_string(),
-            facts,
+            facts: OnceLock::new(),
             cgroup,
             gofers: tokio::sync::Mutex::default(),
             gone: watch::Sender::new(None),
             requests: Mutex::default(),
             strays: Mutex::new(Allowance::new(STRAYS, STRAYS_A_SECOND)),
-        })
+        }
+    }
+
+    /// Waits until boot is in its namespaces, and reads which these are.
+    pub(super) async fn enter_namespaces(&self, plan: &Plan) -> Result<()> {
+        if self.sandbox.has_user_namespace() {
+            readable(self.sandbox.start_sync()).await?;
+            self.sandbox.finish_namespaces()?;
+        }
+        let (user_namespace, mappings) =
+            (self.sandbox.has_user_namespace(), plan.host.mappings.clone());
+        let _ = self.facts.set(SandboxFacts::read(self.sandbox.pid(), user_namespace, mappings)?);
+        Ok(())
+    }
+
+    /// Returns the facts on which the plans of later containers depend. `None` before boot
+    /// is in its namespaces.
+    pub(super) fn facts(&self) -> Option<&SandboxFacts> {
+        self.facts.get()
     }
 
     /// Returns boot's process ID.

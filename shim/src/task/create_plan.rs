@@ -62,7 +62,7 @@ impl CreatePlan {
             rootfs_mounts_given: !rootfs.is_empty(),
             userns: options.userns.into(),
             id_pool: options.id_pool(),
-            sandbox: context.boot.map(|boot| &boot.facts),
+            sandbox: context.boot.and_then(BootClient::facts),
             other_containers: context.others,
         };
         let mut plan = spec::plan(spec, &spec_context)?;

@@ -148,7 +148,7 @@ fn spawn_boot(
         config: &config,
     };
     let sandbox = sandbox::Sandbox::spawn(new)?;
-    Ok(Arc::new(BootClient::new(sandbox, &plan.id, cgroup.clone(), &plan.plan)?))
+    Ok(Arc::new(BootClient::new(sandbox, &plan.id, cgroup.clone())))
 }
 
 /// Waits until boot is up. At the same time a gofer opens the first container's
@@ -159,6 +159,7 @@ async fn start_boot(
     boot: &Arc<BootClient>,
     cgroup: &Cgroup,
 ) -> Result<()> {
+    boot.enter_namespaces(&plan.plan).await?;
     let gofer = boot.sandbox.gofer(&plan.plan, plan.rootfs.clone())?;
     add_container(boot, plan, cgroup)?;
     readable(boot.sandbox.start_sync()).await?;

@@ -3,6 +3,7 @@
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
 
+use super::container_root::own_root_of;
 use super::file_system::{file_system, set_attributes};
 use super::{cgroup_mount, copy_up, shared_memory};
 use crate::error::{Context, Error, Result};
@@ -96,7 +97,11 @@ fn make(root: BorrowedFd<'_>, destination: &Path, source: &MountSource) -> Resul
     match source {
         MountSource::Proc => file_system("proc", &[]),
         MountSource::Mqueue => file_system("mqueue", &[]),
-        MountSource::Devpts(options) => file_system("devpts", options),
+        MountSource::Devpts(options) => {
+            let mount = file_system("devpts", options)?;
+            own_root_of(&mount).context(|| "give a devpts to the container's root")?;
+            Ok(mount)
+        }
         MountSource::Cgroup => cgroup_mount::make(),
         MountSource::Tmpfs { options, copy_up } => {
             let below = places::find(root, destination)?;

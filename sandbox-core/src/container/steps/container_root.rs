@@ -1,6 +1,10 @@
 //! The container's root, as which boot and a newborn access files.
 
+use std::io;
+use std::os::fd::AsFd;
+
 use nix::unistd::{Gid, Uid, setfsgid, setfsuid};
+use rustix::fs::{AtFlags, chownat};
 
 use crate::container::own_id::ContainerRoot;
 
@@ -24,4 +28,15 @@ impl Drop for AsContainerRoot {
         setfsgid(self.gid);
         setfsuid(self.uid);
     }
+}
+
+/// Gives the root of a new file system to the container's root, as whom this process makes
+/// files now. The kernel gives it to ID 0 of the mounter's user namespace, and boot's has
+/// none (chown(2) of a file without an owner takes CAP_CHOWN there).
+pub(crate) fn own_root_of(mount: impl AsFd) -> io::Result<()> {
+    // No user has this ID, so nothing changes: setfsuid(2), setfsgid(2).
+    let uid = setfsuid(Uid::from_raw(u32::MAX)).as_raw();
+    let gid = setfsgid(Gid::from_raw(u32::MAX)).as_raw();
+    let (uid, gid) = (rustix::fs::Uid::from_raw(uid), rustix::fs::Gid::from_raw(gid));
+    Ok(chownat(mount, "", Some(uid), Some(gid), AtFlags::EMPTY_PATH)?)
 }

@@ -8,6 +8,7 @@
 use std::os::fd::AsFd;
 
 use nix::sched::{CloneFlags, setns};
+use nix::unistd::{Gid, Uid, setfsgid, setfsuid};
 
 use crate::error::{Context, Error, Result};
 use crate::spec::plan::Mappings;
@@ -21,12 +22,19 @@ use crate::sys::process::set_dumpable;
 pub(super) fn enter_new(mappings: &Mappings, new_network: bool) -> Result<Child> {
     let mut shared = CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWUTS;
     shared.set(CloneFlags::CLONE_NEWNET, new_network);
+    // The message queues of an IPC namespace belong to whom the files of its maker do.
+    let (root_uid, root_gid) = mappings.root_outside().unwrap_or_default();
+    let gid = setfsgid(Gid::from_raw(root_gid));
+    let uid = setfsuid(Uid::from_raw(root_uid));
     // The change of users made this process not dumpable, and the child's maps would
     // belong to the host's root. No container exists that could look.
     set_dumpable(true).context(|| "prctl PR_SET_DUMPABLE")?;
     let alone = SingleThreaded::prove().context(|| "clone into the pod's user namespace")?;
     let child = Child::idle(&alone, shared | CloneFlags::CLONE_NEWUSER)
         .context(|| "clone3 into the pod's user namespace")?;
+    setfsgid(gid);
+    setfsuid(uid);
+    set_dumpable(true).context(|| "prctl PR_SET_DUMPABLE")?;
     mappings.write(format!("/proc/{}", host_pid(&child)?))?;
     setns(child.as_fd(), shared).context(|| "enter the pod's namespaces")?;
     Ok(child)
