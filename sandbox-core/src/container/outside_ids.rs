@@ -2,7 +2,7 @@
 //! the host does.
 
 use crate::error::{Error, Result};
-use crate::spec::plan::{ContainerPlan, FsOption, Mappings, MountSource};
+use crate::spec::plan::{ContainerPlan, FsOption, Mappings};
 
 /// A translation of IDs inside to IDs outside.
 #[derive(Clone, Debug)]
@@ -25,13 +25,7 @@ impl OutsideIds {
     /// kernel takes them for IDs of the mounter's user namespace.
     pub(crate) fn apply(&self, plan: &mut ContainerPlan) -> Result<()> {
         for (index, mount) in plan.mounts.iter_mut().enumerate() {
-            let options = match &mut mount.source {
-                MountSource::Devpts(options)
-                | MountSource::Tmpfs { options, .. }
-                | MountSource::SharedMemory(options) => options,
-                _ => continue,
-            };
-            for option in options {
+            for option in mount.source.options_mut() {
                 self.translate(&format!("mounts[{index}].options"), option)?;
             }
         }

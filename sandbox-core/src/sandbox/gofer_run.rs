@@ -13,7 +13,6 @@ use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 
 use super::child::gofer::become_gofer;
 use super::executable::Executable;
-use super::kill_on_drop::KillOnDrop;
 use super::{Sandbox, open_namespace};
 use crate::control::encoding::Message;
 use crate::control::gofer::{
@@ -25,6 +24,7 @@ use crate::control::packet::{Received, pair, receive_packet, send_packet};
 use crate::error::{Context, Error, FailureKind, Result};
 use crate::spec::plan::{MountSource, Plan, Powerless};
 use crate::spec::seccomp;
+use crate::sys::child::KillOnDrop;
 use crate::sys::clone::{Cloned, SingleThreaded, clone_into};
 use crate::sys::mount::PropagationKind;
 

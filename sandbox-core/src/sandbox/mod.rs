@@ -17,7 +17,6 @@ mod child;
 mod clean_up;
 mod executable;
 mod gofer_run;
-mod kill_on_drop;
 mod limits;
 mod process;
 mod spawn;
@@ -166,19 +165,27 @@ impl Sandbox {
 
     /// Returns Ok if boot is up, and otherwise the reason why it is not.
     pub fn finish_start(&self) -> Result<()> {
-        let mut report = [0; 4096];
-        let length = rustix::io::read(&self.start_sync, &mut report)
-            .context(|| "read start-sync of the sandbox process")?;
-        match &report[..length] {
-            [STARTED, ..] => Ok(()),
-            [] => Err(Error::internal(format!(
-                "the sandbox process died while starting{}",
-                self.describe_end()
-            ))),
-            sentence => Err(Error::internal(format!(
-                "the sandbox process could not start: {}",
-                printable(sentence)
-            ))),
+        self.expect_report(STARTED, || {
+            format!("the sandbox process died while starting{}", self.describe_end())
+        })
+    }
+
+    /// Reads one report of start-sync, which must be `wanted`. Any other begins the sentence
+    /// why boot cannot start. `died` describes an end without a report.
+    fn expect_report(&self, wanted: u8, died: impl FnOnce() -> String) -> Result<()> {
+        let read = |report: &mut [u8]| rustix::io::read(&self.start_sync, report);
+        // One byte, since the next report may be there already.
+        let mut first = [0];
+        let length = read(&mut first).context(|| "read start-sync of the sandbox process")?;
+        match first[..length] {
+            [report] if report == wanted => Ok(()),
+            [] => Err(Error::internal(died())),
+            _ => {
+                let mut rest = [0; 4096];
+                let length = read(&mut rest).unwrap_or(0);
+                let sentence = printable(&[&first, &rest[..length]].concat());
+                Err(Error::internal(format!("the sandbox process could not start: {sentence}")))
+            }
         }
     }
 

@@ -13,15 +13,15 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use super::child::boot::{BootEnds, ChildArgs, become_boot};
 use super::executable::Executable;
 use super::gofer_run::LaunchedGofer;
-use super::kill_on_drop::KillOnDrop;
 use super::state::{Identity, StateDirectory};
 use super::users::{self, IdRange, Spares};
-use super::{NewSandbox, PANIC_LOG_SIZE, Sandbox, UserNamespace, open_namespace, printable};
+use super::{NewSandbox, PANIC_LOG_SIZE, Sandbox, UserNamespace, open_namespace};
 use crate::control::donation::{Birth, PREPARED};
 use crate::control::packet::{self, ask_for_processes, sealed_memfd};
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Result};
 use crate::network;
 use crate::spec::plan::{Mappings, Network};
+use crate::sys::child::KillOnDrop;
 use crate::sys::clone::{Cloned, SingleThreaded, clone_into};
 use crate::sys::namespace;
 use crate::types::HostPid;
@@ -307,27 +307,11 @@ fn user_namespace(claim: &Claim) -> Option<UserNamespace> {
 /// See [`Sandbox::finish_namespaces`].
 pub(super) fn finish_namespaces(sandbox: &Sandbox) -> Result<()> {
     let Some(user) = &sandbox.user_namespace else { return Ok(()) };
-    check_prepared(&sandbox.start_sync)?;
+    sandbox.expect_report(PREPARED, || {
+        "the sandbox process died before it was in its namespaces".to_owned()
+    })?;
     let _ = user.fd.set(pod_user_namespace(sandbox.boot)?);
     Ok(())
-}
-
-/// Checks that the clone has made the pod's namespaces and is in them.
-fn check_prepared(start_sync: &OwnedFd) -> Result<()> {
-    // One byte, since boot may be up already.
-    let mut first = [0];
-    let length =
-        rustix::io::read(start_sync, &mut first).context(|| "read start-sync of the clone")?;
-    match &first[..length] {
-        [PREPARED] => Ok(()),
-        [] => Err(Error::internal("the sandbox process died before it was in its namespaces")),
-        [letter, ..] => {
-            let mut rest = [0; 4096];
-            let length = rustix::io::read(start_sync, &mut rest).unwrap_or(0);
-            let sentence = printable(&[&[*letter], &rest[..length]].concat());
-            Err(Error::internal(format!("the sandbox process could not start: {sentence}")))
-        }
-    }
 }
 
 /// Opens the user namespace of the pod's containers, which owns boot's UTS namespace. boot

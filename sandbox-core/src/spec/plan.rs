@@ -221,6 +221,28 @@ pub enum MountSource {
     Delivered,
 }
 
+impl MountSource {
+    /// Returns the options of a file system that boot mounts.
+    pub fn options(&self) -> &[FsOption] {
+        match self {
+            Self::Devpts(options) | Self::Tmpfs { options, .. } | Self::SharedMemory(options) => {
+                options
+            }
+            Self::Proc | Self::Mqueue | Self::Cgroup | Self::Delivered => &[],
+        }
+    }
+
+    /// As [`MountSource::options`], to change them.
+    pub fn options_mut(&mut self) -> &mut [FsOption] {
+        match self {
+            Self::Devpts(options) | Self::Tmpfs { options, .. } | Self::SharedMemory(options) => {
+                options
+            }
+            Self::Proc | Self::Mqueue | Self::Cgroup | Self::Delivered => &mut [],
+        }
+    }
+}
+
 /// A file system option: `key` or `key=value`.
 pub type FsOption = (String, Option<String>);
 

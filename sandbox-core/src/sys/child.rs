@@ -11,12 +11,44 @@ use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 use super::clone::{Cloned, SingleThreaded, clone_into};
 use super::process::{die_with_parent, exit_now, reset_signals};
 
+/// The pidfd of a child, which is killed and collected on drop, unless it is kept.
+#[derive(Debug)]
+pub struct KillOnDrop(Option<OwnedFd>);
+
+impl KillOnDrop {
+    /// Takes the pidfd of a child that nothing else collects.
+    pub fn new(pidfd: OwnedFd) -> Self {
+        Self(Some(pidfd))
+    }
+
+    /// Returns the pidfd. The child lives on.
+    pub fn keep(mut self) -> OwnedFd {
+        self.0.take().expect("it is taken by this alone, which consumes the value")
+    }
+}
+
+impl AsFd for KillOnDrop {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_ref().expect("it is taken by keep alone, which consumes the value").as_fd()
+    }
+}
+
+impl Drop for KillOnDrop {
+    fn drop(&mut self) {
+        let Some(pidfd) = &self.0 else { return };
+        // Neither can fail on a child that nothing else collects.
+        let _ = pidfd_send_signal(pidfd, Signal::KILL);
+        let exited = WaitIdOptions::EXITED;
+        while let Err(Errno::INTR) = waitid(WaitId::PidFd(pidfd.as_fd()), exited) {}
+    }
+}
+
 /// A child process. Killed and collected on drop; it dies with its parent as
 /// well.
 #[derive(Debug)]
 pub struct Child {
     pid: i32,
-    pidfd: OwnedFd,
+    pidfd: KillOnDrop,
 }
 
 impl Child {
@@ -28,7 +60,7 @@ impl Child {
     ) -> io::Result<Self> {
         let parent = rustix::process::getpid();
         match clone_into(proof, namespaces, None)? {
-            Cloned::Parent { pid, pidfd } => Ok(Self { pid, pidfd }),
+            Cloned::Parent { pid, pidfd } => Ok(Self { pid, pidfd: KillOnDrop::new(pidfd) }),
             Cloned::Child => {
                 // The child must never return into its copy of the caller.
                 let work = AssertUnwindSafe(|| {
@@ -68,15 +100,6 @@ impl AsFd for Child {
     /// Returns its pidfd.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.pidfd.as_fd()
-    }
-}
-
-impl Drop for Child {
-    fn drop(&mut self) {
-        // Neither can fail on a child that nothing else collects.
-        let _ = pidfd_send_signal(&self.pidfd, Signal::KILL);
-        let exited = WaitIdOptions::EXITED;
-        while let Err(Errno::INTR) = waitid(WaitId::PidFd(self.pidfd.as_fd()), exited) {}
     }
 }
 

@@ -1,6 +1,6 @@
 //! The properties of a sandbox that a later container's plan depends on.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::os::linux::fs::MetadataExt;
 use std::path::Path;
 use std::sync::OnceLock;
@@ -24,8 +24,13 @@ pub struct NamespaceId {
 impl NamespaceId {
     /// Returns the identity of the namespace that `path` stands for.
     pub fn of(path: &Path) -> std::io::Result<Self> {
-        let metadata = std::fs::metadata(path)?;
-        Ok(Self { device: metadata.st_dev(), inode: metadata.st_ino() })
+        Ok(Self::from(std::fs::metadata(path)?))
+    }
+}
+
+impl From<Metadata> for NamespaceId {
+    fn from(metadata: Metadata) -> Self {
+        Self { device: metadata.st_dev(), inode: metadata.st_ino() }
     }
 }
 
@@ -70,8 +75,7 @@ impl SandboxFacts {
             let path = format!("/proc/{}/ns/{name}", boot.0);
             let file = File::open(&path).context(|| format!("open {path}"))?;
             let owner = File::from(namespace::owner(file).context(|| "NS_GET_USERNS")?);
-            let metadata = owner.metadata().context(|| "stat of a user namespace")?;
-            Ok(NamespaceId { device: metadata.st_dev(), inode: metadata.st_ino() })
+            owner.metadata().map(Into::into).context(|| "stat of a user namespace")
         };
         let pod_user = owner("uts")?;
         Ok(Self {

@@ -18,12 +18,6 @@ pub(super) fn of(container: &ContainerPlan, devices: &[DeviceNode], size: u32) -
 }
 
 fn owners(source: &MountSource) -> impl Iterator<Item = u32> {
-    let options: &[FsOption] = match source {
-        MountSource::Devpts(options)
-        | MountSource::Tmpfs { options, .. }
-        | MountSource::SharedMemory(options) => options,
-        _ => &[],
-    };
     let owner = |(key, _): &&FsOption| matches!(key.as_str(), "uid" | "gid");
-    options.iter().filter(owner).filter_map(|(_, value)| value.as_ref()?.parse().ok())
+    source.options().iter().filter(owner).filter_map(|(_, value)| value.as_ref()?.parse().ok())
 }
