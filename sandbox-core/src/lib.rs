@@ -26,6 +26,7 @@
 //! | `container` | boot | as boot; for a moment as root of U1, or with files as the container's root | a container's mounts, donated descriptors and terminal | puts the container's tree together below boot's root |
 //! | `container::steps` | boot and newborns | the caller; files are made as the container's root | a root, held open | mounts and files below that root; names of the caller's namespaces |
 //! | `newborn` | a clone of boot, until it executes the user's program | as boot, then root of U2, then the user and capabilities of the plan | all that boot holds, close-on-exec; its channel to boot | the container's namespaces and root, which it enters; itself |
+//! | `hook_process` | the gofer and newborns | the caller | | executes a hook and waits for its end |
 //! | `places` | boot, newborns, and the gofer for hooks | the caller | a root, held open | finds and makes mount points below that root |
 //! | [`control`] | both ends of each channel | the caller | the socket that it is given | encodes, sends and receives; takes what comes from boot for hostile |
 //! | `spec::plan`, [`types`], [`error`] | all | | plain data | only `Mappings` writes: the ID maps of a process |
@@ -43,6 +44,7 @@ mod container;
 pub mod control;
 pub mod error;
 pub mod gofer;
+mod hook_process;
 pub mod network;
 mod newborn;
 mod places;

@@ -6,29 +6,23 @@
 //! the spec trusts them. Each is PID 1 of a PID namespace, so that nothing of it outlives it:
 //! what is left would hold the mounts of its view.
 
-use std::ffi::CString;
 use std::fs::File;
 use std::io::{Read, Seek, Write};
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
-use std::time::Duration;
 
 use nix::sched::{CloneFlags, setns, unshare};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{MemfdFlags, Mode, memfd_create};
-use rustix::process::{
-    Signal, WaitId, WaitIdOptions, WaitIdStatus, chdir, pidfd_send_signal, umask, waitid,
-};
+use rustix::process::{chdir, umask};
 
 use crate::control::gofer::{GoferRequest, HookJob};
 use crate::error::{Context, Error, Result};
 use crate::gofer::assemble::isolate_mounts;
 use crate::gofer::hook_view::{Carried, View};
 use crate::gofer::means::Gofer;
+use crate::hook_process::{self, Ending};
 use crate::spec::plan::HookPlan;
 use crate::sys::clone::{Cloned, SingleThreaded, clone_into};
 use crate::sys::descriptor::install_stdio;
-use crate::sys::process::{die_with_parent, execute, exit_now, reset_signals};
+use crate::sys::process::{die_with_parent, exit_now, reset_signals};
 
 /// The longest output of a hook in an error.
 const MAX_OUTPUT: u64 = 4096;
@@ -60,11 +54,14 @@ fn run_one(hook: &HookPlan, job: &HookJob) -> Result<()> {
         Cloned::Parent { pidfd, .. } => pidfd,
         Cloned::Child => become_hook(hook, job, &stdin, &output),
     };
-    let status = wait(&pidfd, hook.timeout)?;
-    let ending = match (status.exit_status(), status.terminating_signal()) {
-        (Some(0), _) => return Ok(()),
-        (Some(code), _) => format!("failed with exit status {code}"),
-        (_, signal) => format!("was ended by signal {}", signal.unwrap_or(0)),
+    let ending = match hook_process::wait(&pidfd, hook.timeout)? {
+        Ending::Exited(0) => return Ok(()),
+        Ending::Exited(code) => format!("failed with exit status {code}"),
+        Ending::Signalled(signal) => format!("was ended by signal {signal}"),
+        Ending::TimedOut => {
+            let seconds = hook.timeout.unwrap_or_default().as_secs();
+            return Err(Error::internal(format!("was killed: it did not end within {seconds} s")));
+        }
     };
     let mut text = Vec::new();
     let _ = output
@@ -89,35 +86,11 @@ fn become_hook(hook: &HookPlan, job: &HookJob, stdin: &File, output: &File) -> !
         install_stdio(stdin, 0)?;
         install_stdio(output, 1)?;
         install_stdio(output, 2)?;
-        let path = CString::new(hook.path.as_os_str().as_bytes())?;
-        let strings = |list: &[String]| -> std::io::Result<Vec<CString>> {
-            list.iter().map(|s| Ok(CString::new(s.as_str())?)).collect()
-        };
-        execute(&path, &strings(&hook.args)?, &strings(&hook.env)?)
+        hook_process::execute(hook)
     };
     let Err(error) = attempt();
     let mut output = output;
     let _ = write!(output, "execute it: {error}");
     // Shells exit so if a program cannot be executed.
     exit_now(127)
-}
-
-/// Waits for a hook, and kills it and what it has started after its timeout.
-fn wait(pidfd: &OwnedFd, timeout: Option<Duration>) -> Result<WaitIdStatus> {
-    let limit = timeout.and_then(|t| Timespec::try_from(t).ok());
-    let ended = poll(&mut [PollFd::new(pidfd, PollFlags::IN)], limit.as_ref())
-        .context(|| "wait for the hook")?;
-    if ended == 0 {
-        let _ = pidfd_send_signal(pidfd, Signal::KILL);
-    }
-    let status =
-        waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED).context(|| "reap the hook")?;
-    match (status, ended) {
-        (_, 0) => {
-            let seconds = timeout.unwrap_or_default().as_secs();
-            Err(Error::internal(format!("was killed: it did not end within {seconds} s")))
-        }
-        (Some(status), _) => Ok(status),
-        (None, _) => Err(Error::internal("vanished")),
-    }
 }

@@ -79,15 +79,22 @@ pub(super) fn spawn(new: NewSandbox<'_>) -> Result<Sandbox> {
 struct Claim {
     directory: StateDirectory,
     range: Option<IdRange>,
-    mappings: Option<Mappings>,
+    /// The IDs of a sandbox with a user namespace.
+    ids: Option<Ids>,
+    owner: String,
+    kept: bool,
+}
+
+/// The IDs of a sandbox, and what they are where.
+struct Ids {
+    /// The mappings of the pod's user namespace.
+    mappings: Mappings,
     /// The spare IDs, if the mappings are of an allocated range.
     spares: Option<Spares>,
     /// The mappings of boot's user namespace: all IDs that the sandbox may have.
     all: Mappings,
     /// boot's own ID.
     own: Option<u32>,
-    owner: String,
-    kept: bool,
 }
 
 impl Claim {
@@ -95,16 +102,7 @@ impl Claim {
         let directory = StateDirectory::locate(&new.config.state_root, new.namespace, new.id)?;
         directory.create()?;
         let owner = owner(new);
-        let mut claim = Self {
-            directory,
-            range: None,
-            mappings: None,
-            spares: None,
-            all: Mappings { uids: Vec::new(), gids: Vec::new() },
-            own: None,
-            owner,
-            kept: false,
-        };
+        let mut claim = Self { directory, range: None, ids: None, owner, kept: false };
         if new.plan.container.user_namespace {
             claim.take_ids(new)?;
         }
@@ -115,17 +113,27 @@ impl Claim {
         let (host, pool) = (&new.plan.host, new.config.id_pool);
         let range = IdRange::allocate(&new.config.state_root, pool, &self.owner)?;
         let range = self.range.insert(range);
-        let (mappings, all) = match &host.mappings {
-            Some(given) => (given.clone(), given.clone()),
+        let (mappings, spares, all) = match &host.mappings {
+            Some(given) => (given.clone(), None, given.clone()),
             None => {
-                let spares = self.spares.insert(range.spares());
-                (spares.add(&range.mappings(), &host.foreign_ids)?, range.all())
+                let mut spares = range.spares();
+                let mappings = spares.add(&range.mappings(), &host.foreign_ids)?;
+                (mappings, Some(spares), range.all())
             }
         };
-        self.own = range.boot_id(&all);
-        self.all = all.one_to_one(self.own);
-        self.mappings = Some(mappings);
+        let own = range.boot_id(&all);
+        self.ids = Some(Ids { mappings, spares, all: all.one_to_one(own), own });
         Ok(())
+    }
+
+    /// Returns the mappings of the pod's user namespace, if it has one.
+    fn mappings(&self) -> Option<&Mappings> {
+        self.ids.as_ref().map(|ids| &ids.mappings)
+    }
+
+    /// Returns boot's own ID, if it has one.
+    fn own(&self) -> Option<u32> {
+        self.ids.as_ref()?.own
     }
 
     fn range_link(&self) -> Option<std::path::PathBuf> {
@@ -209,13 +217,13 @@ fn panic_log() -> Result<OwnedFd> {
 }
 
 fn birth(new: &NewSandbox<'_>, claim: &Claim) -> Birth {
-    let mappings = claim.mappings.as_ref();
+    let mappings = claim.mappings();
     let new_network = network::is_new(&new.plan.host.network);
     let wanted = &new.plan.host.network_sysctls;
     let sysctls = || network::sysctls(wanted, mappings);
     Birth {
         mappings: mappings.cloned(),
-        own_id: claim.own,
+        own_id: claim.own(),
         host_pids: new.plan.host.host_namespaces.pid,
         new_network,
         network_sysctls: if new_network { sysctls() } else { Vec::new() },
@@ -253,7 +261,7 @@ fn clone_boot(
     let shared = host.host_namespaces;
     let mut flags = CloneFlags::CLONE_NEWNS;
     flags.set(CloneFlags::CLONE_NEWPID, !shared.pid);
-    match &claim.mappings {
+    match claim.mappings() {
         // The clone makes the others in the pod's user namespace.
         Some(_) => flags |= CloneFlags::CLONE_NEWUSER,
         None => {
@@ -265,7 +273,7 @@ fn clone_boot(
     let _visit = match &host.network {
         Network::Path(path) => {
             let visit = network::Visit::enter(path)?;
-            let mappings = claim.mappings.as_ref();
+            let mappings = claim.mappings();
             network::write_sysctls(&network::sysctls_of_host(&host.network_sysctls, mappings))?;
             Some(visit)
         }
@@ -274,7 +282,7 @@ fn clone_boot(
     let alone = SingleThreaded::prove().context(|| "clone the sandbox process")?;
     match clone_into(&alone, flags, cgroup).context(|| "clone3 of the sandbox process")? {
         Cloned::Parent { pid, pidfd } => Ok((HostPid(pid), pidfd)),
-        Cloned::Child => become_boot(args, ends, claim.mappings.as_ref(), claim.own),
+        Cloned::Child => become_boot(args, ends, claim.mappings(), claim.own()),
     }
 }
 
@@ -285,10 +293,10 @@ fn let_go_on(
     claim: &Claim,
     channels: &Channels,
 ) -> Result<()> {
-    if claim.mappings.is_some() {
+    if let Some(ids) = &claim.ids {
         // Safe to do as root: the IDs are ones that the range or the spec grants,
         // and the process has run nothing but our own code.
-        claim.all.write(format!("/proc/{}", boot.0))?;
+        ids.all.write(format!("/proc/{}", boot.0))?;
     } else {
         let reason = new.plan.host.no_user_namespace.as_deref().unwrap_or("the options say so");
         log::warn!("sandbox {} runs without a user namespace: {reason}", new.id);
@@ -299,9 +307,9 @@ fn let_go_on(
 
 /// Returns the pod's user namespace, if there is to be one. The clone makes it.
 fn user_namespace(claim: &Claim) -> Option<UserNamespace> {
-    let mappings = claim.mappings.clone()?;
-    let spares = claim.spares.clone().map(Mutex::new);
-    Some(UserNamespace { fd: OnceLock::new(), mappings, spares })
+    let Ids { mappings, spares, .. } = claim.ids.as_ref()?;
+    let spares = spares.clone().map(Mutex::new);
+    Some(UserNamespace { fd: OnceLock::new(), mappings: mappings.clone(), spares })
 }
 
 /// See [`Sandbox::finish_namespaces`].
