@@ -8,8 +8,11 @@ use std::thread;
 use containerd_client::services::v1::ListContainersRequest;
 use containerd_client::services::v1::containers_client::ContainersClient;
 use containerd_shim_protos::api::{
-    ConnectRequest, CreateTaskRequest, ShutdownRequest, StateRequest,
+    ConnectRequest, CreateTaskRequest, ShutdownRequest, StartRequest, StateRequest,
 };
+use containerd_shim_protos::cgroups::metrics as v1;
+use containerd_shim_protos::cgroups_v2::metrics as v2;
+use containerd_shim_protos::protobuf::Message as _;
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
 use containerd_shim_protos::sandbox_api::{
     CreateSandboxRequest, PingRequest, PlatformRequest, SandboxMetricsRequest,
@@ -24,6 +27,7 @@ use k8s_cri::v1::{NamespaceMode, PodSandboxConfig, UserNamespace};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use prost::Message;
+use serde_json::json;
 
 /// A sandbox of a shim, with the nine requests.
 struct Sandbox<'a> {
@@ -90,6 +94,17 @@ impl<'a> Sandbox<'a> {
 
     fn status(&self) -> Result<SandboxStatusResponse> {
         ask!(self, sandbox_status, SandboxStatusRequest { verbose: true })
+    }
+
+    /// Returns the bytes of memory that its metrics show.
+    fn memory(&self) -> u64 {
+        let metrics = ask!(self, sandbox_metrics, SandboxMetricsRequest {});
+        let data = metrics.expect("ask for its metrics").metrics.data.clone().unwrap_or_default();
+        if host::has_cgroup_v2_only() {
+            v2::Metrics::parse_from_bytes(&data.value).expect("decode them").memory.usage
+        } else {
+            v1::Metrics::parse_from_bytes(&data.value).expect("decode them").memory.usage.usage
+        }
     }
 
     fn wait(&self) -> Result<WaitSandboxResponse> {
@@ -167,6 +182,51 @@ fn a_sandbox_s_life() {
     assert!(error.contains("is at its end"), "{error}");
     sandbox.shut_down().expect("shut it down");
     wait::until("the shim is gone", || sandbox.status().is_err().then_some(()));
+}
+
+/// containerd 2.4 makes the kubelet's pod statistics of it, and its own sandboxes return the
+/// pod's cgroup.
+#[test]
+fn its_metrics_count_the_whole_pod() {
+    const USED: u64 = 32 << 20;
+    let containerd = containerd();
+    let bundle = Bundle::of_sandbox(&containerd);
+    let sandbox = Sandbox::of(&bundle);
+    let boot = sandbox.run(&config(&containerd, "counted"));
+    assert!(sandbox.memory() < USED, "a sandbox alone: {}", sandbox.memory());
+
+    let script = "head -c 33554432 /dev/zero > /dev/shm/x; sleep 1000";
+    let container = Bundle::new(&containerd, "eats", script).spec(|spec| {
+        let shared = [("network", "net"), ("ipc", "ipc"), ("uts", "uts")];
+        let shared = shared
+            .map(|(kind, file)| json!({ "type": kind, "path": format!("/proc/{boot}/ns/{file}") }));
+        let own = [json!({ "type": "mount" }), json!({ "type": "pid" })];
+        spec["linux"]["namespaces"] = [&shared[..], &own[..]].concat().into();
+    });
+    let request = CreateTaskRequest {
+        id: container.id.clone(),
+        bundle: container.path.to_string_lossy().into_owned(),
+        ..Default::default()
+    };
+    sandbox.shim.create_with(&request).expect("create a container");
+    let start = StartRequest { id: container.id.clone(), ..Default::default() };
+    sandbox.shim.tasks.start(sandbox.shim.context(), &start).expect("start it");
+    wait::until("the pod's metrics count it", || (sandbox.memory() >= USED).then_some(()));
+    sandbox.shut_down().expect("shut it down");
+}
+
+#[test]
+fn a_sandbox_without_a_pods_cgroup_has_no_metrics() {
+    let containerd = containerd();
+    let bundle = Bundle::of_sandbox(&containerd);
+    let sandbox = Sandbox::of(&bundle);
+    let mut config = config(&containerd, "beside-others");
+    config.linux.get_or_insert_default().cgroup_parent.clear();
+    sandbox.run(&config);
+    let metrics = ask!(&sandbox, sandbox_metrics, SandboxMetricsRequest {});
+    let error = metrics.expect_err("nothing counts this pod alone");
+    assert!(error.contains("linux.cgroup_parent"), "{error}");
+    sandbox.shut_down().expect("shut it down");
 }
 
 /// A start that hangs is cancelled.

@@ -48,6 +48,17 @@ struct Scratch {
     children: Vec<Child>,
 }
 
+/// Makes a cgroup without limits of its own below another.
+fn child_of(cgroup: &Cgroup) -> Cgroup {
+    let mut saved = cgroup.saved().clone();
+    saved.unit = None;
+    for dir in &mut saved.dirs {
+        dir.path.push("child");
+        fs::create_dir(&dir.path).unwrap();
+    }
+    Cgroup::open(saved).unwrap()
+}
+
 fn unique() -> String {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     format!("palisade-test-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))

@@ -50,8 +50,9 @@ pub(super) fn create(
     let context = CreateContext { boot: None, others: &[], files: None, options };
     let plan = CreatePlan::resolve(wanted, &spec, context)?;
     let files = PodFiles::new(bundle, config.as_ref().map(files));
+    let has_cgroup = config.is_some_and(|config| !config.linux.cgroup_parent.is_empty());
     let spec = as_any(&spec)?;
-    table.pod = Some(Pod::new(&request.sandbox_id, plan, files, spec));
+    table.pod = Some(Pod::new(&request.sandbox_id, plan, files, has_cgroup, spec));
     Ok(CreateSandboxResponse::default())
 }
 

@@ -184,11 +184,19 @@ fn output(uri: &str, owner: &Owner<'_>) -> Result<Option<Sink>> {
         None => path::output(uri, owner),
         Some(("fifo", path)) => Ok(Some(Sink::Fifo(fifo::Output::open(path)?))),
         Some(("file", path)) => Ok(Some(Sink::File(file::open(path, owner)?))),
-        Some((scheme, _)) => Err(Error::invalid(format!(
-            "stdio {uri:?}: {scheme:?} is not supported; expected a path, fifo://, file:// or \
-             binary://"
-        ))),
+        Some((scheme, _)) => Err(unsupported(uri, scheme)),
     }
+}
+
+fn unsupported(uri: &str, scheme: &str) -> Error {
+    let instead = match scheme {
+        // containerd passes on the address of a sandbox's streaming service.
+        "ttrpc+unix" | "ttrpc+vsock" | "grpc+unix" | "grpc+vsock" => {
+            "FIFOs, which containerd makes with io_type = \"fifo\""
+        }
+        _ => "a path, fifo://, file:// or binary://",
+    };
+    Error::invalid(format!("stdio {uri:?}: {scheme:?} is not supported; expected {instead}"))
 }
 
 /// What Create and Exec open.

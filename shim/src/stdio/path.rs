@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 
 use rustix::fs::{FileType, Mode, OFlags, Stat, major, minor, open, stat};
 
-use super::{Input, Owner, Sink, fifo, file};
+use super::{Input, Owner, Sink, fifo, file, unsupported};
 use crate::error::{Context, Error, Result};
 
 /// Opens what input comes from. `None` is /dev/null.
@@ -13,6 +13,9 @@ pub(super) fn input(uri: &str) -> Result<Option<Input>> {
     let path = uri.strip_prefix("fifo://").unwrap_or(uri);
     if path.is_empty() {
         return Ok(None);
+    }
+    if let Some((scheme, _)) = path.split_once("://") {
+        return Err(unsupported(uri, scheme));
     }
     let stat = stat(path).context(|| format!("stat {path}"))?;
     match FileType::from_raw_mode(stat.st_mode) {
@@ -89,5 +92,14 @@ mod tests {
         for error in [input("/tmp").err().unwrap(), output("/tmp", &OWNER).err().unwrap()] {
             assert!(error.to_string().contains("\"/tmp\" is a Directory"), "{error}");
         }
+        for uri in ["ttrpc+unix:///run/s?streaming_id=a-stdin", "grpc+vsock://3:1024"] {
+            for error in
+                [input(uri).err().unwrap(), super::super::output(uri, &OWNER).err().unwrap()]
+            {
+                let error = error.to_string();
+                assert!(error.contains(uri) && error.contains("io_type = \"fifo\""), "{error}");
+            }
+        }
+        assert!(input("https://example").err().unwrap().to_string().contains("binary://"));
     }
 }

@@ -36,6 +36,9 @@ pub(crate) struct Pod {
     /// others wait.
     turn: Arc<tokio::sync::Mutex<()>>,
     files: PodFiles,
+    /// Whether the parent of its cgroup is the pod's: it counts this pod's containers and
+    /// no others.
+    pub(crate) has_cgroup_of_its_own: bool,
     /// The spec that it is made from, which StartSandbox returns.
     spec: Any,
 }
@@ -56,7 +59,13 @@ pub(crate) struct PodStart {
 }
 
 impl Pod {
-    pub(crate) fn new(id: &str, plan: CreatePlan, files: PodFiles, spec: Any) -> Self {
+    pub(crate) fn new(
+        id: &str,
+        plan: CreatePlan,
+        files: PodFiles,
+        has_cgroup_of_its_own: bool,
+        spec: Any,
+    ) -> Self {
         Self {
             id: id.to_string(),
             state: PodState::Created(Box::new(plan)),
@@ -65,6 +74,7 @@ impl Pod {
             stopping: watch::Sender::new(false),
             turn: Arc::default(),
             files,
+            has_cgroup_of_its_own,
             spec,
         }
     }

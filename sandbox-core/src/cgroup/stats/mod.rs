@@ -10,9 +10,9 @@ mod v1;
 mod v2;
 
 use std::fs;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock};
 
-use super::Cgroup;
+use super::{Cgroup, Dir, SavedCgroup};
 use crate::error::Result;
 
 pub use v1::{
@@ -81,6 +81,18 @@ impl Cgroup {
         } else {
             Stats::V1(Box::new(v1::read(self)?))
         })
+    }
+
+    /// Reads the statistics of the cgroup above: in Kubernetes the pod's, which counts
+    /// the pod's containers and what no cgroup of a container counts any more.
+    pub fn stats_of_parent(&self) -> Result<Stats> {
+        let parent = |dir: &Dir| {
+            let path = dir.path.parent().filter(|parent| parent.starts_with(&dir.mount));
+            Dir { path: path.unwrap_or(&dir.path).to_path_buf(), ..dir.clone() }
+        };
+        let dirs = self.saved.dirs.iter().map(parent).collect();
+        let saved = SavedCgroup { dirs, unit: None, ..self.saved.clone() };
+        Cgroup { saved, holder: Mutex::default() }.stats()
     }
 }
 

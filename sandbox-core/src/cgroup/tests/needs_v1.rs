@@ -286,6 +286,20 @@ fn statistics_carry_what_containerd_wants() {
 }
 
 #[test]
+fn the_parents_statistics_are_the_cgroups_above() {
+    needs(!is_v2(), "cgroup version 1");
+    let pids = LinuxPidsBuilder::default().limit(50).build().unwrap();
+    let scratch = Scratch::new(&LinuxResourcesBuilder::default().pids(pids).build().unwrap());
+    let child = child_of(&scratch.cgroup);
+    let limit = |stats: Stats| match stats {
+        Stats::V1(stats) => stats.pids.unwrap().limit,
+        Stats::V2(_) => panic!("expected version 1"),
+    };
+    assert_eq!(limit(child.stats().unwrap()), 0);
+    assert_eq!(limit(child.stats_of_parent().unwrap()), 50);
+}
+
+#[test]
 fn statistics_of_a_cgroup_that_is_gone_are_empty() {
     needs(!is_v2(), "cgroup version 1");
     let scratch = Scratch::plain();

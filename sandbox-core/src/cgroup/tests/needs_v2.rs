@@ -95,6 +95,17 @@ fn an_out_of_memory_kill_is_reported_and_counted_on_version_2() {
 }
 
 #[test]
+fn the_parents_statistics_are_the_cgroups_above_on_version_2() {
+    needs(is_v2(), "cgroup version 2");
+    let scratch = Scratch::new(&memory(8 << 20));
+    let child = child_of(&scratch.cgroup);
+    let Stats::V2(stats) = child.stats().unwrap() else { panic!("expected version 2") };
+    assert!(stats.memory.is_none_or(|memory| memory.usage_limit != 8 << 20));
+    let Stats::V2(stats) = child.stats_of_parent().unwrap() else { panic!("expected version 2") };
+    assert_eq!(stats.memory.unwrap().usage_limit, 8 << 20);
+}
+
+#[test]
 fn swap_is_a_total_also_when_memory_or_swap_comes_alone() {
     needs(is_v2(), "cgroup version 2");
     let set = |memory: LinuxMemoryBuilder| {
