@@ -62,11 +62,25 @@ fn features() -> Value {
             "apparmor": {"enabled": true},
             "selinux": {"enabled": true},
             "intelRdt": {"enabled": false},
+            "memoryPolicy": {"modes": MEMORY_MODES, "flags": MEMORY_FLAGS},
             "netDevices": {"enabled": false},
             "mountExtensions": {"idmap": {"enabled": true}},
         },
     })
 }
+
+const MEMORY_MODES: [&str; 7] = [
+    "MPOL_DEFAULT",
+    "MPOL_BIND",
+    "MPOL_INTERLEAVE",
+    "MPOL_WEIGHTED_INTERLEAVE",
+    "MPOL_PREFERRED",
+    "MPOL_PREFERRED_MANY",
+    "MPOL_LOCAL",
+];
+
+const MEMORY_FLAGS: [&str; 3] =
+    ["MPOL_F_NUMA_BALANCING", "MPOL_F_RELATIVE_NODES", "MPOL_F_STATIC_NODES"];
 
 const HOOKS: [&str; 6] =
     ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"];
@@ -180,8 +194,19 @@ mod tests {
         assert_eq!(claims["intelRdt"]["enabled"], rdt);
         let device = planned("/linux/netDevices", json!({"eth0": {"name": "eth1"}})).is_ok();
         assert_eq!(claims["netDevices"]["enabled"], device);
-        let policy = planned("/linux/memoryPolicy", json!({"mode": "MPOL_BIND", "nodes": "0"}));
-        assert_eq!(claims.get("memoryPolicy").is_some(), policy.is_ok());
+        let policies = &claims["memoryPolicy"];
+        let modes = variants::<oci_spec::runtime::MemoryPolicyModeType>();
+        assert_eq!(strings(&policies["modes"]), modes);
+        for mode in modes {
+            let with = |nodes: &str| {
+                planned("/linux/memoryPolicy", json!({"mode": mode, "nodes": nodes})).is_ok()
+            };
+            assert!(with("") || with("0"), "{mode}");
+        }
+        let flags = variants::<oci_spec::runtime::MemoryPolicyFlagType>();
+        assert_eq!(strings(&policies["flags"]), flags);
+        let policy = json!({"mode": "MPOL_BIND", "nodes": "0", "flags": flags});
+        planned("/linux/memoryPolicy", policy).unwrap();
         for capability in strings(&claims["capabilities"]) {
             let sets = json!({"permitted": [capability], "effective": [capability]});
             let planned = planned("/process/capabilities", sets).unwrap();

@@ -36,6 +36,7 @@ impl Boot {
             ids.apply(&mut plan)?;
         }
         let Some(process) = &plan.process else {
+            shared_names::set_users(&plan, self.users.as_ref(), &self.alone)?;
             let join_info = Rc::new(JoinInfo::pause(&plan));
             self.containers.insert(plan.id, Container { init: None, join_info });
             self.reply(number, Ok(Done::Ok));

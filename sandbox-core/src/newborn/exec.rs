@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 
 use nix::sched::{CloneFlags, setns};
 
-use super::process::{OwnProcFiles, Prepared};
+use super::process::{OwnProcFiles, Prepared, set_initial_affinity};
 use super::{Channel, donated, keyring, terminal};
 use crate::container::donated::Donated;
 use crate::container::join_info::JoinInfo;
@@ -38,6 +38,7 @@ pub(crate) fn run(joining: Joining<'_>) -> ! {
 }
 
 fn to_execve(joining: Joining<'_>) -> Result<Prepared<'_>> {
+    set_initial_affinity(joining.process)?;
     keyring::join(joining.process, &joining.container.id)?;
     let own_files = OwnProcFiles::open(joining.process)?;
     donated::join_cgroups(joining.donated)?;

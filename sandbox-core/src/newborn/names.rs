@@ -6,10 +6,11 @@ use crate::container::steps::names::{open_sysctls, set_names, set_sysctls};
 use crate::error::Result;
 use crate::spec::plan::ContainerPlan;
 
-/// Opens the directory with the sysctls of the newborn's IPC namespace. Must be called in
-/// the sandbox's root: the container's own `/proc/sys` is read-only, if it has one at all.
+/// Opens the directory with the sysctls of the newborn's IPC and user namespaces. Must be
+/// called in the sandbox's root: the container's own `/proc/sys` is read-only, if it has one
+/// at all.
 pub(super) fn own_sysctls(plan: &ContainerPlan) -> Result<Option<OwnedFd>> {
-    let wanted = plan.namespaces.ipc && !plan.sysctls.is_empty();
+    let wanted = plan.namespaces.ipc && !plan.sysctls.is_empty() || !plan.user_sysctls.is_empty();
     wanted.then(open_sysctls).transpose()
 }
 
@@ -18,5 +19,10 @@ pub(super) fn set_own(plan: &ContainerPlan, sysctls: Option<OwnedFd>) -> Result<
     if plan.namespaces.uts {
         set_names(plan)?;
     }
-    sysctls.map_or(Ok(()), |directory| set_sysctls(plan, directory.as_fd()))
+    let Some(directory) = sysctls else { return Ok(()) };
+    if plan.namespaces.ipc {
+        set_sysctls(&plan.sysctls, directory.as_fd())?;
+    }
+    // The kernel looks at the user namespace of the process that opens one of these.
+    set_sysctls(&plan.user_sysctls, directory.as_fd())
 }

@@ -148,9 +148,12 @@ fn set_scheduling(process: &ProcessPlan) -> Result<()> {
     if let Some(priority) = process.io_priority {
         sys::set_io_priority(priority).context(|| "process.ioPriority: ioprio_set")?;
     }
-    if let Some(cpus) = &process.cpu_affinity {
+    if let Some(cpus) = &process.cpu_affinity.last {
         sys::set_cpu_affinity(cpus.iter().copied())
-            .context(|| "process.execCPUAffinity: sched_setaffinity")?;
+            .context(|| "process.execCPUAffinity.final: sched_setaffinity")?;
+    }
+    if let Some(policy) = &process.memory_policy {
+        sys::set_memory_policy(policy).context(|| "linux.memoryPolicy: set_mempolicy")?;
     }
     if let Some(persona) = process.personality {
         personality::set(Persona::from_bits_retain(persona as i32))
@@ -158,6 +161,17 @@ fn set_scheduling(process: &ProcessPlan) -> Result<()> {
     }
     umask(Mode::from_raw_mode(process.umask.unwrap_or(DEFAULT_UMASK) & 0o777));
     Ok(())
+}
+
+/// Sets the CPUs of a process that has not joined its container's cgroup yet. The kernel
+/// refuses those that are not of the sandbox's cpuset. It would take them away as well when
+/// the process joined its own.
+pub(super) fn set_initial_affinity(process: &ProcessPlan) -> Result<()> {
+    let Some(cpus) = &process.cpu_affinity.initial else { return Ok(()) };
+    match sys::set_cpu_affinity(cpus.iter().copied()) {
+        Err(e) if e.kind() == io::ErrorKind::InvalidInput => Ok(()),
+        set => set.context(|| "process.execCPUAffinity.initial: sched_setaffinity"),
+    }
 }
 
 /// Raises the soft limit to the hard one, which the shim has raised as far as the spec asks.

@@ -8,7 +8,7 @@ use oci_spec::runtime::{Capability, Process, Spec};
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::error::{Context, Error, Result};
 
@@ -86,16 +86,18 @@ fn parse<T: DeserializeOwned>(bytes: &[u8], what: &str) -> Result<T> {
     Err(Error::invalid(format!("{what}: {place}{message}")))
 }
 
-/// Parses JSON once more, after a change of the names that oci-spec 0.10 does not take:
-/// two scheduler flags, which it spells unlike the specification, and capabilities that no
-/// kernel knows, which runc ignores with a warning, too. Returns `None` if these were not
-/// the cause of the error.
+/// Parses JSON once more, after a change of what oci-spec 0.10 does not take: two scheduler
+/// flags, which it spells unlike the specification, lists of CPUs that are empty or hold
+/// blanks, and capabilities that no kernel knows, which runc ignores with a warning, too.
+/// Returns `None` if these were not the cause of the error.
 fn with_mended_names<T: DeserializeOwned>(bytes: &[u8], what: &str) -> Option<T> {
     let mut value: Value = serde_json::from_slice(bytes).ok()?;
     let process =
         if value.get("process").is_some() { value.get_mut("process")? } else { &mut value };
     let flags = process.pointer_mut("/scheduler/flags").and_then(Value::as_array_mut);
     flags.into_iter().flatten().for_each(mend_flag);
+    let lists = process.get_mut("execCPUAffinity").and_then(Value::as_object_mut);
+    lists.into_iter().for_each(mend_lists);
     let sets = process.get_mut("capabilities").and_then(Value::as_object_mut);
     let mut ignored = Vec::new();
     for (set, members) in sets.into_iter().flatten() {
@@ -113,6 +115,19 @@ fn with_mended_names<T: DeserializeOwned>(bytes: &[u8], what: &str) -> Option<T>
         log::warn!("{what}: unknown and ignored: {}", ignored.join(", "));
     }
     Some(value)
+}
+
+fn mend_lists(lists: &mut Map<String, Value>) {
+    let parts = |list: &str| {
+        let parts = list.split(',').map(str::trim).filter(|part| !part.is_empty());
+        parts.collect::<Vec<_>>().join(",")
+    };
+    lists.retain(|_, list| list != "");
+    for list in lists.values_mut() {
+        if let Some(text) = list.as_str() {
+            *list = parts(text).into();
+        }
+    }
 }
 
 fn mend_flag(flag: &mut Value) {

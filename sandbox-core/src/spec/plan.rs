@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Context, Result};
 use crate::sys::mount::PropagationKind;
-use crate::sys::process::{Rlimit, Scheduler};
+use crate::sys::process::{MemoryPolicy, Rlimit, Scheduler};
 
 /// Both halves of one container's plan.
 #[derive(Clone, Debug)]
@@ -69,6 +69,8 @@ pub struct ContainerPlan {
     /// Namespaced sysctls as (`a.b.c`, value), already checked against the
     /// namespaces that they belong to.
     pub sysctls: Vec<(String, String)>,
+    /// Sysctls of the container's user namespace (`user.*`), likewise.
+    pub user_sysctls: Vec<(String, String)>,
     /// The bundle directory, which hooks find in the container's state.
     pub bundle: PathBuf,
     /// `startContainer` hooks, which run inside the container just before
@@ -134,8 +136,11 @@ pub struct ProcessPlan {
     /// Value of ioprio_set(2): the class in the upper three bits, the level
     /// below.
     pub io_priority: Option<u32>,
-    /// Numbers of the CPUs that the process may run on (`execCPUAffinity`).
-    pub cpu_affinity: Option<Vec<u32>>,
+    /// Numbers of the CPUs that the process may run on, before it joins its cgroup and after
+    /// (`execCPUAffinity`).
+    pub cpu_affinity: CpuAffinity,
+    /// Arguments of set_mempolicy(2).
+    pub memory_policy: Option<MemoryPolicy>,
     /// AppArmor profile, which takes effect at execve.
     pub apparmor_profile: Option<String>,
     /// SELinux label, which takes effect at execve.
@@ -143,6 +148,15 @@ pub struct ProcessPlan {
     /// Whether the process keeps the session keyring that it inherits instead
     /// of joining the container's.
     pub no_new_keyring: bool,
+}
+
+/// The CPUs of a process that is exec'd.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CpuAffinity {
+    /// Those from its clone on.
+    pub initial: Option<Vec<u32>>,
+    /// Those from the time on at which it is in its cgroup.
+    pub last: Option<Vec<u32>>,
 }
 
 /// Returns a sysctl's file below `/proc/sys`. As in sysctl(8), a slash in the

@@ -302,6 +302,40 @@ pub fn set_cpu_affinity(cpus: impl IntoIterator<Item = u32>) -> io::Result<()> {
     Ok(())
 }
 
+/// The arguments of set_mempolicy(2).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemoryPolicy {
+    /// An `MPOL_` mode with `MPOL_F_` flags.
+    pub mode: i32,
+    /// Numbers of the memory nodes.
+    pub nodes: Vec<u32>,
+}
+
+/// The highest number of a memory node that a policy may name: the kernel's `MAX_NUMNODES`
+/// is never above 1024.
+pub const MAX_NODE: u32 = 1023;
+
+/// Sets the memory policy of this process and of what it executes and clones:
+/// set_mempolicy(2).
+pub fn set_memory_policy(policy: &MemoryPolicy) -> io::Result<()> {
+    const BITS: usize = MAX_NODE as usize + 1;
+    let mut mask = [0u64; BITS / 64];
+    for node in policy.nodes.iter().filter(|node| **node <= MAX_NODE) {
+        mask[*node as usize / 64] |= 1 << (node % 64);
+    }
+    // A node beyond those that the kernel was built for is an error, but a shorter mask
+    // without it is not.
+    let (mask, bits) = match policy.nodes.is_empty() {
+        true => (ptr::null(), 0),
+        // The kernel takes one bit less than it is told.
+        false => (mask.as_ptr(), BITS + 1),
+    };
+    // SAFETY: `mask` is null with length 0, or has the given number of bits and outlives the
+    // call, which reads whole words of it: the last bit that counts is its last one.
+    check(unsafe { libc::syscall(libc::SYS_set_mempolicy, policy.mode, mask, bits) })?;
+    Ok(())
+}
+
 /// Sets signals as a new program expects them: none blocked, and SIGPIPE, which Rust's
 /// runtime ignores, with its default action.
 pub fn reset_signals() -> io::Result<()> {

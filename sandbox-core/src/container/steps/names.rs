@@ -30,9 +30,10 @@ pub(crate) fn set_names(plan: &ContainerPlan) -> Result<()> {
     Ok(())
 }
 
-pub(crate) fn set_sysctls(plan: &ContainerPlan, directory: BorrowedFd<'_>) -> Result<()> {
+/// Sets sysctls of the namespaces that this process is in.
+pub(crate) fn set_sysctls(sysctls: &[(String, String)], directory: BorrowedFd<'_>) -> Result<()> {
     let flags = OFlags::WRONLY | OFlags::CLOEXEC;
-    for (name, value) in &plan.sysctls {
+    for (name, value) in sysctls {
         let what = || format!("linux.sysctl: set {name} to {value:?}");
         let file = openat(directory, sysctl_file(name), flags, Mode::empty()).context(what)?;
         File::from(file).write_all(value.as_bytes()).context(what)?;

@@ -28,7 +28,6 @@ use oci_spec::runtime::{Linux, Spec};
 use self::check::{inside, refuse, text, without_nul};
 use self::facts::SandboxFacts;
 use self::ids::{Ids, Range};
-use self::namespaces::Resolved;
 use self::powerless::Powers;
 use super::mount_options::{Meaning, meaning};
 use super::plan::{
@@ -79,11 +78,17 @@ pub fn plan(spec: &Spec, context: &Context<'_>) -> Result<Plan> {
     let mut mounts = mounts::plan(spec, &section)?;
     let root_propagation = root_propagation(linux)?;
     let devices = devices::plan(linux.devices().as_deref().unwrap_or_default(), &ids)?;
-    let (mut sysctls, network_sysctls) = sysctls(spec, linux, &resolved, context)?;
+    let section = sysctls::SysctlContext {
+        resolved: &resolved,
+        root: context.sandbox.is_none(),
+        hostname: spec.hostname().as_ref().is_some_and(|name| !name.is_empty()),
+        user_namespace: user.made,
+    };
+    let mut sysctls = sysctls::plan(linux.sysctl().as_ref(), &section)?;
     // The kernel lets only the host's root write these, but each owner of the namespace set
     // the names. As under runc, the sysctl counts, not the field.
-    let hostname = sysctls::take(&mut sysctls, "kernel.hostname");
-    let domainname = sysctls::take(&mut sysctls, "kernel.domainname");
+    let hostname = sysctls::take(&mut sysctls.container, "kernel.hostname");
+    let domainname = sysctls::take(&mut sysctls.container, "kernel.domainname");
     let (hooks, start_hooks) = hooks::plan(spec)?;
     if !hooks.create_container.is_empty() && !pod::is_pause(spec) {
         mounts.deliver_tmpfs();
@@ -112,7 +117,8 @@ pub fn plan(spec: &Spec, context: &Context<'_>) -> Result<Plan> {
             domainname.as_ref().or(spec.domainname().as_ref()),
             listed,
         )?,
-        sysctls,
+        sysctls: sysctls.container,
+        user_sysctls: sysctls.user,
         bundle: context.bundle.into(),
         start_hooks,
     };
@@ -162,7 +168,7 @@ pub fn plan(spec: &Spec, context: &Context<'_>) -> Result<Plan> {
         mappings: user.mappings,
         no_user_namespace: user.reason,
         oom_score_adj: process_oom_score_adj(spec),
-        network_sysctls,
+        network_sysctls: sysctls.network,
         seccomp: linux.seccomp().clone(),
         hooks,
         unit_properties: unit_properties::plan(&annotations)?,
@@ -225,10 +231,7 @@ fn first_process(
         return Ok(None);
     }
     match spec.process() {
-        Some(process) => {
-            let personality = linux.personality().as_ref();
-            process::first(process, personality, ids, user_namespace).map(Some)
-        }
+        Some(process) => process::first(process, linux, ids, user_namespace).map(Some),
         None => refuse("process", "is missing; expected the program to run"),
     }
 }
@@ -280,19 +283,4 @@ fn cgroups_path(linux: &Linux) -> Result<String> {
         return refuse("linux.cgroupsPath", format!("{shown:?} holds \"..\""));
     }
     Ok(shown.into())
-}
-
-fn sysctls(
-    spec: &Spec,
-    linux: &Linux,
-    resolved: &Resolved,
-    context: &Context<'_>,
-) -> Result<(sysctls::Sysctls, sysctls::Sysctls)> {
-    let given = |name: &Option<String>| name.as_ref().is_some_and(|name| !name.is_empty());
-    let section = sysctls::SysctlContext {
-        resolved,
-        root: context.sandbox.is_none(),
-        hostname: given(spec.hostname()),
-    };
-    sysctls::plan(linux.sysctl().as_ref(), &section)
 }

@@ -3,15 +3,17 @@
 use std::collections::HashMap;
 
 use oci_spec::runtime::{
-    Box as ConsoleSize, LinuxPersonality, LinuxPersonalityDomain, Process, User,
+    Box as ConsoleSize, Linux, LinuxPersonality, LinuxPersonalityDomain, Process, User,
 };
 
 use super::check::{absolute, refuse, without_nul};
 use super::facts::may_raise_limits;
 use super::ids::{Ids, Range};
+use super::scheduling::memory_policy;
 use super::{capabilities, labels, rlimits, scheduling};
 use crate::error::Result;
-use crate::spec::plan::{Plan, ProcessPlan, Terminal};
+use crate::spec::plan::{CpuAffinity, Plan, ProcessPlan, Terminal};
+use crate::sys::process::MemoryPolicy;
 
 /// The properties that an exec'd process takes from its container rather than
 /// from its own `process` object.
@@ -19,6 +21,8 @@ use crate::spec::plan::{Plan, ProcessPlan, Terminal};
 pub struct ProcessDefaults {
     /// The container's `linux.personality`.
     pub personality: Option<u64>,
+    /// The container's `linux.memoryPolicy`.
+    pub memory_policy: Option<MemoryPolicy>,
     /// Whether the process keeps the session keyring that it inherits (runc's
     /// `--no-new-keyring`).
     pub no_new_keyring: bool,
@@ -35,6 +39,7 @@ impl ProcessDefaults {
         let process = plan.container.process.as_ref();
         Self {
             personality: process.and_then(|process| process.personality),
+            memory_policy: process.and_then(|process| process.memory_policy.clone()),
             no_new_keyring: process.is_some_and(|process| process.no_new_keyring),
             ids: Ids::of(
                 plan.container.user_namespace,
@@ -50,10 +55,9 @@ impl ProcessDefaults {
 /// capabilities, limits and labels (containerd, `client/task.go`, `Exec`).
 pub fn plan_process(process: &Process, defaults: &ProcessDefaults) -> Result<ProcessPlan> {
     let mut plan = common(process, defaults)?;
-    plan.cpu_affinity = match process.exec_cpu_affinity() {
-        Some(affinity) => scheduling::cpu_affinity(affinity)?,
-        None => None,
-    };
+    if let Some(affinity) = process.exec_cpu_affinity() {
+        plan.cpu_affinity = scheduling::cpu_affinity(affinity)?;
+    }
     Ok(plan)
 }
 
@@ -61,13 +65,22 @@ pub fn plan_process(process: &Process, defaults: &ProcessDefaults) -> Result<Pro
 /// `config.md`).
 pub(super) fn first(
     process: &Process,
-    personality: Option<&LinuxPersonality>,
+    linux: &Linux,
     ids: Ids,
     user_namespace: bool,
 ) -> Result<ProcessPlan> {
-    let personality = personality.map(persona).transpose()?;
-    let limits_stand_in = user_namespace && may_raise_limits();
-    common(process, &ProcessDefaults { personality, no_new_keyring: false, ids, limits_stand_in })
+    let defaults = ProcessDefaults {
+        personality: linux.personality().as_ref().map(persona).transpose()?,
+        memory_policy: linux.memory_policy().as_ref().map(memory_policy).transpose()?,
+        no_new_keyring: false,
+        ids,
+        limits_stand_in: user_namespace && may_raise_limits(),
+    };
+    if let Some(affinity) = process.exec_cpu_affinity() {
+        // It is for execs, whose clients copy it from here.
+        scheduling::cpu_affinity(affinity)?;
+    }
+    common(process, &defaults)
 }
 
 fn common(process: &Process, defaults: &ProcessDefaults) -> Result<ProcessPlan> {
@@ -98,7 +111,8 @@ fn common(process: &Process, defaults: &ProcessDefaults) -> Result<ProcessPlan> 
         personality: defaults.personality,
         scheduler: process.scheduler().as_ref().map(scheduling::scheduler).transpose()?,
         io_priority: process.io_priority().as_ref().map(scheduling::io_priority).transpose()?,
-        cpu_affinity: None,
+        cpu_affinity: CpuAffinity::default(),
+        memory_policy: defaults.memory_policy.clone(),
         apparmor_profile: labels::apparmor(process.apparmor_profile().as_deref())?,
         selinux_label: labels::selinux("process.selinuxLabel", process.selinux_label().as_deref())?,
         no_new_keyring: defaults.no_new_keyring,

@@ -1,13 +1,16 @@
-//! `process.scheduler`, `process.ioPriority` and `process.execCPUAffinity`.
+//! `process.scheduler`, `process.ioPriority`, `process.execCPUAffinity` and
+//! `linux.memoryPolicy`.
 
 use oci_spec::runtime::{
-    ExecCPUAffinity, IOPriorityClass, LinuxIOPriority, LinuxSchedulerFlag as Flag,
-    LinuxSchedulerPolicy as Policy, Scheduler as SpecScheduler,
+    ExecCPUAffinity, IOPriorityClass, LinuxIOPriority, LinuxMemoryPolicy,
+    LinuxSchedulerFlag as Flag, LinuxSchedulerPolicy as Policy, MemoryPolicyFlagType as ModeFlag,
+    MemoryPolicyModeType as Mode, Scheduler as SpecScheduler,
 };
 
 use super::check::refuse;
 use crate::error::Result;
-use crate::sys::process::{MAX_CPU, Scheduler};
+use crate::spec::plan::CpuAffinity;
+use crate::sys::process::{MAX_CPU, MAX_NODE, MemoryPolicy, Scheduler};
 
 /// Resolves the attributes of sched_setattr(2). Refuses those that the policy
 /// would ignore.
@@ -93,27 +96,94 @@ pub(super) fn io_priority(spec: &LinuxIOPriority) -> Result<u32> {
     }
 }
 
-/// Returns the CPUs of an exec'd process. `initial` is for the time in which a
-/// runtime's process still runs outside of the container's cgroup. Our Exec has
-/// no such process, so it has no effect.
-pub(super) fn cpu_affinity(spec: &ExecCPUAffinity) -> Result<Option<Vec<u32>>> {
-    let Some(list) = spec.cpu_affinity_final() else {
-        return Ok(None);
+/// Resolves the CPUs of an exec'd process. An absent list leaves them alone.
+///
+/// The kernel refuses a list without a CPU that the process may have. For `initial` that can
+/// be the fault of the sandbox's cpuset, which the container need not share; so a CPU that
+/// the machine lacks is refused here.
+pub(super) fn cpu_affinity(spec: &ExecCPUAffinity) -> Result<CpuAffinity> {
+    let cpus = |name: &str, list: &Option<String>| -> Result<Option<Vec<u32>>> {
+        let list = list.as_deref().filter(|list| !list.is_empty());
+        let field = || format!("process.execCPUAffinity.{name}");
+        list.map(|list| numbers(field, "CPU", MAX_CPU, list)).transpose()
     };
-    let mut cpus = Vec::new();
-    for part in list.split(',') {
+    let initial = cpus("initial", spec.initial())?;
+    if let (Some(wanted), Some(online)) = (&initial, online_cpus())
+        && !wanted.iter().any(|cpu| online.contains(cpu))
+    {
+        return refuse("process.execCPUAffinity.initial", "this machine has none of these CPUs");
+    }
+    Ok(CpuAffinity { initial, last: cpus("final", spec.cpu_affinity_final())? })
+}
+
+fn online_cpus() -> Option<Vec<u32>> {
+    let list = std::fs::read_to_string("/sys/devices/system/cpu/online").ok()?;
+    numbers(String::new, "CPU", MAX_CPU, list.trim()).ok()
+}
+
+/// Resolves `linux.memoryPolicy`. Which nodes there are, the kernel knows.
+pub(super) fn memory_policy(spec: &LinuxMemoryPolicy) -> Result<MemoryPolicy> {
+    let (mode, nodes) = match spec.mode() {
+        Mode::MpolDefault => (0, Nodes::None),
+        Mode::MpolPreferred => (1, Nodes::Any),
+        Mode::MpolBind => (2, Nodes::Some),
+        Mode::MpolInterleave => (3, Nodes::Some),
+        Mode::MpolLocal => (4, Nodes::None),
+        Mode::MpolPreferredMany => (5, Nodes::Some),
+        Mode::MpolWeightedInterleave => (6, Nodes::Some),
+    };
+    let flags = spec.flags().iter().flatten().fold(0, |all, flag| {
+        all | match flag {
+            ModeFlag::MpolFStaticNodes => 1 << 15,
+            ModeFlag::MpolFRelativeNodes => 1 << 14,
+            ModeFlag::MpolFNumaBalancing => 1 << 13,
+        }
+    });
+    let list = spec.nodes().as_deref().filter(|list| !list.is_empty());
+    let field = "linux.memoryPolicy.nodes";
+    match (nodes, list) {
+        (Nodes::None, Some(_)) => {
+            return refuse(field, format!("{} takes none", spec.mode()));
+        }
+        (Nodes::Some, None) => {
+            return refuse(field, format!("{} takes at least one", spec.mode()));
+        }
+        _ => {}
+    }
+    let list = list.map(|list| numbers(|| field.into(), "node", MAX_NODE, list)).transpose()?;
+    Ok(MemoryPolicy { mode: mode | flags, nodes: list.unwrap_or_default() })
+}
+
+/// The number of nodes that a mode takes.
+#[derive(Clone, Copy)]
+enum Nodes {
+    None,
+    Some,
+    Any,
+}
+
+/// Returns the numbers of a list such as `0-3,7`, ascending. As in runc, blanks and more
+/// commas do no harm.
+fn numbers(field: impl Fn() -> String, what: &str, highest: u32, list: &str) -> Result<Vec<u32>> {
+    let mut numbers = Vec::new();
+    for part in list.split(',').map(str::trim).filter(|part| !part.is_empty()) {
         let (first, last) = part.split_once('-').unwrap_or((part, part));
         match (first.parse::<u32>(), last.parse::<u32>()) {
-            (Ok(first), Ok(last)) if first <= last && last <= MAX_CPU => cpus.extend(first..=last),
+            (Ok(first), Ok(last)) if first <= last && last <= highest => {
+                numbers.extend(first..=last);
+            }
             _ => {
                 return refuse(
-                    "process.execCPUAffinity.final",
-                    format!("{part:?} is no CPU number or range up to {MAX_CPU}"),
+                    field(),
+                    format!("{part:?} is no {what} number or range up to {highest}"),
                 );
             }
         }
     }
-    cpus.sort_unstable();
-    cpus.dedup();
-    Ok(Some(cpus))
+    if numbers.is_empty() {
+        return refuse(field(), format!("{list:?} holds no {what} number"));
+    }
+    numbers.sort_unstable();
+    numbers.dedup();
+    Ok(numbers)
 }

@@ -26,6 +26,19 @@ pub(super) struct SysctlContext<'a> {
     /// network.
     pub(super) root: bool,
     pub(super) hostname: bool,
+    /// Whether the container has a user namespace.
+    pub(super) user_namespace: bool,
+}
+
+/// The sysctls by the namespace that they belong to.
+#[derive(Default)]
+pub(super) struct Sorted {
+    /// Those of the container's IPC and UTS namespaces.
+    pub(super) container: Sysctls,
+    /// Those of its user namespace.
+    pub(super) user: Sysctls,
+    /// Those of the network namespace.
+    pub(super) network: Sysctls,
 }
 
 /// Names and values, sorted by name.
@@ -37,27 +50,31 @@ pub(super) fn take(sysctls: &mut Sysctls, name: &str) -> Option<String> {
     Some(sysctls.remove(at).1)
 }
 
-/// Returns the container's sysctls, and those of the network namespace.
+/// Checks the sysctls, and sorts them by their namespaces.
 pub(super) fn plan(
     sysctls: Option<&HashMap<String, String>>,
     context: &SysctlContext<'_>,
-) -> Result<(Sysctls, Sysctls)> {
-    let (mut container, mut network) = (Vec::new(), Vec::new());
+) -> Result<Sorted> {
+    let mut sorted = Sorted::default();
     for (key, value) in sysctls.into_iter().flatten() {
         let name = canonical(key)?;
         without_nul(|| field(key), value)?;
-        let net = name.starts_with("net.");
         check(key, &name, context)?;
-        if net { &mut network } else { &mut container }.push((name, value.clone()));
+        let list = match name.split_once('.') {
+            Some(("net", _)) => &mut sorted.network,
+            Some(("user", _)) => &mut sorted.user,
+            _ => &mut sorted.container,
+        };
+        list.push((name, value.clone()));
     }
     // A HashMap has no order, but the same spec always gives the same plan.
-    for list in [&mut container, &mut network] {
+    for list in [&mut sorted.container, &mut sorted.user, &mut sorted.network] {
         list.sort_unstable();
         if let Some(twice) = list.windows(2).find(|pair| pair[0].0 == pair[1].0) {
             return refuse("linux.sysctl", format!("{} is given twice", twice[0].0));
         }
     }
-    Ok((container, network))
+    Ok(sorted)
 }
 
 /// Returns the dotted form of a name. The first of `.` and `/` in it is the
@@ -96,6 +113,10 @@ fn check(key: &str, name: &str, context: &SysctlContext<'_>) -> Result<()> {
             "would change the host's IPC: no ipc namespace is listed"
         }
         _ if is_ipc(name) => return Ok(()),
+        _ if name.starts_with("user.") && !context.user_namespace => {
+            "would change the whole machine: the pod has no user namespace"
+        }
+        _ if name.starts_with("user.") => return Ok(()),
         _ => "belongs to no namespace: it would change the whole machine",
     };
     refuse(field(key), message)

@@ -131,7 +131,8 @@ fn an_exec_has_its_own_process_and_inherits_the_personality() {
         "consoleSize": {"width": 80, "height": 25}, "execCPUAffinity": {"final": "0-1,3"}}"#;
     let planned = plan_process(&load_process(exec).unwrap(), &defaults).unwrap();
     assert_eq!((planned.uid, planned.gid, planned.personality), (5, 6, Some(8)));
-    assert_eq!(planned.cpu_affinity, Some(vec![0, 1, 3]));
+    assert_eq!(planned.cpu_affinity.last, Some(vec![0, 1, 3]));
+    assert_eq!(planned.cpu_affinity.initial, None);
     assert_eq!(planned.terminal.map(|t| (t.width, t.height)), Some((80, 25)));
     assert_eq!(planned.capabilities, Default::default());
 

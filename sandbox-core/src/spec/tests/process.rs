@@ -140,6 +140,58 @@ fn names_become_the_kernels_numbers() {
     assert_eq!(process.umask, Some(0o27));
 }
 
+/// As in runc, blanks and more commas do no harm.
+#[test]
+fn execs_have_their_own_cpus_and_the_container_s_memory_policy() {
+    let policy = json!({"mode": "MPOL_BIND", "nodes": "2, 0-1,", "flags": ["MPOL_F_STATIC_NODES"]});
+    let story = Story::of(CTR)
+        .set("/linux/memoryPolicy", policy)
+        .set("/process/execCPUAffinity", json!({"initial": "0", "final": "1"}));
+    let container = story.accepted();
+    let init = process(&container);
+    let policy = init.memory_policy.clone().expect("a policy");
+    assert_eq!((policy.mode, policy.nodes.as_slice()), (2 | 1 << 15, [0, 1, 2].as_slice()));
+    assert_eq!((&init.cpu_affinity.initial, &init.cpu_affinity.last), (&None, &None));
+    let exec = |affinity: Value| {
+        let process = json!({"args": ["a"], "cwd": "/", "user": {"uid": 0, "gid": 0},
+            "execCPUAffinity": affinity});
+        let process = crate::spec::load_process(process.to_string().as_bytes())?;
+        crate::spec::plan_process(&process, &crate::spec::ProcessDefaults::of(&container))
+    };
+    let both = exec(json!({"initial": "0-2", "final": " 3 ,,0"})).expect("two lists");
+    assert_eq!(both.memory_policy.as_ref(), Some(&policy));
+    assert_eq!(both.cpu_affinity.initial, Some(vec![0, 1, 2]));
+    assert_eq!(both.cpu_affinity.last, Some(vec![0, 3]));
+    let error = exec(json!({"initial": "8000"})).expect_err("no such CPU").to_string();
+    assert!(error.contains("initial: this machine has none of these CPUs"), "{error}");
+    let none = exec(json!({"initial": "", "final": ""})).expect("empty lists");
+    assert_eq!(none.cpu_affinity, Default::default());
+    for (name, wrong) in [("initial", "2-1"), ("final", "a"), ("initial", ","), ("final", "9999")] {
+        let error = exec(json!({name: wrong})).expect_err(wrong).to_string();
+        assert!(error.contains(&format!("execCPUAffinity.{name}: ")), "{error}");
+    }
+    story.set("/process/execCPUAffinity/initial", "3-2").refused("process.execCPUAffinity.initial");
+}
+
+#[test]
+fn a_memory_policy_has_the_nodes_that_its_mode_takes() {
+    let with = |mode: &str, nodes: Value| {
+        Story::of(CTR).set("/linux/memoryPolicy", json!({"mode": mode, "nodes": nodes}))
+    };
+    for mode in ["DEFAULT", "LOCAL"] {
+        with(&format!("MPOL_{mode}"), Value::Null).accepted();
+        with(&format!("MPOL_{mode}"), json!("0")).refused("linux.memoryPolicy.nodes: MPOL_");
+    }
+    for mode in ["BIND", "INTERLEAVE", "PREFERRED_MANY", "WEIGHTED_INTERLEAVE"] {
+        with(&format!("MPOL_{mode}"), json!("0")).accepted();
+        with(&format!("MPOL_{mode}"), json!("")).refused("takes at least one");
+    }
+    with("MPOL_PREFERRED", Value::Null).accepted();
+    with("MPOL_PREFERRED", json!("1")).accepted();
+    with("MPOL_BIND", json!("0-1024")).refused("no node number or range up to 1023");
+    with("MPOL_SOMEHOW", Value::Null).refused("linux.memoryPolicy.mode");
+}
+
 #[test]
 fn labels_are_applied_or_refused_but_never_dropped() {
     for harmless in ["", "unconfined"] {

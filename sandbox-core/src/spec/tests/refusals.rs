@@ -14,11 +14,6 @@ fn sections_without_support_are_refused_by_name() {
         ("/zos", json!({}), "zos: is a section"),
         ("/linux", Value::Null, "linux: expected the section"),
         ("/linux/intelRdt", json!({"closID": "a"}), "linux.intelRdt: is not supported"),
-        (
-            "/linux/memoryPolicy",
-            json!({"mode": "MPOL_BIND"}),
-            "linux.memoryPolicy: is not supported",
-        ),
         ("/linux/netDevices", json!({"eth0": {}}), "linux.netDevices: is not supported"),
         (
             "/linux/timeOffsets",
@@ -88,18 +83,19 @@ fn sysctls_outside_of_the_pods_namespaces_are_refused() {
     ] {
         with(good).accepted();
     }
-    for machine in [
-        "vm.swappiness",
-        "kernel.pid_max",
-        "kernel/core_pattern",
-        "fs.file-max",
-        "user.max_user_namespaces",
-    ] {
+    for machine in
+        ["vm.swappiness", "kernel.pid_max", "kernel/core_pattern", "fs.file-max", "users.x"]
+    {
         with(machine).refused("belongs to no namespace");
     }
     for none in ["", "net", "net..core", "net/../kernel/core_pattern", ".", "kernel."] {
         with(none).refused("is no sysctl");
     }
+    let user = with("user.max_user_namespaces");
+    let plan = user.accepted();
+    assert_eq!(plan.container.user_sysctls, [("user.max_user_namespaces".into(), "1".into())]);
+    assert_eq!(plan.container.sysctls, []);
+    user.userns(Userns::Never).refused("would change the whole machine: the pod has no user");
     with("kernel.hostname").set("/hostname", "a").refused("is given beside hostname");
     let only_mount = json!([{"type": "mount"}]);
     for (name, reason) in [
