@@ -353,10 +353,16 @@ impl Container<'_> {
     /// Changes its resources, given as the JSON of the spec's
     /// `linux.resources`.
     pub fn update(&self, resources: &Value) -> Result<()> {
+        self.update_with(resources, &[])
+    }
+
+    /// Changes its resources, with annotations.
+    pub fn update_with(&self, resources: &Value, annotations: &[(&str, &str)]) -> Result<()> {
+        let annotations = annotations.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
         let request = UpdateTaskRequest {
             container_id: self.id.clone(),
             resources: Some(any(RESOURCES_URL, resources)),
-            ..Default::default()
+            annotations: annotations.collect(),
         };
         task_call!(self.containerd, update, request)
     }

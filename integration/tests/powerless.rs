@@ -11,7 +11,36 @@ on_each_containerd!(
     a_container_that_asks_for_nothing_is_told_nothing,
     a_node_can_refuse_what_has_no_effect,
     mounts_that_cannot_be_shared_with_the_host_are_told,
+    an_update_s_annotation_is_told_once,
 );
+
+/// containerd's client sends them along (`WithAnnotations`).
+fn an_update_s_annotation_is_told_once(containerd: Containerd) {
+    let events = Subscriber::new(&containerd);
+    let container = containerd.container("annotated", ["sleep", "1000"]).start();
+    let resources = json!({ "pids": { "limit": 99 } });
+    container.update(&resources).expect("update it");
+    for _ in 0..2 {
+        container.update_with(&resources, &[("example/cache", "1")]).expect("update it");
+    }
+    let seen = events.until(is_powerless);
+    let Some(TaskEvent::Powerless(sentence)) = seen.last() else { panic!("{seen:?}") };
+    for part in ["container annotated", "the update's annotation example/cache", "unified"] {
+        assert!(sentence.contains(part), "{sentence}");
+    }
+    let ours = container.update_with(&resources, &[("dev.palisade.userns", "never")]);
+    let error = ours.expect_err("an update makes no other sandbox").to_string();
+    assert!(error.contains("dev.palisade.userns"), "{error}");
+    container.kill(9).expect("kill it");
+    let rest = events.until(|event| matches!(event, TaskEvent::Exit(..)));
+    assert!(!rest.iter().any(is_powerless), "{rest:?}");
+
+    let refuse = options("on_powerless = 'refuse'", "");
+    let strict = containerd.container("strict", ["sleep", "1000"]).options(refuse).start();
+    let refused = strict.update_with(&resources, &[("example/cache", "1")]);
+    let error = refused.expect_err("it has no effect").to_string();
+    assert!(error.contains("example/cache") && error.contains("on_powerless"), "{error}");
+}
 
 fn volume(root: &str, option: &str) -> impl Fn(&mut Value) {
     let (root, option) = (root.to_owned(), option.to_owned());

@@ -27,7 +27,7 @@ const DEFAULT_FILE: &str = "/etc/palisade/config.toml";
 pub(crate) const STATE_ROOT: &str = "/run/palisade";
 
 /// Prefix of Palisade's annotations.
-const ANNOTATIONS: &str = "dev.palisade.";
+pub(crate) const ANNOTATIONS: &str = "dev.palisade.";
 
 /// The options. Their defaults are those of the documentation.
 #[derive(Clone, Debug, PartialEq, Deserialize)]

@@ -21,6 +21,7 @@ mod hook_view;
 mod hooks;
 mod idmap;
 mod layers;
+mod loop_device;
 mod mapping;
 mod means;
 mod mountinfo;

@@ -16,12 +16,20 @@ pub(super) struct Options {
     pub(super) fs: Vec<FsOption>,
     /// For a bind, whether it is recursive; `None` if a file system is made.
     pub(super) bind: Option<bool>,
+    /// Whether the source is a file, to be mounted by a loop device. Only a root file system
+    /// may have that: neither runc nor the kernel knows it for a mount of the spec.
+    pub(super) by_loop_device: bool,
 }
 
 impl Options {
     /// Parses options. Later ones replace earlier ones, as with mount(8).
     pub(super) fn parse(options: &[String]) -> Result<Self> {
-        let mut parsed = Self { attributes: MountAttrFlags::empty(), fs: Vec::new(), bind: None };
+        let mut parsed = Self {
+            attributes: MountAttrFlags::empty(),
+            fs: Vec::new(),
+            bind: None,
+            by_loop_device: false,
+        };
         for option in options {
             parsed.add(option)?;
         }
@@ -38,6 +46,7 @@ impl Options {
                 self.bind = Some(recursive || self.bind == Some(true));
             }
             Some(Meaning::Nothing) => {}
+            Some(Meaning::Refused(_)) if option == "loop" => self.by_loop_device = true,
             Some(Meaning::Refused(why)) => {
                 return Err(Error::invalid(format!(
                     "the option {option:?} is not supported: {why}"
@@ -82,9 +91,11 @@ mod tests {
     }
 
     #[test]
-    fn the_last_of_two_options_wins_and_loop_is_refused() {
+    fn the_last_of_two_options_wins() {
         assert!(!parse(&["ro", "rw"]).unwrap().read_only());
         assert_eq!(parse(&["rbind", "bind"]).unwrap().bind, Some(true));
-        assert!(parse(&["loop"]).unwrap_err().to_string().contains("loop"));
+        assert!(parse(&["remount"]).unwrap_err().to_string().contains("remount"));
+        let by_file = parse(&["ro", "loop"]).unwrap();
+        assert!(by_file.by_loop_device && by_file.read_only() && by_file.fs.is_empty());
     }
 }

@@ -9,6 +9,7 @@ use crate::gofer::assemble::assemble;
 use crate::gofer::cloned_tree::restrict;
 use crate::gofer::filesystem::fresh_root;
 use crate::gofer::idmap::mapped_clone;
+use crate::gofer::loop_device;
 use crate::gofer::mapping::{Mapping, already_shifted};
 use crate::gofer::means::Gofer;
 use crate::gofer::options::Options;
@@ -49,6 +50,10 @@ fn all(mounts: &[RootfsMount], gofer: &mut Gofer) -> Result<OwnedFd> {
 fn one(mount: &RootfsMount, gofer: &mut Gofer) -> Result<OwnedFd> {
     let mut options = Options::parse(&mount.options)?;
     let mapping = Mapping::take(&mut options, gofer.users.as_ref())?;
+    refuse_internal(&options)?;
+    if options.by_loop_device && (mount.fs_type == "overlay" || is_bind(mount, &options)) {
+        return Err(Error::invalid("the option \"loop\" takes a file system on a file"));
+    }
     match (mount.fs_type.as_str(), options.bind) {
         ("overlay", _) => overlay::make(options, mapping, gofer),
         ("bind", recursive) | (_, recursive @ Some(_)) => {
@@ -69,8 +74,28 @@ fn one(mount: &RootfsMount, gofer: &mut Gofer) -> Result<OwnedFd> {
                 Mapping::Own(namespace) => gofer.for_hooks.is_none().then(|| namespace.as_fd()),
                 Mapping::Sandbox => gofer.root_owners(false),
             };
-            fresh_root(fs_type, &mount.source, &options, idmap)
+            if !options.by_loop_device {
+                return fresh_root(fs_type, &mount.source, &options, idmap);
+            }
+            let device = loop_device::attach(&mount.source, &options)?;
+            options.fs.retain(|(key, _)| key != loop_device::DIRECT_IO);
+            fresh_root(fs_type, &device.path.to_string_lossy(), &options, idmap)
         }
+    }
+}
+
+fn is_bind(mount: &RootfsMount, options: &Options) -> bool {
+    mount.fs_type == "bind" || options.bind.is_some()
+}
+
+/// Refuses what only containerd's mount manager understands, as containerd's shim for runc
+/// does: a mount that reaches the shim with it has not been prepared.
+fn refuse_internal(options: &Options) -> Result<()> {
+    match options.fs.iter().find(|(key, _)| key.starts_with("X-containerd.")) {
+        Some((key, _)) => Err(Error::invalid(format!(
+            "the option {key:?} is for containerd's mount manager, which has not consumed it"
+        ))),
+        None => Ok(()),
     }
 }
 

@@ -8,6 +8,7 @@ pub mod child;
 pub mod clone;
 pub mod descriptor;
 pub mod kernel;
+pub mod loop_device;
 pub mod mount;
 pub mod namespace;
 pub mod network;

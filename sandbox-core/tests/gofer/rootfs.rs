@@ -221,7 +221,13 @@ fn what_cannot_be_a_root_file_system_is_refused_in_a_sentence() {
         (mount("bind", mapped.to_str().unwrap(), &["rbind"]), "is idmapped already"),
         (mount("palisadefs", "x", &[]), "no file system type \"palisadefs\""),
         (mount("tmpfs", "x", &["size=many"]), "size"),
-        (mount("ext4", "/dev/null", &["loop"]), "\"loop\" is not supported"),
+        (mount("ext4", "/dev/null", &["loop"]), "over \"/dev/null\": expected a plain file"),
+        (mount("ext4", &missing, &["loop"]), "missing\": the file cannot be opened"),
+        (mount("bind", "/", &["bind", "loop"]), "takes a file system on a file"),
+        (mount("overlay", "overlay", &["lowerdir=/etc", "loop"]), "takes a file system on a file"),
+        (mount("mkfs/ext4", "/x", &["loop", "X-containerd.mkfs.fs=ext4"]), "mount manager"),
+        (mount("mkfs/ext4", "/x", &[]), "no file system type \"mkfs/ext4\""),
+        (mount("format/overlay", "x", &["lowerdir={{ mount 0 }}"]), "\"format/overlay\""),
         (mount("ext4", "/dev/null", &[]), "ext4 from \"/dev/null\""),
         (below, "no mount for the root itself"),
     ];
@@ -280,5 +286,76 @@ mod needs_loop_devices {
             assert_eq!(owner(run.rootfs(), "lost+found").0, HOST_ROOT);
             assert_eq!(write_as(HOST_ROOT, run.rootfs(), "file", "x").is_ok(), writable);
         }
+    }
+
+    fn made_by(program: &str, args: &[&str]) {
+        let run = Command::new(program).args(args).output();
+        let run = run.unwrap_or_else(|e| panic!("run {program}: {e}"));
+        assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+    }
+
+    /// The devices that are over a file.
+    fn devices_over(image: &std::path::Path) -> usize {
+        let run = Command::new("losetup").arg("--associated").arg(image).output().unwrap();
+        String::from_utf8(run.stdout).unwrap().lines().count()
+    }
+
+    /// containerd's blockfile snapshotter.
+    #[test]
+    fn a_file_can_hold_the_root_file_system() {
+        let (host, sandbox) = (Host::new(), Sandbox::new());
+        let image = host.path("image");
+        fs::File::create(&image).unwrap().set_len(16 << 20).unwrap();
+        made_by("mkfs.ext4", &["-q", image.to_str().unwrap()]);
+        let by = |options: &[&str]| {
+            let root = mount("ext4", image.to_str().unwrap(), options);
+            gofer(&asking_for(vec![root]), Some(&sandbox))
+        };
+        let run = by(&["loop", "rw", "direct-io"]);
+        assert_eq!(owner(run.rootfs(), "lost+found").0, HOST_ROOT);
+        write_as(HOST_ROOT, run.rootfs(), "file", "x").unwrap();
+        // A second device over what is mounted would destroy it.
+        let again = by(&["loop", "rw"]);
+        assert_eq!(devices_over(&image), 1);
+        assert_eq!(read(again.rootfs(), "file").unwrap(), "x");
+        drop((run, again));
+        until_gone(|| devices_over(&image));
+        let run = by(&["ro", "loop"]);
+        assert_eq!(read(run.rootfs(), "file").unwrap(), "x");
+        write_as(HOST_ROOT, run.rootfs(), "file", "y").unwrap_err();
+    }
+
+    /// containerd's erofs snapshotter, for a view of one layer.
+    #[test]
+    fn an_erofs_file_can_hold_the_root_file_system() {
+        let (host, sandbox) = (Host::new(), Sandbox::new());
+        host.write("tree/dir/file", "content");
+        let image = host.text("image.erofs");
+        made_by("mkfs.erofs", &["--quiet", &image, &host.text("tree")]);
+        // By a loop device, and by the kernel itself (6.12).
+        let run = gofer(&asking_for(vec![mount("erofs", &image, &["ro", "loop"])]), Some(&sandbox));
+        assert_eq!(read(run.rootfs(), "dir/file").unwrap(), "content");
+        assert_eq!(owner(run.rootfs(), "dir/file").0, HOST_ROOT);
+        write_as(HOST_ROOT, run.rootfs(), "dir/file", "x").unwrap_err();
+        let run = gofer(&asking_for(vec![mount("erofs", &image, &["ro"])]), Some(&sandbox));
+        match kernel_at_least(6, 12) {
+            true => assert_eq!(read(run.rootfs(), "dir/file").unwrap(), "content"),
+            false => assert!(run.error().contains(&image)),
+        }
+    }
+
+    /// Detached mounts go once their last descriptor is closed, and devices with them.
+    fn until_gone(left: impl Fn() -> usize) {
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+        while left() > 0 {
+            assert!(std::time::Instant::now() < deadline, "{} are left", left());
+            std::thread::yield_now();
+        }
+    }
+
+    fn kernel_at_least(major: u32, minor: u32) -> bool {
+        let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+        let mut numbers = release.split('.').map(|part| part.parse::<u32>().unwrap_or(0));
+        (numbers.next().unwrap(), numbers.next().unwrap()) >= (major, minor)
     }
 }

@@ -1,6 +1,6 @@
 //! One container and its processes, as the shim sees them.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -19,6 +19,7 @@ use super::lifecycle::{Asked, Program, State};
 use super::metrics;
 use crate::error::{Error, Result};
 use crate::exit::Exit;
+use crate::options::OnPowerless;
 use crate::stdio::{Io, Stdio};
 
 /// One container.
@@ -30,6 +31,9 @@ pub(super) struct Container {
     pub(super) cgroup: Arc<Cgroup>,
     pub(super) capacity_policy: CapacityPolicy,
     pub(super) resources: ResourcesInForce,
+    pub(super) on_powerless: OnPowerless,
+    /// The annotations of updates that were told to have no effect.
+    pub(super) told_annotations: BTreeSet<String>,
     pub(super) oom: Option<OomWatch>,
     /// The number of out-of-memory kills that are published.
     pub(super) oom_kills: u64,
@@ -58,6 +62,8 @@ impl Container {
             cgroup,
             capacity_policy: plan.capacity_policy(),
             resources: ResourcesInForce::new(&plan.plan.host.resources),
+            on_powerless: plan.options.on_powerless,
+            told_annotations: BTreeSet::new(),
             oom,
             oom_kills: 0,
             init,

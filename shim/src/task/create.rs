@@ -28,12 +28,12 @@ pub(super) async fn create(
     shim.events.has_room()?;
     let reservation = Reservation::take(&shim, &request.id)?;
     let plan = read_plan(&shim, &request, reservation.boot())?;
-    powerless::check(&plan, &plan.plan.host.powerless)?;
+    powerless::check(plan.options.on_powerless, &plan.plan.host.powerless)?;
     let cancelled = reservation.cancelled();
     let container = make_container(&shim, &plan, reservation.boot(), cancelled).await?;
     let pid = container.init.pid;
     shim.events.publish(&created(request, pid));
-    powerless::tell(&shim, &plan, &plan.plan.host.powerless);
+    powerless::tell(&shim, &plan.id, &plan.plan.host.powerless);
     let kills = oom::descriptor(&container);
     if let Some(status) = reservation.fill(container) {
         exits::report(&shim, &ProcessId::init(&plan.id), status);

@@ -173,8 +173,8 @@ async fn start_boot(
 
 /// Tells or refuses what the gofer found to be without effect.
 fn settle(shim: &Shim, plan: &CreatePlan, found: &[Powerless]) -> Result<()> {
-    powerless::check(plan, found)?;
-    powerless::tell(shim, plan, found);
+    powerless::check(plan.options.on_powerless, found)?;
+    powerless::tell(shim, &plan.id, found);
     Ok(())
 }
 

@@ -4,7 +4,6 @@
 use containerd_shim_protos::ttrpc::{Code, Status};
 use sandbox_core::spec::plan::Powerless;
 
-use super::create_plan::CreatePlan;
 use super::shim::Shim;
 use crate::error::{Error, Result};
 use crate::events::Event;
@@ -12,9 +11,9 @@ use crate::options::OnPowerless;
 
 /// Refuses what has no effect if the options say so. What containers get by default was not
 /// asked for, and is never refused.
-pub(super) fn check(plan: &CreatePlan, found: &[Powerless]) -> Result<()> {
+pub(super) fn check(on_powerless: OnPowerless, found: &[Powerless]) -> Result<()> {
     let mut asked = found.iter().filter(|powerless| !powerless.by_default);
-    match (plan.options.on_powerless, asked.next()) {
+    match (on_powerless, asked.next()) {
         (OnPowerless::Refuse, Some(powerless)) => {
             Err(Error::invalid(format!("{powerless} (option on_powerless = \"refuse\")")))
         }
@@ -23,14 +22,14 @@ pub(super) fn check(plan: &CreatePlan, found: &[Powerless]) -> Result<()> {
 }
 
 /// Logs everything that has no effect, and publishes what somebody may have asked for.
-pub(super) fn tell(shim: &Shim, plan: &CreatePlan, found: &[Powerless]) {
+pub(super) fn tell(shim: &Shim, id: &str, found: &[Powerless]) {
     for powerless in found {
         if powerless.by_default {
-            log::debug!("container {}: {powerless}", plan.id);
+            log::debug!("container {id}: {powerless}");
             continue;
         }
-        log::warn!("container {}: {powerless}", plan.id);
-        shim.events.publish(&event(&plan.id, powerless));
+        log::warn!("container {id}: {powerless}");
+        shim.events.publish(&event(id, powerless));
     }
 }
 

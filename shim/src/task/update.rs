@@ -1,13 +1,22 @@
 //! Update: sets new resources for a container, and sends boot its new capacity.
+//!
+//! A client may send annotations along, for resources that only some runtimes know
+//! (containerd's client, `UpdateTaskInfo`). Neither runc's shim nor Palisade knows any, which
+//! runc's does not mention.
+
+use std::collections::HashMap;
 
 use containerd_shim_protos::api::{Empty, UpdateTaskRequest};
 use oci_spec::runtime::LinuxResources;
 use sandbox_core::control::message::Request;
+use sandbox_core::spec::plan::Powerless;
 
 use super::container::Container;
 use super::lifecycle::State;
+use super::powerless;
 use super::shim::Shim;
 use crate::error::{Error, Result};
+use crate::options::ANNOTATIONS;
 
 pub(super) fn update(shim: &Shim, request: &UpdateTaskRequest) -> Result<Empty> {
     let resources: LinuxResources = serde_json::from_slice(&request.resources.value)
@@ -15,9 +24,36 @@ pub(super) fn update(shim: &Shim, request: &UpdateTaskRequest) -> Result<Empty> 
     let mut table = shim.table();
     let container = table.container(&request.id)?;
     check_update(&container.init.state)?;
+    let powerless = powerless_annotations(&request.annotations)?;
+    powerless::check(container.on_powerless, &powerless)?;
     container.resources.update(&container.cgroup, &resources)?;
     send_capacity(container)?;
+    let new = |one: &Powerless| container.told_annotations.insert(one.field.clone());
+    let new: Vec<_> = powerless.into_iter().filter(new).collect();
+    powerless::tell(shim, &request.id, &new);
     Ok(Empty::default())
+}
+
+/// Lists the annotations of an update, none of which has an effect, and refuses Palisade's own:
+/// those are of the container's spec.
+fn powerless_annotations(annotations: &HashMap<String, String>) -> Result<Vec<Powerless>> {
+    let mut keys: Vec<_> = annotations.keys().collect();
+    keys.sort_unstable();
+    if let Some(key) = keys.iter().find(|key| key.starts_with(ANNOTATIONS)) {
+        return Err(Error::invalid(format!(
+            "annotations of the update: {key} is read when the container is created, and an \
+             update cannot change it; expected resources only"
+        )));
+    }
+    let powerless = |key: &String| Powerless {
+        field: format!("the update's annotation {key}"),
+        lost: "Palisade knows no resource by that name".into(),
+        instead: "set it in the update's resources (linux.resources, with unified for any file \
+                  of cgroup version 2)"
+            .into(),
+        by_default: false,
+    };
+    Ok(keys.into_iter().map(powerless).collect())
 }
 
 /// Refuses a container whose init has ended, as runc does, whether its exit is
