@@ -11,6 +11,10 @@ on_each_containerd!(
     sysctls_of_the_user_namespace_are_the_pod_s,
     a_memory_policy_holds_for_init_and_execs,
     an_exec_keeps_its_initial_cpus,
+    a_container_has_clocks_of_its_own,
+    a_container_joins_another_s_clocks,
+    containers_of_a_pod_share_clocks_if_asked,
+    nobody_inside_changes_the_clocks,
 );
 
 /// Prints the output of an exec.
@@ -113,4 +117,118 @@ fn an_exec_keeps_its_initial_cpus(containerd: Containerd) {
         Err(error) => error,
     };
     assert!(refused.message().to_lowercase().contains("initial"), "{refused:?}");
+}
+
+/// Prints the clocks: the namespace's number, and the offsets from the host.
+const CLOCKS: &str = "readlink /proc/self/ns/time; \
+    while read clock seconds nanoseconds; do echo $clock $seconds $nanoseconds; done \
+    < /proc/self/timens_offsets; cut -d. -f1 /proc/uptime";
+
+fn set_clocks(spec: &mut Value) {
+    add_time_namespace(spec, json!({ "type": "time" }));
+    spec["linux"]["timeOffsets"] = json!({
+        "monotonic": { "secs": 7, "nanosecs": 500 }, "boottime": { "secs": 100_000_000 },
+    });
+}
+
+fn add_time_namespace(spec: &mut Value, namespace: Value) {
+    spec["linux"]["namespaces"].as_array_mut().expect("namespaces").push(namespace);
+}
+
+fn lines(output: &str) -> Vec<&str> {
+    output.lines().collect()
+}
+
+/// The clocks of the host's namespace, by its own number.
+fn host_clock() -> String {
+    let link = std::fs::read_link("/proc/self/ns/time").expect("the host's time namespace");
+    link.display().to_string()
+}
+
+fn a_container_has_clocks_of_its_own(containerd: Containerd) {
+    let script = format!("{CLOCKS}; echo ready; sleep 1000");
+    let container = containerd.shell("shifted", &script).spec(set_clocks).start();
+    let seen = container.stdio().wait_for_output("ready\n");
+    let seen = lines(&seen);
+    assert_ne!(seen[0], host_clock());
+    assert_eq!(seen[1..3], ["monotonic 7 500", "boottime 100000000 0"]);
+    assert!(seen[3].parse::<u64>().expect("seconds") > 100_000_000, "{seen:?}");
+    let (_, in_exec) = container.exec_shell("look", CLOCKS);
+    assert_eq!(lines(&in_exec)[..3], seen[..3]);
+    let control = containerd.shell("control", CLOCKS).start();
+    let (_, seen) = control.finish();
+    assert_eq!(lines(&seen)[..3], [&host_clock(), "monotonic 0 0", "boottime 0 0"]);
+    // The machine would not have started yet.
+    let early = containerd.shell("early", "true").spec(|spec| {
+        set_clocks(spec);
+        spec["linux"]["timeOffsets"] = json!({ "boottime": { "secs": -1_000_000_000 } });
+    });
+    let error = early.try_create().map(drop).expect_err("no such time");
+    let ours = containerd.runtime_name().contains("palisade");
+    assert!(!ours || error.message().contains("linux.timeOffsets: set"), "{error:?}");
+}
+
+fn a_container_joins_another_s_clocks(containerd: Containerd) {
+    let first = containerd.shell("first", "sleep 1000").spec(set_clocks).start();
+    let path = format!("/proc/{}/ns/time", first.pid());
+    let second =
+        containerd.shell("second", &format!("{CLOCKS}; echo ready; sleep 1000")).spec(|spec| {
+            add_time_namespace(spec, json!({ "type": "time", "path": path }));
+        });
+    let second = second.start();
+    let seen = second.stdio().wait_for_output("ready\n");
+    let (_, of_first) = first.exec_shell("look", CLOCKS);
+    let (_, in_exec) = second.exec_shell("look", CLOCKS);
+    assert_eq!(lines(&seen)[..3], lines(&of_first)[..3]);
+    assert_eq!(lines(&in_exec)[..3], lines(&of_first)[..3]);
+    assert_ne!(lines(&seen)[0], host_clock());
+}
+
+fn containers_of_a_pod_share_clocks_if_asked(containerd: Containerd) {
+    let first = containerd.shell("first", "sleep 1000").spec(set_clocks).start();
+    let later = |id: &str, namespace: Option<Value>| {
+        let container =
+            containerd.shell(id, &format!("{CLOCKS}; echo ready; sleep 1000")).spec(|spec| {
+                spec["annotations"] = json!({ "io.containerd.runc.v2.group": "first" });
+                let namespaces = spec["linux"]["namespaces"].as_array_mut().expect("namespaces");
+                namespaces.retain(|namespace| namespace["type"] != "network");
+                let network = format!("/proc/{}/ns/net", first.pid());
+                namespaces.push(json!({ "type": "network", "path": network }));
+                namespaces.extend(namespace);
+            });
+        let container = container.start();
+        let seen = container.stdio().wait_for_output("ready\n");
+        let (_, in_exec) = container.exec_shell("look", CLOCKS);
+        assert_eq!(lines(&in_exec)[..3], lines(&seen)[..3]);
+        lines(&seen)[..3].join("\n")
+    };
+    let (_, of_first) = first.exec_shell("look", CLOCKS);
+    let of_first = lines(&of_first)[..3].join("\n");
+    let path = format!("/proc/{}/ns/time", first.pid());
+    assert_eq!(later("same", Some(json!({ "type": "time", "path": path }))), of_first);
+    assert!(later("control", None).starts_with(&host_clock()));
+}
+
+/// The kernel refuses it since a process is inside. The control makes a time namespace of its
+/// own, and sets its clocks: unshare(2) with CLONE_NEWTIME.
+fn nobody_inside_changes_the_clocks(containerd: Containerd) {
+    let container = containerd.shell("shifted", "sleep 1000").spec(|spec| {
+        set_clocks(spec);
+        for (source, place) in [("/usr", "/usr"), ("/usr/lib", "/lib"), ("/usr/lib64", "/lib64")] {
+            spec::add_bind(spec, source, place, &["bind", "ro"]);
+        }
+    });
+    let container = container.start();
+    let attempt = |id: &str, first: &str| {
+        let script = format!(
+            "{first}; open(F, q(>), q(/proc/self/timens_offsets)) or die qq(open $!); \
+             syswrite(F, qq(monotonic 9 0\\n)) and print q(changed) or print qq($!)"
+        );
+        let mut process = spec::process(&["/usr/bin/perl", "-e", &script]);
+        spec::add_capabilities_of_host(&mut process);
+        run(&container, id, process)
+    };
+    assert_eq!(attempt("attack", "1"), "Permission denied");
+    assert_eq!(attempt("control", "syscall(272, 128) == 0 or die"), "changed");
+    assert!(container.exec_shell("look", CLOCKS).1.contains("monotonic 7 500"));
 }

@@ -51,6 +51,8 @@ impl Boot {
             tree.place_console(terminal)?;
         }
         tree.seal(&plan)?;
+        let times_of = plan.times_of.as_deref().map(|id| self.containers.running_init(id));
+        let times_of = times_of.transpose()?;
         let (channel, child_channel) = Channel::pair()?;
         let newborn = Newborn {
             plan: &plan,
@@ -60,6 +62,7 @@ impl Boot {
             terminal: terminal.as_ref(),
             donated: &donated,
             users: self.users.as_ref(),
+            times_of: times_of.as_ref(),
             root,
             channel: newborn::Channel(child_channel.as_fd()),
             alone: &self.alone,

@@ -4,6 +4,9 @@ use nix::sched::CloneFlags;
 
 use crate::spec::plan::ContainerPlan;
 
+/// A time namespace, which nix has no name for.
+pub(crate) const NEW_TIME: CloneFlags = CloneFlags::from_bits_retain(libc::CLONE_NEWTIME);
+
 /// Returns the namespaces that are the container's own and not boot's.
 pub(crate) fn own_namespaces(plan: &ContainerPlan) -> CloneFlags {
     let mut flags = CloneFlags::CLONE_NEWNS;
@@ -12,6 +15,7 @@ pub(crate) fn own_namespaces(plan: &ContainerPlan) -> CloneFlags {
     flags.set(CloneFlags::CLONE_NEWIPC, plan.namespaces.ipc);
     flags.set(CloneFlags::CLONE_NEWUTS, plan.namespaces.uts);
     flags.set(CloneFlags::CLONE_NEWCGROUP, plan.namespaces.cgroup);
+    flags.set(NEW_TIME, plan.namespaces.time || plan.times_of.is_some());
     flags
 }
 
@@ -27,6 +31,7 @@ pub(crate) fn early_namespaces(plan: &ContainerPlan) -> CloneFlags {
 pub(crate) fn late_namespaces(plan: &ContainerPlan) -> CloneFlags {
     let mut late = own_namespaces(plan) - early_namespaces(plan) - CloneFlags::CLONE_NEWUSER;
     late.set(CloneFlags::CLONE_NEWNS, plan.user_namespace);
+    late.set(NEW_TIME, plan.namespaces.time);
     late
 }
 

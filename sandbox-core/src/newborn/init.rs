@@ -7,7 +7,8 @@ use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::{chdir, fchdir, pivot_root};
 
 use super::process::{OwnProcFiles, Prepared};
-use super::{Channel, donated, hooks, keyring, mounts, names, terminal};
+use super::time::OwnTimeFiles;
+use super::{Channel, donated, hooks, keyring, mounts, names, terminal, time};
 use crate::container::donated::Donated;
 use crate::container::namespaces::{early_namespaces, late_namespaces};
 use crate::container::own_id::ContainerRoot;
@@ -31,6 +32,8 @@ pub(crate) struct Newborn<'a> {
     pub(crate) donated: &'a Donated,
     /// The user namespace of the pod's containers, if there is one.
     pub(crate) users: Option<&'a OwnedFd>,
+    /// The init of the container whose time namespace it joins.
+    pub(crate) times_of: Option<&'a OwnedFd>,
     /// The IDs of their root in boot's user namespace.
     pub(crate) root: ContainerRoot,
     pub(crate) channel: Channel<'a>,
@@ -55,6 +58,8 @@ fn to_gate(newborn: Newborn<'_>) -> Result<Prepared<'_>> {
     let Newborn { plan, process, tree, .. } = newborn;
     keyring::join(process, &plan.id)?;
     let own_files = OwnProcFiles::open(process)?;
+    let own_time = OwnTimeFiles::open(plan)?;
+    newborn.times_of.map_or(Ok(()), time::join)?;
     donated::join_cgroups(newborn.donated)?;
     if early_namespaces(plan).contains(CloneFlags::CLONE_NEWCGROUP) {
         unshare(CloneFlags::CLONE_NEWCGROUP).context(|| "unshare the cgroup namespace")?;
@@ -63,6 +68,7 @@ fn to_gate(newborn: Newborn<'_>) -> Result<Prepared<'_>> {
     let sysctls = names::own_sysctls(plan)?;
     enter_root(mounts::complete(tree, plan, newborn.root)?)?;
     enter_late_namespaces(newborn)?;
+    own_time.map_or(Ok(()), |files| files.enter(&plan.time_offsets))?;
     mounts::finish(tree, plan)?;
     newborn.terminal.map_or(Ok(()), terminal::name)?;
     set_root_propagation(plan)?;

@@ -14,5 +14,6 @@ mod mounts;
 mod names;
 mod process;
 mod terminal;
+mod time;
 
 pub(crate) use channel::Channel;

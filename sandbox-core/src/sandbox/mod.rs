@@ -21,6 +21,7 @@ mod limits;
 mod process;
 mod spawn;
 mod state;
+mod time_visit;
 mod users;
 
 use std::mem::ManuallyDrop;

@@ -14,6 +14,7 @@ use super::child::boot::{BootEnds, ChildArgs, become_boot};
 use super::executable::Executable;
 use super::gofer_run::LaunchedGofer;
 use super::state::{Identity, StateDirectory};
+use super::time_visit::TimeVisit;
 use super::users::{self, IdRange, Spares};
 use super::{NewSandbox, PANIC_LOG_SIZE, Sandbox, UserNamespace, open_namespace};
 use crate::control::donation::{Birth, PREPARED};
@@ -279,6 +280,7 @@ fn clone_boot(
         }
         Network::New | Network::Host => None,
     };
+    let _times = host.time_namespace.as_deref().map(TimeVisit::enter).transpose()?;
     let alone = SingleThreaded::prove().context(|| "clone the sandbox process")?;
     match clone_into(&alone, flags, cgroup).context(|| "clone3 of the sandbox process")? {
         Cloned::Parent { pid, pidfd } => Ok((HostPid(pid), pidfd)),

@@ -41,6 +41,10 @@ pub struct ContainerPlan {
     /// ID of the container of this pod whose PID namespace this container
     /// joins, as Kubernetes' debug containers do.
     pub pids_of: Option<String>,
+    /// ID of the container of this pod whose time namespace this container joins.
+    pub times_of: Option<String>,
+    /// The offsets of the clocks of its own time namespace.
+    pub time_offsets: Vec<TimeOffset>,
     /// Whether the container gets a user namespace of its own below boot's.
     /// False only where the sandbox has none either.
     pub user_namespace: bool,
@@ -99,6 +103,19 @@ pub struct Namespaces {
     pub uts: bool,
     /// Whether it has its own cgroup namespace.
     pub cgroup: bool,
+    /// Whether it has its own time namespace. See also [`ContainerPlan::times_of`].
+    pub time: bool,
+}
+
+/// The offset of a clock in a time namespace from the host's, time_namespaces(7).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TimeOffset {
+    /// `monotonic` or `boottime`.
+    pub clock: String,
+    /// Seconds.
+    pub seconds: i64,
+    /// Nanoseconds beside the seconds.
+    pub nanoseconds: u32,
 }
 
 /// The plan of one process: a container's init or an exec'd process.
@@ -344,6 +361,8 @@ pub struct HostPlan {
     /// The network that the sandbox joins. For a later container of a sandbox
     /// it was checked to be the sandbox's own.
     pub network: Network,
+    /// The time namespace that a new sandbox joins, if it is not the host's.
+    pub time_namespace: Option<PathBuf>,
     /// The host's namespaces that a new sandbox shares.
     pub host_namespaces: HostNamespaces,
     /// ID mappings of the spec, if it has any.

@@ -47,6 +47,8 @@ pub struct SandboxFacts {
     pub ipc: NamespaceId,
     /// boot's UTS namespace.
     pub uts: NamespaceId,
+    /// boot's time namespace, if the kernel has any.
+    pub time: Option<NamespaceId>,
     /// boot's user namespace.
     pub user: NamespaceId,
     /// The user namespace of its containers, which owns its UTS namespace.
@@ -84,6 +86,7 @@ impl SandboxFacts {
             pid: of("pid")?,
             ipc: of("ipc")?,
             uts: of("uts")?,
+            time: of("time").ok(),
             user: of("user")?,
             pod_user,
             own_network: owner("net").is_ok_and(|owner| owner == pod_user),

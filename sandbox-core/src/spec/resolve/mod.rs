@@ -103,6 +103,8 @@ pub fn plan(spec: &Spec, context: &Context<'_>) -> Result<Plan> {
         process: first_process(spec, linux, ids, user.made)?,
         namespaces: resolved.namespaces,
         pids_of: resolved.pids_of,
+        times_of: resolved.times.of,
+        time_offsets: namespaces::time_offsets(linux, &resolved.namespaces)?,
         user_namespace: user.made,
         mappings: None,
         readonly_root: spec.root().as_ref().and_then(|root| root.readonly()).unwrap_or(false),
@@ -159,6 +161,7 @@ pub fn plan(spec: &Spec, context: &Context<'_>) -> Result<Plan> {
         cgroups_path: cgroups_path(linux)?,
         resources: linux.resources().clone().unwrap_or_default(),
         network: resolved.network,
+        time_namespace: resolved.times.path,
         range_size: context.id_pool.per_sandbox,
         foreign_ids,
         host_namespaces: match user.made {

@@ -8,13 +8,13 @@
 
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType as Type, Spec};
+use oci_spec::runtime::{Linux, LinuxNamespace, LinuxNamespaceType as Type, Spec};
 
 use super::check::{absolute, refuse};
 use super::facts::{NamespaceId, SandboxFacts, own};
 use super::{Context, pod};
 use crate::error::Result;
-use crate::spec::plan::{HostNamespaces, Namespaces, Network};
+use crate::spec::plan::{HostNamespaces, Namespaces, Network, TimeOffset};
 use crate::types::HostPid;
 
 /// The resolved list.
@@ -22,6 +22,7 @@ pub(super) struct Resolved {
     pub(super) namespaces: Namespaces,
     pub(super) pids_of: Option<String>,
     pub(super) network: Network,
+    pub(super) times: Times,
     /// Name of the first host namespace that the root container's spec asks
     /// for.
     pub(super) host: Option<&'static str>,
@@ -33,6 +34,17 @@ pub(super) struct Resolved {
     /// names.
     pub(super) ipc_listed: bool,
     pub(super) uts_listed: bool,
+}
+
+/// The time namespace.
+#[derive(Default)]
+pub(super) struct Times {
+    /// Whether the container has its own.
+    own: bool,
+    /// The container whose time namespace it joins.
+    pub(super) of: Option<String>,
+    /// The path of the one that a new sandbox joins.
+    pub(super) path: Option<PathBuf>,
 }
 
 /// The list, as type and path.
@@ -72,8 +84,13 @@ pub(super) fn resolve(spec: &Spec, context: &Context<'_>) -> Result<Resolved> {
         None => listed.root_network()?,
         Some(facts) => listed.pod_network(facts)?,
     };
+    let times = match facts {
+        None => listed.root_times(pod::is_pause(spec))?,
+        Some(facts) => listed.pod_times(facts, context.other_containers)?,
+    };
     Ok(Resolved {
-        namespaces: Namespaces { pid, ipc, uts, cgroup: true },
+        namespaces: Namespaces { pid, ipc, uts, cgroup: true, time: times.own },
+        times,
         pids_of,
         host: if facts.is_none() { listed.host(&network) } else { None },
         host_namespaces: if facts.is_none() {
@@ -182,11 +199,56 @@ impl<'a> Listed<'a> {
     ) -> Option<String> {
         let Wanted::At(path) = self.wanted(Type::Pid) else { return None };
         let wanted = NamespaceId::of(path).ok().filter(|id| Some(*id) != sandbox)?;
-        let is_in = |(_, pid): &&(String, HostPid)| {
-            let path = format!("/proc/{}/ns/pid", pid.0);
-            NamespaceId::of(Path::new(&path)).is_ok_and(|id| id == wanted)
+        container_in(Type::Pid, wanted, other_containers)
+    }
+
+    /// Resolves the time namespace of a new sandbox's first container.
+    fn root_times(&self, pause: bool) -> Result<Times> {
+        let none = Times::default();
+        match self.wanted(Type::Time) {
+            Wanted::Runtime => Ok(none),
+            Wanted::New if pause => refuse(
+                "linux.namespaces",
+                "time: no process would be in it; expected in the spec of another container",
+            ),
+            Wanted::New => self.new_times(),
+            Wanted::At(path) if Some(identify(Type::Time, path)?) == own("time") => Ok(none),
+            Wanted::At(path) => Ok(Times { path: Some(path.into()), ..none }),
+        }
+    }
+
+    /// Resolves that of a later container.
+    fn pod_times(
+        &self,
+        facts: &SandboxFacts,
+        other_containers: &[(String, HostPid)],
+    ) -> Result<Times> {
+        let none = Times::default();
+        let path = match self.wanted(Type::Time) {
+            Wanted::Runtime => return Ok(none),
+            Wanted::New => return self.new_times(),
+            Wanted::At(path) => path,
         };
-        other_containers.iter().find(is_in).map(|(id, _)| id.clone())
+        let wanted = identify(Type::Time, path)?;
+        match container_in(Type::Time, wanted, other_containers) {
+            _ if facts.time == Some(wanted) => Ok(none),
+            Some(id) => Ok(Times { of: Some(id), ..none }),
+            None => refuse(
+                "linux.namespaces",
+                format!(
+                    "time: {} is neither the namespace of this pod's sandbox nor of one of its \
+                     containers; only a pod's first container can join another",
+                    path.display()
+                ),
+            ),
+        }
+    }
+
+    fn new_times(&self) -> Result<Times> {
+        match own("time") {
+            Some(_) => Ok(Times { own: true, ..Times::default() }),
+            None => refuse("linux.namespaces", "time: this kernel has no time namespaces"),
+        }
     }
 
     fn root_network(&self) -> Result<Network> {
@@ -247,6 +309,45 @@ impl<'a> Listed<'a> {
     }
 }
 
+/// Returns the container whose init is in a namespace.
+fn container_in(
+    kind: Type,
+    wanted: NamespaceId,
+    containers: &[(String, HostPid)],
+) -> Option<String> {
+    let is_in = |(_, pid): &&(String, HostPid)| {
+        let path = format!("/proc/{}/ns/{}", pid.0, file(kind));
+        NamespaceId::of(Path::new(&path)).is_ok_and(|id| id == wanted)
+    };
+    containers.iter().find(is_in).map(|(id, _)| id.clone())
+}
+
+/// Resolves `linux.timeOffsets`, which is for a new time namespace.
+pub(super) fn time_offsets(linux: &Linux, namespaces: &Namespaces) -> Result<Vec<TimeOffset>> {
+    let mut offsets = Vec::new();
+    for (clock, offset) in linux.time_offsets().iter().flatten() {
+        let field = || format!("linux.timeOffsets[{clock:?}]");
+        if !namespaces.time {
+            return refuse(
+                "linux.timeOffsets",
+                "expected a time namespace without a path in linux.namespaces",
+            );
+        }
+        if !["monotonic", "boottime"].contains(&clock.as_str()) {
+            return refuse(field(), "is no clock of a time namespace: monotonic or boottime");
+        }
+        let nanoseconds = offset.nanosecs().unwrap_or(0);
+        if nanoseconds >= 1_000_000_000 {
+            return refuse(field(), format!("nanosecs is {nanoseconds}; expected below 10^9"));
+        }
+        let seconds = offset.secs().unwrap_or(0);
+        offsets.push(TimeOffset { clock: clock.clone(), seconds, nanoseconds });
+    }
+    // A HashMap has no order, but the same spec always gives the same plan.
+    offsets.sort_unstable_by(|a, b| a.clock.cmp(&b.clock));
+    Ok(offsets)
+}
+
 fn identify(kind: Type, path: &Path) -> Result<NamespaceId> {
     NamespaceId::of(path).or_else(|error| {
         refuse("linux.namespaces", format!("{}: {}: {error}", name(kind), path.display()))
@@ -254,8 +355,16 @@ fn identify(kind: Type, path: &Path) -> Result<NamespaceId> {
 }
 
 /// The namespaces that a spec may list.
-const SUPPORTED: [Type; 7] =
-    [Type::Cgroup, Type::Ipc, Type::Mount, Type::Network, Type::Pid, Type::User, Type::Uts];
+const SUPPORTED: [Type; 8] = [
+    Type::Cgroup,
+    Type::Ipc,
+    Type::Mount,
+    Type::Network,
+    Type::Pid,
+    Type::Time,
+    Type::User,
+    Type::Uts,
+];
 
 /// Returns the names of the namespaces that a spec may list.
 pub fn namespace_names() -> impl Iterator<Item = &'static str> {

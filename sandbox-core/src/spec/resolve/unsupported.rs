@@ -30,7 +30,6 @@ fn check_linux(linux: &Linux) -> Result<()> {
     let unsupported = [
         ("linux.intelRdt", linux.intel_rdt().is_some()),
         ("linux.netDevices", linux.net_devices().as_ref().is_some_and(|d| !d.is_empty())),
-        ("linux.timeOffsets", linux.time_offsets().as_ref().is_some_and(|o| !o.is_empty())),
     ];
     for (field, present) in unsupported {
         if present {

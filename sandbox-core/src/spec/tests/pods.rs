@@ -14,7 +14,7 @@ fn boot_takes_the_place_of_the_pause_container() {
     assert_eq!(plan.container.process, None);
     assert_eq!(
         plan.container.namespaces,
-        Namespaces { pid: false, ipc: false, uts: false, cgroup: true }
+        Namespaces { pid: false, ipc: false, uts: false, cgroup: true, time: false }
     );
     assert_eq!(plan.container.hostname.as_deref(), Some("web"));
     assert_eq!(plan.host.network, Network::Path("/proc/self/ns/mnt".into()));
@@ -27,7 +27,7 @@ fn another_pause_program_runs_in_the_pods_namespaces() {
     assert!(plan.container.process.is_some());
     assert_eq!(
         plan.container.namespaces,
-        Namespaces { pid: false, ipc: false, uts: false, cgroup: true }
+        Namespaces { pid: false, ipc: false, uts: false, cgroup: true, time: false }
     );
     // The same command line outside of a pod is a program like any other.
     let plan = Story::of(CTR).set("/process/args", json!(["/pause"])).accepted();
@@ -56,7 +56,7 @@ fn a_container_joins_its_pod() {
     let plan = story.accepted();
     assert_eq!(
         plan.container.namespaces,
-        Namespaces { pid: true, ipc: false, uts: false, cgroup: true }
+        Namespaces { pid: true, ipc: false, uts: false, cgroup: true, time: false }
     );
     assert!(plan.container.user_namespace);
     assert_eq!(plan.host.network, Network::Path("/proc/self/ns/mnt".into()));

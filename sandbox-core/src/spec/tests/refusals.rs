@@ -15,12 +15,6 @@ fn sections_without_support_are_refused_by_name() {
         ("/linux", Value::Null, "linux: expected the section"),
         ("/linux/intelRdt", json!({"closID": "a"}), "linux.intelRdt: is not supported"),
         ("/linux/netDevices", json!({"eth0": {}}), "linux.netDevices: is not supported"),
-        (
-            "/linux/timeOffsets",
-            json!({"monotonic": {"secs": 1}}),
-            "linux.timeOffsets: is not supported",
-        ),
-        ("/linux/namespaces/5", json!({"type": "time"}), "time namespaces are not supported"),
     ];
     for (pointer, value, expected) in table {
         Story::of(CTR).set(pointer, value).refused(expected);
@@ -43,6 +37,39 @@ fn namespaces_that_make_no_sense_are_refused() {
         .refused("user: joining");
     // Go programs write an absent path as an empty one.
     list(json!([{"type": "mount", "path": ""}, {"type": "network", "path": ""}])).accepted();
+}
+
+#[test]
+fn clocks_have_offsets_in_a_new_time_namespace_only() {
+    let offsets = json!({"monotonic": {"secs": 1}, "boottime": {"secs": -2, "nanosecs": 3}});
+    let with = |namespace: Value| {
+        Story::of(CTR)
+            .set("/linux/namespaces/5", namespace)
+            .set("/linux/timeOffsets", offsets.clone())
+    };
+    let plan = with(json!({"type": "time"})).accepted().container;
+    assert!(plan.namespaces.time);
+    let given = plan.time_offsets.iter().map(|o| (o.clock.as_str(), o.seconds, o.nanoseconds));
+    assert_eq!(given.collect::<Vec<_>>(), [("boottime", -2, 3), ("monotonic", 1, 0)]);
+    let hosts = "/proc/self/ns/time";
+    with(json!({"type": "time", "path": hosts})).refused("linux.timeOffsets: expected a time");
+    with(json!({"type": "cgroup"})).refused("linux.timeOffsets: expected a time namespace");
+    let new = with(json!({"type": "time"}));
+    new.set("/linux/timeOffsets/realtime", json!({"secs": 1})).refused("[\"realtime\"]: is no");
+    let nanos = json!({"secs": 1, "nanosecs": 1_000_000_000});
+    with(json!({"type": "time"})).set("/linux/timeOffsets/monotonic", nanos).refused("nanosecs is");
+    // Go programs write an absent map as an empty one.
+    let shared = with(json!({"type": "time", "path": hosts})).set("/linux/timeOffsets", json!({}));
+    let plan = shared.accepted();
+    assert_eq!((plan.container.namespaces.time, plan.host.time_namespace), (false, None));
+    // The mount namespace stands for a time namespace that is not the host's.
+    let other = json!({"type": "time", "path": "/proc/self/ns/mnt"});
+    let joined = Story::of(CTR).set("/linux/namespaces/5", other.clone());
+    assert_eq!(joined.accepted().host.time_namespace, Some("/proc/self/ns/mnt".into()));
+    let later = Story::of(CRI_CONTAINER).inside(sandbox()).set("/linux/namespaces/6", other);
+    later.refused("time: /proc/self/ns/mnt is neither");
+    let pause = Story::of(CRI_SANDBOX).set("/linux/namespaces/5", json!({"type": "time"}));
+    pause.refused("time: no process would be in it");
 }
 
 #[test]

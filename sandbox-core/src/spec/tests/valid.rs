@@ -8,7 +8,10 @@ use crate::sys::mount::PropagationKind;
 fn the_spec_that_ctr_writes() {
     let plan = Story::of(CTR).accepted();
     let container = &plan.container;
-    assert_eq!(container.namespaces, Namespaces { pid: true, ipc: true, uts: true, cgroup: true });
+    assert_eq!(
+        container.namespaces,
+        Namespaces { pid: true, ipc: true, uts: true, cgroup: true, time: false }
+    );
     assert!(container.user_namespace);
     assert_eq!(container.mounts.len(), 7);
     assert_eq!(container.masked_paths.len(), 10);
