@@ -88,6 +88,30 @@ fn one_message_starts_a_shim_and_another_reports_it() {
     integration::wait::until("the socket is gone", || (!socket.exists()).then_some(()));
 }
 
+/// `LogLevel` is an open enum, and extensions are of any type.
+#[test]
+fn what_a_later_containerd_adds_to_the_message_is_no_obstacle() {
+    let containerd = containerd();
+    let bundle = Bundle::new(&containerd, "later", "exit 3");
+    let sockets = containerd.directory().join("s");
+    let params = Params { bundle: &bundle, id: "later", options: "", sockets: &sockets };
+    let debug = [0x18, 0xfc, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01];
+    let bytes = params.bytes();
+    let at = bytes.windows(debug.len()).position(|part| part == debug).expect("its level");
+    // A level that no containerd has, and an extension that is no message.
+    let level = [0x18, 0x4d];
+    let unknown = extension("example.com/some.v9.Thing", &[0xff, 0xff, 0xff]);
+    let bytes = [&bytes[..at], &level, &bytes[at + debug.len()..], &unknown].concat();
+    let output = bundle.start_with_stdin(&bytes);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let socket = fs::read_dir(&sockets).expect("a directory with the socket").next();
+    let socket = socket.expect("a socket").expect("its entry").path();
+    let shim = bundle.connect(&format!("unix://{}", socket.display())).expect("connect");
+    shim.create().expect("create the container");
+    assert_eq!(shim.run_to_end(), Ok(3));
+    shim.shutdown();
+}
+
 #[test]
 fn options_in_the_message_are_read() {
     let containerd = containerd();

@@ -10,6 +10,8 @@ use serde_json::{Value, json};
 
 use crate::answer::print;
 use crate::error::{Context, Result};
+use crate::options::ANNOTATIONS;
+use crate::start::GROUPS;
 
 /// Type URL of the OCI features, as containerd's typeurl registers them: the
 /// value is JSON.
@@ -66,7 +68,14 @@ fn features() -> Value {
             "netDevices": {"enabled": false},
             "mountExtensions": {"idmap": {"enabled": true}},
         },
+        "potentiallyUnsafeConfigAnnotations": unsafe_annotations().collect::<Vec<_>>(),
     })
+}
+
+/// Returns the annotations of a spec that change what Palisade does. Whoever lets others write
+/// a spec should keep these from them.
+fn unsafe_annotations() -> impl Iterator<Item = &'static str> {
+    spec::annotations().chain([ANNOTATIONS]).chain(GROUPS)
 }
 
 const MEMORY_MODES: [&str; 7] = [
@@ -103,6 +112,10 @@ mod tests {
         let idmap = linux.mount_extensions().as_ref().unwrap().idmap().as_ref().unwrap();
         assert_eq!(*idmap.enabled(), Some(true));
         assert!(features.mount_options().as_ref().unwrap().contains(&"rro".to_string()));
+        let annotations = features.potentially_unsafe_config_annotations().as_ref().unwrap();
+        for known in ["dev.palisade.", "org.systemd.property.", "io.kubernetes.cri.sandbox-id"] {
+            assert!(annotations.contains(&known.to_string()), "{annotations:?}");
+        }
     }
 
     /// All mount options of runc 1.3 and of mount(8), claimed or not.

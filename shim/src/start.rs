@@ -33,7 +33,7 @@ use crate::{bootstrap, socket};
 
 /// Annotations that name the group (the pod) of a container, in order of
 /// precedence: runc's group label, containerd's CRI, CRI-O.
-const GROUPS: [&str; 4] = [
+pub(crate) const GROUPS: [&str; 4] = [
     "io.containerd.palisade.v1.group",
     "io.containerd.runc.v2.group",
     "io.kubernetes.cri.sandbox-id",

@@ -115,3 +115,8 @@ pub(super) fn may_raise_limits() -> bool {
             && caps::has_cap(None, CapSet::Effective, Capability::CAP_SYS_RESOURCE).unwrap_or(false)
     })
 }
+
+/// Whether the host has cgroup version 2 and no other.
+pub(super) fn has_cgroup_v2_only() -> bool {
+    Path::new("/sys/fs/cgroup/cgroup.controllers").exists()
+}

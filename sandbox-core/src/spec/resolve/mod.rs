@@ -11,7 +11,7 @@ mod labels;
 mod mount_options;
 mod mounts;
 pub(super) mod namespaces;
-mod pod;
+pub mod pod;
 pub mod powerless;
 pub mod process;
 mod rlimits;
@@ -147,6 +147,11 @@ pub fn plan(spec: &Spec, context: &Context<'_>) -> Result<Plan> {
             ));
         }
     }
+    powerless.extend(powerless::cgroup_namespace(
+        spec,
+        resolved.cgroup_listed,
+        facts::has_cgroup_v2_only(),
+    ));
     if user.made {
         powerless.extend(powerless::host_namespaces(resolved.host_namespaces));
     }

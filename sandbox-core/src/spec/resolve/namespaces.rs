@@ -34,6 +34,7 @@ pub(super) struct Resolved {
     /// names.
     pub(super) ipc_listed: bool,
     pub(super) uts_listed: bool,
+    pub(super) cgroup_listed: bool,
 }
 
 /// The time namespace.
@@ -102,6 +103,7 @@ pub(super) fn resolve(spec: &Spec, context: &Context<'_>) -> Result<Resolved> {
         user: listed.user(),
         ipc_listed: listed.has(Type::Ipc),
         uts_listed: listed.has(Type::Uts),
+        cgroup_listed: listed.has(Type::Cgroup),
     })
 }
 
@@ -183,7 +185,8 @@ impl<'a> Listed<'a> {
             Wanted::At(path) => refuse(
                 "linux.namespaces",
                 format!(
-                    "{}: {} is not the namespace of this pod's sandbox; no other pod's can be joined",
+                    "{}: {} is not the namespace of this pod's sandbox, and no other sandbox's can \
+                     be joined; put both containers into one pod, or run both with another runtime",
                     name(kind),
                     path.display()
                 ),

@@ -5,11 +5,21 @@ use std::collections::HashMap;
 
 use oci_spec::runtime::{Capability, Linux, Spec};
 
+use super::unit_properties;
+
 /// Annotation with a container's type: `io.kubernetes.cri.container-type` of
 /// containerd (`internal/cri/annotations`) and
 /// `io.kubernetes.cri-o.ContainerType` of CRI-O.
 const CONTAINER_TYPE: [&str; 2] =
     ["io.kubernetes.cri.container-type", "io.kubernetes.cri-o.ContainerType"];
+
+/// Annotation of CRI-O's for the sandbox container of a privileged pod.
+const PRIVILEGED: &str = "io.kubernetes.cri-o.PrivilegedRuntime";
+
+/// Returns the annotations that change what a plan contains. One that ends in a dot is a prefix.
+pub fn annotations() -> impl Iterator<Item = &'static str> {
+    CONTAINER_TYPE.into_iter().chain([PRIVILEGED, unit_properties::PREFIX])
+}
 
 /// Whether this is the sandbox container of a Kubernetes pod.
 pub(super) fn is_sandbox(spec: &Spec) -> bool {
@@ -51,7 +61,7 @@ pub(super) fn privileged(spec: &Spec) -> Option<&'static str> {
 /// from older ones.
 fn privileged_pod(spec: &Spec) -> Option<&'static str> {
     let writable_sys = sys_options(spec).is_some_and(|options| options.iter().any(|o| o == "rw"));
-    let crio = annotation(spec, "io.kubernetes.cri-o.PrivilegedRuntime") == Some("true");
+    let crio = annotation(spec, PRIVILEGED) == Some("true");
     if writable_sys || crio {
         return Some("the pod is privileged");
     }

@@ -1,5 +1,7 @@
 //! Finds what a spec grants or asks for and the sandbox cannot give.
 
+use oci_spec::runtime::{Mount, Spec};
+
 use crate::spec::plan::{
     CapabilitySets, DeliveredSource, HostNamespaces, IdmapChoice, MountPlan, Powerless, Propagation,
 };
@@ -105,6 +107,23 @@ pub(super) fn host_namespaces(asked: HostNamespaces) -> Vec<Powerless> {
     replaced.collect()
 }
 
+/// Names the host's cgroup namespace where a spec asks for it on purpose: each container has its
+/// own, which hides the host's paths. Engines that leave it to the defaults list none on version
+/// 1, and those that mount the cgroups list one on version 2, so that the lack of it there is
+/// Docker's `--cgroupns=host`, or a privileged container of Kubernetes.
+pub(super) fn cgroup_namespace(spec: &Spec, listed: bool, v2: bool) -> Option<Powerless> {
+    let of_cgroups = |mount: &Mount| matches!(mount.typ().as_deref(), Some("cgroup" | "cgroup2"));
+    let on_purpose = v2 && !listed && spec.mounts().iter().flatten().any(of_cgroups);
+    on_purpose.then(|| Powerless {
+        field: "linux.namespaces".into(),
+        lost: "cgroup: the host's is asked for (none is listed, and cgroups are mounted), and the \
+               container has its own, in which its cgroup is the root"
+            .into(),
+        instead: "mount the host's /sys/fs/cgroup by a bind to show all of it (hostPath)".into(),
+        by_default: false,
+    })
+}
+
 const NO_USER_NAMESPACE: &str =
     "run the pod without a user namespace (option or annotation userns)";
 
@@ -198,6 +217,21 @@ mod tests {
         assert_eq!(names(&[12, 13, 0], true, false), ["CAP_NET_ADMIN", "CAP_NET_RAW"]);
         assert_eq!(names(&[12, 13, 0], true, true), [""; 0]);
         assert_eq!(names(&[12, 13, 25], false, false), [""; 0]);
+    }
+
+    #[test]
+    fn the_hosts_cgroup_namespace_is_told_where_it_is_asked_for_on_purpose() {
+        let spec = |kind: &str| -> Spec {
+            let mount = serde_json::json!({ "destination": "/sys/fs/cgroup", "type": kind });
+            serde_json::from_value(serde_json::json!({ "ociVersion": "1.0.0", "mounts": [mount] }))
+                .unwrap()
+        };
+        let told = |kind, listed, v2| cgroup_namespace(&spec(kind), listed, v2).is_some();
+        assert!(told("cgroup", false, true), "docker run --cgroupns=host");
+        assert!(told("cgroup2", false, true));
+        assert!(!told("cgroup", true, true));
+        assert!(!told("tmpfs", false, true), "ctr lists none and mounts none");
+        assert!(!told("cgroup", false, false), "version 1 has it by default");
     }
 
     #[test]

@@ -9,7 +9,7 @@ use super::check::refuse;
 use crate::error::Result;
 use crate::spec::plan::{PropertyValue, UnitProperty};
 
-const PREFIX: &str = "org.systemd.property.";
+pub(super) const PREFIX: &str = "org.systemd.property.";
 
 /// Returns the properties, sorted by name.
 pub(super) fn plan(annotations: &HashMap<String, String>) -> Result<Vec<UnitProperty>> {
