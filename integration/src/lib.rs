@@ -9,7 +9,7 @@
 //! [`docker`] runs containers under Docker. [`shim`] calls the shim without a
 //! containerd. [`keep`] leaves what a failing test has made, to be looked at.
 //! [`attack`] has what hostile containers try, and shows that each attempt could
-//! succeed. [`hostile`] names what a sandbox process does that was taken over.
+//! succeed. [`trace`] finds the waits for the kernel. [`hostile`] names what a sandbox process does that was taken over.
 //!
 //! All functions panic with a sentence if something is wrong: only tests and
 //! the quickstart use them.
@@ -38,6 +38,7 @@ pub mod slot;
 pub mod spec;
 pub mod stdio;
 pub mod stream;
+pub mod trace;
 pub mod version;
 pub mod wait;
 

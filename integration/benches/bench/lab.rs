@@ -153,8 +153,8 @@ impl Drop for Lab {
     }
 }
 
-/// Lays out Debian's static busybox, `/pause`, and this program itself, which
-/// does the work inside containers.
+/// Lays out a static busybox, `/pause`, and this program itself, which does the
+/// work inside containers.
 fn lay_out_root(root: &Path) -> Result<()> {
     for folder in ["bin", "dev", "etc", "proc", "run", "sys", "tmp", "usr"] {
         fs::create_dir_all(root.join(folder)).context("lay out the root file system")?;
@@ -163,8 +163,8 @@ fn lay_out_root(root: &Path) -> Result<()> {
     symlink("usr/lib", root.join("lib"))?;
     symlink("usr/lib64", root.join("lib64"))?;
     let programs = [
-        (PathBuf::from("/bin/busybox"), "bin/busybox"),
-        (PathBuf::from(env!("CARGO_BIN_EXE_pause")), "pause"),
+        (busybox()?, "bin/busybox"),
+        (beside("pause", env!("CARGO_BIN_EXE_pause"))?, "pause"),
         (std::env::current_exe()?, "bench"),
     ];
     for (from, to) in programs {
@@ -175,6 +175,22 @@ fn lay_out_root(root: &Path) -> Result<()> {
     }
     fs::write(root.join("etc/passwd"), "root:x:0:0:root:/:/bin/sh\n")?;
     Ok(())
+}
+
+/// Returns the path of a static busybox.
+pub fn busybox() -> Result<PathBuf> {
+    beside("busybox", "/bin/busybox")
+}
+
+/// Whether this program is in a bundle of `ci/bench`, on a machine that need not
+/// have anything else.
+pub fn in_bundle() -> bool {
+    std::env::current_exe().is_ok_and(|program| program.with_file_name("pause").is_file())
+}
+
+/// Returns the path of a program: of the bundle's, or of this machine's.
+fn beside(name: &str, here: &str) -> Result<PathBuf> {
+    Ok(if in_bundle() { std::env::current_exe()?.with_file_name(name) } else { here.into() })
 }
 
 fn folders_in(directory: &Path) -> Vec<PathBuf> {

@@ -8,36 +8,72 @@ use serde_json::{Value, json};
 
 use crate::runtime::Runtime;
 
-/// Returns processor, memory, kernel, cgroups and the runtimes' versions.
+/// Returns processors, memory, kernel, cgroups and the runtimes' versions.
 pub fn describe(runtimes: &[Runtime]) -> Value {
-    let versions = runtimes.iter().map(|runtime| {
-        let engine =
-            runtime.engine.as_deref().map(|engine| version(Path::new(engine), "--version"));
-        json!({ "name": runtime.name, "shim": version(&runtime.shim, "-v"), "engine": engine })
-    });
+    let versions = runtimes.iter().map(
+        |runtime| json!({ "name": runtime.name, "shim": shim(runtime), "engine": engine(runtime) }),
+    );
     json!({
         "processor": field("/proc/cpuinfo", "model name"),
-        "processors": std::thread::available_parallelism().map_or(0, |count| count.get()),
+        "nproc": std::thread::available_parallelism().map_or(0, |count| count.get()),
         "memory": field("/proc/meminfo", "MemTotal"),
         "kernel": read("/proc/sys/kernel/osrelease"),
-        "cgroups": if Path::new("/sys/fs/cgroup/cgroup.controllers").exists() { "v2" } else { "v1" },
+        "cgroup": cgroup(),
         "load": read("/proc/loadavg"),
+        "rcu_expedited": read("/sys/kernel/rcu_expedited"),
         "runtimes": versions.collect::<Vec<Value>>(),
     })
 }
 
-/// Returns the same in one line, for people.
+/// Returns the same for people.
 pub fn sentence(machine: &Value) -> String {
-    let text = |name: &str| machine[name].as_str().unwrap_or("?").to_owned();
+    let text = |value: &Value| value.as_str().unwrap_or("?").to_owned();
     format!(
-        "{} x {}, {}, Linux {}, cgroup {}, load {}",
-        machine["processors"],
-        text("processor"),
-        text("memory"),
-        text("kernel"),
-        text("cgroups"),
-        text("load"),
+        "{} x {}, {}, Linux {}, cgroup version {}, load {}",
+        machine["nproc"],
+        text(&machine["processor"]),
+        text(&machine["memory"]),
+        text(&machine["kernel"]),
+        text(&machine["cgroup"]),
+        text(&machine["load"]),
     )
+}
+
+/// Returns a line for each runtime with its versions.
+pub fn table(machine: &Value) -> String {
+    let runtimes = machine["runtimes"].as_array().into_iter().flatten();
+    let line = |runtime: &Value| {
+        let text = |name: &str| runtime[name].as_str().unwrap_or("").to_owned();
+        format!("{:<18} {}; {}\n", text("name"), text("shim"), text("engine"))
+    };
+    runtimes.map(line).collect()
+}
+
+/// Returns the versions of a shim and its engine.
+pub fn versions(runtime: &Runtime) -> String {
+    let engine = engine(runtime).map(|engine| format!("; {engine}"));
+    shim(runtime) + &engine.unwrap_or_default()
+}
+
+fn shim(runtime: &Runtime) -> String {
+    version(&runtime.shim, "-v")
+}
+
+/// Returns the engine's version. A shim of runc's without one runs runc.
+fn engine(runtime: &Runtime) -> Option<String> {
+    let of_runc = runtime.shim.file_name().is_some_and(|name| name == "containerd-shim-runc-v2");
+    let engine = runtime.engine.as_deref().or(of_runc.then_some("runc"));
+    engine.map(|engine| version(Path::new(engine), "--version"))
+}
+
+/// Returns the version of the cgroups that containers are in. Hybrid ones are
+/// version 1: the hierarchy of version 2 beside them has no controllers.
+fn cgroup() -> &'static str {
+    match Path::new("/sys/fs/cgroup") {
+        root if root.join("cgroup.controllers").exists() => "2",
+        root if root.join("unified/cgroup.controllers").exists() => "1 (hybrid)",
+        _ => "1",
+    }
 }
 
 fn read(path: &str) -> String {

@@ -9,6 +9,7 @@ mod cost;
 mod events;
 mod lab;
 mod machine;
+mod markdown;
 mod parts;
 mod plot;
 mod pod;
@@ -29,8 +30,9 @@ use crate::runtime::Runtime;
 /// A part's name on the command line, and its function.
 type Part = (&'static str, fn(&mut Bench) -> Result<()>);
 
-const PARTS: [Part; 10] = [
+const PARTS: [Part; 11] = [
     ("shim", parts::one::run),
+    ("waits", parts::waits::run),
     ("pods", parts::pods::run),
     ("containerd", parts::containerd::run),
     ("memory", parts::memory::run),
@@ -58,6 +60,7 @@ struct Arguments {
     runs: Option<usize>,
     json: Option<String>,
     plot: Option<String>,
+    markdown: Option<String>,
 }
 
 fn main() -> Result<()> {
@@ -66,11 +69,12 @@ fn main() -> Result<()> {
     }
     let arguments = Arguments::parse(std::env::args().skip(1))?;
     let lab = Lab::new()?;
-    let runtimes = able(&lab, arguments.runtimes)?;
+    let (runtimes, unable) = able(&lab, arguments.runtimes)?;
     let names = runtimes.iter().map(|runtime| runtime.name.clone()).collect();
     let machine = machine::describe(&runtimes);
     let runs = arguments.runs.unwrap_or(50);
     let mut bench = Bench { lab, runtimes, runs, report: Report::new(names) };
+    unable.into_iter().for_each(|note| bench.report.add_note(note));
     let mut failed = Vec::new();
     for (name, run) in arguments.parts {
         eprintln!("bench: {name}");
@@ -80,7 +84,8 @@ fn main() -> Result<()> {
             failed.push(name);
         }
     }
-    println!("{}\n{}", machine::sentence(&machine), bench.report.table());
+    println!("{}\n{}", machine::sentence(&machine), machine::table(&machine));
+    println!("{}", bench.report.table());
     if let Some(path) = arguments.json {
         let json = bench.report.json(&machine);
         fs::write(&path, format!("{json:#}\n")).with_context(|| format!("write {path}"))?;
@@ -89,22 +94,29 @@ fn main() -> Result<()> {
         let svg = plot::svg(&bench.report, &machine::sentence(&machine));
         fs::write(&path, svg).with_context(|| format!("write {path}"))?;
     }
+    if let Some(path) = arguments.markdown {
+        let table = markdown::table(&bench.report, &machine);
+        fs::write(&path, table).with_context(|| format!("write {path}"))?;
+    }
     ensure!(failed.is_empty(), "not measured to the end: {}", failed.join(", "));
     Ok(())
 }
 
-/// Returns the runtimes that can run one container on this machine. The first,
-/// with which all others are compared, must be able to.
-fn able(lab: &Lab, runtimes: Vec<Runtime>) -> Result<Vec<Runtime>> {
-    let mut able = Vec::new();
+/// Returns the runtimes that can run one container on this machine, and why the
+/// others cannot. The first, with which all others are compared, must be able to.
+fn able(lab: &Lab, runtimes: Vec<Runtime>) -> Result<(Vec<Runtime>, Vec<String>)> {
+    let (mut able, mut unable) = (Vec::new(), Vec::new());
     for (number, runtime) in runtimes.into_iter().enumerate() {
         match parts::one::one_container(lab, &runtime) {
             Ok(_) => able.push(runtime),
-            Err(e) if number > 0 => eprintln!("bench: left out {}: {e:#}", runtime.name),
+            Err(e) if number > 0 => {
+                let version = machine::versions(&runtime);
+                unable.push(format!("{} ({version}) does not run here: {e:#}", runtime.name));
+            }
             Err(e) => return Err(e.context(format!("the first runtime, {}", runtime.name))),
         }
     }
-    Ok(able)
+    Ok((able, unable))
 }
 
 impl Arguments {
@@ -117,6 +129,7 @@ impl Arguments {
                 "--runs" => arguments.runs = Some(value()?.parse().context("--runs")?),
                 "--json" => arguments.json = Some(value()?),
                 "--plot" => arguments.plot = Some(value()?),
+                "--markdown" => arguments.markdown = Some(value()?),
                 // cargo passes this to every benchmark.
                 "--bench" => {}
                 "all" => arguments.parts.extend(PARTS),
@@ -136,7 +149,7 @@ fn usage() -> String {
     let names: Vec<&str> = PARTS.iter().map(|(name, _)| *name).collect();
     format!(
         "usage: bench PART... --shim NAME=EXECUTABLE[,engine=EXECUTABLE]... \
-         [--runs N] [--json FILE] [--plot FILE]\nparts: all, {}",
+         [--runs N] [--json FILE] [--plot FILE] [--markdown FILE]\nparts: all, {}",
         names.join(", ")
     )
 }

@@ -33,6 +33,13 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// Prepares one container without a pod, as `ctr run` makes it.
+    pub fn alone(lab: &Lab) -> Result<Plan> {
+        let id = lab.fresh_id("alone");
+        let shape = Shape { args: &["/pause"], seccomp: true, ..Default::default() };
+        Ok(Plan { pause: Bundle::new(lab, &id, &shape)?, ids: Vec::new() })
+    }
+
     /// Prepares a pod with this many containers besides the pause container.
     pub fn new(lab: &Lab, containers: usize) -> Result<Plan> {
         let id = lab.fresh_id("pod");

@@ -50,12 +50,22 @@ pub struct Row {
 pub struct Report {
     runtimes: Vec<String>,
     rows: Vec<Row>,
+    sections: Vec<Section>,
+    notes: Vec<String>,
+}
+
+/// What does not fit into rows.
+#[derive(Debug)]
+struct Section {
+    name: &'static str,
+    json: Value,
+    text: String,
 }
 
 impl Report {
     /// Makes an empty report for these runtimes.
     pub fn new(runtimes: Vec<String>) -> Report {
-        Report { runtimes, rows: Vec::new() }
+        Report { runtimes, rows: Vec::new(), sections: Vec::new(), notes: Vec::new() }
     }
 
     /// Returns the runtimes' names.
@@ -89,6 +99,22 @@ impl Report {
         self.rows[row].values[runtime].push(value);
     }
 
+    /// Adds a sentence: what could not be measured, and why.
+    pub fn add_note(&mut self, note: String) {
+        eprintln!("bench: {note}");
+        self.notes.push(note);
+    }
+
+    /// Returns these sentences.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    /// Adds a section: a field of the JSON, and lines behind the table.
+    pub fn add_section(&mut self, name: &'static str, json: Value, text: String) {
+        self.sections.push(Section { name, json, text });
+    }
+
     /// Records a time.
     pub fn time(&mut self, part: &'static str, what: &str, runtime: usize, took: Duration) {
         self.record(part, what, runtime, Unit::Ms, took.as_secs_f64() * 1e3);
@@ -120,6 +146,10 @@ impl Report {
                 };
             }
         }
+        for note in &self.notes {
+            let _ = writeln!(table, "\n{note}");
+        }
+        self.sections.iter().for_each(|section| table.push_str(&section.text));
         table
     }
 
@@ -144,9 +174,14 @@ impl Report {
                 "part": row.part, "what": row.what, "unit": row.unit.symbol(), "runtimes": figures,
             })
         });
-        json!({
-            "machine": machine, "runtimes": self.runtimes, "figures": rows.collect::<Vec<_>>(),
-        })
+        let mut all = json!({
+            "machine": machine, "runtimes": self.runtimes, "notes": self.notes,
+            "figures": rows.collect::<Vec<_>>(),
+        });
+        for section in &self.sections {
+            all[section.name] = section.json.clone();
+        }
+        all
     }
 }
 

@@ -24,7 +24,7 @@ use crate::runtime::Runtime;
 use crate::wire::{Client, NAMESPACE};
 
 /// Time in which a shim must exit after Shutdown.
-const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(30);
+pub const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A process of a container: the container's ID, and the exec's or nothing.
 #[derive(Clone, Copy, Debug)]
@@ -83,6 +83,11 @@ impl Shim {
     /// Calls any method.
     pub fn call<A: Message>(&mut self, method: &str, request: &impl Message) -> Result<A> {
         self.client.call(method, request)
+    }
+
+    /// Calls a method of the Sandbox service.
+    pub fn ask_sandbox<A: Message>(&mut self, method: &str, request: &impl Message) -> Result<A> {
+        self.client.call_service("containerd.runtime.sandbox.v1.Sandbox", method, request)
     }
 
     /// Calls Create. Returns the host's PID of the container's init.
@@ -162,8 +167,17 @@ impl Shim {
 
     /// Returns the shim's own process ID.
     pub fn pid(&mut self, container: &str) -> Result<u32> {
+        Ok(self.connect_to(container)?.shim_pid)
+    }
+
+    /// Returns the host's PID of a container's init.
+    pub fn process_id(&mut self, container: &str) -> Result<u32> {
+        Ok(self.connect_to(container)?.task_pid)
+    }
+
+    fn connect_to(&mut self, container: &str) -> Result<ConnectResponse> {
         let request = ConnectRequest { id: container.to_owned(), ..Default::default() };
-        Ok(self.call::<ConnectResponse>("Connect", &request)?.shim_pid)
+        self.call("Connect", &request)
     }
 
     /// Calls Shutdown and waits for the end of the process. Returns its time.

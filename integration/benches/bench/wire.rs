@@ -24,7 +24,7 @@ const LONGEST: usize = 4 << 20;
 /// Time in which a shim must reply. One that hangs is a figure, too.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// A connection to a shim's Task service.
+/// A connection to a shim.
 #[derive(Debug)]
 pub struct Client {
     stream: UnixStream,
@@ -46,12 +46,23 @@ impl Client {
         Ok(Client { stream, service, next_stream: 1 })
     }
 
-    /// Makes one call, from the request's first byte to the reply's last.
+    /// Makes one call of the Task service, from the request's first byte to the
+    /// reply's last.
     pub fn call<A: Message>(&mut self, method: &str, request: &impl Message) -> Result<A> {
+        self.call_service(self.service, method, request)
+    }
+
+    /// Makes one call of any service.
+    pub fn call_service<A: Message>(
+        &mut self,
+        service: &str,
+        method: &str,
+        request: &impl Message,
+    ) -> Result<A> {
         let stream = self.next_stream;
         self.next_stream += 2;
         let payload = Request {
-            service: self.service.to_owned(),
+            service: service.to_owned(),
             method: method.to_owned(),
             payload: request.write_to_bytes()?,
             metadata: vec![KeyValue {

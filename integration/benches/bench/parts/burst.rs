@@ -113,7 +113,9 @@ fn at_once<T: Send, R: Send>(
     })
 }
 
-/// Starts this many pods, for other parts, with a container for [`exec`].
-pub fn fleet(lab: &Lab, runtime: &Runtime, count: usize) -> Result<Vec<Pod>> {
-    (0..count).map(|_| Pod::up(lab, runtime, Plan::new(lab, 1)?)).collect()
+/// Starts this many pods, for other parts, with a container for [`exec`]: one
+/// besides the pause container, or without any, the root container.
+pub fn fleet(lab: &Lab, runtime: &Runtime, count: usize, containers: usize) -> Result<Vec<Pod>> {
+    let plan = || if containers == 0 { Plan::alone(lab) } else { Plan::new(lab, containers) };
+    (0..count).map(|_| Pod::up(lab, runtime, plan()?)).collect()
 }

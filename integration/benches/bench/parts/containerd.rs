@@ -19,13 +19,19 @@ use k8s_cri::v1::{
 };
 
 use crate::Bench;
+use crate::lab::in_bundle;
 use crate::runtime::Runtime;
 
 const CTR: &str = "containerd, ctr";
 const CRI: &str = "containerd, CRI pod";
 
-/// Measures all.
+/// Measures all, where there is a containerd.
 pub fn run(bench: &mut Bench) -> Result<()> {
+    if in_bundle() {
+        // It would take an image, a network and its programs as well.
+        bench.report.add_note("containerd is not measured: a bundle has none".to_owned());
+        return Ok(());
+    }
     let start = |runtime: &Runtime| Daemon::start(runtime);
     let daemons = bench.runtimes.iter().map(start).collect::<Result<Vec<Daemon>>>()?;
     for turn in 0..=bench.runs.div_ceil(2) {

@@ -10,3 +10,4 @@ pub mod one;
 pub mod output;
 pub mod pods;
 pub mod probe;
+pub mod waits;

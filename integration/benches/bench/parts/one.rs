@@ -17,12 +17,14 @@ use crate::Bench;
 use crate::bundle::{Bundle, Shape, Streams};
 use crate::cost::{Census, CpuClock};
 use crate::lab::Lab;
+use crate::pod::{Plan, Pod};
 use crate::report::Unit;
 use crate::runtime::Runtime;
 use crate::shim::{Process, Shim, watch};
 
 const PART: &str = "one container";
 const EXEC: &str = "exec";
+const SECOND: &str = "exec, second container of a pod";
 const CALLS: &str = "calls";
 
 /// Number of times that CPU time and processes are counted: they hardly vary.
@@ -49,7 +51,8 @@ pub fn run(bench: &mut Bench) -> Result<()> {
             one_container(&bench.lab, &bench.runtimes[runtime]).map(drop)
         })?;
     }
-    in_a_running_container(bench)
+    in_a_running_container(bench)?;
+    in_a_second_container(bench)
 }
 
 /// Records a failure, which is a figure too. A runtime that fails occasionally
@@ -204,13 +207,49 @@ fn in_a_running_container(bench: &mut Bench) -> Result<()> {
     }
     for (runtime, running) in running.iter_mut().enumerate() {
         let Some(running) = running else { continue };
-        count(bench, EXEC, runtime, 10, |bench| exec(bench, running).map(drop))?;
+        count(bench, EXEC, runtime, 10, |bench| {
+            exec(&bench.lab, &mut running.shim, &running.id).map(drop)
+        })?;
     }
     running.into_iter().flatten().try_for_each(|running| running.end(bench))
 }
 
+/// Execs beside the pause container, which is the root container of the pod. The
+/// cgroup of any other is made and entered in another way.
+fn in_a_second_container(bench: &mut Bench) -> Result<()> {
+    let up = |runtime: &Runtime| Pod::up(&bench.lab, runtime, Plan::new(&bench.lab, 1)?).map(Some);
+    let mut pods = bench.runtimes.iter().map(up).collect::<Result<Vec<_>>>()?;
+    for turn in 0..=bench.runs {
+        for (runtime, slot) in pods.iter_mut().enumerate() {
+            let Some(pod) = slot else { continue };
+            let container = pod.container().to_owned();
+            match exec(&bench.lab, &mut pod.shim, &container) {
+                Ok(times) if turn > 0 => {
+                    for (what, took) in times {
+                        bench.report.time(SECOND, what, runtime, took);
+                    }
+                }
+                Ok(_) => {}
+                // After a request without a reply no further one can be sent.
+                Err(e) => {
+                    fail(bench, SECOND, runtime, &e)?;
+                    *slot = None;
+                }
+            }
+        }
+    }
+    for (runtime, pod) in pods.iter_mut().enumerate() {
+        let Some(pod) = pod else { continue };
+        let container = pod.container().to_owned();
+        count(bench, SECOND, runtime, 10, |bench| {
+            exec(&bench.lab, &mut pod.shim, &container).map(drop)
+        })?;
+    }
+    pods.into_iter().flatten().try_for_each(|pod| pod.down(&bench.lab))
+}
+
 fn one_turn(bench: &mut Bench, runtime: usize, running: &mut Running, counts: bool) -> Result<()> {
-    let exec = exec(bench, running)?;
+    let exec = exec(&bench.lab, &mut running.shim, &running.id)?;
     let killed = exec_and_kill(bench, running)?;
     let calls = calls(running)?;
     // The first turn only warms caches.
@@ -226,19 +265,19 @@ fn one_turn(bench: &mut Bench, runtime: usize, running: &mut Running, counts: bo
 }
 
 /// Runs `true`, with output and errors on FIFOs, as a probe does.
-fn exec(bench: &Bench, running: &mut Running) -> Result<[(&'static str, Duration); 4]> {
-    let id = bench.lab.fresh_id("exec");
-    let streams = Streams::new(&bench.lab, &id)?;
-    let process = Process { container: &running.id, exec: &id };
-    let exit = bench.lab.events().expect(&running.id, &id);
+fn exec(lab: &Lab, shim: &mut Shim, container: &str) -> Result<[(&'static str, Duration); 4]> {
+    let id = lab.fresh_id("exec");
+    let streams = Streams::new(lab, &id)?;
+    let process = Process { container, exec: &id };
+    let exit = lab.events().expect(container, &id);
     let began = Instant::now();
-    running.shim.exec(process, &["/bin/true"], Some(&streams))?;
+    shim.exec(process, &["/bin/true"], Some(&streams))?;
     let announced = Instant::now();
-    running.shim.start_process(process)?;
+    shim.start_process(process)?;
     let started = Instant::now();
     let exit = exit.success()?;
     let deleting = Instant::now();
-    running.shim.delete(process)?;
+    shim.delete(process)?;
     Ok([
         ("Exec", announced - began),
         ("Start", started - announced),

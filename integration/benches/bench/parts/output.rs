@@ -11,6 +11,7 @@ use integration::wait;
 
 use crate::Bench;
 use crate::bundle::{Bundle, Shape, Streams};
+use crate::lab::busybox;
 use crate::procs::activity;
 use crate::report::Unit;
 use crate::shim::{Process, Shim, watch};
@@ -43,7 +44,7 @@ fn bare_pipe(bench: &Bench) -> Result<Duration> {
     let reader = std::thread::spawn(move || drain(output));
     let stdout = OpenOptions::new().write(true).open(&streams.stdout)?;
     let mut child =
-        Command::new(WRITER[0]).args(&WRITER[1..]).stdout(stdout).stderr(Stdio::null()).spawn()?;
+        Command::new(busybox()?).args(&WRITER[1..]).stdout(stdout).stderr(Stdio::null()).spawn()?;
     let took = reader.join().map_err(|_| anyhow::anyhow!("the reader panicked"))?;
     child.wait()?;
     took

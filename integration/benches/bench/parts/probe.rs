@@ -1,4 +1,6 @@
-//! Exec probes: a hundred pods, each of which runs `true` once a second.
+//! Exec probes: a hundred pods, each of which runs `true` once a second, in a
+//! container beside the pause container, where the kubelet's probes run; and a
+//! hundred containers alone, where they run in the root container.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -13,7 +15,9 @@ use crate::pod::Pod;
 use crate::report::Unit;
 use crate::shim::Shim;
 
-const PART: &str = "exec probes, 100 pods";
+/// The name of the part, and the number of containers besides the pod's root.
+const PARTS: [(&str, usize); 2] =
+    [("exec probes, 100 pods", 1), ("exec probes, 100 root containers", 0)];
 const PODS: usize = 100;
 const PERIOD: Duration = Duration::from_secs(1);
 const ROUNDS: u32 = 20;
@@ -21,15 +25,22 @@ const ROUNDS: u32 = 20;
 /// Measures one runtime after the other, since they share the machine's CPU
 /// time.
 pub fn run(bench: &mut Bench) -> Result<()> {
-    for runtime in 0..bench.runtimes.len() {
-        let outcome = probe_one(bench, runtime);
-        tolerated(bench, runtime, outcome)?;
+    for (part, containers) in PARTS {
+        for runtime in 0..bench.runtimes.len() {
+            let outcome = probe_one(bench, runtime, part, containers);
+            tolerated(bench, runtime, outcome)?;
+        }
     }
     Ok(())
 }
 
-fn probe_one(bench: &mut Bench, runtime: usize) -> Result<()> {
-    let pods = fleet(&bench.lab, &bench.runtimes[runtime], PODS)?;
+fn probe_one(
+    bench: &mut Bench,
+    runtime: usize,
+    part: &'static str,
+    containers: usize,
+) -> Result<()> {
+    let pods = fleet(&bench.lab, &bench.runtimes[runtime], PODS, containers)?;
     let clock = CpuClock::new(&bench.lab);
     let (before, began) = (clock.read()?, Instant::now());
     let times = probe_all(&bench.lab, &pods)?;
@@ -37,11 +48,11 @@ fn probe_one(bench: &mut Bench, runtime: usize) -> Result<()> {
     pods.into_iter().try_for_each(|pod| pod.down(&bench.lab))?;
 
     let share = 100.0 * used.as_secs_f64() / took.as_secs_f64();
-    bench.report.record(PART, "CPU used, % of one", runtime, Unit::Count, share);
+    bench.report.record(part, "CPU used, % of one", runtime, Unit::Count, share);
     let rate = times.len() as f64 / took.as_secs_f64();
-    bench.report.record(PART, "probes done per second", runtime, Unit::Count, rate);
-    bench.report.time(PART, "CPU time of one", runtime, used / times.len() as u32);
-    times.into_iter().for_each(|took| bench.report.time(PART, "one", runtime, took));
+    bench.report.record(part, "probes done per second", runtime, Unit::Count, rate);
+    bench.report.time(part, "CPU time of one", runtime, used / times.len() as u32);
+    times.into_iter().for_each(|took| bench.report.time(part, "one", runtime, took));
     Ok(())
 }
 
