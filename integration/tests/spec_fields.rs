@@ -15,6 +15,8 @@ on_each_containerd!(
     a_container_joins_another_s_clocks,
     containers_of_a_pod_share_clocks_if_asked,
     nobody_inside_changes_the_clocks,
+    a_network_device_moves_with_its_addresses,
+    a_network_device_that_cannot_move_stays,
 );
 
 /// Prints the output of an exec.
@@ -125,13 +127,13 @@ const CLOCKS: &str = "readlink /proc/self/ns/time; \
     < /proc/self/timens_offsets; cut -d. -f1 /proc/uptime";
 
 fn set_clocks(spec: &mut Value) {
-    add_time_namespace(spec, json!({ "type": "time" }));
+    add_namespace(spec, json!({ "type": "time" }));
     spec["linux"]["timeOffsets"] = json!({
         "monotonic": { "secs": 7, "nanosecs": 500 }, "boottime": { "secs": 100_000_000 },
     });
 }
 
-fn add_time_namespace(spec: &mut Value, namespace: Value) {
+fn add_namespace(spec: &mut Value, namespace: Value) {
     spec["linux"]["namespaces"].as_array_mut().expect("namespaces").push(namespace);
 }
 
@@ -173,7 +175,7 @@ fn a_container_joins_another_s_clocks(containerd: Containerd) {
     let path = format!("/proc/{}/ns/time", first.pid());
     let second =
         containerd.shell("second", &format!("{CLOCKS}; echo ready; sleep 1000")).spec(|spec| {
-            add_time_namespace(spec, json!({ "type": "time", "path": path }));
+            add_namespace(spec, json!({ "type": "time", "path": path }));
         });
     let second = second.start();
     let seen = second.stdio().wait_for_output("ready\n");
@@ -231,4 +233,113 @@ fn nobody_inside_changes_the_clocks(containerd: Containerd) {
     assert_eq!(attempt("attack", "1"), "Permission denied");
     assert_eq!(attempt("control", "syscall(272, 128) == 0 or die"), "changed");
     assert!(container.exec_shell("look", CLOCKS).1.contains("monotonic 7 500"));
+}
+
+/// Two devices of the host that are joined by a cable, taken away on drop.
+struct Cable([String; 2]);
+
+impl Cable {
+    fn new() -> Self {
+        Self::named("a")
+    }
+
+    fn named(letter: &str) -> Self {
+        // Tests run beside each other.
+        let ends = ["", "-"].map(|end| format!("p{}{letter}{end}", std::process::id()));
+        ip(&["link", "add", &ends[0], "type", "veth", "peer", "name", &ends[1]]);
+        Self(ends)
+    }
+
+    fn is_on_host(&self) -> bool {
+        std::path::Path::new("/sys/class/net").join(&self.0[0]).exists()
+    }
+}
+
+impl Drop for Cable {
+    fn drop(&mut self) {
+        // It goes with the other end, wherever that is.
+        let _ = ip_status(&["link", "delete", &self.0[1]]);
+    }
+}
+
+fn ip(args: &[&str]) {
+    assert!(ip_status(args), "ip {args:?}");
+}
+
+fn ip_status(args: &[&str]) -> bool {
+    let output = std::process::Command::new("ip").args(args).output().expect("run ip");
+    output.status.success()
+}
+
+const GLOBAL: [&str; 2] = ["10.77.1.1/24", "fd77::1/64"];
+
+/// Addresses that are of no use elsewhere, or only for a while.
+const LOCAL: [&str; 2] = ["10.77.2.1/24", "10.77.3.1/24"];
+
+/// Gives a device the addresses, and sets it up.
+fn configure(device: &str) {
+    for address in GLOBAL {
+        ip(&["address", "add", address, "dev", device, "nodad"]);
+    }
+    ip(&["address", "add", LOCAL[0], "dev", device, "scope", "link"]);
+    let lifetime = ["valid_lft", "1000", "preferred_lft", "1000"];
+    ip(&[&["address", "add", LOCAL[1], "dev", device], lifetime.as_slice()].concat());
+    ip(&["link", "set", device, "mtu", "1400", "up"]);
+}
+
+/// The device of a later container goes into the same network.
+fn a_network_device_moves_with_its_addresses(containerd: Containerd) {
+    let cables = [Cable::new(), Cable::named("c"), Cable::named("e")];
+    let [first, second, third] = cables.each_ref().map(|cable| cable.0[0].clone());
+    configure(&first);
+    let script = "ip address; sleep 1000";
+    let container = containerd.shell("wired", script).spec(|spec| {
+        spec["linux"]["netDevices"] = json!({ first: { "name": "wire0" }, second: {} });
+    });
+    let container = container.start();
+    let seen = container.stdio().wait_for_output("10.77.1.1");
+    assert!(!cables[0].is_on_host() && !cables[1].is_on_host() && cables[2].is_on_host());
+    let (_, wire) = container.exec_shell("wire", "ip address show dev wire0");
+    for there in GLOBAL.iter().chain(&["mtu 1400", "UP"]) {
+        assert!(wire.contains(there), "{there} in: {wire}");
+    }
+    for gone in LOCAL {
+        assert!(!wire.contains(gone), "{gone} in: {wire}");
+    }
+    assert!(seen.contains("wire0"), "{seen}");
+    let name = &cables[1].0[0];
+    assert_eq!(container.exec_shell("second", &format!("ip link show dev {name}")).0, 0);
+
+    let network = format!("/proc/{}/ns/net", container.pid());
+    let later = containerd.shell("later", "ls /sys/class/net; sleep 1000").spec(|spec| {
+        spec["annotations"] = json!({ "io.containerd.runc.v2.group": "wired" });
+        let namespaces = spec["linux"]["namespaces"].as_array_mut().expect("namespaces");
+        namespaces.retain(|namespace| namespace["type"] != "network");
+        add_namespace(spec, json!({ "type": "network", "path": network }));
+        spec["linux"]["netDevices"] = json!({ third: { "name": "plug%d" } });
+    });
+    let later = later.start();
+    later.stdio().wait_for_output("wire0");
+    assert_eq!(later.exec_shell("plug", "ip link show dev plug0").0, 0);
+}
+
+/// An error names the device, and what is left on the host is as it was.
+fn a_network_device_that_cannot_move_stays(containerd: Containerd) {
+    let cable = Cable::new();
+    let device = &cable.0[0];
+    configure(device);
+    let refused = |id: &str, name: &str, new_name: &str| {
+        let container = containerd.shell(id, "true").spec(|spec| {
+            spec["linux"]["netDevices"] = json!({ name: { "name": new_name } });
+        });
+        let error = container.try_create().map(drop).expect_err(id).message().to_owned();
+        assert!(error.contains(&format!("linux.netDevices[\"{name}\"]")), "{error}");
+    };
+    refused("missing", "no-such-dev", "eth0");
+    refused("taken", device, "lo");
+    let shown = std::process::Command::new("ip").args(["address", "show", "dev", device]).output();
+    let shown = String::from_utf8(shown.expect("run ip").stdout).expect("text");
+    for there in GLOBAL.iter().chain(&LOCAL).chain(&["UP"]) {
+        assert!(shown.contains(there), "{there} in: {shown}");
+    }
 }

@@ -1,7 +1,10 @@
 //! The sandbox's network namespace.
 
+pub mod devices;
+
 use std::fs;
-use std::os::fd::{AsFd, OwnedFd};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use nix::sched::{CloneFlags, setns};
@@ -31,10 +34,14 @@ impl Visit {
     /// The error names the path and the field that it comes from.
     pub fn enter(path: &Path) -> Result<Self> {
         let what = || format!("linux.namespaces: join the network namespace {}", path.display());
-        let home = fs::File::open("/proc/thread-self/ns/net")
-            .context(|| "open /proc/thread-self/ns/net")?;
         let there = fs::File::open(path).context(what)?;
-        setns(there.as_fd(), CloneFlags::CLONE_NEWNET).context(what)?;
+        Self::to(there.as_fd()).context(what)
+    }
+
+    /// Enters an open namespace.
+    fn to(there: BorrowedFd<'_>) -> io::Result<Self> {
+        let home = fs::File::open("/proc/thread-self/ns/net")?;
+        setns(there, CloneFlags::CLONE_NEWNET)?;
         Ok(Self { home: home.into() })
     }
 }

@@ -40,6 +40,7 @@ use crate::control::gofer::RootfsMount;
 use crate::control::message::{MAX_DESCRIPTORS, MAX_PACKET, Numbered, Request, Upward};
 use crate::control::packet::{Received, receive_packet, send_packet};
 use crate::error::{Context, Error, Result};
+use crate::network;
 use crate::spec::plan::{Mappings, Plan};
 use crate::types::{HostPid, IdPool, OVERFLOW_ID, Userns};
 
@@ -363,6 +364,18 @@ impl Sandbox {
             users::release(link, &self.owner)?;
         }
         self.directory.remove()
+    }
+}
+
+impl Sandbox {
+    /// Moves the host's network devices that a plan names into the sandbox's network. The
+    /// caller is in the host's.
+    pub fn move_net_devices(&self, plan: &Plan) -> Result<()> {
+        let devices = &plan.host.net_devices;
+        if devices.is_empty() {
+            return Ok(());
+        }
+        network::devices::move_all(devices, open_namespace(self.boot, "net")?.as_fd())
     }
 }
 

@@ -107,6 +107,15 @@ pub struct Namespaces {
     pub time: bool,
 }
 
+/// A network device of the host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NetDevice {
+    /// Its name on the host.
+    pub name: String,
+    /// Its name in the sandbox. `%d` stands for a number that the kernel chooses.
+    pub new_name: String,
+}
+
 /// The offset of a clock in a time namespace from the host's, time_namespaces(7).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TimeOffset {
@@ -361,6 +370,8 @@ pub struct HostPlan {
     /// The network that the sandbox joins. For a later container of a sandbox
     /// it was checked to be the sandbox's own.
     pub network: Network,
+    /// The host's network devices that are moved into the sandbox's network.
+    pub net_devices: Vec<NetDevice>,
     /// The time namespace that a new sandbox joins, if it is not the host's.
     pub time_namespace: Option<PathBuf>,
     /// The host's namespaces that a new sandbox shares.

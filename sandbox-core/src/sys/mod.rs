@@ -11,6 +11,7 @@ pub mod kernel;
 pub mod loop_device;
 pub mod mount;
 pub mod namespace;
+pub mod netlink;
 pub mod network;
 pub mod pidfd;
 pub mod process;

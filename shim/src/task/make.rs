@@ -72,6 +72,7 @@ async fn take_steps(
         }
     };
     // Now the mounts are there, and boot makes the process.
+    boot.sandbox.move_net_devices(&plan.plan)?;
     let init = create_init(shim, plan, boot, &cgroup, capacity).await?;
     let container = Container::new(plan, boot.clone(), cgroup, oom, init);
     // Last the hooks, which may need the process, e.g. to give it a network.
@@ -117,6 +118,7 @@ async fn make_alone(
     let capacity = cgroup.capacity(plan.capacity_policy())?;
     let boot = rollback.made.insert(spawn_boot(shim, plan, &cgroup, capacity)?);
     start_boot(shim, plan, boot, &cgroup).await?;
+    boot.sandbox.move_net_devices(&plan.plan)?;
     ask_to_create(shim, plan, boot, Vec::new(), &Donated::default(), capacity).await?;
     cgroup.settled();
     Ok(boot.clone())

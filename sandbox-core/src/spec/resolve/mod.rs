@@ -11,6 +11,7 @@ mod labels;
 mod mount_options;
 mod mounts;
 pub(super) mod namespaces;
+mod net_devices;
 pub mod pod;
 pub mod powerless;
 pub mod process;
@@ -89,6 +90,7 @@ pub fn plan(spec: &Spec, context: &Context<'_>) -> Result<Plan> {
     // the names. As under runc, the sysctl counts, not the field.
     let hostname = sysctls::take(&mut sysctls.container, "kernel.hostname");
     let domainname = sysctls::take(&mut sysctls.container, "kernel.domainname");
+    let net_devices = net_devices::plan(linux, &resolved.network)?;
     let (hooks, start_hooks) = hooks::plan(spec)?;
     if !hooks.create_container.is_empty() && !pod::is_pause(spec) {
         mounts.deliver_tmpfs();
@@ -167,6 +169,7 @@ pub fn plan(spec: &Spec, context: &Context<'_>) -> Result<Plan> {
         resources: linux.resources().clone().unwrap_or_default(),
         network: resolved.network,
         time_namespace: resolved.times.path,
+        net_devices,
         range_size: context.id_pool.per_sandbox,
         foreign_ids,
         host_namespaces: match user.made {

@@ -27,10 +27,7 @@ pub(super) fn check(spec: &Spec) -> Result<()> {
 }
 
 fn check_linux(linux: &Linux) -> Result<()> {
-    let unsupported = [
-        ("linux.intelRdt", linux.intel_rdt().is_some()),
-        ("linux.netDevices", linux.net_devices().as_ref().is_some_and(|d| !d.is_empty())),
-    ];
+    let unsupported = [("linux.intelRdt", linux.intel_rdt().is_some())];
     for (field, present) in unsupported {
         if present {
             return refuse(field, "is not supported; remove it from the spec");

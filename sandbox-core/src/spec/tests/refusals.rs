@@ -14,7 +14,6 @@ fn sections_without_support_are_refused_by_name() {
         ("/zos", json!({}), "zos: is a section"),
         ("/linux", Value::Null, "linux: expected the section"),
         ("/linux/intelRdt", json!({"closID": "a"}), "linux.intelRdt: is not supported"),
-        ("/linux/netDevices", json!({"eth0": {}}), "linux.netDevices: is not supported"),
     ];
     for (pointer, value, expected) in table {
         Story::of(CTR).set(pointer, value).refused(expected);
@@ -37,6 +36,22 @@ fn namespaces_that_make_no_sense_are_refused() {
         .refused("user: joining");
     // Go programs write an absent path as an empty one.
     list(json!([{"type": "mount", "path": ""}, {"type": "network", "path": ""}])).accepted();
+}
+
+#[test]
+fn network_devices_have_names_of_the_kernel_s_kind() {
+    let with = |devices: Value| Story::of(CTR).set("/linux/netDevices", devices);
+    let plan = with(json!({"eth1": {"name": "net%d"}, "eth0": {"name": ""}})).accepted();
+    let names = plan.host.net_devices.iter().map(|d| (d.name.as_str(), d.new_name.as_str()));
+    assert_eq!(names.collect::<Vec<_>>(), [("eth0", "eth0"), ("eth1", "net%d")]);
+    for wrong in [".", "..", "a/b", "a b", "a:b", "sixteen-letters-", "a\tb"] {
+        let field = "no name of a network device";
+        with(json!({wrong: {}})).refused(field);
+        with(json!({"eth0": {"name": wrong}})).refused("linux.netDevices[\"eth0\"].name: ");
+    }
+    let host = json!([{"type": "mount"}]);
+    with(json!({"eth0": {}})).set("/linux/namespaces", host).refused("the host's network");
+    with(json!({})).set("/linux/namespaces", json!([{"type": "mount"}])).accepted();
 }
 
 #[test]
