@@ -271,6 +271,13 @@ impl<'a> Pod<'a> {
         cri_call!(self.containerd, port_forward, request).expect("ask for port forwarding").url
     }
 
+    /// Calls PodSandboxStats.
+    pub fn stats(&self) -> PodSandboxStats {
+        let request = PodSandboxStatsRequest { pod_sandbox_id: self.id.clone() };
+        let stats = cri_call!(self.containerd, pod_sandbox_stats, request);
+        stats.expect("ask for the pod's stats").stats.expect("stats")
+    }
+
     /// Calls StopPodSandbox.
     pub fn stop(&self) -> Result<()> {
         let request = StopPodSandboxRequest { pod_sandbox_id: self.id.clone() };
