@@ -1,7 +1,7 @@
 //! Reads and writes the small files of a cgroup.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::{Mode, OFlags};
@@ -22,11 +22,14 @@ pub(super) fn open_dir(path: &Path) -> Result<OwnedFd> {
 
 /// Reads a whole file with as few system calls as possible. Most fit one read.
 pub(super) fn read_io(path: &Path) -> io::Result<String> {
-    let fd = open(path, OFlags::RDONLY)?;
+    read_whole(&open(path, OFlags::RDONLY)?)
+}
+
+fn read_whole(fd: &OwnedFd) -> io::Result<String> {
     let mut text = vec![0; 4096];
     let mut filled = 0;
     loop {
-        match rustix::io::read(&fd, &mut text[filled..]) {
+        match rustix::io::read(fd, &mut text[filled..]) {
             Ok(0) => break,
             Ok(n) => filled += n,
             Err(Errno::INTR) => {}
@@ -52,6 +55,16 @@ pub(super) fn read_if_any(path: &Path) -> Result<Option<String>> {
         Ok(text) => Ok(Some(text)),
         Err(e) if gone(&e) => Ok(None),
         Err(e) => Err(e).context(|| format!("read {}", path.display())),
+    }
+}
+
+/// As [`read_if_any`], by the directory and the name.
+pub(super) fn read_at(dir: BorrowedFd<'_>, name: &str) -> Result<Option<String>> {
+    let opened = rustix::fs::openat(dir, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
+    match opened.map_err(io::Error::from).and_then(|fd| read_whole(&fd)) {
+        Ok(text) => Ok(Some(text)),
+        Err(e) if gone(&e) => Ok(None),
+        Err(e) => Err(e).context(|| format!("read {name} of a cgroup")),
     }
 }
 

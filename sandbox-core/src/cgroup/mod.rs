@@ -14,6 +14,7 @@
 //! | `delegate.rs` | let the container divide it |
 //! | `freeze.rs`, `processes.rs`, `oom.rs`, `stats/` | act on it and watch it |
 //! | `remove.rs` | remove it, in bounded time |
+//! | `tree.rs` | go through the cgroups below it |
 //!
 //! # The choice of libraries
 //! The controllers of **cgroups-rs 0.5** write limits. **rustbus** calls
@@ -68,6 +69,7 @@ pub mod stats;
 mod systemd;
 #[cfg(test)]
 mod tests;
+mod tree;
 
 use std::os::fd::OwnedFd;
 use std::path::{Component, Path, PathBuf};

@@ -1,18 +1,14 @@
 //! Lists and kills the processes of a cgroup.
 
-use std::fs;
-use std::io;
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use super::freeze::timespec;
-use super::{Cgroup, file};
+use super::{Cgroup, file, tree};
 use crate::error::{Context, Error, Result};
 use crate::types::HostPid;
 
@@ -25,17 +21,16 @@ impl Cgroup {
     pub fn pids(&self) -> Result<Vec<HostPid>> {
         let holder = self.holder().as_ref().map(|h| h.pid());
         let mut pids = Vec::new();
-        for dir in tree(self.any_dir())? {
-            let procs = match file::read_if_any(&dir.join("cgroup.procs"))? {
-                Some(text) => text,
-                // A threaded cgroup of version 2 only lists threads; its domain
-                // lists their process.
-                None => continue,
-            };
-            // Processes of another PID namespace are listed as 0.
-            let found = procs.lines().filter_map(|l| l.parse().ok()).filter(|p| *p > 0);
-            pids.extend(found.filter(|p| Some(*p) != holder).map(HostPid));
-        }
+        tree::each(self.any_dir(), |dir| {
+            // A threaded cgroup of version 2 only lists threads; its domain lists
+            // their process.
+            if let Some(procs) = file::read_at(dir, "cgroup.procs")? {
+                // Processes of another PID namespace are listed as 0.
+                let found = procs.lines().filter_map(|l| l.parse().ok()).filter(|p| *p > 0);
+                pids.extend(found.filter(|p| Some(*p) != holder).map(HostPid));
+            }
+            Ok(())
+        })?;
         pids.sort_unstable();
         pids.dedup();
         Ok(pids)
@@ -127,68 +122,4 @@ pub(super) fn wait_for_exit(pidfds: &[OwnedFd], deadline: Instant) -> Result<boo
         }
     }
     Ok(true)
-}
-
-/// Lists a cgroup and all below it, parents first. Empty if it is gone.
-pub(super) fn tree(top: &Path) -> Result<Vec<PathBuf>> {
-    let mut found = vec![top.to_owned()];
-    let mut next = 0;
-    while let Some(dir) = found.get(next) {
-        let children = unless_gone(children(dir)).context(|| format!("list {}", dir.display()))?;
-        found.extend(children);
-        next += 1;
-    }
-    Ok(found)
-}
-
-fn children(dir: &Path) -> io::Result<Vec<PathBuf>> {
-    // A cgroup has two links and one more for each child. Without children its
-    // many files need not be listed.
-    if file::open(dir, OFlags::PATH).and_then(rustix::fs::fstat)?.st_nlink <= 2 {
-        return Ok(Vec::new());
-    }
-    directories(fs::read_dir(dir)?)
-}
-
-fn directories(entries: fs::ReadDir) -> io::Result<Vec<PathBuf>> {
-    let mut found = Vec::new();
-    for entry in entries {
-        let entry = entry?;
-        if entry.file_type().is_ok_and(|t| t.is_dir()) {
-            found.push(entry.path());
-        }
-    }
-    Ok(found)
-}
-
-/// Treats a cgroup that is gone as one without children: a container that
-/// divides its cgroup may remove one at any time.
-fn unless_gone(children: io::Result<Vec<PathBuf>>) -> io::Result<Vec<PathBuf>> {
-    match children {
-        Err(e) if file::gone(&e) => Ok(Vec::new()),
-        children => children,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_cgroup_removed_while_it_is_listed_has_no_children() {
-        let name = format!("palisade-test-vanishes-{}", std::process::id());
-        let dir = std::env::temp_dir().join(name);
-        fs::create_dir_all(dir.join("child")).unwrap();
-        let listed = fs::read_dir(&dir).and_then(directories);
-        assert_eq!(unless_gone(listed).unwrap(), [dir.join("child")]);
-        let entries = fs::read_dir(&dir).unwrap();
-        fs::remove_dir_all(&dir).unwrap();
-        // The kernel returns either no entries or an error.
-        assert_eq!(unless_gone(directories(entries)).unwrap(), [] as [PathBuf; 0]);
-        assert_eq!(
-            unless_gone(fs::read_dir(&dir).and_then(directories)).unwrap(),
-            [] as [PathBuf; 0]
-        );
-        assert_eq!(unless_gone(children(&dir)).unwrap(), [] as [PathBuf; 0]);
-    }
 }

@@ -3,11 +3,9 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use rustix::io::Errno;
-
-use super::processes::{pidfds, tree, wait_for_exit};
-use super::{Cgroup, systemd};
-use crate::error::{Context, Error, Result};
+use super::processes::{pidfds, wait_for_exit};
+use super::{Cgroup, systemd, tree};
+use crate::error::{Error, Result};
 
 /// Time for a removal. containerd gives `delete` five seconds.
 const REMOVAL_TIMEOUT: Duration = Duration::from_secs(3);
@@ -32,7 +30,7 @@ impl Cgroup {
         loop {
             let mut busy = Vec::new();
             for dir in left {
-                if !remove_tree(dir)? {
+                if !tree::remove(dir)? {
                     busy.push(dir);
                 }
             }
@@ -69,23 +67,4 @@ impl Cgroup {
             REMOVAL_TIMEOUT.as_secs()
         )))
     }
-}
-
-/// Removes as much as possible, children first. Returns whether everything is
-/// removed.
-fn remove_tree(dir: &Path) -> Result<bool> {
-    match rustix::fs::rmdir(dir) {
-        Ok(()) | Err(Errno::NOENT) => return Ok(true),
-        Err(Errno::BUSY | Errno::NOTEMPTY) => {}
-        Err(e) => return Err(e).context(|| format!("rmdir {}", dir.display())),
-    }
-    let mut gone = true;
-    for below in tree(dir)?.iter().rev() {
-        match rustix::fs::rmdir(below) {
-            Ok(()) | Err(Errno::NOENT) => {}
-            Err(Errno::BUSY | Errno::NOTEMPTY) => gone = false,
-            Err(e) => return Err(e).context(|| format!("rmdir {}", below.display())),
-        }
-    }
-    Ok(gone)
 }

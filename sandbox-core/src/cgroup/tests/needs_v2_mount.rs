@@ -4,6 +4,7 @@
 use std::os::fd::AsRawFd;
 
 use super::*;
+use crate::types::HostPid;
 
 /// Makes a cgroup of version 2, with [`Cgroup::create`] if that leads there.
 fn scratch(resources: &LinuxResources) -> Scratch {
@@ -90,4 +91,27 @@ fn the_directory_is_given_for_cloning_into() {
     let seen = fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd())).unwrap();
     assert_eq!(seen, scratch.cgroup.any_dir());
     assert_eq!(scratch.cgroup.procs().unwrap().len(), 1);
+}
+
+/// The container may nest cgroups until no path reaches them.
+#[test]
+fn cgroups_deeper_than_any_path_are_listed_killed_and_removed() {
+    use rustix::fs::{Mode, OFlags, mkdirat, openat};
+    let mut scratch = scratch(&LinuxResources::default());
+    let mut here = scratch.cgroup.dir_fd().unwrap().unwrap();
+    let name = "n".repeat(200);
+    for _ in 0..30 {
+        mkdirat(&here, &name, Mode::from_raw_mode(0o755)).unwrap();
+        here = openat(&here, &name, OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).unwrap();
+    }
+    let inside = scratch.run("exec sleep 60");
+    let procs =
+        openat(&here, "cgroup.procs", OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty()).unwrap();
+    rustix::io::write(&procs, inside.to_string().as_bytes()).unwrap();
+    assert_eq!(fs::read_to_string(scratch.cgroup.any_dir().join("cgroup.procs")).unwrap(), "");
+    assert_eq!(scratch.cgroup.pids().unwrap(), [HostPid(inside.try_into().unwrap())]);
+    drop((here, procs));
+    scratch.cgroup.kill_all().unwrap();
+    scratch.cgroup.remove().unwrap();
+    assert!(!scratch.cgroup.exists());
 }
