@@ -48,11 +48,88 @@ fn devices_are_what_the_spec_allows() {
     assert_eq!(run("open", json!([none, allowed])), "null\nzero\nnet/tun\nfuse\n");
 }
 
+/// Nests cgroups, from the working directory on, until no path reaches the last.
+const NEST: &str = "n=$(printf %200s | tr ' ' n); i=0; \
+                    while [ $i -lt 25 ]; do mkdir $n && cd -P $n || exit 8; i=$((i+1)); done;";
+
+/// The hierarchies of version 1 cannot be delegated, but the one without controllers.
+mod needs_v1 {
+    use integration::container::options;
+    use integration::events::{Subscriber, TaskEvent};
+
+    use super::*;
+
+    const LOOK: &str = "cd /sys/fs/cgroup/systemd; mkdir -p below/deeper 2>/dev/null && echo made; \
+        (echo $$ > below/deeper/tasks) 2>/dev/null && echo joined; \
+        grep -o name=systemd:.* /proc/self/cgroup; \
+        (echo 1 > notify_on_release) 2>/dev/null && echo released; \
+        for d in ../*/; do mkdir $d/made 2>/dev/null && echo $d; done; \
+        (echo 33554432 > ../memory/memory.limit_in_bytes) 2>/dev/null && echo raised; \
+        (echo $$ > ../memory/cgroup.procs) 2>/dev/null && echo attached; rmdir made 2>/dev/null; :";
+
+    #[test]
+    fn a_container_may_divide_the_hierarchy_without_controllers() {
+        let containerd = Containerd::start(Version::V2_1);
+        let run = |id: &str, option: &str| {
+            let container = with_own_cgroups(containerd.shell(id, LOOK), json!([option]))
+                .spec(|s| s["linux"]["resources"]["memory"] = json!({ "limit": 16 << 20 }));
+            container.start().finish()
+        };
+        let divided = "made\njoined\nname=systemd:/below/deeper\n../systemd/\n";
+        assert_eq!(run("writable", "rw"), (0, divided.to_owned()));
+        // Read-only, it is no part of what the container may change.
+        assert_eq!(run("read-only", "ro"), (0, "name=systemd:/\n".to_owned()));
+    }
+
+    /// What the container made goes with it, its processes in there as well.
+    #[test]
+    fn what_a_container_nests_in_it_goes_with_the_container() {
+        let containerd = Containerd::start(Version::V2_1);
+        let nest = format!("{NEST} echo $$ > tasks; echo nested; exec sleep 1000");
+        let script = format!("cd /sys/fs/cgroup/systemd; {nest}");
+        let container = with_own_cgroups(containerd.shell("deep", &script), json!(["rw"])).start();
+        container.stdio().wait_for_output("nested");
+        assert_eq!(container.processes().len(), 1);
+        assert_eq!(container.exec_shell("look", "grep name=systemd /proc/self/cgroup").0, 0);
+        container.kill_all(9).expect("kill all");
+        assert_eq!(container.wait().code, 137);
+        container.delete_task().expect("delete it");
+        let left = host::cgroups();
+        let left: Vec<_> =
+            left.iter().filter(|path| path.to_string_lossy().contains("/deep")).collect();
+        assert_eq!(left, [] as [&PathBuf; 0]);
+    }
+
+    #[test]
+    fn what_cannot_be_written_is_told_or_refused() {
+        let containerd = Containerd::start(Version::V2_1);
+        let new = |id: &str, option: &str, node: &str| {
+            let container = with_own_cgroups(containerd.shell(id, "true"), json!([option]));
+            container.options(options(node, ""))
+        };
+        let events = Subscriber::new(&containerd);
+        assert_eq!(new("told", "rw", "").start().finish().0, 0);
+        let seen = events.until(|event| matches!(event, TaskEvent::Powerless(_)));
+        let Some(TaskEvent::Powerless(sentence)) = seen.last() else { panic!("{seen:?}") };
+        for part in ["container told", "cgroup", "only name=systemd", "userns"] {
+            assert!(sentence.contains(part), "{sentence}");
+        }
+        let refuse = "on_powerless = 'refuse'";
+        let refused = new("refused", "rw", refuse).try_create().expect_err("it has no effect");
+        assert!(refused.message().contains("cgroup version 1"), "{refused}");
+        assert_eq!(new("read-only", "ro", refuse).start().finish().0, 0);
+        let never = format!("userns = 'never'\n{refuse}");
+        assert_eq!(new("host-root", "rw", &never).start().finish().0, 0);
+    }
+}
+
 mod needs_v2 {
     use std::fs;
     use std::time::Duration;
 
-    use integration::cri::{pod_security, resources};
+    use containerd_shim_protos::cgroups_v2::metrics as v2;
+    use containerd_shim_protos::protobuf::Message;
+    use integration::cri::{pod_security, resources, security};
     use integration::events::{Subscriber, TaskEvent};
     use integration::spec;
     use integration::stdio::Streams;
@@ -155,6 +232,110 @@ mod needs_v2 {
             .spec(|s| s["linux"]["resources"]["memory"] = json!({ "limit": 64 << 20 }));
         let (code, output) = container.start().finish();
         assert_eq!((code, output.as_str()), (0, "0::/\n67108864\nread-only\nlimited\n"));
+    }
+
+    /// A cgroup with processes cannot enable controllers for those below. So a container
+    /// that may do that finds its init below the cgroup that is its root.
+    #[test]
+    fn a_container_with_writable_cgroups_enables_controllers_at_once() {
+        let containerd = Containerd::start(Version::V2_1);
+        let enable = "cat /proc/self/cgroup; cd /sys/fs/cgroup; \
+                      echo +pids +memory > cgroup.subtree_control && echo enabled; \
+                      cat cgroup.subtree_control; mkdir workers; echo 20 > workers/pids.max; \
+                      for f in memory.max pids.max cgroup.freeze cgroup.kill; do \
+                      (echo max > $f) 2>/dev/null && echo raised $f; done; \
+                      (cat palisade/cgroup.procs; echo 1 > palisade/cgroup.freeze) 2>/dev/null; \
+                      sh -c 'echo $$ > workers/cgroup.procs; cat /proc/self/cgroup'; \
+                      stat -c %u:%g . cgroup.procs init.scope/cgroup.procs; cat memory.max";
+        let new = |id: &str, script: &str, option: &str| {
+            with_own_cgroups(containerd.shell(id, script), json!([option]))
+                .spec(|s| s["linux"]["resources"]["memory"] = json!({ "limit": 64 << 20 }))
+                .spec(|s| s["linux"]["resources"]["pids"] = json!({ "limit": 100 }))
+        };
+        let (code, output) = new("enables", enable, "rw").start().finish();
+        // boot's process is in another PID namespace.
+        let expected =
+            "0::/init.scope\nenabled\nmemory pids\n0\n0::/workers\n0:0\n0:0\n0:0\n67108864\n";
+        assert_eq!((code, output.as_str()), (0, expected));
+
+        // The control: with a process in the root itself it is refused.
+        let busy = "cd /sys/fs/cgroup; echo $$ > cgroup.procs; cat /proc/self/cgroup; \
+                    (echo +memory > cgroup.subtree_control) 2>&1 | grep -o 'resource busy'";
+        assert_eq!(new("busy", busy, "rw").start().finish().1, "0::/\nresource busy\n");
+        // And only who may divide the cgroup is put below it.
+        let look = "cat /proc/self/cgroup; ls -d /sys/fs/cgroup/init.scope 2>/dev/null";
+        assert_eq!(new("plain", look, "ro").start().finish().1, "0::/\n");
+    }
+
+    /// All that is done to a container is done to its cgroup, though its processes
+    /// are below it.
+    #[test]
+    fn a_container_below_its_cgroup_is_run_watched_and_removed_as_any() {
+        let containerd = Containerd::start(Version::V2_1);
+        let events = Subscriber::new(&containerd);
+        let script = "cd /sys/fs/cgroup; cat /go > /dev/null; \
+                      echo +memory +pids > cgroup.subtree_control && echo enabled; \
+                      mkdir -p work/shop; echo +memory > work/cgroup.subtree_control; \
+                      echo 8388608 > work/shop/memory.max; \
+                      sh -c 'echo $$ > work/shop/cgroup.procs; exec tail /dev/zero'; echo killed; \
+                      NEST echo $$ > cgroup.procs; cat /proc/self/cgroup | cut -c 1-12; echo nested; \
+                      exec sleep 1000";
+        let script = script.replace("NEST", NEST);
+        let go = containerd.directory().join("go");
+        nix::unistd::mkfifo(&go, nix::sys::stat::Mode::from_bits_truncate(0o666)).expect("mkfifo");
+        let container = with_own_cgroups(containerd.shell("below", &script), json!(["rw"]))
+            .bind(&go.to_string_lossy(), "/go", &["bind", "rw"])
+            .spec(|s| s["linux"]["resources"]["memory"] = json!({ "limit": 64 << 20 }))
+            .start();
+        let cgroup = cgroup_of(&containerd, "below");
+        assert_eq!(host::cgroup_directory(container.pid(), ""), cgroup.join("init.scope"));
+
+        // An exec is beside the init, and so not in the way.
+        let exec = container.exec("long", spec::process(&["sleep", "1000"]), Streams::Null);
+        let exec = exec.expect("add an exec");
+        exec.start().expect("start it");
+        assert_eq!(host::cgroup_directory(exec.pid(), ""), cgroup.join("init.scope"));
+        fs::write(&go, "go").expect("let it go on");
+        container.stdio().wait_for_output("enabled");
+
+        // The kill is in a cgroup of the container's, and its limit the container's own.
+        container.stdio().wait_for_output("killed");
+        let oom = events.until(|event| matches!(event, TaskEvent::Oom(_)));
+        assert_eq!(oom.last(), Some(&TaskEvent::Oom("below".into())));
+        let metric = container.metrics();
+        let data = metric.data.expect("statistics").value;
+        let stats = v2::Metrics::parse_from_bytes(&data).expect("of version 2");
+        assert_eq!(stats.memory.usage_limit, 64 << 20);
+        assert!(stats.pids.current >= 2, "{:?}", stats.pids);
+
+        container.stdio().wait_for_output("nested");
+        assert_eq!(container.processes().len(), 2, "{:?}", container.processes());
+        container.update(&json!({ "memory": { "limit": 96 << 20 } })).expect("update it");
+        let limit = fs::read_to_string(cgroup.join("memory.max")).expect("read memory.max");
+        assert_eq!(limit.trim(), (96 << 20).to_string());
+        container.pause().expect("pause it");
+        let frozen = fs::read_to_string(cgroup.join("work/cgroup.events")).expect("its events");
+        assert!(frozen.contains("frozen 1"), "{frozen}");
+        container.resume().expect("resume it");
+        container.kill_all(9).expect("kill all");
+        assert_eq!((exec.wait().code, container.wait().code), (137, 137));
+        container.delete_task().expect("delete it");
+        assert!(!cgroup.exists(), "{} is left", cgroup.display());
+    }
+
+    /// In a pod, boot is in the pause container's cgroup. A privileged container's cgroups
+    /// are mounted writable.
+    #[test]
+    fn a_container_of_a_pod_enables_controllers_too() {
+        let containerd = Containerd::start(Version::V2_1);
+        let pod = containerd.pod_with("divides", |config| pod_security(config).privileged = true);
+        let script = "cat /proc/self/cgroup; echo +pids > /sys/fs/cgroup/cgroup.subtree_control && \
+                      echo enabled; exec sleep 1000";
+        let container = pod.container("main", script, |config| security(config).privileged = true);
+        container.wait_for_log("enabled");
+        assert_eq!(container.ask("cat /proc/self/cgroup"), "0::/init.scope");
+        container.stop(Duration::ZERO).expect("stop it");
+        assert_eq!(container.wait().exit_code, 137);
     }
 
     /// Mounted writable, the cgroup is the container's own to divide, as the
@@ -301,6 +482,8 @@ mod needs_v2 {
 
 /// Tests of units, which only the systemd driver makes.
 mod needs_systemd {
+    use std::fs;
+    use std::path::Path;
     use std::process::Command;
 
     use integration::cgroup::Driver;
@@ -450,6 +633,82 @@ mod needs_systemd {
             log.contains("Deactivated").then_some(log)
         });
         assert!(!log.contains("timed out") && !log.contains("Killing"), "{log}");
+    }
+
+    /// Makes a root file system with this machine's systemd, which runs `unit`.
+    fn root_with_systemd(root: &Path, unit: &str) {
+        for directory in ["etc/systemd/system", "usr", "proc", "sys", "dev", "run", "tmp", "var"] {
+            fs::create_dir_all(root.join(directory)).expect("make a directory");
+        }
+        for name in ["bin", "sbin", "lib", "lib64"] {
+            std::os::unix::fs::symlink(format!("usr/{name}"), root.join(name)).expect("symlink");
+        }
+        for (name, text) in [
+            ("etc/passwd", "root:x:0:0::/:/bin/sh\n"),
+            ("etc/group", "root:x:0:\n"),
+            ("etc/machine-id", ""),
+            ("etc/systemd/system/probe.service", unit),
+        ] {
+            fs::write(root.join(name), text).expect("write a file");
+        }
+    }
+
+    /// Boots that systemd as the init of an ordinary container.
+    fn with_systemd<'a>(containerd: &'a Containerd, id: &str, unit: &str) -> NewContainer<'a> {
+        let root = containerd.directory().join(format!("{id}-root"));
+        root_with_systemd(&root, unit);
+        let systemd = ["/usr/lib/systemd/systemd", "--unit=probe.service", "--log-target=console"];
+        let container = containerd.container(id, systemd).root(&root);
+        with_own_cgroups(container, json!(["rw"])).bind("/usr", "/usr", &["rbind", "ro"]).spec(
+            |s| {
+                s["process"]["env"] = json!(["PATH=/usr/bin", "container=test"]);
+                for place in ["/run/lock", "/tmp"] {
+                    s["mounts"]
+                        .as_array_mut()
+                        .expect("mounts")
+                        .push(json!({ "destination": place, "type": "tmpfs", "source": "tmpfs" }));
+                }
+            },
+        )
+    }
+
+    /// systemd takes the init's cgroup for its own place, and what is above for its root. So
+    /// its units have the limits that they name, within the container's.
+    #[test]
+    fn systemd_boots_as_an_init_and_limits_its_units() {
+        let containerd = start();
+        let unit = "[Unit]\nDefaultDependencies=no\nSuccessAction=exit\nSuccessActionExitStatus=5\n\
+                    FailureAction=exit\nFailureActionExitStatus=6\n[Service]\nType=oneshot\n\
+                    MemoryMax=64M\nTasksMax=33\nStandardOutput=file:/seen\n\
+                    ExecStart=sh -c 'cat /proc/1/cgroup /proc/self/cgroup; \
+                    cd /sys/fs/cgroup/system.slice/probe.service; cat memory.max pids.max'\n";
+        let container = with_systemd(&containerd, "boots", unit).start();
+        let exit = container.wait().code;
+        let seen = fs::read_to_string(containerd.directory().join("boots-root/seen"));
+        let seen =
+            seen.unwrap_or_else(|e| panic!("exit {exit}, {e}: {}", container.stdio().output()));
+        let expected = "0::/init.scope\n0::/system.slice/probe.service\n67108864\n33\n";
+        assert_eq!((exit, seen.as_str()), (5, expected));
+        container.delete_task().expect("delete it");
+    }
+
+    /// SIGRTMIN+3 is the stop signal of such images.
+    #[test]
+    fn systemd_as_an_init_takes_execs_and_stops_by_its_signal() {
+        let containerd = start();
+        let unit = "[Unit]\nDefaultDependencies=no\n[Service]\nStandardOutput=file:/seen\n\
+                    ExecStart=sh -c 'echo up; exec sleep 1000'\n";
+        let container = with_systemd(&containerd, "stops", unit).start();
+        let seen = containerd.directory().join("stops-root/seen");
+        wait::until("systemd has started its unit", || {
+            fs::read_to_string(&seen).is_ok_and(|seen| seen == "up\n").then_some(())
+        });
+        let (code, output) = container.exec_shell("beside", "cat /proc/self/cgroup");
+        assert_eq!((code, output.as_str()), (0, "0::/init.scope\n"));
+        assert_eq!(container.processes().len(), 2, "{:?}", container.processes());
+        container.kill(37).expect("ask systemd to halt");
+        assert_eq!(container.wait().code, 0);
+        container.delete_task().expect("delete it");
     }
 
     #[test]

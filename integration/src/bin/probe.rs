@@ -390,6 +390,7 @@ fn cgroups() {
             "cpu/cpu.cfs_quota_us",
             "cpu/cpu.shares",
             "pids/pids.max",
+            "systemd/cgroup.procs",
         ]
     };
     for file in files {

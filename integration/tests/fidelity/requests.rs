@@ -79,7 +79,8 @@ pub fn all() -> Vec<Request> {
         ("host-pid", Container(|spec| without_namespace(spec, "pid"))),
         ("host-ipc", Container(|spec| without_namespace(spec, "ipc"))),
         ("hostname", Container(|spec| spec["hostname"] = "a-name".into())),
-        ("cgroup-namespace", Container(cgroup_namespace)),
+        ("cgroup-namespace", Container(|spec| cgroup_namespace(spec, "ro"))),
+        ("cgroup-writable", Container(|spec| cgroup_namespace(spec, "rw"))),
         ("resources", Container(resources)),
         ("seccomp", Container(seccomp)),
         ("oom-score", Container(|spec| spec["process"]["oomScoreAdj"] = 500.into())),
@@ -306,10 +307,10 @@ fn without_namespace(spec: &mut Value, kind: &str) {
     namespaces.retain(|namespace| namespace["type"] != kind);
 }
 
-fn cgroup_namespace(spec: &mut Value) {
+fn cgroup_namespace(spec: &mut Value, access: &str) {
     let namespaces = spec["linux"]["namespaces"].as_array_mut().expect("a list of namespaces");
     namespaces.push(json!({ "type": "cgroup" }));
-    add_mount(spec, "/sys/fs/cgroup", "cgroup", "cgroup", &["ro", "nosuid", "noexec", "nodev"]);
+    add_mount(spec, "/sys/fs/cgroup", "cgroup", "cgroup", &[access, "nosuid", "noexec", "nodev"]);
 }
 
 fn resources(spec: &mut Value) {

@@ -16,8 +16,8 @@ use super::file;
 use crate::error::{Context, Result};
 
 /// Calls `visit` with each directory, parents first. Does nothing if the top is gone.
-pub(super) fn each(top: &Path, mut visit: impl FnMut(BorrowedFd<'_>) -> Result<()>) -> Result<()> {
-    go(top, |dir| visit(dir), |_, _| Ok(()))
+pub(super) fn each(top: &Path, visit: impl FnMut(BorrowedFd<'_>) -> Result<()>) -> Result<()> {
+    go(top, visit, |_, _| Ok(()))
 }
 
 /// Removes as much as possible, children first. Returns whether everything is removed.

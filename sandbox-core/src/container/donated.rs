@@ -14,6 +14,8 @@ pub(crate) struct Donated {
     pub(crate) stdio: [Option<OwnedFd>; 3],
     /// `cgroup.procs` files (version 1: `tasks`), to which the newborn writes "0".
     pub(crate) cgroup_procs: Vec<OwnedFd>,
+    /// The `cgroup.procs` of the init's own cgroup, below that of its cgroup namespace.
+    pub(crate) init_procs: Option<OwnedFd>,
     /// The container's seccomp program.
     pub(crate) seccomp: Option<Seccomp>,
 }
@@ -40,11 +42,12 @@ impl Donated {
         let stdio =
             [next_if(donations.stdin), next_if(donations.stdout), next_if(donations.stderr)];
         let cgroup_procs = rest.by_ref().take(donations.cgroup_procs.into()).collect();
+        let init_procs = if donations.init_procs { rest.next() } else { None };
         let seccomp = match (donations.seccomp, rest.next()) {
             (Some(flags), Some(file)) => Some(Seccomp::read(file, flags)?),
             _ => None,
         };
-        Ok(Self { stdio, cgroup_procs, seccomp })
+        Ok(Self { stdio, cgroup_procs, init_procs, seccomp })
     }
 }
 

@@ -71,7 +71,7 @@ pub enum Request {
 }
 
 /// The descriptors that a Create or Exec carries, in this order: stdio, then
-/// `cgroup.procs`, then seccomp.
+/// `cgroup.procs`, then that of the init's own cgroup, then seccomp.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Donations {
     /// Whether there is a standard input; without one it is `/dev/null`.
@@ -83,6 +83,9 @@ pub struct Donations {
     /// The number of open `cgroup.procs` files (version 1: `tasks`) to write
     /// "0" to, one for each hierarchy. Zero if boot is in that cgroup already.
     pub cgroup_procs: u8,
+    /// Whether there is one more `cgroup.procs`, to which the init writes "0" once its
+    /// cgroup namespace is made. With Create only: the container divides its cgroup.
+    pub init_procs: bool,
     /// The `SECCOMP_FILTER_FLAG_`s to load the seccomp program with, if there
     /// is a file that holds one (`struct sock_filter`s). With Create only: boot
     /// keeps it for the container's execs.
@@ -96,6 +99,7 @@ impl Donations {
             + usize::from(self.stdout)
             + usize::from(self.stderr)
             + usize::from(self.cgroup_procs)
+            + usize::from(self.init_procs)
             + usize::from(self.seccomp.is_some())
     }
 }

@@ -1,6 +1,6 @@
 //! The steps of a newborn that use the descriptors that it was donated.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{Mode, OFlags};
 
@@ -12,10 +12,17 @@ use crate::sys::descriptor;
 
 /// Moves this process into the container's cgroup: "0" names the process that writes.
 pub(super) fn join_cgroups(donated: &Donated) -> Result<()> {
-    for procs in &donated.cgroup_procs {
-        rustix::io::write(procs, b"0").context(|| "join the container's cgroup")?;
-    }
-    Ok(())
+    donated.cgroup_procs.iter().try_for_each(join)
+}
+
+/// Moves the init into its own cgroup below the container's, which the container can then
+/// divide. Its cgroup namespace stays that of the container's cgroup.
+pub(super) fn leave_for_own_cgroup(donated: &Donated) -> Result<()> {
+    donated.init_procs.iter().try_for_each(join)
+}
+
+fn join(procs: &OwnedFd) -> Result<()> {
+    rustix::io::write(procs, b"0").map(drop).context(|| "join the container's cgroup")
 }
 
 /// Installs stdio, with `/dev/null` for a stream that was not donated. Must be called in

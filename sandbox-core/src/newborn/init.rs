@@ -64,6 +64,7 @@ fn to_gate(newborn: Newborn<'_>) -> Result<Prepared<'_>> {
     if early_namespaces(plan).contains(CloneFlags::CLONE_NEWCGROUP) {
         unshare(CloneFlags::CLONE_NEWCGROUP).context(|| "unshare the cgroup namespace")?;
     }
+    donated::leave_for_own_cgroup(newborn.donated)?;
     donated::install_stdio(newborn.donated, newborn.terminal)?;
     let sysctls = names::own_sysctls(plan)?;
     enter_root(mounts::complete(tree, plan, newborn.root)?)?;

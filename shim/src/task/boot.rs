@@ -18,6 +18,7 @@ use sandbox_core::spec::plan::{Plan, Powerless};
 use tokio::sync::{oneshot, watch};
 
 use super::allowance::Allowance;
+use super::joining::CgroupsToJoin;
 use crate::error::{Context, Error, Result};
 use crate::ready::readable;
 use crate::stdio::Donated;
@@ -192,16 +193,16 @@ impl BootClient {
 /// The descriptors of a Create or an Exec beside the process's stdio.
 pub(super) struct ExtraFds {
     pub(super) donations: Donations,
-    procs: Vec<OwnedFd>,
+    cgroups: CgroupsToJoin,
     seccomp: Option<OwnedFd>,
 }
 
 impl ExtraFds {
-    /// Collects the descriptors. `procs` are the cgroups to join, if boot is
+    /// Collects the descriptors. `cgroups` are those to join, if boot is
     /// not in them already; `seccomp` is the program of a container that is made,
     /// with its flags: boot keeps it for the container's execs.
     pub(super) fn collect(
-        procs: Vec<OwnedFd>,
+        cgroups: CgroupsToJoin,
         seccomp: Option<(OwnedFd, u32)>,
         stdio: &Donated,
     ) -> Result<Self> {
@@ -210,15 +211,18 @@ impl ExtraFds {
             stdin: stdio.stdin.is_some(),
             stdout: stdio.stdout.is_some(),
             stderr: stdio.stderr.is_some(),
-            cgroup_procs: u8::try_from(procs.len()).context(|| "count the cgroup hierarchies")?,
+            cgroup_procs: u8::try_from(cgroups.procs.len())
+                .context(|| "count the cgroup hierarchies")?,
+            init_procs: cgroups.of_init.is_some(),
             seccomp: flags,
         };
-        Ok(Self { donations, procs, seccomp })
+        Ok(Self { donations, cgroups, seccomp })
     }
 
     /// Returns all descriptors, in the order that [`Donations`] documents.
     pub(super) fn descriptors<'a>(&'a self, stdio: &'a Donated) -> Vec<BorrowedFd<'a>> {
-        let ours = self.procs.iter().chain(&self.seccomp).map(AsFd::as_fd);
+        let CgroupsToJoin { procs, of_init } = &self.cgroups;
+        let ours = procs.iter().chain(of_init).chain(&self.seccomp).map(AsFd::as_fd);
         stdio.descriptors().chain(ours).collect()
     }
 }

@@ -1,7 +1,6 @@
 //! One container and its processes, as the shim sees them.
 
 use std::collections::{BTreeSet, HashMap};
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
@@ -10,11 +9,12 @@ use sandbox_core::cgroup::{CapacityPolicy, Cgroup, OomWatch, ResourcesInForce};
 use sandbox_core::control::message::Done;
 use sandbox_core::sandbox::{self, ReceivedFds};
 use sandbox_core::spec::plan::{Plan, ProcessPlan, Terminal};
-use sandbox_core::types::{HostPid, ProcessId};
+use sandbox_core::types::ProcessId;
 use tokio::sync::watch;
 
 use super::boot::BootClient;
 use super::create_plan::CreatePlan;
+use super::joining::CgroupsToJoin;
 use super::lifecycle::{Asked, Program, State};
 use super::metrics;
 use crate::error::{Error, Result};
@@ -93,9 +93,9 @@ impl Container {
     }
 
     /// Opens the cgroups that an exec has to join.
-    pub(super) fn procs_to_join(&self) -> Result<Vec<OwnedFd>> {
+    pub(super) fn cgroups_to_join(&self) -> Result<CgroupsToJoin> {
         let init = self.init.state.process().map(|init| init.pid);
-        procs_to_join(self.is_root(), &self.plan, &self.cgroup, init)
+        CgroupsToJoin::of_exec(self.is_root(), &self.plan, &self.cgroup, init)
     }
 
     /// Marks one exec as finished; the init's exit is published once none is left.
@@ -130,22 +130,6 @@ impl Container {
             self.last_stats = stats;
         }
     }
-}
-
-/// Opens the cgroups that a process of a container has to join. There are none
-/// for the root container, since boot is in its cgroup and its children start
-/// there. But if the container divides its cgroup, boot is in a part of its
-/// own.
-pub(super) fn procs_to_join(
-    is_root: bool,
-    plan: &Plan,
-    cgroup: &Cgroup,
-    init: Option<HostPid>,
-) -> Result<Vec<OwnedFd>> {
-    if is_root && !cgroup.is_divided_by(&plan.container) {
-        return Ok(Vec::new());
-    }
-    Ok(init.map_or_else(|| cgroup.procs(), |init| cgroup.procs_beside(init))?)
 }
 
 /// One process, the init of a container or an exec.

@@ -154,7 +154,7 @@ async fn run(shim: &Arc<Shim>, id: &ProcessId, begun: Begun) -> Result<Started> 
 fn extra_fds(shim: &Shim, id: &ProcessId, donated: &Donated) -> Result<ExtraFds> {
     let mut table = shim.table();
     let container = table.container(&id.container)?;
-    ExtraFds::collect(container.procs_to_join()?, None, donated)
+    ExtraFds::collect(container.cgroups_to_join()?, None, donated)
 }
 
 /// Ends an exec that was never started. Its exit is not published, but clients

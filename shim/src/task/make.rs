@@ -1,6 +1,6 @@
 //! The making of a container, or of a sandbox alone: each step with its reason.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -11,8 +11,9 @@ use sandbox_core::spec::plan::Powerless;
 use sandbox_core::types::Capacity;
 
 use super::boot::{BootClient, ExtraFds};
-use super::container::{Container, MadeProcess, Process, pid_of, procs_to_join};
+use super::container::{Container, MadeProcess, Process, pid_of};
 use super::create_plan::CreatePlan;
+use super::joining::CgroupsToJoin;
 use super::lifecycle::Program;
 use super::listen::listen;
 use super::relay::relay_log;
@@ -49,6 +50,7 @@ async fn take_steps(
 ) -> Result<Container> {
     // First the cgroup: boot, or the init, starts in it.
     let cgroup = rollback.cgroup.insert(make_cgroup(plan)?).clone();
+    settle(shim, plan, &cgroup.powerless(&plan.plan.container)?)?;
     // The CPUs and the memory that the container is told it has.
     let capacity = cgroup.capacity(plan.capacity_policy())?;
     // The kills are counted from before there is a process, so that none is missed.
@@ -119,7 +121,8 @@ async fn make_alone(
     let boot = rollback.made.insert(spawn_boot(shim, plan, &cgroup, capacity)?);
     start_boot(shim, plan, boot, &cgroup).await?;
     boot.sandbox.move_net_devices(&plan.plan)?;
-    ask_to_create(shim, plan, boot, Vec::new(), &Donated::default(), capacity).await?;
+    ask_to_create(shim, plan, boot, CgroupsToJoin::default(), &Donated::default(), capacity)
+        .await?;
     cgroup.settled();
     Ok(boot.clone())
 }
@@ -173,7 +176,7 @@ async fn start_boot(
     Ok(())
 }
 
-/// Tells or refuses what the gofer found to be without effect.
+/// Tells or refuses what was found to be without effect.
 fn settle(shim: &Shim, plan: &CreatePlan, found: &[Powerless]) -> Result<()> {
     powerless::check(plan.options.on_powerless, found)?;
     powerless::tell(shim, &plan.id, found);
@@ -202,14 +205,12 @@ async fn create_init(
     // Processes of other containers that share its PIDs may hold its output.
     let cut_at = if container.namespaces.pid { CutAt::Never } else { CutAt::Exit };
     let (io, donated) = stdio::open(&plan.stdio, owner, cut_at).await?;
-    if cgroup.is_divided_by(container) {
-        cgroup.delegate(owner.uid, owner.gid)?;
-    }
+    cgroup.delegate(container, owner.uid, owner.gid)?;
     if let Some(process) = &container.process {
         boot.sandbox.raise_limits(process)?;
     }
-    let procs = procs_to_join(boot.root == plan.id, &plan.plan, cgroup, None)?;
-    let reply = ask_to_create(shim, plan, boot, procs, &donated, capacity).await?;
+    let cgroups = CgroupsToJoin::of_init(boot.root == plan.id, &plan.plan, cgroup)?;
+    let reply = ask_to_create(shim, plan, boot, cgroups, &donated, capacity).await?;
     cgroup.settled();
     if container.process.is_none() {
         return Ok(stand_in(plan, boot));
@@ -231,11 +232,11 @@ async fn ask_to_create(
     shim: &Shim,
     plan: &CreatePlan,
     boot: &BootClient,
-    procs: Vec<OwnedFd>,
+    cgroups: CgroupsToJoin,
     donated: &Donated,
     capacity: Capacity,
 ) -> Result<(Done, ReceivedFds)> {
-    let extra = ExtraFds::collect(procs, boot.sandbox.seccomp(&plan.plan)?, donated)?;
+    let extra = ExtraFds::collect(cgroups, boot.sandbox.seccomp(&plan.plan)?, donated)?;
     let request = Request::Create {
         plan: Box::new(plan.plan.container.clone()),
         donations: extra.donations,

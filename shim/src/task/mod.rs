@@ -7,6 +7,7 @@
 //! |---|---|
 //! | [`allowance`], [`metrics`], [`hooks`], [`pod_files`] | tools that do not use the shim's state |
 //! | [`lifecycle`] | a process's states and steps |
+//! | [`joining`] | the cgroups that a process joins |
 //! | [`boot`] | requests to boot |
 //! | [`create_plan`], [`pod`], [`container`] | things to be made, and things that exist |
 //! | [`table`], [`shim`] | the shim's state |
@@ -29,6 +30,7 @@ mod delete;
 mod exec;
 mod exits;
 mod hooks;
+mod joining;
 mod kill;
 mod lifecycle;
 mod listen;

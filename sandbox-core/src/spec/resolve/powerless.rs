@@ -1,6 +1,7 @@
 //! Finds what a spec grants or asks for and the sandbox cannot give.
 
 use oci_spec::runtime::{Mount, Spec};
+use rustix::mount::MountAttrFlags;
 
 use crate::spec::plan::{
     CapabilitySets, DeliveredSource, HostNamespaces, IdmapChoice, MountPlan, Powerless, Propagation,
@@ -92,6 +93,29 @@ pub fn propagation(
         }
     }
     lost
+}
+
+/// Lists the binds of the host's cgroups that a container shall write, but cannot: they
+/// belong to the host's root, and the container's own path among them is none that it sees.
+pub(super) fn host_cgroups(
+    mounts: &[MountPlan],
+    delivered: &[(usize, DeliveredSource)],
+) -> Vec<Powerless> {
+    let writable = |index: &usize| {
+        let attributes = &mounts[*index].attributes;
+        !(attributes.set | attributes.recursive_set).contains(MountAttrFlags::MOUNT_ATTR_RDONLY)
+    };
+    let of_cgroups = |source: &DeliveredSource| matches!(source, DeliveredSource::Bind { source, .. } if source.starts_with("/sys/fs/cgroup"));
+    let found = delivered.iter().filter(|(index, source)| of_cgroups(source) && writable(index));
+    let found = found.map(|(index, _)| Powerless {
+        field: format!("mounts[{index}] ({})", mounts[*index].destination.display()),
+        lost: "the host's cgroups belong to the host's root, and can be read only".into(),
+        instead: "use a mount of type cgroup with the option rw (docker run --privileged, CRI's \
+                  cgroup_writable), as which the container's own cgroup can be written"
+            .into(),
+        by_default: false,
+    });
+    found.collect()
 }
 
 /// Lists the host's namespaces that a spec asks for, and that a sandbox with a user

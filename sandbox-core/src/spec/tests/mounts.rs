@@ -208,3 +208,20 @@ fn an_error_names_the_mount() {
     let cgroup = json!({"destination": "/cg", "type": "cgroup2", "options": ["ro", "nsdelegate"]});
     with(cgroup).accepted();
 }
+
+#[test]
+fn a_bind_of_the_hosts_cgroups_is_told_where_it_cannot_be_written() {
+    let told = |options: Value, userns: Userns| {
+        let bind = json!({
+            "destination": "/sys/fs/cgroup", "type": "bind", "source": "/sys/fs/cgroup",
+            "options": options,
+        });
+        let mut story = with(bind);
+        story.userns = userns;
+        let told = story.accepted().host.powerless;
+        told.iter().any(|one| one.lost.contains("host's cgroups"))
+    };
+    assert!(told(json!(["rbind", "rw"]), Userns::Auto));
+    assert!(!told(json!(["rbind", "ro"]), Userns::Auto));
+    assert!(!told(json!(["rbind", "rw"]), Userns::Never));
+}
