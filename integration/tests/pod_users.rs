@@ -25,6 +25,7 @@ on_each_containerd!(
     an_exec_has_the_ids_of_its_container,
     a_volume_that_belongs_to_nobody_is_told,
     a_sandbox_can_have_more_ids,
+    subordinate_ids_are_mapped_inside,
 );
 
 fn grant<const N: usize>(names: [&'static str; N]) -> impl Fn(&mut Value) {
@@ -195,6 +196,36 @@ fn a_sandbox_can_have_more_ids(containerd: Containerd) {
     let more = options("ids_per_sandbox = 131072", "");
     let container = containerd.shell("more", script).options(more).start();
     assert_eq!(container.finish(), (0, "100000 131071\n131072\n".to_owned()));
+}
+
+/// Maps the IDs that Debian's /etc/subuid gives the first user, as newuidmap does for Podman
+/// and others without root. Prints the map, and gives a file to the last of them.
+const MAP_SUBORDINATES: &str = "mkfifo /tmp/go; touch /tmp/f; chmod 777 /tmp\n\
+    unshare -U sh -c 'read go < /tmp/go; cat /proc/self/uid_map; \
+        env chown 65536:65536 /tmp/f && stat -c %u /tmp/f' & child=$!\n\
+    until [ \"$(readlink /proc/$child/ns/user)\" != \"$(readlink /proc/self/ns/user)\" ]; do :; done\n\
+    for map in uid_map gid_map; do printf '0 0 1\\n1 100000 65536\\n' > /proc/$child/$map; done\n\
+    echo > /tmp/go; wait $child; stat -c %u /tmp/f";
+
+/// The range is beyond the 65536 IDs of a sandbox. The control has no more than those.
+fn subordinate_ids_are_mapped_inside(containerd: Containerd) {
+    let run = |id: &str, option: Option<&str>| {
+        let mut container = containerd.shell(id, MAP_SUBORDINATES).spec(|spec| {
+            grant(["CAP_SETFCAP"])(spec);
+            spec["process"]["noNewPrivileges"] = false.into();
+            spec["mounts"].as_array_mut().expect("mounts").push(json!({
+                "destination": "/tmp", "type": "tmpfs", "source": "tmpfs",
+            }));
+        });
+        if let Some(option) = option {
+            container = container.options(options(option, ""));
+        }
+        let (_, output) = container.start().finish();
+        output.split_whitespace().map(str::to_owned).collect::<Vec<_>>().join(" ")
+    };
+    let mapped = "0 0 1 1 100000 65536 65536 165535";
+    assert_eq!(run("more", Some("ids_per_sandbox = 196608")), mapped);
+    assert_ne!(run("control", None), mapped);
 }
 
 /// Later containers of a pod get them beside the pod's user namespace.

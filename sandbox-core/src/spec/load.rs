@@ -30,7 +30,9 @@ pub fn load(bundle: &Path) -> Result<Spec> {
             std::io::Error::from(errno)
         ))
     })?;
-    let spec: Spec = parse(&read(File::from(file), &path)?, &shown.to_string())?;
+    let bytes = read(File::from(file), &path)?;
+    let spec: Spec = parse(&bytes, &shown.to_string())?;
+    refuse_missing_section(&bytes)?;
     check_version(spec.version())
         .map_err(|message| Error::invalid(format!("{shown}: ociVersion: {message}")))?;
     Ok(spec)
@@ -41,6 +43,23 @@ pub fn load_process(bytes: &[u8]) -> Result<Process> {
     check_size(bytes.len() as u64, "the exec's process")?;
     parse(bytes, "the exec's process")
 }
+
+/// Refuses the one section of runtime-spec 1.3.0 that oci-spec 0.10 does not know.
+fn refuse_missing_section(bytes: &[u8]) -> Result<()> {
+    let mentioned = bytes.windows(SECTION.len()).any(|window| window == SECTION.as_bytes());
+    // Only then is the second parse worth its time: it may be somebody's text.
+    let present = mentioned
+        && serde_json::from_slice::<Map<String, Value>>(bytes)
+            .is_ok_and(|spec| spec.contains_key(SECTION));
+    match present {
+        true => Err(Error::invalid(format!(
+            "{SECTION}: is a section for another platform; expected a Linux container's spec"
+        ))),
+        false => Ok(()),
+    }
+}
+
+const SECTION: &str = "freebsd";
 
 fn read(mut file: File, path: &Path) -> Result<Vec<u8>> {
     let shown = path.display();

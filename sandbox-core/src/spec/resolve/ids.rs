@@ -65,9 +65,12 @@ impl Ids {
                     range.size - 1
                 ),
             ),
-            Self::Mapped(mappings) if !covered(lines(mappings), id) => {
-                refuse(field, format!("{id} is not mapped by the container's user namespace"))
-            }
+            Self::Mapped(mappings) if !covered(lines(mappings), id) => refuse(
+                field,
+                format!(
+                    "{id} is not mapped by the container's user namespace; expected an ID of the spec's linux.uidMappings and gidMappings"
+                ),
+            ),
             _ => Ok(()),
         }
     }

@@ -1,6 +1,6 @@
 //! Finds what a spec grants or asks for and the sandbox cannot give.
 
-use oci_spec::runtime::{Mount, Spec};
+use oci_spec::runtime::{Linux, Mount, Spec};
 use rustix::mount::MountAttrFlags;
 
 use crate::spec::plan::{
@@ -116,6 +116,17 @@ pub(super) fn host_cgroups(
         by_default: false,
     });
     found.collect()
+}
+
+/// Lists what a spec asks for of cgroups and no kernel of today gives.
+pub(super) fn resources(linux: &Linux) -> Option<Powerless> {
+    let memory = linux.resources().as_ref()?.memory().as_ref()?;
+    (memory.use_hierarchy() == Some(false)).then(|| Powerless {
+        field: "linux.resources.memory.useHierarchy".into(),
+        lost: "false: since Linux 5.11 the kernel always counts a cgroup in those above it".into(),
+        instead: "leave it out".into(),
+        by_default: false,
+    })
 }
 
 /// Lists the host's namespaces that a spec asks for, and that a sandbox with a user

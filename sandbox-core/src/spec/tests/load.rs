@@ -1,6 +1,6 @@
 use std::fs;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{CTR, Story, process};
 use crate::spec::load::{MAX_SPEC, load, load_process};
@@ -78,6 +78,48 @@ fn a_spec_that_is_a_fifo_does_not_hang() {
     nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
     let message = load(bundle.path()).unwrap_err().to_string();
     assert!(message.contains("expected a regular file"), "{message}");
+}
+
+/// The fixture has every property of runtime-spec 1.3.0 that is for Linux. One that the types
+/// of oci-spec lacked would be lost in silence.
+#[test]
+fn no_property_of_the_specification_is_unknown() {
+    let all: Value = serde_json::from_str(include_str!("fixtures/every-property.json")).unwrap();
+    let spec: oci_spec::runtime::Spec = serde_json::from_value(all.clone()).unwrap();
+    let known = serde_json::to_value(spec).unwrap();
+    let mut lost = Vec::new();
+    compare(&all, &known, String::new(), &mut lost);
+    // `load` refuses it by itself.
+    assert_eq!(lost, ["/freebsd"]);
+}
+
+/// Lists the pointers of what is in `all` and not in `known`.
+fn compare(all: &Value, known: &Value, place: String, lost: &mut Vec<String>) {
+    match all {
+        Value::Object(members) => {
+            for (key, value) in members {
+                match known.get(key) {
+                    Some(known) => compare(value, known, format!("{place}/{key}"), lost),
+                    None => lost.push(format!("{place}/{key}")),
+                }
+            }
+        }
+        Value::Array(list) => {
+            for (index, value) in list.iter().enumerate() {
+                let known = known.get(index).unwrap_or(&Value::Null);
+                compare(value, known, format!("{place}/{index}"), lost);
+            }
+        }
+        value if value != known => lost.push(place),
+        _ => {}
+    }
+}
+
+#[test]
+fn a_section_that_the_types_lack_is_refused() {
+    let section = json!({"devices": [{"path": "/d"}]});
+    Story::of(CTR).set("/freebsd", section).refused("freebsd: is a section for another platform");
+    Story::of(CTR).set("/annotations", json!({"freebsd": "\"freebsd\""})).accepted();
 }
 
 #[test]

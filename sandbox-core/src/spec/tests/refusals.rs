@@ -39,6 +39,17 @@ fn namespaces_that_make_no_sense_are_refused() {
 }
 
 #[test]
+fn what_no_kernel_gives_is_told() {
+    let told = |wanted: bool| {
+        let memory = json!({"limit": 1 << 30, "useHierarchy": wanted});
+        let plan = Story::of(CTR).set("/linux/resources/memory", memory).accepted();
+        plan.host.powerless.iter().any(|lost| lost.field.ends_with("memory.useHierarchy"))
+    };
+    assert!(told(false));
+    assert!(!told(true));
+}
+
+#[test]
 fn network_devices_have_names_of_the_kernel_s_kind() {
     let with = |devices: Value| Story::of(CTR).set("/linux/netDevices", devices);
     let plan = with(json!({"eth1": {"name": "net%d"}, "eth0": {"name": ""}})).accepted();
