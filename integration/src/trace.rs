@@ -108,6 +108,8 @@ impl Wait {
             "percpu_down_write",
             "rcu_sync_enter",
             "rcu_barrier",
+            // The compiler may have put fsnotify_wait_marks_destroyed into it.
+            "fsnotify_destroy_group",
             "fsnotify_wait_marks_destroyed",
         ]) {
             Kind::GracePeriod
@@ -422,7 +424,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wait_for_a_vfork_s_child_is_not_for_the_kernel() {
+    fn a_wait_has_its_kind_by_its_stack() {
         let stack = |functions: &[&str]| Wait {
             began: Duration::ZERO,
             ended: None,
@@ -432,6 +434,8 @@ mod tests {
         };
         let vfork = stack(&["__wait_for_common", "wait_for_completion_state", "kernel_clone"]);
         assert_eq!(vfork.kind(), Kind::Vfork);
+        let inotify = stack(&["__flush_work", "fsnotify_destroy_group", "inotify_release"]);
+        assert_eq!(inotify.kind(), Kind::GracePeriod);
         // The same function waits for a lock within a clone.
         let lock = stack(&["percpu_rwsem_wait", "cgroup_can_fork", "copy_process", "kernel_clone"]);
         assert_eq!(lock.kind(), Kind::Lock);

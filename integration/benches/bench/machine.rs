@@ -44,7 +44,9 @@ pub fn table(machine: &Value) -> String {
     let runtimes = machine["runtimes"].as_array().into_iter().flatten();
     let line = |runtime: &Value| {
         let text = |name: &str| runtime[name].as_str().unwrap_or("").to_owned();
-        format!("{:<18} {}; {}\n", text("name"), text("shim"), text("engine"))
+        let engine = Some(text("engine")).filter(|engine| !engine.is_empty());
+        let engine = engine.map(|engine| format!("; {engine}")).unwrap_or_default();
+        format!("- {}: {}{engine}\n", text("name"), text("shim"))
     };
     runtimes.map(line).collect()
 }
@@ -56,14 +58,15 @@ pub fn versions(runtime: &Runtime) -> String {
 }
 
 fn shim(runtime: &Runtime) -> String {
-    version(&runtime.shim, "-v")
+    output(&runtime.shim, "-v").split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 /// Returns the engine's version. A shim of runc's without one runs runc.
 fn engine(runtime: &Runtime) -> Option<String> {
     let of_runc = runtime.shim.file_name().is_some_and(|name| name == "containerd-shim-runc-v2");
-    let engine = runtime.engine.as_deref().or(of_runc.then_some("runc"));
-    engine.map(|engine| version(Path::new(engine), "--version"))
+    let engine = runtime.engine.as_deref().or(of_runc.then_some("runc"))?;
+    // The other lines are about how it was built.
+    Some(output(Path::new(engine), "--version").lines().next().unwrap_or_default().to_owned())
 }
 
 /// Returns the version of the cgroups that containers are in. Hybrid ones are
@@ -86,8 +89,7 @@ fn field(path: &str, name: &str) -> String {
     line.map(|(_, value)| value.trim().to_owned()).unwrap_or_default()
 }
 
-fn version(program: &Path, flag: &str) -> String {
+fn output(program: &Path, flag: &str) -> String {
     let output = Command::new(program).arg(flag).output();
-    let output = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
-    output.unwrap_or_default().split_whitespace().collect::<Vec<_>>().join(" ")
+    output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default()
 }

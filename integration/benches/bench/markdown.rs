@@ -9,7 +9,7 @@ use crate::machine;
 use crate::report::{Report, Row, Summary};
 
 /// A measurement's part, its name there, and its name in the table.
-const ROWS: [(&str, &str, &str); 20] = [
+const ROWS: [(&str, &str, &str); 24] = [
     ("one container", "all of it", "one container: start, Create, Start, exit, Delete, Shutdown"),
     ("one container", "Shutdown to process gone", "of which Shutdown to process gone"),
     ("one container", "CPU time", "its CPU time"),
@@ -42,6 +42,26 @@ const ROWS: [(&str, &str, &str); 20] = [
     ("exec probes, 100 pods", "CPU used, % of one", "the same, CPU used, % of one"),
     ("exec probes, 100 root containers", "one", "the same in 100 root containers: one"),
     ("exec probes, 100 root containers", "CPU used, % of one", "the same, CPU used, % of one"),
+    (
+        "waits on the road, all operations",
+        "one container: above 1 ms",
+        "waits for the kernel above 1 ms, all operations on one container",
+    ),
+    (
+        "waits on the road, all operations",
+        "one container: grace periods",
+        "of all of these, waits for a grace period",
+    ),
+    (
+        "waits on the road, all operations",
+        "pod: above 1 ms",
+        "waits for the kernel above 1 ms, all operations on a pod",
+    ),
+    (
+        "waits on the road, all operations",
+        "pod: grace periods",
+        "of all of these, waits for a grace period",
+    ),
 ];
 
 /// Returns the table, with the machine and the versions above it.

@@ -34,6 +34,8 @@ use crate::shim::{Process, SHUTDOWN_TIMEOUT, Shim, watch};
 const NUMBER: &str = "waits on the road, number";
 const SUM: &str = "waits on the road, sum";
 const LONGEST: &str = "waits on the road, longest";
+const GRACE: &str = "grace periods on the road, number";
+const SUMMARY: &str = "waits on the road, all operations";
 
 /// Time between operations. The kernel waits the longest where it has not done
 /// the same lately, as between the requests of a kubelet.
@@ -289,6 +291,7 @@ impl Found {
     /// Takes the waits of one scenario.
     fn record(&mut self, bench: &mut Bench, runtime: usize, course: &Course, waits: Vec<Wait>) {
         let mut on_the_road: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
+        let mut grace: BTreeMap<&str, usize> = BTreeMap::new();
         for mark in &course.marks {
             if !self.operations.contains(&mark.operation) {
                 self.operations.push(mark.operation.clone());
@@ -311,6 +314,9 @@ impl Found {
             };
             if key.on_the_road && key.kind.is_of_the_kernel() {
                 on_the_road.entry(&mark.operation).or_default().push(took);
+                if key.kind == Kind::GracePeriod {
+                    *grace.entry(&mark.operation).or_default() += 1;
+                }
             }
             self.stacks.entry(key.clone()).or_insert(wait.stack);
             self.waits.entry(key).or_default().push(took);
@@ -322,7 +328,15 @@ impl Found {
             bench.report.record(NUMBER, what, runtime, Unit::Count, waits.len() as f64);
             bench.report.record(SUM, what, runtime, Unit::Ms, waits.iter().fold(0.0, |a, b| a + b));
             bench.report.record(LONGEST, what, runtime, Unit::Ms, longest);
+            let grace = grace.get(mark.operation.as_str()).copied().unwrap_or(0);
+            bench.report.record(GRACE, what, runtime, Unit::Count, grace as f64);
         }
+        let all = || on_the_road.values().flatten();
+        let name = |what: &str| format!("{}: {what}", course.scenario);
+        let long = all().filter(|took| **took > LONG_MS).count() as f64;
+        bench.report.record(SUMMARY, &name("above 1 ms"), runtime, Unit::Count, long);
+        let grace = grace.values().sum::<usize>() as f64;
+        bench.report.record(SUMMARY, &name("grace periods"), runtime, Unit::Count, grace);
     }
 
     /// Returns the waits of an operation and a runtime, those on the road first
