@@ -31,7 +31,8 @@ impl Tree {
         let controllers = ["cpu", "cpuset", "memory"].map(str::to_owned).to_vec();
         let controllers = if self.v2 { Vec::new() } else { controllers };
         let dirs = vec![Dir { controllers, mount, path }];
-        let cgroup = Cgroup::open(SavedCgroup { v2: self.v2, dirs, unit: None }).unwrap();
+        let cgroup =
+            Cgroup::open(SavedCgroup { v2: self.v2, dirs, unit: None, resctrl: None }).unwrap();
         cgroup.capacity_on(HOST, policy).unwrap()
     }
 

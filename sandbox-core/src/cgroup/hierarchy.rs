@@ -137,7 +137,7 @@ impl Hierarchies {
             Ok(Dir { controllers: h.controllers.clone(), mount: h.mount.clone(), path })
         };
         let dirs = self.all.iter().map(dir).collect::<Result<_>>()?;
-        let saved = SavedCgroup { v2: self.mode.is_v2(), dirs, unit: None };
+        let saved = SavedCgroup { v2: self.mode.is_v2(), dirs, unit: None, resctrl: None };
         Ok(Cgroup { saved, holder: Mutex::default() })
     }
 }

@@ -14,6 +14,7 @@
 //! | `delegate.rs` | let the container divide it |
 //! | `freeze.rs`, `processes.rs`, `oom.rs`, `stats/` | act on it and watch it |
 //! | `remove.rs` | remove it, in bounded time |
+//! | `resctrl.rs` | the container's shares of caches and bandwidth, which go with it |
 //! | `tree.rs` | go through the cgroups below it |
 //!
 //! # The choice of libraries
@@ -64,6 +65,7 @@ mod path;
 mod processes;
 mod properties;
 mod remove;
+mod resctrl;
 mod resources;
 pub mod stats;
 mod systemd;
@@ -80,7 +82,7 @@ use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Context, Error, Result};
-use crate::spec::plan::UnitProperty;
+use crate::spec::plan::{IntelRdt, UnitProperty};
 use crate::sys::child::Child;
 
 pub use derive::CapacityPolicy;
@@ -107,6 +109,9 @@ pub struct SavedCgroup {
     v2: bool,
     dirs: Vec<Dir>,
     unit: Option<String>,
+    /// Its groups of the resctrl file system, if the spec wants any.
+    #[serde(default)]
+    resctrl: Option<resctrl::Groups>,
 }
 
 /// The cgroup in one hierarchy.
@@ -139,6 +144,20 @@ impl Cgroup {
         create::create(id, cgroups_path, driver, resources, properties)
     }
 
+    /// Makes or finds the container's groups of the resctrl file system, which are removed
+    /// with the cgroup. An error leaves none behind.
+    pub fn add_resctrl(&mut self, id: &str, wanted: &IntelRdt) -> Result<()> {
+        let groups = resctrl::make(&resctrl::root_of_host()?, id, wanted)?;
+        self.saved.resctrl = Some(groups);
+        Ok(())
+    }
+
+    /// Opens the files by which a process joins these groups, in the same way as
+    /// [`Cgroup::procs`].
+    pub fn resctrl_tasks(&self) -> Result<Vec<OwnedFd>> {
+        self.saved.resctrl.as_ref().map_or(Ok(Vec::new()), resctrl::Groups::tasks)
+    }
+
     /// Finds a cgroup again from [`Cgroup::saved`], in any process. The cgroup
     /// need not exist any more.
     pub fn open(saved: SavedCgroup) -> Result<Cgroup> {
@@ -153,6 +172,9 @@ impl Cgroup {
                     dir.mount.display()
                 )));
             }
+        }
+        if !saved.resctrl.as_ref().is_none_or(resctrl::Groups::are_plain) {
+            return Err(Error::invalid("saved cgroup: expected plain paths of resctrl groups"));
         }
         if saved.dirs.is_empty() {
             return Err(Error::invalid("saved cgroup: expected at least one directory"));

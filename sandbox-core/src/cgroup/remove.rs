@@ -24,6 +24,8 @@ impl Cgroup {
         if let Some(unit) = &self.saved.unit {
             systemd::stop(unit)?;
         }
+        // Processes that are left there fall back to the class of all others.
+        let shares = self.saved.resctrl.as_ref().map_or(Ok(()), |groups| groups.remove());
         let deadline = Instant::now() + REMOVAL_TIMEOUT;
         let mut pause = Duration::from_micros(200);
         let mut left: Vec<&Path> = self.paths().collect();
@@ -35,7 +37,7 @@ impl Cgroup {
                 }
             }
             if busy.is_empty() {
-                return Ok(());
+                return shares;
             }
             left = busy;
             // Frozen processes of version 1 cannot die.

@@ -107,6 +107,18 @@ pub struct Namespaces {
     pub time: bool,
 }
 
+/// The container's shares of caches and bandwidth, as the resctrl file system has them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IntelRdt {
+    /// The class of service: a directory's name, or `/` for the one of all others. `None` for
+    /// one of its own.
+    pub class: Option<String>,
+    /// The lines for the class's `schemata`.
+    pub schemata: Vec<String>,
+    /// Whether the container has a monitoring group of its own.
+    pub monitoring: bool,
+}
+
 /// A network device of the host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NetDevice {
@@ -367,6 +379,8 @@ pub struct HostPlan {
     pub cgroups_path: String,
     /// `linux.resources`, including the devices.
     pub resources: LinuxResources,
+    /// `linux.intelRdt`.
+    pub intel_rdt: Option<IntelRdt>,
     /// The network that the sandbox joins. For a later container of a sandbox
     /// it was checked to be the sandbox's own.
     pub network: Network,

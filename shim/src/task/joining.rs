@@ -10,7 +10,8 @@ use crate::error::Result;
 
 /// The open cgroups that a process of a container has to join. There are none for the root
 /// container, since boot is in its cgroup and its children start there. But if the
-/// container divides its cgroup, boot is in a part of its own.
+/// container divides its cgroup, boot is in a part of its own. The groups of `linux.intelRdt`
+/// are joined in the same way; boot is in none.
 #[derive(Debug, Default)]
 pub(super) struct CgroupsToJoin {
     pub(super) procs: Vec<OwnedFd>,
@@ -22,7 +23,8 @@ impl CgroupsToJoin {
     /// Opens those of a container that is made.
     pub(super) fn of_init(is_root: bool, plan: &Plan, cgroup: &Cgroup) -> Result<Self> {
         let divided = cgroup.is_divided_by(&plan.container);
-        let procs = if is_root && !divided { Vec::new() } else { cgroup.procs()? };
+        let mut procs = if is_root && !divided { Vec::new() } else { cgroup.procs()? };
+        procs.extend(cgroup.resctrl_tasks()?);
         let of_init = divided.then(|| cgroup.procs_of_init()).transpose()?;
         Ok(Self { procs, of_init })
     }
@@ -35,11 +37,12 @@ impl CgroupsToJoin {
         init: Option<HostPid>,
     ) -> Result<Self> {
         let divided = cgroup.is_divided_by(&plan.container);
-        let procs = match init {
+        let mut procs = match init {
             _ if is_root && !divided => Vec::new(),
             Some(init) => cgroup.procs_beside(init, divided)?,
             None => cgroup.procs()?,
         };
+        procs.extend(cgroup.resctrl_tasks()?);
         Ok(Self { procs, of_init: None })
     }
 }

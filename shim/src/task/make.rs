@@ -131,7 +131,16 @@ fn make_cgroup(plan: &CreatePlan) -> Result<Arc<Cgroup>> {
     let host = &plan.plan.host;
     let (resources, properties) = (&host.resources, &host.unit_properties);
     let driver = plan.driver();
-    Ok(Arc::new(Cgroup::create(&plan.id, &host.cgroups_path, driver, resources, properties)?))
+    let mut cgroup = Cgroup::create(&plan.id, &host.cgroups_path, driver, resources, properties)?;
+    if let Some(rdt) = &host.intel_rdt
+        && let Err(error) = cgroup.add_resctrl(&plan.id, rdt)
+    {
+        if let Err(left) = cgroup.remove() {
+            log::warn!("container {}: {left}", plan.id);
+        }
+        return Err(error.into());
+    }
+    Ok(Arc::new(cgroup))
 }
 
 /// Spawns boot into the first container's cgroup.

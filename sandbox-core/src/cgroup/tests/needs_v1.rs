@@ -340,7 +340,10 @@ fn another_process_finds_it_again() {
     for bad in ["/sys/fs/cgroup/cpu", "/sys/fs/cgroup/cpu/../x", "/etc"] {
         let dirs =
             vec![Dir { controllers: vec![], mount: "/sys/fs/cgroup/cpu".into(), path: bad.into() }];
-        assert!(Cgroup::open(SavedCgroup { v2: false, dirs, unit: None }).is_err(), "{bad}");
+        assert!(
+            Cgroup::open(SavedCgroup { v2: false, dirs, unit: None, resctrl: None }).is_err(),
+            "{bad}"
+        );
     }
 }
 

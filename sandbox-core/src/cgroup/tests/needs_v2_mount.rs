@@ -16,7 +16,7 @@ fn scratch(resources: &LinuxResources) -> Scratch {
     let path = mount.join(unique());
     fs::create_dir(&path).unwrap();
     let dirs = vec![Dir { controllers: Vec::new(), mount, path }];
-    let cgroup = Cgroup::open(SavedCgroup { v2: true, dirs, unit: None }).unwrap();
+    let cgroup = Cgroup::open(SavedCgroup { v2: true, dirs, unit: None, resctrl: None }).unwrap();
     let scratch = Scratch { cgroup, children: Vec::new() };
     resources::apply(&scratch.cgroup, resources).unwrap();
     resources::allow_devices(&scratch.cgroup, resources).unwrap();

@@ -7,6 +7,7 @@ pub mod facts;
 mod foreign_ids;
 mod hooks;
 pub mod ids;
+mod intel_rdt;
 mod labels;
 mod mount_options;
 mod mounts;
@@ -169,6 +170,7 @@ pub fn plan(spec: &Spec, context: &Context<'_>) -> Result<Plan> {
         devices,
         cgroups_path: cgroups_path(linux)?,
         resources: linux.resources().clone().unwrap_or_default(),
+        intel_rdt: intel_rdt::plan(linux, context.id, pod::is_pause(spec))?,
         network: resolved.network,
         time_namespace: resolved.times.path,
         net_devices,

@@ -1,13 +1,12 @@
 //! Parts of the specification that are not supported. They are refused and
 //! never ignored, since the author of the spec relies on them.
 
-use oci_spec::runtime::{Linux, Spec};
+use oci_spec::runtime::Spec;
 
 use super::check::refuse;
 use crate::error::Result;
 
-/// Refuses the sections of other platforms and the features without support, by
-/// name.
+/// Refuses the sections of other platforms by name.
 pub(super) fn check(spec: &Spec) -> Result<()> {
     let foreign = [
         ("windows", spec.windows().is_some()),
@@ -21,16 +20,6 @@ pub(super) fn check(spec: &Spec) -> Result<()> {
                 section,
                 "is a section for another platform; expected a Linux container's spec",
             );
-        }
-    }
-    spec.linux().as_ref().map_or(Ok(()), check_linux)
-}
-
-fn check_linux(linux: &Linux) -> Result<()> {
-    let unsupported = [("linux.intelRdt", linux.intel_rdt().is_some())];
-    for (field, present) in unsupported {
-        if present {
-            return refuse(field, "is not supported; remove it from the spec");
         }
     }
     Ok(())

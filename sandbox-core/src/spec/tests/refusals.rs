@@ -13,7 +13,6 @@ fn sections_without_support_are_refused_by_name() {
         ("/vm", json!({"kernel": {"path": "/k"}}), "vm: is a section"),
         ("/zos", json!({}), "zos: is a section"),
         ("/linux", Value::Null, "linux: expected the section"),
-        ("/linux/intelRdt", json!({"closID": "a"}), "linux.intelRdt: is not supported"),
     ];
     for (pointer, value, expected) in table {
         Story::of(CTR).set(pointer, value).refused(expected);
@@ -36,6 +35,28 @@ fn namespaces_that_make_no_sense_are_refused() {
         .refused("user: joining");
     // Go programs write an absent path as an empty one.
     list(json!([{"type": "mount", "path": ""}, {"type": "network", "path": ""}])).accepted();
+}
+
+#[test]
+fn classes_of_service_have_names_and_lines() {
+    let with = |rdt: Value| Story::of(CTR).set("/linux/intelRdt", rdt);
+    let rdt = json!({"closID": "gold", "l3CacheSchema": "L3:0=f", "memBwSchema": "MB:0=10",
+        "schemata": ["L2:0=f"], "enableMonitoring": true});
+    let planned = with(rdt).accepted().host.intel_rdt.expect("a class");
+    assert_eq!(planned.class.as_deref(), Some("gold"));
+    assert_eq!(planned.schemata, ["L3:0=f", "MB:0=10", "L2:0=f"]);
+    assert!(planned.monitoring);
+    let own = with(json!({"closID": ""})).accepted().host.intel_rdt.expect("a class");
+    assert_eq!((own.class, own.schemata.len(), own.monitoring), (None, 0, false));
+    with(json!({"closID": "/"})).accepted();
+    for wrong in ["..", ".", "a/b", "/a", "info", "mon_groups", "mon_data", "a\nb"] {
+        with(json!({"closID": wrong})).refused("linux.intelRdt.closID: ");
+    }
+    with(json!({"memBwSchema": "L3:0=f"})).refused("linux.intelRdt.memBwSchema: ");
+    with(json!({"l3CacheSchema": "L3:0=f\nMB:0=1"})).refused("linux.intelRdt.l3CacheSchema: ");
+    with(json!({"schemata": ["a", "b\nc"]})).refused("linux.intelRdt.schemata: ");
+    let pause = Story::of(CRI_SANDBOX).set("/linux/intelRdt", json!({}));
+    pause.refused("linux.intelRdt: no process would have it");
 }
 
 #[test]
