@@ -338,6 +338,30 @@ mod needs_v2 {
         assert_eq!(container.wait().exit_code, 137);
     }
 
+    /// CRI's way to ask for it without privilege (KEP-5474, containerd's issue 14040).
+    #[test]
+    fn a_handler_with_cgroup_writable_lets_its_pods_divide_their_cgroups() {
+        let keys = "runtime_type = \"io.containerd.palisade.v1\"\ncgroup_writable = true";
+        let containerd = Containerd::start_with_handler(Version::V2_1, "writable", keys);
+        let script = "cd /sys/fs/cgroup; cat /proc/self/cgroup; mkdir work && \
+                      echo +memory > cgroup.subtree_control && echo 8388608 > work/memory.max && \
+                      cat work/memory.max; (echo max > memory.max) 2>/dev/null || echo limited; \
+                      echo done; exec sleep 1000";
+        let lines = |handler: &str, name: &str| -> Vec<String> {
+            let pod = containerd.try_pod_by(handler, name, |_| ()).expect("run a pod");
+            let container = pod.container("main", script, |config| {
+                resources(config).memory_limit_in_bytes = 64 << 20;
+            });
+            container.wait_for_log("done");
+            let lines = container.log_lines().into_iter();
+            lines.filter(|(stream, _)| stream == "stdout").map(|(_, line)| line).collect()
+        };
+        let divided = ["0::/init.scope", "8388608", "limited", "done"];
+        assert_eq!(lines("writable", "may"), divided);
+        // The control: without that key the mount is read-only.
+        assert_eq!(lines("palisade", "may-not"), ["0::/", "limited", "done"]);
+    }
+
     /// Mounted writable, the cgroup is the container's own to divide, as the
     /// runtime specification demands. Its limits are not.
     #[test]
