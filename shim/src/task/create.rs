@@ -34,7 +34,7 @@ pub(super) async fn create(
     let pid = container.init.pid;
     shim.events.publish(&created(request, pid));
     powerless::tell(&shim, &plan.id, &plan.plan.host.powerless);
-    let kills = oom::descriptor(&container);
+    let kills = oom::watched(&container);
     if let Some(status) = reservation.fill(container) {
         exits::report(&shim, &ProcessId::init(&plan.id), status);
     }

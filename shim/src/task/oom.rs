@@ -13,9 +13,11 @@ use std::time::Duration;
 use containerd_shim_protos::events::task::TaskOOM;
 use sandbox_core::cgroup::{Cgroup, OomWatch};
 use tokio::io::Interest;
+use tokio::sync::watch::Receiver;
 
 use super::container::Container;
 use super::shim::Shim;
+use crate::exit::Exit;
 use crate::ready::register;
 
 /// The times after which to read the count again: cgroup v1 reports before it
@@ -63,10 +65,16 @@ pub(super) enum Found {
     Ended,
 }
 
-/// Returns the descriptor that [`watch`] waits for.
-pub(super) fn descriptor(container: &Container) -> Option<OwnedFd> {
+/// What [`watch`] waits for: kills, and the end of the container.
+pub(super) struct Watched {
+    kills: OwnedFd,
+    exit: Receiver<Option<Exit>>,
+}
+
+/// Returns what [`watch`] waits for.
+pub(super) fn watched(container: &Container) -> Option<Watched> {
     match container.oom.as_ref()?.as_fd().try_clone_to_owned() {
-        Ok(descriptor) => Some(descriptor),
+        Ok(kills) => Some(Watched { kills, exit: container.init.exit.subscribe() }),
         Err(error) => {
             log::warn!("container {}: OOM kills come with exits only: {error}", container.id);
             None
@@ -75,9 +83,18 @@ pub(super) fn descriptor(container: &Container) -> Option<OwnedFd> {
 }
 
 /// Publishes kills as they happen, until the container's exit is published.
-pub(super) async fn watch(shim: Arc<Shim>, id: String, descriptor: OwnedFd) {
-    let Ok(event) = register(descriptor, Interest::READABLE) else { return };
-    while let Ok(mut ready) = event.readable().await {
+pub(super) async fn watch(shim: Arc<Shim>, id: String, watched: Watched) {
+    let Watched { kills, mut exit } = watched;
+    let Ok(event) = register(kills, Interest::READABLE) else { return };
+    loop {
+        let mut ready = tokio::select! {
+            // Also ends if the container is deleted without an exit.
+            _ = exit.wait_for(Option::is_some) => return,
+            ready = event.readable() => match ready {
+                Ok(ready) => ready,
+                Err(_) => return,
+            },
+        };
         let mut found = look(&shim, &id);
         ready.clear_ready();
         for pause in AGAIN {
