@@ -30,6 +30,7 @@ on_each_containerd!(
     a_container_cannot_write_to_the_runtime_s_executable,
     the_mount_of_the_runtime_s_executable_cannot_be_changed,
     mounts_are_locked_whatever_the_interface,
+    the_root_below_the_container_s_is_out_of_reach,
     a_fork_bomb_ends_at_its_limit,
     a_program_that_ends_at_once_can_be_started,
 );
@@ -314,7 +315,7 @@ fn boot_holds_channels_and_no_directory_of_the_host(containerd: Containerd) {
         .map(|entry| entry.expect("an entry").file_name().into_string().expect("ASCII"))
         .collect();
     names.sort();
-    assert_eq!(names, ["containers", "dev", "proc"]);
+    assert_eq!(names, ["container", "dev", "devices", "proc"]);
     let mounts = fs::read_to_string(format!("/proc/{}/mountinfo", boot.pid)).expect("mountinfo");
     let mut points: Vec<_> = mounts.lines().filter_map(|line| line.split(' ').nth(4)).collect();
     points.sort_unstable();
@@ -477,6 +478,24 @@ fn mounts_are_locked_whatever_the_interface(containerd: Containerd) {
     let control = ["/attacker", "--control", "mounts"];
     let control = containerd.container("unlocked", control).privileged(change).start();
     assert_eq!(control.finish(), (0, "done\n".to_owned()), "attacks that fail unprotected");
+}
+
+/// The sandbox's root lies below the container's in its mount namespace.
+fn the_root_below_the_container_s_is_out_of_reach(containerd: Containerd) {
+    let change = |s: &mut Value| {
+        with_all_capabilities(s);
+        add_attacker(s);
+    };
+    let container = containerd.container("below", ["/attacker", "below"]).spec(change).start();
+    assert_eq!(container.finish(), (0, "done\n".to_owned()));
+    // Where no mount is locked, the same program finds a way.
+    let control = containerd.container("above", ["/attacker", "below"]).privileged(change).start();
+    let (status, output) = control.finish();
+    assert_eq!(status, 0, "{output}");
+    assert!(
+        output.contains("exchange the root") && output.contains("unmount the root"),
+        "{output}"
+    );
 }
 
 fn a_fork_bomb_ends_at_its_limit(containerd: Containerd) {

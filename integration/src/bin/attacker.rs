@@ -38,6 +38,7 @@ fn main() {
         ["mounts"] => mounts_everywhere(),
         ["newborns", name] => newborns(name),
         ["executable"] => executable(),
+        ["below"] => below_root(),
         ["--control", ref list @ ..] => print_failing(list),
         ["--one", number, ref list @ ..] => try_one(list, number.parse().expect("a number")),
         ref list => print_succeeding(&attacks(list), ""),
@@ -63,7 +64,9 @@ fn attacks(list: &[&str]) -> Vec<Attack> {
         ["mounts"] => on_mounts(),
         ["process", pid] => on_process(pid.parse().expect("a PID")),
         ["change", file] => on_executable(file),
-        _ => panic!("attacker: mounts, process PID, newborns NAME, executable or change FILE"),
+        _ => {
+            panic!("attacker: mounts, process PID, newborns NAME, executable, below or change FILE")
+        }
     }
 }
 
@@ -112,6 +115,74 @@ fn mounts_everywhere() {
             Err(e) => println!("{place}{e}"),
         }
     }
+}
+
+/// Tries to come to what lies below the root in this mount namespace: the sandbox's own.
+/// Each road is tried by a process that root has to itself. A road that does not even lead
+/// out of a directory that it was locked in would prove nothing, and is printed as well.
+fn below_root() {
+    let roads: [(&str, fn() -> bool); 3] = [
+        ("climb", climb),
+        ("enter the namespace again", enter_again),
+        ("exchange the root", exchange),
+    ];
+    for (name, walk) in roads {
+        match nix::sys::wait::waitpid(forked(walk), None).expect("wait for a child") {
+            nix::sys::wait::WaitStatus::Exited(_, 0) => {}
+            other => println!("{name}: {other:?}"),
+        }
+    }
+    if unmount("/", UnmountFlags::DETACH).is_ok() {
+        println!("unmount the root");
+    }
+}
+
+/// Runs `walk` in a child, which exits with 0 if that returns whether the container's root
+/// is still the top.
+fn forked(walk: fn() -> bool) -> nix::unistd::Pid {
+    // SAFETY: this program has one thread.
+    match unsafe { nix::unistd::fork() }.expect("fork") {
+        nix::unistd::ForkResult::Parent { child } => child,
+        nix::unistd::ForkResult::Child => std::process::exit(i32::from(!walk())),
+    }
+}
+
+fn is_here() -> bool {
+    Path::new("attacker").exists()
+}
+
+/// Leaves a root directory as chroot(2) describes, and goes on from there.
+fn climb() -> bool {
+    let outside = path("/").expect("open the root");
+    rustix::process::chroot("/proc").expect("chroot into a directory");
+    rustix::process::fchdir(&outside).expect("leave it");
+    for _ in 0..20 {
+        rustix::process::chdir("..").expect("climb");
+    }
+    rustix::process::chroot(".").expect("make this the root");
+    is_here()
+}
+
+/// Enters its own mount namespace again, which leads to the namespace's root: setns(2).
+fn enter_again() -> bool {
+    let own = File::open("/proc/self/ns/mnt").expect("open its mount namespace");
+    rustix::process::chroot("/proc").expect("chroot into a directory");
+    setns(own, CloneFlags::CLONE_NEWNS).expect("enter the mount namespace");
+    is_here()
+}
+
+/// Puts another root into the place of the container's, and takes that away too.
+fn exchange() -> bool {
+    unshare(CloneFlags::CLONE_NEWNS).expect("a mount namespace of its own");
+    let other = clone_mount(CWD, "/", Depth::Tree).expect("clone the root");
+    attach_at(&other, "/proc").expect("attach the clone");
+    rustix::process::chdir("/proc").expect("enter the clone");
+    rustix::process::pivot_root(".", ".").expect("pivot_root");
+    unmount(".", UnmountFlags::DETACH).expect("unmount the old root");
+    let locked = unmount("/", UnmountFlags::DETACH).is_err();
+    let own = File::open("/proc/self/ns/mnt").expect("open its mount namespace");
+    setns(own, CloneFlags::CLONE_NEWNS).expect("enter the mount namespace");
+    locked && is_here()
 }
 
 /// Lists the attacks on the mounts that the test has masked, protected and

@@ -6,12 +6,13 @@ use std::rc::Rc;
 use super::Boot;
 use super::table::{Container, Init, Pending, Stage};
 use crate::container::channel::Channel;
+use crate::container::delivered::DeliveredMounts;
 use crate::container::donated::Donated;
 use crate::container::join_info::JoinInfo;
 use crate::container::namespaces::clone_flags;
 use crate::container::outside_ids::OutsideIds;
-use crate::container::tree::Tree;
-use crate::container::{shared_names, terminal};
+use crate::container::shared_names;
+use crate::container::steps::shared_memory;
 use crate::control::message::{Donations, Done};
 use crate::error::{Context, Result};
 use crate::newborn;
@@ -43,14 +44,8 @@ impl Boot {
             return Ok(());
         };
         let donated = Donated::sort(donations, descriptors)?;
-        self.trees_made += 1;
         let root = self.own_id.container_root();
-        let mut tree = Tree::build(self.trees_made, &plan, mounts, root)?;
-        let terminal = terminal::make(process, tree.terminals(), ids.as_ref())?;
-        if let Some(terminal) = &terminal {
-            tree.place_console(terminal)?;
-        }
-        tree.seal(&plan)?;
+        shared_memory::make_if_wanted(&plan, root)?;
         let times_of = plan.times_of.as_deref().map(|id| self.containers.running_init(id));
         let times_of = times_of.transpose()?;
         let (channel, child_channel) = Channel::pair()?;
@@ -58,18 +53,17 @@ impl Boot {
             plan: &plan,
             process,
             limits: &self.limits,
-            tree: &tree,
-            terminal: terminal.as_ref(),
             donated: &donated,
             users: self.users.as_ref(),
             times_of: times_of.as_ref(),
+            ids: ids.as_ref(),
             root,
             channel: newborn::Channel(child_channel.as_fd()),
             alone: &self.alone,
         };
-        let (pid, pidfd) = self.clone_init(newborn)?;
+        let (pid, pidfd) = self.clone_init(newborn, mounts)?;
         drop(child_channel);
-        let join_info = Rc::new(JoinInfo::new(&plan, &mut tree, donated.seccomp, ids));
+        let join_info = Rc::new(JoinInfo::new(&plan, donated.seccomp, ids));
         let gate_pidfd = pidfd.try_clone().context(|| "dup of a pidfd")?;
         let init = Init { pid, pidfd, gate: None, running: true, mounts: None };
         let process = ProcessId::init(&plan.id);
@@ -79,20 +73,24 @@ impl Boot {
             process,
             pid,
             pidfd: gate_pidfd,
-            terminal: terminal.map(|t| t.master),
+            terminal: None,
             channel,
             stage: Stage::ToGate,
-            tree: Some(tree),
             mappings: plan.mappings,
         })
     }
 
     /// Clones the container's init into its first namespaces. It makes the others itself.
-    fn clone_init(&self, newborn: Newborn<'_>) -> Result<(PodPid, OwnedFd)> {
+    /// Its mounts are then its own: no close here is the last one of a mount.
+    fn clone_init(
+        &self,
+        newborn: Newborn<'_>,
+        mounts: DeliveredMounts,
+    ) -> Result<(PodPid, OwnedFd)> {
         let joined = newborn.plan.pids_of.as_deref();
         let joined = joined.map(|id| self.containers.running_init(id)).transpose()?;
         match self.clone_among(joined.as_ref(), clone_flags(newborn.plan))? {
-            Cloned::Child => newborn::init::run(newborn),
+            Cloned::Child => newborn::init::run(newborn, mounts),
             Cloned::Parent { pid, pidfd } => Ok((PodPid(pid), pidfd)),
         }
     }

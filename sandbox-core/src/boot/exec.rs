@@ -54,7 +54,6 @@ impl Boot {
             terminal: terminal.map(|t| t.master),
             channel,
             stage: Stage::Executing,
-            tree: None,
             mappings: None,
         })
     }

@@ -54,7 +54,6 @@ pub(crate) struct Boot {
     alone: SingleThreaded,
     /// The resource limits that boot started with: containerd's.
     limits: Vec<Rlimit>,
-    trees_made: u64,
     /// Whether boot has the host's PIDs.
     host_pids: bool,
 }
@@ -109,7 +108,6 @@ fn start(flags: &BootFlags, descriptors: Descriptors) -> Result<Boot> {
         ids: birth.mappings.map(OutsideIds),
         alone,
         limits: own_rlimits().context(|| "prlimit")?,
-        trees_made: 0,
         host_pids: birth.host_pids,
     })
 }

@@ -14,7 +14,7 @@ use super::Boot;
 use super::table::{Container, Pending, Stage};
 use crate::container::paths::PROC;
 use crate::control::message::{Done, Upward};
-use crate::control::newborn::NewbornMessage as Message;
+use crate::control::newborn::{AtGate, NewbornMessage as Message};
 use crate::error::Error;
 use crate::sys::pidfd::mount_namespace_of;
 use crate::types::PodPid;
@@ -29,7 +29,9 @@ impl Boot {
         let message = pending.channel.receive();
         match (pending.stage, message) {
             (Stage::ToGate, Ok(Some(Message::Unmapped))) => self.map(pending),
-            (Stage::ToGate, Ok(Some(Message::AtGate))) => self.at_gate(pending),
+            (Stage::ToGate, Ok(Some(Message::AtGate(handed_over)))) => {
+                self.at_gate(pending, handed_over);
+            }
             (Stage::Executing, Ok(None)) => self.executed(pending),
             (Stage::ToGate, Ok(None)) => {
                 self.failed(
@@ -38,7 +40,7 @@ impl Boot {
                 );
             }
             (_, Ok(Some(Message::Failed(failure)))) => self.failed(pending, failure.into()),
-            (Stage::Executing, Ok(Some(Message::AtGate | Message::Unmapped))) => {
+            (Stage::Executing, Ok(Some(Message::AtGate(_) | Message::Unmapped))) => {
                 self.failed(pending, Error::internal("a process has reached its gate twice"));
             }
             (_, Err(error)) => self.failed(pending, error),
@@ -59,10 +61,13 @@ impl Boot {
         }
     }
 
-    fn at_gate(&mut self, pending: Pending) {
-        let Pending { number, process, pid, pidfd, terminal, channel, tree, .. } = pending;
+    fn at_gate(&mut self, pending: Pending, handed_over: AtGate) {
+        let Pending { number, process, pid, pidfd, channel, .. } = pending;
         match self.containers.get(&process.container) {
-            Ok(Container { init: Some(init), .. }) => {
+            Ok(Container { init: Some(init), join_info }) => {
+                if let Some(devpts) = handed_over.devpts {
+                    join_info.set_terminals(devpts);
+                }
                 init.gate = Some(channel);
                 // A kernel before 6.11 cannot; the mounts are then destroyed at the exit.
                 init.mounts = mount_namespace_of(&pidfd).ok();
@@ -70,9 +75,7 @@ impl Boot {
             Ok(_) => {}
             Err(error) => return self.reply(number, Err(error)),
         }
-        self.present(number, pid, &pidfd, terminal.as_ref());
-        // The kernel takes time to destroy mounts, so this follows the reply.
-        drop(tree);
+        self.present(number, pid, &pidfd, handed_over.terminal.as_ref());
     }
 
     fn executed(&mut self, pending: Pending) {

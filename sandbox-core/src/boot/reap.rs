@@ -2,6 +2,7 @@
 
 use super::Boot;
 use crate::control::message::Upward;
+use crate::sys::let_go::let_go;
 use crate::sys::process::{collect_child, ended_child};
 use crate::types::PodPid;
 
@@ -29,6 +30,6 @@ impl Boot {
             false => None,
         };
         self.send(&Upward::Exited { process, status });
-        drop(mounts);
+        let_go(mounts);
     }
 }

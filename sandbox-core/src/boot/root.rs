@@ -5,7 +5,7 @@ use rustix::fs::{CWD, Mode, mkdirat};
 use rustix::mount::{MountAttrFlags, UnmountFlags, unmount};
 use rustix::process::{chdir, fchdir, pivot_root};
 
-use crate::container::paths::{CONTAINERS, DEVICES, PROC};
+use crate::container::paths::{CONTAINER, DEVICES, OWN_DEVICES, PROC};
 use crate::error::{Context, Result};
 use crate::sys::mount::{
     AttrChange, Depth, FsContext, PropagationKind, attach_at, mount_setattr_at,
@@ -35,7 +35,7 @@ pub(super) fn enter_empty() -> Result<()> {
     unmount(".", UnmountFlags::DETACH).context(|| "detach the host's file systems")?;
     chdir("/").context(|| "chdir /")?;
 
-    for directory in [PROC, DEVICES, CONTAINERS] {
+    for directory in [PROC, DEVICES, CONTAINER, OWN_DEVICES] {
         mkdirat(CWD, directory, Mode::from_raw_mode(0o755))
             .context(|| format!("mkdir {directory}"))?;
     }

@@ -25,7 +25,6 @@ impl Boot {
             terminal: None,
             channel,
             stage: Stage::Executing,
-            tree: None,
             mappings: None,
         })
     }

@@ -6,7 +6,6 @@ use std::rc::Rc;
 
 use crate::container::channel::Channel;
 use crate::container::join_info::JoinInfo;
-use crate::container::tree::Tree;
 use crate::error::{Context, Error, FailureKind, Result};
 use crate::spec::plan::Mappings;
 use crate::types::{PodPid, ProcessId};
@@ -49,13 +48,10 @@ pub(super) struct Pending {
     pub(super) process: ProcessId,
     pub(super) pid: PodPid,
     pub(super) pidfd: OwnedFd,
-    /// The master side of its terminal, which boot will send to the shim.
+    /// The master side of an exec's terminal, which boot will send to the shim.
     pub(super) terminal: Option<OwnedFd>,
     pub(super) channel: Channel,
     pub(super) stage: Stage,
-    /// The tree from which its root is made. It is kept until the process is at its gate: its
-    /// mounts are the process's own, but it still looks the directory up.
-    pub(super) tree: Option<Tree>,
     /// The mappings of the user namespace that it makes, if that is not the pod's.
     pub(super) mappings: Option<Mappings>,
 }

@@ -1,5 +1,6 @@
 //! The information that boot keeps of a container for the processes that join it.
 
+use std::cell::OnceCell;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::sched::CloneFlags;
@@ -7,7 +8,6 @@ use nix::sched::CloneFlags;
 use super::donated::Seccomp;
 use super::namespaces::own_namespaces;
 use super::outside_ids::OutsideIds;
-use super::tree::Tree;
 use crate::spec::plan::ContainerPlan;
 
 /// The information with which an exec'd process joins a container.
@@ -19,7 +19,8 @@ pub(crate) struct JoinInfo {
     pub(crate) namespaces: CloneFlags,
     /// Whether its PID namespace is below boot's.
     pids_below: bool,
-    terminals: Option<OwnedFd>,
+    /// Set once the init is at its gate.
+    terminals: OnceCell<OwnedFd>,
     pub(crate) seccomp: Option<Seccomp>,
     /// The IDs of its users outside, if it is in a user namespace.
     pub(crate) ids: Option<OutsideIds>,
@@ -29,25 +30,33 @@ impl JoinInfo {
     /// Collects the information of a container that has a process.
     pub(crate) fn new(
         plan: &ContainerPlan,
-        tree: &mut Tree,
         seccomp: Option<Seccomp>,
         ids: Option<OutsideIds>,
     ) -> Self {
-        let pids_below = plan.pids_below();
-        let (namespaces, terminals) = (own_namespaces(plan), tree.take_terminals());
-        Self { id: plan.id.clone(), namespaces, pids_below, terminals, seccomp, ids }
+        Self {
+            id: plan.id.clone(),
+            namespaces: own_namespaces(plan),
+            pids_below: plan.pids_below(),
+            terminals: OnceCell::new(),
+            seccomp,
+            ids,
+        }
     }
 
     /// Collects the information of the pause container, which no process joins.
     pub(crate) fn pause(plan: &ContainerPlan) -> Self {
-        let namespaces = own_namespaces(plan);
-        let id = plan.id.clone();
-        Self { id, namespaces, pids_below: false, terminals: None, seccomp: None, ids: None }
+        Self { pids_below: false, ..Self::new(plan, None, None) }
     }
 
     /// Returns the devpts in which terminals are made.
     pub(crate) fn terminals(&self) -> Option<BorrowedFd<'_>> {
-        self.terminals.as_ref().map(AsFd::as_fd)
+        self.terminals.get().map(AsFd::as_fd)
+    }
+
+    /// Takes the devpts that the init has mounted.
+    pub(crate) fn set_terminals(&self, devpts: OwnedFd) {
+        // An init reaches its gate once.
+        let _ = self.terminals.set(devpts);
     }
 
     /// Whether the container is in a PID namespace below boot's.

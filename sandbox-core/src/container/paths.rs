@@ -4,8 +4,10 @@
 //! ```text
 //! /proc         the pod's processes, attached once the gofer delivers it
 //! /dev          the default device nodes, likewise
-//! /containers   one directory for each container that is being made
 //! /shm          the pod's shared memory, if containerd makes none
+//! /container    empty: here a newborn puts its container together, in a copy of boot's
+//!               mounts
+//! /devices      likewise, for the container's own device nodes
 //! ```
 
 /// The proc of the pod.
@@ -16,5 +18,7 @@ pub(crate) const DEVICES: &str = "/dev";
 pub(crate) const DEV_NULL: &str = "/dev/null";
 /// The mount point of the pod's shared memory, if it has one.
 pub(crate) const SHARED_MEMORY: &str = "/shm";
-/// The directory below which containers are put together.
-pub(crate) const CONTAINERS: &str = "/containers";
+/// The directory at which a newborn puts its container together.
+pub(crate) const CONTAINER: &str = "/container";
+/// The directory at which a newborn attaches its container's own device nodes.
+pub(crate) const OWN_DEVICES: &str = "/devices";

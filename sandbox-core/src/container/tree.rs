@@ -1,16 +1,17 @@
-//! A container's mounts, put together in boot's mount namespace. The newborn is cloned with
-//! a copy of them and adds those of `newborn/mounts.rs`.
+//! A container's mounts, put together by the newborn in its first mount namespace, which is a
+//! copy of boot's. boot itself attaches nothing of a container: taking it away again would
+//! make boot, and all its requests, wait for a grace period of the kernel.
+//! `newborn/mounts.rs` adds the mounts that need the newborn's other namespaces.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, Mode, mkdirat, symlinkat};
+use rustix::fs::{CWD, symlinkat};
 use rustix::io::Errno;
-use rustix::mount::{UnmountFlags, unmount};
 
 use super::delivered::DeliveredMounts;
 use super::own_id::ContainerRoot;
-use super::paths::{CONTAINERS, DEVICES};
+use super::paths::{CONTAINER, DEVICES, OWN_DEVICES};
 use super::steps::attach::{Attached, Ready, attach, attach_of_hook, seal};
 use super::steps::container_root::AsContainerRoot;
 use super::steps::masks::cover;
@@ -21,15 +22,13 @@ use crate::places::{self, Kind, open_root};
 use crate::spec::plan::{ContainerPlan, MountPlan, MountSource};
 use crate::sys::mount::{AttrChange, Depth, attach_at, attach_to, clone_mount, mount_setattr};
 
-/// A tree that is being put together. It is unmounted on drop; the containers' copies stay.
+/// A tree that is being put together, at [`CONTAINER`].
 #[derive(Debug)]
 pub(crate) struct Tree {
-    path: String,
+    /// The root file system's mount, on which another one may lie.
+    bottom: OwnedFd,
     root: OwnedFd,
     container_root: ContainerRoot,
-    own_devices: Option<String>,
-    /// How many mounts are at `path`, one on another.
-    roots: usize,
     terminals: Option<OwnedFd>,
     /// The mounts that become read-only at the end.
     to_seal: Vec<OwnedFd>,
@@ -61,13 +60,12 @@ const DEVICE_LINKS: [(&str, &str); 5] = [
 impl Tree {
     /// Attaches all mounts that can be attached before the container exists.
     pub(crate) fn build(
-        number: u64,
         plan: &ContainerPlan,
         mounts: DeliveredMounts,
         container_root: ContainerRoot,
     ) -> Result<Self> {
         let _as_root = AsContainerRoot::begin(container_root);
-        let mut tree = Self::plant(number, mounts.rootfs, container_root)?;
+        let mut tree = Self::plant(mounts.rootfs, container_root)?;
         tree.attach_mounts(plan, mounts.mounts)?;
         if provides_devices(plan) {
             tree.place_devices(plan, mounts.devices)?;
@@ -92,24 +90,18 @@ impl Tree {
         Ok(())
     }
 
-    fn plant(number: u64, rootfs: Option<OwnedFd>, container_root: ContainerRoot) -> Result<Self> {
-        let path = format!("{CONTAINERS}/{number}");
-        let rootfs = rootfs.ok_or_else(|| Error::internal("the gofer delivered no root"))?;
-        mkdirat(CWD, &path, Mode::from_raw_mode(0o755)).context(|| format!("mkdir {path}"))?;
-        let mut tree = Self {
-            path,
-            root: rootfs,
+    fn plant(rootfs: Option<OwnedFd>, container_root: ContainerRoot) -> Result<Self> {
+        let bottom = rootfs.ok_or_else(|| Error::internal("the gofer delivered no root"))?;
+        attach_at(&bottom, CONTAINER).context(|| "attach the root file system")?;
+        Ok(Self {
+            bottom,
+            root: open_root(CONTAINER)?,
             container_root,
-            own_devices: None,
-            roots: 1,
             terminals: None,
             to_seal: Vec::new(),
             deferred: Vec::new(),
             deferred_of_hooks: Vec::new(),
-        };
-        attach_at(&tree.root, &tree.path).context(|| "attach the root file system")?;
-        tree.root = open_root(&tree.path)?;
-        Ok(tree)
+        })
     }
 
     fn attach_mounts(
@@ -143,8 +135,7 @@ impl Tree {
                 Attached::ToSeal(tmpfs) => self.to_seal.push(tmpfs),
             }
             if mount.destination == Path::new("/") {
-                self.root = open_root(&self.path)?;
-                self.roots += 1;
+                self.root = open_root(CONTAINER)?;
             }
         }
         Ok(())
@@ -167,7 +158,7 @@ impl Tree {
 
     /// Binds the device nodes into the container's `/dev`, and makes the links that programs
     /// expect there.
-    fn place_devices(&mut self, plan: &ContainerPlan, own: Option<OwnedFd>) -> Result<()> {
+    fn place_devices(&self, plan: &ContainerPlan, own: Option<OwnedFd>) -> Result<()> {
         for name in DEFAULT_DEVICES {
             let node = clone_mount(CWD, format!("{DEVICES}/{name}"), Depth::Top)
                 .context(|| format!("open the sandbox's device {name}"))?;
@@ -178,12 +169,9 @@ impl Tree {
             self.place_device(&Path::new("/dev").join(name), &node)?;
         }
         if let Some(own) = own {
-            let path = format!("{}.devices", self.path);
-            mkdirat(CWD, &path, Mode::from_raw_mode(0o755)).context(|| format!("mkdir {path}"))?;
-            attach_at(&own, &path).context(|| "attach the container's devices")?;
-            self.own_devices = Some(path.clone());
+            attach_at(&own, OWN_DEVICES).context(|| "attach the container's devices")?;
             for (number, place) in plan.devices.iter().enumerate() {
-                let node = clone_mount(CWD, format!("{path}/{number}"), Depth::Top)
+                let node = clone_mount(CWD, format!("{OWN_DEVICES}/{number}"), Depth::Top)
                     .context(|| format!("linux.devices: open {}", place.display()))?;
                 self.place_device(place, &node)?;
             }
@@ -219,9 +207,15 @@ impl Tree {
         self.terminals.as_ref().map(AsFd::as_fd)
     }
 
-    /// Returns its place in boot's root.
-    pub(crate) fn path(&self) -> &str {
-        &self.path
+    /// Lays the tree over this process's root, where it becomes the root of the mount
+    /// namespace for all who enter it.
+    pub(crate) fn lay_over_root(&self) -> Result<()> {
+        attach_at(&self.bottom, "/").context(|| "move the container's root over the sandbox's")
+    }
+
+    /// Takes the devpts, in which execs get terminals too.
+    pub(crate) fn take_terminals(&mut self) -> Option<OwnedFd> {
+        self.terminals.take()
     }
 
     /// Returns the mounts that the newborn attaches.
@@ -233,27 +227,9 @@ impl Tree {
     pub(crate) fn deferred_of_hooks(&self) -> &[OfHook] {
         &self.deferred_of_hooks
     }
-
-    /// Takes the devpts, which outlives the tree.
-    pub(crate) fn take_terminals(&mut self) -> Option<OwnedFd> {
-        self.terminals.take()
-    }
 }
 
-impl Drop for Tree {
-    fn drop(&mut self) {
-        for (path, mounts) in
-            self.own_devices.iter().map(|p| (p, 1)).chain([(&self.path, self.roots)])
-        {
-            for _ in 0..mounts {
-                let _ = unmount(path.as_str(), UnmountFlags::DETACH);
-            }
-            let _ = rustix::fs::rmdir(path.as_str());
-        }
-    }
-}
-
-/// Whether boot adds device nodes. A container whose `/dev` is a directory of the host has
+/// Whether the default device nodes are added. A container whose `/dev` is a directory of the host has
 /// that directory's.
 fn provides_devices(plan: &ContainerPlan) -> bool {
     let is_dev = |mount: &&MountPlan| mount.destination == Path::new("/dev");

@@ -4,7 +4,7 @@
 //! One message is one packet of a seqpacket socket. End of file is a message too: the
 //! newborn has executed the program, or is dead.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use crate::control::encoding::Message;
 use crate::control::message::MAX_PACKET;
@@ -17,9 +17,18 @@ pub(crate) enum NewbornMessage {
     /// Its new user namespace has no ID maps yet.
     Unmapped,
     /// It waits at its gate.
-    AtGate,
+    AtGate(AtGate),
     /// It could not carry out its plan.
     Failed(Failure),
+}
+
+/// What a container's init hands to boot at its gate.
+#[derive(Debug, Default)]
+pub(crate) struct AtGate {
+    /// The devpts in which execs get their terminals.
+    pub(crate) devpts: Option<OwnedFd>,
+    /// The master side of the init's own terminal.
+    pub(crate) terminal: Option<OwnedFd>,
 }
 
 const UNMAPPED: u8 = b'U';
@@ -30,24 +39,36 @@ const GO_ON: u8 = b'G';
 impl NewbornMessage {
     /// Sends the message, as the newborn.
     pub(crate) fn send(self, channel: impl AsFd) -> Result<()> {
-        let bytes = match self {
-            Self::Unmapped => vec![UNMAPPED],
-            Self::AtGate => vec![AT_GATE],
-            Self::Failed(failure) => [vec![FAILED], failure.encode()?].concat(),
+        let (bytes, descriptors) = match self {
+            Self::Unmapped => (vec![UNMAPPED], Vec::new()),
+            Self::AtGate(AtGate { devpts, terminal }) => {
+                let has = [devpts.is_some().into(), terminal.is_some().into()];
+                (
+                    [[AT_GATE].as_slice(), &has].concat(),
+                    [devpts, terminal].into_iter().flatten().collect(),
+                )
+            }
+            Self::Failed(failure) => ([vec![FAILED], failure.encode()?].concat(), Vec::new()),
         };
-        send_packet(channel, &bytes, &[]).context(|| "send to the sandbox process")
+        let descriptors: Vec<_> = descriptors.iter().map(OwnedFd::as_fd).collect();
+        send_packet(channel, &bytes, &descriptors).context(|| "send to the sandbox process")
     }
 
     /// Receives a message, as boot. `None` at the end of file. Blocks while there is none.
     pub(crate) fn receive(channel: impl AsFd) -> Result<Option<Self>> {
-        let received = receive_packet(channel, MAX_PACKET, 0)
+        let received = receive_packet(channel, MAX_PACKET, 2)
             .context(|| "receive from the container's process")?;
-        let Received::Packet { bytes, .. } = received else {
+        let Received::Packet { bytes, fds, .. } = received else {
             return Ok(None);
         };
         match bytes.split_first() {
             Some((&UNMAPPED, _)) => Ok(Some(Self::Unmapped)),
-            Some((&AT_GATE, _)) => Ok(Some(Self::AtGate)),
+            Some((&AT_GATE, &[devpts, terminal])) => {
+                let mut sent = fds.take().into_iter();
+                let mut next_if = |has: u8| if has == 0 { None } else { sent.next() };
+                let (devpts, terminal) = (next_if(devpts), next_if(terminal));
+                Ok(Some(Self::AtGate(AtGate { devpts, terminal })))
+            }
             Some((&FAILED, rest)) => Failure::decode(rest)
                 .map(|failure| Some(Self::Failed(failure)))
                 .map_err(|e| Error::internal(format!("a process failed without a reason: {e}"))),

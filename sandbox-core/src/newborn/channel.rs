@@ -2,7 +2,7 @@
 
 use std::os::fd::BorrowedFd;
 
-use crate::control::newborn::{NewbornMessage, wait_to_go_on};
+use crate::control::newborn::{AtGate, NewbornMessage, wait_to_go_on};
 use crate::error::{Error, Result};
 
 /// The newborn's end.
@@ -16,9 +16,10 @@ impl Channel<'_> {
         wait_to_go_on(self.0)
     }
 
-    /// Reports to boot that this process is at its gate, and waits until the gate opens.
-    pub(super) fn wait_at_gate(self) -> Result<()> {
-        NewbornMessage::AtGate.send(self.0)?;
+    /// Reports to boot that this process is at its gate, hands over what boot keeps, and
+    /// waits until the gate opens.
+    pub(super) fn wait_at_gate(self, handed_over: AtGate) -> Result<()> {
+        NewbornMessage::AtGate(handed_over).send(self.0)?;
         wait_to_go_on(self.0)
     }
 

@@ -3,21 +3,26 @@
 use std::os::fd::{AsFd, OwnedFd};
 
 use nix::sched::{CloneFlags, setns, unshare};
-use rustix::mount::{UnmountFlags, unmount};
-use rustix::process::{chdir, fchdir, pivot_root};
+use rustix::fs::CWD;
+use rustix::process::{chdir, chroot, fchdir};
 
 use super::process::{OwnProcFiles, Prepared};
 use super::time::OwnTimeFiles;
-use super::{Channel, donated, hooks, keyring, mounts, names, terminal, time};
+use super::{Channel, donated, hooks, keyring, mounts, names, time};
+use crate::container::delivered::DeliveredMounts;
 use crate::container::donated::Donated;
 use crate::container::namespaces::{early_namespaces, late_namespaces};
+use crate::container::outside_ids::OutsideIds;
 use crate::container::own_id::ContainerRoot;
-use crate::container::terminal::Terminal;
+use crate::container::paths::{CONTAINER, PROC};
+use crate::container::terminal;
 use crate::container::tree::Tree;
+use crate::control::newborn::AtGate;
 use crate::error::{Context, Result};
 use crate::spec::plan::{ContainerPlan, ProcessPlan};
 use crate::sys::clone::SingleThreaded;
-use crate::sys::mount::{AttrChange, mount_setattr_at};
+use crate::sys::let_go::let_go;
+use crate::sys::mount::{AttrChange, Depth, attach_at, clone_mount, mount_setattr_at};
 use crate::sys::process::{Rlimit, become_root, exit_now, set_dumpable};
 
 /// The input of a container's init. The init is a copy of boot, so none of it is sent.
@@ -27,14 +32,14 @@ pub(crate) struct Newborn<'a> {
     pub(crate) process: &'a ProcessPlan,
     /// The limits with which boot started.
     pub(crate) limits: &'a [Rlimit],
-    pub(crate) tree: &'a Tree,
-    pub(crate) terminal: Option<&'a Terminal>,
     pub(crate) donated: &'a Donated,
     /// The user namespace of the pod's containers, if there is one.
     pub(crate) users: Option<&'a OwnedFd>,
     /// The init of the container whose time namespace it joins.
     pub(crate) times_of: Option<&'a OwnedFd>,
-    /// The IDs of their root in boot's user namespace.
+    /// The IDs of the container's users in boot's user namespace, if they differ.
+    pub(crate) ids: Option<&'a OutsideIds>,
+    /// The IDs of their root there.
     pub(crate) root: ContainerRoot,
     pub(crate) channel: Channel<'a>,
     /// A copy of a process with one thread has one thread as well.
@@ -42,9 +47,9 @@ pub(crate) struct Newborn<'a> {
 }
 
 /// Runs the init. Never returns into boot's code, of which it is a copy.
-pub(crate) fn run(newborn: Newborn<'_>) -> ! {
-    let error = match to_gate(newborn) {
-        Ok(prepared) => match pass_gate(newborn) {
+pub(crate) fn run(newborn: Newborn<'_>, mounts: DeliveredMounts) -> ! {
+    let error = match to_gate(newborn, mounts) {
+        Ok((prepared, handed_over)) => match pass_gate(newborn, handed_over) {
             Ok(()) => prepared.execute(),
             Err(error) => error,
         },
@@ -54,41 +59,70 @@ pub(crate) fn run(newborn: Newborn<'_>) -> ! {
     exit_now(1)
 }
 
-fn to_gate(newborn: Newborn<'_>) -> Result<Prepared<'_>> {
-    let Newborn { plan, process, tree, .. } = newborn;
+fn to_gate(newborn: Newborn<'_>, mounts: DeliveredMounts) -> Result<(Prepared<'_>, AtGate)> {
+    let Newborn { plan, process, root, .. } = newborn;
     keyring::join(process, &plan.id)?;
     let own_files = OwnProcFiles::open(process)?;
     let own_time = OwnTimeFiles::open(plan)?;
     newborn.times_of.map_or(Ok(()), time::join)?;
+    let mut tree = Tree::build(plan, mounts, root)?;
+    let terminal = terminal::make(process, tree.terminals(), newborn.ids)?;
+    if let Some(terminal) = &terminal {
+        tree.place_console(terminal)?;
+    }
+    tree.seal(plan)?;
     donated::join_cgroups(newborn.donated)?;
     if early_namespaces(plan).contains(CloneFlags::CLONE_NEWCGROUP) {
         unshare(CloneFlags::CLONE_NEWCGROUP).context(|| "unshare the cgroup namespace")?;
     }
     donated::leave_for_own_cgroup(newborn.donated)?;
-    donated::install_stdio(newborn.donated, newborn.terminal)?;
+    donated::install_stdio(newborn.donated, terminal.as_ref())?;
     let sysctls = names::own_sysctls(plan)?;
-    enter_root(mounts::complete(tree, plan, newborn.root)?)?;
-    enter_late_namespaces(newborn)?;
+    let first_mounts = own_mount_namespace()?;
+    let top = mounts::complete(&tree, plan, root)?;
+    enter_root(&tree, top)?;
+    enter_late_namespaces(newborn, first_mounts)?;
     own_time.map_or(Ok(()), |files| files.enter(&plan.time_offsets))?;
-    mounts::finish(tree, plan)?;
-    newborn.terminal.map_or(Ok(()), terminal::name)?;
+    mounts::finish(&tree, plan)?;
+    terminal.as_ref().map_or(Ok(()), super::terminal::name)?;
     set_root_propagation(plan)?;
     names::set_own(plan, sysctls)?;
     let seccomp = newborn.donated.seccomp.as_ref();
-    Prepared::new(process, newborn.limits, seccomp, newborn.terminal.is_some(), own_files)
+    let has_terminal = terminal.is_some();
+    let prepared = Prepared::new(process, newborn.limits, seccomp, has_terminal, own_files)?;
+    let terminal = terminal.map(|terminal| terminal.master);
+    Ok((prepared, AtGate { devpts: tree.take_terminals(), terminal }))
 }
 
-/// Changes from boot's root to the container's.
-fn enter_root(root: OwnedFd) -> Result<()> {
-    fchdir(root.as_fd()).context(|| "enter the container's root")?;
-    pivot_root(".", ".").context(|| "pivot_root into the container")?;
-    unmount(".", UnmountFlags::DETACH).context(|| "detach the sandbox's root")?;
+/// Opens the mount namespace that this process was born in.
+fn own_mount_namespace() -> Result<OwnedFd> {
+    let path = format!("{PROC}/self/ns/mnt");
+    std::fs::File::open(&path).map(OwnedFd::from).context(|| format!("open {path}"))
+}
+
+/// Changes from boot's root to the container's, which lies over it from here on. boot's is
+/// out of reach below, and nothing is unmounted, which would take a grace period of the
+/// kernel. Whoever enters the namespace comes to the topmost root (setns(2)), and `..` of
+/// that leads nowhere.
+fn enter_root(tree: &Tree, top: OwnedFd) -> Result<()> {
+    tree.lay_over_root()?;
+    hide_sandbox_proc()?;
+    fchdir(top.as_fd()).context(|| "enter the container's root")?;
+    chroot(".").context(|| "chroot into the container")?;
     chdir("/").context(|| "chdir /")
+}
+
+/// Covers boot's proc. A user namespace may mount proc anew if an uncovered one is anywhere
+/// in its mount namespace (`mount_too_revealing` in the kernel): the new one would have none
+/// of the container's masks.
+fn hide_sandbox_proc() -> Result<()> {
+    let empty = clone_mount(CWD, CONTAINER, Depth::Top).context(|| "open an empty directory")?;
+    attach_at(&empty, PROC).context(|| "cover the sandbox's proc")
 }
 
 /// Enters the user namespace of the pod's containers. From here on this process has no
 /// privilege over boot's namespaces, and its copy of the mounts is locked.
-fn enter_late_namespaces(newborn: Newborn<'_>) -> Result<()> {
+fn enter_late_namespaces(newborn: Newborn<'_>, first_mounts: OwnedFd) -> Result<()> {
     match (newborn.users, &newborn.plan.mappings) {
         (None, _) => {}
         (Some(users), None) => {
@@ -99,10 +133,12 @@ fn enter_late_namespaces(newborn: Newborn<'_>) -> Result<()> {
         (Some(_), Some(_)) => enter_own_user_namespace(newborn.channel)?,
     }
     let late = late_namespaces(newborn.plan);
-    match late.is_empty() {
-        true => Ok(()),
-        false => unshare(late).context(|| format!("unshare {late:?}")),
+    if !late.is_empty() {
+        unshare(late).context(|| format!("unshare {late:?}"))?;
     }
+    // If this process has left it, the kernel destroys it now.
+    let_go([first_mounts]);
+    Ok(())
 }
 
 /// Enters a user namespace beside that of the pod's other containers.
@@ -127,7 +163,7 @@ fn set_root_propagation(plan: &ContainerPlan) -> Result<()> {
 }
 
 /// Waits at the gate until Start opens it, then runs the hooks.
-fn pass_gate(newborn: Newborn<'_>) -> Result<()> {
-    newborn.channel.wait_at_gate()?;
+fn pass_gate(newborn: Newborn<'_>, handed_over: AtGate) -> Result<()> {
+    newborn.channel.wait_at_gate(handed_over)?;
     hooks::run(newborn.plan, newborn.alone)
 }

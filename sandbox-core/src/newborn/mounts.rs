@@ -10,6 +10,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use crate::container::own_id::ContainerRoot;
+use crate::container::paths::CONTAINER;
 use crate::container::steps::attach::{Attached, Ready, attach, attach_of_hook, seal};
 use crate::container::steps::container_root::AsContainerRoot;
 use crate::container::steps::masks::cover;
@@ -20,14 +21,14 @@ use crate::places::open_root;
 use crate::spec::plan::ContainerPlan;
 
 /// Adds the mounts that need the newborn's PID and cgroup namespaces. The newborn is still in
-/// boot's user namespace. Returns the root to pivot into.
+/// boot's user namespace. Returns the root, which may lie on another.
 pub(super) fn complete(
     tree: &Tree,
     plan: &ContainerPlan,
     container_root: ContainerRoot,
 ) -> Result<OwnedFd> {
     let _as_root = AsContainerRoot::begin(container_root);
-    attach_deferred(tree, tree.path(), plan, MountPhase::Newborn)
+    attach_deferred(tree, CONTAINER, plan, MountPhase::Newborn)
 }
 
 /// Adds the remaining mounts. The newborn is in its own user namespace and root.

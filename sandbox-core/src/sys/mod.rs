@@ -8,6 +8,7 @@ pub mod child;
 pub mod clone;
 pub mod descriptor;
 pub mod kernel;
+pub mod let_go;
 pub mod loop_device;
 pub mod mount;
 pub mod namespace;

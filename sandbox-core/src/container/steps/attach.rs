@@ -117,7 +117,7 @@ fn make(root: BorrowedFd<'_>, destination: &Path, source: &MountSource) -> Resul
             }
             Ok(mount)
         }
-        MountSource::SharedMemory(options) => shared_memory::open(options),
+        MountSource::SharedMemory(_) => shared_memory::open(),
         MountSource::Delivered => Err(Error::internal("a delivered mount is not made here")),
     }
 }

@@ -10,4 +10,4 @@ mod file_system;
 pub(crate) mod masks;
 pub(crate) mod names;
 pub(crate) mod phase;
-mod shared_memory;
+pub(crate) mod shared_memory;
