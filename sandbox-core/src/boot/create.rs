@@ -65,7 +65,7 @@ impl Boot {
         drop(child_channel);
         let join_info = Rc::new(JoinInfo::new(&plan, donated.seccomp, ids));
         let gate_pidfd = pidfd.try_clone().context(|| "dup of a pidfd")?;
-        let init = Init { pid, pidfd, gate: None, running: true, mounts: None };
+        let init = Init { pid, pidfd, gate: None, running: true };
         let process = ProcessId::init(&plan.id);
         self.containers.insert(plan.id, Container { init: Some(init), join_info });
         self.expect(Pending {

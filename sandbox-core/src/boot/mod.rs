@@ -89,7 +89,7 @@ fn start(flags: &BootFlags, descriptors: Descriptors) -> Result<Boot> {
     set_up_network(&birth)?;
     let own_pid_namespace = open_own_pid_namespace(&birth)?;
     let users = birth.mappings.as_ref().map(|_| open_pod_user_namespace()).transpose()?;
-    root::enter_empty()?;
+    root::enter_empty(&alone)?;
     let own_id = OwnId::of(&birth);
     if flags.apply_caps {
         privileges::drop_all_but_needed()?;

@@ -16,7 +16,6 @@ use crate::container::paths::PROC;
 use crate::control::message::{Done, Upward};
 use crate::control::newborn::{AtGate, NewbornMessage as Message};
 use crate::error::Error;
-use crate::sys::pidfd::mount_namespace_of;
 use crate::types::PodPid;
 
 impl Boot {
@@ -69,8 +68,6 @@ impl Boot {
                     join_info.set_terminals(devpts);
                 }
                 init.gate = Some(channel);
-                // A kernel before 6.11 cannot; the mounts are then destroyed at the exit.
-                init.mounts = mount_namespace_of(&pidfd).ok();
             }
             Ok(_) => {}
             Err(error) => return self.reply(number, Err(error)),

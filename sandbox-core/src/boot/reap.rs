@@ -2,7 +2,6 @@
 
 use super::Boot;
 use crate::control::message::Upward;
-use crate::sys::let_go::let_go;
 use crate::sys::process::{collect_child, ended_child};
 use crate::types::PodPid;
 
@@ -25,11 +24,9 @@ impl Boot {
         }
         let Some(status) = collect_child(pid.0) else { return };
         let Some(process) = self.containers.disown(pid) else { return };
-        let mounts = match process.is_init() {
-            true => self.containers.init_ended(&process.container),
-            false => None,
-        };
+        if process.is_init() {
+            self.containers.init_ended(&process.container);
+        }
         self.send(&Upward::Exited { process, status });
-        let_go(mounts);
     }
 }

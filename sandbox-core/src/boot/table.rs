@@ -36,9 +36,6 @@ pub(super) struct Init {
     /// The channel to a process that waits at its gate.
     pub(super) gate: Option<Channel>,
     pub(super) running: bool,
-    /// Its mount namespace, kept until its exit is reported: the kernel would otherwise
-    /// destroy the mounts during the exit of the last process in it.
-    pub(super) mounts: Option<OwnedFd>,
 }
 
 /// A process between its clone and its execve. See `pending.rs`.
@@ -103,12 +100,12 @@ impl Table {
         self.containers.remove(id)
     }
 
-    /// Records that a container's init has ended. Returns its mount namespace, to be closed.
-    pub(super) fn init_ended(&mut self, id: &str) -> Option<OwnedFd> {
-        let init = self.containers.get_mut(id).and_then(|c| c.init.as_mut())?;
-        init.running = false;
-        init.gate = None;
-        init.mounts.take()
+    /// Records that a container's init has ended.
+    pub(super) fn init_ended(&mut self, id: &str) {
+        if let Some(init) = self.containers.get_mut(id).and_then(|c| c.init.as_mut()) {
+            init.running = false;
+            init.gate = None;
+        }
     }
 
     /// Forgets a process and returns its owner.

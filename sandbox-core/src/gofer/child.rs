@@ -1,6 +1,7 @@
 //! Forked children, for the few steps that need another namespace. The gofer
 //! has one thread, which each fork proves again.
 
+use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 
 use nix::sched::CloneFlags;
@@ -10,6 +11,7 @@ use crate::control::packet::{Received, pair, receive_packet, send_packet};
 use crate::error::{Context, Error, Failure, Result};
 use crate::sys::child::Child;
 use crate::sys::clone::SingleThreaded;
+use crate::sys::let_go::let_go;
 
 /// Starts a child in new namespaces that only waits to be killed.
 pub(super) fn idle(namespaces: CloneFlags) -> Result<Child> {
@@ -32,7 +34,10 @@ pub(super) fn made_in_child(
     // The child's death then closes the channel.
     drop(theirs);
     let received = receive_packet(&ours, 64 * 1024, 1).context(|| "receiving from a child")?;
+    // The kernel destroys its mounts when nobody waits for that.
+    let mounts = File::open(format!("/proc/{}/ns/mnt", child.pid()));
     drop(child);
+    let_go(mounts.ok().map(OwnedFd::from));
     match received {
         Received::Packet { fds, bytes, .. } if bytes.is_empty() => fds
             .take()

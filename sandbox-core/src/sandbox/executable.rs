@@ -3,20 +3,33 @@
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{CWD, Mode, OFlags};
 
+use super::lock;
 use crate::error::{Context, Error, Result};
+use crate::sys::descriptor::donate;
 use crate::sys::mount::{AttrChange, Depth, clone_mount, mount_setattr};
 
 /// An open executable on its own private, read-only mount. Otherwise a container that
 /// runs as the host's root could write to it through `/proc/<pid>/exe` while a process
-/// of Palisade prepares its execve (CVE-2019-5736). See [`Executable::dissolve_mount`].
+/// of Palisade prepares its execve (CVE-2019-5736).
+///
+/// While the mount is only detached, a process with CAP_SYS_ADMIN in any user namespace that
+/// opens `/proc/<pid>/exe` can make it writable with mount_setattr(2). The last close of the
+/// descriptor of open_tree dissolves the mount. Then no process can change it, and it lives
+/// on through the other descriptor. That close waits for a grace period of the kernel, so
+/// the last one is left to the first gofer, which closes it when it ends; nobody waits for
+/// that, but the first program of a container does until the mount is dissolved:
+/// [`Executable::is_dissolved`].
 #[derive(Debug)]
 pub struct Executable {
     file: OwnedFd,
     mount: Mutex<Option<OwnedFd>>,
+    /// What [`Executable::is_dissolved`] has found.
+    dissolved: AtomicBool,
 }
 
 /// Returns the error for an unusable executable, with what to do about it.
@@ -64,17 +77,29 @@ impl Executable {
         let again = format!("/proc/self/fd/{}", mount.as_raw_fd());
         let file = rustix::fs::open(&again, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
             .context(|| format!("open {} again", path.display()))?;
-        Ok(Self { file, mount: Mutex::new(Some(mount)) })
+        Ok(Self { file, mount: Mutex::new(Some(mount)), dissolved: AtomicBool::new(false) })
     }
 
-    /// Closes the mount's own descriptor. Must be called before there is a container: while
-    /// the mount is only detached, a process with CAP_SYS_ADMIN in any user namespace that
-    /// opens `/proc/<pid>/exe` can make it writable with mount_setattr(2). Closing the
-    /// descriptor of open_tree dissolves the mount. Then no process can change it, and it
-    /// lives on through the other descriptor. The kernel needs a while (40 µs), so this runs
-    /// in parallel to another step.
-    pub fn dissolve_mount(&self) {
-        drop(self.mount.lock().unwrap_or_else(PoisonError::into_inner).take());
+    /// Closes the mount's own descriptor, which a child has as well.
+    pub(super) fn leave_mount(&self) {
+        drop(lock(&self.mount).take());
+    }
+
+    /// Lets the mount's own descriptor survive execve, in the child that is to have the last
+    /// one.
+    pub(super) fn donate_mount(&self) -> Result<()> {
+        let mount = lock(&self.mount);
+        mount.as_ref().map_or(Ok(()), |mount| donate(mount).map(drop).context(|| "donate a mount"))
+    }
+
+    /// Whether no process can change the mount any more.
+    pub(super) fn is_dissolved(&self) -> bool {
+        // The kernel refuses a mount that is nowhere. Nothing would change: it is read-only.
+        if !self.dissolved.load(Ordering::Relaxed) {
+            let changed = mount_setattr(&self.file, Depth::Top, AttrChange::READ_ONLY);
+            self.dissolved.store(changed.is_err(), Ordering::Relaxed);
+        }
+        self.dissolved.load(Ordering::Relaxed)
     }
 
     /// Returns the file, to be executed.

@@ -3,7 +3,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use nix::sched::CloneFlags;
 use oci_spec::runtime::LinuxSeccomp;
@@ -13,7 +13,7 @@ use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 
 use super::child::gofer::become_gofer;
 use super::executable::Executable;
-use super::{Sandbox, open_namespace};
+use super::{Sandbox, lock, open_namespace};
 use crate::control::encoding::Message;
 use crate::control::gofer::{
     GoferAnswer, GoferRequest, HookJob, HookMount, RequestedMount, RootfsMount, RootfsSource,
@@ -76,19 +76,19 @@ impl GoferRun {
 /// Collects the gofers that have ended.
 pub(super) fn collect(sandbox: &Sandbox) {
     let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
-    let mut gofers = sandbox.gofers.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut gofers = lock(&sandbox.gofers);
     gofers.retain(|pidfd| matches!(waitid(WaitId::PidFd(pidfd.as_fd()), options), Ok(None)));
 }
 
 /// Ends the gofers that are left, when boot is gone. Each ends by itself,
 /// unless a process of the pod keeps the other end of its mounts channel open.
 pub(super) fn end(sandbox: &Sandbox) {
-    drop(sandbox.launched.lock().unwrap_or_else(PoisonError::into_inner).take());
+    drop(lock(&sandbox.launched).take());
     let ended = |pidfd: &Arc<OwnedFd>| {
         poll(&mut [PollFd::new(&**pidfd, PollFlags::IN)], Some(&GOFER_EXIT_TIMEOUT))
             .is_ok_and(|ready| ready > 0)
     };
-    for pidfd in sandbox.gofers.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+    for pidfd in lock(&sandbox.gofers).iter() {
         if !ended(pidfd) {
             let _ = pidfd_send_signal(&**pidfd, Signal::KILL);
             ended(pidfd);
@@ -104,7 +104,7 @@ pub(super) fn start(
     rootfs: Vec<RootfsMount>,
     first: bool,
 ) -> Result<GoferRun> {
-    let launched = sandbox.launched.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let launched = lock(&sandbox.launched).take();
     let launched = match launched {
         Some(launched) => launched,
         None => LaunchedGofer::launch(&sandbox.executable)?,
@@ -113,7 +113,8 @@ pub(super) fn start(
     send_request(sandbox, &launched.socket, &request)?;
     let LaunchedGofer { socket, process } = launched;
     let process = Arc::new(process.keep());
-    let mut gofers = sandbox.gofers.lock().unwrap_or_else(PoisonError::into_inner);
+    let _ = sandbox.first_gofer.set(process.clone());
+    let mut gofers = lock(&sandbox.gofers);
     gofers.push(process.clone());
     Ok(GoferRun { socket, process, answered: false })
 }
@@ -132,8 +133,7 @@ impl LaunchedGofer {
         let alone = SingleThreaded::prove().context(|| "clone the gofer")?;
         match clone_into(&alone, CloneFlags::empty(), None).context(|| "clone3 of the gofer")? {
             Cloned::Parent { pidfd, .. } => {
-                // The first call comes before the first container.
-                executable.dissolve_mount();
+                executable.leave_mount();
                 Ok(Self { socket, process: KillOnDrop::new(pidfd) })
             }
             Cloned::Child => become_gofer(executable, &theirs),

@@ -17,6 +17,7 @@ mod child;
 mod clean_up;
 mod executable;
 mod gofer_run;
+mod held_mounts;
 mod limits;
 mod process;
 mod spawn;
@@ -28,7 +29,7 @@ use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use rustix::io::Errno;
 use rustix::process::{Signal, WaitIdOptions, pidfd_send_signal, waitid};
@@ -48,6 +49,7 @@ pub use clean_up::clean_up;
 pub use executable::Executable;
 pub use gofer_run::GoferRun;
 use gofer_run::LaunchedGofer;
+pub use held_mounts::HeldMounts;
 pub use process::{Process, ReceivedFds};
 use state::StateDirectory;
 use users::Spares;
@@ -114,6 +116,10 @@ pub struct Sandbox {
     launched: Mutex<Option<LaunchedGofer>>,
     /// The gofers that are not collected yet.
     gofers: Mutex<Vec<Arc<OwnedFd>>>,
+    /// The first gofer, whose end dissolves the executable's mount.
+    first_gofer: OnceLock<Arc<OwnedFd>>,
+    /// boot's mounts, once it is up.
+    boot_mounts: Mutex<Option<HeldMounts>>,
 }
 
 /// The result of [`Sandbox::receive`].
@@ -169,7 +175,17 @@ impl Sandbox {
     pub fn finish_start(&self) -> Result<()> {
         self.expect_report(STARTED, || {
             format!("the sandbox process died while starting{}", self.describe_end())
-        })
+        })?;
+        *lock(&self.boot_mounts) = Some(HeldMounts::of_boot(self.boot));
+        Ok(())
+    }
+
+    /// Returns a descriptor that is readable once no program of a container can change
+    /// Palisade's executable. None may run before that. `None` if it is so already: as a rule,
+    /// since a container takes longer to make.
+    pub fn executable_protected(&self) -> Option<BorrowedFd<'_>> {
+        let first_gofer = self.first_gofer.get()?;
+        (!self.executable.is_dissolved()).then(|| first_gofer.as_fd())
     }
 
     /// Reads one report of start-sync, which must be `wanted`. Any other begins the sentence
@@ -305,7 +321,7 @@ impl Sandbox {
         let mut missing = plan.host.foreign_ids.clone();
         missing.retain(|id| user.mappings.uid_outside(*id).is_none());
         if let (Some(spares), false) = (&user.spares, missing.is_empty()) {
-            let mut spares = spares.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut spares = lock(spares);
             plan.container.mappings = Some(spares.add(&user.mappings, &missing)?);
         }
         Ok(())
@@ -360,6 +376,7 @@ impl Sandbox {
         self.kill()?;
         gofer_run::end(self);
         self.collect(WaitIdOptions::empty())?;
+        drop(lock(&self.boot_mounts).take());
         if let Some(link) = &self.id_range {
             users::release(link, &self.owner)?;
         }
@@ -387,6 +404,11 @@ const PANIC_LOG_SIZE: u64 = 16 * 1024;
 pub fn printable(text: &[u8]) -> String {
     let keep = |c: &char| *c == '\n' || !c.is_control();
     String::from_utf8_lossy(&text[..text.len().min(4096)]).chars().filter(keep).collect()
+}
+
+/// Locks a mutex that is never contended, since there is one thread.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Opens a namespace file of a process: `/proc/<pid>/ns/<name>`.

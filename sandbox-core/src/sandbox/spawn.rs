@@ -72,6 +72,8 @@ pub(super) fn spawn(new: NewSandbox<'_>) -> Result<Sandbox> {
         gofers_started: 0.into(),
         launched: Some(gofer).into(),
         gofers: Mutex::default(),
+        first_gofer: OnceLock::new(),
+        boot_mounts: Mutex::default(),
     })
 }
 

@@ -83,6 +83,14 @@ impl BootClient {
         Ok(())
     }
 
+    /// Waits until a program of a container may run.
+    pub(super) async fn let_programs_run(&self) -> Result<()> {
+        match self.sandbox.executable_protected() {
+            Some(protected) => readable(protected).await,
+            None => Ok(()),
+        }
+    }
+
     /// Returns the facts on which the plans of later containers depend. `None` before boot
     /// is in its namespaces.
     pub(super) fn facts(&self) -> Option<&SandboxFacts> {

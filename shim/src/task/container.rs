@@ -7,7 +7,7 @@ use containerd_shim_protos::protobuf::well_known_types::any::Any;
 use sandbox_core::cgroup::stats::Stats;
 use sandbox_core::cgroup::{CapacityPolicy, Cgroup, OomWatch, ResourcesInForce};
 use sandbox_core::control::message::Done;
-use sandbox_core::sandbox::{self, ReceivedFds};
+use sandbox_core::sandbox::{self, HeldMounts, ReceivedFds};
 use sandbox_core::spec::plan::{Plan, ProcessPlan, Terminal};
 use sandbox_core::types::ProcessId;
 use tokio::sync::watch;
@@ -38,6 +38,8 @@ pub(super) struct Container {
     /// The number of out-of-memory kills that are published.
     pub(super) oom_kills: u64,
     pub(super) init: Process,
+    /// Its mounts, until its exit is published.
+    pub(super) mounts: Option<HeldMounts>,
     pub(super) execs: HashMap<String, Process>,
     /// The number of execs that have begun to start and have no published exit.
     /// The init's exit waits for them.
@@ -54,6 +56,7 @@ impl Container {
         oom: Option<OomWatch>,
         init: Process,
     ) -> Self {
+        let mounts = init.state.process().map(|process| HeldMounts::of_process(process));
         Self {
             id: plan.id.clone(),
             bundle: plan.bundle.clone(),
@@ -67,6 +70,7 @@ impl Container {
             oom,
             oom_kills: 0,
             init,
+            mounts,
             execs: HashMap::default(),
             unfinished_execs: watch::Sender::default(),
             last_stats: None,

@@ -125,6 +125,7 @@ struct Started {
 async fn run(shim: &Arc<Shim>, id: &ProcessId, begun: Begun) -> Result<Started> {
     let Begun { boot, plan, stdio, owner: (uid, gid) } = begun;
     let owner = Owner { uid, gid, namespace: &shim.namespace, container: &id.container };
+    boot.let_programs_run().await?;
     boot.sandbox.raise_limits(&plan)?;
     let (io, donated) = stdio::open(&stdio, owner, CutAt::Delete).await?;
     let extra = extra_fds(shim, id, &donated)?;

@@ -244,7 +244,10 @@ pub(super) fn conclude(shim: &Arc<Shim>, id: &ProcessId, assumed: Exit) {
     let Ok(exit) = process.state.exit(assumed) else { return };
     oom::publish(shim, container, exit.is_kill());
     match id.exec {
-        None => container.latch_stats(),
+        None => {
+            container.latch_stats();
+            drop(container.mounts.take());
+        }
         Some(_) => container.finish_exec(),
     }
     let Ok(process) = container.process(id.exec.as_deref()) else { return };

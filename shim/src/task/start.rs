@@ -31,6 +31,7 @@ async fn start_init(shim: &Arc<Shim>, process: &ProcessId) -> Result<u32> {
         (container.boot.clone(), container.plan.clone(), container.is_pause())
     };
     if !pause {
+        boot.let_programs_run().await?;
         let request = Request::Start { container: id.clone() };
         let reply = shim.ask(&boot, request, &[]);
         if let Err(error) = exits::unless_exited(shim, process, reply).await {

@@ -16,7 +16,7 @@ use crate::sys::process::exit_now;
 /// Runs the clone from its first step to execve. If a step fails, the clone
 /// replies to the shim in the gofer's place.
 pub(in crate::sandbox) fn become_gofer(executable: &Executable, socket: &OwnedFd) -> ! {
-    let error = match prepare(socket) {
+    let error = match prepare(executable, socket) {
         Ok(args) => execute(executable, &args),
         Err(error) => error,
     };
@@ -28,9 +28,10 @@ pub(in crate::sandbox) fn become_gofer(executable: &Executable, socket: &OwnedFd
     exit_now(1)
 }
 
-fn prepare(socket: &OwnedFd) -> Result<Vec<CString>> {
+fn prepare(executable: &Executable, socket: &OwnedFd) -> Result<Vec<CString>> {
     // The gofer inherits no descriptor of the shim, whatever flags it was opened with.
     cloexec_from(3).context(|| "close_range")?;
+    executable.donate_mount()?;
     let number = donate(socket).context(|| "donate a descriptor")?;
     let args = ["palisade".to_owned(), "gofer".to_owned(), format!("--request-fd={number}")];
     command_line(args)
