@@ -98,8 +98,9 @@ fn pause_and_resume(containerd: Containerd) {
     assert_eq!(tail, [TaskEvent::Paused(id()), TaskEvent::Resumed(id())]);
 }
 
-/// A script that uses up the memory of its cgroup with a file in memory.
-const HUNGRY: &str = "dd if=/dev/zero of=/dev/shm/blob bs=1M count=48; sleep 1000";
+/// A script that uses up the memory of its cgroup with a file in memory. Its buffer makes dd
+/// the largest process there, which the kernel kills first: boot is in that cgroup too.
+const HUNGRY: &str = "dd if=/dev/zero of=/dev/shm/blob bs=6M count=8; sleep 1000";
 
 fn out_of_memory_comes_before_the_end(containerd: Containerd) {
     let events = Subscriber::new(&containerd);
