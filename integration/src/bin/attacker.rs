@@ -121,8 +121,8 @@ fn mounts_everywhere() {
 /// Each road is tried by a process that root has to itself. A road that does not even lead
 /// out of a directory that it was locked in would prove nothing, and is printed as well.
 fn below_root() {
-    let roads: [(&str, fn() -> bool); 3] = [
-        ("climb", climb),
+    let roads = [
+        ("climb", climb as fn() -> bool),
         ("enter the namespace again", enter_again),
         ("exchange the root", exchange),
     ];
