@@ -1,8 +1,8 @@
 //! Fields that newer versions of the runtime-spec have, and others that few clients set.
 //! Each test has its control: what holds without the field.
 
-use integration::container::Container;
-use integration::containerd::Containerd;
+use integration::container::{Container, options};
+use integration::containerd::{Containerd, Version};
 use integration::stdio::Streams;
 use integration::{on_each_containerd, on_each_cri, spec};
 use serde_json::{Value, json};
@@ -342,4 +342,21 @@ fn a_network_device_that_cannot_move_stays(containerd: Containerd) {
     for there in GLOBAL.iter().chain(&LOCAL).chain(&["UP"]) {
         assert!(shown.contains(there), "{there} in: {shown}");
     }
+}
+
+/// Without a user namespace, the container's root is the host's, and so are its limits.
+#[test]
+fn containerd_2_1_clocks_and_limits_without_a_user_namespace() {
+    let containerd = Containerd::start(Version::V2_1);
+    let never = || options("userns = 'never'", "");
+    let script = format!("{CLOCKS}; echo ready; sleep 1000");
+    let container = containerd.shell("shifted", &script).options(never()).spec(set_clocks).start();
+    let seen = container.stdio().wait_for_output("ready\n");
+    assert_eq!(lines(&seen)[1..3], ["monotonic 7 500", "boottime 100000000 0"]);
+    assert_eq!(lines(&container.exec_shell("look", CLOCKS).1)[..3], lines(&seen)[..3]);
+    let limited = containerd.shell("limited", "true").options(never()).spec(|spec| {
+        spec["linux"]["sysctl"] = json!({ "user.max_uts_namespaces": "0" });
+    });
+    let error = limited.try_create().map(drop).expect_err("it would be the host's");
+    assert!(error.message().contains("the pod has no user namespace"), "{error:?}");
 }
