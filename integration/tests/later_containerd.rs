@@ -1,6 +1,7 @@
 //! What containerd 2.2 to 2.4 ask of a shim and no containerd of Debian's does yet, by their
 //! protocol (core/runtime/v2 of containerd 2.4).
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use containerd_shim_protos::api::{
@@ -134,6 +135,47 @@ fn a_shim_answers_a_containerd_that_starts_while_it_creates() {
     for id in ["two", "one", "root"] {
         end(&shim, id);
     }
+}
+
+/// `hostNetwork` with `hostUsers: false`, for which containerd 2.4 binds the host's /sys, since no
+/// sysfs of the host's network can be mounted from a user namespace.
+#[test]
+fn a_pod_of_the_host_s_network_has_its_own_users_and_the_host_s_sys() {
+    let containerd = containerd();
+    let spec = |spec: &mut serde_json::Value| {
+        let linux = &mut spec["linux"];
+        let kinds = ["pid", "ipc", "mount", "user"];
+        linux["namespaces"] = kinds.map(|kind| json!({ "type": kind })).to_vec().into();
+        let ids = json!([{ "containerID": 0, "hostID": 700_000_000, "size": 65536 }]);
+        (linux["uidMappings"], linux["gidMappings"]) = (ids.clone(), ids);
+        let mounts = spec["mounts"].as_array_mut().expect("mounts");
+        mounts.retain(|mount| mount["destination"] != "/sys");
+        mounts.push(json!({
+            "destination": "/sys", "type": "bind", "source": "/sys",
+            "options": ["rbind", "rro", "nosuid", "nodev", "noexec"],
+        }));
+    };
+    let container = containerd.shell("host-network", "sleep 1000").spec(spec).start();
+    let ask = |id: &str, script: &str| container.exec_shell(id, script);
+    let network = std::fs::read_link("/proc/self/ns/net").expect("this network namespace");
+    let network = format!("{}\n", network.display());
+    assert_eq!(ask("network", "readlink /proc/self/ns/net"), (0, network));
+    let map = ask("users", "cat /proc/self/uid_map").1;
+    assert_eq!(map.split_whitespace().collect::<Vec<_>>(), ["0", "700000000", "65536"]);
+    let interfaces: usize = std::fs::read_dir("/sys/class/net").expect("list interfaces").count();
+    assert_eq!(ask("sys", "ls /sys/class/net | wc -l"), (0, format!("{interfaces}\n")));
+    let attempts = [
+        "echo 1 > /sys/class/net/lo/mtu",
+        "echo never > /sys/kernel/mm/transparent_hugepage/enabled",
+        "mkdir /sys/fs/cgroup/palisade-was-here",
+        "umount /sys",
+        "mount -o remount,rw /sys",
+        "ip link set lo mtu 1400",
+    ];
+    for (index, attempt) in attempts.iter().enumerate() {
+        assert_ne!(ask(&format!("attempt-{index}"), attempt).0, 0, "{attempt}");
+    }
+    assert!(!Path::new("/sys/fs/cgroup/palisade-was-here").exists());
 }
 
 /// `io_type = "streaming"` of containerd 2.

@@ -23,7 +23,7 @@ use integration::containerd::{Containerd, Version};
 use integration::cri::pod_security;
 use integration::shim::{Bundle, Shim};
 use integration::{cgroup, host, wait};
-use k8s_cri::v1::{NamespaceMode, PodSandboxConfig, UserNamespace};
+use k8s_cri::v1::{IdMapping, NamespaceMode, PodSandboxConfig, UserNamespace};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use prost::Message;
@@ -353,6 +353,19 @@ fn an_invalid_sandbox_is_refused_by_name() {
     let mut user = good.clone();
     pod_security(&mut user).namespace_options.get_or_insert_default().userns_options =
         Some(UserNamespace { mode: NamespaceMode::Target.into(), ..Default::default() });
+    let mapped = |mappings: &[(u32, u32)]| {
+        let ids = |(container_id, host_id): &(u32, u32)| IdMapping {
+            container_id: *container_id,
+            host_id: *host_id,
+            length: 65536,
+        };
+        let ids: Vec<_> = mappings.iter().map(ids).collect();
+        let mut config = good.clone();
+        let user = UserNamespace { mode: NamespaceMode::Pod.into(), uids: ids.clone(), gids: ids };
+        let options = pod_security(&mut config).namespace_options.get_or_insert_default();
+        options.userns_options = Some(user);
+        config.encode_to_vec()
+    };
     let mut annotation = good.clone();
     annotation.annotations.insert("dev.palisade.nonsense".into(), "1".into());
     let pod = "runtime.v1.PodSandboxConfig";
@@ -362,6 +375,9 @@ fn an_invalid_sandbox_is_refused_by_name() {
         (pod, sysctl.encode_to_vec(), "kernel.panic"),
         (pod, user.encode_to_vec(), "userns_options.mode: Ok(TARGET); expected POD or NODE"),
         (pod, annotation.encode_to_vec(), "dev.palisade.nonsense is unknown"),
+        (pod, mapped(&[]), "linux.uidMappings"),
+        (pod, mapped(&[(1, 700_000_000)]), "linux.uidMappings"),
+        (pod, mapped(&[(0, 700_000_000), (0, 800_000_000)]), "linux.uidMappings"),
     ] {
         let bundle = Bundle::of_sandbox(&containerd);
         let sandbox = Sandbox::of(&bundle);
@@ -469,10 +485,42 @@ fn a_paused_container_does_not_delay_its_sandbox_s_end() {
     assert_eq!(container.wait().exit_code, 137);
 }
 
+/// CreateSandbox has annotations of its own, beside the configuration's.
+#[test]
+fn annotations_of_the_request_count() {
+    let containerd = containerd();
+    let bundle = Bundle::of_sandbox(&containerd);
+    let sandbox = Sandbox::of(&bundle);
+    let options = || Any {
+        type_url: "runtime.v1.PodSandboxConfig".into(),
+        value: config(&containerd, "annotated").encode_to_vec(),
+        ..Default::default()
+    };
+    let create = |key: &str, value: &str| {
+        let annotations = [(key.to_owned(), value.to_owned())].into();
+        ask!(
+            &sandbox,
+            create_sandbox,
+            CreateSandboxRequest {
+                bundle_path: bundle.path.to_string_lossy().into_owned(),
+                options: Some(options()).into(),
+                annotations: annotations
+            }
+        )
+    };
+    let error = create("dev.palisade.nonsense", "1").expect_err("there is none");
+    assert!(error.contains("dev.palisade.nonsense"), "{error}");
+    let error = create("dev.palisade.userns", "never").expect_err("it would loosen");
+    assert!(error.contains("would loosen"), "{error}");
+    create("io.kubernetes.cri-o.PrivilegedRuntime", "true").expect("others are not read");
+    let boot = sandbox.start().expect("start it");
+    assert_ne!(host::status(boot, "Uid").split_whitespace().next(), Some("0"));
+    sandbox.shut_down().expect("shut it down");
+}
+
 /// `hostUsers: false`.
 #[test]
 fn a_pod_has_its_own_ids() {
-    use k8s_cri::v1::IdMapping;
     let containerd = Containerd::start_with_sandboxer();
     let ids = |host_id| vec![IdMapping { host_id, container_id: 0, length: 65536 }];
     let user = UserNamespace {
