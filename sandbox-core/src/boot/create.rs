@@ -89,9 +89,9 @@ impl Boot {
     ) -> Result<(PodPid, OwnedFd)> {
         let joined = newborn.plan.pids_of.as_deref();
         let joined = joined.map(|id| self.containers.running_init(id)).transpose()?;
-        match self.clone_among(joined.as_ref(), clone_flags(newborn.plan))? {
-            Cloned::Child => newborn::init::run(newborn, mounts),
-            Cloned::Parent { pid, pidfd } => Ok((PodPid(pid), pidfd)),
+        match self.clone_among(joined.as_ref(), clone_flags(newborn.plan), newborn.donated)? {
+            (Cloned::Child, birth) => newborn::init::run(newborn, mounts, birth),
+            (Cloned::Parent { pid, pidfd }, _) => Ok((PodPid(pid), pidfd)),
         }
     }
 

@@ -12,8 +12,8 @@ use crate::container::donated::Donated;
 use crate::container::terminal;
 use crate::control::message::Donations;
 use crate::error::{Context, Result};
-use crate::newborn;
 use crate::newborn::exec::Joining;
+use crate::newborn::{self, Birth};
 use crate::spec::plan::ProcessPlan;
 use crate::sys::clone::{Cloned, clone_into};
 use crate::types::{PodPid, ProcessId};
@@ -61,27 +61,47 @@ impl Boot {
     /// Clones a process into a container's PID namespace.
     fn clone_into_container(&self, joining: Joining<'_>) -> Result<(PodPid, OwnedFd)> {
         let visited = joining.container.pids_below().then_some(joining.init);
-        match self.clone_among(visited, CloneFlags::empty())? {
-            Cloned::Child => newborn::exec::run(joining),
-            Cloned::Parent { pid, pidfd } => Ok((PodPid(pid), pidfd)),
+        match self.clone_among(visited, CloneFlags::empty(), joining.donated)? {
+            (Cloned::Child, birth) => newborn::exec::run(joining, birth),
+            (Cloned::Parent { pid, pidfd }, _) => Ok((PodPid(pid), pidfd)),
         }
     }
 
     /// Clones a child into the PID namespace of `init`, or boot's own. Only the children of
     /// a process join the PID namespace that it enters, so boot enters it for the time of
     /// the clone. The child enters the other namespaces itself.
-    pub(super) fn clone_among(&self, init: Option<&OwnedFd>, flags: CloneFlags) -> Result<Cloned> {
+    pub(super) fn clone_among(
+        &self,
+        init: Option<&OwnedFd>,
+        flags: CloneFlags,
+        donated: &Donated,
+    ) -> Result<(Cloned, Birth)> {
         let Some(init) = init else {
-            return clone_into(&self.alone, flags, None)
-                .context(|| "clone3 of a container's process");
+            return self.clone_newborn(flags, donated);
         };
         let pid_namespace = CloneFlags::CLONE_NEWPID;
         setns(init, pid_namespace).context(|| "enter the container's PID namespace")?;
-        let cloned = clone_into(&self.alone, flags, None);
-        if !matches!(cloned, Ok(Cloned::Child)) {
+        let cloned = self.clone_newborn(flags, donated);
+        if !matches!(cloned, Ok((Cloned::Child, _))) {
             setns(self.own_pid_namespace.as_fd(), pid_namespace)
                 .context(|| "return from the container's PID namespace")?;
         }
-        cloned.context(|| "clone3 of a container's process")
+        cloned
+    }
+
+    /// Clones a child into the cgroup that was donated, or beside boot: the container may
+    /// have no room for another process by birth, or hold processes only below its cgroup.
+    fn clone_newborn(&self, flags: CloneFlags, donated: &Donated) -> Result<(Cloned, Birth)> {
+        let directory = donated.cgroup_directory.as_ref().map(AsFd::as_fd);
+        if directory.is_some() {
+            match clone_into(&self.alone, flags, directory) {
+                Ok(cloned) => return Ok((cloned, Birth::InCgroup)),
+                Err(e) => log::debug!("clone3 into the container's cgroup: {e}"),
+            }
+        }
+        let cloned = clone_into(&self.alone, flags, None);
+        cloned
+            .map(|cloned| (cloned, Birth::BesideBoot))
+            .context(|| "clone3 of a container's process")
     }
 }

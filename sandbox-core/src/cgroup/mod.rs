@@ -12,6 +12,7 @@
 //! | `resources/` | write `linux.resources` into it |
 //! | `derive.rs` | derive its capacity: CPUs and memory |
 //! | `delegate.rs` | let the container divide it |
+//! | `births.rs` | let boot clone processes into it |
 //! | `freeze.rs`, `processes.rs`, `oom.rs`, `stats/` | act on it and watch it |
 //! | `remove.rs` | remove it, in bounded time |
 //! | `resctrl.rs` | the container's shares of caches and bandwidth, which go with it |
@@ -53,6 +54,7 @@
 //! does not join a version 2 mount beside version 1 (hybrid).
 
 mod bandwidth;
+mod births;
 mod create;
 mod delegate;
 mod derive;

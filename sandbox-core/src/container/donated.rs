@@ -12,7 +12,10 @@ use crate::error::{Context, Error, Result};
 pub(crate) struct Donated {
     /// Standard input, output and error.
     pub(crate) stdio: [Option<OwnedFd>; 3],
-    /// `cgroup.procs` files (version 1: `tasks`), to which the newborn writes "0".
+    /// The directory of the cgroup that it is to be born in, if boot may do so.
+    pub(crate) cgroup_directory: Option<OwnedFd>,
+    /// `cgroup.procs` files (version 1: `tasks`), to which the newborn writes "0" if it was
+    /// not born there.
     pub(crate) cgroup_procs: Vec<OwnedFd>,
     /// The `cgroup.procs` of the init's own cgroup, below that of its cgroup namespace.
     pub(crate) init_procs: Option<OwnedFd>,
@@ -41,13 +44,14 @@ impl Donated {
         let mut next_if = |wanted: bool| if wanted { rest.next() } else { None };
         let stdio =
             [next_if(donations.stdin), next_if(donations.stdout), next_if(donations.stderr)];
+        let cgroup_directory = next_if(donations.cgroup_directory);
         let cgroup_procs = rest.by_ref().take(donations.cgroup_procs.into()).collect();
         let init_procs = if donations.init_procs { rest.next() } else { None };
         let seccomp = match (donations.seccomp, rest.next()) {
             (Some(flags), Some(file)) => Some(Seccomp::read(file, flags)?),
             _ => None,
         };
-        Ok(Self { stdio, cgroup_procs, init_procs, seccomp })
+        Ok(Self { stdio, cgroup_directory, cgroup_procs, init_procs, seccomp })
     }
 }
 

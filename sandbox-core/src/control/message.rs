@@ -80,6 +80,9 @@ pub struct Donations {
     pub stdout: bool,
     /// Whether there is a standard error; without one it is `/dev/null`.
     pub stderr: bool,
+    /// Whether there is the directory of a cgroup of version 2 to be born in. If the kernel
+    /// refuses that, the process is moved there.
+    pub cgroup_directory: bool,
     /// The number of open `cgroup.procs` files (version 1: `tasks`) to write
     /// "0" to, one for each hierarchy. Zero if boot is in that cgroup already.
     pub cgroup_procs: u8,
@@ -98,6 +101,7 @@ impl Donations {
         usize::from(self.stdin)
             + usize::from(self.stdout)
             + usize::from(self.stderr)
+            + usize::from(self.cgroup_directory)
             + usize::from(self.cgroup_procs)
             + usize::from(self.init_procs)
             + usize::from(self.seccomp.is_some())

@@ -10,9 +10,22 @@ use crate::container::terminal::Terminal;
 use crate::error::{Context, Result};
 use crate::sys::descriptor;
 
-/// Moves this process into the container's cgroup: "0" names the process that writes.
-pub(super) fn join_cgroups(donated: &Donated) -> Result<()> {
+/// Moves this process into the container's cgroup, unless it was born there: "0" names the
+/// process that writes.
+pub(super) fn join_cgroups(donated: &Donated, birth: Birth) -> Result<()> {
+    if birth == Birth::InCgroup {
+        return Ok(());
+    }
     donated.cgroup_procs.iter().try_for_each(join)
+}
+
+/// Where a newborn was born.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Birth {
+    /// In boot's cgroup.
+    BesideBoot,
+    /// In that of its container.
+    InCgroup,
 }
 
 /// Moves the init into its own cgroup below the container's, which the container can then

@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use nix::sched::{CloneFlags, setns};
 
 use super::process::{OwnProcFiles, Prepared, set_initial_affinity};
-use super::{Channel, donated, keyring, terminal};
+use super::{Birth, Channel, donated, keyring, terminal};
 use crate::container::donated::Donated;
 use crate::container::join_info::JoinInfo;
 use crate::container::terminal::Terminal;
@@ -28,8 +28,8 @@ pub(crate) struct Joining<'a> {
 }
 
 /// Runs the process. Never returns into boot's code, of which it is a copy.
-pub(crate) fn run(joining: Joining<'_>) -> ! {
-    let error = match to_execve(joining) {
+pub(crate) fn run(joining: Joining<'_>, birth: Birth) -> ! {
+    let error = match to_execve(joining, birth) {
         Ok(prepared) => prepared.execute(),
         Err(error) => error,
     };
@@ -37,11 +37,11 @@ pub(crate) fn run(joining: Joining<'_>) -> ! {
     exit_now(1)
 }
 
-fn to_execve(joining: Joining<'_>) -> Result<Prepared<'_>> {
+fn to_execve(joining: Joining<'_>, birth: Birth) -> Result<Prepared<'_>> {
     set_initial_affinity(joining.process)?;
     keyring::join(joining.process, &joining.container.id)?;
     let own_files = OwnProcFiles::open(joining.process)?;
-    donated::join_cgroups(joining.donated)?;
+    donated::join_cgroups(joining.donated, birth)?;
     donated::install_stdio(joining.donated, joining.terminal)?;
     let namespaces = joining.container.namespaces - CloneFlags::CLONE_NEWPID;
     setns(joining.init, namespaces).context(|| "enter the container's namespaces")?;

@@ -8,7 +8,7 @@ use rustix::process::{chdir, chroot, fchdir};
 
 use super::process::{OwnProcFiles, Prepared};
 use super::time::OwnTimeFiles;
-use super::{Channel, donated, hooks, keyring, mounts, names, time};
+use super::{Birth, Channel, donated, hooks, keyring, mounts, names, time};
 use crate::container::delivered::DeliveredMounts;
 use crate::container::donated::Donated;
 use crate::container::namespaces::{early_namespaces, late_namespaces};
@@ -47,8 +47,8 @@ pub(crate) struct Newborn<'a> {
 }
 
 /// Runs the init. Never returns into boot's code, of which it is a copy.
-pub(crate) fn run(newborn: Newborn<'_>, mounts: DeliveredMounts) -> ! {
-    let error = match to_gate(newborn, mounts) {
+pub(crate) fn run(newborn: Newborn<'_>, mounts: DeliveredMounts, birth: Birth) -> ! {
+    let error = match to_gate(newborn, mounts, birth) {
         Ok((prepared, handed_over)) => match pass_gate(newborn, handed_over) {
             Ok(()) => prepared.execute(),
             Err(error) => error,
@@ -59,7 +59,11 @@ pub(crate) fn run(newborn: Newborn<'_>, mounts: DeliveredMounts) -> ! {
     exit_now(1)
 }
 
-fn to_gate(newborn: Newborn<'_>, mounts: DeliveredMounts) -> Result<(Prepared<'_>, AtGate)> {
+fn to_gate(
+    newborn: Newborn<'_>,
+    mounts: DeliveredMounts,
+    birth: Birth,
+) -> Result<(Prepared<'_>, AtGate)> {
     let Newborn { plan, process, root, .. } = newborn;
     keyring::join(process, &plan.id)?;
     let own_files = OwnProcFiles::open(process)?;
@@ -71,7 +75,7 @@ fn to_gate(newborn: Newborn<'_>, mounts: DeliveredMounts) -> Result<(Prepared<'_
         tree.place_console(terminal)?;
     }
     tree.seal(plan)?;
-    donated::join_cgroups(newborn.donated)?;
+    donated::join_cgroups(newborn.donated, birth)?;
     if early_namespaces(plan).contains(CloneFlags::CLONE_NEWCGROUP) {
         unshare(CloneFlags::CLONE_NEWCGROUP).context(|| "unshare the cgroup namespace")?;
     }

@@ -17,3 +17,4 @@ mod terminal;
 mod time;
 
 pub(crate) use channel::Channel;
+pub(crate) use donated::Birth;

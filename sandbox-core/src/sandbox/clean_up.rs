@@ -40,6 +40,9 @@ pub fn clean_up(state_root: &Path, namespace: &str, id: &str) -> Result<Option<H
     for cgroup in &cgroups {
         // With the host's PIDs, containers outlive boot.
         first_error = first_error.and(cgroup.kill_all()).and(cgroup.remove());
+        if let Some(own) = state.as_ref().and_then(|state| state.own_id) {
+            first_error = first_error.and(cgroup.forbid_births(own));
+        }
     }
     if let Some(link) = state.as_ref().and_then(|s| s.id_range.as_ref()) {
         first_error = first_error.and(users::release(link, &format!("{namespace}/{id}")));

@@ -108,6 +108,8 @@ pub struct Sandbox {
     executable: Executable,
     user_namespace: Option<UserNamespace>,
     id_range: Option<PathBuf>,
+    /// boot's own user on the host; `None` if it shares it with the containers' root.
+    own_id: Option<u32>,
     /// Whether its processes have the host's PIDs, so that they outlive boot.
     host_pids: bool,
     next_number: AtomicU64,
@@ -264,6 +266,23 @@ impl Sandbox {
     /// Returns boot's process ID.
     pub fn pid(&self) -> HostPid {
         self.boot
+    }
+
+    /// Lets boot clone processes into a container's cgroup, if that is possible. If not, they
+    /// are moved there, which takes longer.
+    pub fn allow_births(&self, cgroup: &Cgroup, of_boot: &Cgroup) -> Result<bool> {
+        match (self.own_id, self.user_namespace.is_some()) {
+            // boot is root on the host.
+            (_, false) => Ok(true),
+            (Some(own), true) => cgroup.allow_births(of_boot, own),
+            // What boot may, the containers' root may.
+            (None, true) => Ok(false),
+        }
+    }
+
+    /// Takes back what [`Sandbox::allow_births`] gave of the cgroup above boot's.
+    pub fn forbid_births(&self, of_boot: &Cgroup) -> Result<()> {
+        self.own_id.map_or(Ok(()), |own| of_boot.forbid_births(own))
     }
 
     /// Returns a descriptor that is readable once boot has exited.

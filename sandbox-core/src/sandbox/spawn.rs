@@ -13,7 +13,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use super::child::boot::{BootEnds, ChildArgs, become_boot};
 use super::executable::Executable;
 use super::gofer_run::LaunchedGofer;
-use super::state::{Identity, StateDirectory};
+use super::state::{Identity, State, StateDirectory};
 use super::time_visit::TimeVisit;
 use super::users::{self, IdRange, Spares};
 use super::{NewSandbox, PANIC_LOG_SIZE, Sandbox, UserNamespace, open_namespace};
@@ -50,7 +50,10 @@ pub(super) fn spawn(new: NewSandbox<'_>) -> Result<Sandbox> {
     let gofer = LaunchedGofer::launch(&executable)?;
     let original = set_oom_score_adj(boot, new.plan.host.oom_score_adj)?;
     let range = claim.range_link();
-    claim.directory.write(new.id, Identity::of(boot, &boot_process)?, original, range.clone())?;
+    let identity = Identity::of(boot, &boot_process)?;
+    let (id_range, own_id) = (range.clone(), claim.own());
+    let state = State { id_range, own_id, ..State::new(new.id, identity, original) };
+    claim.directory.write(&state)?;
     let user_namespace = user_namespace(&claim);
     Ok(Sandbox {
         owner: owner(&new),
@@ -67,6 +70,7 @@ pub(super) fn spawn(new: NewSandbox<'_>) -> Result<Sandbox> {
         executable,
         user_namespace,
         id_range: range,
+        own_id,
         host_pids: new.plan.host.host_namespaces.pid,
         next_number: 1.into(),
         gofers_started: 0.into(),

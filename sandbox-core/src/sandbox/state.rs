@@ -27,7 +27,7 @@ const VERSION: u32 = 1;
 #[serde(deny_unknown_fields)]
 pub struct State {
     /// Layout version.
-    version: u32,
+    pub version: u32,
     /// The sandbox's ID.
     pub id: String,
     /// boot's identity.
@@ -36,6 +36,17 @@ pub struct State {
     pub original_oom_score_adj: i32,
     /// The link that marks the sandbox's ID range as taken.
     pub id_range: Option<PathBuf>,
+    /// boot's own user on the host, if it has one.
+    #[serde(default)]
+    pub own_id: Option<u32>,
+}
+
+impl State {
+    /// Makes the state of a sandbox with no IDs of its own.
+    pub fn new(id: &str, boot: Identity, original_oom_score_adj: i32) -> Self {
+        let id = id.to_owned();
+        Self { version: VERSION, id, boot, original_oom_score_adj, id_range: None, own_id: None }
+    }
 }
 
 /// The identity of a process, which distinguishes it from a later one with the same PID.
@@ -115,16 +126,8 @@ impl StateDirectory {
     }
 
     /// Writes the immutable facts.
-    pub fn write(
-        &self,
-        id: &str,
-        boot: Identity,
-        original_oom_score_adj: i32,
-        id_range: Option<PathBuf>,
-    ) -> Result<()> {
-        let state =
-            State { version: VERSION, id: id.to_owned(), boot, original_oom_score_adj, id_range };
-        self.write_file("state.json", &state)
+    pub fn write(&self, state: &State) -> Result<()> {
+        self.write_file("state.json", state)
     }
 
     /// Reads the immutable facts. `None` if there are none.

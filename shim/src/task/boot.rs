@@ -219,6 +219,7 @@ impl ExtraFds {
             stdin: stdio.stdin.is_some(),
             stdout: stdio.stdout.is_some(),
             stderr: stdio.stderr.is_some(),
+            cgroup_directory: cgroups.directory.is_some(),
             cgroup_procs: u8::try_from(cgroups.procs.len())
                 .context(|| "count the cgroup hierarchies")?,
             init_procs: cgroups.of_init.is_some(),
@@ -229,8 +230,9 @@ impl ExtraFds {
 
     /// Returns all descriptors, in the order that [`Donations`] documents.
     pub(super) fn descriptors<'a>(&'a self, stdio: &'a Donated) -> Vec<BorrowedFd<'a>> {
-        let CgroupsToJoin { procs, of_init } = &self.cgroups;
-        let ours = procs.iter().chain(of_init).chain(&self.seccomp).map(AsFd::as_fd);
+        let CgroupsToJoin { directory, procs, of_init } = &self.cgroups;
+        let ours =
+            directory.iter().chain(procs).chain(of_init).chain(&self.seccomp).map(AsFd::as_fd);
         stdio.descriptors().chain(ours).collect()
     }
 }

@@ -14,6 +14,8 @@ use crate::error::Result;
 /// are joined in the same way; boot is in none.
 #[derive(Debug, Default)]
 pub(super) struct CgroupsToJoin {
+    /// The directory of the cgroup that boot may clone a process into, on version 2.
+    pub(super) directory: Option<OwnedFd>,
     pub(super) procs: Vec<OwnedFd>,
     /// Where the init of a container that divides its cgroup goes after that.
     pub(super) of_init: Option<OwnedFd>,
@@ -26,7 +28,8 @@ impl CgroupsToJoin {
         let mut procs = if is_root && !divided { Vec::new() } else { cgroup.procs()? };
         procs.extend(cgroup.resctrl_tasks()?);
         let of_init = divided.then(|| cgroup.procs_of_init()).transpose()?;
-        Ok(Self { procs, of_init })
+        let directory = directory(is_root || divided, plan, cgroup)?;
+        Ok(Self { directory, procs, of_init })
     }
 
     /// Opens those of a process that joins a container.
@@ -43,6 +46,16 @@ impl CgroupsToJoin {
             None => cgroup.procs()?,
         };
         procs.extend(cgroup.resctrl_tasks()?);
-        Ok(Self { procs, of_init: None })
+        let directory = directory(is_root || divided, plan, cgroup)?;
+        Ok(Self { directory, procs, of_init: None })
+    }
+}
+
+/// Opens the directory for a process that is to be born in its container's cgroup, if that
+/// is all that it has to join.
+fn directory(elsewhere: bool, plan: &Plan, cgroup: &Cgroup) -> Result<Option<OwnedFd>> {
+    match elsewhere || plan.host.intel_rdt.is_some() {
+        true => Ok(None),
+        false => Ok(cgroup.dir_fd()?),
     }
 }

@@ -218,6 +218,9 @@ async fn create_init(
     if let Some(process) = &container.process {
         boot.sandbox.raise_limits(process)?;
     }
+    if boot.root != plan.id {
+        allow_births(boot, &plan.id, cgroup);
+    }
     let cgroups = CgroupsToJoin::of_init(boot.root == plan.id, &plan.plan, cgroup)?;
     let reply = ask_to_create(shim, plan, boot, cgroups, &donated, capacity).await?;
     cgroup.settled();
@@ -227,6 +230,14 @@ async fn create_init(
     let MadeProcess { process, io } = MadeProcess::take(reply, io)?;
     let pid = pid_of(&process);
     Ok(Process::init(plan.stdio.clone(), pid, Program::Process(Arc::new(process)), io))
+}
+
+/// Lets boot clone the container's processes into their cgroup. Without it they are moved
+/// there.
+fn allow_births(boot: &BootClient, id: &str, cgroup: &Cgroup) {
+    if let Err(error) = boot.sandbox.allow_births(cgroup, &boot.cgroup) {
+        log::warn!("container {id}: its processes take longer to start: {error}");
+    }
 }
 
 /// Returns the pause process that boot stands in for: it reads and writes nothing.

@@ -119,6 +119,7 @@ pub(super) async fn tear_down(boot: &BootClient) {
     }
     // The cgroup first: its directory shows whether something is left.
     warn("removal of the cgroup", boot.cgroup.remove());
+    warn("the cgroup above", boot.sandbox.forbid_births(&boot.cgroup));
     warn("removal of the state", boot.sandbox.tear_down());
 }
 

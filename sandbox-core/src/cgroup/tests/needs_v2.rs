@@ -163,3 +163,48 @@ fn how_many_cgroups_there_may_be_is_a_limit_too() {
         assert_eq!(scratch.file("any", name), value, "{name}");
     }
 }
+
+/// A cgroup with a sibling, as of two containers of a pod.
+#[test]
+fn a_user_may_clone_into_a_cgroup_that_allows_births() {
+    use crate::sys::clone::{Cloned, SingleThreaded, clone_into};
+    use std::os::fd::AsFd;
+    needs(is_v2(), "cgroup version 2");
+    const USER: u32 = 70_123;
+    let pod = Scratch::plain();
+    let [boots, containers] = ["boot", "container"].map(|name| {
+        let mut saved = pod.cgroup.saved().clone();
+        saved.dirs[0].path.push(name);
+        fs::create_dir(&saved.dirs[0].path).unwrap();
+        Cgroup::open(saved).unwrap()
+    });
+    let directory = containers.dir_fd().unwrap().unwrap();
+    // A child in boot's cgroup, as that user, clones one more into the container's.
+    let born = || {
+        let alone = SingleThreaded::in_a_test();
+        let place = boots.dir_fd().unwrap().unwrap();
+        match clone_into(&alone, nix::sched::CloneFlags::empty(), Some(place.as_fd())).unwrap() {
+            Cloned::Parent { pidfd, .. } => {
+                let id = rustix::process::WaitId::PidFd(pidfd.as_fd());
+                let exited = rustix::process::WaitIdOptions::EXITED;
+                rustix::process::waitid(id, exited).unwrap().unwrap().exit_status() == Some(0)
+            }
+            Cloned::Child => {
+                let id = nix::unistd::Uid::from_raw(USER);
+                let become_user = nix::unistd::setresuid(id, id, id);
+                let cloned = become_user.is_ok()
+                    && clone_into(&alone, nix::sched::CloneFlags::empty(), Some(directory.as_fd()))
+                        .is_ok();
+                crate::sys::process::exit_now((!cloned).into())
+            }
+        }
+    };
+    assert!(!born(), "it may not before");
+    assert!(containers.allow_births(&boots, USER).unwrap());
+    assert!(born());
+    assert!(!containers.allow_births(&boots, USER + 1).unwrap(), "it is taken");
+    boots.forbid_births(USER + 1).unwrap();
+    assert!(born(), "nobody takes what is another's");
+    boots.forbid_births(USER).unwrap();
+    assert!(!born(), "it is taken back");
+}
