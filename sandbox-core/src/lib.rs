@@ -23,7 +23,7 @@
 //! | [`gofer`], `spec::seccomp::compile` | `palisade gofer` | root of the host, with all capabilities | its request's socket, the mounts channel, U1, the pod's network namespace, boot's pidfd | opens what the plan names and makes mounts of it; keeps seccomp programs below `/run/palisade` |
 //! | `gofer::child` | clones of the gofer, in a new mount or user namespace, or in boot's PID namespace | as the gofer | as the gofer | makes one mount or namespace and ends |
 //! | [`boot`] | `palisade boot`, PID 1 of the pod | its own ID in U1, with ten capabilities there; an empty root | control, mounts channel, start-sync, logs, its own PID namespace | the pod's processes, mounts and names; nothing of the host |
-//! | `container` | boot | as boot; for a moment as root of U1, or with files as the container's root | a container's mounts, donated descriptors and terminal | puts the container's tree together below boot's root |
+//! | `container` | boot and newborns | as boot; for a moment as root of U1, or with files as the container's root | a container's mounts, donated descriptors and terminal | a newborn puts the container's tree together in its copy of boot's mounts |
 //! | `container::steps` | boot and newborns | the caller; files are made as the container's root | a root, held open | mounts and files below that root; names of the caller's namespaces |
 //! | `newborn` | a clone of boot, until it executes the user's program | as boot, then root of U2, then the user and capabilities of the plan | all that boot holds, close-on-exec; its channel to boot | the container's namespaces and root, which it enters; itself |
 //! | `hook_process` | the gofer and newborns | the caller | | executes a hook and waits for its end |

@@ -1,5 +1,5 @@
-//! The steps in which boot puts one container together, and the information that it keeps
-//! of it. The newborn, a copy of boot, continues from there: see `newborn/`.
+//! The steps in which a newborn puts one container together (`newborn/` has their order), and
+//! the information that boot keeps of it.
 
 pub(crate) mod channel;
 pub(crate) mod delivered;

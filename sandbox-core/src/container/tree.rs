@@ -75,7 +75,7 @@ impl Tree {
             // As in runc, make the working directory if possible.
             let _ = places::ensure(tree.root.as_fd(), &process.cwd, Kind::Directory);
         }
-        cover(tree.root.as_fd(), plan, MountPhase::Boot)?;
+        cover(tree.root.as_fd(), plan, MountPhase::First)?;
         Ok(tree)
     }
 
@@ -115,10 +115,10 @@ impl Tree {
             match phases.of_mount(plan, index) {
                 // A later mount hides it.
                 None => continue,
-                Some(MountPhase::Boot) => {}
+                Some(MountPhase::First) => {}
                 Some(later) => {
                     // The newborn finds the root read-only, if the spec wants it so.
-                    if phases.is_on_boot_s(index) {
+                    if phases.is_on_first(index) {
                         let kind = match delivered {
                             Some((_, true)) => Kind::File,
                             _ => Kind::Directory,
@@ -149,7 +149,7 @@ impl Tree {
         let phases = Phases::of(plan);
         for (path, mount, is_file) in mounts {
             match phases.of_path(&path) {
-                MountPhase::Boot => attach_of_hook(self.root.as_fd(), &path, &mount, is_file)?,
+                MountPhase::First => attach_of_hook(self.root.as_fd(), &path, &mount, is_file)?,
                 later => self.deferred_of_hooks.push((path, later, mount, is_file)),
             }
         }

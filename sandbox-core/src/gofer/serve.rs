@@ -16,6 +16,7 @@ use crate::gofer::hook_view::Carried;
 use crate::gofer::means::Gofer;
 use crate::gofer::{bind, devices, filesystem, hooks, rootfs, seccomp};
 use crate::spec::plan::{DeliveredSource, Powerless};
+use crate::sys::let_go::let_go;
 use crate::sys::process::die_with_parent;
 
 /// Larger than any request: one with a large seccomp profile and thousands of
@@ -29,7 +30,10 @@ pub fn run(socket: OwnedFd) -> ExitCode {
     let answer: GoferAnswer = receive(&socket)
         .and_then(|(request, fds)| serve(request, fds, &mut leftovers))
         .map_err(Into::into);
-    match reply(&socket, &answer) {
+    let replied = reply(&socket, &answer);
+    // Each would take a grace period of the kernel to close.
+    let_go(leftovers);
+    match replied {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             eprintln!("palisade gofer: answering {answer:?}: {e}");

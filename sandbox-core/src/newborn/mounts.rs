@@ -1,6 +1,5 @@
-//! The newborn's part of its mounts: those that need the newborn's own namespaces. First
-//! come proc of its own PID namespace, its view of the cgroups, and the mounts below
-//! those.
+//! The mounts that need more of the newborn's own namespaces than `container/tree.rs` has.
+//! First come its view of the cgroups, and the mounts on that.
 //!
 //! Then the newborn enters its own user namespace with one more copy of the mounts, in
 //! which all these are locked: a user namespace below boot's can neither remount nor
@@ -20,7 +19,7 @@ use crate::error::{Context, Result};
 use crate::places::open_root;
 use crate::spec::plan::ContainerPlan;
 
-/// Adds the mounts that need the newborn's PID and cgroup namespaces. The newborn is still in
+/// Adds the mounts that need the newborn's cgroup namespace. The newborn is still in
 /// boot's user namespace. Returns the root, which may lie on another.
 pub(super) fn complete(
     tree: &Tree,
@@ -28,7 +27,7 @@ pub(super) fn complete(
     container_root: ContainerRoot,
 ) -> Result<OwnedFd> {
     let _as_root = AsContainerRoot::begin(container_root);
-    attach_deferred(tree, CONTAINER, plan, MountPhase::Newborn)
+    attach_deferred(tree, CONTAINER, plan, MountPhase::InCgroup)
 }
 
 /// Adds the remaining mounts. The newborn is in its own user namespace and root.

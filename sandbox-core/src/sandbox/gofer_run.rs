@@ -4,6 +4,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::sched::CloneFlags;
 use oci_spec::runtime::LinuxSeccomp;
@@ -31,20 +32,44 @@ use crate::sys::mount::PropagationKind;
 /// The time that a gofer has to end, once boot is gone.
 const GOFER_EXIT_TIMEOUT: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
 
+/// A gofer that has its request.
+#[derive(Debug)]
+pub(super) struct Gofer {
+    pidfd: OwnedFd,
+    answered: AtomicBool,
+}
+
+impl Gofer {
+    fn has_ended(&self, timeout: Timespec) -> bool {
+        let mut exit = [PollFd::new(&self.pidfd, PollFlags::IN)];
+        poll(&mut exit, Some(&timeout)).is_ok_and(|ready| ready > 0)
+    }
+
+    fn kill(&self) {
+        let _ = pidfd_send_signal(&self.pidfd, Signal::KILL);
+    }
+}
+
+impl AsFd for Gofer {
+    /// Returns its pidfd.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_fd()
+    }
+}
+
 /// A running gofer. Dropping this value kills it, unless it has replied: mounts
 /// that it delivered late could be taken for those of another container of the
 /// same name.
 #[derive(Debug)]
 pub struct GoferRun {
     socket: OwnedFd,
-    process: Arc<OwnedFd>,
-    answered: bool,
+    gofer: Arc<Gofer>,
 }
 
 impl Drop for GoferRun {
     fn drop(&mut self) {
-        if !self.answered {
-            let _ = pidfd_send_signal(&*self.process, Signal::KILL);
+        if !self.gofer.answered.load(Ordering::Relaxed) {
+            self.gofer.kill();
         }
     }
 }
@@ -57,10 +82,10 @@ impl AsFd for GoferRun {
 }
 
 impl GoferRun {
-    /// Reads the gofer's reply, and returns what it found to be without effect. The gofer then ends by itself and is collected
-    /// later, since the kernel takes long to remove its mounts.
-    pub fn finish(mut self) -> Result<Vec<Powerless>> {
-        self.answered = true;
+    /// Reads the gofer's reply, and returns what it found to be without effect. The gofer then
+    /// ends by itself and is collected later, since the kernel takes long to remove its mounts.
+    pub fn finish(self) -> Result<Vec<Powerless>> {
+        self.gofer.answered.store(true, Ordering::Relaxed);
         let received = receive_packet(&self.socket, MAX_PACKET, 0);
         let bytes = match received.context(|| "receive the gofer's answer")? {
             Received::Packet { bytes, .. } => bytes,
@@ -77,21 +102,19 @@ impl GoferRun {
 pub(super) fn collect(sandbox: &Sandbox) {
     let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
     let mut gofers = lock(&sandbox.gofers);
-    gofers.retain(|pidfd| matches!(waitid(WaitId::PidFd(pidfd.as_fd()), options), Ok(None)));
+    gofers.retain(|gofer| matches!(waitid(WaitId::PidFd(gofer.as_fd()), options), Ok(None)));
 }
 
-/// Ends the gofers that are left, when boot is gone. Each ends by itself,
+/// Ends the gofers that are left, when boot is gone. One that has replied does nothing any
+/// more but end, for which the kernel may need a while. Any other ends by itself,
 /// unless a process of the pod keeps the other end of its mounts channel open.
 pub(super) fn end(sandbox: &Sandbox) {
     drop(lock(&sandbox.launched).take());
-    let ended = |pidfd: &Arc<OwnedFd>| {
-        poll(&mut [PollFd::new(&**pidfd, PollFlags::IN)], Some(&GOFER_EXIT_TIMEOUT))
-            .is_ok_and(|ready| ready > 0)
-    };
-    for pidfd in lock(&sandbox.gofers).iter() {
-        if !ended(pidfd) {
-            let _ = pidfd_send_signal(&**pidfd, Signal::KILL);
-            ended(pidfd);
+    let left = lock(&sandbox.gofers).clone();
+    for gofer in left.iter().filter(|gofer| !gofer.answered.load(Ordering::Relaxed)) {
+        if !gofer.has_ended(GOFER_EXIT_TIMEOUT) {
+            gofer.kill();
+            gofer.has_ended(GOFER_EXIT_TIMEOUT);
         }
     }
     collect(sandbox);
@@ -112,11 +135,10 @@ pub(super) fn start(
     let request = request(sandbox, plan, rootfs, first)?;
     send_request(sandbox, &launched.socket, &request)?;
     let LaunchedGofer { socket, process } = launched;
-    let process = Arc::new(process.keep());
-    let _ = sandbox.first_gofer.set(process.clone());
-    let mut gofers = lock(&sandbox.gofers);
-    gofers.push(process.clone());
-    Ok(GoferRun { socket, process, answered: false })
+    let gofer = Arc::new(Gofer { pidfd: process.keep(), answered: AtomicBool::new(false) });
+    let _ = sandbox.first_gofer.set(gofer.clone());
+    lock(&sandbox.gofers).push(gofer.clone());
+    Ok(GoferRun { socket, gofer })
 }
 
 /// A gofer that waits for its request.

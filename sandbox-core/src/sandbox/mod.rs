@@ -48,7 +48,7 @@ use crate::types::{HostPid, IdPool, OVERFLOW_ID, Userns};
 pub use clean_up::clean_up;
 pub use executable::Executable;
 pub use gofer_run::GoferRun;
-use gofer_run::LaunchedGofer;
+use gofer_run::{Gofer, LaunchedGofer};
 pub use held_mounts::HeldMounts;
 pub use process::{Process, ReceivedFds};
 use state::StateDirectory;
@@ -117,9 +117,9 @@ pub struct Sandbox {
     /// The first gofer, which starts with boot.
     launched: Mutex<Option<LaunchedGofer>>,
     /// The gofers that are not collected yet.
-    gofers: Mutex<Vec<Arc<OwnedFd>>>,
+    gofers: Mutex<Vec<Arc<Gofer>>>,
     /// The first gofer, whose end dissolves the executable's mount.
-    first_gofer: OnceLock<Arc<OwnedFd>>,
+    first_gofer: OnceLock<Arc<Gofer>>,
     /// boot's mounts, once it is up.
     boot_mounts: Mutex<Option<HeldMounts>>,
 }

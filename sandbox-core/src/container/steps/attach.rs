@@ -92,7 +92,7 @@ pub(crate) fn seal(mounts: &[OwnedFd]) -> Result<()> {
     })
 }
 
-/// Makes a file system that boot can make without the gofer.
+/// Makes a file system that takes no gofer.
 fn make(root: BorrowedFd<'_>, destination: &Path, source: &MountSource) -> Result<OwnedFd> {
     match source {
         MountSource::Proc => file_system("proc", &[]),

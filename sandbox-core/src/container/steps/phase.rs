@@ -1,4 +1,4 @@
-//! The time at which each mount of a container can be made, and the process that makes it.
+//! The time at which each mount of a container can be made.
 //!
 //! A mount that one user namespace attaches is locked for those below it. So as much
 //! as possible is attached in boot's user namespace.
@@ -7,18 +7,19 @@ use std::path::Path;
 
 use crate::spec::plan::{ContainerPlan, MountPlan, MountSource};
 
-/// The process that makes a mount, in order of time.
+/// The time at which the newborn makes a mount.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum MountPhase {
-    /// boot, since the mount does not depend on the container's namespaces.
-    Boot,
-    /// The newborn in boot's user namespace.
-    Newborn,
-    /// The newborn in its own user namespace.
+    /// At first, since the mount depends on none of the container's namespaces but that of
+    /// its PIDs.
+    First,
+    /// Once it is in its cgroup namespace, still in boot's user namespace.
+    InCgroup,
+    /// Once it is in its own user namespace.
     Own,
 }
 
-/// The mounts of a container that boot cannot make itself, and what lies on them.
+/// The mounts of a container that cannot be made at first, and what lies on them.
 #[derive(Debug)]
 pub(crate) struct Phases<'a>(Vec<Late<'a>>);
 
@@ -42,8 +43,8 @@ impl<'a> Phases<'a> {
             late.retain(|before| !before.place.starts_with(place));
             let below = late.iter().filter(|before| place.starts_with(before.place));
             let below = below.map(|before| before.phase).max();
-            let phase = earliest(plan, mount).max(below.unwrap_or(MountPhase::Boot));
-            if phase > MountPhase::Boot {
+            let phase = earliest(plan, mount).max(below.unwrap_or(MountPhase::First));
+            if phase > MountPhase::First {
                 late.push(Late { place, index, phase, on_late: below.is_some() });
             }
         }
@@ -55,13 +56,13 @@ impl<'a> Phases<'a> {
     pub(crate) fn of_mount(&self, plan: &ContainerPlan, index: usize) -> Option<MountPhase> {
         match self.0.iter().find(|late| late.index == index) {
             Some(late) => Some(late.phase),
-            None if earliest(plan, &plan.mounts[index]) > MountPhase::Boot => None,
-            None => Some(MountPhase::Boot),
+            None if earliest(plan, &plan.mounts[index]) > MountPhase::First => None,
+            None => Some(MountPhase::First),
         }
     }
 
-    /// Whether the mount point of a late mount is on a mount that boot makes.
-    pub(crate) fn is_on_boot_s(&self, index: usize) -> bool {
+    /// Whether the mount point of a late mount is on one that is made at first.
+    pub(crate) fn is_on_first(&self, index: usize) -> bool {
         self.0.iter().any(|late| late.index == index && !late.on_late)
     }
 
@@ -69,16 +70,15 @@ impl<'a> Phases<'a> {
     /// it.
     pub(crate) fn of_path(&self, path: &Path) -> MountPhase {
         let above = self.0.iter().filter(|late| path.starts_with(late.place));
-        above.map(|late| late.phase).max().unwrap_or(MountPhase::Boot)
+        above.map(|late| late.phase).max().unwrap_or(MountPhase::First)
     }
 }
 
 /// Returns the phase in which a mount could be made if it were the only one.
 fn earliest(plan: &ContainerPlan, mount: &MountPlan) -> MountPhase {
     match mount.source {
-        MountSource::Proc if plan.pids_below() => MountPhase::Newborn,
-        MountSource::Cgroup => MountPhase::Newborn,
+        MountSource::Cgroup => MountPhase::InCgroup,
         MountSource::Mqueue if plan.namespaces.ipc => MountPhase::Own,
-        _ => MountPhase::Boot,
+        _ => MountPhase::First,
     }
 }
