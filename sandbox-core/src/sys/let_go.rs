@@ -24,16 +24,17 @@ const MAX: usize = 253;
 /// (`net/unix/garbage.c`) closes what they hold, since Linux 6.10 in a thread of its own;
 /// before that, and if the message cannot be sent, this process closes it and waits.
 pub fn let_go(descriptors: impl IntoIterator<Item = OwnedFd>) {
-    let descriptors: Vec<OwnedFd> = descriptors.into_iter().collect();
-    // One of a message is the socket's own.
-    for some in descriptors.chunks(MAX - 1) {
-        // Without room for a message, the drop closes them.
+    let mut left: Vec<OwnedFd> = descriptors.into_iter().collect();
+    while !left.is_empty() {
+        // One of a message is the socket's own.
+        let some = left.split_off(left.len().saturating_sub(MAX - 1));
+        // Without room for a message, the error closes them.
         let _ = entrust(some);
     }
 }
 
 /// Sends the descriptors to the collector.
-fn entrust(descriptors: &[OwnedFd]) -> io::Result<()> {
+fn entrust(descriptors: Vec<OwnedFd>) -> io::Result<()> {
     let (sender, queue) =
         socketpair(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
     let all: Vec<BorrowedFd<'_>> = descriptors.iter().chain([&queue]).map(AsFd::as_fd).collect();
@@ -41,6 +42,8 @@ fn entrust(descriptors: &[OwnedFd]) -> io::Result<()> {
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
     ancillary.push(SendAncillaryMessage::ScmRights(&all));
     sendmsg(&sender, &[IoSlice::new(b"-")], &mut ancillary, SendFlags::NOSIGNAL)?;
+    // Before the sockets, whose end starts the collector: this close must not be the last.
+    drop(descriptors);
     Ok(())
 }
 

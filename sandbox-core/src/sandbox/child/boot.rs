@@ -58,6 +58,8 @@ fn prepare(
 ) -> Result<Vec<CString>> {
     // The shim may die before it has written the maps.
     die_with_parent().context(|| "prctl PR_SET_PDEATHSIG")?;
+    // The gofer's must be the last one, and it may end before boot's execve.
+    args.executable.leave_mount();
     // boot inherits no descriptor of the shim, whatever flags it was opened with.
     cloexec_from(3).context(|| "close_range")?;
     inherited::reset()?;
