@@ -8,12 +8,14 @@
 //! (`cgroup_css_set_fork`): an open descriptor does not help. docs/decisions.md says what else
 //! was weighed, and why boot may have that access.
 
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, Gid, Uid, chownat, stat};
 
 use super::Cgroup;
 use crate::error::{Context, Result};
+use crate::sys::mount::open_alone;
 
 const PROCS: &str = "cgroup.procs";
 const ROOT: u32 = 0;
@@ -26,7 +28,26 @@ impl Cgroup {
         let Some(above) = self.above_both(of_boot) else { return Ok(false) };
         let allowed = give(&above.join(PROCS), ROOT, boot)?
             && give(&self.saved.dirs[0].path.join(PROCS), ROOT, boot)?;
+        if allowed {
+            self.open_birthplace()?;
+        }
         Ok(allowed)
+    }
+
+    /// Opens the directory that a boot which may clone processes into this cgroup is to have.
+    pub fn open_birthplace(&self) -> Result<()> {
+        if self.saved.v2 && self.birthplace.get().is_none() {
+            let path = &self.saved.dirs[0].path;
+            let alone = open_alone(path).context(|| format!("open {}", path.display()))?;
+            let _ = self.birthplace.set(alone);
+        }
+        Ok(())
+    }
+
+    /// Returns the directory for births in this cgroup, if boot may have them. Nothing above
+    /// it can be reached from there: boot may have been taken over.
+    pub fn birthplace(&self) -> Option<BorrowedFd<'_>> {
+        self.birthplace.get().map(AsFd::as_fd)
     }
 
     /// Takes from boot the access to the cgroup above this one, its own, that

@@ -138,7 +138,7 @@ impl Hierarchies {
         };
         let dirs = self.all.iter().map(dir).collect::<Result<_>>()?;
         let saved = SavedCgroup { v2: self.mode.is_v2(), dirs, unit: None, resctrl: None };
-        Ok(Cgroup { saved, holder: Mutex::default() })
+        Ok(Cgroup { saved, holder: Mutex::default(), birthplace: OnceLock::new() })
     }
 }
 

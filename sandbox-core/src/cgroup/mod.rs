@@ -77,7 +77,7 @@ mod tree;
 
 use std::os::fd::OwnedFd;
 use std::path::{Component, Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use oci_spec::runtime::LinuxResources;
 use rustix::fs::OFlags;
@@ -103,6 +103,8 @@ pub struct Cgroup {
     /// A process that keeps the systemd unit alive until the container's init
     /// has joined.
     holder: Mutex<Option<Child>>,
+    /// See [`Cgroup::birthplace`].
+    birthplace: OnceLock<OwnedFd>,
 }
 
 /// The description with which a cgroup can be found again, for the state file.
@@ -181,7 +183,7 @@ impl Cgroup {
         if saved.dirs.is_empty() {
             return Err(Error::invalid("saved cgroup: expected at least one directory"));
         }
-        Ok(Cgroup { saved, holder: Mutex::default() })
+        Ok(Cgroup { saved, holder: Mutex::default(), birthplace: OnceLock::new() })
     }
 
     /// Whether it is a unit of systemd, which removes it when it is empty.
@@ -250,7 +252,7 @@ impl Cgroup {
     }
 
     /// Opens the directory for `CLONE_INTO_CGROUP` (clone(2)), a flag that only
-    /// version 2 supports.
+    /// version 2 supports. Not to be passed on: `..` leads to the host's root.
     pub fn dir_fd(&self) -> Result<Option<OwnedFd>> {
         if !self.saved.v2 {
             return Ok(None);

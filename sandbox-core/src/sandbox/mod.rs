@@ -273,7 +273,7 @@ impl Sandbox {
     pub fn allow_births(&self, cgroup: &Cgroup, of_boot: &Cgroup) -> Result<bool> {
         match (self.own_id, self.user_namespace.is_some()) {
             // boot is root on the host.
-            (_, false) => Ok(true),
+            (_, false) => cgroup.open_birthplace().map(|()| true),
             (Some(own), true) => cgroup.allow_births(of_boot, own),
             // What boot may, the containers' root may.
             (None, true) => Ok(false),

@@ -18,6 +18,7 @@ use rustix::path::Arg;
 use serde::{Deserialize, Serialize};
 
 use super::check;
+use super::let_go::let_go;
 
 /// The mounts that a change applies to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +47,18 @@ pub fn clone_mount(dir: impl AsFd, path: impl Arg, depth: Depth) -> io::Result<O
         flags |= OpenTreeFlags::AT_RECURSIVE;
     }
     Ok(rustix::mount::open_tree(dir, path, flags)?)
+}
+
+/// Opens a directory (`O_PATH`) on a mount of its own that is nowhere, so that `..` leads no
+/// further: a process of another mount namespace that has the descriptor would otherwise climb
+/// to the root of this one.
+pub fn open_alone(directory: impl Arg) -> io::Result<OwnedFd> {
+    let mount = clone_mount(CWD, directory, Depth::Top)?;
+    let again = format!("/proc/self/fd/{}", mount.as_fd().as_raw_fd());
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let directory = rustix::fs::open(again, flags, Mode::empty())?;
+    let_go([mount]);
+    Ok(directory)
 }
 
 /// Attaches a detached mount to the file or directory of a descriptor (move_mount(2)),
@@ -321,6 +334,24 @@ mod tests {
         let error = context.string("size", "many").unwrap_err();
         assert_eq!(error.errno, Errno::INVAL);
         assert!(error.to_string().contains("size"), "{error}");
+    }
+
+    #[test]
+    fn nothing_above_a_directory_that_is_alone_can_be_reached() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(dir.path().join("above/alone/below")).unwrap();
+        let path = dir.path().join("above/alone");
+        let names = |fd: &OwnedFd| -> Vec<_> {
+            let list = std::fs::read_dir(format!("/proc/self/fd/{}", fd.as_raw_fd())).unwrap();
+            list.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+        };
+        let up = |fd: &OwnedFd| rustix::fs::openat(fd, "..", OFlags::PATH, Mode::empty()).unwrap();
+        let alone = open_alone(&path).unwrap();
+        assert_eq!(names(&alone), ["below"]);
+        assert_eq!(names(&up(&alone)), ["below"]);
+        // From a directory of a mount that is somewhere, it leads on.
+        let there = rustix::fs::open(&path, OFlags::PATH, Mode::empty()).unwrap();
+        assert_eq!(names(&up(&there)), ["alone"]);
     }
 
     #[test]

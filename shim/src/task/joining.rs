@@ -6,7 +6,7 @@ use sandbox_core::cgroup::Cgroup;
 use sandbox_core::spec::plan::Plan;
 use sandbox_core::types::HostPid;
 
-use crate::error::Result;
+use crate::error::{Context, Result};
 
 /// The open cgroups that a process of a container has to join. There are none for the root
 /// container, since boot is in its cgroup and its children start there. But if the
@@ -56,6 +56,9 @@ impl CgroupsToJoin {
 fn directory(elsewhere: bool, plan: &Plan, cgroup: &Cgroup) -> Result<Option<OwnedFd>> {
     match elsewhere || plan.host.intel_rdt.is_some() {
         true => Ok(None),
-        false => Ok(cgroup.dir_fd()?),
+        false => {
+            let birthplace = cgroup.birthplace().map(|directory| directory.try_clone_to_owned());
+            birthplace.transpose().context(|| "dup of a cgroup's directory")
+        }
     }
 }

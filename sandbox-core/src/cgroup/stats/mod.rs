@@ -92,7 +92,7 @@ impl Cgroup {
         };
         let dirs = self.saved.dirs.iter().map(parent).collect();
         let saved = SavedCgroup { dirs, unit: None, ..self.saved.clone() };
-        Cgroup { saved, holder: Mutex::default() }.stats()
+        Cgroup { saved, holder: Mutex::default(), birthplace: OnceLock::new() }.stats()
     }
 }
 

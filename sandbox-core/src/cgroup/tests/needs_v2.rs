@@ -178,9 +178,8 @@ fn a_user_may_clone_into_a_cgroup_that_allows_births() {
         fs::create_dir(&saved.dirs[0].path).unwrap();
         Cgroup::open(saved).unwrap()
     });
-    let directory = containers.dir_fd().unwrap().unwrap();
     // A child in boot's cgroup, as that user, clones one more into the container's.
-    let born = || {
+    let born_by = |directory: std::os::fd::BorrowedFd<'_>| {
         let alone = SingleThreaded::in_a_test();
         let place = boots.dir_fd().unwrap().unwrap();
         match clone_into(&alone, nix::sched::CloneFlags::empty(), Some(place.as_fd())).unwrap() {
@@ -193,14 +192,16 @@ fn a_user_may_clone_into_a_cgroup_that_allows_births() {
                 let id = nix::unistd::Uid::from_raw(USER);
                 let become_user = nix::unistd::setresuid(id, id, id);
                 let cloned = become_user.is_ok()
-                    && clone_into(&alone, nix::sched::CloneFlags::empty(), Some(directory.as_fd()))
-                        .is_ok();
+                    && clone_into(&alone, nix::sched::CloneFlags::empty(), Some(directory)).is_ok();
                 crate::sys::process::exit_now((!cloned).into())
             }
         }
     };
-    assert!(!born(), "it may not before");
+    assert!(containers.birthplace().is_none());
+    let directory = containers.dir_fd().unwrap().unwrap();
+    assert!(!born_by(directory.as_fd()), "it may not before");
     assert!(containers.allow_births(&boots, USER).unwrap());
+    let born = || born_by(containers.birthplace().unwrap());
     assert!(born());
     assert!(!containers.allow_births(&boots, USER + 1).unwrap(), "it is taken");
     boots.forbid_births(USER + 1).unwrap();
