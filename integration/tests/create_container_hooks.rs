@@ -1,5 +1,5 @@
 //! `createContainer` hooks, which prepare a container's root file system before it runs: what
-//! NVIDIA's and other CDI specifications consist of. Each story also passes under runc, but the one of the Sandbox service.
+//! NVIDIA's and other CDI specifications consist of. Each story also passes under runc, but those of the Sandbox service and of descriptors.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 on_each_containerd!(
     a_hook_works_on_the_root_file_system_and_its_mounts,
     a_hook_s_mounts_are_there,
+    a_hook_has_no_descriptor_of_the_runtime,
     a_hook_that_fails_or_hangs_ends_the_create,
     a_create_that_is_cancelled_ends_its_hook,
 );
@@ -59,6 +60,15 @@ echo volume > "$root/volume/of-hook"
 [ -d "$root/proc/self" ]
 if echo x 2>/dev/null > "$root/protected/file"; then exit 9; fi
 "#;
+
+/// What it leaves running would keep the mount of the runtime's executable, which no program of
+/// a container may find. runc 1.1 passes some.
+fn a_hook_has_no_descriptor_of_the_runtime(containerd: Containerd) {
+    let script = "[ \"$(ls /proc/self/fd | tr '\\n' ' ')\" = '0 1 2 3 ' ]";
+    let path = hook(&containerd, "descriptors", script);
+    let container = containerd.shell("descriptors", "echo done").spec(hooks(&path)).start();
+    assert_eq!(container.finish(), (0, "done\n".to_owned()));
+}
 
 /// The files belong to the container's root, on an overlay and on a directory, whether its root
 /// is read-only or not.

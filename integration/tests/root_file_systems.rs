@@ -8,6 +8,7 @@ use std::process::Command;
 use containerd_shim_protos::types::mount::Mount;
 use integration::containerd::{Containerd, Version};
 use integration::shim::Bundle;
+use integration::wait;
 
 fn mount(kind: &str, source: &Path, options: &[&str]) -> Mount {
     Mount {
@@ -71,11 +72,21 @@ mod needs_loop_devices {
         run("mkfs.ext4", &["-q".as_ref(), "-d".as_ref(), &tree, &image]);
         let root = || vec![mount("ext4", &image, &["rw", "loop"])];
         assert_eq!(exit_of(&bundle, root()), Ok(7));
+        is_let_go(&image);
         // What a container has written is there for the next.
         let bundle = bundle.spec(|spec| {
             spec["process"]["args"] = serde_json::json!(["grep", "-q", "new", "/file"]);
         });
         assert_eq!(exit_of(&bundle, root()), Ok(0));
+        is_let_go(&image);
+    }
+
+    /// A container's file systems end some time after its Delete, but soon.
+    fn is_let_go(image: &Path) {
+        wait::until("no loop device has the file", || {
+            let listed = Command::new("losetup").arg("-j").arg(image).output().expect("losetup");
+            listed.stdout.is_empty().then_some(())
+        });
     }
 
     /// containerd's erofs snapshotter: a view of one layer, and layers that the mount manager

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use sandbox_core::boot;
 use sandbox_core::control::donation::BootFlags;
 use sandbox_core::gofer;
-use sandbox_core::sys::descriptor::adopt;
+use sandbox_core::sys::descriptor::{adopt, cloexec_from};
 
 const USAGE: &str = "\
 palisade: the sandbox process of the containerd runtime io.containerd.palisade.v1
@@ -47,7 +47,8 @@ fn gofer(args: &[OsString]) -> ExitCode {
     let Some(number) = number else {
         return refuse(&"gofer: --request-fd=N is missing; the gofer is started by the shim");
     };
-    match adopt(number) {
+    // The hooks that it runs get nothing of this, neither the mount of the executable.
+    match cloexec_from(3).and_then(|()| adopt(number)) {
         Ok(socket) => gofer::run(socket),
         Err(error) => refuse(&format!("gofer: --request-fd={number}: {error}")),
     }

@@ -97,7 +97,8 @@ impl Executable {
         // The kernel refuses a mount that is nowhere. Nothing would change: it is read-only.
         if !self.dissolved.load(Ordering::Relaxed) {
             let changed = mount_setattr(&self.file, Depth::Top, AttrChange::READ_ONLY);
-            self.dissolved.store(changed.is_err(), Ordering::Relaxed);
+            let gone = changed.is_err_and(|e| e.raw_os_error() == Some(libc::EINVAL));
+            self.dissolved.store(gone, Ordering::Relaxed);
         }
         self.dissolved.load(Ordering::Relaxed)
     }

@@ -86,8 +86,12 @@ impl BootClient {
     /// Waits until a program of a container may run.
     pub(super) async fn let_programs_run(&self) -> Result<()> {
         match self.sandbox.executable_protected() {
-            Some(protected) => readable(protected).await,
+            Some(protected) => readable(protected).await?,
+            None => return Ok(()),
+        }
+        match self.sandbox.executable_protected() {
             None => Ok(()),
+            Some(_) => Err(Error::internal("a process still has the mount of the executable")),
         }
     }
 

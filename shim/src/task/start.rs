@@ -31,9 +31,11 @@ async fn start_init(shim: &Arc<Shim>, process: &ProcessId) -> Result<u32> {
         (container.boot.clone(), container.plan.clone(), container.is_pause())
     };
     if !pause {
-        boot.let_programs_run().await?;
-        let request = Request::Start { container: id.clone() };
-        let reply = shim.ask(&boot, request, &[]);
+        let reply = async {
+            boot.let_programs_run().await?;
+            let request = Request::Start { container: id.clone() };
+            shim.ask(&boot, request, &[]).await
+        };
         if let Err(error) = exits::unless_exited(shim, process, reply).await {
             exits::conclude(shim, process, Exit::not_run());
             return Err(error);
