@@ -31,11 +31,12 @@ pub(super) fn made_in_child(
     let (ours, theirs) = pair().context(|| "socketpair")?;
     let child =
         Child::run(&alone()?, namespaces, || report(&theirs, work())).context(|| "clone3")?;
+    // Held until the child has ended, so that the kernel destroys its mounts when nobody waits
+    // for that.
+    let mounts = File::open(format!("/proc/{}/ns/mnt", child.pid()));
     // The child's death then closes the channel.
     drop(theirs);
     let received = receive_packet(&ours, 64 * 1024, 1).context(|| "receiving from a child")?;
-    // The kernel destroys its mounts when nobody waits for that.
-    let mounts = File::open(format!("/proc/{}/ns/mnt", child.pid()));
     drop(child);
     let_go(mounts.ok().map(OwnedFd::from));
     match received {

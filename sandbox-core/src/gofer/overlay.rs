@@ -53,13 +53,11 @@ pub(super) fn make(mut options: Options, mapping: Mapping, gofer: &mut Gofer) ->
 
 /// Mounts an overlay over its opened layers. overlayfs accesses them as `creator`'s root.
 pub(super) fn mount(overlay: &Overlay, creator: Option<&Users>) -> Result<OwnedFd> {
-    match by_descriptor(overlay, creator)? {
-        Ok(mount) => Ok(mount),
-        Err(_) if kernel::version().is_some_and(|version| version < LAYERS_BY_DESCRIPTOR) => {
-            overlay_attached::make(overlay, creator)
-        }
-        Err(e) => Err(refused("mounting it", &e)),
+    // An attempt would cost a grace period of the kernel.
+    if kernel::version().is_some_and(|version| version < LAYERS_BY_DESCRIPTOR) {
+        return overlay_attached::make(overlay, creator);
     }
+    by_descriptor(overlay, creator)?.map_err(|e| refused("mounting it", &e))
 }
 
 fn by_descriptor(
