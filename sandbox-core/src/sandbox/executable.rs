@@ -22,8 +22,7 @@ use crate::sys::mount::{AttrChange, Depth, clone_mount, mount_setattr};
 /// descriptor of open_tree dissolves the mount. Then no process can change it, and it lives
 /// on through the other descriptor. That close waits for a grace period of the kernel, so
 /// the last one is left to the first gofer, which closes it when it ends; nobody waits for
-/// that, but the first program of a container does until the mount is dissolved:
-/// [`Executable::is_dissolved`].
+/// that, but the first program of a container does until the mount is dissolved.
 #[derive(Debug)]
 pub struct Executable {
     file: OwnedFd,
