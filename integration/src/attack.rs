@@ -165,7 +165,7 @@ impl Containerd {
 }
 
 /// Returns the path of the built `integration/src/bin/attacker.rs`.
-fn attacker() -> PathBuf {
+pub fn attacker() -> PathBuf {
     image::sibling("attacker")
 }
 

@@ -145,6 +145,32 @@ fn mount_points_that_are_symlinks_stay_inside() {
     assert!(started > 0, "no container started");
 }
 
+/// Where proc or sysfs lies is where its masks must lie: a neighbour could exchange what the
+/// symlink leads to between the two. runc refuses such an image as well.
+#[test]
+fn proc_and_sysfs_are_mounted_on_plain_directories_only() {
+    let containerd = Containerd::start(Version::V2_1);
+    for (number, place) in ["proc", "sys"].iter().enumerate() {
+        let ran = run_in_tampered_image(
+            &containerd,
+            &format!("view-{number}"),
+            |_| (),
+            |layer| {
+                fs::create_dir(layer.join("elsewhere")).expect("make a directory");
+                link(layer, place, "/elsewhere");
+            },
+            "true",
+        );
+        assert_ne!(ran.code, 0, "{place}: {ran:?}");
+        let said = format!("{ran:?}");
+        let ours = format!("/{place} is or leads through a symlink in the image");
+        assert!(
+            said.contains(&ours) || said.contains("must be mounted on ordinary directory"),
+            "{said}"
+        );
+    }
+}
+
 /// Binds `/etc/resolv.conf`, as Kubernetes does, over a symlink.
 #[test]
 fn a_bound_file_over_a_symlink_stays_inside() {

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::Command;
 
 use containerd_client::types::v1::Status as TaskStatus;
-use integration::attack::{Attacks, add_attacker, by_any_process, host_has, rewrite};
+use integration::attack::{Attacks, add_attacker, attacker, by_any_process, host_has, rewrite};
 use integration::containerd::Containerd;
 use integration::stdio::Streams;
 use integration::{host, on_each_containerd, sandbox, spec};
@@ -31,6 +31,7 @@ on_each_containerd!(
     the_mount_of_the_runtime_s_executable_cannot_be_changed,
     mounts_are_locked_whatever_the_interface,
     the_root_below_the_container_s_is_out_of_reach,
+    limits_of_a_user_are_not_shared_with_the_host_or_another_pod,
     a_fork_bomb_ends_at_its_limit,
     a_program_that_ends_at_once_can_be_started,
 );
@@ -496,6 +497,30 @@ fn the_root_below_the_container_s_is_out_of_reach(containerd: Containerd) {
         output.contains("exchange the root") && output.contains("unmount the root"),
         "{output}"
     );
+}
+
+/// The kernel counts them for each user, and at each user namespace for its maker.
+fn limits_of_a_user_are_not_shared_with_the_host_or_another_pod(containerd: Containerd) {
+    for kind in ["inotify", "signals"] {
+        let most = usize::MAX.to_string();
+        let hog = containerd
+            .container(&format!("hog-{kind}"), ["/attacker", "exhaust", kind, &most])
+            .spec(add_attacker)
+            .start();
+        let printed = hog.stdio().wait_for_output("held");
+        let got: usize = printed.lines().next().and_then(|n| n.parse().ok()).expect("a number");
+        assert!(got > 1, "{kind}: {printed}");
+        let host = Command::new(attacker()).args(["exhaust", kind, "1"]).output().expect("run it");
+        assert_eq!(String::from_utf8_lossy(&host.stdout), "1\ndone\n", "{kind}: the host's root");
+        let pod = containerd
+            .container(&format!("other-{kind}"), ["/attacker", "exhaust", kind, "1"])
+            .spec(add_attacker)
+            .start();
+        assert_eq!(pod.finish(), (0, "1\ndone\n".to_owned()), "{kind}: another pod");
+        // The limit holds all the same: the hog has all of its own.
+        let (code, more) = hog.exec_shell("more", &format!("/attacker exhaust {kind} 1"));
+        assert_eq!((code, more.as_str()), (0, "0\ndone\n"), "{kind}: its own pod");
+    }
 }
 
 fn a_fork_bomb_ends_at_its_limit(containerd: Containerd) {

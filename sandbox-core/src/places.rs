@@ -13,8 +13,8 @@ use std::path::{Component, Path, PathBuf};
 use rustix::fs::{Mode, OFlags, mkdirat, open, openat, readlinkat};
 use rustix::io::Errno;
 
-use crate::error::{Context, Result};
-use crate::sys::mount::open_in_root;
+use crate::error::{Context, Error, Result};
+use crate::sys::mount::{open_in_root, open_plain_in_root};
 
 /// The type of a mount point.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +49,23 @@ pub(crate) fn ensure(root: BorrowedFd<'_>, path: &Path, kind: Kind) -> Result<Ow
         .context(|| format!("make the mount point {} in the container", path.display()))?;
     open_in_root(root, path, OFlags::PATH, Mode::empty())
         .context(|| format!("open the mount point {} in the container", path.display()))
+}
+
+/// As [`ensure`], for a directory to which no symlink may lead.
+///
+/// # Errors
+/// `Invalid` if a component of the path is a symlink.
+pub(crate) fn ensure_plain(root: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd> {
+    ensure(root, path, Kind::Directory)?;
+    open_plain_in_root(root, path, OFlags::PATH | OFlags::DIRECTORY).map_err(|e| {
+        match Errno::from_io_error(&e) {
+            Some(Errno::LOOP) => Error::invalid(format!(
+                "{} is or leads through a symlink in the image; expected a plain directory",
+                path.display()
+            )),
+            _ => Error::internal(format!("open {} in the container: {e}", path.display())),
+        }
+    })
 }
 
 /// The most symlinks that the kernel follows in one path: path_resolution(7).

@@ -39,6 +39,7 @@ fn main() {
         ["newborns", name] => newborns(name),
         ["executable"] => executable(),
         ["below"] => below_root(),
+        ["exhaust", kind, most] => exhaust(kind, most.parse().expect("a number")),
         ["--control", ref list @ ..] => print_failing(list),
         ["--one", number, ref list @ ..] => try_one(list, number.parse().expect("a number")),
         ref list => print_succeeding(&attacks(list), ""),
@@ -65,7 +66,9 @@ fn attacks(list: &[&str]) -> Vec<Attack> {
         ["process", pid] => on_process(pid.parse().expect("a PID")),
         ["change", file] => on_executable(file),
         _ => {
-            panic!("attacker: mounts, process PID, newborns NAME, executable, below or change FILE")
+            panic!(
+                "attacker: mounts, process PID, newborns NAME, executable, below, exhaust KIND MOST or change FILE"
+            )
         }
     }
 }
@@ -114,6 +117,52 @@ fn mounts_everywhere() {
             Ok(()) => print_succeeding(&on_mounts(), place),
             Err(e) => println!("{place}{e}"),
         }
+    }
+}
+
+/// Uses up a limit that the kernel has for each user, but no more than `most` of it. Prints
+/// how much it got, and keeps that until it is killed if it wanted everything.
+fn exhaust(kind: &str, most: usize) {
+    let (_, hard) = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE)
+        .expect("read a limit");
+    nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE, hard, hard)
+        .expect("raise a limit");
+    let mut held = Vec::new();
+    let mut got = 0;
+    while got < most {
+        let more = match kind {
+            "inotify" => rustix::fs::inotify::init(rustix::fs::inotify::CreateFlags::empty())
+                .map(|fd| held.push(fd))
+                .is_ok(),
+            "signals" => queues_signal(),
+            _ => panic!("inotify or signals"),
+        };
+        if !more {
+            break;
+        }
+        got += 1;
+    }
+    println!("{got}");
+    if most == usize::MAX {
+        println!("held");
+        std::io::stdout().flush().expect("print");
+        loop {
+            rustix::event::pause();
+        }
+    }
+}
+
+/// Queues a realtime signal to this process, where it stays. Whether there was room.
+fn queues_signal() -> bool {
+    use nix::libc;
+    // SAFETY: the set is initialised by sigemptyset; no pointer is kept.
+    unsafe {
+        let mut set = std::mem::zeroed();
+        libc::sigemptyset(&raw mut set);
+        libc::sigaddset(&raw mut set, libc::SIGRTMIN());
+        libc::sigprocmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut());
+        let value = libc::sigval { sival_ptr: std::ptr::null_mut() };
+        libc::sigqueue(libc::getpid(), libc::SIGRTMIN(), value) == 0
     }
 }
 

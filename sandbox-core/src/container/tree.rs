@@ -14,7 +14,7 @@ use super::own_id::ContainerRoot;
 use super::paths::{CONTAINER, DEVICES, OWN_DEVICES};
 use super::steps::attach::{Attached, Ready, attach, attach_of_hook, seal};
 use super::steps::container_root::AsContainerRoot;
-use super::steps::masks::cover;
+use super::steps::masks::{Lookup, View, cover};
 use super::steps::phase::{MountPhase, Phases};
 use super::terminal::Terminal;
 use crate::error::{Context, Error, Result};
@@ -32,6 +32,8 @@ pub(crate) struct Tree {
     terminals: Option<OwnedFd>,
     /// The mounts that become read-only at the end.
     to_seal: Vec<OwnedFd>,
+    /// The proc and sysfs mounts that no later mount hides.
+    views: Vec<View>,
     deferred: Vec<Deferred>,
     deferred_of_hooks: Vec<OfHook>,
 }
@@ -75,7 +77,7 @@ impl Tree {
             // As in runc, make the working directory if possible.
             let _ = places::ensure(tree.root.as_fd(), &process.cwd, Kind::Directory);
         }
-        cover(tree.root.as_fd(), plan, MountPhase::First)?;
+        cover(tree.lookup(tree.root.as_fd()), plan, MountPhase::First)?;
         Ok(tree)
     }
 
@@ -99,6 +101,7 @@ impl Tree {
             container_root,
             terminals: None,
             to_seal: Vec::new(),
+            views: Vec::new(),
             deferred: Vec::new(),
             deferred_of_hooks: Vec::new(),
         })
@@ -129,8 +132,11 @@ impl Tree {
                     continue;
                 }
             }
-            match attach(self.root.as_fd(), Ready { plan: mount, delivered })? {
+            let attached = attach(self.root.as_fd(), Ready { plan: mount, delivered })?;
+            self.views.retain(|(hidden, _)| !hidden.starts_with(&mount.destination));
+            match attached {
                 Attached::Done => {}
+                Attached::View(view) => self.views.push((mount.destination.clone(), view)),
                 Attached::Terminals(devpts) => self.terminals = Some(devpts),
                 Attached::ToSeal(tmpfs) => self.to_seal.push(tmpfs),
             }
@@ -211,6 +217,11 @@ impl Tree {
     /// namespace for all who enter it.
     pub(crate) fn lay_over_root(&self) -> Result<()> {
         attach_at(&self.bottom, "/").context(|| "move the container's root over the sandbox's")
+    }
+
+    /// Returns where paths are covered, in the mount namespace in which the tree was made.
+    pub(crate) fn lookup<'a>(&'a self, root: BorrowedFd<'a>) -> Lookup<'a> {
+        Lookup { root, views: &self.views }
     }
 
     /// Takes the devpts, in which execs get terminals too.

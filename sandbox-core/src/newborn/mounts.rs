@@ -12,7 +12,7 @@ use crate::container::own_id::ContainerRoot;
 use crate::container::paths::CONTAINER;
 use crate::container::steps::attach::{Attached, Ready, attach, attach_of_hook, seal};
 use crate::container::steps::container_root::AsContainerRoot;
-use crate::container::steps::masks::cover;
+use crate::container::steps::masks::{Lookup, cover};
 use crate::container::steps::phase::MountPhase;
 use crate::container::tree::Tree;
 use crate::error::{Context, Result};
@@ -66,7 +66,12 @@ fn attach_deferred(
             attach_of_hook(root.as_fd(), path, mount, *is_file)?;
         }
     }
-    cover(root.as_fd(), plan, now)?;
+    // The mounts of another namespace are no places here.
+    let lookup = match now {
+        MountPhase::Own => Lookup { root: root.as_fd(), views: &[] },
+        _ => tree.lookup(root.as_fd()),
+    };
+    cover(lookup, plan, now)?;
     seal(&to_seal)?;
     Ok(root)
 }

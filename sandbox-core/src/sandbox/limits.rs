@@ -34,17 +34,22 @@ impl Sandbox {
         if self.reaped.load(Ordering::Relaxed) {
             return Err(Error::internal("the sandbox process has ended"));
         }
-        let HostPid(boot) = self.boot;
-        let has = rlimit_of(boot, wanted.resource).context(|| "prlimit of the sandbox process")?;
-        if wanted.hard <= has.hard {
+        // boot was born with this process's limits, and only this process raises them.
+        let own = rlimit_of(0, wanted.resource).context(|| "prlimit")?;
+        if wanted.hard <= own.hard {
             return Ok(());
         }
-        match set_rlimit_of(boot, Rlimit { hard: wanted.hard, ..has }) {
+        let HostPid(boot) = self.boot;
+        let raised = rlimit_of(boot, wanted.resource).and_then(|has| match has.hard {
+            hard if wanted.hard <= hard => Ok(()),
+            _ => set_rlimit_of(boot, Rlimit { hard: wanted.hard, ..has }),
+        });
+        match raised {
             Err(e) if Errno::from_io_error(&e) == Some(Errno::PERM) => {
                 Err(Error::invalid(format!(
                     "{what}: hard limit {}; expected at most {}, containerd's own: going above \
                      takes CAP_SYS_RESOURCE (and for RLIMIT_NOFILE a higher fs.nr_open)",
-                    wanted.hard, has.hard
+                    wanted.hard, own.hard
                 )))
             }
             other => other.context(|| format!("{what}: set hard limit {}", wanted.hard)),

@@ -25,6 +25,7 @@ use crate::spec::plan::{Mappings, Network};
 use crate::sys::child::KillOnDrop;
 use crate::sys::clone::{Cloned, SingleThreaded, clone_into};
 use crate::sys::namespace;
+use crate::sys::process::EffectiveUser;
 use crate::types::HostPid;
 
 /// See [`Sandbox::spawn`].
@@ -288,7 +289,16 @@ fn clone_boot(
     };
     let _times = host.time_namespace.as_deref().map(TimeVisit::enter).transpose()?;
     let alone = SingleThreaded::prove().context(|| "clone the sandbox process")?;
-    match clone_into(&alone, flags, cgroup).context(|| "clone3 of the sandbox process")? {
+    // What a pod's processes use up of a user's limits (instances of inotify, signals, message
+    // queues, namespaces), the kernel charges to the maker of their user namespace as well.
+    // It must not be the host's root, on which all pods and containerd depend.
+    let maker = claim.own().map(EffectiveUser::begin).transpose();
+    let maker = maker.context(|| "take the effective user of the sandbox")?;
+    let cloned = clone_into(&alone, flags, cgroup);
+    if !matches!(cloned, Ok(Cloned::Child)) {
+        drop(maker);
+    }
+    match cloned.context(|| "clone3 of the sandbox process")? {
         Cloned::Parent { pid, pidfd } => Ok((HostPid(pid), pidfd)),
         Cloned::Child => become_boot(args, ends, claim.mappings(), claim.own()),
     }

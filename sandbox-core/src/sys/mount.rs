@@ -294,6 +294,17 @@ pub fn open_in_root(
     resolve(root.as_fd(), path.as_ref(), flags, mode, ResolveFlags::IN_ROOT)
 }
 
+/// As [`open_in_root`], but a symlink in the path is an error, `ELOOP` (openat2(2),
+/// `RESOLVE_NO_SYMLINKS`).
+pub fn open_plain_in_root(
+    root: impl AsFd,
+    path: impl AsRef<Path>,
+    flags: OFlags,
+) -> io::Result<OwnedFd> {
+    let how = ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS;
+    resolve(root.as_fd(), path.as_ref(), flags, Mode::empty(), how)
+}
+
 /// Opens `path` below `dir`. A component that leads out is an error (openat2(2),
 /// `RESOLVE_BENEATH`), rather than resolved inside.
 pub fn open_beneath(

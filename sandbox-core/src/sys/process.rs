@@ -8,13 +8,13 @@ use std::os::fd::BorrowedFd;
 use std::ptr;
 
 use nix::fcntl::AtFlags;
-use nix::unistd::{Gid, Uid, execve, execveat, setgroups, setresgid, setresuid};
+use nix::unistd::{Gid, Uid, execve, execveat, seteuid, setgroups, setresgid, setresuid};
 use rustix::process::{
     DumpableBehavior, Signal, WaitOptions, set_dumpable_behavior, set_parent_process_death_signal,
 };
 use rustix::thread::{
-    CapabilitiesSecureBits, capabilities, configure_capability_in_ambient_set, set_capabilities,
-    set_capabilities_secure_bits,
+    CapabilitiesSecureBits, capabilities, capabilities_secure_bits,
+    configure_capability_in_ambient_set, set_capabilities, set_capabilities_secure_bits,
 };
 use serde::{Deserialize, Serialize};
 
@@ -81,6 +81,33 @@ pub fn set_dumpable(dumpable: bool) -> io::Result<()> {
     let behavior =
         if dumpable { DumpableBehavior::Dumpable } else { DumpableBehavior::NotDumpable };
     Ok(set_dumpable_behavior(behavior)?)
+}
+
+/// This process, which is root, as another effective user that keeps root's capabilities.
+/// Dropping this value makes it root again.
+#[derive(Debug)]
+pub struct EffectiveUser {
+    securebits: CapabilitiesSecureBits,
+}
+
+impl EffectiveUser {
+    /// Takes the effective user.
+    pub fn begin(uid: u32) -> io::Result<Self> {
+        let this = Self { securebits: capabilities_secure_bits()? };
+        separate_ids_from_capabilities()?;
+        seteuid(Uid::from_raw(uid))?;
+        Ok(this)
+    }
+}
+
+impl Drop for EffectiveUser {
+    fn drop(&mut self) {
+        // The real and the saved user are root's, so neither can fail. A change of user makes a
+        // process not dumpable.
+        let _ = seteuid(Uid::from_raw(0));
+        let _ = set_capabilities_secure_bits(self.securebits);
+        let _ = set_dumpable(true);
+    }
 }
 
 /// Sets whether orphans below this process become its children: `PR_SET_CHILD_SUBREAPER`.

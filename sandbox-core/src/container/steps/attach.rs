@@ -11,6 +11,10 @@ use crate::places::{self, Kind};
 use crate::spec::plan::{FsOption, MountPlan, MountSource};
 use crate::sys::mount::{AttrChange, Depth, attach_to, mount_setattr};
 
+/// The types of proc and sysfs (`linux/magic.h`).
+const PROC_SUPER_MAGIC: i64 = 0x9fa0;
+const SYSFS_MAGIC: i64 = 0x6265_6572;
+
 /// A mount of the plan, with the mount that the gofer delivered for it.
 #[derive(Debug)]
 pub(crate) struct Ready<'a> {
@@ -25,6 +29,8 @@ pub(crate) enum Attached {
     Done,
     /// A devpts, in which terminals are made.
     Terminals(OwnedFd),
+    /// A proc or a sysfs, on which paths are masked and made read-only.
+    View(OwnedFd),
     /// A tmpfs that becomes read-only once all that lies on it is there, as in runc: mount
     /// points and device nodes are made on it.
     ToSeal(OwnedFd),
@@ -56,7 +62,13 @@ pub(crate) fn attach(root: BorrowedFd<'_>, ready: Ready<'_>) -> Result<Attached>
         let change = AttrChange { propagation: Some(propagation.kind), ..AttrChange::default() };
         mount_setattr(&mount, propagation.recursive.into(), change).context(at)?;
     }
-    let place = places::ensure(root, &plan.destination, kind)?;
+    let is_view = kind == Kind::Directory && shows_the_kernel(&mount)?;
+    let place = match is_view && is_usual(&plan.destination) {
+        // As in runc. What masks it must be certain to lie on it.
+        true => places::ensure_plain(root, &plan.destination)
+            .map_err(|e| Error::new(e.kind, format!("{}: {e}", at())))?,
+        false => places::ensure(root, &plan.destination, kind)?,
+    };
     attach_to(&mount, &place).context(at)?;
     if is_cgroup {
         // Fill it before it may become read-only.
@@ -65,9 +77,21 @@ pub(crate) fn attach(root: BorrowedFd<'_>, ready: Ready<'_>) -> Result<Attached>
     }
     Ok(match plan.source {
         MountSource::Devpts(_) => Attached::Terminals(mount),
+        _ if is_view => Attached::View(mount),
         _ if sealed => Attached::ToSeal(mount),
         _ => Attached::Done,
     })
+}
+
+/// Whether a mount is a proc or a sysfs.
+fn shows_the_kernel(mount: &OwnedFd) -> Result<bool> {
+    let kind = rustix::fs::fstatfs(mount).context(|| "fstatfs of a mount")?.f_type;
+    Ok([PROC_SUPER_MAGIC, SYSFS_MAGIC].contains(&kind))
+}
+
+/// Whether this is the place at which masks expect such a mount.
+fn is_usual(destination: &Path) -> bool {
+    destination == Path::new("/proc") || destination == Path::new("/sys")
 }
 
 /// Attaches a mount that a hook of the host made, as it is.

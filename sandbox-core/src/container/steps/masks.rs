@@ -1,6 +1,6 @@
 //! Masked and read-only paths (OCI `linux.maskedPaths`, `linux.readonlyPaths`).
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::CWD;
@@ -13,20 +13,45 @@ use crate::places::{find, is_directory};
 use crate::spec::plan::ContainerPlan;
 use crate::sys::mount::{AttrChange, Depth, attach_to, clone_mount, mount_setattr};
 
+/// A proc or a sysfs of the container: its destination, and the mount.
+pub(crate) type View = (PathBuf, OwnedFd);
+
+/// Where paths are looked up. What lies below a view is looked up on the mount itself: a
+/// second way there from the container's root could lead elsewhere meanwhile, if a symlink
+/// of the image leads through a volume that another container changes.
+#[derive(Clone, Copy)]
+pub(crate) struct Lookup<'a> {
+    pub(crate) root: BorrowedFd<'a>,
+    pub(crate) views: &'a [View],
+}
+
+impl Lookup<'_> {
+    /// Finds the place of a path, if it exists.
+    fn find(self, path: &Path) -> Result<Option<OwnedFd>> {
+        for (destination, view) in self.views {
+            match path.strip_prefix(destination) {
+                Ok(rest) if !rest.as_os_str().is_empty() => return find(view.as_fd(), rest),
+                _ => {}
+            }
+        }
+        find(self.root, path)
+    }
+}
+
 /// Masks and protects the paths that come in this phase.
-pub(crate) fn cover(root: BorrowedFd<'_>, plan: &ContainerPlan, now: MountPhase) -> Result<()> {
+pub(crate) fn cover(lookup: Lookup<'_>, plan: &ContainerPlan, now: MountPhase) -> Result<()> {
     let phases = Phases::of(plan);
     let ours = |paths: &[PathBuf]| -> Vec<PathBuf> {
         paths.iter().filter(|path| phases.of_path(path) == now).cloned().collect()
     };
-    ours(&plan.readonly_paths).iter().try_for_each(|p| make_read_only(root, p))?;
-    ours(&plan.masked_paths).iter().try_for_each(|p| mask(root, p))
+    ours(&plan.readonly_paths).iter().try_for_each(|p| make_read_only(lookup, p))?;
+    ours(&plan.masked_paths).iter().try_for_each(|p| mask(lookup, p))
 }
 
 /// Hides a path: a file behind /dev/null, a directory behind an empty one. A path that
 /// does not exist needs no mask.
-fn mask(root: BorrowedFd<'_>, path: &Path) -> Result<()> {
-    let Some(place) = find(root, path)? else {
+fn mask(lookup: Lookup<'_>, path: &Path) -> Result<()> {
+    let Some(place) = lookup.find(path)? else {
         return Ok(());
     };
     let what = || format!("mask {}", path.display());
@@ -41,8 +66,8 @@ fn mask(root: BorrowedFd<'_>, path: &Path) -> Result<()> {
 }
 
 /// Makes a path and all mounts below it read-only.
-fn make_read_only(root: BorrowedFd<'_>, path: &Path) -> Result<()> {
-    let Some(place) = find(root, path)? else {
+fn make_read_only(lookup: Lookup<'_>, path: &Path) -> Result<()> {
+    let Some(place) = lookup.find(path)? else {
         return Ok(());
     };
     let what = || format!("make {} read-only", path.display());
@@ -53,7 +78,7 @@ fn make_read_only(root: BorrowedFd<'_>, path: &Path) -> Result<()> {
 
 /// Clones the sandbox's own null device. An image can fake the container's `/dev/null`
 /// (CVE-2025-31133).
-fn null_device() -> std::io::Result<std::os::fd::OwnedFd> {
+fn null_device() -> std::io::Result<OwnedFd> {
     let null = clone_mount(CWD, DEV_NULL, Depth::Top)?;
     let stat = rustix::fs::fstat(&null)?;
     let is_null =
@@ -63,5 +88,29 @@ fn null_device() -> std::io::Result<std::os::fd::OwnedFd> {
         false => Err(std::io::Error::other(Error::internal(format!(
             "{DEV_NULL} is not the null device"
         )))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::places::open_root;
+
+    #[test]
+    fn what_lies_below_a_view_is_found_on_the_view_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let make = |path: &str| std::fs::create_dir_all(directory.path().join(path)).unwrap();
+        for path in ["root/proc/sys", "root/proc/only-here", "view/sys", "root/etc"] {
+            make(path);
+        }
+        let open = |path: &str| open_root(directory.path().join(path).to_str().unwrap()).unwrap();
+        let (root, views) = (open("root"), [(PathBuf::from("/proc"), open("view"))]);
+        let lookup = Lookup { root: root.as_fd(), views: &views };
+        let identity = |fd: &OwnedFd| rustix::fs::fstat(fd).unwrap().st_ino;
+        let found = |path: &str| lookup.find(Path::new(path)).unwrap().as_ref().map(identity);
+        assert_eq!(found("/proc/sys"), Some(identity(&open("view/sys"))));
+        assert_eq!(found("/proc/only-here"), None);
+        assert_eq!(found("/proc"), Some(identity(&open("root/proc"))));
+        assert_eq!(found("/etc"), Some(identity(&open("root/etc"))));
     }
 }
