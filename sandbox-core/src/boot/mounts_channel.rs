@@ -11,7 +11,7 @@ use crate::control::gofer::{Delivery, Slot};
 use crate::control::message::MAX_PACKET;
 use crate::control::packet::{Received, SCM_MAX_FD, receive_packet};
 use crate::error::{Context, Error, Result};
-use crate::sys::mount::attach_at;
+use crate::sys::mount::{AttrChange, Depth, attach_at, mount_setattr};
 
 /// The receiving end of the mounts channel.
 pub(super) struct MountsChannel {
@@ -36,7 +36,10 @@ impl MountsChannel {
             for (slot, mount) in delivery.slots.into_iter().zip(descriptors) {
                 match slot {
                     Slot::SandboxProc => attach(&mount, PROC)?,
-                    Slot::DefaultDevices => attach(&mount, DEVICES)?,
+                    Slot::DefaultDevices => {
+                        protect_devices(&mount)?;
+                        attach(&mount, DEVICES)?;
+                    }
                     _ if !mine => {}
                     Slot::Rootfs => taken.rootfs = Some(mount),
                     Slot::Devices => taken.devices = Some(mount),
@@ -88,6 +91,14 @@ impl MountsChannel {
         }
         Ok((delivery, fds))
     }
+}
+
+/// Makes the default devices read-only, and with them all clones that containers get, as nodes,
+/// as masks and as their standard input. All containers of the pod have the same nodes, so
+/// none may change their mode or owner. Writing to a device takes no writable mount.
+fn protect_devices(devices: &OwnedFd) -> Result<()> {
+    mount_setattr(devices, Depth::Top, AttrChange::READ_ONLY)
+        .context(|| "make the default devices read-only")
 }
 
 fn attach(mount: &OwnedFd, path: &str) -> Result<()> {

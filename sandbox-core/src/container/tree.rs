@@ -44,7 +44,7 @@ type OfHook = (PathBuf, MountPhase, OwnedFd, bool);
 
 /// A mount that the newborn attaches: its index in the plan, the phase, and what the gofer
 /// delivered for it.
-type Deferred = (usize, MountPhase, Option<(OwnedFd, bool)>);
+pub(crate) type Deferred = (usize, MountPhase, Option<(OwnedFd, bool)>);
 
 /// The default device nodes: OCI runtime-spec, config-linux, "Default Devices".
 const DEFAULT_DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
@@ -133,10 +133,10 @@ impl Tree {
                 }
             }
             let attached = attach(self.root.as_fd(), Ready { plan: mount, delivered })?;
-            self.views.retain(|(hidden, _)| !hidden.starts_with(&mount.destination));
+            self.hide_views(&mount.destination);
             match attached {
                 Attached::Done => {}
-                Attached::View(view) => self.views.push((mount.destination.clone(), view)),
+                Attached::View(view) => self.add_view(&mount.destination, view),
                 Attached::Terminals(devpts) => self.terminals = Some(devpts),
                 Attached::ToSeal(tmpfs) => self.to_seal.push(tmpfs),
             }
@@ -168,10 +168,6 @@ impl Tree {
         for name in DEFAULT_DEVICES {
             let node = clone_mount(CWD, format!("{DEVICES}/{name}"), Depth::Top)
                 .context(|| format!("open the sandbox's device {name}"))?;
-            // All containers of the pod have the same node, so none may change its mode or
-            // owner. Writing to a device does not need a writable mount.
-            mount_setattr(&node, Depth::Top, AttrChange::READ_ONLY)
-                .context(|| format!("make the node of the device {name} read-only"))?;
             self.place_device(&Path::new("/dev").join(name), &node)?;
         }
         if let Some(own) = own {
@@ -219,6 +215,21 @@ impl Tree {
         attach_at(&self.bottom, "/").context(|| "move the container's root over the sandbox's")
     }
 
+    /// Adds a proc or sysfs that is attached.
+    pub(crate) fn add_view(&mut self, destination: &Path, view: OwnedFd) {
+        self.views.push((destination.to_owned(), view));
+    }
+
+    /// Forgets the views that a new mount hides.
+    pub(crate) fn hide_views(&mut self, destination: &Path) {
+        self.views.retain(|(hidden, _)| !hidden.starts_with(destination));
+    }
+
+    /// Takes the mounts of a phase that are left to attach.
+    pub(crate) fn take_deferred(&mut self, now: MountPhase) -> Vec<Deferred> {
+        self.deferred.extract_if(.., |(_, phase, _)| *phase == now).collect()
+    }
+
     /// Returns where paths are covered, in the mount namespace in which the tree was made.
     pub(crate) fn lookup<'a>(&'a self, root: BorrowedFd<'a>) -> Lookup<'a> {
         Lookup { root, views: &self.views }
@@ -227,11 +238,6 @@ impl Tree {
     /// Takes the devpts, in which execs get terminals too.
     pub(crate) fn take_terminals(&mut self) -> Option<OwnedFd> {
         self.terminals.take()
-    }
-
-    /// Returns the mounts that the newborn attaches.
-    pub(crate) fn deferred(&self) -> &[Deferred] {
-        &self.deferred
     }
 
     /// Returns the mounts of hooks that the newborn attaches.

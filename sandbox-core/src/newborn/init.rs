@@ -83,11 +83,11 @@ fn to_gate(
     donated::install_stdio(newborn.donated, terminal.as_ref())?;
     let sysctls = names::own_sysctls(plan)?;
     let first_mounts = own_mount_namespace()?;
-    let top = mounts::complete(&tree, plan, root)?;
+    let top = mounts::complete(&mut tree, plan, root)?;
     enter_root(&tree, top)?;
     enter_late_namespaces(newborn, first_mounts)?;
     own_time.map_or(Ok(()), |files| files.enter(&plan.time_offsets))?;
-    mounts::finish(&tree, plan)?;
+    mounts::finish(&mut tree, plan)?;
     terminal.as_ref().map_or(Ok(()), super::terminal::name)?;
     set_root_propagation(plan)?;
     names::set_own(plan, sysctls)?;

@@ -1,5 +1,5 @@
 //! The mounts that need more of the newborn's own namespaces than `container/tree.rs` has.
-//! First come its view of the cgroups, and the mounts on that.
+//! First come proc, its view of the cgroups, and the mounts on those.
 //!
 //! Then the newborn enters its own user namespace with one more copy of the mounts, in
 //! which all these are locked: a user namespace below boot's can neither remount nor
@@ -15,14 +15,14 @@ use crate::container::steps::container_root::AsContainerRoot;
 use crate::container::steps::masks::{Lookup, cover};
 use crate::container::steps::phase::MountPhase;
 use crate::container::tree::Tree;
-use crate::error::{Context, Result};
+use crate::error::Result;
 use crate::places::open_root;
 use crate::spec::plan::ContainerPlan;
 
-/// Adds the mounts that need the newborn's cgroup namespace. The newborn is still in
+/// Adds proc, and the mounts that need the newborn's cgroup namespace. The newborn is still in
 /// boot's user namespace. Returns the root, which may lie on another.
 pub(super) fn complete(
-    tree: &Tree,
+    tree: &mut Tree,
     plan: &ContainerPlan,
     container_root: ContainerRoot,
 ) -> Result<OwnedFd> {
@@ -31,31 +31,28 @@ pub(super) fn complete(
 }
 
 /// Adds the remaining mounts. The newborn is in its own user namespace and root.
-pub(super) fn finish(tree: &Tree, plan: &ContainerPlan) -> Result<()> {
+pub(super) fn finish(tree: &mut Tree, plan: &ContainerPlan) -> Result<()> {
     attach_deferred(tree, "/", plan, MountPhase::Own).map(drop)
 }
 
 /// Adds the mounts and masks of a phase. Returns the root, which is another one if something
 /// was mounted there.
 fn attach_deferred(
-    tree: &Tree,
+    tree: &mut Tree,
     path: &str,
     plan: &ContainerPlan,
     now: MountPhase,
 ) -> Result<OwnedFd> {
     let mut root = open_root(path)?;
     let mut to_seal = Vec::new();
-    for (index, phase, delivered) in tree.deferred() {
-        let mount = &plan.mounts[*index];
-        if *phase != now {
-            continue;
-        }
-        let dup = |(fd, is_file): &(OwnedFd, bool)| -> Result<_> {
-            Ok((fd.try_clone().context(|| "dup of a mount")?, *is_file))
-        };
-        let delivered = delivered.as_ref().map(dup).transpose()?;
-        if let Attached::ToSeal(mount) = attach(root.as_fd(), Ready { plan: mount, delivered })? {
-            to_seal.push(mount);
+    for (index, _, delivered) in tree.take_deferred(now) {
+        let mount = &plan.mounts[index];
+        let attached = attach(root.as_fd(), Ready { plan: mount, delivered })?;
+        tree.hide_views(&mount.destination);
+        match attached {
+            Attached::ToSeal(mount) => to_seal.push(mount),
+            Attached::View(view) => tree.add_view(&mount.destination, view),
+            Attached::Done | Attached::Terminals(_) => {}
         }
         if mount.destination == Path::new("/") {
             root = open_root(path)?;

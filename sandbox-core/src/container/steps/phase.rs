@@ -10,10 +10,11 @@ use crate::spec::plan::{ContainerPlan, MountPlan, MountSource};
 /// The time at which the newborn makes a mount.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum MountPhase {
-    /// At first, since the mount depends on none of the container's namespaces but that of
-    /// its PIDs.
+    /// At first, since the mount depends on none of the container's namespaces.
     First,
-    /// Once it is in its cgroup namespace, still in boot's user namespace.
+    /// Once it is in its cgroup namespace, still in boot's user namespace. proc comes then as
+    /// well: no symlink of the image can put anything on it that came at first, such as a
+    /// device.
     InCgroup,
     /// Once it is in its own user namespace.
     Own,
@@ -77,6 +78,7 @@ impl<'a> Phases<'a> {
 /// Returns the phase in which a mount could be made if it were the only one.
 fn earliest(plan: &ContainerPlan, mount: &MountPlan) -> MountPhase {
     match mount.source {
+        MountSource::Proc if plan.pids_below() => MountPhase::InCgroup,
         MountSource::Cgroup => MountPhase::InCgroup,
         MountSource::Mqueue if plan.namespaces.ipc => MountPhase::Own,
         _ => MountPhase::First,
