@@ -16,6 +16,11 @@ use std::path::Path;
 use std::process::Command;
 
 use nix::sched::{CloneFlags, setns, unshare};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::{SigEvent, SigevNotify};
+use nix::sys::timer::Timer;
+use nix::time::ClockId;
+use rustix::fs::inotify;
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, mkdirat, open, openat, unlinkat};
 use rustix::mount::{
     FsPickFlags, MountAttrFlags, MoveMountFlags, UnmountFlags, fsconfig_reconfigure,
@@ -123,26 +128,18 @@ fn mounts_everywhere() {
 /// Uses up a limit that the kernel has for each user, but no more than `most` of it. Prints
 /// how much it got, and keeps that until it is killed if it wanted everything.
 fn exhaust(kind: &str, most: usize) {
-    let (_, hard) = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE)
-        .expect("read a limit");
-    nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE, hard, hard)
-        .expect("raise a limit");
-    let mut held = Vec::new();
-    let mut got = 0;
-    while got < most {
-        let more = match kind {
-            "inotify" => rustix::fs::inotify::init(rustix::fs::inotify::CreateFlags::empty())
-                .map(|fd| held.push(fd))
-                .is_ok(),
-            "signals" => queues_signal(),
-            _ => panic!("inotify or signals"),
-        };
-        if !more {
-            break;
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("read a limit");
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).expect("raise a limit");
+    let (mut instances, mut timers) = (Vec::new(), Vec::new());
+    match kind {
+        "inotify" => {
+            let all = std::iter::from_fn(|| inotify::init(inotify::CreateFlags::empty()).ok());
+            instances.extend(all.take(most));
         }
-        got += 1;
+        "signals" => timers.extend(std::iter::from_fn(timer).take(most)),
+        _ => panic!("attacker: exhaust inotify or signals"),
     }
-    println!("{got}");
+    println!("{}", instances.len() + timers.len());
     if most == usize::MAX {
         println!("held");
         std::io::stdout().flush().expect("print");
@@ -152,18 +149,10 @@ fn exhaust(kind: &str, most: usize) {
     }
 }
 
-/// Queues a realtime signal to this process, where it stays. Whether there was room.
-fn queues_signal() -> bool {
-    use nix::libc;
-    // SAFETY: the set is initialised by sigemptyset; no pointer is kept.
-    unsafe {
-        let mut set = std::mem::zeroed();
-        libc::sigemptyset(&raw mut set);
-        libc::sigaddset(&raw mut set, libc::SIGRTMIN());
-        libc::sigprocmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut());
-        let value = libc::sigval { sival_ptr: std::ptr::null_mut() };
-        libc::sigqueue(libc::getpid(), libc::SIGRTMIN(), value) == 0
-    }
+/// Makes a timer, which holds a queued signal in reserve: timer_create(2).
+fn timer() -> Option<Timer> {
+    let event = SigEvent::new(SigevNotify::SigevNone);
+    Timer::new(ClockId::CLOCK_MONOTONIC, event).ok()
 }
 
 /// Tries to come to what lies below the root in this mount namespace: the sandbox's own.
