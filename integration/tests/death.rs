@@ -2,6 +2,7 @@
 //! others, containerd learns of it, and nothing is left, which the end of each
 //! test checks.
 
+use std::fs;
 use std::os::fd::OwnedFd;
 
 use integration::container::pidfd;
@@ -23,6 +24,7 @@ on_each_containerd!(
     a_killed_container_leaves_the_others_alone,
     the_sandbox_cannot_outlive_its_boot,
     a_shim_that_gets_sigterm_publishes_its_container_s_exit,
+    boot_has_no_child_but_its_containers_processes,
 );
 
 fn kill_now(pid: i32) {
@@ -143,4 +145,18 @@ fn a_shim_that_gets_sigterm_publishes_its_container_s_exit(containerd: Container
     kill(Pid::from_raw(shim), Signal::SIGTERM).expect("end the shim");
     let exit = TaskEvent::Exit("punctual".into(), "punctual".into(), 3);
     events.until(|event| *event == exit);
+}
+
+/// What boot clones for itself has ended and is collected.
+fn boot_has_no_child_but_its_containers_processes(containerd: Containerd) {
+    let pod = containerd.pod("idle");
+    let container = pod.shell("main", "sleep 1000");
+    let boot = sandbox::boot_of(sandbox::shim_of(container.pid()));
+    // This file lists those as well that have ended and were not collected.
+    let children = format!("/proc/{0}/task/{0}/children", boot.pid);
+    let init = container.pid().to_string();
+    wait::until("boot has the init alone", || {
+        let all = fs::read_to_string(&children).expect("read boot's children");
+        (all.trim() == init).then_some(())
+    });
 }

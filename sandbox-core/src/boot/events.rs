@@ -93,6 +93,8 @@ impl Boot {
     /// down, serves until the last container has ended by the same signal. boot's exit
     /// ends the whole pod: the kernel kills all processes in its PID namespace.
     pub(super) fn serve(mut self) -> ExitCode {
+        // A child that ended before SIGCHLD was watched: that of `root.rs`.
+        self.reap();
         let mut ready = Vec::with_capacity(16);
         let mut terminated = false;
         while !(terminated && self.containers.run_nothing()) {
