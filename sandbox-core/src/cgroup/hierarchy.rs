@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, OnceLock};
+use std::sync::OnceLock;
 
 use rustix::fs::statfs;
 
@@ -138,7 +138,7 @@ impl Hierarchies {
         };
         let dirs = self.all.iter().map(dir).collect::<Result<_>>()?;
         let saved = SavedCgroup { v2: self.mode.is_v2(), dirs, unit: None, resctrl: None };
-        Ok(Cgroup { saved, holder: Mutex::default(), birthplace: OnceLock::new() })
+        Ok(Cgroup::of(saved))
     }
 }
 

@@ -183,7 +183,12 @@ impl Cgroup {
         if saved.dirs.is_empty() {
             return Err(Error::invalid("saved cgroup: expected at least one directory"));
         }
-        Ok(Cgroup { saved, holder: Mutex::default(), birthplace: OnceLock::new() })
+        Ok(Self::of(saved))
+    }
+
+    /// Returns the cgroup with this description, which nobody holds or is born in yet.
+    fn of(saved: SavedCgroup) -> Self {
+        Self { saved, holder: Mutex::default(), birthplace: OnceLock::new() }
     }
 
     /// Whether it is a unit of systemd, which removes it when it is empty.

@@ -1,17 +1,17 @@
 //! Opens the `palisade` executable so that no process can change it.
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rustix::fs::{CWD, Mode, OFlags};
+use rustix::fs::{CWD, OFlags};
 
 use super::lock;
 use crate::error::{Context, Error, Result};
 use crate::sys::descriptor::donate;
-use crate::sys::mount::{AttrChange, Depth, clone_mount, mount_setattr};
+use crate::sys::mount::{AttrChange, Depth, clone_mount, mount_setattr, open_again};
 
 /// An open executable on its own private, read-only mount. Otherwise a container that
 /// runs as the host's root could write to it through `/proc/<pid>/exe` while a process
@@ -73,8 +73,7 @@ impl Executable {
         check_mode(path, stat.st_mode)?;
         mount_setattr(&mount, Depth::Top, AttrChange::READ_ONLY)
             .context(|| format!("make a read-only mount of {}", path.display()))?;
-        let again = format!("/proc/self/fd/{}", mount.as_raw_fd());
-        let file = rustix::fs::open(&again, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+        let file = open_again(&mount, OFlags::empty())
             .context(|| format!("open {} again", path.display()))?;
         Ok(Self { file, mount: Mutex::new(Some(mount)), dissolved: AtomicBool::new(false) })
     }

@@ -54,11 +54,16 @@ pub fn clone_mount(dir: impl AsFd, path: impl Arg, depth: Depth) -> io::Result<O
 /// to the root of this one.
 pub fn open_alone(directory: impl Arg) -> io::Result<OwnedFd> {
     let mount = clone_mount(CWD, directory, Depth::Top)?;
-    let again = format!("/proc/self/fd/{}", mount.as_fd().as_raw_fd());
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let directory = rustix::fs::open(again, flags, Mode::empty())?;
+    let directory = open_again(&mount, OFlags::DIRECTORY)?;
     let_go([mount]);
     Ok(directory)
+}
+
+/// Opens the root of a detached mount once more, with `O_PATH`. This descriptor does not
+/// dissolve the mount when it is closed, and survives that.
+pub fn open_again(mount: impl AsFd, flags: OFlags) -> io::Result<OwnedFd> {
+    let path = format!("/proc/self/fd/{}", mount.as_fd().as_raw_fd());
+    Ok(rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC | flags, Mode::empty())?)
 }
 
 /// Attaches a detached mount to the file or directory of a descriptor (move_mount(2)),

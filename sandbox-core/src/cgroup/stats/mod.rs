@@ -10,7 +10,7 @@ mod v1;
 mod v2;
 
 use std::fs;
-use std::sync::{Mutex, OnceLock};
+use std::sync::OnceLock;
 
 use super::{Cgroup, Dir, SavedCgroup};
 use crate::error::Result;
@@ -92,7 +92,7 @@ impl Cgroup {
         };
         let dirs = self.saved.dirs.iter().map(parent).collect();
         let saved = SavedCgroup { dirs, unit: None, ..self.saved.clone() };
-        Cgroup { saved, holder: Mutex::default(), birthplace: OnceLock::new() }.stats()
+        Cgroup::of(saved).stats()
     }
 }
 
