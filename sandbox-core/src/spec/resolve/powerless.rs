@@ -165,7 +165,8 @@ const NO_USER_NAMESPACE: &str =
 const OWN_NETWORK: &str = "set hostUsers: false in the pod (containerd 1.7 and 2.0 then give it a network of its own), \
      or configure the network by CNI";
 
-const BY_CNI: &str = "configure the network by CNI, since containerd made it before the sandbox";
+const BY_CNI: &str = "configure the network by CNI, since containerd made it before the sandbox, or leave \
+     hostUsers: false out and run the pod without a user namespace (option or annotation userns)";
 
 /// A capability that a user namespace takes power from.
 struct Entry {
