@@ -171,6 +171,25 @@ fn proc_and_sysfs_are_mounted_on_plain_directories_only() {
     }
 }
 
+/// A module of the kernel that is loaded later could make it. runc skips it in silence.
+#[test]
+fn a_sysctl_that_is_missing_cannot_be_read_only() {
+    let containerd = Containerd::start(Version::V2_1);
+    let late = "/proc/sys/net/later/one";
+    let only = |paths: &'static [&'static str]| {
+        move |spec: &mut Value| spec["linux"]["readonlyPaths"] = serde_json::json!(paths)
+    };
+    let alone = containerd.shell("alone", "true").spec(only(&["/proc/sys/net/later/one"]));
+    let refused = alone.try_create().expect_err("nothing would protect it");
+    assert!(refused.message().contains(&format!("linux.readonlyPaths: {late}")), "{refused:?}");
+    let below =
+        containerd.shell("below", "true").spec(only(&["/proc/sys/net/later/one", "/proc/sys"]));
+    assert_eq!(below.start().finish().0, 0);
+    let gone =
+        containerd.shell("gone", "true").spec(only(&["/proc/asound", "/proc/none", "/none"]));
+    assert_eq!(gone.start().finish().0, 0);
+}
+
 /// Binds `/etc/resolv.conf`, as Kubernetes does, over a symlink.
 #[test]
 fn a_bound_file_over_a_symlink_stays_inside() {

@@ -16,6 +16,10 @@ use rustix::io::Errno;
 use crate::error::{Context, Error, Result};
 use crate::sys::mount::{open_in_root, open_plain_in_root};
 
+/// The types of proc and sysfs (`linux/magic.h`).
+const PROC_SUPER_MAGIC: i64 = 0x9fa0;
+const SYSFS_MAGIC: i64 = 0x6265_6572;
+
 /// The type of a mount point.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -55,7 +59,7 @@ pub(crate) fn ensure(root: BorrowedFd<'_>, path: &Path, kind: Kind) -> Result<Ow
 ///
 /// # Errors
 /// `Invalid` if a component of the path is a symlink.
-pub(crate) fn ensure_plain(root: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd> {
+fn ensure_plain(root: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd> {
     ensure(root, path, Kind::Directory)?;
     open_plain_in_root(root, path, OFlags::PATH | OFlags::DIRECTORY).map_err(|e| {
         match Errno::from_io_error(&e) {
@@ -66,6 +70,35 @@ pub(crate) fn ensure_plain(root: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd>
             _ => Error::internal(format!("open {} in the container: {e}", path.display())),
         }
     })
+}
+
+/// Opens the place of a mount. A proc or sysfs at its usual place takes a plain directory, as in
+/// runc: what masks it must be certain to lie on it.
+pub(crate) fn ensure_for(
+    root: BorrowedFd<'_>,
+    path: &Path,
+    kind: Kind,
+    shows_the_kernel: bool,
+) -> Result<OwnedFd> {
+    let is_usual = path == Path::new("/proc") || path == Path::new("/sys");
+    if kind == Kind::Directory && shows_the_kernel && is_usual {
+        return ensure_plain(root, path);
+    }
+    ensure(root, path, kind)
+}
+
+/// Whether a mount is a proc or a sysfs.
+pub(crate) fn shows_the_kernel(mount: &OwnedFd) -> Result<bool> {
+    Ok([PROC_SUPER_MAGIC, SYSFS_MAGIC].contains(&file_system_type(mount)?))
+}
+
+/// Whether a mount is a proc.
+pub(crate) fn is_proc(mount: &OwnedFd) -> Result<bool> {
+    Ok(file_system_type(mount)? == PROC_SUPER_MAGIC)
+}
+
+fn file_system_type(mount: &OwnedFd) -> Result<i64> {
+    Ok(rustix::fs::fstatfs(mount).context(|| "fstatfs of a mount")?.f_type)
 }
 
 /// The most symlinks that the kernel follows in one path: path_resolution(7).

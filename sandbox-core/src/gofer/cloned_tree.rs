@@ -1,15 +1,19 @@
 //! Clones of mounts of the host, whose owners are mapped afterwards.
 
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::CWD;
+use rustix::fs::OFlags;
+use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
 
 use crate::error::{Context, Error, Result};
 use crate::gofer::mountinfo::Mount;
-use crate::sys::mount::{AttrChange, Depth, PropagationKind, clone_mount, mount_setattr};
+use crate::sys::mount::{
+    AttrChange, Depth, OnMount, PropagationKind, clone_mount, mount_of, mount_setattr, open_place,
+    open_plain_beneath,
+};
 
 /// The remedy for mounts of the spec.
 pub(super) const MOUNT_REMEDY: &str = "Give the mount the option \"noidmap\" (its files then \
@@ -26,6 +30,9 @@ pub(super) const HOOK_REMEDY: &str = "A createContainer hook mounted it: let it 
 /// A clone of the mounts at a path of the host, still with their own owners.
 pub(super) struct ClonedTree<'a> {
     pub(super) mount: OwnedFd,
+    /// What was cloned, on the host. Nothing looks `path` up again: it could lead elsewhere
+    /// by then.
+    pub(super) place: OwnedFd,
     pub(super) depth: Depth,
     pub(super) path: &'a Path,
     /// Advice for the user, if the owners cannot be mapped.
@@ -52,8 +59,41 @@ pub(super) struct Change<'a> {
 impl<'a> ClonedTree<'a> {
     /// Clones with open_tree(2). Symlinks are followed as anywhere on the host.
     pub(super) fn open(path: &'a Path, depth: Depth, remedy: &'static str) -> Result<Self> {
-        let mount = clone_mount(CWD, path, depth).map_err(|e| missing(path, &e))?;
-        Ok(Self { mount, depth, path, remedy, again: None })
+        let place = open_place(path).map_err(|e| missing(path, &e))?;
+        Self::of(place, path, depth, remedy)
+    }
+
+    /// Opens what lies on a mount of the table, below a place that is held open. No symlink
+    /// may lead there, and nothing else is taken: a container may write to the directories on
+    /// the way, and exchange them since the table was read.
+    pub(super) fn of_mount(
+        above: impl AsFd,
+        below: &Path,
+        mount: &'a Mount,
+        remedy: &'static str,
+    ) -> Result<Self> {
+        let path = mount.point.as_path();
+        let changed = || {
+            Error::internal(format!(
+                "the directories above the mount {} were changed while it was opened; try again",
+                path.display()
+            ))
+        };
+        let place = match open_plain_beneath(above, below, OFlags::PATH) {
+            Ok(place) => place,
+            Err(e) if is_of_change(&e) => return Err(changed()),
+            Err(e) => return Err(missing(path, &e)),
+        };
+        match mount_of(&place).context(|| format!("statx of {}", path.display()))? {
+            found if found == (OnMount { id: mount.id, at_root: true }) => {}
+            _ => return Err(changed()),
+        }
+        Self::of(place, path, Depth::Top, remedy)
+    }
+
+    fn of(place: OwnedFd, path: &'a Path, depth: Depth, remedy: &'static str) -> Result<Self> {
+        let mount = clone_mount(&place, "", depth).map_err(|e| missing(path, &e))?;
+        Ok(Self { mount, place, depth, path, remedy, again: None })
     }
 
     /// Sets the propagation of all mounts of the tree, which keep their owners.
@@ -75,6 +115,12 @@ impl<'a> ClonedTree<'a> {
     pub(super) fn what(&self) -> String {
         format!("mount_setattr of {}", self.path.display())
     }
+}
+
+/// Whether a path that was in the mount table leads nowhere, or through a symlink.
+fn is_of_change(error: &io::Error) -> bool {
+    let errno = Errno::from_io_error(error);
+    matches!(errno, Some(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::XDEV | Errno::AGAIN))
 }
 
 /// Returns the error for a source that cannot be opened.

@@ -20,7 +20,7 @@ use crate::gofer::{filesystem, idmap, rootfs};
 use crate::places::{self, Kind};
 use crate::spec::plan::{DeliveredSource, FsOption, IdMapping, Mappings, MountAttributes};
 use crate::sys::mount::{
-    AttrChange, Depth, PropagationKind, attach_to, clone_mount, mount_setattr,
+    AttrChange, Depth, PropagationKind, attach_to, clone_mount, mount_of, mount_setattr,
 };
 
 /// What hooks see, while they run.
@@ -69,6 +69,7 @@ impl View {
 
     fn attach(&mut self, mount: &HookMount, request: &GoferRequest, gofer: &Gofer) -> Result<()> {
         let requested = request.mounts.iter().find(|m| m.index == mount.index);
+        let mut hidden = None;
         let made = match requested.map(|requested| &requested.source) {
             None => clone_mount(CWD, "/proc", Depth::Top).context(|| "clone /proc")?,
             Some(DeliveredSource::Bind { source, recursive, .. }) => {
@@ -80,7 +81,10 @@ impl View {
             }
             Some(DeliveredSource::Sysfs) => filesystem::sysfs(gofer.network.as_ref())?,
             Some(DeliveredSource::FileSystem { fs_type, source, options }) => {
-                let options = self.with_mode(fs_type, options, &mount.destination)?;
+                if fs_type == "tmpfs" {
+                    hidden = places::find(self.root.as_fd(), &mount.destination)?;
+                }
+                let options = with_mode(options, hidden.as_ref())?;
                 let made = filesystem::fresh(fs_type, source, &options, None)?;
                 let kept = made.try_clone().context(|| "dup")?;
                 self.made.push((mount.index, fs_type.clone(), kept));
@@ -88,30 +92,20 @@ impl View {
             }
         };
         let kind = if is_file(&made)? { Kind::File } else { Kind::Directory };
-        let place = places::ensure(self.root.as_fd(), &mount.destination, kind)?;
+        let root = self.root.as_fd();
+        let place = match hidden {
+            Some(hidden) => hidden,
+            // As boot does, which makes the container's own.
+            None => {
+                let shows = places::shows_the_kernel(&made)?;
+                places::ensure_for(root, &mount.destination, kind, shows)?
+            }
+        };
         attach_to(&made, &place).context(|| "move_mount")?;
         if mount.destination == Path::new("/") {
             self.root = places::open_root(&self.path.to_string_lossy())?;
         }
         Ok(())
-    }
-
-    /// Gives a tmpfs the mode of the directory that it hides, as boot does.
-    fn with_mode(
-        &self,
-        fs_type: &str,
-        options: &[FsOption],
-        destination: &Path,
-    ) -> Result<Vec<FsOption>> {
-        let mut options = options.to_vec();
-        if fs_type == "tmpfs"
-            && !options.iter().any(|(key, _)| key == "mode")
-            && let Some(below) = places::find(self.root.as_fd(), destination)?
-        {
-            let stat = rustix::fs::fstat(&below).context(|| "fstat of a mount point")?;
-            options.push(("mode".to_owned(), Some(format!("{:o}", stat.st_mode & 0o7777))));
-        }
-        Ok(options)
     }
 
     /// Takes what the container gets of the view.
@@ -139,11 +133,11 @@ impl View {
                  no effect on it",
             ));
         }
-        let Some(root) = table.holding(&self.path) else { return Ok(()) };
-        let made = table.below(&self.path).filter(|mount| !self.known.contains(&mount.id));
-        // The last mount at a place covers the others.
-        let mut points: Vec<&Path> = Vec::new();
-        for mount in made {
+        let id = mount_of(&self.root).context(|| "statx of the root")?.id;
+        let Some(root) = table.of_id(id) else { return Ok(()) };
+        let idmap = gofer.users.as_ref().map(Users::namespace);
+        let found = table.visible_below(id, &self.path);
+        for mount in found.into_iter().filter(|mount| !self.known.contains(&mount.id)) {
             if root.fs_type == "overlay" && mount.device == root.device {
                 return Err(Error::invalid(format!(
                     "hooks.createContainer: a hook has bound a part of the root file system at \
@@ -151,21 +145,28 @@ impl View {
                     mount.point.display()
                 )));
             }
-            points.retain(|point| *point != mount.point);
-            points.push(&mount.point);
-        }
-        let idmap = gofer.users.as_ref().map(Users::namespace);
-        for point in points {
-            let clone = ClonedTree::open(point, Depth::Top, HOOK_REMEDY)?;
+            let below = mount.point.strip_prefix(&self.path).unwrap_or(&mount.point);
+            let clone = ClonedTree::of_mount(&self.root, below, mount, HOOK_REMEDY)?;
             let is_file = is_file(&clone.mount)?;
             let propagation = Some(PropagationKind::Private);
             let change = Change { idmap, idmap_depth: Depth::Top, propagation };
             let mount = idmap::change(clone, change)?;
-            let path = Path::new("/").join(point.strip_prefix(&self.path).unwrap_or(point));
-            to.of_hooks.push((path, mount, is_file));
+            to.of_hooks.push((Path::new("/").join(below), mount, is_file));
         }
         Ok(())
     }
+}
+
+/// Gives a tmpfs the mode of the directory that it hides, as boot does.
+fn with_mode(options: &[FsOption], hidden: Option<&OwnedFd>) -> Result<Vec<FsOption>> {
+    let mut options = options.to_vec();
+    if let Some(hidden) = hidden
+        && !options.iter().any(|(key, _)| key == "mode")
+    {
+        let stat = rustix::fs::fstat(hidden).context(|| "fstat of a mount point")?;
+        options.push(("mode".to_owned(), Some(format!("{:o}", stat.st_mode & 0o7777))));
+    }
+    Ok(options)
 }
 
 /// Makes the root file system with the owners that it has on disk.

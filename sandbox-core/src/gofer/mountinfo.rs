@@ -16,6 +16,8 @@ pub(super) struct MountTable(Vec<Mount>);
 pub(super) struct Mount {
     /// Its ID, which no other mount has at the same time.
     pub(super) id: u64,
+    /// The ID of the mount that it lies on.
+    parent: u64,
     /// The device of its file system, as `major:minor`.
     pub(super) device: String,
     /// Its mount point.
@@ -50,7 +52,8 @@ impl Mount {
         let text = |field: &[u8]| String::from_utf8_lossy(field).into_owned();
         let mut fields = line.split(|byte| *byte == b' ');
         let id = text(fields.next()?).parse().ok()?;
-        let device = text(fields.nth(1)?);
+        let parent = text(fields.next()?).parse().ok()?;
+        let device = text(fields.next()?);
         let root = unescape(fields.next()?);
         let point = unescape(fields.next()?);
         let options = text(fields.next()?);
@@ -58,7 +61,7 @@ impl Mount {
         fields.find(|field| *field == b"-")?;
         let fs_type = text(fields.next()?);
         let super_options = fields.nth(1)?.to_owned();
-        Some(Self { id, device, point, fs_type, root, options, super_options })
+        Some(Self { id, parent, device, point, fs_type, root, options, super_options })
     }
 }
 
@@ -73,12 +76,44 @@ impl MountTable {
         Self(bytes.split(|byte| *byte == b'\n').filter_map(Mount::parse).collect())
     }
 
-    /// Returns the mount that holds a canonical path: the one with the longest
-    /// mount point that the path begins with, and of several there the last,
-    /// which covers the others.
-    pub(super) fn holding(&self, path: &Path) -> Option<&Mount> {
-        let holding = self.0.iter().filter(|mount| path.starts_with(&mount.point));
-        holding.max_by_key(|mount| mount.point.components().count())
+    /// Returns the mount with this ID.
+    pub(super) fn of_id(&self, id: u64) -> Option<&Mount> {
+        self.0.iter().find(|mount| mount.id == id)
+    }
+
+    /// Returns the mounts that a process finds below a directory of a mount, in the order of
+    /// their paths. Those that another mount hides are not among them.
+    pub(super) fn visible_below<'a>(&'a self, on: u64, directory: &'a Path) -> Vec<&'a Mount> {
+        let mut found = Vec::new();
+        let mut places = vec![(on, directory)];
+        while let Some((on, directory)) = places.pop() {
+            let is_here = |mount: &&Mount| {
+                mount.parent == on && mount.point != directory && mount.point.starts_with(directory)
+            };
+            let here: Vec<&Mount> = self.0.iter().filter(is_here).collect();
+            let hides = |other: &Mount, mount: &Mount| {
+                mount.point != other.point && mount.point.starts_with(&other.point)
+            };
+            for mount in here.iter().filter(|mount| !here.iter().any(|other| hides(other, mount))) {
+                let top = self.top(mount);
+                found.push(top);
+                places.push((top.id, &top.point));
+            }
+        }
+        found.sort_by(|a, b| a.point.cmp(&b.point));
+        found
+    }
+
+    /// Returns the mount that covers all others at the root of a mount.
+    fn top<'a>(&'a self, mut mount: &'a Mount) -> &'a Mount {
+        let on = |below: &Mount| {
+            let covers = |m: &&Mount| m.parent == below.id && m.point == below.point;
+            self.0.iter().find(covers).filter(|m| m.id != below.id)
+        };
+        while let Some(above) = on(mount) {
+            mount = above;
+        }
+        mount
     }
 
     /// Returns the mounts below a canonical path.
@@ -112,21 +147,40 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_deepest_and_latest_mount_holds_a_path() {
+    fn a_line_is_parsed_whatever_its_bytes_are() {
         let table = MountTable::parse(
             b"1 0 8:1 / / rw - ext4 /dev/a rw\n\
              2 1 0:2 / /a\\040b rw,idmapped shared:1 master:2 - tmpfs none rw\n\
-             3 2 0:3 / /a\\040b rw - nfs4 host:/x rw\n\
              4 1 0:4 /sub /a rw,nodev - overlay o rw,lowerdir=/b\\134:c:/d\\040e\n\
              5 1 0:5 / /\xff\xfe rw - ext2 x rw\n",
         );
-        assert_eq!(table.holding(Path::new("/a b/c")).unwrap().fs_type, "nfs4");
-        assert_eq!(table.holding(Path::new("/ab")).unwrap().fs_type, "ext4");
         let below: Vec<_> = table.below(Path::new("/")).map(Mount::idmapped).collect();
-        assert_eq!(below, [true, false, false, false]);
-        let overlay = table.holding(Path::new("/a")).unwrap();
+        assert_eq!(below, [true, false, false]);
+        let overlay = table.of_id(4).unwrap();
         assert_eq!(overlay.root, Path::new("/sub"));
         assert_eq!(overlay.options().collect::<Vec<_>>(), ["rw", "nodev"]);
         assert_eq!(overlay.fs_options().unwrap(), ["rw", r"lowerdir=/b\:c:/d e"]);
+    }
+
+    #[test]
+    fn what_another_mount_hides_is_not_found() {
+        let table = MountTable::parse(
+            b"1 0 8:1 / / rw - ext4 a rw\n\
+             2 1 0:2 / /v rw - tmpfs a rw\n\
+             3 2 0:3 / /v/a/b rw - tmpfs hidden-by-4 rw\n\
+             5 3 0:3 / /v/a/b/c rw - tmpfs on-a-hidden-one rw\n\
+             4 2 0:4 / /v/a rw - tmpfs a rw\n\
+             6 4 0:4 / /v/a/b rw - tmpfs on-4 rw\n\
+             7 2 0:5 / /v/z rw - tmpfs covered-by-8 rw\n\
+             8 7 0:6 / /v/z rw - tmpfs a rw\n\
+             9 1 0:7 / /vz rw - tmpfs elsewhere rw\n",
+        );
+        let ids = |on, at| {
+            let found = table.visible_below(on, Path::new(at));
+            found.iter().map(|mount| mount.id).collect::<Vec<_>>()
+        };
+        assert_eq!(ids(2, "/v"), [4, 6, 8]);
+        assert_eq!(ids(1, "/"), [2, 4, 6, 8, 9]);
+        assert_eq!(ids(4, "/v/a"), [6]);
     }
 }

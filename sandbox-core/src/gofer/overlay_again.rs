@@ -7,6 +7,7 @@
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
 
+use rustix::fs::OFlags;
 use rustix::mount::MountAttrFlags;
 
 use crate::error::{Context, Error, Result};
@@ -14,7 +15,7 @@ use crate::gofer::layers::Paths;
 use crate::gofer::mountinfo::Mount;
 use crate::gofer::options::Options;
 use crate::gofer::overlay;
-use crate::sys::mount::{Depth, clone_mount};
+use crate::sys::mount::{Depth, clone_mount, open_plain_beneath};
 
 /// Options of the super block that only say what it is on the host.
 const NOT_CARRIED: [&str; 2] = ["rw", "seclabel"];
@@ -27,11 +28,15 @@ pub(super) fn make(mount: &Mount, path: &Path, namespace: BorrowedFd<'_>) -> Res
     let overlay = paths.open(options, Some(namespace), None)?;
     let made = overlay::mount(&overlay, None)?;
     let below = mount.root.strip_prefix("/").unwrap_or(&mount.root);
-    let below = below.join(path.strip_prefix(&mount.point).unwrap_or(Path::new("")));
+    let inside = path.strip_prefix(&mount.point).map_err(|_| {
+        Error::internal(format!("{} is not on {}", path.display(), mount.point.display()))
+    })?;
+    let below = below.join(inside);
     if below.as_os_str().is_empty() {
         return Ok(made);
     }
-    clone_mount(&made, below.as_path(), Depth::Top)
+    open_plain_beneath(&made, &below, OFlags::PATH)
+        .and_then(|below| clone_mount(below, "", Depth::Top))
         .context(|| format!("opening {} on the new overlay", below.display()))
 }
 

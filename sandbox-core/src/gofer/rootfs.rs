@@ -5,7 +5,7 @@ use std::path::Path;
 
 use crate::control::gofer::{RootfsMount, RootfsSource};
 use crate::error::{Error, Result};
-use crate::gofer::assemble::assemble;
+use crate::gofer::assemble::{Way, assemble};
 use crate::gofer::cloned_tree::restrict;
 use crate::gofer::filesystem::fresh_root;
 use crate::gofer::idmap::mapped_clone;
@@ -44,7 +44,7 @@ fn all(mounts: &[RootfsMount], gofer: &mut Gofer) -> Result<OwnedFd> {
     let root = root.ok_or_else(|| {
         Error::invalid("the request carries no mount for the root itself (one without a target)")
     })?;
-    if below.is_empty() { Ok(root) } else { assemble(&root, &below) }
+    if below.is_empty() { Ok(root) } else { assemble(&root, &below, Way::InTree) }
 }
 
 fn one(mount: &RootfsMount, gofer: &mut Gofer) -> Result<OwnedFd> {

@@ -1,16 +1,15 @@
 //! Mounts whose owners cannot be mapped. Kernel file systems are then taken as
 //! they are. All others are refused by name.
 
-use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
 
 use crate::error::{Context, Error, Result};
-use crate::gofer::assemble::assemble;
-use crate::gofer::cloned_tree::{Again, Change, ClonedTree};
+use crate::gofer::assemble::{Way, assemble};
+use crate::gofer::cloned_tree::{Again, Change, ClonedTree, missing};
 use crate::gofer::mountinfo::{Mount, MountTable};
-use crate::sys::mount::{AttrChange, Depth, mount_setattr};
+use crate::sys::mount::{AttrChange, Depth, clone_mount, mount_of, mount_setattr};
 
 /// File systems whose files the kernel generates. Their files belong to the
 /// host's root in any case, so nothing is lost if they are not mapped: the
@@ -56,8 +55,8 @@ pub(super) fn settle(
 ) -> Result<OwnedFd> {
     // Without a table, the error only names less.
     let table = MountTable::read().unwrap_or_default();
-    let source = clone.path.canonicalize().context(|| clone.path.display().to_string())?;
-    let Some(own) = table.holding(&source) else {
+    let id = mount_of(&clone.place).context(|| format!("statx of {}", clone.path.display()))?.id;
+    let Some(own) = table.of_id(id) else {
         let what = clone.what();
         return Err(Error::invalid(format!("{what} into the sandbox's user namespace: {error}")));
     };
@@ -65,53 +64,61 @@ pub(super) fn settle(
         // This includes all that is mounted below it.
         return clone.keep_owners(change.propagation);
     }
-    let refuse = |mount: &Mount, why: Option<Error>| refusal(&clone, mount, &source, why);
-    let root = match mapped(&source, own, namespace, change, clone.again)? {
+    let source = path_of(&clone.place).context(|| clone.path.display().to_string())?;
+    let refuse = |mount: &Mount, why: Option<Error>| {
+        refusal(&clone, mount, if mount.id == id { "" } else { ", which lies below it," }, why)
+    };
+    let own_clone = clone_mount(&clone.place, "", Depth::Top).map_err(|e| missing(&source, &e))?;
+    let root = match mapped(own_clone, &source, own, namespace, change, clone.again)? {
         Mapped::Done(root) => root,
-        Mapped::Not(why) => return Err(refuse(own, why)),
+        Mapped::Not(_, why) => return Err(refuse(own, why)),
     };
     if change.idmap_depth == Depth::Top {
         return Ok(root);
     }
-    // The last mount at a place covers the others.
-    let below: BTreeMap<_, _> = table.below(&source).map(|m| (m.point.as_path(), m)).collect();
-    let mut parts = Vec::with_capacity(below.len());
-    for (point, mount) in below {
-        // Another mount hides it.
-        if !point.exists() {
-            continue;
-        }
-        let part = match mapped(point, mount, namespace, change, clone.again)? {
+    let mut parts = Vec::new();
+    for mount in table.visible_below(id, &source) {
+        let below = mount.point.strip_prefix(&source).unwrap_or(&mount.point);
+        let part = ClonedTree::of_mount(&clone.place, below, mount, clone.remedy)?;
+        let part = match mapped(part.mount, part.path, mount, namespace, change, clone.again)? {
             Mapped::Done(part) => part,
-            Mapped::Not(_) if is_kernel_type(&mount.fs_type) => {
-                ClonedTree::open(point, Depth::Top, clone.remedy)?
-                    .keep_owners(change.propagation)?
+            Mapped::Not(part, _) if is_kernel_type(&mount.fs_type) => {
+                let propagation = change.propagation;
+                let plain = AttrChange { propagation, ..AttrChange::default() };
+                mount_setattr(&part, Depth::Top, plain).context(|| clone.what())?;
+                part
             }
-            Mapped::Not(why) => return Err(refuse(mount, why)),
+            Mapped::Not(_, why) => return Err(refuse(mount, why)),
         };
-        parts.push((point.strip_prefix(&source).unwrap_or(point), part));
+        parts.push((below, part));
     }
     // A file has nothing below it, and cannot be assembled upon.
-    if parts.is_empty() { Ok(root) } else { assemble(&root, &parts) }
+    if parts.is_empty() { Ok(root) } else { assemble(&root, &parts, Way::Plain) }
+}
+
+/// Returns the path of a descriptor, without symlinks.
+fn path_of(place: &OwnedFd) -> io::Result<PathBuf> {
+    std::fs::read_link(format!("/proc/self/fd/{}", place.as_raw_fd()))
 }
 
 /// What came of one mount.
 enum Mapped {
     Done(OwnedFd),
-    /// It cannot be mapped, for a reason if there is more to say than its type.
-    Not(Option<Error>),
+    /// It cannot be mapped, and is as it was, for a reason if there is more to say than its
+    /// type.
+    Not(OwnedFd, Option<Error>),
 }
 
-/// Clones one mount alone and maps it. An overlay that cannot be written is mounted anew
+/// Maps the clone of one mount alone. An overlay that cannot be written is mounted anew
 /// instead.
 fn mapped(
+    mount: OwnedFd,
     path: &Path,
     table: &Mount,
     namespace: BorrowedFd<'_>,
     change: Change<'_>,
     again: Option<Again>,
 ) -> Result<Mapped> {
-    let mount = ClonedTree::open(path, Depth::Top, "")?.mount;
     let (idmap, propagation) = (Some(namespace), change.propagation);
     let change = AttrChange { idmap, propagation, ..AttrChange::default() };
     if mount_setattr(&mount, Depth::Top, change).is_ok() {
@@ -119,20 +126,20 @@ fn mapped(
     }
     let again = again.filter(|_| table.fs_type == "overlay" && !table.idmapped());
     Ok(match again.map(|make| make(table, path, namespace)) {
-        None => Mapped::Not(None),
+        None => Mapped::Not(mount, None),
         Some(Ok(made)) => Mapped::Done(made),
-        Some(Err(why)) => Mapped::Not(Some(why)),
+        Some(Err(why)) => Mapped::Not(mount, Some(why)),
     })
 }
 
+/// Returns the error for a mount that cannot be mapped. `below` says where it lies.
 fn refusal(
     clone: &ClonedTree<'_>,
     mount: &Mount,
-    source: &Path,
+    below: &str,
     why_not_again: Option<Error>,
 ) -> Error {
     let place = mount.point.display();
-    let below = if source.starts_with(&mount.point) { "" } else { ", which lies below it," };
     let fs_type = &mount.fs_type;
     let why = if mount.idmapped() {
         format!(

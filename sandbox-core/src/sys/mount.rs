@@ -11,7 +11,7 @@ use std::mem::size_of;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, StatxAttributes, StatxFlags};
 use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags};
 use rustix::path::Arg;
@@ -47,6 +47,29 @@ pub fn clone_mount(dir: impl AsFd, path: impl Arg, depth: Depth) -> io::Result<O
         flags |= OpenTreeFlags::AT_RECURSIVE;
     }
     Ok(rustix::mount::open_tree(dir, path, flags)?)
+}
+
+/// Opens a place (`O_PATH`) for [`clone_mount`]. Follows symlinks, and has the kernel mount
+/// what is mounted at its first use, as open_tree(2) does.
+pub fn open_place(path: impl Arg) -> io::Result<OwnedFd> {
+    Ok(rustix::mount::open_tree(CWD, path, OpenTreeFlags::OPEN_TREE_CLOEXEC)?)
+}
+
+/// The mount that a descriptor is on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OnMount {
+    /// Its ID in the mount table.
+    pub id: u64,
+    /// Whether the descriptor is its root.
+    pub at_root: bool,
+}
+
+/// Returns the mount that a descriptor is on. Asks no file system, which could block.
+pub fn mount_of(fd: impl AsFd) -> io::Result<OnMount> {
+    let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+    let stat = rustix::fs::statx(fd, c"", flags, StatxFlags::MNT_ID)?;
+    let at_root = stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT);
+    Ok(OnMount { id: stat.stx_mnt_id, at_root })
 }
 
 /// Opens a directory (`O_PATH`) on a mount of its own that is nowhere, so that `..` leads no
@@ -319,6 +342,17 @@ pub fn open_beneath(
     mode: Mode,
 ) -> io::Result<OwnedFd> {
     resolve(dir.as_fd(), path.as_ref(), flags, mode, ResolveFlags::BENEATH)
+}
+
+/// As [`open_beneath`], but a symlink in the path is an error, `ELOOP` (openat2(2),
+/// `RESOLVE_NO_SYMLINKS`).
+pub fn open_plain_beneath(
+    dir: impl AsFd,
+    path: impl AsRef<Path>,
+    flags: OFlags,
+) -> io::Result<OwnedFd> {
+    let how = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+    resolve(dir.as_fd(), path.as_ref(), flags, Mode::empty(), how)
 }
 
 fn resolve(

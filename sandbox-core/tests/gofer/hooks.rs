@@ -11,7 +11,7 @@ use crate::harness::*;
 
 /// Asks for a hook that runs a line of shell in the root, with the mounts that are asked for at
 /// `/0`, `/1`, ...
-fn with_hook(host: &Host, mut request: GoferRequest, script: &str) -> GoferRequest {
+pub fn with_hook(host: &Host, mut request: GoferRequest, script: &str) -> GoferRequest {
     let root = host.mkdir("bundle/rootfs");
     let args = ["sh", "-euc", script].map(str::to_owned).to_vec();
     let env = vec!["PATH=/usr/bin:/bin:/usr/sbin:/sbin".to_owned()];

@@ -11,6 +11,7 @@ mod hooks;
 mod mounts;
 mod old_kernel;
 mod propagation;
+mod races;
 mod refusals;
 mod repeated;
 mod rootfs;

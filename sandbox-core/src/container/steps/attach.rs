@@ -11,10 +11,6 @@ use crate::places::{self, Kind};
 use crate::spec::plan::{FsOption, MountPlan, MountSource};
 use crate::sys::mount::{AttrChange, Depth, attach_to, mount_setattr};
 
-/// The types of proc and sysfs (`linux/magic.h`).
-const PROC_SUPER_MAGIC: i64 = 0x9fa0;
-const SYSFS_MAGIC: i64 = 0x6265_6572;
-
 /// A mount of the plan, with the mount that the gofer delivered for it.
 #[derive(Debug)]
 pub(crate) struct Ready<'a> {
@@ -40,13 +36,20 @@ pub(crate) enum Attached {
 pub(crate) fn attach(root: BorrowedFd<'_>, ready: Ready<'_>) -> Result<Attached> {
     let plan = ready.plan;
     let at = || format!("mount {}", plan.destination.display());
+    let mut hidden = None;
     let (mount, kind) = match (&plan.source, ready.delivered) {
         // A tmpfs as well, if hooks saw it.
         (_, Some((mount, is_file))) => (mount, kind_of(is_file)),
         (MountSource::Delivered, None) => {
             return Err(Error::internal(format!("{}: the gofer delivered nothing", at())));
         }
-        (source, _) => (make(root, &plan.destination, source)?, Kind::Directory),
+        (source, _) => {
+            if matches!(source, MountSource::Tmpfs { .. }) {
+                // It is like the directory that it hides, and so must lie on that one.
+                hidden = places::find(root, &plan.destination)?;
+            }
+            (make(hidden.as_ref(), &plan.destination, source)?, Kind::Directory)
+        }
     };
     let is_cgroup = matches!(plan.source, MountSource::Cgroup);
     let is_tmpfs = matches!(plan.source, MountSource::Tmpfs { .. } | MountSource::SharedMemory(_));
@@ -62,12 +65,11 @@ pub(crate) fn attach(root: BorrowedFd<'_>, ready: Ready<'_>) -> Result<Attached>
         let change = AttrChange { propagation: Some(propagation.kind), ..AttrChange::default() };
         mount_setattr(&mount, propagation.recursive.into(), change).context(at)?;
     }
-    let is_view = kind == Kind::Directory && shows_the_kernel(&mount)?;
-    let place = match is_view && is_usual(&plan.destination) {
-        // As in runc. What masks it must be certain to lie on it.
-        true => places::ensure_plain(root, &plan.destination)
+    let is_view = kind == Kind::Directory && places::shows_the_kernel(&mount)?;
+    let place = match hidden {
+        Some(hidden) => hidden,
+        None => places::ensure_for(root, &plan.destination, kind, is_view)
             .map_err(|e| Error::new(e.kind, format!("{}: {e}", at())))?,
-        false => places::ensure(root, &plan.destination, kind)?,
     };
     attach_to(&mount, &place).context(at)?;
     if is_cgroup {
@@ -81,17 +83,6 @@ pub(crate) fn attach(root: BorrowedFd<'_>, ready: Ready<'_>) -> Result<Attached>
         _ if sealed => Attached::ToSeal(mount),
         _ => Attached::Done,
     })
-}
-
-/// Whether a mount is a proc or a sysfs.
-fn shows_the_kernel(mount: &OwnedFd) -> Result<bool> {
-    let kind = rustix::fs::fstatfs(mount).context(|| "fstatfs of a mount")?.f_type;
-    Ok([PROC_SUPER_MAGIC, SYSFS_MAGIC].contains(&kind))
-}
-
-/// Whether this is the place at which masks expect such a mount.
-fn is_usual(destination: &Path) -> bool {
-    destination == Path::new("/proc") || destination == Path::new("/sys")
 }
 
 /// Attaches a mount that a hook of the host made, as it is.
@@ -116,8 +107,8 @@ pub(crate) fn seal(mounts: &[OwnedFd]) -> Result<()> {
     })
 }
 
-/// Makes a file system that takes no gofer.
-fn make(root: BorrowedFd<'_>, destination: &Path, source: &MountSource) -> Result<OwnedFd> {
+/// Makes a file system that takes no gofer. It hides `below`.
+fn make(below: Option<&OwnedFd>, destination: &Path, source: &MountSource) -> Result<OwnedFd> {
     match source {
         MountSource::Proc => file_system("proc", &[]),
         MountSource::Mqueue => file_system("mqueue", &[]),
@@ -128,11 +119,10 @@ fn make(root: BorrowedFd<'_>, destination: &Path, source: &MountSource) -> Resul
         }
         MountSource::Cgroup => cgroup_mount::make(),
         MountSource::Tmpfs { options, copy_up } => {
-            let below = places::find(root, destination)?;
-            let mount = tmpfs(options, below.as_ref())?;
+            let mount = tmpfs(options, below)?;
             if let Some(below) = below.filter(|_| *copy_up) {
                 let keep_owner = options.iter().any(|(key, _)| key == "uid" || key == "gid");
-                let lost = copy_up::copy(&below, &mount, keep_owner)
+                let lost = copy_up::copy(below, &mount, keep_owner)
                     .context(|| format!("tmpcopyup of {}", destination.display()))?;
                 if lost.count > 0 {
                     let (at, first) = (destination.display(), lost.first);

@@ -9,7 +9,7 @@ use super::file_system::file_system;
 use super::phase::{MountPhase, Phases};
 use crate::container::paths::DEV_NULL;
 use crate::error::{Context, Error, Result};
-use crate::places::{find, is_directory};
+use crate::places::{find, is_directory, is_proc};
 use crate::spec::plan::ContainerPlan;
 use crate::sys::mount::{AttrChange, Depth, attach_to, clone_mount, mount_setattr};
 
@@ -25,16 +25,21 @@ pub(crate) struct Lookup<'a> {
     pub(crate) views: &'a [View],
 }
 
-impl Lookup<'_> {
+impl<'a> Lookup<'a> {
     /// Finds the place of a path, if it exists.
     fn find(self, path: &Path) -> Result<Option<OwnedFd>> {
-        for (destination, view) in self.views {
-            match path.strip_prefix(destination) {
-                Ok(rest) if !rest.as_os_str().is_empty() => return find(view.as_fd(), rest),
-                _ => {}
-            }
+        match self.view_of(path) {
+            Some((view, rest)) => find(view.as_fd(), rest),
+            None => find(self.root, path),
         }
-        find(self.root, path)
+    }
+
+    /// Returns the view that a path lies below, and the rest of the path.
+    fn view_of<'p>(self, path: &'p Path) -> Option<(&'a OwnedFd, &'p Path)> {
+        self.views.iter().find_map(|(destination, view)| {
+            let rest = path.strip_prefix(destination).ok()?;
+            (!rest.as_os_str().is_empty()).then_some((view, rest))
+        })
     }
 }
 
@@ -44,7 +49,12 @@ pub(crate) fn cover(lookup: Lookup<'_>, plan: &ContainerPlan, now: MountPhase) -
     let ours = |paths: &[PathBuf]| -> Vec<PathBuf> {
         paths.iter().filter(|path| phases.of_path(path) == now).cloned().collect()
     };
-    ours(&plan.readonly_paths).iter().try_for_each(|p| make_read_only(lookup, p))?;
+    for path in ours(&plan.readonly_paths) {
+        if !make_read_only(lookup, &path)? {
+            let others = plan.readonly_paths.iter().chain(&plan.masked_paths);
+            check_missing(lookup, &path, others)?;
+        }
+    }
     ours(&plan.masked_paths).iter().try_for_each(|p| mask(lookup, p))
 }
 
@@ -65,15 +75,40 @@ fn mask(lookup: Lookup<'_>, path: &Path) -> Result<()> {
     attach_to(&cover, &place).context(what)
 }
 
-/// Makes a path and all mounts below it read-only.
-fn make_read_only(lookup: Lookup<'_>, path: &Path) -> Result<()> {
+/// Makes a path and all mounts below it read-only. Returns whether it exists.
+fn make_read_only(lookup: Lookup<'_>, path: &Path) -> Result<bool> {
     let Some(place) = lookup.find(path)? else {
-        return Ok(());
+        return Ok(false);
     };
     let what = || format!("make {} read-only", path.display());
     let again = clone_mount(&place, "", Depth::Tree).context(what)?;
     mount_setattr(&again, Depth::Tree, AttrChange::READ_ONLY).context(what)?;
-    attach_to(&again, place.as_fd()).context(what)
+    attach_to(&again, place.as_fd()).context(what)?;
+    Ok(true)
+}
+
+/// Refuses a read-only path that does not exist, but may come later and would be writable then:
+/// a sysctl, which comes with a module of the kernel or a network device. Everything else that
+/// is missing stays so, or is the container's own, and is skipped as in runc.
+fn check_missing<'a>(
+    lookup: Lookup<'_>,
+    path: &Path,
+    others: impl Iterator<Item = &'a PathBuf>,
+) -> Result<()> {
+    let Some((view, rest)) = lookup.view_of(path) else { return Ok(()) };
+    let may_come = rest.starts_with("sys")
+        && rest != Path::new("sys")
+        && is_proc(view)?
+        && find(view.as_fd(), Path::new("sys"))?.is_some();
+    let mut others = others.filter(|other| *other != path);
+    if !may_come || others.any(|other| path.starts_with(other)) {
+        return Ok(());
+    }
+    Err(Error::invalid(format!(
+        "linux.readonlyPaths: {} does not exist, and would be writable if a module of the kernel \
+         or a network device made it later; name a directory above it, such as /proc/sys",
+        path.display()
+    )))
 }
 
 /// Clones the sandbox's own null device. An image can fake the container's `/dev/null`
@@ -95,6 +130,23 @@ fn null_device() -> std::io::Result<OwnedFd> {
 mod tests {
     use super::*;
     use crate::places::open_root;
+
+    #[test]
+    fn a_sysctl_that_is_missing_cannot_be_read_only() {
+        let (root, proc) = (open_root("/").unwrap(), open_root("/proc").unwrap());
+        let views = [(PathBuf::from("/proc"), proc)];
+        let lookup = Lookup { root: root.as_fd(), views: &views };
+        let check = |path: &str, others: &[&str]| {
+            let others: Vec<PathBuf> = others.iter().map(PathBuf::from).collect();
+            check_missing(lookup, Path::new(path), others.iter())
+        };
+        let late = "/proc/sys/net/bridge/late";
+        assert!(check(late, &[late]).unwrap_err().to_string().contains(late));
+        assert!(check(late, &[late, "/proc/sys"]).is_ok());
+        for stays_missing in ["/proc/asound", "/proc/sysrq-none", "/none", "/proc/sys"] {
+            assert!(check(stays_missing, &[]).is_ok(), "{stays_missing}");
+        }
+    }
 
     #[test]
     fn what_lies_below_a_view_is_found_on_the_view_alone() {
