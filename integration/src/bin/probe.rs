@@ -191,7 +191,9 @@ fn sorted(options: &str) -> String {
 /// Replaces an ID of the host by the container's. Sandboxes have slices of 65536
 /// IDs, and the kernel shows no ID that is 0.
 fn without_mapping(option: &str) -> Option<String> {
-    if PLACES.iter().any(|place| option.starts_with(place)) || option == "idmapped" {
+    // The kernel's default, which some kernels show.
+    let default = option == "inode64";
+    if default || option == "idmapped" || PLACES.iter().any(|place| option.starts_with(place)) {
         return None;
     }
     match mapped_id(option) {

@@ -4,12 +4,14 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
+use integration::cgroup::Driver;
 use integration::container::{Container, NewContainer};
 use integration::containerd::{Containerd, Version};
 use integration::cri::{self, security};
 use integration::stdio::Streams;
 use integration::{image, spec, wait};
 use k8s_cri::v1::{ContainerConfig, NamespaceMode, PodSandboxConfig};
+use prost_types::Any;
 use serde_json::{Value, json};
 
 use crate::Facts;
@@ -17,9 +19,21 @@ use crate::Facts;
 /// The program that prints facts, inside.
 const PROBE: &str = "/probe";
 
-/// Starts a containerd whose CRI has both runtimes.
+/// Starts a containerd whose CRI has both runtimes. Palisade takes the driver from the form of
+/// a cgroup's path, and runc is told.
 pub fn start(version: Version) -> Containerd {
-    Containerd::start_with_handler(version, "beside", "runtime_type = \"io.containerd.runc.v2\"")
+    let by_systemd = Driver::of_tests() == Driver::Systemd;
+    let keys = format!(
+        "runtime_type = \"io.containerd.runc.v2\"\noptions = {{ SystemdCgroup = {by_systemd} }}"
+    );
+    Containerd::start_with_handler(version, "beside", &keys)
+}
+
+/// Returns runc's options: `systemd_cgroup` of `containerd.runc.v1.Options`.
+fn options_of_runc() -> Option<Any> {
+    let value = vec![9 << 3, 1];
+    (Driver::of_tests() == Driver::Systemd)
+        .then(|| Any { type_url: "containerd.runc.v1.Options".to_owned(), value })
 }
 
 /// Whether this host has cgroups of version 2 only.
@@ -154,10 +168,12 @@ fn prepare<'a>(
 ) -> NewContainer<'a> {
     let args: Vec<&str> = command.split(' ').collect();
     let path = image::sibling("probe");
-    let container = containerd.container(id, args).runtime(match runtime {
-        "runc" => "io.containerd.runc.v2",
-        _ => "io.containerd.palisade.v1",
-    });
+    let container = containerd.container(id, args);
+    let container = match (runtime, options_of_runc()) {
+        ("runc", None) => container.runtime("io.containerd.runc.v2"),
+        ("runc", Some(options)) => container.runtime("io.containerd.runc.v2").options(options),
+        _ => container.runtime("io.containerd.palisade.v1"),
+    };
     container.bind(path.to_str().expect("an ASCII path"), PROBE, &["bind", "ro"])
 }
 
@@ -294,11 +310,13 @@ fn devices(spec: &mut Value) {
         { "path": "/dev/fuse", "type": "c", "major": 10, "minor": 229, "fileMode": 0o666, "uid": 0, "gid": 0 },
         { "path": "/dev/mine", "type": "c", "major": 1, "minor": 5, "fileMode": 0o640, "uid": 1000, "gid": 1001 },
         { "path": "/dev/sub/zero", "type": "c", "major": 1, "minor": 5, "fileMode": 0o600 },
+        { "path": "/dev/tty", "type": "c", "major": 5, "minor": 0, "fileMode": 0o666, "uid": 0, "gid": 5 },
     ]);
     spec["linux"]["resources"]["devices"] = json!([
         { "allow": false, "access": "rwm" },
         { "allow": true, "type": "c", "major": 10, "minor": 229, "access": "rwm" },
         { "allow": true, "type": "c", "major": 1, "minor": 5, "access": "r" },
+        { "allow": true, "type": "c", "major": 5, "minor": 0, "access": "rwm" },
     ]);
 }
 

@@ -6,12 +6,12 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, symlinkat};
+use rustix::fs::{AtFlags, CWD, statat, symlinkat};
 use rustix::io::Errno;
 
 use super::delivered::DeliveredMounts;
 use super::own_id::ContainerRoot;
-use super::paths::{CONTAINER, DEVICES, OWN_DEVICES};
+use super::paths::{CONTAINER, DEVICES, OWN_DEVICES, PROC};
 use super::steps::attach::{Attached, Ready, attach, attach_of_hook, seal};
 use super::steps::container_root::AsContainerRoot;
 use super::steps::masks::{Lookup, View, cover};
@@ -166,9 +166,13 @@ impl Tree {
     /// expect there.
     fn place_devices(&self, plan: &ContainerPlan, own: Option<OwnedFd>) -> Result<()> {
         for name in DEFAULT_DEVICES {
+            let place = Path::new("/dev").join(name);
+            if plan.devices.contains(&place) {
+                continue;
+            }
             let node = clone_mount(CWD, format!("{DEVICES}/{name}"), Depth::Top)
                 .context(|| format!("open the sandbox's device {name}"))?;
-            self.place_device(&Path::new("/dev").join(name), &node)?;
+            self.place_device(&place, &node)?;
         }
         if let Some(own) = own {
             attach_at(&own, OWN_DEVICES).context(|| "attach the container's devices")?;
@@ -179,7 +183,10 @@ impl Tree {
             }
         }
         let directory = places::ensure(self.root.as_fd(), Path::new("/dev"), Kind::Directory)?;
-        for (name, target) in DEVICE_LINKS {
+        // As in runc: a kernel may be built without kcore.
+        let has_kcore = statat(CWD, format!("{PROC}/kcore"), AtFlags::empty()).is_ok();
+        let core = has_kcore.then_some(("core", "/proc/kcore"));
+        for (name, target) in DEVICE_LINKS.into_iter().chain(core) {
             match symlinkat(target, &directory, name) {
                 Ok(()) | Err(Errno::EXIST | Errno::ROFS) => {}
                 Err(e) => return Err(e).context(|| format!("link /dev/{name} to {target}")),

@@ -95,13 +95,15 @@ fn small(field: &str, number: i64, most: u32) -> Result<u32> {
     }
 }
 
-/// Whether a node is equal to one that every container has. Since everything is
-/// allowed to all users, the owner makes no difference.
+/// Whether a node is equal to one that every container has.
 fn is_default(node: &DeviceNode) -> bool {
+    let at = |path: &str| node.path.as_os_str() == path;
     node.mode == S_IFCHR | 0o666
         && DEFAULTS.iter().any(|&(path, major, minor)| {
-            node.path.as_os_str() == path && (node.major, node.minor) == (major, minor)
+            at(path) && (node.major, node.minor) == (major, minor)
         })
+        // The owner of `ptmx` is that of the devpts, as in runc.
+        && ((node.uid, node.gid) == (0, 0) || at("/dev/ptmx"))
         // With a terminal, it is bound over /dev/console. Without one, the
         // container gets none.
         || node.path.as_os_str() == "/dev/console"

@@ -219,13 +219,16 @@ fn devices_are_made_as_the_kernel_numbers_them() {
             {"path": "/dev/disk", "type": "b", "major": 8, "minor": 1, "fileMode": 0o060640, "uid": 3, "gid": 6},
             {"path": "/dev/raw", "type": "u", "major": 162, "minor": 1},
             {"path": "/dev/null", "type": "c", "major": 1, "minor": 3, "fileMode": 0o600},
-            {"path": "/dev/zero", "type": "c", "major": 1, "minor": 5, "gid": 5},
+            {"path": "/dev/zero", "type": "c", "major": 1, "minor": 5, "gid": 0},
+            {"path": "/dev/tty", "type": "c", "major": 5, "minor": 0, "gid": 5},
+            {"path": "/dev/ptmx", "type": "c", "major": 5, "minor": 2, "gid": 5},
             {"path": "/dev/raw", "type": "c", "major": 162, "minor": 2}
         ]))
         .accepted();
-    assert_eq!(plan.container.devices, paths(["/dev/pipe", "/dev/disk", "/dev/null", "/dev/raw"]));
+    let made = paths(["/dev/pipe", "/dev/disk", "/dev/null", "/dev/tty", "/dev/raw"]);
+    assert_eq!(plan.container.devices, made, "those that every container has are not made again");
     let modes: Vec<_> = plan.host.devices.iter().map(|node| node.mode).collect();
-    assert_eq!(modes, [0o010666, 0o060640, 0o020600, 0o020666]);
+    assert_eq!(modes, [0o010666, 0o060640, 0o020600, 0o020666, 0o020666]);
     let refused = |device: Value, reason: &str| {
         Story::of(CTR).set("/linux/devices", json!([device])).refused(reason)
     };
