@@ -56,6 +56,7 @@ fn mounts_that_cannot_be_shared_with_the_host_are_told(containerd: Containerd) {
         ("both", "rshared", "rshared", "never appears on the host"),
         ("slave", "rslave", "rslave", "belongs to nobody"),
         ("root-only", "rslave", "rshared", "belongs to nobody"),
+        ("by-root", "rslave", "rbind", "belongs to nobody"),
     ] {
         let container =
             containerd.shell(id, "true").options(options("on_powerless = 'refuse'", ""));

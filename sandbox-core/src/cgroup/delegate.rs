@@ -151,13 +151,17 @@ impl Cgroup {
     }
 }
 
-/// Whether the container has a writable mount of its cgroups.
+/// Whether the container has a writable mount of its cgroups that nothing hides or makes
+/// read-only.
 fn is_writable(plan: &ContainerPlan) -> bool {
-    let writable = plan.mounts.iter().any(|mount| {
+    let writable = plan.mounts.iter().enumerate().any(|(index, mount)| {
         let attributes = &mount.attributes;
+        let below = |path: &PathBuf| mount.destination.starts_with(path);
         matches!(mount.source, MountSource::Cgroup)
             && !(attributes.set | attributes.recursive_set)
                 .contains(MountAttrFlags::MOUNT_ATTR_RDONLY)
+            && !plan.mounts[index + 1..].iter().any(|later| below(&later.destination))
+            && !plan.readonly_paths.iter().chain(&plan.masked_paths).any(below)
     });
     plan.namespaces.cgroup && writable && plan.process.is_some()
 }

@@ -189,9 +189,9 @@ fn request(
     })
 }
 
-/// Lists the mounts that the gofer opens, with the propagation that the plan
-/// asks for. As under runc, mounts made inside appear on the host only if the root is
-/// shared as well.
+/// Lists the mounts that the gofer opens, with the propagation that the plan asks for, by
+/// the mount or by its root. As under runc, mounts made inside appear on the host only if the
+/// root is shared as well.
 fn requested_mounts(plan: &Plan) -> Vec<RequestedMount> {
     let root = plan.container.root_propagation.map(|root| root.kind);
     let leaving = |kind| match kind {
@@ -201,7 +201,11 @@ fn requested_mounts(plan: &Plan) -> Vec<RequestedMount> {
     let requested = plan.host.delivered.iter().map(|(index, source)| RequestedMount {
         index: *index,
         source: source.clone(),
-        propagation: plan.container.mounts[*index].propagation.map(|p| leaving(p.kind)),
+        propagation: plan.container.mounts[*index]
+            .propagation
+            .map(|p| p.kind)
+            .or(root)
+            .map(leaving),
     });
     requested.collect()
 }

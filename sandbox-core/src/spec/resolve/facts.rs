@@ -117,6 +117,6 @@ pub(super) fn may_raise_limits() -> bool {
 }
 
 /// Whether the host has cgroup version 2 and no other.
-pub(super) fn has_cgroup_v2_only() -> bool {
+pub(in crate::spec) fn has_cgroup_v2_only() -> bool {
     Path::new("/sys/fs/cgroup/cgroup.controllers").exists()
 }

@@ -158,7 +158,11 @@ pub fn plan(spec: &Spec, context: &Context<'_>) -> Result<Plan> {
     ));
     if user.made {
         powerless.extend(powerless::host_namespaces(resolved.host_namespaces));
-        powerless.extend(powerless::host_cgroups(&container.mounts, &mounts.delivered));
+        powerless.extend(powerless::host_cgroups(
+            &container.mounts,
+            &mounts.delivered,
+            facts::has_cgroup_v2_only(),
+        ));
     }
     let foreign_ids = match (user.made, &user.mappings) {
         (true, None) => foreign_ids::of(&container, &devices, context.id_pool.per_sandbox),

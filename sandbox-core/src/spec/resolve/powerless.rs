@@ -1,5 +1,7 @@
 //! Finds what a spec grants or asks for and the sandbox cannot give.
 
+use std::path::Path;
+
 use oci_spec::runtime::{Linux, Mount, Spec};
 use rustix::mount::MountAttrFlags;
 
@@ -69,7 +71,9 @@ pub fn propagation(
     let mut lost = Vec::new();
     for (index, source) in delivered {
         let mount = &mounts[*index];
-        let kind = mount.propagation.map(|propagation| propagation.kind);
+        // As in runc, the root's is that of the binds that ask for none.
+        let of_root = root.filter(|_| matches!(source, DeliveredSource::Bind { .. }));
+        let kind = mount.propagation.or(of_root).map(|propagation| propagation.kind);
         let place = mount.destination.display();
         if kind == Some(PropagationKind::Shared) && shared_root {
             lost.push(Powerless {
@@ -84,8 +88,9 @@ pub fn propagation(
             lost.push(Powerless {
                 field: format!("the owner of what the host mounts at {place} later"),
                 lost: format!(
-                    "mounts[{index}].options ask for it (rslave or rshared), and it belongs to \
-                     nobody inside, where its permissions for others count"
+                    "mounts[{index}].options or linux.rootfsPropagation ask for it (rslave or \
+                     rshared), and it belongs to nobody inside, where its permissions for others \
+                     count"
                 ),
                 instead: format!("mount it before the container starts, or {NO_USER_NAMESPACE}"),
                 by_default: false,
@@ -95,27 +100,41 @@ pub fn propagation(
     lost
 }
 
+/// Where hosts mount cgroups.
+const CGROUPS: &str = "/sys/fs/cgroup";
+
 /// Lists the binds of the host's cgroups that a container shall write, but cannot: they
 /// belong to the host's root, and the container's own path among them is none that it sees.
+/// A recursive bind with `ro` leaves the hierarchies of version 1 below it writable, which
+/// systemd needs and a program that only looks at them does not ask for.
 pub(super) fn host_cgroups(
     mounts: &[MountPlan],
     delivered: &[(usize, DeliveredSource)],
+    v2: bool,
 ) -> Vec<Powerless> {
-    let writable = |index: &usize| {
+    let read_only = MountAttrFlags::MOUNT_ATTR_RDONLY;
+    let mut found = Vec::new();
+    for (index, source) in delivered {
+        let DeliveredSource::Bind { source, recursive, .. } = source else { continue };
         let attributes = &mounts[*index].attributes;
-        !(attributes.set | attributes.recursive_set).contains(MountAttrFlags::MOUNT_ATTR_RDONLY)
-    };
-    let of_cgroups = |source: &DeliveredSource| matches!(source, DeliveredSource::Bind { source, .. } if source.starts_with("/sys/fs/cgroup"));
-    let found = delivered.iter().filter(|(index, source)| of_cgroups(source) && writable(index));
-    let found = found.map(|(index, _)| Powerless {
-        field: format!("mounts[{index}] ({})", mounts[*index].destination.display()),
-        lost: "the host's cgroups belong to the host's root, and can be read only".into(),
-        instead: "use a mount of type cgroup with the option rw (docker run --privileged, CRI's \
-                  cgroup_writable), as which the container's own cgroup can be written"
-            .into(),
-        by_default: false,
-    });
-    found.collect()
+        let top_only = attributes.set.contains(read_only);
+        let below = *recursive && !v2 && source == Path::new(CGROUPS);
+        if !source.starts_with(CGROUPS)
+            || attributes.recursive_set.contains(read_only)
+            || (top_only && !below)
+        {
+            continue;
+        }
+        found.push(Powerless {
+            field: format!("mounts[{index}] ({})", mounts[*index].destination.display()),
+            lost: "the host's cgroups belong to the host's root, and can be read only".into(),
+            instead: "use a mount of type cgroup with the option rw (docker run --privileged, \
+                      CRI's cgroup_writable), as which the container's own cgroup can be written"
+                .into(),
+            by_default: top_only,
+        });
+    }
+    found
 }
 
 /// Lists what a spec asks for of cgroups and no kernel of today gives.
@@ -142,21 +161,44 @@ pub(super) fn host_namespaces(asked: HostNamespaces) -> Vec<Powerless> {
     replaced.collect()
 }
 
-/// Names the host's cgroup namespace where a spec asks for it on purpose: each container has its
-/// own, which hides the host's paths. Engines that leave it to the defaults list none on version
-/// 1, and those that mount the cgroups list one on version 2, so that the lack of it there is
+/// Names the host's cgroup namespace where a spec asks for it: each container has its own, which
+/// hides the host's paths. Engines that leave it to the defaults list none on version 1, and
+/// those that show the cgroups list one on version 2, so that the lack of it there is on purpose:
 /// Docker's `--cgroupns=host`, or a privileged container of Kubernetes.
 pub(super) fn cgroup_namespace(spec: &Spec, listed: bool, v2: bool) -> Option<Powerless> {
-    let of_cgroups = |mount: &Mount| matches!(mount.typ().as_deref(), Some("cgroup" | "cgroup2"));
-    let on_purpose = v2 && !listed && spec.mounts().iter().flatten().any(of_cgroups);
-    on_purpose.then(|| Powerless {
+    let has = |shown: fn(&Mount) -> bool| spec.mounts().iter().flatten().any(shown);
+    let (own, hosts) = (has(is_cgroup_mount), has(is_bind_of_cgroups));
+    let lost = |shown: &str| {
+        format!(
+            "cgroup: the host's is asked for (none is listed, and {shown}), and the container has \
+             its own, in which its cgroup is the root"
+        )
+    };
+    let (lost, instead) = match (own && v2, hosts) {
+        (_, true) => (
+            lost("the host's cgroups are bound"),
+            "let programs find the container's cgroup by its ID, not by /proc/self/cgroup",
+        ),
+        (true, false) => (
+            lost("cgroups are mounted"),
+            "mount the host's /sys/fs/cgroup by a bind to show all of it (hostPath)",
+        ),
+        (false, false) => return None,
+    };
+    (!listed).then(|| Powerless {
         field: "linux.namespaces".into(),
-        lost: "cgroup: the host's is asked for (none is listed, and cgroups are mounted), and the \
-               container has its own, in which its cgroup is the root"
-            .into(),
-        instead: "mount the host's /sys/fs/cgroup by a bind to show all of it (hostPath)".into(),
-        by_default: false,
+        lost,
+        instead: instead.into(),
+        by_default: !v2,
     })
+}
+
+fn is_cgroup_mount(mount: &Mount) -> bool {
+    matches!(mount.typ().as_deref(), Some("cgroup" | "cgroup2"))
+}
+
+fn is_bind_of_cgroups(mount: &Mount) -> bool {
+    !is_cgroup_mount(mount) && mount.source().as_ref().is_some_and(|s| s.starts_with(CGROUPS))
 }
 
 const NO_USER_NAMESPACE: &str =
@@ -258,7 +300,10 @@ mod tests {
     #[test]
     fn the_hosts_cgroup_namespace_is_told_where_it_is_asked_for_on_purpose() {
         let spec = |kind: &str| -> Spec {
-            let mount = serde_json::json!({ "destination": "/sys/fs/cgroup", "type": kind });
+            let mount = serde_json::json!({
+                "destination": "/sys/fs/cgroup", "type": kind,
+                "source": if kind == "bind" { "/sys/fs/cgroup" } else { kind },
+            });
             serde_json::from_value(serde_json::json!({ "ociVersion": "1.0.0", "mounts": [mount] }))
                 .unwrap()
         };
@@ -268,6 +313,10 @@ mod tests {
         assert!(!told("cgroup", true, true));
         assert!(!told("tmpfs", false, true), "ctr lists none and mounts none");
         assert!(!told("cgroup", false, false), "version 1 has it by default");
+        assert!(told("bind", false, true), "the same with -v /sys/fs/cgroup:/sys/fs/cgroup:ro");
+        assert!(!told("bind", true, true));
+        let told = cgroup_namespace(&spec("bind"), false, false).expect("its path is not there");
+        assert!(told.by_default, "a debug message: on version 1 few ask for it on purpose");
     }
 
     #[test]

@@ -219,9 +219,13 @@ fn a_bind_of_the_hosts_cgroups_is_told_where_it_cannot_be_written() {
         let mut story = with(bind);
         story.userns = userns;
         let told = story.accepted().host.powerless;
-        told.iter().any(|one| one.lost.contains("host's cgroups"))
+        told.iter().find(|one| one.lost.contains("host's cgroups belong")).map(|one| one.by_default)
     };
-    assert!(told(json!(["rbind", "rw"]), Userns::Auto));
-    assert!(!told(json!(["rbind", "ro"]), Userns::Auto));
-    assert!(!told(json!(["rbind", "rw"]), Userns::Never));
+    assert_eq!(told(json!(["rbind", "rw"]), Userns::Auto), Some(false));
+    let v2 = crate::spec::resolve::facts::has_cgroup_v2_only();
+    let below = (!v2).then_some(true);
+    assert_eq!(told(json!(["rbind", "ro"]), Userns::Auto), below, "version 1's hierarchies");
+    assert_eq!(told(json!(["bind", "ro"]), Userns::Auto), None);
+    assert_eq!(told(json!(["rbind", "rro"]), Userns::Auto), None);
+    assert_eq!(told(json!(["rbind", "rw"]), Userns::Never), None);
 }
