@@ -151,16 +151,33 @@ fn every_rule_of_the_threat_model_is_enforced_and_attacked_where_it_says() {
         for file in files {
             assert!(find(file).is_some(), "there is no {file}");
         }
-        for of_one_file in attacked.split("; ") {
-            let mut parts = of_one_file.split('`').skip(1);
-            let file = parts.next().unwrap_or_else(|| panic!("no file in {of_one_file:?}"));
-            let path = find(file).unwrap_or_else(|| panic!("there is no {file}"));
-            let source = fs::read_to_string(&path).expect("read a test");
-            let stories = parts.next().unwrap_or_default().split(", ").map(str::trim);
-            for story in stories.filter(|story| !story.is_empty()) {
-                assert!(source.contains(&format!("fn {story}(")), "{file} has no {story}");
-            }
+        assert_attacked(&attacked);
+    }
+}
+
+/// Checks that the tests of a cell exist.
+fn assert_attacked(by: &str) {
+    for of_one_file in by.split("; ") {
+        let mut parts = of_one_file.split('`').skip(1);
+        let file = parts.next().unwrap_or_else(|| panic!("no file in {of_one_file:?}"));
+        let path = find(file).unwrap_or_else(|| panic!("there is no {file}"));
+        let source = fs::read_to_string(&path).expect("read a test");
+        let stories = parts.next().unwrap_or_default().split(", ").map(str::trim);
+        for story in stories.filter(|story| !story.is_empty()) {
+            assert!(source.contains(&format!("fn {story}(")), "{file} has no {story}");
         }
+    }
+}
+
+#[test]
+fn every_vulnerability_of_the_threat_model_is_tried_where_it_says() {
+    let document = text(Path::new("docs/threat-model.md"));
+    let rows: Vec<&str> = document.lines().filter(|line| line.starts_with("| CVE-")).collect();
+    assert!(rows.len() >= 14, "{} vulnerabilities", rows.len());
+    for row in rows {
+        let cells: Vec<&str> = row.trim_matches('|').split(" | ").map(str::trim).collect();
+        let [_, _, _, attacked] = cells[..] else { panic!("four cells in {row}") };
+        assert_attacked(attacked);
     }
 }
 

