@@ -67,6 +67,8 @@ attacks! {
     NoPidfd = "no-pidfd",
     /// Replies with the pidfd of another process.
     AnotherPidfd = "another-pidfd",
+    /// Sends a file in the place of a seccomp listener.
+    NoListener = "no-listener",
     /// Sends a socket that lingers in the place of a pidfd.
     ASocketThatLingers = "a-socket-that-lingers",
     /// Sends a socket that lingers in the place of a terminal.

@@ -182,6 +182,7 @@ fn only_descriptors_that_were_asked_for_are_taken() {
         (Attack::TheShim, "not one of its processes"),
         (Attack::NoPidfd, "not one of its processes"),
         (Attack::AnotherPidfd, "not one of its processes"),
+        (Attack::NoListener, "no seccomp listener"),
         (Attack::NoDescriptors, "0 descriptors with a message that takes 1"),
         (Attack::AnExitWithDescriptors, "1 descriptors with a message that takes 0"),
         (Attack::Hundreds, "250 descriptors, at most"),

@@ -219,7 +219,8 @@ impl Boot {
             | TheShim
             | Itself
             | NoPidfd
-            | AnotherPidfd => self.reply_with_wrong_process(attack, asked),
+            | AnotherPidfd
+            | NoListener => self.reply_with_wrong_process(attack, asked),
             ASocketThatLingers
             | ATerminalThatLingers
             | AnExitThatLingers
@@ -284,6 +285,13 @@ impl Boot {
             Attack::AnotherPidfd => {
                 let (_, pidfd) = sleeper()?;
                 self.reply_with_process(number, own_pid, &[pidfd.as_fd()]);
+                self.children.push(asked.child(pidfd));
+            }
+            Attack::NoListener => {
+                let (pid, pidfd) = sleeper()?;
+                let container = asked.container.clone();
+                let message = Upward::Listener { of: number, container };
+                self.send_for(Some(pid), &message, &[pidfd.as_fd(), null.as_fd()]);
                 self.children.push(asked.child(pidfd));
             }
             other => panic!("{other} is another attack"),

@@ -77,6 +77,7 @@ impl Boot {
             channel,
             stage: Stage::ToGate,
             mappings: plan.mappings,
+            hands_listener_over: false,
         })
     }
 

@@ -11,7 +11,7 @@ use rustix::event::epoll;
 
 use super::Boot;
 use crate::control::encoding::Message;
-use crate::control::message::{MAX_DESCRIPTORS, Numbered, Request};
+use crate::control::message::{Done, MAX_DESCRIPTORS, Numbered, Request};
 use crate::control::packet::{Received, receive_packet};
 use crate::error::{Context, Result};
 
@@ -148,6 +148,11 @@ impl Boot {
             Request::Start { container } => self.start(number, &container),
             Request::Exec { container, exec, process, donations } => {
                 self.exec(number, container, exec, &process, donations, fds)
+            }
+            Request::ListenerHandedOver { of, refused } => {
+                self.listener_handed_over(of, refused)?;
+                self.reply(number, Ok(Done::Ok));
+                Ok(())
             }
             Request::Delete { container } => self.delete(number, &container),
             Request::Update { container, capacity } => {

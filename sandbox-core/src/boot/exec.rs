@@ -55,6 +55,7 @@ impl Boot {
             channel,
             stage: Stage::Executing,
             mappings: None,
+            hands_listener_over: false,
         })
     }
 

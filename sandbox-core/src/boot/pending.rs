@@ -5,17 +5,20 @@
 //!     │                                            │
 //!     └────────────── a failure, or death ─────────┘──▶ the request fails
 //! ```
-//! Before its gate a process may request the maps of a user namespace of its own, once.
+//! Before its gate a process may request the maps of a user namespace of its own, once. At any
+//! time it may hand over the listener of its seccomp program, once.
 //! An exec'd process has no gate: it goes from cloned to running.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd, RawFd};
+
+use rustix::process::{PidfdGetfdFlags, Signal, pidfd_getfd, pidfd_send_signal};
 
 use super::Boot;
 use super::table::{Container, Pending, Stage};
 use crate::container::paths::PROC;
 use crate::control::message::{Done, Upward};
 use crate::control::newborn::{AtGate, NewbornMessage as Message};
-use crate::error::Error;
+use crate::error::{Context, Error, FailureKind, Result};
 use crate::types::PodPid;
 
 impl Boot {
@@ -28,6 +31,7 @@ impl Boot {
         let message = pending.channel.receive();
         match (pending.stage, message) {
             (Stage::ToGate, Ok(Some(Message::Unmapped))) => self.map(pending),
+            (_, Ok(Some(Message::Listener(fd)))) => self.hand_listener_over(pending, fd),
             (Stage::ToGate, Ok(Some(Message::AtGate(handed_over)))) => {
                 self.at_gate(pending, handed_over);
             }
@@ -57,6 +61,46 @@ impl Boot {
             // More messages follow.
             Ok(()) => drop(self.expect(pending)),
             Err(error) => self.failed(pending, error),
+        }
+    }
+
+    /// Sends the listener of a process's seccomp program to the shim, which knows the agent.
+    fn hand_listener_over(&mut self, mut pending: Pending, fd: RawFd) {
+        let listener = pidfd_getfd(&pending.pidfd, fd, PidfdGetfdFlags::empty())
+            .context(|| "get the seccomp listener of a container's process");
+        let listener = match listener {
+            Ok(listener) => listener,
+            Err(error) => return self.failed(pending, error),
+        };
+        let container = pending.process.container.clone();
+        let message = Upward::Listener { of: pending.number, container };
+        let descriptors = [pending.pidfd.as_fd(), listener.as_fd()];
+        self.send_for(Some(pending.pid), &message, &descriptors);
+        pending.hands_listener_over = true;
+        // It may die meanwhile.
+        drop(self.expect(pending));
+    }
+
+    /// Lets the process of a request go on, or fails the request.
+    pub(super) fn listener_handed_over(&mut self, of: u64, refused: Option<String>) -> Result<()> {
+        let Some(mut pending) = self.containers.take_with_listener(of) else {
+            return Err(Error::new(FailureKind::NotFound, "no process waits with a listener"));
+        };
+        self.events.forget(&pending.channel);
+        if let Some(refused) = refused {
+            // It fails only if the process is dead.
+            let _ = pidfd_send_signal(&pending.pidfd, Signal::KILL);
+            self.failed(pending, Error::invalid(refused));
+            return Ok(());
+        }
+        pending.hands_listener_over = false;
+        match pending.channel.let_go_on() {
+            Ok(()) => self.expect(pending),
+            // It is dead.
+            Err(_) => {
+                self.failed(pending, Error::internal("the process died while it was made"));
+                Ok(())
+            }
         }
     }
 

@@ -26,6 +26,7 @@ impl Boot {
             channel,
             stage: Stage::Executing,
             mappings: None,
+            hands_listener_over: false,
         })
     }
 }

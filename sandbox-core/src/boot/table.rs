@@ -51,6 +51,8 @@ pub(super) struct Pending {
     pub(super) stage: Stage,
     /// The mappings of the user namespace that it makes, if that is not the pod's.
     pub(super) mappings: Option<Mappings>,
+    /// Whether it waits until an agent has the listener of its seccomp program.
+    pub(super) hands_listener_over: bool,
 }
 
 /// The event that boot waits for.
@@ -121,6 +123,13 @@ impl Table {
     /// Takes the pending Create of a process that has not reached its gate yet.
     pub(super) fn take_on_way_to_gate(&mut self, pid: PodPid) -> Option<Pending> {
         let is_it = |pending: &Pending| pending.pid == pid && pending.stage == Stage::ToGate;
+        let token = self.pending.iter().find_map(|(token, p)| is_it(p).then_some(*token));
+        self.pending.remove(&token?)
+    }
+
+    /// Takes the pending process of a request that waits until an agent has its listener.
+    pub(super) fn take_with_listener(&mut self, number: u64) -> Option<Pending> {
+        let is_it = |p: &Pending| p.number == number && p.hands_listener_over;
         let token = self.pending.iter().find_map(|(token, p)| is_it(p).then_some(*token));
         self.pending.remove(&token?)
     }

@@ -55,6 +55,14 @@ pub enum Request {
         /// The descriptors that travel with the request.
         donations: Donations,
     },
+    /// Lets a process go on whose seccomp listener an agent has, or fails the request that
+    /// it belongs to. See [`Upward::Listener`].
+    ListenerHandedOver {
+        /// The number of that request.
+        of: u64,
+        /// Why no agent has it.
+        refused: Option<String>,
+    },
     /// Forgets a container that has exited, or kills and forgets one that was
     /// not started.
     Delete {
@@ -130,6 +138,14 @@ pub enum Upward {
         number: u64,
         /// The result.
         outcome: Result<Done, Failure>,
+    },
+    /// The process of a request has a seccomp program and waits until an agent has its
+    /// listener. Descriptors: its pidfd, then the listener.
+    Listener {
+        /// The number of the request: a Create, a Start or an Exec.
+        of: u64,
+        /// The container's ID.
+        container: String,
     },
     /// A process has ended. boot reports exec'd processes before the init of
     /// their container.

@@ -4,11 +4,11 @@
 //! One message is one packet of a seqpacket socket. End of file is a message too: the
 //! newborn has executed the program, or is dead.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use crate::control::encoding::Message;
 use crate::control::message::MAX_PACKET;
-use crate::control::packet::{Received, receive_packet, send_packet};
+use crate::control::packet::{Received, receive_packet, send_packet, write_packet};
 use crate::error::{Context, Error, Failure, Result};
 
 /// A message of a newborn to boot.
@@ -16,6 +16,9 @@ use crate::error::{Context, Error, Failure, Result};
 pub(crate) enum NewbornMessage {
     /// Its new user namespace has no ID maps yet.
     Unmapped,
+    /// It has loaded a seccomp program, of whose listener this is its descriptor, and waits
+    /// until an agent has it.
+    Listener(RawFd),
     /// It waits at its gate.
     AtGate(AtGate),
     /// It could not carry out its plan.
@@ -32,6 +35,7 @@ pub(crate) struct AtGate {
 }
 
 const UNMAPPED: u8 = b'U';
+const LISTENER: u8 = b'L';
 const AT_GATE: u8 = b'P';
 const FAILED: u8 = b'F';
 const GO_ON: u8 = b'G';
@@ -39,8 +43,15 @@ const GO_ON: u8 = b'G';
 impl NewbornMessage {
     /// Sends the message, as the newborn.
     pub(crate) fn send(self, channel: impl AsFd) -> Result<()> {
-        let (bytes, descriptors) = match self {
+        let (bytes, descriptors) = self.encode()?;
+        let descriptors: Vec<_> = descriptors.iter().map(OwnedFd::as_fd).collect();
+        send_packet(channel, &bytes, &descriptors).context(|| "send to the sandbox process")
+    }
+
+    fn encode(self) -> Result<(Vec<u8>, Vec<OwnedFd>)> {
+        Ok(match self {
             Self::Unmapped => (vec![UNMAPPED], Vec::new()),
+            Self::Listener(fd) => ([&[LISTENER], &fd.to_ne_bytes()[..]].concat(), Vec::new()),
             Self::AtGate(AtGate { devpts, terminal }) => {
                 let has = [devpts.is_some().into(), terminal.is_some().into()];
                 (
@@ -49,9 +60,7 @@ impl NewbornMessage {
                 )
             }
             Self::Failed(failure) => ([vec![FAILED], failure.encode()?].concat(), Vec::new()),
-        };
-        let descriptors: Vec<_> = descriptors.iter().map(OwnedFd::as_fd).collect();
-        send_packet(channel, &bytes, &descriptors).context(|| "send to the sandbox process")
+        })
     }
 
     /// Receives a message, as boot. `None` at the end of file. Blocks while there is none.
@@ -63,6 +72,9 @@ impl NewbornMessage {
         };
         match bytes.split_first() {
             Some((&UNMAPPED, _)) => Ok(Some(Self::Unmapped)),
+            Some((&LISTENER, &[a, b, c, d])) => {
+                Ok(Some(Self::Listener(RawFd::from_ne_bytes([a, b, c, d]))))
+            }
             Some((&AT_GATE, &[devpts, terminal])) => {
                 let mut sent = fds.take().into_iter();
                 let mut next_if = |has: u8| if has == 0 { None } else { sent.next() };
@@ -75,6 +87,14 @@ impl NewbornMessage {
             _ => Err(Error::internal("the container's process sent an unknown message")),
         }
     }
+}
+
+/// Announces a listener, as the newborn, and waits until an agent has it. The agent already
+/// decides about this process's own calls, but for write(2).
+pub(crate) fn hand_listener_over(channel: impl AsFd, listener: BorrowedFd<'_>) -> Result<()> {
+    let (bytes, _) = NewbornMessage::Listener(listener.as_raw_fd()).encode()?;
+    write_packet(&channel, &bytes).context(|| "send to the sandbox process")?;
+    wait_to_go_on(channel)
 }
 
 /// Lets a newborn go on, as boot, once it has its ID maps or its gate opens.

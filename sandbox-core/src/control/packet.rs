@@ -120,6 +120,13 @@ pub fn send_packet_for(
     send(socket.as_fd(), IN_MEMFD, &[], &all, process)
 }
 
+/// Writes one packet without descriptors by write(2) alone, for a process whose seccomp
+/// program may hold up other calls.
+pub(crate) fn write_packet(socket: impl AsFd, bytes: &[u8]) -> io::Result<()> {
+    let packet = [&[INLINE], bytes].concat();
+    Ok(rustix::io::retry_on_intr(|| rustix::io::write(&socket, &packet)).map(drop)?)
+}
+
 /// Makes the kernel add to each packet the process that its sender named:
 /// `SO_PASSCRED`.
 pub fn ask_for_processes(socket: impl AsFd) -> io::Result<()> {

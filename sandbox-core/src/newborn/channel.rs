@@ -2,7 +2,7 @@
 
 use std::os::fd::BorrowedFd;
 
-use crate::control::newborn::{AtGate, NewbornMessage, wait_to_go_on};
+use crate::control::newborn::{AtGate, NewbornMessage, hand_listener_over, wait_to_go_on};
 use crate::error::{Error, Result};
 
 /// The newborn's end.
@@ -14,6 +14,11 @@ impl Channel<'_> {
     pub(super) fn get_mapped(self) -> Result<()> {
         NewbornMessage::Unmapped.send(self.0)?;
         wait_to_go_on(self.0)
+    }
+
+    /// Hands the listener of this process's seccomp program to an agent.
+    pub(super) fn hand_listener_over(self, listener: BorrowedFd<'_>) -> Result<()> {
+        hand_listener_over(self.0, listener)
     }
 
     /// Reports to boot that this process is at its gate, hands over what boot keeps, and

@@ -50,5 +50,6 @@ fn to_execve(joining: Joining<'_>, birth: Birth) -> Result<Prepared<'_>> {
     }
     joining.terminal.map_or(Ok(()), terminal::name)?;
     let seccomp = joining.container.seccomp.as_ref();
-    Prepared::new(joining.process, joining.limits, seccomp, joining.terminal.is_some(), own_files)
+    let (limits, has_terminal) = (joining.limits, joining.terminal.is_some());
+    Prepared::new(joining.process, limits, seccomp, has_terminal, own_files, joining.channel)
 }

@@ -93,7 +93,8 @@ fn to_gate(
     names::set_own(plan, sysctls)?;
     let seccomp = newborn.donated.seccomp.as_ref();
     let has_terminal = terminal.is_some();
-    let prepared = Prepared::new(process, newborn.limits, seccomp, has_terminal, own_files)?;
+    let (limits, channel) = (newborn.limits, newborn.channel);
+    let prepared = Prepared::new(process, limits, seccomp, has_terminal, own_files, channel)?;
     let terminal = terminal.map(|terminal| terminal.master);
     Ok((prepared, AtGate { devpts: tree.take_terminals(), terminal }))
 }

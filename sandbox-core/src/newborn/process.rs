@@ -4,6 +4,7 @@
 use std::ffi::CString;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
+use std::os::fd::AsFd;
 
 use caps::{CapSet, Capability, CapsHashSet};
 use nix::sys::personality::{self, Persona};
@@ -13,7 +14,7 @@ use rustix::io::Errno;
 use rustix::process::{chdir, ioctl_tiocsctty, setsid, umask};
 use rustix::thread::{set_keep_capabilities, set_no_new_privs};
 
-use super::lookup;
+use super::{Channel, lookup};
 use crate::container::donated::Seccomp;
 use crate::container::paths::PROC;
 use crate::error::{Context, Error, FailureKind, Result};
@@ -72,6 +73,7 @@ pub(super) struct Prepared<'a> {
     env: Vec<CString>,
     late_seccomp: Option<&'a Seccomp>,
     own_files: OwnProcFiles,
+    channel: Channel<'a>,
 }
 
 impl<'a> Prepared<'a> {
@@ -82,6 +84,7 @@ impl<'a> Prepared<'a> {
         seccomp: Option<&'a Seccomp>,
         has_terminal: bool,
         own_files: OwnProcFiles,
+        channel: Channel<'a>,
     ) -> Result<Self> {
         begin_session(has_terminal)?;
         set_scheduling(process)?;
@@ -93,7 +96,7 @@ impl<'a> Prepared<'a> {
             true => (None, seccomp),
             false => (seccomp, None),
         };
-        early.map_or(Ok(()), load_seccomp)?;
+        early.map_or(Ok(()), |seccomp| load_seccomp(seccomp, channel))?;
         let entered = enter_working_directory(process)?;
         become_user(process)?;
         if entered.is_none() {
@@ -107,7 +110,7 @@ impl<'a> Prepared<'a> {
         let program = lookup::program(process)?;
         let args =
             c_strings("process.args", process.args.iter().map(|arg| arg.clone().into_bytes()))?;
-        Ok(Self { program, args, env, late_seccomp: late, own_files })
+        Ok(Self { program, args, env, late_seccomp: late, own_files, channel })
     }
 
     /// Takes the last steps, and calls execve. Returns only if it fails.
@@ -117,7 +120,8 @@ impl<'a> Prepared<'a> {
         {
             return Error::internal(format!("set the security label {text:?}: {e}"));
         }
-        if let Some(Err(error)) = self.late_seccomp.map(load_seccomp) {
+        let late = self.late_seccomp.map(|seccomp| load_seccomp(seccomp, self.channel));
+        if let Some(Err(error)) = late {
             return error;
         }
         match sys::execute(&self.program, &self.args, &self.env) {
@@ -194,8 +198,10 @@ fn set_limits(process: &ProcessPlan, of_boot: &[Rlimit]) -> Result<()> {
     Ok(())
 }
 
-fn load_seccomp(seccomp: &Seccomp) -> Result<()> {
-    sys::load_seccomp(&seccomp.program, seccomp.flags).context(|| "linux.seccomp: load the filter")
+fn load_seccomp(seccomp: &Seccomp, channel: Channel<'_>) -> Result<()> {
+    let listener = sys::load_seccomp(&seccomp.program, seccomp.flags)
+        .context(|| "linux.seccomp: load the filter")?;
+    listener.map_or(Ok(()), |listener| channel.hand_listener_over(listener.as_fd()))
 }
 
 /// Sets user, groups and capabilities. Each step keeps what the next one needs: the

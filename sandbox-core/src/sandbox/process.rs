@@ -21,13 +21,15 @@ const COLLECTED: i32 = -1;
 const PTMX: (u32, u32) = (5, 2);
 
 /// The descriptors that came with a message from boot: a process that was made,
-/// and its terminal.
+/// and its terminal or its seccomp listener.
 #[derive(Debug, Default)]
 pub struct ReceivedFds {
     /// The process.
     pub process: Option<Process>,
     /// The master side of its terminal.
     pub terminal: Option<OwnedFd>,
+    /// The listener of its seccomp program.
+    pub listener: Option<OwnedFd>,
 }
 
 impl ReceivedFds {
@@ -44,6 +46,7 @@ impl ReceivedFds {
             Upward::Reply { outcome: Ok(Done::Process { terminal }), .. } => {
                 1 + usize::from(*terminal)
             }
+            Upward::Listener { .. } => 2,
             _ => 0,
         };
         let sent = descriptors.as_slice();
@@ -54,10 +57,14 @@ impl ReceivedFds {
             )));
         }
         let pid = sent.first().map(|pidfd| check_pidfd(pidfd, speaks_for)).transpose()?;
-        sent.get(1).map(check_terminal).transpose()?;
+        let is_listener = matches!(message, Upward::Listener { .. });
+        let check_second = if is_listener { check_listener } else { check_terminal };
+        sent.get(1).map(check_second).transpose()?;
         let mut checked = descriptors.take().into_iter();
         let process = pid.zip(checked.next()).map(|(pid, pidfd)| Process { pid, pidfd });
-        Ok(Self { process, terminal: checked.next() })
+        let second = checked.next();
+        let (listener, terminal) = if is_listener { (second, None) } else { (None, second) };
+        Ok(Self { process, terminal, listener })
     }
 }
 
@@ -97,6 +104,16 @@ fn check_terminal(fd: &OwnedFd) -> Result<()> {
     match kind == FileType::CharacterDevice && device == PTMX && is_master(fd) {
         true => Ok(()),
         false => Err(Error::internal("it sent a descriptor that is no terminal")),
+    }
+}
+
+/// Checks that this is the listener of a seccomp program, which an agent may then trust.
+fn check_listener(fd: &OwnedFd) -> Result<()> {
+    let link = format!("/proc/self/fd/{}", fd.as_raw_fd());
+    let names = rustix::fs::readlink(&link, Vec::new()).context(|| format!("read {link}"))?;
+    match names.as_bytes() {
+        b"anon_inode:seccomp notify" => Ok(()),
+        _ => Err(Error::internal("it sent a descriptor that is no seccomp listener")),
     }
 }
 

@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::ffi::{CStr, CString};
 use std::io;
 use std::mem;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 
 use nix::fcntl::AtFlags;
@@ -121,14 +121,15 @@ pub fn die_with_parent() -> io::Result<()> {
     Ok(set_parent_process_death_signal(Some(Signal::KILL))?)
 }
 
-/// Loads a seccomp program: seccomp(2), `SECCOMP_SET_MODE_FILTER`.
+/// Loads a seccomp program: seccomp(2), `SECCOMP_SET_MODE_FILTER`. Returns its listener, if
+/// the flags ask for one.
 ///
 /// `program` holds whole `struct sock_filter`s of eight bytes each.
 ///
 /// # Errors
 /// `EINVAL` if the program is not valid; `EACCES` without
 /// no_new_privileges and CAP_SYS_ADMIN.
-pub fn load_seccomp(program: &[u8], flags: u32) -> io::Result<()> {
+pub fn load_seccomp(program: &[u8], flags: u32) -> io::Result<Option<OwnedFd>> {
     let length = program.len() / size_of::<libc::sock_filter>();
     let filters: Vec<libc::sock_filter> = program
         .as_chunks::<8>()
@@ -148,10 +149,12 @@ pub fn load_seccomp(program: &[u8], flags: u32) -> io::Result<()> {
     };
     // SAFETY: `header` has the true length of `filters`, which outlives the
     // call; the kernel only reads it.
-    check(unsafe {
+    let loaded = check(unsafe {
         libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const header)
     })?;
-    Ok(())
+    let listens = u64::from(flags) & libc::SECCOMP_FILTER_FLAG_NEW_LISTENER != 0;
+    // SAFETY: with this flag the kernel returns a new descriptor that nothing else owns.
+    Ok(listens.then(|| unsafe { OwnedFd::from_raw_fd(loaded as RawFd) }))
 }
 
 /// Joins the session keyring of this name among those of this process's user namespace,

@@ -17,6 +17,7 @@ use sandbox_core::spec::SandboxFacts;
 use sandbox_core::spec::plan::{Plan, Powerless};
 use tokio::sync::{oneshot, watch};
 
+use super::agent::Agent;
 use super::allowance::Allowance;
 use super::joining::CgroupsToJoin;
 use crate::error::{Context, Error, Result};
@@ -50,10 +51,24 @@ pub(crate) struct BootClient {
     gofers: tokio::sync::Mutex<()>,
     /// The reason why boot is gone, once it is.
     gone: watch::Sender<Option<String>>,
-    /// The requests without a reply, by number, with the task that waits for
-    /// each; `None` if none does.
-    requests: Mutex<HashMap<u64, Option<oneshot::Sender<Reply>>>>,
+    /// The requests without a reply, by number.
+    requests: Mutex<HashMap<u64, Asked>>,
+    /// The agents for seccomp listeners, by the ID of their container.
+    agents: Mutex<HashMap<String, Arc<Agent>>>,
     strays: Mutex<Allowance>,
+}
+
+/// A request without a reply.
+struct Asked {
+    waiting: Option<oneshot::Sender<Reply>>,
+    /// Whether the listener of its process has come.
+    listened: bool,
+}
+
+impl Asked {
+    fn new(waiting: Option<oneshot::Sender<Reply>>) -> Self {
+        Self { waiting, listened: false }
+    }
 }
 
 impl BootClient {
@@ -67,6 +82,7 @@ impl BootClient {
             gofers: tokio::sync::Mutex::default(),
             gone: watch::Sender::new(None),
             requests: Mutex::default(),
+            agents: Mutex::default(),
             strays: Mutex::new(Allowance::new(STRAYS, STRAYS_A_SECOND)),
         }
     }
@@ -132,7 +148,7 @@ impl BootClient {
     ) -> Result<impl Future<Output = Result<(Done, ReceivedFds)>> + use<'a>> {
         let number = self.sandbox.send(request, descriptors)?;
         let (sender, reply) = oneshot::channel();
-        lock(&self.requests).insert(number, Some(sender));
+        lock(&self.requests).insert(number, Asked::new(Some(sender)));
         Ok(async move {
             match reply.await {
                 Ok((Ok(done), descriptors)) => Ok((done, descriptors)),
@@ -149,7 +165,7 @@ impl BootClient {
     pub(super) fn send(&self, request: Request) {
         match self.sandbox.send(request, &[]) {
             Ok(number) => {
-                lock(&self.requests).insert(number, None);
+                lock(&self.requests).insert(number, Asked::new(None));
             }
             Err(error) => log::debug!("send to the sandbox: {error}"),
         }
@@ -157,12 +173,31 @@ impl BootClient {
 
     /// Passes a reply to the task that waits for it.
     pub(super) fn take_reply(&self, number: u64, reply: Reply) -> Relevance {
-        let Some(waiting) = lock(&self.requests).remove(&number) else { return Relevance::Stray };
-        if let Some(waiting) = waiting {
+        let Some(asked) = lock(&self.requests).remove(&number) else { return Relevance::Stray };
+        if let Some(waiting) = asked.waiting {
             // The task may have stopped waiting.
             let _: std::result::Result<(), Reply> = waiting.send(reply);
         }
         Relevance::Known
+    }
+
+    /// Names the agent to which a container's listeners go.
+    pub(super) fn set_agent(&self, id: &str, agent: Agent) {
+        lock(&self.agents).insert(id.to_owned(), Arc::new(agent));
+    }
+
+    /// Forgets the agent of a container.
+    pub(super) fn forget_agent(&self, id: &str) {
+        lock(&self.agents).remove(id);
+    }
+
+    /// Returns the agent that the process of a request hands its listener to. It has one.
+    pub(super) fn agent_for(&self, of: u64, id: &str) -> Option<Arc<Agent>> {
+        let agent = lock(&self.agents).get(id).cloned()?;
+        let mut requests = lock(&self.requests);
+        let asked = requests.get_mut(&of).filter(|asked| !asked.listened)?;
+        asked.listened = true;
+        Some(agent)
     }
 
     /// Counts a message that refers to nothing, and fails if there were too

@@ -210,7 +210,7 @@ pub(super) struct MadeProcess {
 impl MadeProcess {
     /// Makes it from boot's reply.
     pub(super) fn take(reply: (Done, ReceivedFds), mut io: Io) -> Result<Self> {
-        let ReceivedFds { process: Some(process), terminal } = reply.1 else {
+        let ReceivedFds { process: Some(process), terminal, .. } = reply.1 else {
             return Err(Error::internal("the sandbox process made no process and gave no reason"));
         };
         if let Some(terminal) = terminal {

@@ -22,7 +22,7 @@ use crate::ready::readable;
 /// request much sooner.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(3600);
 
-/// The container's state, as a hook gets it.
+/// The container's state, as a hook or a seccomp agent gets it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct State<'a> {
     pub(super) id: &'a str,
@@ -35,7 +35,7 @@ pub(super) struct State<'a> {
 
 impl State<'_> {
     /// Formats the state as in OCI runtime-spec, `runtime.md`, "State".
-    fn json(&self) -> serde_json::Value {
+    pub(super) fn json(&self) -> serde_json::Value {
         let mut state = serde_json::json!({
             "ociVersion": "1.2.0",
             "id": self.id,

@@ -11,8 +11,8 @@ use sandbox_core::types::ProcessId;
 use tokio::io::Interest;
 
 use super::boot::{BootClient, Relevance};
-use super::exits;
 use super::shim::Shim;
+use super::{exits, seccomp_agent};
 use crate::error::{Context, Result};
 use crate::exit::KILLED;
 use crate::ready::{readable, register};
@@ -44,7 +44,7 @@ pub(super) async fn listen(shim: Arc<Shim>, boot: Arc<BootClient>) {
 }
 
 /// Receives until boot closes the channel or ends.
-async fn receive_until_closed(shim: &Arc<Shim>, boot: &BootClient) -> Result<()> {
+async fn receive_until_closed(shim: &Arc<Shim>, boot: &Arc<BootClient>) -> Result<()> {
     let interest = Interest::READABLE;
     let control = register(boot.sandbox.control(), interest).context(|| "epoll")?;
     let pidfd = register(boot.sandbox.pidfd(), interest).context(|| "epoll")?;
@@ -68,7 +68,7 @@ async fn receive_until_closed(shim: &Arc<Shim>, boot: &BootClient) -> Result<()>
 
 /// Receives the messages that boot sent before it died. Another process may
 /// hold boot's end of the channel, so their number is bounded.
-fn receive_rest(shim: &Arc<Shim>, boot: &BootClient) -> Result<()> {
+fn receive_rest(shim: &Arc<Shim>, boot: &Arc<BootClient>) -> Result<()> {
     for _ in 0..LAST_BATCHES {
         if receive_some(shim, boot)? != ReadOutcome::MoreWaits {
             break;
@@ -85,7 +85,7 @@ enum ReadOutcome {
 }
 
 /// Receives one batch.
-fn receive_some(shim: &Arc<Shim>, boot: &BootClient) -> Result<ReadOutcome> {
+fn receive_some(shim: &Arc<Shim>, boot: &Arc<BootClient>) -> Result<ReadOutcome> {
     for _ in 0..MESSAGES_AT_ONCE {
         match boot.sandbox.receive()? {
             ReceiveOutcome::Message(message, received) => {
@@ -102,12 +102,15 @@ fn receive_some(shim: &Arc<Shim>, boot: &BootClient) -> Result<ReadOutcome> {
 
 fn dispatch(
     shim: &Arc<Shim>,
-    boot: &BootClient,
+    boot: &Arc<BootClient>,
     message: Upward,
     received: ReceivedFds,
 ) -> Relevance {
     match message {
         Upward::Reply { number, outcome } => boot.take_reply(number, (outcome, received)),
+        Upward::Listener { of, container } => {
+            seccomp_agent::hand_over(shim, boot, of, &container, received)
+        }
         Upward::Exited { process, status } => exits::report(shim, &process, status),
     }
 }

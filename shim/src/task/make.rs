@@ -10,6 +10,7 @@ use sandbox_core::sandbox::{self, NewSandbox, ReceivedFds};
 use sandbox_core::spec::plan::Powerless;
 use sandbox_core::types::Capacity;
 
+use super::agent::Agent;
 use super::boot::{BootClient, ExtraFds};
 use super::container::{Container, MadeProcess, Process, pid_of};
 use super::create_plan::CreatePlan;
@@ -220,6 +221,9 @@ async fn create_init(
     }
     if boot.root != plan.id {
         allow_births(boot, &plan.id, cgroup);
+    }
+    if let Some(agent) = Agent::of(&plan.plan, &plan.bundle) {
+        boot.set_agent(&plan.id, agent);
     }
     let cgroups = CgroupsToJoin::of_init(boot.root == plan.id, &plan.plan, cgroup)?;
     let reply = ask_to_create(shim, plan, boot, cgroups, &donated, capacity).await?;

@@ -19,6 +19,7 @@
 //!
 //! A file uses those above it in this table, and the requests use all of them.
 
+mod agent;
 mod allowance;
 mod boot;
 mod close_io;
@@ -47,6 +48,7 @@ mod reservation;
 mod resize;
 mod resume;
 mod rollback;
+mod seccomp_agent;
 mod service;
 mod shim;
 mod shutdown;

@@ -94,6 +94,7 @@ pub(super) fn forget_ended(boot: &BootClient, id: &str) {
 }
 
 fn remove_state(boot: &BootClient, id: &str) {
+    boot.forget_agent(id);
     if let Err(error) = boot.sandbox.remove_container(id) {
         log::warn!("container {id}: {error}");
     }

@@ -151,6 +151,7 @@ pub fn plan(spec: &Spec, context: &Context<'_>) -> Result<Plan> {
         }
     }
     powerless.extend(powerless::resources(linux));
+    powerless.extend(powerless::listener(linux));
     powerless.extend(powerless::cgroup_namespace(
         spec,
         resolved.cgroup_listed,

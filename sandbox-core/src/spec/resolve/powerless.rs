@@ -8,6 +8,7 @@ use rustix::mount::MountAttrFlags;
 use crate::spec::plan::{
     CapabilitySets, DeliveredSource, HostNamespaces, IdmapChoice, MountPlan, Powerless, Propagation,
 };
+use crate::spec::seccomp;
 use crate::sys::mount::PropagationKind;
 
 /// The facts of a sandbox that decide which capabilities have power there.
@@ -144,6 +145,17 @@ pub(super) fn resources(linux: &Linux) -> Option<Powerless> {
         field: "linux.resources.memory.useHierarchy".into(),
         lost: "false: since Linux 5.11 the kernel always counts a cgroup in those above it".into(),
         instead: "leave it out".into(),
+        by_default: false,
+    })
+}
+
+/// Names an agent that a seccomp profile never asks.
+pub(super) fn listener(linux: &Linux) -> Option<Powerless> {
+    let profile = linux.seccomp().as_ref().filter(|profile| !seccomp::notifies(profile))?;
+    profile.listener_path().as_ref().map(|path| Powerless {
+        field: "linux.seccomp.listenerPath".into(),
+        lost: format!("no rule has SCMP_ACT_NOTIFY, so nothing is sent to {}", path.display()),
+        instead: "leave it out, or name the calls that the agent shall decide about".into(),
         by_default: false,
     })
 }

@@ -23,7 +23,7 @@ const EPERM: u32 = 1;
 /// Compiles a profile. Takes some milliseconds and about 1 MiB of memory.
 pub fn compile(profile: &LinuxSeccomp) -> Result<Compiled> {
     check(profile)?;
-    let default = action(profile.default_action(), profile.default_errno_ret())?;
+    let default = action(profile.default_action(), profile.default_errno_ret());
     let mut filter = ScmpFilterContext::new(default).map_err(|e| failed("seccomp_init", e))?;
     // The check has refused those that libseccomp cannot take.
     let architectures = profile.architectures().iter().flatten();
@@ -36,7 +36,7 @@ pub fn compile(profile: &LinuxSeccomp) -> Result<Compiled> {
         log::debug!("seccomp: no binary tree: {error}");
     }
     for rule in profile.syscalls().iter().flatten() {
-        let act = action(rule.action(), rule.errno_ret())?;
+        let act = action(rule.action(), rule.errno_ret());
         // libseccomp calls a rule that changes nothing an error.
         if act != default {
             add(&mut filter, rule, act)?;
@@ -89,14 +89,11 @@ fn compare(arg: &LinuxSeccompArg) -> ScmpArgCompare {
     ScmpArgCompare::new(arg.index() as u32, operator, datum)
 }
 
-fn action(action: Action, errno: Option<u32>) -> Result<ScmpAction> {
+fn action(action: Action, errno: Option<u32>) -> ScmpAction {
     match table::action(action) {
-        Meaning::Plain(action) => Ok(action),
+        Meaning::Plain(action) => action,
         // Was checked to be in range.
-        Meaning::Errno { make, .. } => Ok(make(errno.unwrap_or(EPERM))),
-        Meaning::Refused => {
-            Err(Error::invalid(format!("linux.seccomp: {action} is not supported")))
-        }
+        Meaning::Errno { make, .. } => make(errno.unwrap_or(EPERM)),
     }
 }
 

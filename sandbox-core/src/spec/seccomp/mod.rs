@@ -53,18 +53,39 @@ pub fn key(profile: &LinuxSeccomp) -> Result<String> {
 pub fn flags(profile: &LinuxSeccomp) -> u32 {
     let default = [Flag::SeccompFilterFlagSpecAllow];
     let flags = profile.flags().as_deref().unwrap_or(&default);
-    flags.iter().filter_map(|flag| table::flag(*flag)).fold(0, |all, flag| all | flag)
+    let listener = notifies(profile);
+    let bits = flags.iter().filter_map(|flag| table::flag(*flag, listener));
+    bits.fold(if listener { table::NEW_LISTENER } else { 0 }, |all, flag| all | flag)
+}
+
+/// Whether loading a program with these flags makes a listener.
+pub fn makes_listener(flags: u32) -> bool {
+    flags & table::NEW_LISTENER != 0
+}
+
+/// Whether an agent decides about some system calls (`SCMP_ACT_NOTIFY`).
+pub fn notifies(profile: &LinuxSeccomp) -> bool {
+    let mut rules = profile.syscalls().iter().flatten();
+    rules.any(|rule| rule.action() == Action::ScmpActNotify)
 }
 
 /// Refuses a profile that cannot be compiled and names the field, without libseccomp.
 /// Does not check the names of system calls: the compiler skips unknown ones.
 pub fn check(profile: &LinuxSeccomp) -> Result<()> {
-    action(
-        "defaultAction",
-        profile.default_action(),
-        "defaultErrnoRet",
-        profile.default_errno_ret(),
-    )?;
+    if profile.default_action() == Action::ScmpActNotify {
+        return refuse(
+            "defaultAction",
+            "is SCMP_ACT_NOTIFY; expected rules that name the calls, since the listener is handed \
+             over by some of the others",
+        );
+    }
+    if notifies(profile) && profile.listener_path().is_none() {
+        return refuse(
+            "listenerPath",
+            "is missing; expected an agent's socket for SCMP_ACT_NOTIFY",
+        );
+    }
+    errno("defaultErrnoRet", profile.default_action(), profile.default_errno_ret())?;
     for (i, arch) in profile.architectures().iter().flatten().enumerate() {
         if table::architecture(*arch).is_none() {
             return refuse(
@@ -75,9 +96,14 @@ pub fn check(profile: &LinuxSeccomp) -> Result<()> {
     }
     for (i, rule) in profile.syscalls().iter().flatten().enumerate() {
         let field = |name: &str| format!("syscalls[{i}].{name}");
-        action(&field("action"), rule.action(), &field("errnoRet"), rule.errno_ret())?;
+        errno(&field("errnoRet"), rule.action(), rule.errno_ret())?;
         if rule.names().is_empty() {
             return refuse(&field("names"), "expected at least one system call");
+        }
+        // As under runc. Its listener is handed over by this call as well.
+        let asks_agent = rule.action() == Action::ScmpActNotify;
+        if asks_agent && rule.names().iter().any(|name| name == "write") {
+            return refuse(&field("names"), "SCMP_ACT_NOTIFY is not possible for write");
         }
         for (k, arg) in rule.args().iter().flatten().enumerate() {
             if arg.index() > 5 {
@@ -91,13 +117,12 @@ pub fn check(profile: &LinuxSeccomp) -> Result<()> {
     Ok(())
 }
 
-fn action(field: &str, action: Action, errno_field: &str, errno: Option<u32>) -> Result<()> {
+fn errno(field: &str, action: Action, errno: Option<u32>) -> Result<()> {
     let most = match table::action(action) {
-        Meaning::Refused => return refuse(field, &format!("{action} is not supported")),
         Meaning::Errno { most, .. } => most,
         Meaning::Plain(_) if errno.is_some() => {
             return refuse(
-                errno_field,
+                field,
                 &format!("belongs to SCMP_ACT_ERRNO and SCMP_ACT_TRACE, not to {action}"),
             );
         }
@@ -105,7 +130,7 @@ fn action(field: &str, action: Action, errno_field: &str, errno: Option<u32>) ->
     };
     match errno {
         Some(errno) if errno > most => {
-            refuse(errno_field, &format!("is {errno}; expected at most {most}"))
+            refuse(field, &format!("is {errno}; expected at most {most}"))
         }
         _ => Ok(()),
     }

@@ -22,8 +22,6 @@ pub(super) enum Meaning {
         most: u32,
         make: fn(u32) -> ScmpAction,
     },
-    /// Not supported.
-    Refused,
 }
 
 const ACTIONS: [Action; 9] = [
@@ -47,8 +45,7 @@ pub(super) fn action(action: Action) -> Meaning {
         Action::ScmpActKill | Action::ScmpActKillThread => Meaning::Plain(ScmpAction::KillThread),
         Action::ScmpActKillProcess => Meaning::Plain(ScmpAction::KillProcess),
         Action::ScmpActLog => Meaning::Plain(ScmpAction::Log),
-        // No process would reply: the listener is not implemented.
-        Action::ScmpActNotify => Meaning::Refused,
+        Action::ScmpActNotify => Meaning::Plain(ScmpAction::Notify),
         Action::ScmpActTrace => Meaning::Errno {
             most: u16::MAX.into(),
             make: |message| ScmpAction::Trace(message as u16),
@@ -146,15 +143,21 @@ const FLAGS: [Flag; 4] = [
     Flag::SeccompFilterFlagWaitKillableRecv,
 ];
 
-/// Returns the bit of seccomp(2); `None` for a flag that only has a meaning with user
-/// notification: the kernel would refuse it.
-pub(super) fn flag(flag: Flag) -> Option<u32> {
-    match flag {
+/// `SECCOMP_FILTER_FLAG_NEW_LISTENER`
+pub(super) const NEW_LISTENER: u32 = 1 << 3;
+
+/// Returns the bit of seccomp(2). The kernel takes some only with a listener, and some only
+/// without.
+pub(super) fn flag(flag: Flag, listener: bool) -> Option<u32> {
+    match (flag, listener) {
         // Without effect on the single thread that loads the program.
-        Flag::SeccompFilterFlagTsync => Some(1 << 0),
-        Flag::SeccompFilterFlagLog => Some(1 << 1),
-        Flag::SeccompFilterFlagSpecAllow => Some(1 << 2),
-        Flag::SeccompFilterFlagWaitKillableRecv => None,
+        (Flag::SeccompFilterFlagTsync, false) => Some(1 << 0),
+        (Flag::SeccompFilterFlagLog, _) => Some(1 << 1),
+        (Flag::SeccompFilterFlagSpecAllow, _) => Some(1 << 2),
+        (Flag::SeccompFilterFlagWaitKillableRecv, true) => Some(1 << 5),
+        (Flag::SeccompFilterFlagTsync, true) | (Flag::SeccompFilterFlagWaitKillableRecv, false) => {
+            None
+        }
     }
 }
 
@@ -181,12 +184,12 @@ pub fn supported() -> Supported {
         all.into_iter().filter_map(name).collect()
     }
     Supported {
-        actions: names(ACTIONS.into_iter().filter(|a| !matches!(action(*a), Meaning::Refused))),
+        actions: names(ACTIONS),
         operators: names(OPERATORS),
         architectures: names(
             ARCHITECTURES.into_iter().filter(|arch| architecture(*arch).is_some()),
         ),
         known_flags: names(FLAGS),
-        flags: names(FLAGS.into_iter().filter(|f| flag(*f).is_some())),
+        flags: names(FLAGS),
     }
 }

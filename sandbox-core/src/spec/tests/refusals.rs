@@ -71,6 +71,18 @@ fn what_no_kernel_gives_is_told() {
 }
 
 #[test]
+fn an_agent_that_is_never_asked_is_told() {
+    let told = |action: &str| {
+        let rule = json!({"names": ["mkdir"], "action": action});
+        let profile = json!({"defaultAction": "SCMP_ACT_ALLOW", "listenerPath": "/agent", "syscalls": [rule]});
+        let plan = Story::of(CTR).set("/linux/seccomp", profile).accepted();
+        plan.host.powerless.iter().any(|lost| lost.field == "linux.seccomp.listenerPath")
+    };
+    assert!(told("SCMP_ACT_ERRNO"));
+    assert!(!told("SCMP_ACT_NOTIFY"));
+}
+
+#[test]
 fn network_devices_have_names_of_the_kernel_s_kind() {
     let with = |devices: Value| Story::of(CTR).set("/linux/netDevices", devices);
     let plan = with(json!({"eth1": {"name": "net%d"}, "eth0": {"name": ""}})).accepted();

@@ -186,7 +186,7 @@ fn a_profile_that_cannot_be_compiled_is_refused_by_field() {
     let table = [
         (
             json!({"defaultAction": "SCMP_ACT_NOTIFY"}),
-            "linux.seccomp.defaultAction: SCMP_ACT_NOTIFY is not supported",
+            "linux.seccomp.defaultAction: is SCMP_ACT_NOTIFY",
         ),
         (
             json!({"defaultAction": "SCMP_ACT_ALLOW", "defaultErrnoRet": 1}),
@@ -198,7 +198,12 @@ fn a_profile_that_cannot_be_compiled_is_refused_by_field() {
         ),
         (
             rule(json!({"names": ["read"], "action": "SCMP_ACT_NOTIFY"})),
-            "linux.seccomp.syscalls[0].action: SCMP_ACT_NOTIFY",
+            "linux.seccomp.listenerPath: is missing",
+        ),
+        (
+            json!({"defaultAction": "SCMP_ACT_ALLOW", "listenerPath": "/run/agent",
+                "syscalls": [{"names": ["read", "write"], "action": "SCMP_ACT_NOTIFY"}]}),
+            "linux.seccomp.syscalls[0].names: SCMP_ACT_NOTIFY is not possible for write",
         ),
         (
             rule(json!({"names": ["read"], "action": "SCMP_ACT_TRACE", "errnoRet": 65536})),
