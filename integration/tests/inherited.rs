@@ -206,6 +206,30 @@ fn no_other_container_has_a_containers_keys(containerd: Containerd) {
     assert_eq!(first.exec_shell("finds", FIND).0, 0);
 }
 
+/// A user may have 200 keys, and root of the host a million. Each pod's users are its own.
+#[test]
+fn containerd_2_1_keys_are_limited_for_each_pod() {
+    let containerd = Containerd::start(Version::V2_1);
+    let script = "/usr/bin/perl -e '$| = 1; ($t, $p) = (q(user), q(word)); \
+                  while ($n < 300) { $k = qq(key-$n); \
+                  last if syscall(248, $t, $k, $p, 4, -3) < 0; $n++ } print qq($n\n)'; \
+                  sleep 1000";
+    let hog = with_perl(containerd.shell("hog", script)).start();
+    let got: u32 = hog.stdio().wait_for_output("\n").trim().parse().expect("a number");
+    if runc(&containerd) {
+        assert_eq!(got, 300, "there it is the host's root");
+        return;
+    }
+    assert!(got > 100 && got <= 200, "{got} keys");
+    assert_ne!(hog.exec_shell("more", ADD).0, 0);
+    let other = with_perl(containerd.shell("other", ADD)).start();
+    assert_eq!(other.finish().0, 0, "another pod");
+    let host = std::process::Command::new("sh").args(["-c", ADD]).status().expect("run sh");
+    assert!(host.success(), "the host's root");
+    // A pod that has none left still starts containers and processes.
+    assert_eq!(hog.exec_shell("runs", "echo runs"), (0, "runs\n".to_owned()));
+}
+
 /// Another container of the pod, in the same user namespace, knows the name of the keyring
 /// and joins it: keyctl(2), KEYCTL_JOIN_SESSION_KEYRING. Under runc it has the keys then.
 #[test]

@@ -32,6 +32,7 @@ on_each_containerd!(
     mounts_are_locked_whatever_the_interface,
     the_root_below_the_container_s_is_out_of_reach,
     limits_of_a_user_are_not_shared_with_the_host_or_another_pod,
+    no_user_namespace_of_a_pod_is_made_by_the_host_s_root,
     a_fork_bomb_ends_at_its_limit,
     a_program_that_ends_at_once_can_be_started,
 );
@@ -501,7 +502,7 @@ fn the_root_below_the_container_s_is_out_of_reach(containerd: Containerd) {
 
 /// The kernel counts them for each user, and at each user namespace for its maker.
 fn limits_of_a_user_are_not_shared_with_the_host_or_another_pod(containerd: Containerd) {
-    for kind in ["inotify", "signals"] {
+    for kind in ["inotify", "signals", "queues", "fanotify"] {
         let most = usize::MAX.to_string();
         let hog = containerd
             .container(&format!("hog-{kind}"), ["/attacker", "exhaust", kind, &most])
@@ -520,6 +521,42 @@ fn limits_of_a_user_are_not_shared_with_the_host_or_another_pod(containerd: Cont
         // The limit holds all the same: the hog has all of its own.
         let (code, more) = hog.exec_shell("more", &format!("/attacker exhaust {kind} 1"));
         assert_eq!((code, more.as_str()), (0, "0\ndone\n"), "{kind}: its own pod");
+    }
+}
+
+/// Each limit of a user namespace (instances of inotify and fanotify and what they watch, signals,
+/// message queues, locked memory, and all kinds of namespaces) is charged to its maker. With the
+/// pod's own namespaces, and with mappings of a spec, also where these take all IDs that boot
+/// could have had for itself.
+fn no_user_namespace_of_a_pod_is_made_by_the_host_s_root(containerd: Containerd) {
+    let maker = |pid: i32| {
+        let script = format!(
+            "open F, q(/proc/{pid}/ns/user) or die; $b = pack q(L), 0; \
+             ioctl F, 0xb704, $b or die; print unpack q(L), $b"
+        );
+        let ran = Command::new("perl").args(["-e", &script]).output().expect("run perl");
+        let printed = String::from_utf8_lossy(&ran.stdout).into_owned();
+        printed.parse::<u32>().unwrap_or_else(|_| panic!("{pid}: {ran:?}"))
+    };
+    let mapped = |first: u32, size: u32| {
+        move |s: &mut Value| {
+            let map = json!([{ "containerID": 0, "hostID": first, "size": size }]);
+            (s["linux"]["uidMappings"], s["linux"]["gidMappings"]) = (map.clone(), map);
+            let namespaces = s["linux"]["namespaces"].as_array_mut().expect("namespaces");
+            namespaces.push(json!({ "type": "user" }));
+        }
+    };
+    let own = containerd.container("own", ["sleep", "1000"]).start();
+    let given = containerd.container("given", ["sleep", "1000"]).spec(mapped(700_000_000, 65536));
+    let given = given.start();
+    // Half of all IDs, those that Palisade takes ranges from among them.
+    let all = containerd.container("all", ["sleep", "1000"]).spec(mapped(1 << 29, 1 << 31));
+    let all = all.start();
+    for container in [own, given, all] {
+        let boot = sandbox::boot_of(container.shim()).pid;
+        for pid in [boot, container.pid()] {
+            assert_ne!(maker(pid), 0, "process {pid}");
+        }
     }
 }
 

@@ -144,6 +144,11 @@ impl Claim {
         self.ids.as_ref()?.own
     }
 
+    /// Returns the ID that makes the user namespaces, if there are any.
+    fn maker(&self) -> Option<u32> {
+        self.range.as_ref().map(IdRange::maker)
+    }
+
     fn range_link(&self) -> Option<std::path::PathBuf> {
         self.range.as_ref().map(|range| range.link().to_owned())
     }
@@ -292,7 +297,7 @@ fn clone_boot(
     // What a pod's processes use up of a user's limits (instances of inotify, signals, message
     // queues, namespaces), the kernel charges to the maker of their user namespace as well.
     // It must not be the host's root, on which all pods and containerd depend.
-    let maker = claim.own().map(EffectiveUser::begin).transpose();
+    let maker = claim.maker().map(EffectiveUser::begin).transpose();
     let maker = maker.context(|| "take the effective user of the sandbox")?;
     let cloned = clone_into(&alone, flags, cgroup);
     if !matches!(cloned, Ok(Cloned::Child)) {

@@ -111,6 +111,12 @@ impl IdRange {
         (!lines.any(|line| line.holds_outside(self.boot))).then_some(self.boot)
     }
 
+    /// Returns the ID that makes the sandbox's user namespaces: boot's own, even if a container
+    /// has it too.
+    pub fn maker(&self) -> u32 {
+        self.boot
+    }
+
     /// Returns the link that marks it as taken.
     pub fn link(&self) -> &Path {
         &self.link
