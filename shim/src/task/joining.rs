@@ -28,7 +28,7 @@ impl CgroupsToJoin {
         let mut procs = if is_root && !divided { Vec::new() } else { cgroup.procs()? };
         procs.extend(cgroup.resctrl_tasks()?);
         let of_init = divided.then(|| cgroup.procs_of_init()).transpose()?;
-        let directory = directory(is_root || divided, plan, cgroup)?;
+        let directory = birthplace(cgroup)?;
         Ok(Self { directory, procs, of_init })
     }
 
@@ -46,19 +46,13 @@ impl CgroupsToJoin {
             None => cgroup.procs()?,
         };
         procs.extend(cgroup.resctrl_tasks()?);
-        let directory = directory(is_root || divided, plan, cgroup)?;
+        let directory = birthplace(cgroup)?;
         Ok(Self { directory, procs, of_init: None })
     }
 }
 
-/// Opens the directory for a process that is to be born in its container's cgroup, if that
-/// is all that it has to join.
-fn directory(elsewhere: bool, plan: &Plan, cgroup: &Cgroup) -> Result<Option<OwnedFd>> {
-    match elsewhere || plan.host.intel_rdt.is_some() {
-        true => Ok(None),
-        false => {
-            let birthplace = cgroup.birthplace().map(|directory| directory.try_clone_to_owned());
-            birthplace.transpose().context(|| "dup of a cgroup's directory")
-        }
-    }
+/// Opens the directory for births in the container's cgroup, if boot may have them.
+fn birthplace(cgroup: &Cgroup) -> Result<Option<OwnedFd>> {
+    let directory = cgroup.birthplace().map(|directory| directory.try_clone_to_owned());
+    directory.transpose().context(|| "dup of a cgroup's directory")
 }

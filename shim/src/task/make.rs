@@ -219,7 +219,7 @@ async fn create_init(
     if let Some(process) = &container.process {
         boot.sandbox.raise_limits(process)?;
     }
-    if boot.root != plan.id {
+    if joins_its_cgroup_alone(plan, boot, cgroup) {
         allow_births(boot, &plan.id, cgroup);
     }
     if let Some(agent) = Agent::of(&plan.plan, &plan.bundle) {
@@ -234,6 +234,12 @@ async fn create_init(
     let MadeProcess { process, io } = MadeProcess::take(reply, io)?;
     let pid = pid_of(&process);
     Ok(Process::init(plan.stdio.clone(), pid, Program::Process(Arc::new(process)), io))
+}
+
+/// Whether the container's processes join one cgroup, in which boot is not, and nothing else.
+fn joins_its_cgroup_alone(plan: &CreatePlan, boot: &BootClient, cgroup: &Cgroup) -> bool {
+    let divided = cgroup.is_divided_by(&plan.plan.container);
+    boot.root != plan.id && !divided && plan.plan.host.intel_rdt.is_none()
 }
 
 /// Lets boot clone the container's processes into their cgroup. Without it they are moved
