@@ -50,9 +50,10 @@ impl Entry {
             && matches(&self.palisade, &found.palisade)
     }
 
-    /// Whether it is about a host with this version of cgroups.
-    pub fn may_occur(&self, version: u32) -> bool {
-        self.version.is_none_or(|only| only == version)
+    /// Whether it must occur on a host with this version of cgroups. What is said of all hosts
+    /// is proven by version 1's, since some of it is about an older runc.
+    pub fn must_occur(&self, version: u32) -> bool {
+        self.version.unwrap_or(1) == version
     }
 }
 
