@@ -5,10 +5,11 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use containerd_client::types::v1::Status as TaskStatus;
 use containerd_shim_protos::types::mount::Mount;
+use integration::attack::add_attacker;
 use integration::containerd::{Containerd, Version};
 use integration::shim::Bundle;
-use integration::wait;
 
 fn mount(kind: &str, source: &Path, options: &[&str]) -> Mount {
     Mount {
@@ -72,21 +73,35 @@ mod needs_loop_devices {
         run("mkfs.ext4", &["-q".as_ref(), "-d".as_ref(), &tree, &image]);
         let root = || vec![mount("ext4", &image, &["rw", "loop"])];
         assert_eq!(exit_of(&bundle, root()), Ok(7));
-        is_let_go(&image);
+        assert_eq!(devices_of(&image), "");
         // What a container has written is there for the next.
-        let bundle = bundle.spec(|spec| {
-            spec["process"]["args"] = serde_json::json!(["grep", "-q", "new", "/file"]);
-        });
-        assert_eq!(exit_of(&bundle, root()), Ok(0));
-        is_let_go(&image);
+        let (again, _) = super::bundle(&containerd, "again", "grep -q new /file");
+        assert_eq!(exit_of(&again, root()), Ok(0));
+        assert_eq!(devices_of(&image), "");
     }
 
-    /// A container's file systems end some time after its Delete, but soon.
-    fn is_let_go(image: &Path) {
-        wait::until("no loop device has the file", || {
-            let listed = Command::new("losetup").arg("-j").arg(image).output().expect("losetup");
-            listed.stdout.is_empty().then_some(())
-        });
+    /// A container's file systems on devices are gone when its Delete returns: a snapshotter
+    /// takes the device away then.
+    fn devices_of(image: &Path) -> String {
+        let listed = Command::new("losetup").arg("-j").arg(image).output().expect("losetup");
+        String::from_utf8_lossy(&listed.stdout).into_owned()
+    }
+
+    /// The kernel closes late what it cannot close at once, one after another for the whole
+    /// host, and any container can hold that up.
+    #[test]
+    fn another_pod_cannot_hold_up_the_end_of_a_root() {
+        let containerd = Containerd::start(Version::V2_1);
+        let hog = containerd.container("hog", ["/attacker", "hold-closes"]).spec(add_attacker);
+        let hog = hog.start();
+        hog.stdio().wait_for_output("held");
+        let (bundle, tree) = bundle(&containerd, "other", "exit 7");
+        let image = bundle.path.join("image");
+        std::fs::File::create(&image).and_then(|f| f.set_len(64 << 20)).expect("make a file");
+        run("mkfs.ext4", &["-q".as_ref(), "-d".as_ref(), &tree, &image]);
+        assert_eq!(exit_of(&bundle, vec![mount("ext4", &image, &["rw", "loop"])]), Ok(7));
+        assert_eq!(devices_of(&image), "");
+        assert_eq!(hog.status(), TaskStatus::Running);
     }
 
     /// containerd's erofs snapshotter: a view of one layer, and layers that the mount manager

@@ -20,6 +20,7 @@
 //! | [`sandbox`] | the shim, and its `delete` command (`clean_up`) | root of the host | `palisade` on a mount of its own, boot's pidfd, its ends of boot's channels | the sandbox's state below `/run/palisade`, its ID range, boot and the gofers |
 //! | `sandbox::child::boot` | a clone of the shim, until it executes boot | root of the host, then ID 0 of U1; in boot's namespaces | all that the shim holds; hands on boot's ends of the channels and the birth certificate | joins the root container's cgroup on version 1 |
 //! | `sandbox::child::gofer` | a clone of the shim, until it executes the gofer | root of the host | all that the shim holds; hands on its request's socket | nothing |
+//! | `sys::let_go`'s child | a clone of the shim, in its memory | root of the host | the descriptors that are to be closed | nothing: it closes them |
 //! | [`gofer`], `spec::seccomp::compile` | `palisade gofer` | root of the host, with all capabilities | its request's socket, the mounts channel, U1, the pod's network namespace, boot's pidfd | opens what the plan names and makes mounts of it; keeps seccomp programs below `/run/palisade` |
 //! | `gofer::child` | clones of the gofer, in a new mount or user namespace, or in boot's PID namespace | as the gofer | as the gofer | makes one mount or namespace and ends |
 //! | [`boot`] | `palisade boot`, PID 1 of the pod | its own ID in U1, with ten capabilities there; an empty root | control, mounts channel, start-sync, logs, its own PID namespace | the pod's processes, mounts and names; nothing of the host |

@@ -42,8 +42,9 @@ fn decode(bytes: &[u8]) -> (Option<Upward>, usize) {
 }
 
 fn outcome() -> impl Strategy<Value = Result<Done, Failure>> {
-    let done =
-        prop_oneof![Just(Done::Ok), any::<bool>().prop_map(|terminal| Done::Process { terminal })];
+    let process =
+        any::<(bool, bool)>().prop_map(|(terminal, mounts)| Done::Process { terminal, mounts });
+    let done = prop_oneof![Just(Done::Ok), process];
     let kind = prop_oneof![
         Just(FailureKind::Invalid),
         Just(FailureKind::NotFound),

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use containerd_shim::Flags;
 use containerd_shim_protos::ttrpc::asynchronous::Server;
+use sandbox_core::sys::let_go;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::connections::Connections;
@@ -45,6 +46,8 @@ pub(crate) fn serve(serving: Serving, listener: UnixListener) -> Result<()> {
         // There is no log to write this to.
         eprintln!("palisade: open the log FIFO of the bundle: {error}");
     }
+    // Before there is a boot, from which descriptors come.
+    let_go::prepare().context(|| "prepare to close mounts")?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .enable_time()
@@ -53,6 +56,7 @@ pub(crate) fn serve(serving: Serving, listener: UnixListener) -> Result<()> {
     let address = serving.address.clone();
     let outcome = runtime.block_on(run(serving, listener));
     socket::remove(&address);
+    let_go::close_rest();
     outcome
 }
 
@@ -79,6 +83,7 @@ pub(crate) fn serve_by_hand(flags: &Flags) -> Result<()> {
 
 async fn run(serving: Serving, listener: UnixListener) -> Result<()> {
     let events = Events::new(&serving.namespace, &serving.events);
+    tokio::spawn(task::close_what_is_let_go());
     let shim = Shim::new(&serving.namespace, events, serving.options);
     let connections = Connections::new();
     let listener = connections.accept(listener)?;

@@ -22,6 +22,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigEvent, SigevNotify};
 use nix::sys::timer::Timer;
 use nix::time::ClockId;
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::inotify;
 use rustix::fs::{
     AtFlags, CWD, Mode, OFlags, RenameFlags, mkdirat, open, openat, renameat_with, unlinkat,
@@ -29,6 +30,10 @@ use rustix::fs::{
 use rustix::mount::{
     FsPickFlags, MountAttrFlags, MoveMountFlags, UnmountFlags, fsconfig_reconfigure,
     fsconfig_set_flag, fspick, move_mount, unmount,
+};
+use rustix::net::{
+    AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
+    sendmsg, socketpair,
 };
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 use sandbox_core::sys::mount::{
@@ -51,6 +56,7 @@ fn main() {
         ["exchange", ref pairs @ ..] => exchange_for_ever(pairs),
         ["pipe", ref files @ ..] => files.iter().for_each(|file| write_by_pipe(file)),
         ["context"] => open_context(),
+        ["hold-closes"] => hold_closes(),
         ["exhaust", kind, most] => exhaust(kind, most.parse().expect("a number")),
         ["--control", ref list @ ..] => print_failing(list),
         ["--one", number, ref list @ ..] => try_one(list, number.parse().expect("a number")),
@@ -80,7 +86,7 @@ fn attacks(list: &[&str]) -> Vec<Attack> {
         _ => {
             panic!(
                 "attacker: mounts, process PID, newborns NAME, executable, below, exhaust KIND MOST, \
-                 exchange A B..., pipe FILE..., context or change FILE"
+                 exchange A B..., pipe FILE..., hold-closes, context or change FILE"
             )
         }
     }
@@ -174,6 +180,53 @@ fn queue(number: usize) -> Option<MqdT> {
 /// Makes a fanotify group as any user may: `FAN_REPORT_FID`.
 fn group() -> Option<Fanotify> {
     Fanotify::init(InitFlags::from_bits_retain(0x200), EventFFlags::O_RDONLY).ok()
+}
+
+/// Holds up the kernel's one queue of late closes, for as long as this process lives: what the
+/// collector of sockets closes goes through that queue, and the close of a TCP socket that
+/// lingers over data that nobody receives waits there. Prints `held` once a pipe's end that is
+/// collected after it stays open.
+fn hold_closes() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("listen");
+    let mut held = Vec::new();
+    loop {
+        let address = listener.local_addr().expect("an address");
+        let mut socket = std::net::TcpStream::connect(address).expect("connect");
+        // Accepted, so that the other end lives; nobody reads it.
+        held.push(listener.accept().expect("accept"));
+        socket.set_nonblocking(true).expect("fcntl");
+        while socket.write(&[0; 1 << 16]).is_ok() {}
+        let linger = Some(std::time::Duration::from_secs(1000));
+        rustix::net::sockopt::set_socket_linger(&socket, linger).expect("SO_LINGER");
+        collect(socket.into());
+        let (reader, writer) = rustix::pipe::pipe().expect("pipe");
+        collect(writer);
+        let mut end = [PollFd::new(&reader, PollFlags::IN)];
+        let time = Timespec { tv_sec: 1, tv_nsec: 0 };
+        if rustix::event::poll(&mut end, Some(&time)).expect("poll") == 0 {
+            break;
+        }
+    }
+    println!("held");
+    std::io::stdout().flush().expect("print");
+    loop {
+        rustix::event::pause();
+    }
+}
+
+/// Leaves a descriptor to the kernel's collector: in the queue of a socket that only that
+/// queue holds.
+fn collect(descriptor: OwnedFd) {
+    let (sender, queue) =
+        socketpair(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None)
+            .expect("socketpair");
+    let both = [descriptor.as_fd(), queue.as_fd()];
+    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    ancillary.push(SendAncillaryMessage::ScmRights(&both));
+    sendmsg(&sender, &[std::io::IoSlice::new(b"-")], &mut ancillary, SendFlags::empty())
+        .expect("sendmsg");
+    drop(descriptor);
 }
 
 /// Makes a timer, which holds a queued signal in reserve: timer_create(2).

@@ -149,7 +149,7 @@ impl Boot {
     /// Replies with a process, and with its terminal if there is a second
     /// descriptor.
     fn reply_with_process(&self, number: u64, pid: i32, fds: &[BorrowedFd<'_>]) {
-        let outcome = Ok(Done::Process { terminal: fds.len() > 1 });
+        let outcome = Ok(Done::Process { terminal: fds.len() > 1, mounts: false });
         self.send_for(Some(pid), &Upward::Reply { number, outcome }, fds);
     }
 

@@ -116,22 +116,31 @@ impl Boot {
             Ok(_) => {}
             Err(error) => return self.reply(number, Err(error)),
         }
-        self.present(number, pid, &pidfd, handed_over.terminal.as_ref());
+        let AtGate { terminal, mounts, .. } = handed_over;
+        self.present(number, pid, &pidfd, terminal.as_ref(), mounts.as_ref());
     }
 
     fn executed(&mut self, pending: Pending) {
         let Pending { number, process, pid, pidfd, terminal, .. } = pending;
         match process.is_init() {
             true => self.reply(number, Ok(Done::Ok)),
-            false => self.present(number, pid, &pidfd, terminal.as_ref()),
+            false => self.present(number, pid, &pidfd, terminal.as_ref(), None),
         }
     }
 
-    /// Sends a new process and its terminal to the shim.
-    fn present(&self, number: u64, pid: PodPid, pidfd: &OwnedFd, terminal: Option<&OwnedFd>) {
-        let outcome = Ok(Done::Process { terminal: terminal.is_some() });
+    /// Sends a new process, its terminal and the mounts that it has left to the shim. Nothing
+    /// of the last is closed here: that takes long.
+    fn present(
+        &self,
+        number: u64,
+        pid: PodPid,
+        pidfd: &OwnedFd,
+        terminal: Option<&OwnedFd>,
+        mounts: Option<&OwnedFd>,
+    ) {
+        let outcome = Ok(Done::Process { terminal: terminal.is_some(), mounts: mounts.is_some() });
         let descriptors: Vec<_> =
-            [Some(pidfd), terminal].into_iter().flatten().map(AsFd::as_fd).collect();
+            [Some(pidfd), terminal, mounts].into_iter().flatten().map(AsFd::as_fd).collect();
         self.send_for(Some(pid), &Upward::Reply { number, outcome }, &descriptors);
     }
 

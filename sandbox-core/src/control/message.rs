@@ -167,9 +167,11 @@ pub enum Done {
     /// There is no more to report.
     Ok,
     /// A process was made. Descriptors: its pidfd, then the master side of its
-    /// terminal if `terminal`.
+    /// terminal if `terminal`, then the mount namespace that it has left if `mounts`.
     Process {
         /// Whether a terminal comes with it.
         terminal: bool,
+        /// Whether a mount namespace comes with it.
+        mounts: bool,
     },
 }

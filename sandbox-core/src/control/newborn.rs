@@ -32,6 +32,8 @@ pub(crate) struct AtGate {
     pub(crate) devpts: Option<OwnedFd>,
     /// The master side of the init's own terminal.
     pub(crate) terminal: Option<OwnedFd>,
+    /// The mount namespace that it has left, which is destroyed when this is closed.
+    pub(crate) mounts: Option<OwnedFd>,
 }
 
 const UNMAPPED: u8 = b'U';
@@ -52,12 +54,10 @@ impl NewbornMessage {
         Ok(match self {
             Self::Unmapped => (vec![UNMAPPED], Vec::new()),
             Self::Listener(fd) => ([&[LISTENER], &fd.to_ne_bytes()[..]].concat(), Vec::new()),
-            Self::AtGate(AtGate { devpts, terminal }) => {
-                let has = [devpts.is_some().into(), terminal.is_some().into()];
-                (
-                    [[AT_GATE].as_slice(), &has].concat(),
-                    [devpts, terminal].into_iter().flatten().collect(),
-                )
+            Self::AtGate(AtGate { devpts, terminal, mounts }) => {
+                let all = [devpts, terminal, mounts];
+                let has = all.each_ref().map(|one| u8::from(one.is_some()));
+                ([[AT_GATE].as_slice(), &has].concat(), all.into_iter().flatten().collect())
             }
             Self::Failed(failure) => ([vec![FAILED], failure.encode()?].concat(), Vec::new()),
         })
@@ -65,7 +65,7 @@ impl NewbornMessage {
 
     /// Receives a message, as boot. `None` at the end of file. Blocks while there is none.
     pub(crate) fn receive(channel: impl AsFd) -> Result<Option<Self>> {
-        let received = receive_packet(channel, MAX_PACKET, 2)
+        let received = receive_packet(channel, MAX_PACKET, 3)
             .context(|| "receive from the container's process")?;
         let Received::Packet { bytes, fds, .. } = received else {
             return Ok(None);
@@ -75,11 +75,11 @@ impl NewbornMessage {
             Some((&LISTENER, &[a, b, c, d])) => {
                 Ok(Some(Self::Listener(RawFd::from_ne_bytes([a, b, c, d]))))
             }
-            Some((&AT_GATE, &[devpts, terminal])) => {
+            Some((&AT_GATE, &[devpts, terminal, mounts])) => {
                 let mut sent = fds.take().into_iter();
-                let mut next_if = |has: u8| if has == 0 { None } else { sent.next() };
-                let (devpts, terminal) = (next_if(devpts), next_if(terminal));
-                Ok(Some(Self::AtGate(AtGate { devpts, terminal })))
+                let next_if = |has: u8| if has == 0 { None } else { sent.next() };
+                let [devpts, terminal, mounts] = [devpts, terminal, mounts].map(next_if);
+                Ok(Some(Self::AtGate(AtGate { devpts, terminal, mounts })))
             }
             Some((&FAILED, rest)) => Failure::decode(rest)
                 .map(|failure| Some(Self::Failed(failure)))

@@ -11,7 +11,6 @@ use crate::control::packet::{Received, pair, receive_packet, send_packet};
 use crate::error::{Context, Error, Failure, Result};
 use crate::sys::child::Child;
 use crate::sys::clone::SingleThreaded;
-use crate::sys::let_go::let_go;
 
 /// Starts a child in new namespaces that only waits to be killed.
 pub(super) fn idle(namespaces: CloneFlags) -> Result<Child> {
@@ -31,14 +30,14 @@ pub(super) fn made_in_child(
     let (ours, theirs) = pair().context(|| "socketpair")?;
     let child =
         Child::run(&alone()?, namespaces, || report(&theirs, work())).context(|| "clone3")?;
-    // Held until the child has ended, so that the kernel destroys its mounts when nobody waits
-    // for that.
+    // Held until the gofer ends, so that the kernel destroys the child's mounts when nobody
+    // waits for that.
     let mounts = File::open(format!("/proc/{}/ns/mnt", child.pid()));
     // The child's death then closes the channel.
     drop(theirs);
     let received = receive_packet(&ours, 64 * 1024, 1).context(|| "receiving from a child")?;
     drop(child);
-    let_go(mounts.ok().map(OwnedFd::from));
+    std::mem::forget(mounts);
     match received {
         Received::Packet { fds, bytes, .. } if bytes.is_empty() => fds
             .take()

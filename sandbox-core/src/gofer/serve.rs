@@ -16,7 +16,6 @@ use crate::gofer::hook_view::Carried;
 use crate::gofer::means::Gofer;
 use crate::gofer::{bind, devices, filesystem, hooks, rootfs, seccomp};
 use crate::spec::plan::{DeliveredSource, Powerless};
-use crate::sys::let_go::let_go;
 use crate::sys::process::die_with_parent;
 
 /// Larger than any request: one with a large seccomp profile and thousands of
@@ -31,8 +30,8 @@ pub fn run(socket: OwnedFd) -> ExitCode {
         .and_then(|(request, fds)| serve(request, fds, &mut leftovers))
         .map_err(Into::into);
     let replied = reply(&socket, &answer);
-    // Each would take a grace period of the kernel to close.
-    let_go(leftovers);
+    // Each takes a grace period of the kernel to close. Nobody waits for the gofer's end.
+    drop(leftovers);
     match replied {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {

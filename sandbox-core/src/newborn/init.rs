@@ -21,7 +21,6 @@ use crate::control::newborn::AtGate;
 use crate::error::{Context, Result};
 use crate::spec::plan::{ContainerPlan, ProcessPlan};
 use crate::sys::clone::SingleThreaded;
-use crate::sys::let_go::let_go;
 use crate::sys::mount::{AttrChange, Depth, attach_at, clone_mount, mount_setattr_at};
 use crate::sys::process::{Rlimit, become_root, exit_now, set_dumpable};
 
@@ -85,7 +84,7 @@ fn to_gate(
     let first_mounts = own_mount_namespace()?;
     let top = mounts::complete(&mut tree, plan, root)?;
     enter_root(&tree, top)?;
-    enter_late_namespaces(newborn, first_mounts)?;
+    enter_late_namespaces(newborn)?;
     own_time.map_or(Ok(()), |files| files.enter(&plan.time_offsets))?;
     mounts::finish(&mut tree, plan)?;
     terminal.as_ref().map_or(Ok(()), super::terminal::name)?;
@@ -96,7 +95,11 @@ fn to_gate(
     let (limits, channel) = (newborn.limits, newborn.channel);
     let prepared = Prepared::new(process, limits, seccomp, has_terminal, own_files, channel)?;
     let terminal = terminal.map(|terminal| terminal.master);
-    Ok((prepared, AtGate { devpts: tree.take_terminals(), terminal }))
+    // If this process has left the first, nobody else is in it, and the kernel takes long to
+    // destroy it: the shim has that done.
+    let has_left = late_namespaces(plan).contains(CloneFlags::CLONE_NEWNS);
+    let mounts = has_left.then_some(first_mounts);
+    Ok((prepared, AtGate { devpts: tree.take_terminals(), terminal, mounts }))
 }
 
 /// Opens the mount namespace that this process was born in.
@@ -127,7 +130,7 @@ fn hide_sandbox_proc() -> Result<()> {
 
 /// Enters the user namespace of the pod's containers. From here on this process has no
 /// privilege over boot's namespaces, and its copy of the mounts is locked.
-fn enter_late_namespaces(newborn: Newborn<'_>, first_mounts: OwnedFd) -> Result<()> {
+fn enter_late_namespaces(newborn: Newborn<'_>) -> Result<()> {
     match (newborn.users, &newborn.plan.mappings) {
         (None, _) => {}
         (Some(users), None) => {
@@ -141,8 +144,6 @@ fn enter_late_namespaces(newborn: Newborn<'_>, first_mounts: OwnedFd) -> Result<
     if !late.is_empty() {
         unshare(late).context(|| format!("unshare {late:?}"))?;
     }
-    // If this process has left it, the kernel destroys it now.
-    let_go([first_mounts]);
     Ok(())
 }
 

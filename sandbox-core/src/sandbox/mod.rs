@@ -49,7 +49,7 @@ pub use clean_up::clean_up;
 pub use executable::Executable;
 pub use gofer_run::GoferRun;
 use gofer_run::{Gofer, LaunchedGofer};
-pub use held_mounts::HeldMounts;
+pub use held_mounts::{HeldMounts, keeps_busy};
 pub use process::{Process, ReceivedFds};
 use state::StateDirectory;
 use users::Spares;
@@ -296,6 +296,14 @@ impl Sandbox {
             Ok(()) | Err(Errno::SRCH) => Ok(()),
             Err(e) => Err(e).context(|| format!("kill the sandbox process {}", self.boot.0)),
         }
+    }
+
+    /// Returns a pidfd of each gofer that has not ended yet. The mounts that it made, and that
+    /// are no part of a container's, end with it.
+    pub fn gofers_left(&self) -> Vec<OwnedFd> {
+        gofer_run::collect(self);
+        let gofers = lock(&self.gofers);
+        gofers.iter().filter_map(|gofer| gofer.as_fd().try_clone_to_owned().ok()).collect()
     }
 
     /// Collects the exit status of boot if it has exited. Idempotent.

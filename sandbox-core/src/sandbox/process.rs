@@ -3,14 +3,17 @@
 //! system behind the descriptor.
 
 use std::fs::File;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
+use nix::sched::CloneFlags;
 use rustix::fs::{AtFlags, FileType, StatxFlags, statx};
 use rustix::io::Errno;
 
+use super::HeldMounts;
 use crate::control::message::{Done, Upward};
 use crate::control::packet::Unchecked;
 use crate::error::{Context, Error, FailureKind, Result};
+use crate::sys::namespace::kind as namespace_kind;
 use crate::sys::pidfd::{LAST_SIGNAL, send_signal};
 use crate::types::HostPid;
 
@@ -30,6 +33,8 @@ pub struct ReceivedFds {
     pub terminal: Option<OwnedFd>,
     /// The listener of its seccomp program.
     pub listener: Option<OwnedFd>,
+    /// The mount namespace that it has left, if there is one.
+    pub mounts: HeldMounts,
 }
 
 impl ReceivedFds {
@@ -42,13 +47,14 @@ impl ReceivedFds {
         descriptors: Unchecked,
         speaks_for: Option<HostPid>,
     ) -> Result<ReceivedFds> {
-        let announced = match message {
-            Upward::Reply { outcome: Ok(Done::Process { terminal }), .. } => {
-                1 + usize::from(*terminal)
+        let (process, terminal, mounts, listener) = match message {
+            Upward::Reply { outcome: Ok(Done::Process { terminal, mounts }), .. } => {
+                (true, *terminal, *mounts, false)
             }
-            Upward::Listener { .. } => 2,
-            _ => 0,
+            Upward::Listener { .. } => (true, false, false, true),
+            _ => (false, false, false, false),
         };
+        let announced = [process, terminal, mounts, listener].map(usize::from).iter().sum();
         let sent = descriptors.as_slice();
         if sent.len() != announced {
             return Err(Error::internal(format!(
@@ -57,14 +63,19 @@ impl ReceivedFds {
             )));
         }
         let pid = sent.first().map(|pidfd| check_pidfd(pidfd, speaks_for)).transpose()?;
-        let is_listener = matches!(message, Upward::Listener { .. });
-        let check_second = if is_listener { check_listener } else { check_terminal };
-        sent.get(1).map(check_second).transpose()?;
+        let mut rest = sent.iter().skip(1);
+        let mut check = |is_there: bool, check: fn(&OwnedFd) -> Result<()>| {
+            rest.by_ref().take(is_there.into()).try_for_each(check)
+        };
+        check(terminal, check_terminal)?;
+        check(mounts, check_mounts)?;
+        check(listener, check_listener)?;
         let mut checked = descriptors.take().into_iter();
         let process = pid.zip(checked.next()).map(|(pid, pidfd)| Process { pid, pidfd });
-        let second = checked.next();
-        let (listener, terminal) = if is_listener { (second, None) } else { (None, second) };
-        Ok(Self { process, terminal, listener })
+        let mut next_if = |is_there: bool| if is_there { checked.next() } else { None };
+        let (terminal, mounts, listener) = (next_if(terminal), next_if(mounts), next_if(listener));
+        let mounts = mounts.map(HeldMounts::left).unwrap_or_default();
+        Ok(Self { process, terminal, listener, mounts })
     }
 }
 
@@ -117,6 +128,29 @@ fn check_listener(fd: &OwnedFd) -> Result<()> {
     }
 }
 
+/// Checks that this is a mount namespace: that is closed by a child of the shim's
+/// (`sys/let_go.rs`), which anything else could hold up for ever.
+fn check_mounts(fd: &OwnedFd) -> Result<()> {
+    let other = || Error::internal("it sent a descriptor that is no mount namespace");
+    // All namespaces are files of one file system, so that no program serves this one if it
+    // is where the shim's own is.
+    let own = file_system_of(&File::open("/proc/self/ns/mnt").context(|| "open a namespace")?)?;
+    if file_system_of(fd)? != own {
+        return Err(other());
+    }
+    match namespace_kind(fd) {
+        Ok(kind) if kind == CloneFlags::CLONE_NEWNS => Ok(()),
+        _ => Err(other()),
+    }
+}
+
+/// Returns the device number of a file's file system. Asks the kernel alone.
+fn file_system_of(file: impl AsFd) -> Result<(u32, u32)> {
+    let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+    let stat = statx(file, "", flags, StatxFlags::TYPE).context(|| "statx of a namespace")?;
+    Ok((stat.stx_dev_major, stat.stx_dev_minor))
+}
+
 /// Whether this is the master side of a pty: only that side answers TIOCGPTN.
 fn is_master(fd: &OwnedFd) -> bool {
     rustix::pty::ptsname(fd, Vec::new()).is_ok()
@@ -154,4 +188,18 @@ fn pid_of(pidfd: &OwnedFd) -> Result<Option<i32>> {
     let text = String::from_utf8_lossy(&text[..length]);
     let pid = text.lines().find_map(|line| line.strip_prefix("Pid:"));
     Ok(pid.and_then(|pid| pid.trim().parse().ok()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_mount_namespace_is_taken_for_one() {
+        let check = |path: &str| check_mounts(&File::open(path).unwrap().into());
+        assert!(check("/proc/self/ns/mnt").is_ok());
+        for other in ["/proc/self/ns/net", "/proc/self/ns/pid", "/proc/self/ns", "/dev/null", "/"] {
+            assert!(check(other).is_err(), "{other}");
+        }
+    }
 }

@@ -18,7 +18,7 @@ use rustix::path::Arg;
 use serde::{Deserialize, Serialize};
 
 use super::check;
-use super::let_go::let_go;
+use super::let_go::let_go_later;
 
 /// The mounts that a change applies to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,7 +78,7 @@ pub fn mount_of(fd: impl AsFd) -> io::Result<OnMount> {
 pub fn open_alone(directory: impl Arg) -> io::Result<OwnedFd> {
     let mount = clone_mount(CWD, directory, Depth::Top)?;
     let directory = open_again(&mount, OFlags::DIRECTORY)?;
-    let_go([mount]);
+    let_go_later([mount]);
     Ok(directory)
 }
 

@@ -3,6 +3,8 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 
+use nix::sched::CloneFlags;
+
 use super::check;
 
 /// Opens the user namespace that owns another namespace: `NS_GET_USERNS`.
@@ -17,6 +19,17 @@ pub fn owner(namespace: impl AsFd) -> io::Result<OwnedFd> {
     // SAFETY: the kernel returned a new, close-on-exec descriptor that nothing else owns.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
+
+/// Returns the kind of a namespace, as the flag of clone(2) that makes one: `NS_GET_NSTYPE`.
+pub fn kind(namespace: impl AsFd) -> io::Result<CloneFlags> {
+    // SAFETY: as above.
+    let flag = unsafe { libc::ioctl(namespace.as_fd().as_raw_fd(), NS_GET_NSTYPE, 0) };
+    check(flag)?;
+    Ok(CloneFlags::from_bits_retain(flag))
+}
+
+/// `_IO(0xb7, 0x3)` of `linux/nsfs.h`.
+const NS_GET_NSTYPE: libc::Ioctl = 0xb703;
 
 /// `_IO(0xb7, 0x1)` of `linux/nsfs.h`.
 const NS_GET_USERNS: libc::Ioctl = 0xb701;

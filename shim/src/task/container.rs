@@ -7,7 +7,7 @@ use containerd_shim_protos::protobuf::well_known_types::any::Any;
 use sandbox_core::cgroup::stats::Stats;
 use sandbox_core::cgroup::{CapacityPolicy, Cgroup, OomWatch, ResourcesInForce};
 use sandbox_core::control::message::Done;
-use sandbox_core::sandbox::{self, HeldMounts, ReceivedFds};
+use sandbox_core::sandbox::{self, HeldMounts, ReceivedFds, keeps_busy};
 use sandbox_core::spec::plan::{Plan, ProcessPlan, Terminal};
 use sandbox_core::types::ProcessId;
 use tokio::sync::watch;
@@ -39,7 +39,9 @@ pub(super) struct Container {
     pub(super) oom_kills: u64,
     pub(super) init: Process,
     /// Its mounts, until its exit is published.
-    pub(super) mounts: Option<HeldMounts>,
+    pub(super) mounts: HeldMounts,
+    /// Whether Delete waits until its mounts are gone.
+    pub(super) keeps_busy: bool,
     pub(super) execs: HashMap<String, Process>,
     /// The number of execs that have begun to start and have no published exit.
     /// The init's exit waits for them.
@@ -54,9 +56,8 @@ impl Container {
         boot: Arc<BootClient>,
         cgroup: Arc<Cgroup>,
         oom: Option<OomWatch>,
-        init: Process,
+        (init, mounts): (Process, HeldMounts),
     ) -> Self {
-        let mounts = init.state.process().map(|process| HeldMounts::of_process(process));
         Self {
             id: plan.id.clone(),
             bundle: plan.bundle.clone(),
@@ -71,6 +72,7 @@ impl Container {
             oom_kills: 0,
             init,
             mounts,
+            keeps_busy: keeps_busy(&plan.plan, &plan.rootfs),
             execs: HashMap::default(),
             unfinished_execs: watch::Sender::default(),
             last_stats: None,
@@ -162,7 +164,7 @@ impl Process {
     /// Attaches an exec that boot has made. Returns its early exit, as
     /// [`State::attach`] does.
     pub(super) fn attach(&mut self, made: MadeProcess) -> Result<Option<u32>> {
-        let MadeProcess { process, mut io } = made;
+        let MadeProcess { process, mut io, .. } = made;
         let pid = pid_of(&process);
         let apply = |asked: Asked| {
             if let Some(size) = asked.size {
@@ -205,18 +207,20 @@ impl Process {
 pub(super) struct MadeProcess {
     pub(super) process: sandbox::Process,
     pub(super) io: Io,
+    /// Mounts that it has left.
+    pub(super) mounts: HeldMounts,
 }
 
 impl MadeProcess {
     /// Makes it from boot's reply.
     pub(super) fn take(reply: (Done, ReceivedFds), mut io: Io) -> Result<Self> {
-        let ReceivedFds { process: Some(process), terminal, .. } = reply.1 else {
+        let ReceivedFds { process: Some(process), terminal, mounts, .. } = reply.1 else {
             return Err(Error::internal("the sandbox process made no process and gave no reason"));
         };
         if let Some(terminal) = terminal {
             io.attach(terminal)?;
         }
-        Ok(Self { process, io })
+        Ok(Self { process, io, mounts })
     }
 }
 

@@ -10,11 +10,15 @@ use containerd_shim_protos::events::task::TaskDelete;
 use containerd_shim_protos::protobuf::MessageField;
 use sandbox_core::types::ProcessId;
 
+use super::boot::BootClient;
 use super::shim::Shim;
-use super::{exits, hooks, teardown};
+use super::{exits, hooks, let_go, teardown};
 use crate::error::Result;
 use crate::exit::{Exit, timestamp};
 use crate::ready::readable;
+
+/// The time that the mounts of a container may keep something busy.
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The time that a process has to end by SIGKILL.
 const KILL_TIMEOUT: Duration = Duration::from_secs(5);
@@ -72,6 +76,10 @@ async fn delete_container(shim: &Arc<Shim>, id: &str) -> Result<DeleteResponse> 
     {
         log::warn!("container {id}: {error}");
     }
+    let keeps_busy = shim.table().container(id)?.keeps_busy;
+    if keeps_busy && tokio::time::timeout(RELEASE_TIMEOUT, release(&boot)).await.is_err() {
+        log::warn!("container {id}: its mounts are not gone {RELEASE_TIMEOUT:?} after its end");
+    }
     let (pid, exit) = {
         let mut table = shim.table();
         let container = table.container(id)?;
@@ -91,6 +99,14 @@ async fn delete_container(shim: &Arc<Shim>, id: &str) -> Result<DeleteResponse> 
     });
     teardown::shut_down_if_pending(shim);
     Ok(response)
+}
+
+/// Waits until the mounts of a container that has ended are gone.
+async fn release(boot: &BootClient) {
+    for gofer in boot.sandbox.gofers_left() {
+        let _ = readable(gofer.as_fd()).await;
+    }
+    let_go::wait(let_go::ever_let_go()).await;
 }
 
 /// Ends an init at its gate: it must have an exit too.

@@ -246,7 +246,7 @@ pub(super) fn conclude(shim: &Arc<Shim>, id: &ProcessId, assumed: Exit) {
     match id.exec {
         None => {
             container.latch_stats();
-            drop(container.mounts.take());
+            drop(std::mem::take(&mut container.mounts));
         }
         Some(_) => container.finish_exec(),
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use sandbox_core::cgroup::Cgroup;
 use sandbox_core::control::message::{Done, Request};
-use sandbox_core::sandbox::{self, NewSandbox, ReceivedFds};
+use sandbox_core::sandbox::{self, HeldMounts, NewSandbox, ReceivedFds};
 use sandbox_core::spec::plan::Powerless;
 use sandbox_core::types::Capacity;
 
@@ -20,7 +20,7 @@ use super::listen::listen;
 use super::relay::relay_log;
 use super::rollback::Rollback;
 use super::shim::Shim;
-use super::{hooks, oom, powerless};
+use super::{hooks, let_go, oom, powerless};
 use crate::error::{Error, Result};
 use crate::options;
 use crate::ready::readable;
@@ -61,7 +61,7 @@ async fn take_steps(
     let boot: &Arc<BootClient> = match existing {
         // The first container makes the sandbox, and is its root.
         None => {
-            let boot = rollback.made.insert(spawn_boot(shim, plan, &cgroup, capacity)?);
+            let boot = rollback.made.insert(spawn_boot(shim, plan, &cgroup, capacity).await?);
             start_boot(shim, plan, boot, &cgroup).await?;
             boot
         }
@@ -119,7 +119,7 @@ async fn make_alone(
 ) -> Result<Arc<BootClient>> {
     let cgroup = rollback.cgroup.insert(make_cgroup(plan)?).clone();
     let capacity = cgroup.capacity(plan.capacity_policy())?;
-    let boot = rollback.made.insert(spawn_boot(shim, plan, &cgroup, capacity)?);
+    let boot = rollback.made.insert(spawn_boot(shim, plan, &cgroup, capacity).await?);
     start_boot(shim, plan, boot, &cgroup).await?;
     boot.sandbox.move_net_devices(&plan.plan)?;
     ask_to_create(shim, plan, boot, CgroupsToJoin::default(), &Donated::default(), capacity)
@@ -145,7 +145,7 @@ fn make_cgroup(plan: &CreatePlan) -> Result<Arc<Cgroup>> {
 }
 
 /// Spawns boot into the first container's cgroup.
-fn spawn_boot(
+async fn spawn_boot(
     shim: &Shim,
     plan: &CreatePlan,
     cgroup: &Arc<Cgroup>,
@@ -162,6 +162,10 @@ fn spawn_boot(
         memory: capacity.memory,
         config: &config,
     };
+    if plan.plan.host.time_namespace.is_some() {
+        // Only a process whose memory is its own enters one (setns(2)).
+        let_go::wait(let_go::ever_let_go()).await;
+    }
     let sandbox = sandbox::Sandbox::spawn(new)?;
     Ok(Arc::new(BootClient::new(sandbox, &plan.id, cgroup.clone())))
 }
@@ -207,7 +211,7 @@ async fn create_init(
     boot: &BootClient,
     cgroup: &Cgroup,
     capacity: Capacity,
-) -> Result<Process> {
+) -> Result<(Process, HeldMounts)> {
     let container = &plan.plan.container;
     let (uid, gid) = container.process.as_ref().map_or((0, 0), |p| (p.uid, p.gid));
     let (uid, gid) = boot.sandbox.host_ids(&plan.plan, uid, gid);
@@ -229,11 +233,13 @@ async fn create_init(
     let reply = ask_to_create(shim, plan, boot, cgroups, &donated, capacity).await?;
     cgroup.settled();
     if container.process.is_none() {
-        return Ok(stand_in(plan, boot));
+        return Ok((stand_in(plan, boot), HeldMounts::default()));
     }
-    let MadeProcess { process, io } = MadeProcess::take(reply, io)?;
+    let MadeProcess { process, io, mounts } = MadeProcess::take(reply, io)?;
+    let mounts = mounts.and_those_of(process.pidfd.as_fd(), process.pid);
     let pid = pid_of(&process);
-    Ok(Process::init(plan.stdio.clone(), pid, Program::Process(Arc::new(process)), io))
+    let init = Process::init(plan.stdio.clone(), pid, Program::Process(Arc::new(process)), io);
+    Ok((init, mounts))
 }
 
 /// Whether the container's processes join one cgroup, in which boot is not, and nothing else.

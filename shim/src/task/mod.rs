@@ -13,6 +13,7 @@
 //! | [`table`], [`shim`] | the shim's state |
 //! | [`oom`], [`exits`] | the end of a process, and the order of its events |
 //! | [`teardown`] | every ending |
+//! | [`let_go`] | the last closes of mounts |
 //! | [`listen`], [`relay`] | boot's messages and log |
 //! | [`powerless`] | what a spec grants in vain |
 //! | [`reservation`], [`rollback`], [`make`] | the parts of Create and StartSandbox |
@@ -33,6 +34,7 @@ mod exits;
 mod hooks;
 mod joining;
 mod kill;
+mod let_go;
 mod lifecycle;
 mod listen;
 mod make;
@@ -62,6 +64,7 @@ mod wait;
 
 pub(crate) use boot::BootClient;
 pub(crate) use create_plan::{CreateContext, CreatePlan, Wanted};
+pub(crate) use let_go::close_what_is_let_go;
 pub(crate) use make::make_sandbox;
 pub(crate) use metrics::encode as encode_stats;
 pub(crate) use pod::{Pod, PodStart, PodState};
