@@ -1,11 +1,13 @@
 //! Sessions with a running container of a pod: ExecSync, Exec, Attach,
 //! PortForward.
 
+use std::time::{Duration, Instant};
 use std::{fs, thread};
 
-use integration::containerd::Containerd;
+use integration::containerd::{Containerd, Version};
+use integration::cri::HANDLER;
 use integration::stream::Session;
-use integration::{on_each_cri, tests_of};
+use integration::{host, on_each_cri, tests_of};
 
 on_each_cri!(
     exec_sync_returns_output_and_exit_code,
@@ -18,6 +20,7 @@ on_each_cri!(
     attach_shows_the_output_and_takes_input,
     ports_are_forwarded,
     thirty_execs_at_once,
+    boot_s_share_of_the_cpu_is_its_own,
 );
 
 fn exec_sync_returns_output_and_exit_code(containerd: Containerd) {
@@ -166,4 +169,51 @@ fn thirty_execs_at_once(containerd: Containerd) {
             scope.spawn(move || assert_eq!(container.ask(&format!("echo {n}")), n.to_string()));
         }
     });
+}
+
+/// containerd gives the pause container, in whose cgroup boot works, the least that there is.
+fn boot_s_share_of_the_cpu_is_its_own(containerd: Containerd) {
+    let pod = containerd.pod("shares");
+    let container = pod.shell("main", "sleep 1000");
+    let weight_of = |pid: i32| {
+        let directory = host::cgroup_directory(pid, "cpu");
+        let read = |file: &str| fs::read_to_string(directory.join(file)).ok();
+        let text = read("cpu.shares").or_else(|| read("cpu.weight")).expect("a share");
+        text.trim().parse::<u64>().expect("a number")
+    };
+    let (boot, container) = (weight_of(pod.pid()), weight_of(container.pid()));
+    assert!(boot >= 5 * container, "{boot} beside {container}");
+}
+
+/// The median of some execs, in milliseconds, beside eight busy loops in another container.
+fn exec_beside_busy_loops(containerd: &Containerd, handler: &str, name: &str) -> Duration {
+    let pod = containerd.try_pod_by(handler, name, |_| ()).expect("run a pod");
+    let quiet = pod.shell("quiet", "sleep 1000");
+    let loops = "for n in 1 2 3 4 5 6 7 8; do while :; do :; done & done; echo busy; wait";
+    pod.shell("busy", loops).wait_for_log("busy");
+    let mut times: Vec<Duration> = (0..21)
+        .map(|_| {
+            let begin = Instant::now();
+            quiet.ask("true");
+            begin.elapsed()
+        })
+        .collect();
+    times.sort();
+    pod.stop().expect("stop the pod");
+    times[times.len() / 2]
+}
+
+/// Both are measured in the same minute, by turns.
+#[test]
+fn a_busy_container_slows_execs_beside_it_no_more_than_under_runc() {
+    let runc = "runtime_type = \"io.containerd.runc.v2\"";
+    let containerd = Containerd::start_with_handler(Version::V2_1, "beside", runc);
+    let measured: Vec<_> = (0..3)
+        .map(|round| {
+            let ours = exec_beside_busy_loops(&containerd, HANDLER, &format!("ours-{round}"));
+            (ours, exec_beside_busy_loops(&containerd, "beside", &format!("runc-{round}")))
+        })
+        .collect();
+    println!("ours and runc's: {measured:?}");
+    assert!(measured.iter().any(|(ours, runcs)| ours <= runcs), "{measured:?}");
 }

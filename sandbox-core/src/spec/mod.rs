@@ -20,6 +20,6 @@ pub use load::{load, load_process};
 pub use resolve::capabilities::capability_names;
 pub use resolve::facts::{NamespaceId, SandboxFacts};
 pub use resolve::namespaces::namespace_names;
-pub use resolve::pod::annotations;
+pub use resolve::pod::{annotations, with_share_of_boot};
 pub use resolve::process::{ProcessDefaults, plan_process};
 pub use resolve::{Context, plan};

@@ -10,6 +10,7 @@ use containerd_shim_protos::api::{Empty, UpdateTaskRequest};
 use oci_spec::runtime::LinuxResources;
 use sandbox_core::control::message::Request;
 use sandbox_core::spec::plan::Powerless;
+use sandbox_core::spec::with_share_of_boot;
 
 use super::container::Container;
 use super::lifecycle::State;
@@ -26,6 +27,11 @@ pub(super) fn update(shim: &Shim, request: &UpdateTaskRequest) -> Result<Empty> 
     check_update(&container.init.state)?;
     let powerless = powerless_annotations(&request.annotations)?;
     powerless::check(container.on_powerless, &powerless)?;
+    // boot's share of the CPU does not depend on a client.
+    let resources = match container.is_pause() {
+        true => with_share_of_boot(resources),
+        false => resources,
+    };
     container.resources.update(&container.cgroup, &resources)?;
     send_capacity(container)?;
     let new = |one: &Powerless| container.told_annotations.insert(one.field.clone());

@@ -174,7 +174,10 @@ pub fn plan(spec: &Spec, context: &Context<'_>) -> Result<Plan> {
         delivered: mounts.delivered,
         devices,
         cgroups_path: cgroups_path(linux)?,
-        resources: linux.resources().clone().unwrap_or_default(),
+        resources: match linux.resources().clone().unwrap_or_default() {
+            resources if pod::is_pause(spec) => pod::with_share_of_boot(resources),
+            resources => resources,
+        },
         intel_rdt: intel_rdt::plan(linux, context.id, pod::is_pause(spec))?,
         network: resolved.network,
         time_namespace: resolved.times.path,

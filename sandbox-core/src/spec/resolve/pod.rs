@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use oci_spec::runtime::{Capability, Linux, Spec};
+use oci_spec::runtime::{Capability, Linux, LinuxResources, Spec};
 
 use super::unit_properties;
 
@@ -31,6 +31,21 @@ pub(super) fn is_sandbox(spec: &Spec) -> bool {
 pub(super) fn is_pause(spec: &Spec) -> bool {
     let args = spec.process().as_ref().and_then(|process| process.args().as_deref());
     is_sandbox(spec) && args.is_some_and(|args| args == ["/pause"])
+}
+
+/// The CPU shares of a cgroup in which boot is alone: ten CPUs' worth, all of it on the one
+/// CPU that its one thread runs on.
+const SHARES_OF_BOOT: u64 = 10 * 1024;
+
+/// Raises the CPU shares of a pause container. Engines give it the least that there is, 2, as
+/// its program only sleeps. But boot works there, and newborns on their way to their container
+/// do: beside a busy container of the pod, their execs would take seconds. No program of a
+/// user's runs in that cgroup.
+pub fn with_share_of_boot(mut resources: LinuxResources) -> LinuxResources {
+    let mut cpu = resources.cpu().clone().unwrap_or_default();
+    cpu.set_shares(Some(cpu.shares().unwrap_or_default().max(SHARES_OF_BOOT)));
+    resources.set_cpu(Some(cpu));
+    resources
 }
 
 /// Returns the sign that a container, or the pod whose sandbox container it is,
