@@ -1,11 +1,13 @@
 //! Exec'd processes in a running container.
 
+use std::os::fd::OwnedFd;
 use std::thread;
 
-use integration::container::Exit;
+use integration::container::{Exit, Result, pidfd};
 use integration::containerd::Containerd;
 use integration::stdio::Streams;
-use integration::{on_each_containerd, spec};
+use integration::{host, on_each_containerd, sandbox, spec, wait};
+use rustix::process::{Signal, pidfd_send_signal};
 use serde_json::json;
 
 on_each_containerd!(
@@ -13,6 +15,7 @@ on_each_containerd!(
     exec_sees_what_the_container_sees,
     a_missing_program_is_named_and_the_container_lives_on,
     fifty_execs_at_once,
+    more_execs_at_once_than_the_sandbox_s_channel_takes,
     an_exec_id_is_taken_once,
     an_exec_id_can_be_used_again,
     an_exec_takes_its_own_user_environment_and_directory,
@@ -72,6 +75,53 @@ fn fifty_execs_at_once(containerd: Containerd) {
     for (n, exec) in execs.iter().enumerate() {
         assert_eq!(exec.wait().code, u32::try_from(n).expect("a small number"));
         assert_eq!(exec.stdio().output(), format!("{n}\n"));
+    }
+}
+
+/// A process that is stopped until this is dropped.
+struct Stopped<'a>(&'a OwnedFd);
+
+impl<'a> Stopped<'a> {
+    fn stop(process: &'a OwnedFd) -> Self {
+        pidfd_send_signal(process, Signal::STOP).expect("stop it");
+        Self(process)
+    }
+}
+
+impl Drop for Stopped<'_> {
+    fn drop(&mut self) {
+        let _ = pidfd_send_signal(self.0, Signal::CONT);
+    }
+}
+
+/// boot is stopped until the shim has all of them, so that its channel fills up.
+fn more_execs_at_once_than_the_sandbox_s_channel_takes(containerd: Containerd) {
+    const EXECS: usize = 300;
+    let container = containerd.container("busy", ["sleep", "1000"]).start();
+    let execs: Vec<_> = (0..EXECS)
+        .map(|n| container.exec(&format!("exec-{n}"), spec::process(&["true"]), Streams::Captured))
+        .collect::<Result<_>>()
+        .expect("add execs");
+    let boot = pidfd(sandbox::boot_of(container.shim()).pid);
+    let stopped = Stopped::stop(&boot);
+    thread::scope(|scope| {
+        let started: Vec<_> = execs.iter().map(|exec| scope.spawn(|| exec.start())).collect();
+        // Before the threads are waited for, if this panics.
+        let stopped = stopped;
+        wait::until("the shim has opened the streams of all", || {
+            let held = host::descriptors(container.shim());
+            (0..EXECS)
+                .all(|n| held.values().any(|to| to.contains(&format!("/exec-{n}/"))))
+                .then_some(())
+        });
+        drop(stopped);
+        for (n, started) in started.into_iter().enumerate() {
+            let started = started.join().expect("no panic");
+            started.unwrap_or_else(|e| panic!("exec {n}: {}", e.message()));
+        }
+    });
+    for exec in &execs {
+        assert_eq!(exec.wait().code, 0);
     }
 }
 

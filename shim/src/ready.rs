@@ -22,8 +22,17 @@ pub(crate) fn register<T: AsFd + AsRawFd>(fd: T, interest: Interest) -> io::Resu
 /// same one: epoll accepts a descriptor only once, so each task waits on its
 /// own duplicate.
 pub(crate) async fn readable(fd: BorrowedFd<'_>) -> Result<()> {
+    ready(fd, Interest::READABLE).await
+}
+
+/// Waits until a descriptor is writable.
+pub(crate) async fn writable(fd: BorrowedFd<'_>) -> Result<()> {
+    ready(fd, Interest::WRITABLE).await
+}
+
+async fn ready(fd: BorrowedFd<'_>, interest: Interest) -> Result<()> {
     let own = fd.try_clone_to_owned().context(|| "duplicate a descriptor")?;
-    let fd = register(own, Interest::READABLE).context(|| "register with epoll")?;
-    let _ready = fd.readable().await.context(|| "wait for a descriptor")?;
+    let fd = register(own, interest).context(|| "register with epoll")?;
+    let _ready = fd.ready(interest).await.context(|| "wait for a descriptor")?;
     Ok(())
 }

@@ -11,6 +11,7 @@
 //! | the same | the same | [`Sandbox::finish_start`] |
 //! | [`Sandbox::gofer`] | [`GoferRun`] | [`GoferRun::finish`] |
 //! | [`Sandbox::send`] | [`Sandbox::control`] | [`Sandbox::receive`] |
+//! | the same, where [`Sandbox::has_unsent`] | the same, writable | [`Sandbox::send_rest`] |
 //! | [`Sandbox::kill`] | [`Sandbox::pidfd`] | [`Sandbox::reap`] |
 
 mod child;
@@ -25,6 +26,8 @@ mod state;
 mod time_visit;
 mod users;
 
+use std::collections::VecDeque;
+use std::io::ErrorKind;
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -53,6 +56,10 @@ pub use held_mounts::{HeldMounts, keeps_busy};
 pub use process::{Process, ReceivedFds};
 use state::StateDirectory;
 use users::Spares;
+
+/// The most requests that wait for room in the control channel. A correct boot takes them at
+/// once; one that was taken over may take none.
+const MAX_UNSENT: usize = 4096;
 
 /// The options that a node's administrator chose: `docs/options.md`.
 #[derive(Clone, Debug)]
@@ -113,6 +120,8 @@ pub struct Sandbox {
     /// Whether its processes have the host's PIDs, so that they outlive boot.
     host_pids: bool,
     next_number: AtomicU64,
+    /// Requests that did not fit into the control channel, with their descriptors.
+    unsent: Mutex<VecDeque<(Vec<u8>, Vec<OwnedFd>)>>,
     gofers_started: AtomicU64,
     /// The first gofer, which starts with boot.
     launched: Mutex<Option<LaunchedGofer>>,
@@ -229,14 +238,46 @@ impl Sandbox {
         gofer_run::start(self, plan, rootfs, first)
     }
 
-    /// Sends a request. Returns its number.
+    /// Sends a request. Returns its number. If the control channel is full, the request waits
+    /// for [`Sandbox::send_rest`].
     pub fn send(&self, request: Request, descriptors: &[BorrowedFd<'_>]) -> Result<u64> {
         gofer_run::collect(self);
         let number = self.next_number.fetch_add(1, Ordering::Relaxed);
         let bytes = Numbered { number, request }.encode()?;
-        send_packet(&*self.control, &bytes, descriptors)
-            .context(|| "send a request to the sandbox process")?;
+        let mut unsent = lock(&self.unsent);
+        let what = || "send a request to the sandbox process";
+        if unsent.is_empty() {
+            match send_packet(&*self.control, &bytes, descriptors) {
+                Err(full) if full.kind() == ErrorKind::WouldBlock => {}
+                other => return other.map(|()| number).context(what),
+            }
+        }
+        if unsent.len() == MAX_UNSENT {
+            return Err(Errno::AGAIN).context(what);
+        }
+        let kept = descriptors.iter().map(|fd| fd.try_clone_to_owned());
+        unsent.push_back((bytes, kept.collect::<std::io::Result<_>>().context(|| "dup")?));
         Ok(number)
+    }
+
+    /// Whether there are requests that did not fit into the control channel.
+    pub fn has_unsent(&self) -> bool {
+        !lock(&self.unsent).is_empty()
+    }
+
+    /// Sends the requests that did not fit into the control channel, in their order, as far as
+    /// they fit now.
+    pub fn send_rest(&self) -> Result<()> {
+        let mut unsent = lock(&self.unsent);
+        while let Some((bytes, kept)) = unsent.front() {
+            let descriptors: Vec<_> = kept.iter().map(AsFd::as_fd).collect();
+            match send_packet(&*self.control, bytes, &descriptors) {
+                Err(full) if full.kind() == ErrorKind::WouldBlock => return Ok(()),
+                sent => sent.context(|| "send a request to the sandbox process")?,
+            }
+            unsent.pop_front();
+        }
+        Ok(())
     }
 
     /// Returns the control channel, which is non-blocking.

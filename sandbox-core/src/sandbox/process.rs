@@ -54,7 +54,7 @@ impl ReceivedFds {
             Upward::Listener { .. } => (true, false, false, true),
             _ => (false, false, false, false),
         };
-        let announced = [process, terminal, mounts, listener].map(usize::from).iter().sum();
+        let announced: usize = [process, terminal, mounts, listener].map(usize::from).iter().sum();
         let sent = descriptors.as_slice();
         if sent.len() != announced {
             return Err(Error::internal(format!(

@@ -74,6 +74,7 @@ pub(super) fn spawn(new: NewSandbox<'_>) -> Result<Sandbox> {
         own_id,
         host_pids: new.plan.host.host_namespaces.pid,
         next_number: 1.into(),
+        unsent: Mutex::default(),
         gofers_started: 0.into(),
         launched: Some(gofer).into(),
         gofers: Mutex::default(),

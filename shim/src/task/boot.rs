@@ -5,6 +5,7 @@
 //! by its number, and ignores a reply without a request: boot may be hostile.
 
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
@@ -15,13 +16,13 @@ use sandbox_core::error::Failure;
 use sandbox_core::sandbox::{ReceivedFds, Sandbox, printable};
 use sandbox_core::spec::SandboxFacts;
 use sandbox_core::spec::plan::{Plan, Powerless};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{Notify, oneshot, watch};
 
 use super::agent::Agent;
 use super::allowance::Allowance;
 use super::joining::CgroupsToJoin;
 use crate::error::{Context, Error, Result};
-use crate::ready::readable;
+use crate::ready::{readable, writable};
 use crate::stdio::Donated;
 
 /// The number of stray messages that are accepted at once, and per second in the
@@ -56,6 +57,8 @@ pub(crate) struct BootClient {
     /// The agents for seccomp listeners, by the ID of their container.
     agents: Mutex<HashMap<String, Arc<Agent>>>,
     strays: Mutex<Allowance>,
+    /// Requests wait for room in the control channel.
+    unsent: Notify,
 }
 
 /// A request without a reply.
@@ -84,6 +87,7 @@ impl BootClient {
             requests: Mutex::default(),
             agents: Mutex::default(),
             strays: Mutex::new(Allowance::new(STRAYS, STRAYS_A_SECOND)),
+            unsent: Notify::new(),
         }
     }
 
@@ -146,7 +150,7 @@ impl BootClient {
         request: Request,
         descriptors: &[BorrowedFd<'_>],
     ) -> Result<impl Future<Output = Result<(Done, ReceivedFds)>> + use<'a>> {
-        let number = self.sandbox.send(request, descriptors)?;
+        let number = self.send_numbered(request, descriptors)?;
         let (sender, reply) = oneshot::channel();
         lock(&self.requests).insert(number, Asked::new(Some(sender)));
         Ok(async move {
@@ -163,11 +167,34 @@ impl BootClient {
 
     /// Sends a request for whose reply no task waits.
     pub(super) fn send(&self, request: Request) {
-        match self.sandbox.send(request, &[]) {
+        match self.send_numbered(request, &[]) {
             Ok(number) => {
                 lock(&self.requests).insert(number, Asked::new(None));
             }
             Err(error) => log::debug!("send to the sandbox: {error}"),
+        }
+    }
+
+    fn send_numbered(
+        &self,
+        request: Request,
+        descriptors: &[BorrowedFd<'_>],
+    ) -> sandbox_core::Result<u64> {
+        let number = self.sandbox.send(request, descriptors)?;
+        if self.sandbox.has_unsent() {
+            self.unsent.notify_one();
+        }
+        Ok(number)
+    }
+
+    /// Sends what does not fit into the control channel at once, for ever.
+    pub(super) async fn send_rest(&self) -> Result<Infallible> {
+        loop {
+            self.unsent.notified().await;
+            while self.sandbox.has_unsent() {
+                writable(self.sandbox.control()).await?;
+                self.sandbox.send_rest()?;
+            }
         }
     }
 

@@ -3,6 +3,7 @@
 //! The messages are hostile: numbers and names are looked up, and a message
 //! whose number or name does not exist is ignored, up to a bound.
 
+use std::pin::pin;
 use std::sync::Arc;
 
 use sandbox_core::control::message::Upward;
@@ -48,6 +49,7 @@ async fn receive_until_closed(shim: &Arc<Shim>, boot: &Arc<BootClient>) -> Resul
     let interest = Interest::READABLE;
     let control = register(boot.sandbox.control(), interest).context(|| "epoll")?;
     let pidfd = register(boot.sandbox.pidfd(), interest).context(|| "epoll")?;
+    let mut send_rest = pin!(boot.send_rest());
     loop {
         tokio::select! {
             biased;
@@ -62,6 +64,11 @@ async fn receive_until_closed(shim: &Arc<Shim>, boot: &Arc<BootClient>) -> Resul
                 }
             }
             _ = pidfd.readable() => return Ok(()),
+            // A channel that takes nothing more is closed.
+            Err(error) = &mut send_rest => {
+                log::debug!("{}: {error}", boot.root);
+                return Ok(());
+            }
         }
     }
 }
