@@ -25,6 +25,7 @@ on_each_containerd!(
     read_only_and_masked_paths_stay_so,
     the_proc_of_the_container_is_masked,
     processes_hold_their_streams_and_nothing_else,
+    no_path_of_the_host_is_seen_inside,
     boot_holds_channels_and_no_directory_of_the_host,
     a_container_cannot_leave_by_its_working_directory,
     a_container_cannot_write_to_the_runtime_s_executable,
@@ -277,6 +278,21 @@ fn processes_hold_their_streams_and_nothing_else(containerd: Containerd) {
     let open = host::descriptors(terminal.pid());
     assert_eq!(open.keys().copied().collect::<Vec<_>>(), [0, 1, 2], "{open:?}");
     assert!(open.values().all(|to| to.ends_with("/0")), "{open:?}");
+}
+
+/// Neither in the links of a process's streams nor in the arguments of boot, which is the first
+/// process of a pod that shares its PIDs. The streams can be opened by their links all the same.
+fn no_path_of_the_host_is_seen_inside(containerd: Containerd) {
+    let script = "echo out > /proc/self/fd/1; echo err > /proc/self/fd/2; exec sleep 1000";
+    let container = containerd.shell("streams", script).start();
+    container.stdio().wait_for_output("out");
+    let (_, links) = container.exec_shell("links", "for n in 1 2; do readlink /proc/1/fd/$n; done");
+    assert_eq!(links.lines().count(), 2, "{links}");
+    let own = containerd.directory().to_string_lossy().into_owned();
+    let name = own.rsplit('/').next().expect("a name");
+    assert!(!links.contains(name) && !links.contains("fifo"), "{links}");
+    let boot = host::process(sandbox::boot_of(container.shim()).pid).expect("boot");
+    assert!(boot.args.iter().all(|argument| !argument.contains('/')), "{:?}", boot.args);
 }
 
 /// A boot that was taken over would find nothing.

@@ -7,7 +7,6 @@
 
 use std::ffi::OsString;
 use std::os::fd::RawFd;
-use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
@@ -34,8 +33,6 @@ pub struct BootFlags {
     pub debug: bool,
     /// The file for the message of a panic.
     pub panic_log_fd: RawFd,
-    /// The root container's bundle, for people who read process lists.
-    pub bundle: PathBuf,
     /// The control channel.
     pub controller_fd: RawFd,
     /// The channel on which the gofer's mounts arrive.
@@ -63,7 +60,6 @@ impl BootFlags {
             format!("--panic-log-fd={}", self.panic_log_fd),
             format!("--debug={}", self.debug),
             "boot".to_owned(),
-            format!("--bundle={}", self.bundle.display()),
             format!("--controller-fd={}", self.controller_fd),
             format!("--mounts-fd={}", self.mounts_fd),
             format!("--birth-fd={}", self.birth_fd),
@@ -90,7 +86,6 @@ impl BootFlags {
             log_fd: given.required("--log-fd")?,
             debug: given.required("--debug")?,
             panic_log_fd: given.required("--panic-log-fd")?,
-            bundle: given.required("--bundle")?,
             controller_fd: given.required("--controller-fd")?,
             mounts_fd: given.required("--mounts-fd")?,
             birth_fd: given.required("--birth-fd")?,
@@ -212,7 +207,6 @@ mod tests {
             log_fd: 3,
             debug: true,
             panic_log_fd: 4,
-            bundle: "/run/b".into(),
             controller_fd: 5,
             mounts_fd: 6,
             birth_fd: 7,

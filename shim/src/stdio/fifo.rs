@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{FileType, Mode, OFlags, open};
+use sandbox_core::sys::let_go::let_go_later;
+use sandbox_core::sys::mount::{Depth, clone_mount};
 use tokio::sync::watch;
 
 use super::Owner;
@@ -51,7 +53,12 @@ impl Output {
     /// Opens a write end for a process, which then writes to its client itself.
     pub(super) fn write_end(&self, owner: &Owner<'_>) -> Result<OwnedFd> {
         owner.chown(&self.0).context(|| "chown of an output FIFO")?;
-        reopen(&self.0, OFlags::WRONLY).context(|| "open an output FIFO")
+        // On a mount of its own that is nowhere, so that the process sees no path of the host in
+        // `/proc/self/fd`.
+        let nowhere = clone_mount(&self.0, "", Depth::Top).context(|| "clone an output FIFO")?;
+        let write_end = reopen(&nowhere, OFlags::WRONLY).context(|| "open an output FIFO")?;
+        let_go_later([nowhere]);
+        Ok(write_end)
     }
 
     /// Whether all that was written has been read.

@@ -111,7 +111,6 @@ fn donate_all(args: ChildArgs<'_>, ends: &BootEnds) -> Result<BootFlags> {
         log_fd,
         debug: new.config.debug,
         panic_log_fd: give(&ends.panic_log)?,
-        bundle: new.plan.host.bundle.clone(),
         controller_fd: give(&ends.control)?,
         mounts_fd: give(&ends.mounts)?,
         birth_fd: give(args.certificate)?,
