@@ -289,8 +289,7 @@ impl Boot {
             }
             Attack::NoListener => {
                 let (pid, pidfd) = sleeper()?;
-                let container = asked.container.clone();
-                let message = Upward::Listener { of: number, container };
+                let message = Upward::Listener { of: number };
                 self.send_for(Some(pid), &message, &[pidfd.as_fd(), null.as_fd()]);
                 self.children.push(asked.child(pidfd));
             }

@@ -72,8 +72,7 @@ impl Boot {
             Ok(listener) => listener,
             Err(error) => return self.failed(pending, error),
         };
-        let container = pending.process.container.clone();
-        let message = Upward::Listener { of: pending.number, container };
+        let message = Upward::Listener { of: pending.number };
         let descriptors = [pending.pidfd.as_fd(), listener.as_fd()];
         self.send_for(Some(pending.pid), &message, &descriptors);
         pending.hands_listener_over = true;

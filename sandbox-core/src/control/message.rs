@@ -144,8 +144,6 @@ pub enum Upward {
     Listener {
         /// The number of the request: a Create, a Start or an Exec.
         of: u64,
-        /// The container's ID.
-        container: String,
     },
     /// A process has ended. boot reports exec'd processes before the init of
     /// their container.

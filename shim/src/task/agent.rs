@@ -10,6 +10,8 @@ use sandbox_core::spec::seccomp;
 pub(super) struct Agent {
     /// Its socket.
     pub(super) path: PathBuf,
+    /// The container's ID.
+    pub(super) id: String,
     /// The container's bundle.
     pub(super) bundle: String,
     /// The container's plan.
@@ -21,6 +23,11 @@ impl Agent {
     pub(super) fn of(plan: &Arc<Plan>, bundle: &str) -> Option<Self> {
         let profile = plan.host.seccomp.as_ref().filter(|profile| seccomp::notifies(profile))?;
         let path = profile.listener_path().clone()?;
-        Some(Self { path, bundle: bundle.to_owned(), plan: plan.clone() })
+        Some(Self {
+            path,
+            id: plan.container.id.clone(),
+            bundle: bundle.to_owned(),
+            plan: plan.clone(),
+        })
     }
 }

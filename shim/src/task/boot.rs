@@ -64,14 +64,8 @@ pub(crate) struct BootClient {
 /// A request without a reply.
 struct Asked {
     waiting: Option<oneshot::Sender<Reply>>,
-    /// Whether the listener of its process has come.
-    listened: bool,
-}
-
-impl Asked {
-    fn new(waiting: Option<oneshot::Sender<Reply>>) -> Self {
-        Self { waiting, listened: false }
-    }
+    /// The agent to which the listener of its process goes, until that has come.
+    agent: Option<Arc<Agent>>,
 }
 
 impl BootClient {
@@ -150,9 +144,10 @@ impl BootClient {
         request: Request,
         descriptors: &[BorrowedFd<'_>],
     ) -> Result<impl Future<Output = Result<(Done, ReceivedFds)>> + use<'a>> {
+        let agent = self.agent_of(&request);
         let number = self.send_numbered(request, descriptors)?;
         let (sender, reply) = oneshot::channel();
-        lock(&self.requests).insert(number, Asked::new(Some(sender)));
+        lock(&self.requests).insert(number, Asked { waiting: Some(sender), agent });
         Ok(async move {
             match reply.await {
                 Ok((Ok(done), descriptors)) => Ok((done, descriptors)),
@@ -169,7 +164,7 @@ impl BootClient {
     pub(super) fn send(&self, request: Request) {
         match self.send_numbered(request, &[]) {
             Ok(number) => {
-                lock(&self.requests).insert(number, Asked::new(None));
+                lock(&self.requests).insert(number, Asked { waiting: None, agent: None });
             }
             Err(error) => log::debug!("send to the sandbox: {error}"),
         }
@@ -218,13 +213,20 @@ impl BootClient {
         lock(&self.agents).remove(id);
     }
 
-    /// Returns the agent that the process of a request hands its listener to. It has one.
-    pub(super) fn agent_for(&self, of: u64, id: &str) -> Option<Arc<Agent>> {
-        let agent = lock(&self.agents).get(id).cloned()?;
-        let mut requests = lock(&self.requests);
-        let asked = requests.get_mut(&of).filter(|asked| !asked.listened)?;
-        asked.listened = true;
-        Some(agent)
+    /// Returns the agent to which the process that a request makes or starts hands its listener.
+    fn agent_of(&self, request: &Request) -> Option<Arc<Agent>> {
+        let id = match request {
+            Request::Create { plan, .. } => &plan.id,
+            Request::Start { container } | Request::Exec { container, .. } => container,
+            _ => return None,
+        };
+        lock(&self.agents).get(id).cloned()
+    }
+
+    /// Takes the agent of a request whose process has a listener. A process has one, so that
+    /// boot can send as many as there are requests, and each to this agent only.
+    pub(super) fn take_agent(&self, of: u64) -> Option<Arc<Agent>> {
+        lock(&self.requests).get_mut(&of)?.agent.take()
     }
 
     /// Counts a message that refers to nothing, and fails if there were too

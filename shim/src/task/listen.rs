@@ -115,9 +115,7 @@ fn dispatch(
 ) -> Relevance {
     match message {
         Upward::Reply { number, outcome } => boot.take_reply(number, (outcome, received)),
-        Upward::Listener { of, container } => {
-            seccomp_agent::hand_over(shim, boot, of, &container, received)
-        }
+        Upward::Listener { of } => seccomp_agent::hand_over(shim, boot, of, received),
         Upward::Exited { process, status } => exits::report(shim, &process, status),
     }
 }

@@ -7,6 +7,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use sandbox_core::control::message::Request;
@@ -21,31 +22,38 @@ use super::hooks::State;
 use super::shim::Shim;
 use crate::error::{Context, Result};
 
+/// The time that an agent has to take a state, if that does not fit into its socket.
+const AGENT_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// Hands over the listener of a process that waits for that, and tells boot whether the
 /// process may go on.
 pub(super) fn hand_over(
     shim: &Arc<Shim>,
     boot: &Arc<BootClient>,
     of: u64,
-    id: &str,
     received: ReceivedFds,
 ) -> Relevance {
     let (Some(process), Some(listener)) = (received.process, received.listener) else {
         return Relevance::Stray;
     };
-    let Some(agent) = boot.agent_for(of, id) else { return Relevance::Stray };
-    let state = process_state(shim, id, &agent, &process);
+    let Some(agent) = boot.take_agent(of) else { return Relevance::Stray };
+    let state = process_state(shim, &agent, &process);
     let boot = boot.clone();
     tokio::spawn(async move {
-        let sent = send(&agent.path, &state, listener).await;
-        let refused = sent.err().map(|error| format!("linux.seccomp.listenerPath: {error}"));
+        let sending = send(&agent.path, &state, listener);
+        let refused = match tokio::time::timeout(AGENT_TIMEOUT, sending).await {
+            Ok(sent) => sent.err().map(|error| error.to_string()),
+            Err(_) => Some(format!("the agent at {} does not read", agent.path.display())),
+        };
+        let refused = refused.map(|why| format!("linux.seccomp.listenerPath: {why}"));
         boot.send(Request::ListenerHandedOver { of, refused });
     });
     Relevance::Known
 }
 
 /// Formats the state of a container's process.
-fn process_state(shim: &Shim, id: &str, agent: &Agent, process: &Process) -> String {
+fn process_state(shim: &Shim, agent: &Agent, process: &Process) -> String {
+    let id = &agent.id;
     let pid = pid_of(process);
     let made = shim.table().container(id).ok().map(|container| {
         let status = if container.init.state.is_at_gate() { "created" } else { "running" };
