@@ -64,7 +64,9 @@ if echo x 2>/dev/null > "$root/protected/file"; then exit 9; fi
 /// What it leaves running would keep the mount of the runtime's executable, which no program of
 /// a container may find. runc 1.1 passes some.
 fn a_hook_has_no_descriptor_of_the_runtime(containerd: Containerd) {
-    let script = "[ \"$(ls /proc/self/fd | tr '\\n' ' ')\" = '0 1 2 3 ' ]";
+    let script = "[ \"$(ls /proc/self/fd | tr '\\n' ' ')\" = '0 1 2 3 ' ]\n\
+                  grep -q '^NoNewPrivs:.0$' /proc/self/status\n\
+                  grep -q '^Seccomp:.0$' /proc/self/status";
     let path = hook(&containerd, "descriptors", script);
     let container = containerd.shell("descriptors", "echo done").spec(hooks(&path)).start();
     assert_eq!(container.finish(), (0, "done\n".to_owned()));

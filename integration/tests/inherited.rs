@@ -206,6 +206,24 @@ fn no_other_container_has_a_containers_keys(containerd: Containerd) {
     assert_eq!(first.exec_shell("finds", FIND).0, 0);
 }
 
+/// What boot gives up (memory that becomes code: PR_GET_MDWE, prctl(2)) is its own matter: programs
+/// that compile as they run do so in init and in execs, and gain privileges where they may.
+#[test]
+fn containerd_2_1_no_program_is_bound_by_what_boot_gives_up() {
+    let containerd = Containerd::start(Version::V2_1);
+    let look = "/usr/bin/perl -e 'print syscall(157, 66, 0, 0, 0, 0), qq( ), \
+                syscall(9, 0, 4096, 7, 34, -1, 0) > 0 ? qq(code) : qq(none), qq(\n)'; \
+                grep -E '^(NoNewPrivs|Seccomp):' /proc/self/status";
+    let wanted = "0 code\nNoNewPrivs:\t0\nSeccomp:\t0\n";
+    let container = with_perl(containerd.shell("free", &format!("{look}; echo ready; sleep 1000")));
+    let container = container.spec(|s| s["process"]["noNewPrivileges"] = false.into()).start();
+    let printed = container.stdio().wait_for_output("ready\n");
+    assert_eq!(printed, format!("{wanted}ready\n"));
+    let mut process = spec::process(&["sh", "-c", look]);
+    process["noNewPrivileges"] = false.into();
+    assert_eq!(run(&container, "exec", process), wanted);
+}
+
 /// A user may have 200 keys, and root of the host a million. Each pod's users are its own.
 #[test]
 fn containerd_2_1_keys_are_limited_for_each_pod() {

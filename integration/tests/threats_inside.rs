@@ -305,6 +305,19 @@ fn boot_holds_channels_and_no_directory_of_the_host(containerd: Containerd) {
         .start();
     container.exec_shell("once", "true");
     let boot = sandbox::boot_of(container.shim());
+    // Of the capabilities it has ten, in its own user namespace, and no way to others.
+    let needed = [1, 0, 3, 5, 6, 7, 18, 19, 21, 31].iter().fold(0u64, |mask, bit| mask | 1 << bit);
+    let none = format!("{:016x}", 0);
+    let needed = format!("{needed:016x}");
+    for (set, wanted) in [
+        ("CapPrm", &needed),
+        ("CapEff", &needed),
+        ("CapBnd", &needed),
+        ("CapInh", &none),
+        ("CapAmb", &none),
+    ] {
+        assert_eq!(&host::status(boot.pid, set), wanted, "{set}");
+    }
     // boot may enter its containers' mounts anyway.
     let of = |kind: &str| fs::read_link(format!("/proc/{}/ns/{kind}", container.pid()));
     let entered = [of("mnt").expect("its mounts"), of("user").expect("its users")];

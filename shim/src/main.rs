@@ -38,6 +38,7 @@ use crate::error::{Error, Result};
 const RUNTIME: &str = "io.containerd.palisade.v1";
 
 fn main() -> ExitCode {
+    sandbox_core::sys::confine::refuse_new_code();
     match run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -24,6 +24,7 @@ use std::process::ExitCode;
 
 use descriptors::Descriptors;
 use mounts_channel::MountsChannel;
+use privileges::Stage;
 use table::Table;
 
 use crate::container::outside_ids::OutsideIds;
@@ -34,6 +35,7 @@ use crate::control::message::{Done, Upward};
 use crate::control::packet::send_packet_for;
 use crate::error::{Context, Error, Failure, Result};
 use crate::sys::clone::SingleThreaded;
+use crate::sys::confine::refuse_new_code;
 use crate::sys::namespace;
 use crate::sys::network::{bring_loopback_up, write_sysctl};
 use crate::sys::process::{Rlimit, die_with_parent, own_rlimits, set_child_subreaper};
@@ -60,6 +62,7 @@ pub(crate) struct Boot {
 
 /// Runs `palisade boot` until its control channel closes or it is killed.
 pub fn run(flags: &BootFlags) -> ExitCode {
+    refuse_new_code();
     let (descriptors, start_sync) = match Descriptors::adopt(flags) {
         Ok(adopted) => adopted,
         Err(error) => {
@@ -86,13 +89,16 @@ fn start(flags: &BootFlags, descriptors: Descriptors) -> Result<Boot> {
     logger::start(&descriptors, flags.debug)?;
     let birth = Birth::decode(&descriptors.read_certificate()?)?;
     let alone = SingleThreaded::prove().context(|| "start as the sandbox process")?;
+    if flags.apply_caps {
+        privileges::keep_for(Stage::Start)?;
+    }
     set_up_network(&birth)?;
     let own_pid_namespace = open_own_pid_namespace(&birth)?;
     let users = birth.mappings.as_ref().map(|_| open_pod_user_namespace()).transpose()?;
     root::enter_empty(&alone)?;
     let own_id = OwnId::of(&birth);
     if flags.apply_caps {
-        privileges::drop_all_but_needed()?;
+        privileges::keep_for(Stage::Serve)?;
     }
     own_id.close_proc_files()?;
     die_with_parent().context(|| "prctl PR_SET_PDEATHSIG")?;

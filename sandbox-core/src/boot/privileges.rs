@@ -26,9 +26,29 @@ const NEEDED: [Capability; 10] = [
     Capability::CAP_SYS_CHROOT,
 ];
 
-/// Keeps only the needed capabilities.
-pub(super) fn drop_all_but_needed() -> Result<()> {
-    let needed: CapsHashSet = NEEDED.into_iter().collect();
+/// What boot needs besides, until it is up.
+const NEEDED_AT_FIRST: [Capability; 2] = [
+    // To bring the loopback interface up, and to set the sysctls of a new network.
+    Capability::CAP_NET_ADMIN,
+    // To take capabilities from the bounding set.
+    Capability::CAP_SETPCAP,
+];
+
+/// A part of boot's life, with the capabilities that it needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// Until it has its network and its root.
+    Start,
+    /// While it serves.
+    Serve,
+}
+
+/// Keeps only the capabilities that a stage and those after it need.
+pub(super) fn keep_for(stage: Stage) -> Result<()> {
+    let mut needed: CapsHashSet = NEEDED.into_iter().collect();
+    if stage == Stage::Start {
+        needed.extend(NEEDED_AT_FIRST);
+    }
     for capability in caps::all().difference(&needed) {
         // The kernel may not know it.
         let _ = caps::drop(None, CapSet::Bounding, *capability);

@@ -14,6 +14,7 @@ mod assemble;
 mod bind;
 mod child;
 mod cloned_tree;
+mod confine;
 mod delivery;
 mod devices;
 mod filesystem;

@@ -11,11 +11,13 @@ use crate::control::encoding::Message;
 use crate::control::gofer::{GoferAnswer, GoferRequest, RequestedMount, Slot};
 use crate::control::packet::{Received, receive_packet, send_packet};
 use crate::error::{Context, Error, Result};
+use crate::gofer::confine::confine;
 use crate::gofer::delivery::{Outbox, wait_for};
 use crate::gofer::hook_view::Carried;
 use crate::gofer::means::Gofer;
 use crate::gofer::{bind, devices, filesystem, hooks, rootfs, seccomp};
 use crate::spec::plan::{DeliveredSource, Powerless};
+use crate::sys::confine::refuse_new_code;
 use crate::sys::process::die_with_parent;
 
 /// Larger than any request: one with a large seccomp profile and thousands of
@@ -25,6 +27,7 @@ const MAX_REQUEST: usize = 16 * 1024 * 1024;
 /// Serves the one request that comes over `socket` and replies there. Fails
 /// only if it cannot reply.
 pub fn run(socket: OwnedFd) -> ExitCode {
+    refuse_new_code();
     let mut leftovers = Vec::new();
     let answer: GoferAnswer = receive(&socket)
         .and_then(|(request, fds)| serve(request, fds, &mut leftovers))
@@ -48,6 +51,9 @@ fn serve(
 ) -> Result<Vec<Powerless>> {
     // The modes of device nodes are used as they are given.
     rustix::process::umask(Mode::empty());
+    if request.hooks.is_none() {
+        confine()?;
+    }
     let (channel, mut gofer) = Gofer::equip(&request, fds)?;
     let mut outbox = Outbox::new(channel, request.container.clone());
 
@@ -59,7 +65,11 @@ fn serve(
     }
     // Their view of the root file system is gone before it is made for the container.
     let mut carried = match &request.hooks {
-        Some(job) => hooks::run(job, &request, &mut gofer)?,
+        Some(job) => {
+            let carried = hooks::run(job, &request, &mut gofer)?;
+            confine()?;
+            carried
+        }
         None => Carried::default(),
     };
     if let Some(root) = rootfs::make(&request.rootfs, &mut gofer)? {

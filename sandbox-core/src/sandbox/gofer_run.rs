@@ -45,6 +45,15 @@ impl Gofer {
         poll(&mut exit, Some(&timeout)).is_ok_and(|ready| ready > 0)
     }
 
+    /// Whether a system call has ended it that is not among those of `gofer/confine.rs`.
+    fn was_stopped_by_its_filter(&self) -> bool {
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        let ended = self.has_ended(GOFER_EXIT_TIMEOUT);
+        let status = ended.then(|| waitid(WaitId::PidFd(self.as_fd()), options));
+        let Some(Ok(Some(status))) = status else { return false };
+        status.terminating_signal() == Some(libc::SIGSYS)
+    }
+
     fn kill(&self) {
         let _ = pidfd_send_signal(&self.pidfd, Signal::KILL);
     }
@@ -89,7 +98,15 @@ impl GoferRun {
         let received = receive_packet(&self.socket, MAX_PACKET, 0);
         let bytes = match received.context(|| "receive the gofer's answer")? {
             Received::Packet { bytes, .. } => bytes,
-            _ => return Err(Error::internal("the gofer died before it answered")),
+            _ => {
+                let why = if self.gofer.was_stopped_by_its_filter() {
+                    ": it made a system call that its filter does not allow, which is a fault of \
+                     Palisade's (the kernel's log has its number)"
+                } else {
+                    ""
+                };
+                return Err(Error::internal(format!("the gofer died before it answered{why}")));
+            }
         };
         GoferAnswer::decode(&bytes)?.map_err(|e| {
             let kind = if e.invalid { FailureKind::Invalid } else { FailureKind::Internal };

@@ -6,6 +6,7 @@ pub mod alarm;
 pub mod bpf;
 pub mod child;
 pub mod clone;
+pub mod confine;
 pub mod descriptor;
 pub mod kernel;
 pub mod let_go;

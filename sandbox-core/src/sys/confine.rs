@@ -1,0 +1,159 @@
+//! Ways in which a process gives up what it does not need.
+
+use std::collections::BTreeSet;
+use std::ffi::c_long;
+use std::io;
+
+use super::check;
+use super::process::load_seccomp;
+
+/// The architecture of this program in a filter's data: `linux/audit.h`.
+#[cfg(target_arch = "x86_64")]
+const ARCHITECTURE: u32 = 0xc000_003e;
+#[cfg(target_arch = "aarch64")]
+const ARCHITECTURE: u32 = 0xc000_00b7;
+
+/// Instructions of a filter: `linux/bpf_common.h`.
+const LOAD: u16 = 0x20;
+const JUMP_IF_EQUAL: u16 = 0x15;
+const JUMP_IF_AT_LEAST: u16 = 0x35;
+const RETURN: u16 = 0x06;
+
+/// The most system calls of a list: a jump leads 255 instructions far, and each takes two.
+const MOST: usize = 127;
+
+/// Has the kernel kill this process, and what it clones or executes, at a system call that is
+/// not on the list: seccomp(2). It can never be taken back.
+///
+/// # Errors
+/// `EACCES` without no_new_privileges or CAP_SYS_ADMIN.
+pub fn allow_only(calls: &[c_long]) -> io::Result<()> {
+    load_seccomp(&filter(calls)?, 0).map(drop)
+}
+
+/// Returns a filter that allows these calls of this architecture.
+fn filter(calls: &[c_long]) -> io::Result<Vec<u8>> {
+    let invalid = || io::Error::from_raw_os_error(libc::EINVAL);
+    let numbers: Result<BTreeSet<u32>, _> = calls.iter().map(|&call| call.try_into()).collect();
+    let numbers: Vec<u32> = numbers.map_err(|_| invalid())?.into_iter().collect();
+    if numbers.is_empty() || numbers.len() > MOST {
+        return Err(invalid());
+    }
+    // `arch` and `nr` of struct seccomp_data.
+    let mut program = vec![
+        (LOAD, 0, 0, 4),
+        (JUMP_IF_EQUAL, 1, 0, ARCHITECTURE),
+        (RETURN, 0, 0, libc::SECCOMP_RET_KILL_PROCESS),
+        (LOAD, 0, 0, 0),
+    ];
+    search(&numbers, 0, &mut program);
+    program.push((RETURN, 0, 0, libc::SECCOMP_RET_KILL_PROCESS));
+    program.push((RETURN, 0, 0, libc::SECCOMP_RET_ALLOW));
+    let bytes = program.into_iter().flat_map(|(code, if_so, if_not, value)| {
+        // No jump of so short a list is longer.
+        let [code_0, code_1] = u16::to_ne_bytes(code);
+        let [a, b, c, d] = u32::to_ne_bytes(value);
+        [code_0, code_1, if_so as u8, if_not as u8, a, b, c, d]
+    });
+    Ok(bytes.collect())
+}
+
+/// An instruction: its code, how far it jumps if so and if not, and a value.
+type Instruction = (u16, usize, usize, u32);
+
+/// Adds a search by halves: the kernel tries all numbers there are as it loads a filter.
+/// `after` instructions come between these and the one that kills.
+fn search(numbers: &[u32], after: usize, program: &mut Vec<Instruction>) {
+    match numbers {
+        [] => {}
+        [number] => program.push((JUMP_IF_EQUAL, after + 1, after, *number)),
+        _ => {
+            let (low, high) = numbers.split_at(numbers.len() / 2);
+            let size = |numbers: &[u32]| 2 * numbers.len() - 1;
+            program.push((JUMP_IF_AT_LEAST, size(low), 0, high[0]));
+            search(low, after + size(high), program);
+            search(high, after, program);
+        }
+    }
+}
+
+/// Has the kernel refuse this process memory that can be executed and was writable before, so
+/// that no code can be brought in: `PR_SET_MDWE` (Linux 6.3). Neither children nor programs that
+/// it executes are bound by it (Linux 6.6). Does nothing on an older kernel.
+pub fn refuse_new_code() {
+    let flags = libc::PR_MDWE_REFUSE_EXEC_GAIN | libc::PR_MDWE_NO_INHERIT;
+    // SAFETY: integer arguments; nothing of this program changes what it executes.
+    let _ = check(unsafe { libc::prctl(libc::PR_SET_MDWE, flags as libc::c_ulong, 0, 0, 0) });
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    fn maps_code() -> bool {
+        let access = libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC;
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+        // SAFETY: a new mapping, which nothing uses.
+        let mapped = unsafe { libc::mmap(std::ptr::null_mut(), 4096, access, flags, -1, 0) };
+        mapped != libc::MAP_FAILED
+    }
+
+    #[test]
+    fn a_process_brings_in_no_code_but_its_children_may() {
+        assert!(maps_code());
+        refuse_new_code();
+        // SAFETY: integer arguments.
+        let in_force = unsafe { libc::prctl(libc::PR_GET_MDWE, 0, 0, 0, 0) };
+        // The kernel does not know it.
+        if in_force <= 0 {
+            return;
+        }
+        assert!(!maps_code());
+        let script = "exit(syscall(157, 66, 0, 0, 0, 0))";
+        let child = Command::new("perl").args(["-e", script]).status().expect("run perl");
+        assert!(child.success(), "an executed program is bound: {child:?}");
+    }
+
+    /// Runs a filter as the kernel does. Returns whether it allows the call.
+    fn allows(program: &[u8], arch: u32, number: u32) -> bool {
+        let mut at = 0;
+        let mut held = 0;
+        loop {
+            let i = &program[at * 8..at * 8 + 8];
+            let (code, value) = (u16::from_ne_bytes([i[0], i[1]]), [i[4], i[5], i[6], i[7]]);
+            let value = u32::from_ne_bytes(value);
+            let jump = |if_so: bool| usize::from(if if_so { i[2] } else { i[3] });
+            at += 1;
+            match code {
+                LOAD => held = if value == 4 { arch } else { number },
+                JUMP_IF_EQUAL => at += jump(held == value),
+                JUMP_IF_AT_LEAST => at += jump(held >= value),
+                _ => return value == libc::SECCOMP_RET_ALLOW,
+            }
+        }
+    }
+
+    #[test]
+    fn a_filter_allows_its_list_and_nothing_else() {
+        let whole: Vec<c_long> = (0..MOST as c_long).map(|n| n * 3 + 1).collect();
+        for list in [&[7][..], &[7, 8], &[0, 500, 3], &[4, 4, 4, 9], &whole] {
+            let program = filter(list).unwrap();
+            for number in (0..1000).chain([0x4000_0007, u32::MAX]) {
+                let listed = list.contains(&c_long::from(number));
+                assert_eq!(allows(&program, ARCHITECTURE, number), listed, "{number} of {list:?}");
+                assert!(!allows(&program, 0x4000_0003, number), "another architecture");
+            }
+        }
+    }
+
+    #[test]
+    fn a_list_that_is_too_long_or_empty_is_refused() {
+        let list: Vec<c_long> = (0..=MOST as c_long).collect();
+        assert!(filter(&list).is_err());
+        assert!(filter(&list[1..]).is_ok());
+        assert!(filter(&[]).is_err());
+        assert!(filter(&[-1]).is_err());
+    }
+}
