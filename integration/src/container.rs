@@ -107,16 +107,27 @@ impl<'a> NewContainer<'a> {
         self
     }
 
+    /// Takes the baseline away, which shuts parts of the kernel that the story uses. Other
+    /// runtimes than ours have none.
+    pub fn without_baseline(self) -> Self {
+        match self.runtime.contains("palisade") {
+            true => self.options(options("baseline = 'off'", "")),
+            false => self,
+        }
+    }
+
     /// Sets another root file system than the image's: a directory.
     pub fn root(mut self, directory: &Path) -> Self {
         self.root = Some(directory.to_owned());
         self
     }
 
-    /// Takes the protection away: every capability, all devices, and no user
-    /// namespace. `change` is what the story changes.
+    /// Takes the protection away: every capability, all devices, no user
+    /// namespace, and no baseline. `change` is what the story changes.
     pub fn privileged(self, change: impl FnOnce(&mut Value)) -> Self {
-        self.spec(change).spec(attack::unprotect).options(options("userns = \"never\"", ""))
+        self.spec(change)
+            .spec(attack::unprotect)
+            .options(options("userns = \"never\"\nbaseline = \"off\"", ""))
     }
 
     /// Adds a bind mount.

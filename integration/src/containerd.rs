@@ -72,6 +72,16 @@ impl Containerd {
         containerd
     }
 
+    /// Starts one whose CRI's runtime reads its options from a file with this text.
+    pub fn start_with_option_file(version: Version, text: &str) -> Containerd {
+        let file = |directory: &Path| directory.join("options.toml");
+        let containerd = Self::start_with_options(version, |directory| {
+            format!("ConfigPath = {:?}", file(directory))
+        });
+        fs::write(file(&containerd.directory()), text).expect("write the options");
+        containerd
+    }
+
     /// Starts one whose CRI has another runtime handler, with these keys. `BIN`
     /// in them is the folder with Palisade's executables.
     pub fn start_with_handler(version: Version, name: &str, keys: &str) -> Containerd {

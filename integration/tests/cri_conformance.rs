@@ -20,7 +20,6 @@ on_each_cri!(
     containers_are_removed_in_each_state,
     a_volume_can_be_a_symlink_of_the_host,
     paths_are_masked_and_read_only,
-    unmasked_proc_allows_a_second_proc,
     a_profile_of_the_node_holds,
     a_profile_decides_over_a_capability,
     a_privileged_container_has_no_profile,
@@ -31,6 +30,8 @@ on_each_cri!(
     mounts_go_both_ways_in_a_privileged_pod,
     host_ipc_and_the_pod_s_are_apart,
 );
+
+on_each_containerd!(starting unmasked_proc_allows_a_second_proc);
 
 // containerd 2.1.9 itself crashes at a host-network pod with `sandboxer = "shim"`.
 on_each_containerd!(ports_of_the_host_s_network_are_forwarded);
@@ -108,7 +109,9 @@ fn paths_are_masked_and_read_only(containerd: Containerd) {
 
 /// `procMount: Unmasked`: with a proc that hides nothing, the kernel lets a container mount one
 /// for a PID namespace of its own. Kubernetes allows it with `hostUsers: false` only.
-fn unmasked_proc_allows_a_second_proc(containerd: Containerd) {
+fn unmasked_proc_allows_a_second_proc(version: Version) {
+    let nested = "baseline_allow = ['user_namespaces']";
+    let containerd = Containerd::start_with_option_file(version, nested);
     let pod = containerd.pod("nested");
     let with = |name: &str, masked: &[&str], read_only: &[&str]| {
         let list = |paths: &[&str]| paths.iter().map(|path| (*path).to_owned()).collect();

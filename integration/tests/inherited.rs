@@ -188,7 +188,7 @@ const FIND: &str = "/usr/bin/perl -e '($t, $n) = (q(user), q(secret)); \
 fn an_exec_finds_the_inits_keys(containerd: Containerd) {
     let container =
         with_perl(containerd.shell("has-keys", &format!("{ADD} && echo added; sleep 1000")));
-    let container = container.start();
+    let container = container.without_baseline().start();
     container.stdio().wait_for_output("added\n");
     assert_eq!(container.exec_shell("finds", FIND).0, 0);
     let mut process = spec::process(&["sh", "-c", FIND]);
@@ -199,10 +199,10 @@ fn an_exec_finds_the_inits_keys(containerd: Containerd) {
 /// The key is there: the container itself finds it.
 fn no_other_container_has_a_containers_keys(containerd: Containerd) {
     let first = with_perl(containerd.shell("first", &format!("{ADD} && echo added; sleep 1000")));
-    let first = first.start();
+    let first = first.without_baseline().start();
     first.stdio().wait_for_output("added\n");
-    let other = with_perl(containerd.shell("other", &format!("{FIND}; echo $?"))).start();
-    assert_eq!(other.finish(), (0, "1\n".to_owned()));
+    let other = with_perl(containerd.shell("other", &format!("{FIND}; echo $?")));
+    assert_eq!(other.without_baseline().start().finish(), (0, "1\n".to_owned()));
     assert_eq!(first.exec_shell("finds", FIND).0, 0);
 }
 
@@ -232,7 +232,7 @@ fn containerd_2_1_keys_are_limited_for_each_pod() {
                   while ($n < 300) { $k = qq(key-$n); \
                   last if syscall(248, $t, $k, $p, 4, -3) < 0; $n++ } print qq($n\n)'; \
                   sleep 1000";
-    let hog = with_perl(containerd.shell("hog", script)).start();
+    let hog = with_perl(containerd.shell("hog", script)).without_baseline().start();
     let got: u32 = hog.stdio().wait_for_output("\n").trim().parse().expect("a number");
     if runc(&containerd) {
         assert_eq!(got, 300, "there it is the host's root");
@@ -240,7 +240,7 @@ fn containerd_2_1_keys_are_limited_for_each_pod() {
     }
     assert!(got > 100 && got <= 200, "{got} keys");
     assert_ne!(hog.exec_shell("more", ADD).0, 0);
-    let other = with_perl(containerd.shell("other", ADD)).start();
+    let other = with_perl(containerd.shell("other", ADD)).without_baseline().start();
     assert_eq!(other.finish().0, 0, "another pod");
     let host = std::process::Command::new("sh").args(["-c", ADD]).status().expect("run sh");
     assert!(host.success(), "the host's root");
@@ -254,7 +254,7 @@ fn containerd_2_1_keys_are_limited_for_each_pod() {
 fn containerd_2_1_no_container_of_the_pod_joins_a_keyring_by_its_name() {
     let containerd = Containerd::start(Version::V2_1);
     let first = with_perl(containerd.shell("first", &format!("{ADD} && echo added; sleep 1000")));
-    let first = first.start();
+    let first = first.without_baseline().start();
     first.stdio().wait_for_output("added\n");
     let script = "/usr/bin/perl -e '($n, $t, $k) = (q(_ses.first), q(user), q(secret)); \
                   syscall(250, 1, $n) > 0 or die; \
@@ -267,7 +267,7 @@ fn containerd_2_1_no_container_of_the_pod_joins_a_keyring_by_its_name() {
         namespaces.push(serde_json::json!({ "type": "network", "path": network }));
     });
     let found = if runc(&containerd) { "found\n" } else { "none\n" };
-    assert_eq!(other.start().finish(), (0, found.to_owned()));
+    assert_eq!(other.without_baseline().start().finish(), (0, found.to_owned()));
     assert_eq!(first.exec_shell("finds", FIND).0, 0);
 }
 

@@ -209,7 +209,7 @@ const MAP_SUBORDINATES: &str = "mkfifo /tmp/go; touch /tmp/f; chmod 777 /tmp\n\
 
 /// The range is beyond the 65536 IDs of a sandbox. The control has no more than those.
 fn subordinate_ids_are_mapped_inside(containerd: Containerd) {
-    let run = |id: &str, option: Option<&str>| {
+    let run = |id: &str, option: &str| {
         let mut container = containerd.shell(id, MAP_SUBORDINATES).spec(|spec| {
             grant(["CAP_SETFCAP"])(spec);
             spec["process"]["noNewPrivileges"] = false.into();
@@ -217,15 +217,14 @@ fn subordinate_ids_are_mapped_inside(containerd: Containerd) {
                 "destination": "/tmp", "type": "tmpfs", "source": "tmpfs",
             }));
         });
-        if let Some(option) = option {
-            container = container.options(options(option, ""));
-        }
+        let nested = "baseline_allow = ['user_namespaces']";
+        container = container.options(options(&format!("{option}\n{nested}"), ""));
         let (_, output) = container.start().finish();
         output.split_whitespace().map(str::to_owned).collect::<Vec<_>>().join(" ")
     };
     let mapped = "0 0 1 1 100000 65536 65536 165535";
-    assert_eq!(run("more", Some("ids_per_sandbox = 196608")), mapped);
-    assert_ne!(run("control", None), mapped);
+    assert_eq!(run("more", "ids_per_sandbox = 196608"), mapped);
+    assert_ne!(run("control", ""), mapped);
 }
 
 /// Later containers of a pod get them beside the pod's user namespace.

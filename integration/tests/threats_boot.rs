@@ -208,7 +208,7 @@ fn a_process_at_its_gate_is_out_of_reach_for_other_containers() {
 #[test]
 fn a_newborn_is_out_of_reach_for_other_containers() {
     let containerd = Containerd::start(Version::V2_1);
-    let root = containerd.container("pod", ["sleep", "1000"]).start();
+    let root = containerd.container("pod", ["sleep", "1000"]).without_baseline().start();
     let boot = sandbox::boot_of(root.shim()).pid;
     let copy = fs::read_to_string(format!("/proc/{boot}/comm")).expect("boot's name");
     let attack = ["/attacker", "newborns", copy.trim_end()];
@@ -217,7 +217,7 @@ fn a_newborn_is_out_of_reach_for_other_containers() {
         in_pod(s, boot);
         spec::add_all_capabilities(&mut s["process"]);
     });
-    let attacker = attacker.start();
+    let attacker = attacker.without_baseline().start();
     attacker.stdio().wait_for_output("waiting");
     for number in 0..20 {
         let prey = containerd.container(&format!("prey-{number}"), ["sleep", "1000"]);
@@ -236,7 +236,7 @@ fn a_newborn_is_out_of_reach_for_other_containers() {
         add_attacker(s);
         spec::add_all_capabilities(&mut s["process"]);
     });
-    let control = control.start();
+    let control = control.without_baseline().start();
     control.stdio().wait_for_output("waiting");
     let prey = |id: &str, args: &[&str]| {
         let mut process = spec::process(args);
@@ -276,7 +276,7 @@ fn a_newborn_is_out_of_reach_for_other_containers() {
 #[test]
 fn mounts_are_locked_for_a_pod_that_shares_its_pids() {
     let containerd = Containerd::start(Version::V2_1);
-    let root = containerd.container("pod", ["sleep", "1000"]).start();
+    let root = containerd.container("pod", ["sleep", "1000"]).without_baseline().start();
     let boot = sandbox::boot_of(root.shim()).pid;
     let volume = tempfile::tempdir_in("/var/tmp").expect("make a volume");
     let path = volume.path().to_str().expect("an ASCII path").to_owned();
@@ -289,6 +289,7 @@ fn mounts_are_locked_for_a_pod_that_shares_its_pids() {
             s["root"]["readonly"] = true.into();
         })
         .bind(&path, "/volume", &["rbind", "ro", "nosuid", "nodev", "noexec"])
+        .without_baseline()
         .start();
     assert_eq!(container.finish(), (0, "done\n".to_owned()));
 }

@@ -457,6 +457,7 @@ fn the_mount_of_the_runtime_s_executable_cannot_be_changed(containerd: Container
                 add_attacker(s);
                 change(s);
             })
+            .without_baseline()
             .start();
         container.stdio().wait_for_output("waiting");
         // Each exec runs it for a moment, until the attacker finds one and ends.
@@ -504,7 +505,8 @@ fn mounts_are_locked_whatever_the_interface(containerd: Containerd) {
         }));
         spec::add_bind(s, &path, "/volume", &["rbind", "ro", "nosuid", "nodev", "noexec"]);
     };
-    let container = containerd.container("locked", ["/attacker", "mounts"]).spec(change).start();
+    let container = containerd.container("locked", ["/attacker", "mounts"]).spec(change);
+    let container = container.without_baseline().start();
     assert_eq!(container.finish(), (0, "done\n".to_owned()));
     let control = ["/attacker", "--control", "mounts"];
     let control = containerd.container("unlocked", control).privileged(change).start();
@@ -517,7 +519,8 @@ fn the_root_below_the_container_s_is_out_of_reach(containerd: Containerd) {
         with_all_capabilities(s);
         add_attacker(s);
     };
-    let container = containerd.container("below", ["/attacker", "below"]).spec(change).start();
+    let container = containerd.container("below", ["/attacker", "below"]).spec(change);
+    let container = container.without_baseline().start();
     assert_eq!(container.finish(), (0, "done\n".to_owned()));
     // Where no mount is locked, the same program finds a way.
     let control = containerd.container("above", ["/attacker", "below"]).privileged(change).start();

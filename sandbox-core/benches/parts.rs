@@ -77,6 +77,7 @@ fn measure_spec() {
             rootfs_mounts_given: true,
             userns: Userns::Auto,
             id_pool: IdPool::default(),
+            baseline: Default::default(),
             sandbox: None,
             other_containers: &[],
         };
@@ -84,7 +85,7 @@ fn measure_spec() {
         for _ in 0..2000 {
             let loaded = load.time(|| spec::load(bundle.path())).expect("load the spec");
             let planned = plan.time(|| spec::plan(&loaded, &context)).expect("plan it");
-            key.time(|| planned.host.seccomp.as_ref().map(seccomp::key));
+            key.time(|| planned.host.seccomp.as_ref().map(|p| seccomp::key(p, None)));
         }
         for (step, what) in [(load, "load"), (plan, "plan"), (key, "key of seccomp")] {
             step.print(&format!("{name}: {what}"));

@@ -103,6 +103,133 @@ impl fmt::Display for ProcessId {
     }
 }
 
+/// How far the baseline goes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Level {
+    /// No baseline.
+    Off,
+    /// What ordinary software does not use is refused.
+    #[default]
+    Default,
+    /// What is not known to be used is refused.
+    Strict,
+}
+
+/// The option `baseline` with its exceptions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Baseline {
+    /// How far it goes.
+    pub level: Level,
+    /// The parts that are allowed nevertheless.
+    pub allowed: Allowed,
+}
+
+impl Baseline {
+    /// No baseline.
+    pub const OFF: Self = Self { level: Level::Off, allowed: Allowed::NONE };
+
+    /// Whether it holds nested user namespaces back.
+    pub(crate) fn holds_user_namespaces(self) -> bool {
+        self.level != Level::Off && !self.allowed.contains(Allowed::USER_NAMESPACES)
+    }
+}
+
+/// A set of parts of the kernel that are allowed.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Allowed(u32);
+
+impl Allowed {
+    /// No part.
+    pub const NONE: Self = Self(0);
+    pub(crate) const USER_NAMESPACES: Self = Self(1);
+    pub(crate) const IO_URING: Self = Self(1 << 1);
+    pub(crate) const BPF: Self = Self(1 << 2);
+    pub(crate) const PERF: Self = Self(1 << 3);
+    pub(crate) const USERFAULTFD: Self = Self(1 << 4);
+    pub(crate) const KEYS: Self = Self(1 << 5);
+    pub(crate) const SOCKETS: Self = Self(1 << 6);
+    pub(crate) const ALG: Self = Self(1 << 7);
+    pub(crate) const VSOCK: Self = Self(1 << 8);
+    pub(crate) const CAN: Self = Self(1 << 9);
+    pub(crate) const TCP_ULP: Self = Self(1 << 10);
+    pub(crate) const MSG_OOB: Self = Self(1 << 11);
+    pub(crate) const TIOCSTI: Self = Self(1 << 12);
+    pub(crate) const SOCKETCALL: Self = Self(1 << 13);
+    pub(crate) const X32: Self = Self(1 << 14);
+    pub(crate) const OBSOLETE: Self = Self(1 << 15);
+    pub(crate) const PERSONALITY: Self = Self(1 << 16);
+    pub(crate) const PTRACE: Self = Self(1 << 17);
+    pub(crate) const MULTICAST: Self = Self(1 << 18);
+
+    /// The names that the option `baseline_allow` takes.
+    pub const NAMES: [(&'static str, Self); 19] = [
+        ("user_namespaces", Self::USER_NAMESPACES),
+        ("io_uring", Self::IO_URING),
+        ("bpf", Self::BPF),
+        ("perf", Self::PERF),
+        ("userfaultfd", Self::USERFAULTFD),
+        ("keys", Self::KEYS),
+        ("sockets", Self::SOCKETS),
+        ("alg", Self::ALG),
+        ("vsock", Self::VSOCK),
+        ("can", Self::CAN),
+        ("tcp_ulp", Self::TCP_ULP),
+        ("msg_oob", Self::MSG_OOB),
+        ("tiocsti", Self::TIOCSTI),
+        ("socketcall", Self::SOCKETCALL),
+        ("x32", Self::X32),
+        ("obsolete", Self::OBSOLETE),
+        ("personality", Self::PERSONALITY),
+        ("ptrace", Self::PTRACE),
+        ("multicast", Self::MULTICAST),
+    ];
+
+    /// Returns the part of this name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::NAMES.iter().find(|(known, _)| *known == name).map(|(_, part)| *part)
+    }
+
+    /// Returns the parts of both sets.
+    #[must_use]
+    pub const fn with(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    /// Returns the parts that the other set lacks.
+    #[must_use]
+    pub const fn without(self, other: Self) -> Self {
+        Self(self.0 & !other.0)
+    }
+
+    /// Whether all parts of the other set are in this one.
+    pub const fn contains(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+
+    /// Returns the names of its parts.
+    pub fn names(self) -> impl Iterator<Item = &'static str> {
+        Self::NAMES.into_iter().filter(move |(_, part)| self.contains(*part)).map(|(name, _)| name)
+    }
+}
+
+impl fmt::Debug for Allowed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.names()).finish()
+    }
+}
+
+/// All that a container's program depends on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Confined {
+    /// The baseline.
+    pub baseline: Baseline,
+    /// The capabilities that its processes can have, as a bit mask.
+    pub capabilities: u64,
+    /// Whether the program holds nested user namespaces back, since the kernel's limit does
+    /// not.
+    pub filters_user_namespaces: bool,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

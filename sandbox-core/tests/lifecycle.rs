@@ -66,6 +66,7 @@ impl Fixture {
             rootfs_mounts_given: false,
             userns: Userns::Auto,
             id_pool: IdPool::default(),
+            baseline: Default::default(),
             sandbox: None,
             other_containers: &[],
         };

@@ -273,6 +273,7 @@ mod tests {
             rootfs_mounts_given: false,
             userns: Default::default(),
             id_pool: Default::default(),
+            baseline: Default::default(),
             sandbox: None,
             other_containers: &[],
         };

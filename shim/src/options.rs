@@ -14,6 +14,7 @@ use containerd_shim::api;
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
 use containerd_shim_protos::protobuf::{CodedInputStream, Message};
 use sandbox_core::sandbox::Config;
+use sandbox_core::spec::baseline::{Allowed, Baseline, Level};
 use sandbox_core::types::{IdPool, Userns};
 use serde::Deserialize;
 
@@ -56,6 +57,10 @@ pub(crate) struct Options {
     pub(crate) shim_cgroup: String,
     /// What happens to a container whose spec grants what has no effect.
     pub(crate) on_powerless: OnPowerless,
+    /// How much of the kernel containers reach.
+    baseline: BaselineOption,
+    /// The parts of the kernel that they reach nevertheless.
+    baseline_allow: Parts,
     /// Keys that annotations may also loosen.
     allow_annotations: Vec<String>,
 }
@@ -90,6 +95,58 @@ pub(crate) enum OnPowerless {
     Refuse,
 }
 
+/// [`Level`], ordered from loose to tight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum BaselineOption {
+    Off,
+    Default,
+    Strict,
+}
+
+impl From<BaselineOption> for Level {
+    fn from(option: BaselineOption) -> Self {
+        match option {
+            BaselineOption::Off => Self::Off,
+            BaselineOption::Default => Self::Default,
+            BaselineOption::Strict => Self::Strict,
+        }
+    }
+}
+
+/// Parts of the kernel by their names: a list, or in one string with commas or spaces, as
+/// annotations are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "PartNames")]
+struct Parts(Allowed);
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum PartNames {
+    List(Vec<String>),
+    Text(String),
+}
+
+impl TryFrom<PartNames> for Parts {
+    type Error = String;
+
+    fn try_from(names: PartNames) -> std::result::Result<Self, String> {
+        let names = match names {
+            PartNames::List(names) => names,
+            PartNames::Text(text) => {
+                text.split([',', ' ']).map(|name| name.trim().to_owned()).collect()
+            }
+        };
+        let mut parts = Allowed::NONE;
+        for name in names.iter().filter(|name| !name.is_empty()) {
+            let known = || Allowed::NAMES.map(|(name, _)| name).join(", ");
+            let part = Allowed::named(name);
+            parts = parts.with(part.ok_or_else(|| format!("{name:?} is none of {}", known()))?);
+        }
+        Ok(Self(parts))
+    }
+}
+
 /// The program that makes cgroups.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -114,6 +171,8 @@ impl Default for Options {
             cpu_minimum: 2,
             shim_cgroup: String::new(),
             on_powerless: OnPowerless::Warn,
+            baseline: BaselineOption::Default,
+            baseline_allow: Parts(Allowed::NONE),
             allow_annotations: Vec::new(),
         }
     }
@@ -171,9 +230,10 @@ impl Options {
             )));
         }
         for key in &options.allow_annotations {
-            if !ANNOTATABLE.contains(&key.as_str()) {
+            let part = key.strip_prefix(PART).and_then(Allowed::named);
+            if !ANNOTATABLE.contains(&key.as_str()) && part.is_none() {
                 return Err(Error::invalid(format!(
-                    "allow_annotations: {key:?} is none of {}",
+                    "allow_annotations: {key:?} is none of {}, nor {PART} with one of its values",
                     ANNOTATABLE.join(", ")
                 )));
             }
@@ -229,6 +289,19 @@ impl Options {
                 tightens = new >= self.on_powerless;
                 self.on_powerless = new;
             }
+            "baseline" => {
+                let new = parsed(key, value)?;
+                tightens = new >= self.baseline;
+                self.baseline = new;
+            }
+            "baseline_allow" => {
+                let new: Parts = parsed(key, value)?;
+                let more = new.0.without(self.baseline_allow.0);
+                let keys = self.allow_annotations.iter();
+                let parts = keys.filter_map(|key| key.strip_prefix(PART).and_then(Allowed::named));
+                tightens = parts.fold(Allowed::NONE, Allowed::with).contains(more);
+                self.baseline_allow = new;
+            }
             _ => {
                 return Err(Error::invalid(format!(
                     "annotation {ANNOTATIONS}{key} is unknown; known are {}",
@@ -248,6 +321,11 @@ impl Options {
         }
     }
 
+    /// Returns the baseline of containers that are not privileged.
+    pub(crate) fn baseline(&self) -> Baseline {
+        Baseline { level: self.baseline.into(), allowed: self.baseline_allow.0 }
+    }
+
     /// Returns the part of the options that `sandbox-core` needs.
     pub(crate) fn config(&self, palisade: PathBuf) -> Config {
         Config {
@@ -261,7 +339,18 @@ impl Options {
 }
 
 /// The keys that an annotation may name.
-const ANNOTATABLE: [&str; 5] = ["userns", "debug", "cpu_from_quota", "cpu_minimum", "on_powerless"];
+const ANNOTATABLE: [&str; 7] = [
+    "userns",
+    "debug",
+    "cpu_from_quota",
+    "cpu_minimum",
+    "on_powerless",
+    "baseline",
+    "baseline_allow",
+];
+
+/// The beginning of a key of `allow_annotations` that allows one part alone.
+const PART: &str = "baseline_allow.";
 
 /// Parses an annotation's value, which is a TOML value. A string may omit its
 /// quotes.
@@ -426,6 +515,37 @@ mod tests {
         assert!(error.contains("allow_annotations"), "{error}");
         let node = Options { allow_annotations: vec!["userns".into()], ..Options::default() };
         assert_eq!(node.annotated(&loosen).unwrap().userns, UsernsOption::Never);
+    }
+
+    #[test]
+    fn annotations_allow_the_parts_that_the_node_lists() {
+        let node = |text: &str| Options::parse(text).unwrap();
+        let ask = |options: &Options, value: &str| {
+            options.clone().annotated(&annotations(&[("baseline_allow", value)]))
+        };
+        let names = |options: Options| options.baseline().allowed.names().collect::<Vec<_>>();
+        let none = node("");
+        assert!(ask(&none, "user_namespaces").unwrap_err().to_string().contains("would loosen"));
+        let one = node("allow_annotations = ['baseline_allow.user_namespaces']");
+        assert_eq!(names(ask(&one, "user_namespaces").unwrap()), ["user_namespaces"]);
+        for more in ["user_namespaces, io_uring", "['io_uring']"] {
+            assert!(ask(&one, more).is_err(), "{more}");
+        }
+        let all = node("allow_annotations = ['baseline_allow']");
+        assert_eq!(names(ask(&all, "bpf, keys").unwrap()), ["bpf", "keys"]);
+        assert_eq!(names(ask(&all, "bpf keys").unwrap()), ["bpf", "keys"]);
+        let some = node("baseline_allow = ['bpf', 'keys']");
+        assert_eq!(names(ask(&some, "['keys']").unwrap()), ["keys"]);
+        assert_eq!(names(ask(&some, "").unwrap()), [""; 0]);
+        assert!(ask(&all, "colour").unwrap_err().to_string().contains("io_uring"));
+        assert!(Options::parse("allow_annotations = ['baseline_allow.colour']").is_err());
+        let level = |text: &str, value: &str| {
+            let pod = node(text).annotated(&annotations(&[("baseline", value)]));
+            pod.map(|options| options.baseline().level)
+        };
+        assert_eq!(level("", "strict").unwrap(), Level::Strict);
+        assert!(level("", "off").is_err());
+        assert_eq!(level("allow_annotations = ['baseline']", "off").unwrap(), Level::Off);
     }
 
     /// Returns all keys, from an error of the parser.

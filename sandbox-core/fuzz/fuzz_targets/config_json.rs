@@ -37,6 +37,7 @@ fn plan_both(json: &[u8], bundle: &Path, sandbox: &SandboxFacts) {
             rootfs_mounts_given: false,
             userns,
             id_pool: IdPool::default(),
+            baseline: Default::default(),
             sandbox,
             other_containers: &[],
         };

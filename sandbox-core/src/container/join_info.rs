@@ -22,6 +22,8 @@ pub(crate) struct JoinInfo {
     /// Set once the init is at its gate.
     terminals: OnceCell<OwnedFd>,
     pub(crate) seccomp: Option<Seccomp>,
+    /// The baseline's seccomp program, empty if there is none.
+    pub(crate) baseline: Vec<u8>,
     /// The IDs of its users outside, if it is in a user namespace.
     pub(crate) ids: Option<OutsideIds>,
 }
@@ -39,6 +41,7 @@ impl JoinInfo {
             pids_below: plan.pids_below(),
             terminals: OnceCell::new(),
             seccomp,
+            baseline: plan.baseline.clone(),
             ids,
         }
     }

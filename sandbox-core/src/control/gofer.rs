@@ -14,6 +14,7 @@ use crate::spec::plan::{
     DeliveredSource, DeviceNode, HookPlan, Mappings, MountAttributes, Powerless,
 };
 use crate::sys::mount::PropagationKind;
+use crate::types::Confined;
 
 /// The request for one container. These descriptors travel with it, in this order: the
 /// mounts channel; the pod's user namespace, if it has one (`user_namespace`) and the container
@@ -101,6 +102,8 @@ pub struct SeccompJob {
     /// The profile. It travels as JSON, the form for which its type is made.
     #[serde(with = "json")]
     pub profile: LinuxSeccomp,
+    /// The baseline that is joined with it.
+    pub baseline: Option<Confined>,
     /// The file, which is made by rename, so that it is whole or absent.
     pub output: PathBuf,
 }

@@ -6,7 +6,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 
 use crate::control::gofer::SeccompJob;
 use crate::error::{Context, Error, Result};
-use crate::spec::seccomp::compile;
+use crate::spec::seccomp::{compile, join};
 
 /// Makes the job's output if it does not exist. Several gofers may do so at
 /// once: each writes its own file, and the last rename wins.
@@ -14,7 +14,11 @@ pub(super) fn ensure(job: &SeccompJob) -> Result<()> {
     if job.output.exists() {
         return Ok(());
     }
-    let program = compile(&job.profile)?.program;
+    let mut compiled = compile(&job.profile)?;
+    if let Some(baseline) = &job.baseline {
+        compiled = join(compiled, baseline)?;
+    }
+    let program = compiled.program;
     let output = job.output.display();
     let directory = job.output.parent().ok_or_else(|| {
         Error::internal(format!("a seccomp program cannot be written to {output}"))

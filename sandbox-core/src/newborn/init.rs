@@ -6,7 +6,7 @@ use nix::sched::{CloneFlags, setns, unshare};
 use rustix::fs::CWD;
 use rustix::process::{chdir, chroot, fchdir};
 
-use super::process::{OwnProcFiles, Prepared};
+use super::process::{Filters, OwnProcFiles, Prepared};
 use super::time::OwnTimeFiles;
 use super::{Birth, Channel, donated, hooks, keyring, mounts, names, time};
 use crate::container::delivered::DeliveredMounts;
@@ -90,10 +90,10 @@ fn to_gate(
     terminal.as_ref().map_or(Ok(()), super::terminal::name)?;
     set_root_propagation(plan)?;
     names::set_own(plan, sysctls)?;
-    let seccomp = newborn.donated.seccomp.as_ref();
+    let filters = Filters { baseline: &plan.baseline, spec: newborn.donated.seccomp.as_ref() };
     let has_terminal = terminal.is_some();
     let (limits, channel) = (newborn.limits, newborn.channel);
-    let prepared = Prepared::new(process, limits, seccomp, has_terminal, own_files, channel)?;
+    let prepared = Prepared::new(process, limits, filters, has_terminal, own_files, channel)?;
     let terminal = terminal.map(|terminal| terminal.master);
     // If this process has left the first, nobody else is in it, and the kernel takes long to
     // destroy it: the shim has that done.

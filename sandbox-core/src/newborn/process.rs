@@ -65,6 +65,15 @@ impl OwnProcFiles {
     }
 }
 
+/// The seccomp programs of a container.
+#[derive(Clone, Copy)]
+pub(super) struct Filters<'a> {
+    /// The baseline's, empty if there is none.
+    pub(super) baseline: &'a [u8],
+    /// That of the spec's profile.
+    pub(super) spec: Option<&'a Seccomp>,
+}
+
 /// A process to which the plan is applied, except for the last steps.
 #[derive(Debug)]
 pub(super) struct Prepared<'a> {
@@ -81,7 +90,7 @@ impl<'a> Prepared<'a> {
     pub(super) fn new(
         process: &ProcessPlan,
         limits: &[Rlimit],
-        seccomp: Option<&'a Seccomp>,
+        filters: Filters<'a>,
         has_terminal: bool,
         own_files: OwnProcFiles,
         channel: Channel<'a>,
@@ -90,11 +99,16 @@ impl<'a> Prepared<'a> {
         set_scheduling(process)?;
         set_limits(process, limits)?;
         let home = lookup::home_directory(process);
+        // The baseline's program stands alone only where the spec has none to join it with.
+        if !filters.baseline.is_empty() {
+            sys::load_seccomp(filters.baseline, sys::SECCOMP_SPEC_ALLOW)
+                .context(|| "load the baseline's filter")?;
+        }
         // Without no_new_privileges, loading a filter takes CAP_SYS_ADMIN, which the next
         // steps drop. With it, the filter is loaded last.
         let (early, late) = match process.no_new_privileges {
-            true => (None, seccomp),
-            false => (seccomp, None),
+            true => (None, filters.spec),
+            false => (filters.spec, None),
         };
         early.map_or(Ok(()), |seccomp| load_seccomp(seccomp, channel))?;
         let entered = enter_working_directory(process)?;

@@ -23,6 +23,7 @@ use crate::control::gofer::{
 use crate::control::message::MAX_PACKET;
 use crate::control::packet::{Received, pair, receive_packet, send_packet};
 use crate::error::{Context, Error, FailureKind, Result};
+use crate::spec::baseline::Confined;
 use crate::spec::plan::{MountSource, Plan, Powerless};
 use crate::spec::seccomp;
 use crate::sys::child::KillOnDrop;
@@ -265,12 +266,17 @@ fn seccomp_job(state_root: &Path, plan: &Plan) -> Result<Option<SeccompJob>> {
     let Some(profile) = &plan.host.seccomp else {
         return Ok(None);
     };
-    let output = seccomp_file(state_root, profile)?;
-    Ok((!output.exists()).then(|| SeccompJob { profile: profile.clone(), output }))
+    let baseline = plan.host.confined;
+    let output = seccomp_file(state_root, profile, baseline.as_ref())?;
+    Ok((!output.exists()).then(|| SeccompJob { profile: profile.clone(), baseline, output }))
 }
 
-fn seccomp_file(state_root: &Path, profile: &LinuxSeccomp) -> Result<PathBuf> {
-    Ok(state_root.join("seccomp").join(seccomp::key(profile)?))
+fn seccomp_file(
+    state_root: &Path,
+    profile: &LinuxSeccomp,
+    baseline: Option<&Confined>,
+) -> Result<PathBuf> {
+    Ok(state_root.join("seccomp").join(seccomp::key(profile, baseline)?))
 }
 
 /// See [`Sandbox::seccomp`].
@@ -281,7 +287,7 @@ pub(super) fn open_seccomp(state_root: &Path, plan: &Plan) -> Result<Option<(Own
     let Some(profile) = plan.host.seccomp.as_ref().filter(|_| runs) else {
         return Ok(None);
     };
-    let path = seccomp_file(state_root, profile)?;
+    let path = seccomp_file(state_root, profile, plan.host.confined.as_ref())?;
     let file = rustix::fs::open(&path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
         .context(|| format!("open {}", path.display()))?;
     Ok(Some((file, seccomp::flags(profile))))

@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Context, Result};
 use crate::sys::mount::PropagationKind;
 use crate::sys::process::{MemoryPolicy, Rlimit, Scheduler};
+use crate::types::Confined;
 
 /// Both halves of one container's plan.
 #[derive(Clone, Debug)]
@@ -75,6 +76,9 @@ pub struct ContainerPlan {
     pub sysctls: Vec<(String, String)>,
     /// Sysctls of the container's user namespace (`user.*`), likewise.
     pub user_sysctls: Vec<(String, String)>,
+    /// The baseline's seccomp program, as an array of `struct sock_filter`. Empty if there is
+    /// none, or if it is joined with that of [`HostPlan::seccomp`].
+    pub baseline: Vec<u8>,
     /// The bundle directory, which hooks find in the container's state.
     pub bundle: PathBuf,
     /// `startContainer` hooks, which run inside the container just before
@@ -408,6 +412,10 @@ pub struct HostPlan {
     pub network_sysctls: Vec<(String, String)>,
     /// The seccomp profile, not compiled.
     pub seccomp: Option<LinuxSeccomp>,
+    /// The baseline, if the container has one.
+    pub confined: Option<Confined>,
+    /// Whether the pod's containers may make user namespaces. The first container decides.
+    pub nested_users: bool,
     /// Hooks run on the host.
     pub hooks: HostHooks,
     /// Annotations that set properties of the cgroup's systemd unit, if it has

@@ -121,6 +121,10 @@ pub fn die_with_parent() -> io::Result<()> {
     Ok(set_parent_process_death_signal(Some(Signal::KILL))?)
 }
 
+/// The flag `SECCOMP_FILTER_FLAG_SPEC_ALLOW`: the program switches no mitigation of
+/// speculation on.
+pub const SECCOMP_SPEC_ALLOW: u32 = 1 << 2;
+
 /// Loads a seccomp program: seccomp(2), `SECCOMP_SET_MODE_FILTER`. Returns its listener, if
 /// the flags ask for one.
 ///

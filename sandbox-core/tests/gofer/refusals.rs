@@ -136,7 +136,8 @@ fn a_seccomp_profile_is_compiled_once_and_a_large_one_travels() {
     );
     let profile: oci_spec::runtime::LinuxSeccomp = serde_json::from_str(&json).unwrap();
     let mut request = request();
-    request.seccomp = Some(SeccompJob { profile: profile.clone(), output: output.clone() });
+    request.seccomp =
+        Some(SeccompJob { profile: profile.clone(), baseline: None, output: output.clone() });
     gofer(&request, None).answer.unwrap();
     let program = std::fs::read(&output).unwrap();
     assert_eq!(program, sandbox_core::spec::seccomp::compile(&profile).unwrap().program);

@@ -93,7 +93,9 @@ impl BootClient {
         }
         let (user_namespace, mappings) =
             (self.sandbox.has_user_namespace(), plan.host.mappings.clone());
-        let _ = self.facts.set(SandboxFacts::read(self.sandbox.pid(), user_namespace, mappings)?);
+        let facts = SandboxFacts::read(self.sandbox.pid(), user_namespace, mappings)?;
+        let nested_users = plan.host.nested_users;
+        let _ = self.facts.set(SandboxFacts { nested_users, ..facts });
         Ok(())
     }
 

@@ -62,6 +62,7 @@ impl CreatePlan {
             rootfs_mounts_given: !rootfs.is_empty(),
             userns: options.userns.into(),
             id_pool: options.id_pool(),
+            baseline: options.baseline(),
             sandbox: context.boot.and_then(BootClient::facts),
             other_containers: context.others,
         };

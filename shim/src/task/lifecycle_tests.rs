@@ -20,6 +20,7 @@ fn plan() -> Box<ProcessPlan> {
         rootfs_mounts_given: true,
         userns: Userns::Never,
         id_pool: IdPool::default(),
+        baseline: Default::default(),
         sandbox: None,
         other_containers: &[],
     };

@@ -61,10 +61,13 @@ pub struct SandboxFacts {
     pub user_namespace: bool,
     /// The mappings in the root container's spec, if it has any.
     pub mappings: Option<Mappings>,
+    /// Whether its containers may make user namespaces.
+    pub nested_users: bool,
 }
 
 impl SandboxFacts {
-    /// Reads the identity of boot's namespaces, once in a sandbox's life. The
+    /// Reads the identity of boot's namespaces, once in a sandbox's life; its containers make
+    /// no user namespaces until the caller says otherwise. The
     /// caller holds boot's pidfd and has not reaped boot, so that its PID
     /// cannot be another process's.
     pub fn read(boot: HostPid, user_namespace: bool, mappings: Option<Mappings>) -> Result<Self> {
@@ -93,6 +96,7 @@ impl SandboxFacts {
             host_network: Some(network) == own("net"),
             user_namespace,
             mappings,
+            nested_users: false,
         })
     }
 }

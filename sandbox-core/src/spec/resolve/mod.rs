@@ -1,5 +1,6 @@
 //! Turns a spec into a plan, with one file for each section.
 
+mod baseline;
 pub(crate) mod capabilities;
 mod check;
 mod devices;
@@ -31,6 +32,7 @@ use self::check::{inside, refuse, text, without_nul};
 use self::facts::SandboxFacts;
 use self::ids::{Ids, Range};
 use self::powerless::Powers;
+use super::baseline::Baseline;
 use super::mount_options::{Meaning, meaning};
 use super::plan::{
     ContainerPlan, HostNamespaces, HostPlan, Network, Plan, ProcessPlan, Propagation,
@@ -52,6 +54,8 @@ pub struct Context<'a> {
     pub userns: Userns,
     /// The node's IDs for sandboxes.
     pub id_pool: IdPool,
+    /// The node's baseline.
+    pub baseline: Baseline,
     /// The sandbox that the container goes into; `None` for the root container.
     pub sandbox: Option<&'a SandboxFacts>,
     /// The containers that run in the sandbox already: ID and init of each.
@@ -100,10 +104,14 @@ pub fn plan(spec: &Spec, context: &Context<'_>) -> Result<Plan> {
         seccomp::check(profile)?;
     }
 
+    let process = first_process(spec, linux, ids, user.made)?;
+    let baseline =
+        baseline::resolve(spec, process.as_ref(), user.made, context.baseline, context.sandbox);
+    baseline.limit(&mut sysctls.user);
     let listed = resolved.uts_listed;
     let container = ContainerPlan {
         id: context.id.into(),
-        process: first_process(spec, linux, ids, user.made)?,
+        process,
         namespaces: resolved.namespaces,
         pids_of: resolved.pids_of,
         times_of: resolved.times.of,
@@ -124,6 +132,7 @@ pub fn plan(spec: &Spec, context: &Context<'_>) -> Result<Plan> {
         )?,
         sysctls: sysctls.container,
         user_sysctls: sysctls.user,
+        baseline: baseline.program(linux),
         bundle: context.bundle.into(),
         start_hooks,
     };
@@ -150,6 +159,7 @@ pub fn plan(spec: &Spec, context: &Context<'_>) -> Result<Plan> {
             ));
         }
     }
+    powerless.extend(baseline.powerless(linux));
     powerless.extend(powerless::resources(linux));
     powerless.extend(powerless::listener(linux));
     powerless.extend(powerless::cgroup_namespace(
@@ -193,6 +203,8 @@ pub fn plan(spec: &Spec, context: &Context<'_>) -> Result<Plan> {
         oom_score_adj: process_oom_score_adj(spec),
         network_sysctls: sysctls.network,
         seccomp: linux.seccomp().clone(),
+        confined: baseline.confined,
+        nested_users: baseline.nested_users,
         hooks,
         unit_properties: unit_properties::plan(&annotations)?,
         annotations,

@@ -13,6 +13,7 @@ use rustix::fs::{MemfdFlags, memfd_create};
 use super::table::{self, Meaning};
 use super::{Compiled, INSTRUCTION, check, flags, unknown};
 use crate::error::{Context, Error, Result};
+use crate::spec::baseline::{self, Confined};
 
 /// `BPF_MAXINSNS`: the kernel loads no longer program.
 const MAX_INSTRUCTIONS: usize = 4096;
@@ -44,13 +45,28 @@ pub fn compile(profile: &LinuxSeccomp) -> Result<Compiled> {
     }
     let mut program = unknown::answer(profile);
     program.extend(export(&filter)?);
+    check_length(&program, "")?;
+    Ok(Compiled { program, flags: flags(profile) })
+}
+
+/// Joins the baseline's program to a compiled profile's.
+pub fn join(compiled: Compiled, baseline: &Confined) -> Result<Compiled> {
+    let Some(program) = baseline::joined(baseline, &compiled.program) else {
+        return Ok(compiled);
+    };
+    check_length(&program, " with those of the baseline (option baseline)")?;
+    Ok(Compiled { program, ..compiled })
+}
+
+fn check_length(program: &[u8], which: &str) -> Result<()> {
     let instructions = program.len() / INSTRUCTION;
     if instructions > MAX_INSTRUCTIONS {
         return Err(Error::invalid(format!(
-            "linux.seccomp: makes {instructions} instructions; the kernel takes at most {MAX_INSTRUCTIONS}"
+            "linux.seccomp: makes {instructions} instructions{which}; the kernel takes at most \
+             {MAX_INSTRUCTIONS}"
         )));
     }
-    Ok(Compiled { program, flags: flags(profile) })
+    Ok(())
 }
 
 fn add(filter: &mut ScmpFilterContext, rule: &LinuxSyscall, action: ScmpAction) -> Result<()> {

@@ -1,8 +1,8 @@
 //! `linux.seccomp`: checked by the shim, compiled by the gofer, loaded by the newborn.
 //!
 //! Compiling takes milliseconds, so a program is kept in a file named by the
-//! [`key`] of its profile and made only once. Only [`compile()`] calls
-//! libseccomp.
+//! [`key`] of its profile and made only once. Only [`compile()`] makes libseccomp
+//! compile; others ask it for the numbers of system calls.
 
 mod compile;
 mod table;
@@ -13,14 +13,15 @@ use oci_spec::runtime::{
 };
 use sha2::{Digest, Sha256};
 
-pub use self::compile::compile;
+pub use self::compile::{compile, join};
 use self::table::Meaning;
 pub use self::table::{Supported, supported};
+use super::baseline::Confined;
 use crate::error::{Error, Result};
 
 /// A part of the [`key`], to be raised when the same profile shall give another
 /// program than before.
-const REVISION: &str = concat!("palisade seccomp 1 ", env!("CARGO_PKG_VERSION"), "\n");
+const REVISION: &str = concat!("palisade seccomp 2 ", env!("CARGO_PKG_VERSION"), "\n");
 
 /// `sizeof(struct sock_filter)`
 const INSTRUCTION: usize = 8;
@@ -34,11 +35,11 @@ pub struct Compiled {
     pub flags: u32,
 }
 
-/// Returns a name for the profile's program: the same profile has the same key, on any
-/// machine and at any time.
-pub fn key(profile: &LinuxSeccomp) -> Result<String> {
+/// Returns a name for the profile's program, joined with the baseline's if there is one: the
+/// same profile and baseline have the same key, on any machine and at any time.
+pub fn key(profile: &LinuxSeccomp, baseline: Option<&Confined>) -> Result<String> {
     let mut hash = Sha256::new_with_prefix(REVISION);
-    let json = serde_json::to_vec(profile).map_err(|error| {
+    let json = serde_json::to_vec(&(profile, baseline)).map_err(|error| {
         Error::internal(format!("linux.seccomp: cannot be written as JSON: {error}"))
     })?;
     hash.update(json);

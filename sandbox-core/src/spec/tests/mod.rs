@@ -1,5 +1,6 @@
 //! Specs as programs write them, and the plans that they become.
 
+mod baseline;
 mod load;
 mod mounts;
 mod pods;
@@ -15,6 +16,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 use tempfile::TempDir;
 
+use super::baseline::Baseline;
 use super::plan::{MountPlan, Plan, ProcessPlan};
 use super::{Context, NamespaceId, SandboxFacts};
 use crate::Result;
@@ -40,6 +42,7 @@ struct Story {
     userns: Userns,
     rootfs_mounts_given: bool,
     sandbox: Option<SandboxFacts>,
+    baseline: Baseline,
 }
 
 impl Story {
@@ -53,7 +56,14 @@ impl Story {
         }
         let text = fixture.replace("\"@/", &format!("\"{}/", bundle.path().display()));
         let spec = serde_json::from_str(&text).expect("a fixture is JSON");
-        Self { bundle, spec, userns: Userns::Auto, rootfs_mounts_given: false, sandbox: None }
+        Self {
+            bundle,
+            spec,
+            userns: Userns::Auto,
+            rootfs_mounts_given: false,
+            sandbox: None,
+            baseline: Baseline::default(),
+        }
     }
 
     /// Sets the value at a JSON pointer, and makes the objects on the way.
@@ -105,6 +115,7 @@ impl Story {
             rootfs_mounts_given: self.rootfs_mounts_given,
             userns: self.userns,
             id_pool: IdPool::default(),
+            baseline: self.baseline,
             sandbox: self.sandbox.as_ref(),
             other_containers: &[],
         };

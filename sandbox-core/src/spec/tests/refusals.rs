@@ -177,9 +177,9 @@ fn sysctls_outside_of_the_pods_namespaces_are_refused() {
     for none in ["", "net", "net..core", "net/../kernel/core_pattern", ".", "kernel."] {
         with(none).refused("is no sysctl");
     }
-    let user = with("user.max_user_namespaces");
+    let user = with("user.max_pid_namespaces");
     let plan = user.accepted();
-    assert_eq!(plan.container.user_sysctls, [("user.max_user_namespaces".into(), "1".into())]);
+    assert_eq!(plan.container.user_sysctls[0], ("user.max_pid_namespaces".into(), "1".into()));
     assert_eq!(plan.container.sysctls, []);
     user.userns(Userns::Never).refused("would change the whole machine: the pod has no user");
     with("kernel.hostname").set("/hostname", "a").refused("is given beside hostname");
@@ -284,6 +284,7 @@ fn ids_are_names_of_directories() {
             rootfs_mounts_given: true,
             userns: Userns::Auto,
             id_pool: IdPool::default(),
+            baseline: Default::default(),
             sandbox: None,
             other_containers: &[],
         };

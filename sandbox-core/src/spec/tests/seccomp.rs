@@ -9,12 +9,12 @@ use serde_json::json;
 use super::*;
 use crate::spec::seccomp::{Compiled, check, compile, flags, key};
 
-const X86_64: u32 = 0xc000_003e;
-const I386: u32 = 0x4000_0003;
-const X32: u64 = 0x4000_0000;
+pub(super) const X86_64: u32 = 0xc000_003e;
+pub(super) const I386: u32 = 0x4000_0003;
+pub(super) const X32: u64 = 0x4000_0000;
 
-const ALLOW: u32 = 0x7fff_0000;
-const ERRNO: u32 = 0x0005_0000;
+pub(super) const ALLOW: u32 = 0x7fff_0000;
+pub(super) const ERRNO: u32 = 0x0005_0000;
 const EPERM: u32 = ERRNO | 1;
 const ENOSYS: u32 = ERRNO | 38;
 
@@ -29,6 +29,10 @@ fn profile(value: Value) -> LinuxSeccomp {
 
 /// Runs a program for a system call (`linux/filter.h`, classic BPF). Returns its result.
 fn answer(compiled: &Compiled, arch: u32, number: u64, args: [u64; 6]) -> u32 {
+    answer_of(&compiled.program, arch, number, args)
+}
+
+pub(super) fn answer_of(program: &[u8], arch: u32, number: u64, args: [u64; 6]) -> u32 {
     let mut data = Vec::new();
     data.extend((number as u32).to_ne_bytes());
     data.extend(arch.to_ne_bytes());
@@ -37,7 +41,7 @@ fn answer(compiled: &Compiled, arch: u32, number: u64, args: [u64; 6]) -> u32 {
     let word = |bytes: &[u8], at: usize| u32::from_ne_bytes(bytes[at..at + 4].try_into().unwrap());
     let (mut at, mut accumulator) = (0, 0);
     loop {
-        let instruction = &compiled.program[at * 8..at * 8 + 8];
+        let instruction = &program[at * 8..at * 8 + 8];
         let operation = u16::from_ne_bytes([instruction[0], instruction[1]]);
         let operand = word(instruction, 4);
         at += 1;
@@ -173,11 +177,11 @@ fn flags_of(value: Value) -> u32 {
 
 #[test]
 fn a_key_depends_on_the_profile_and_on_nothing_else() {
-    let one = key(&containerds()).unwrap();
-    assert_eq!(one, key(&containerds()).unwrap());
+    let one = key(&containerds(), None).unwrap();
+    assert_eq!(one, key(&containerds(), None).unwrap());
     assert_eq!(one.len(), 64);
     assert!(one.bytes().all(|byte| byte.is_ascii_hexdigit()));
-    assert_ne!(one, key(&profile(json!({"defaultAction": "SCMP_ACT_ALLOW"}))).unwrap());
+    assert_ne!(one, key(&profile(json!({"defaultAction": "SCMP_ACT_ALLOW"})), None).unwrap());
 }
 
 #[test]
