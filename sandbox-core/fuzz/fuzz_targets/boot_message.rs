@@ -31,7 +31,10 @@ fuzz_target!(init: write_seeds(), |packet: &[u8]| {
         let bytes = message.encode().expect("encode a message");
         assert!(bytes.len() < packet.len(), "{} bytes of {}", bytes.len(), packet.len());
         assert_eq!(Upward::decode(&bytes).expect("decode a message"), message);
-        let takes = matches!(message, Upward::Reply { outcome: Ok(Done::Process { .. }), .. });
+        let takes = matches!(
+            message,
+            Upward::Reply { outcome: Ok(Done::Process { .. }), .. } | Upward::Listener { .. }
+        );
         let checked = ReceivedFds::check(&message, Unchecked::default(), None);
         assert_eq!(checked.is_err(), takes, "a message is taken without its descriptors");
     }
@@ -64,11 +67,13 @@ fn write_seeds() {
         return;
     };
     let failure = Failure { kind: FailureKind::State, message: "no such process".into() };
-    let outcomes = [Ok(Done::Ok), Ok(Done::Process { terminal: true }), Err(failure)].into_iter();
+    let outcomes = [Ok(Done::Ok), Ok(Done::Process { terminal: true, mounts: true }), Err(failure)]
+        .into_iter();
     let replies = outcomes.map(|outcome| Upward::Reply { number: 7, outcome });
     let exits = [ProcessId::init("3f2a"), ProcessId::exec("3f2a", "e1")]
         .map(|process| Upward::Exited { process, status: 137 });
-    for (index, message) in replies.chain(exits).enumerate() {
+    let listener = [Upward::Listener { of: 7 }];
+    for (index, message) in replies.chain(exits).chain(listener).enumerate() {
         // A packet whose bytes are in it begins with a zero.
         let mut packet = vec![0];
         packet.extend(message.encode().expect("encode a message"));
