@@ -13,7 +13,7 @@ use crate::ready::readable;
 
 /// The time that a close leaves to the requests that follow an exit, and in which more may be
 /// let go.
-const PAUSE: Duration = Duration::from_millis(10);
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// How many descriptors are closed.
 static CLOSED: LazyLock<watch::Sender<u64>> = LazyLock::new(watch::Sender::default);
