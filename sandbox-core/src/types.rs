@@ -103,8 +103,9 @@ impl fmt::Display for ProcessId {
     }
 }
 
-/// How far the baseline goes.
+/// How far the baseline goes, ordered from loose to tight.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Level {
     /// No baseline.
     Off,

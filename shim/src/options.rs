@@ -58,7 +58,7 @@ pub(crate) struct Options {
     /// What happens to a container whose spec grants what has no effect.
     pub(crate) on_powerless: OnPowerless,
     /// How much of the kernel containers reach.
-    baseline: BaselineOption,
+    baseline: Level,
     /// The parts of the kernel that they reach nevertheless.
     baseline_allow: Parts,
     /// Keys that annotations may also loosen.
@@ -93,25 +93,6 @@ pub(crate) enum OnPowerless {
     Warn,
     /// Create fails.
     Refuse,
-}
-
-/// [`Level`], ordered from loose to tight.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum BaselineOption {
-    Off,
-    Default,
-    Strict,
-}
-
-impl From<BaselineOption> for Level {
-    fn from(option: BaselineOption) -> Self {
-        match option {
-            BaselineOption::Off => Self::Off,
-            BaselineOption::Default => Self::Default,
-            BaselineOption::Strict => Self::Strict,
-        }
-    }
 }
 
 /// Parts of the kernel by their names: a list, or in one string with commas or spaces, as
@@ -171,7 +152,7 @@ impl Default for Options {
             cpu_minimum: 2,
             shim_cgroup: String::new(),
             on_powerless: OnPowerless::Warn,
-            baseline: BaselineOption::Default,
+            baseline: Level::Default,
             baseline_allow: Parts(Allowed::NONE),
             allow_annotations: Vec::new(),
         }
@@ -323,7 +304,7 @@ impl Options {
 
     /// Returns the baseline of containers that are not privileged.
     pub(crate) fn baseline(&self) -> Baseline {
-        Baseline { level: self.baseline.into(), allowed: self.baseline_allow.0 }
+        Baseline { level: self.baseline, allowed: self.baseline_allow.0 }
     }
 
     /// Returns the part of the options that `sandbox-core` needs.

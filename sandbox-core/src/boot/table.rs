@@ -122,14 +122,15 @@ impl Table {
 
     /// Takes the pending Create of a process that has not reached its gate yet.
     pub(super) fn take_on_way_to_gate(&mut self, pid: PodPid) -> Option<Pending> {
-        let is_it = |pending: &Pending| pending.pid == pid && pending.stage == Stage::ToGate;
-        let token = self.pending.iter().find_map(|(token, p)| is_it(p).then_some(*token));
-        self.pending.remove(&token?)
+        self.take_pending(|pending| pending.pid == pid && pending.stage == Stage::ToGate)
     }
 
     /// Takes the pending process of a request that waits until an agent has its listener.
     pub(super) fn take_with_listener(&mut self, number: u64) -> Option<Pending> {
-        let is_it = |p: &Pending| p.number == number && p.hands_listener_over;
+        self.take_pending(|pending| pending.number == number && pending.hands_listener_over)
+    }
+
+    fn take_pending(&mut self, is_it: impl Fn(&Pending) -> bool) -> Option<Pending> {
         let token = self.pending.iter().find_map(|(token, p)| is_it(p).then_some(*token));
         self.pending.remove(&token?)
     }

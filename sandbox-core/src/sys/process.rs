@@ -125,6 +125,9 @@ pub fn die_with_parent() -> io::Result<()> {
 /// speculation on.
 pub const SECCOMP_SPEC_ALLOW: u32 = 1 << 2;
 
+/// The flag `SECCOMP_FILTER_FLAG_NEW_LISTENER`: loading the program makes a listener.
+pub const SECCOMP_NEW_LISTENER: u32 = 1 << 3;
+
 /// Loads a seccomp program: seccomp(2), `SECCOMP_SET_MODE_FILTER`. Returns its listener, if
 /// the flags ask for one.
 ///
@@ -156,7 +159,7 @@ pub fn load_seccomp(program: &[u8], flags: u32) -> io::Result<Option<OwnedFd>> {
     let loaded = check(unsafe {
         libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const header)
     })?;
-    let listens = u64::from(flags) & libc::SECCOMP_FILTER_FLAG_NEW_LISTENER != 0;
+    let listens = flags & SECCOMP_NEW_LISTENER != 0;
     // SAFETY: with this flag the kernel returns a new descriptor that nothing else owns.
     Ok(listens.then(|| unsafe { OwnedFd::from_raw_fd(loaded as RawFd) }))
 }

@@ -18,6 +18,7 @@ use self::table::Meaning;
 pub use self::table::{Supported, supported};
 use super::baseline::Confined;
 use crate::error::{Error, Result};
+use crate::sys::process::SECCOMP_NEW_LISTENER;
 
 /// A part of the [`key`], to be raised when the same profile shall give another
 /// program than before.
@@ -56,12 +57,7 @@ pub fn flags(profile: &LinuxSeccomp) -> u32 {
     let flags = profile.flags().as_deref().unwrap_or(&default);
     let listener = notifies(profile);
     let bits = flags.iter().filter_map(|flag| table::flag(*flag, listener));
-    bits.fold(if listener { table::NEW_LISTENER } else { 0 }, |all, flag| all | flag)
-}
-
-/// Whether loading a program with these flags makes a listener.
-pub fn makes_listener(flags: u32) -> bool {
-    flags & table::NEW_LISTENER != 0
+    bits.fold(if listener { SECCOMP_NEW_LISTENER } else { 0 }, |all, flag| all | flag)
 }
 
 /// Whether an agent decides about some system calls (`SCMP_ACT_NOTIFY`).

@@ -8,6 +8,8 @@ use oci_spec::runtime::{
 };
 use serde::Serialize;
 
+use crate::sys::process::SECCOMP_SPEC_ALLOW;
+
 /// The largest errno that a system call can return (`MAX_ERRNO`).
 const MAX_ERRNO: u32 = 4095;
 
@@ -143,9 +145,6 @@ const FLAGS: [Flag; 4] = [
     Flag::SeccompFilterFlagWaitKillableRecv,
 ];
 
-/// `SECCOMP_FILTER_FLAG_NEW_LISTENER`
-pub(super) const NEW_LISTENER: u32 = 1 << 3;
-
 /// Returns the bit of seccomp(2). The kernel takes some only with a listener, and some only
 /// without.
 pub(super) fn flag(flag: Flag, listener: bool) -> Option<u32> {
@@ -153,7 +152,7 @@ pub(super) fn flag(flag: Flag, listener: bool) -> Option<u32> {
         // Without effect on the single thread that loads the program.
         (Flag::SeccompFilterFlagTsync, false) => Some(1 << 0),
         (Flag::SeccompFilterFlagLog, _) => Some(1 << 1),
-        (Flag::SeccompFilterFlagSpecAllow, _) => Some(1 << 2),
+        (Flag::SeccompFilterFlagSpecAllow, _) => Some(SECCOMP_SPEC_ALLOW),
         (Flag::SeccompFilterFlagWaitKillableRecv, true) => Some(1 << 5),
         (Flag::SeccompFilterFlagTsync, true) | (Flag::SeccompFilterFlagWaitKillableRecv, false) => {
             None
