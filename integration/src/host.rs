@@ -116,9 +116,12 @@ pub fn cgroup_directory(pid: i32, controller: &str) -> PathBuf {
     }
 }
 
-/// Returns the trimmed content of a cgroup file.
+/// Returns the trimmed content of a file of the cgroup of a process's container. The init of
+/// a container that may divide its cgroup (as Docker's may, with userns-remap) is in a leaf below.
 pub fn cgroup_value(pid: i32, controller: &str, file: &str) -> String {
-    let path = cgroup_directory(pid, controller).join(file);
+    let own = cgroup_directory(pid, controller);
+    let of_container = if own.ends_with("init.scope") { own.parent() } else { None };
+    let path = of_container.unwrap_or(&own).join(file);
     let value =
         fs::read_to_string(&path).unwrap_or_else(|e| panic!("read {}: {e}", path.display()));
     value.trim().to_owned()
