@@ -78,6 +78,7 @@ fn measure_spec() {
             userns: Userns::Auto,
             id_pool: IdPool::default(),
             baseline: Default::default(),
+            tells_refusals: false,
             sandbox: None,
             other_containers: &[],
         };

@@ -27,6 +27,7 @@ struct Fixture {
     directory: tempfile::TempDir,
     id: String,
     cgroup: Option<Cgroup>,
+    tells_refusals: bool,
 }
 
 impl Fixture {
@@ -41,7 +42,7 @@ impl Fixture {
         change(&mut spec);
         fs::write(bundle.join("config.json"), spec.to_string()).unwrap();
         let id = format!("{name}-{}", std::process::id());
-        Self { directory, id, cgroup: None }
+        Self { directory, id, cgroup: None, tells_refusals: false }
     }
 
     fn bundle(&self) -> PathBuf {
@@ -67,6 +68,7 @@ impl Fixture {
             userns: Userns::Auto,
             id_pool: IdPool::default(),
             baseline: Default::default(),
+            tells_refusals: self.tells_refusals,
             sandbox: None,
             other_containers: &[],
         };
@@ -420,10 +422,120 @@ fn a_sandbox_that_runs_nothing_ends_when_the_node_shuts_down() {
     wait(pod.sandbox.pidfd());
 }
 
+/// Refuses mkdir(2) with an errno of its own, sync(2) with success, and umask(2) as a kernel
+/// that lacks it.
+fn with_profile(spec: &mut Value, no_new_privileges: bool) {
+    let rule = |name: &[&str], errno: u32| json!({ "names": name, "action": "SCMP_ACT_ERRNO", "errnoRet": errno });
+    spec["process"]["noNewPrivileges"] = no_new_privileges.into();
+    spec["linux"]["seccomp"] = json!({
+        "defaultAction": "SCMP_ACT_ALLOW",
+        "syscalls": [rule(&["mkdir", "mkdirat"], 95), rule(&["sync"], 0), rule(&["umask"], 38)],
+    });
+}
+
+/// Returns how many seccomp listeners boot holds.
+fn listeners(pod: &Pod) -> usize {
+    let directory = format!("/proc/{}/fd", pod.sandbox.pid().0);
+    let names = fs::read_dir(directory).unwrap().flatten().map(|fd| fs::read_link(fd.path()));
+    names.flatten().filter(|name| name.to_string_lossy().contains("seccomp notify")).count()
+}
+
+/// Waits until boot holds so many.
+fn wait_for_listeners(pod: &Pod, wanted: usize) {
+    for _ in 0..2000 {
+        if listeners(pod) == wanted {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    panic!("boot holds {} listeners, not {wanted}", listeners(pod));
+}
+
+/// What a program refuses, and what the kernel refuses for lack of a capability, has the same
+/// result if boot is asked about it, in the init and in an exec, with and without
+/// no_new_privileges. The listener goes with the last process.
+fn a_watched_container_gets_the_errnos_that_it_would_get() {
+    let script = "busybox mkdir /a; busybox sync && echo synced; umask 0; \
+        busybox mount -t tmpfs x /tmp; busybox unshare -n busybox true; busybox hostname x; \
+        busybox mknod /n c 1 3; busybox mknod /p p && echo pipe; busybox chroot / busybox true; \
+        busybox rm -f /p; busybox date -s 200001010000; busybox insmod /x; busybox reboot -f; echo end";
+    let answers = |tells_refusals: bool, no_new_privileges: bool| {
+        let args = ["busybox", "sh", "-c", &format!("exec 2>&1; {script}")];
+        let mut world =
+            Fixture::new("watched", &args, |spec| with_profile(spec, no_new_privileges));
+        world.tells_refusals = tells_refusals;
+        let pod = world.start();
+        let (output, stdout) = pipe();
+        pod.create(stdout.as_fd()).unwrap();
+        let (exec_output, exec_stdout) = pipe();
+        let exec = format!("exec 2>&1; read -t 1 nothing < /dev/null; {script}");
+        pod.exec("refused", &["busybox", "sh", "-c", &exec], exec_stdout.as_fd()).unwrap();
+        drop(exec_stdout);
+        let of_exec = read_all(exec_output);
+        pod.next();
+        // That of the init, which with no_new_privileges loads its program when it is started.
+        wait_for_listeners(&pod, (tells_refusals && !no_new_privileges).into());
+        pod.run();
+        drop(stdout);
+        let of_init = read_all(output);
+        wait_for_listeners(&pod, 0);
+        assert!(of_init.contains("Operation not supported\n"), "{of_init}");
+        assert!(of_init.ends_with("end\n") && of_init.contains("synced\n"), "{of_init}");
+        assert!(of_init.contains("pipe\n"), "{of_init}");
+        (of_init, of_exec)
+    };
+    for no_new_privileges in [true, false] {
+        let without = answers(false, no_new_privileges);
+        assert_eq!(answers(true, no_new_privileges), without);
+    }
+}
+
+/// Returns the time for which a process was on a CPU.
+fn on_cpu(pid: i32) -> Duration {
+    let text = fs::read_to_string(format!("/proc/{pid}/schedstat")).unwrap();
+    Duration::from_nanos(text.split(' ').next().unwrap().parse().unwrap())
+}
+
+/// A container that is refused as often as it can costs boot one percent of a CPU, and boot
+/// serves others meanwhile.
+fn a_container_that_is_refused_without_end_costs_boot_little() {
+    let loops = "for i in 1 2 3 4 5 6; do while :; do umask 0; done & done; wait";
+    let mut world = Fixture::new("flood", &["busybox", "sh", "-c", loops], |spec| {
+        spec["linux"]["seccomp"] = json!({
+            "defaultAction": "SCMP_ACT_ALLOW",
+            "syscalls": [{ "names": ["umask"], "action": "SCMP_ACT_ERRNO", "errnoRet": 1 }],
+        });
+    });
+    world.tells_refusals = true;
+    let pod = world.start();
+    let (_output, stdout) = pipe();
+    pod.create(stdout.as_fd()).unwrap();
+    pod.call(Request::Start { container: pod.container() }, &[]).unwrap();
+    // The share that is there at once is used up.
+    std::thread::sleep(Duration::from_secs(3));
+    let boot = pod.sandbox.pid().0;
+    let (begun, before) = (std::time::Instant::now(), on_cpu(boot));
+    std::thread::sleep(Duration::from_secs(4));
+    let share = (on_cpu(boot) - before).as_secs_f64() / begun.elapsed().as_secs_f64();
+    println!("boot used {:.2} % of a CPU", share * 100.0);
+    assert!(share < 0.01, "boot used {:.2} % of a CPU", share * 100.0);
+    let begun = std::time::Instant::now();
+    for number in 0..10 {
+        let (exec_output, exec_stdout) = pipe();
+        pod.exec(&format!("e{number}"), &["busybox", "echo", "joined"], exec_stdout.as_fd())
+            .unwrap();
+        drop(exec_stdout);
+        assert_eq!(read_all(exec_output), "joined\n");
+        pod.next();
+    }
+    println!("an exec took {:?}", begun.elapsed() / 10);
+    assert!(begun.elapsed() < Duration::from_secs(5), "ten execs took {:?}", begun.elapsed());
+}
+
 /// Runs the tests one after another on the main thread, whatever the command
 /// line asks for.
 fn main() -> std::process::ExitCode {
-    let tests: [(&str, fn()); 7] = [
+    let tests: [(&str, fn()); 9] = [
         (
             "a_container_is_created_started_joined_and_ends",
             a_container_is_created_started_joined_and_ends,
@@ -434,6 +546,14 @@ fn main() -> std::process::ExitCode {
             mounts_without_a_create_go_to_no_other_container,
         ),
         ("a_missing_program_is_named", a_missing_program_is_named),
+        (
+            "a_watched_container_gets_the_errnos_that_it_would_get",
+            a_watched_container_gets_the_errnos_that_it_would_get,
+        ),
+        (
+            "a_container_that_is_refused_without_end_costs_boot_little",
+            a_container_that_is_refused_without_end_costs_boot_little,
+        ),
         (
             "a_limit_above_the_shims_own_takes_privilege_and_reaches_one_process_alone",
             a_limit_above_the_shims_own_takes_privilege_and_reaches_one_process_alone,

@@ -274,6 +274,7 @@ mod tests {
             userns: Default::default(),
             id_pool: Default::default(),
             baseline: Default::default(),
+            tells_refusals: false,
             sandbox: None,
             other_containers: &[],
         };

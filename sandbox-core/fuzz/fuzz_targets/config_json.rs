@@ -38,6 +38,7 @@ fn plan_both(json: &[u8], bundle: &Path, sandbox: &SandboxFacts) {
             userns,
             id_pool: IdPool::default(),
             baseline: Default::default(),
+            tells_refusals: false,
             sandbox,
             other_containers: &[],
         };

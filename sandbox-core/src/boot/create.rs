@@ -8,6 +8,7 @@ use super::table::{Container, Init, Pending, Stage};
 use crate::container::channel::Channel;
 use crate::container::delivered::DeliveredMounts;
 use crate::container::donated::Donated;
+use crate::container::filter::Filter;
 use crate::container::join_info::JoinInfo;
 use crate::container::namespaces::clone_flags;
 use crate::container::outside_ids::OutsideIds;
@@ -43,7 +44,8 @@ impl Boot {
             self.reply(number, Ok(Done::Ok));
             return Ok(());
         };
-        let donated = Donated::sort(donations, descriptors)?;
+        let mut donated = Donated::sort(donations, descriptors)?;
+        let filter = Filter::new(&plan.baseline, donated.seccomp.take(), plan.watch.as_ref());
         let root = self.own_id.container_root();
         shared_memory::make_if_wanted(&plan, root)?;
         let times_of = plan.times_of.as_deref().map(|id| self.containers.running_init(id));
@@ -54,6 +56,7 @@ impl Boot {
             process,
             limits: &self.limits,
             donated: &donated,
+            filter: &filter,
             users: self.users.as_ref(),
             times_of: times_of.as_ref(),
             ids: ids.as_ref(),
@@ -63,7 +66,7 @@ impl Boot {
         };
         let (pid, pidfd) = self.clone_init(newborn, mounts)?;
         drop(child_channel);
-        let join_info = Rc::new(JoinInfo::new(&plan, donated.seccomp, ids));
+        let join_info = Rc::new(JoinInfo::new(&plan, filter, ids));
         let gate_pidfd = pidfd.try_clone().context(|| "dup of a pidfd")?;
         let init = Init { pid, pidfd, gate: None, running: true };
         let process = ProcessId::init(&plan.id);

@@ -3,13 +3,14 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd, siginfo};
 use rustix::buffer::spare_capacity;
-use rustix::event::epoll;
+use rustix::event::{Timespec, epoll};
 
-use super::Boot;
+use super::{Boot, supervise};
 use crate::control::encoding::Message;
 use crate::control::message::{Done, MAX_DESCRIPTORS, Numbered, Request};
 use crate::control::packet::{Received, receive_packet};
@@ -65,9 +66,11 @@ impl Events {
         terminated
     }
 
-    fn wait(&self, ready: &mut Vec<epoll::Event>) -> Result<()> {
+    /// Waits for events, or until the time is over.
+    fn wait(&self, ready: &mut Vec<epoll::Event>, time: Option<Duration>) -> Result<()> {
         ready.clear();
-        match epoll::wait(&self.epoll, spare_capacity(ready), None) {
+        let time = time.and_then(|time| Timespec::try_from(time).ok());
+        match epoll::wait(&self.epoll, spare_capacity(ready), time.as_ref()) {
             Err(rustix::io::Errno::INTR) => Ok(()),
             other => other.map(drop).context(|| "epoll_wait"),
         }
@@ -98,7 +101,8 @@ impl Boot {
         let mut ready = Vec::with_capacity(16);
         let mut terminated = false;
         while !(terminated && self.containers.run_nothing()) {
-            if let Err(error) = self.events.wait(&mut ready) {
+            let time = self.resume_supervising();
+            if let Err(error) = self.events.wait(&mut ready, time) {
                 log::error!("{error}");
                 return ExitCode::FAILURE;
             }
@@ -113,6 +117,7 @@ impl Boot {
                         terminated |= self.events.take_signals(self.host_pids);
                         self.reap();
                     }
+                    supervise::FIRST.. => self.answer_one(event.data.u64()),
                     token => self.receive(token),
                 }
             }

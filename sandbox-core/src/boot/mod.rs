@@ -14,8 +14,10 @@ mod mounts_channel;
 mod pending;
 mod privileges;
 mod reap;
+mod refusals;
 mod root;
 mod start;
+mod supervise;
 mod table;
 mod update;
 
@@ -46,6 +48,8 @@ pub(crate) struct Boot {
     control: OwnedFd,
     mounts: MountsChannel,
     containers: Table,
+    /// The containers about whose system calls boot is asked.
+    supervised: supervise::Supervised,
     events: events::Events,
     own_pid_namespace: OwnedFd,
     /// The user namespace of the pod's containers, if the sandbox has one.
@@ -108,6 +112,7 @@ fn start(flags: &BootFlags, descriptors: Descriptors) -> Result<Boot> {
         control: descriptors.control,
         mounts: MountsChannel::new(descriptors.mounts),
         containers: Table::default(),
+        supervised: supervise::Supervised::default(),
         own_pid_namespace,
         users,
         own_id,

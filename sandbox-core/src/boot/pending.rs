@@ -5,6 +5,7 @@
 //!     │                                            │
 //!     └────────────── a failure, or death ─────────┘──▶ the request fails
 //! ```
+//! At any time it may give boot the listener of its seccomp program (`supervise.rs`), once.
 //! Before its gate a process may request the maps of a user namespace of its own, once. At any
 //! time it may hand over the listener of its seccomp program, once.
 //! An exec'd process has no gate: it goes from cloned to running.
@@ -32,6 +33,7 @@ impl Boot {
         match (pending.stage, message) {
             (Stage::ToGate, Ok(Some(Message::Unmapped))) => self.map(pending),
             (_, Ok(Some(Message::Listener(fd)))) => self.hand_listener_over(pending, fd),
+            (_, Ok(Some(Message::Watched(listener)))) => self.watch(pending, listener),
             (Stage::ToGate, Ok(Some(Message::AtGate(handed_over)))) => {
                 self.at_gate(pending, handed_over);
             }
@@ -61,6 +63,19 @@ impl Boot {
             // More messages follow.
             Ok(()) => drop(self.expect(pending)),
             Err(error) => self.failed(pending, error),
+        }
+    }
+
+    /// Answers the system calls of a process from now on.
+    fn watch(&mut self, pending: Pending, listener: OwnedFd) {
+        match self.supervise(&pending.process, listener) {
+            // More messages follow.
+            Ok(()) => drop(self.expect(pending)),
+            Err(error) => {
+                // It fails only if the process is dead.
+                let _ = pidfd_send_signal(&pending.pidfd, Signal::KILL);
+                self.failed(pending, error);
+            }
         }
     }
 

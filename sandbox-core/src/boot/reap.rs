@@ -18,8 +18,7 @@ impl Boot {
     fn ended(&mut self, pid: PodPid) {
         // It may have reported an error, or its execve, before it ended. The shim must learn
         // of that while the PID is still its own.
-        let token = self.containers.pending.iter().find(|(_, p)| p.pid == pid).map(|(t, _)| *t);
-        if let Some(token) = token {
+        while let Some(token) = self.containers.pending_of(pid) {
             self.receive(token);
         }
         let Some(status) = collect_child(pid.0) else { return };

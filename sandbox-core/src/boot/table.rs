@@ -120,6 +120,11 @@ impl Table {
         self.processes.is_empty()
     }
 
+    /// Returns the token of a pending process.
+    pub(super) fn pending_of(&self, pid: PodPid) -> Option<u64> {
+        self.pending.iter().find_map(|(token, p)| (p.pid == pid).then_some(*token))
+    }
+
     /// Takes the pending Create of a process that has not reached its gate yet.
     pub(super) fn take_on_way_to_gate(&mut self, pid: PodPid) -> Option<Pending> {
         self.take_pending(|pending| pending.pid == pid && pending.stage == Stage::ToGate)

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::sched::CloneFlags;
 
-use super::donated::Seccomp;
+use super::filter::Filter;
 use super::namespaces::own_namespaces;
 use super::outside_ids::OutsideIds;
 use crate::spec::plan::ContainerPlan;
@@ -21,34 +21,28 @@ pub(crate) struct JoinInfo {
     pids_below: bool,
     /// Set once the init is at its gate.
     terminals: OnceCell<OwnedFd>,
-    pub(crate) seccomp: Option<Seccomp>,
-    /// The baseline's seccomp program, empty if there is none.
-    pub(crate) baseline: Vec<u8>,
+    /// The seccomp program of its processes.
+    pub(crate) filter: Filter,
     /// The IDs of its users outside, if it is in a user namespace.
     pub(crate) ids: Option<OutsideIds>,
 }
 
 impl JoinInfo {
     /// Collects the information of a container that has a process.
-    pub(crate) fn new(
-        plan: &ContainerPlan,
-        seccomp: Option<Seccomp>,
-        ids: Option<OutsideIds>,
-    ) -> Self {
+    pub(crate) fn new(plan: &ContainerPlan, filter: Filter, ids: Option<OutsideIds>) -> Self {
         Self {
             id: plan.id.clone(),
             namespaces: own_namespaces(plan),
             pids_below: plan.pids_below(),
             terminals: OnceCell::new(),
-            seccomp,
-            baseline: plan.baseline.clone(),
+            filter,
             ids,
         }
     }
 
     /// Collects the information of the pause container, which no process joins.
     pub(crate) fn pause(plan: &ContainerPlan) -> Self {
-        Self { pids_below: false, ..Self::new(plan, None, None) }
+        Self { pids_below: false, ..Self::new(plan, Filter::new(&[], None, None), None) }
     }
 
     /// Returns the devpts in which terminals are made.

@@ -19,6 +19,8 @@ pub(crate) enum NewbornMessage {
     /// It has loaded a seccomp program, of whose listener this is its descriptor, and waits
     /// until an agent has it.
     Listener(RawFd),
+    /// It has loaded a seccomp program, about whose calls boot decides by this listener.
+    Watched(OwnedFd),
     /// It waits at its gate.
     AtGate(AtGate),
     /// It could not carry out its plan.
@@ -38,6 +40,7 @@ pub(crate) struct AtGate {
 
 const UNMAPPED: u8 = b'U';
 const LISTENER: u8 = b'L';
+const WATCHED: u8 = b'W';
 const AT_GATE: u8 = b'P';
 const FAILED: u8 = b'F';
 const GO_ON: u8 = b'G';
@@ -54,6 +57,7 @@ impl NewbornMessage {
         Ok(match self {
             Self::Unmapped => (vec![UNMAPPED], Vec::new()),
             Self::Listener(fd) => ([&[LISTENER], &fd.to_ne_bytes()[..]].concat(), Vec::new()),
+            Self::Watched(listener) => (vec![WATCHED], vec![listener]),
             Self::AtGate(AtGate { devpts, terminal, mounts }) => {
                 let all = [devpts, terminal, mounts];
                 let has = all.each_ref().map(|one| u8::from(one.is_some()));
@@ -75,6 +79,10 @@ impl NewbornMessage {
             Some((&LISTENER, &[a, b, c, d])) => {
                 Ok(Some(Self::Listener(RawFd::from_ne_bytes([a, b, c, d]))))
             }
+            Some((&WATCHED, &[])) => match fds.take().pop() {
+                Some(listener) => Ok(Some(Self::Watched(listener))),
+                None => Err(Error::internal("the container's process sent no listener")),
+            },
             Some((&AT_GATE, &[devpts, terminal, mounts])) => {
                 let mut sent = fds.take().into_iter();
                 let next_if = |has: u8| if has == 0 { None } else { sent.next() };

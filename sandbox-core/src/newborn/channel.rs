@@ -1,6 +1,6 @@
 //! The newborn's end of the channel to boot.
 
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 
 use crate::control::newborn::{AtGate, NewbornMessage, hand_listener_over, wait_to_go_on};
 use crate::error::{Error, Result};
@@ -19,6 +19,12 @@ impl Channel<'_> {
     /// Hands the listener of this process's seccomp program to an agent.
     pub(super) fn hand_listener_over(self, listener: BorrowedFd<'_>) -> Result<()> {
         hand_listener_over(self.0, listener)
+    }
+
+    /// Gives boot the listener of this process's seccomp program. boot already decides about
+    /// calls of this process.
+    pub(super) fn give_listener(self, listener: OwnedFd) -> Result<()> {
+        NewbornMessage::Watched(listener).send(self.0)
     }
 
     /// Reports to boot that this process is at its gate, hands over what boot keeps, and

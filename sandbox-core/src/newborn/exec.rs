@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 
 use nix::sched::{CloneFlags, setns};
 
-use super::process::{Filters, OwnProcFiles, Prepared, set_initial_affinity};
+use super::process::{OwnProcFiles, Prepared, set_initial_affinity};
 use super::{Birth, Channel, donated, keyring, terminal};
 use crate::container::donated::Donated;
 use crate::container::join_info::JoinInfo;
@@ -49,8 +49,7 @@ fn to_execve(joining: Joining<'_>, birth: Birth) -> Result<Prepared<'_>> {
         become_root().context(|| "become root of the container's user namespace")?;
     }
     joining.terminal.map_or(Ok(()), terminal::name)?;
-    let container = joining.container;
-    let filters = Filters { baseline: &container.baseline, spec: container.seccomp.as_ref() };
+    let filter = &joining.container.filter;
     let (limits, has_terminal) = (joining.limits, joining.terminal.is_some());
-    Prepared::new(joining.process, limits, filters, has_terminal, own_files, joining.channel)
+    Prepared::new(joining.process, limits, filter, has_terminal, own_files, joining.channel)
 }

@@ -6,11 +6,12 @@ use nix::sched::{CloneFlags, setns, unshare};
 use rustix::fs::CWD;
 use rustix::process::{chdir, chroot, fchdir};
 
-use super::process::{Filters, OwnProcFiles, Prepared};
+use super::process::{OwnProcFiles, Prepared};
 use super::time::OwnTimeFiles;
 use super::{Birth, Channel, donated, hooks, keyring, mounts, names, time};
 use crate::container::delivered::DeliveredMounts;
 use crate::container::donated::Donated;
+use crate::container::filter::Filter;
 use crate::container::namespaces::{early_namespaces, late_namespaces};
 use crate::container::outside_ids::OutsideIds;
 use crate::container::own_id::ContainerRoot;
@@ -32,6 +33,7 @@ pub(crate) struct Newborn<'a> {
     /// The limits with which boot started.
     pub(crate) limits: &'a [Rlimit],
     pub(crate) donated: &'a Donated,
+    pub(crate) filter: &'a Filter,
     /// The user namespace of the pod's containers, if there is one.
     pub(crate) users: Option<&'a OwnedFd>,
     /// The init of the container whose time namespace it joins.
@@ -90,10 +92,9 @@ fn to_gate(
     terminal.as_ref().map_or(Ok(()), super::terminal::name)?;
     set_root_propagation(plan)?;
     names::set_own(plan, sysctls)?;
-    let filters = Filters { baseline: &plan.baseline, spec: newborn.donated.seccomp.as_ref() };
     let has_terminal = terminal.is_some();
-    let (limits, channel) = (newborn.limits, newborn.channel);
-    let prepared = Prepared::new(process, limits, filters, has_terminal, own_files, channel)?;
+    let Newborn { limits, channel, filter, .. } = newborn;
+    let prepared = Prepared::new(process, limits, filter, has_terminal, own_files, channel)?;
     let terminal = terminal.map(|terminal| terminal.master);
     // If this process has left the first, nobody else is in it, and the kernel takes long to
     // destroy it: the shim has that done.

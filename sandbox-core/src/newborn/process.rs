@@ -15,11 +15,12 @@ use rustix::process::{chdir, ioctl_tiocsctty, setsid, umask};
 use rustix::thread::{set_keep_capabilities, set_no_new_privs};
 
 use super::{Channel, lookup};
-use crate::container::donated::Seccomp;
+use crate::container::filter::Filter;
 use crate::container::paths::PROC;
 use crate::error::{Context, Error, FailureKind, Result};
 use crate::spec::plan::{CapabilitySets, ProcessPlan};
 use crate::sys::process::{self as sys, Rlimit};
+use crate::sys::seccomp_listener::SECCOMP_WAIT_KILLABLE;
 
 /// The file mode creation mask of a process whose spec has none, as under runc.
 const DEFAULT_UMASK: u32 = 0o022;
@@ -65,22 +66,14 @@ impl OwnProcFiles {
     }
 }
 
-/// The seccomp programs of a container.
-#[derive(Clone, Copy)]
-pub(super) struct Filters<'a> {
-    /// The baseline's, empty if there is none.
-    pub(super) baseline: &'a [u8],
-    /// That of the spec's profile.
-    pub(super) spec: Option<&'a Seccomp>,
-}
-
 /// A process to which the plan is applied, except for the last steps.
 #[derive(Debug)]
 pub(super) struct Prepared<'a> {
     program: CString,
     args: Vec<CString>,
     env: Vec<CString>,
-    late_seccomp: Option<&'a Seccomp>,
+    /// The seccomp program that is still to be loaded.
+    late: Option<Loading<'a>>,
     own_files: OwnProcFiles,
     channel: Channel<'a>,
 }
@@ -90,7 +83,7 @@ impl<'a> Prepared<'a> {
     pub(super) fn new(
         process: &ProcessPlan,
         limits: &[Rlimit],
-        filters: Filters<'a>,
+        filter: &'a Filter,
         has_terminal: bool,
         own_files: OwnProcFiles,
         channel: Channel<'a>,
@@ -99,18 +92,15 @@ impl<'a> Prepared<'a> {
         set_scheduling(process)?;
         set_limits(process, limits)?;
         let home = lookup::home_directory(process);
-        // The baseline's program stands alone only where the spec has none to join it with.
-        if !filters.baseline.is_empty() {
-            sys::load_seccomp(filters.baseline, sys::SECCOMP_SPEC_ALLOW)
-                .context(|| "load the baseline's filter")?;
-        }
         // Without no_new_privileges, loading a filter takes CAP_SYS_ADMIN, which the next
-        // steps drop. With it, the filter is loaded last.
-        let (early, late) = match process.no_new_privileges {
-            true => (None, filters.spec),
-            false => (filters.spec, None),
+        // steps drop. With it, that of a profile is loaded last. The baseline's alone refuses
+        // nothing that comes before.
+        let filter = Loading { filter, capabilities: can_have(process) };
+        let (early, late) = match process.no_new_privileges && filter.filter.of_profile {
+            true => (None, Some(filter)),
+            false => (Some(filter), None),
         };
-        early.map_or(Ok(()), |seccomp| load_seccomp(seccomp, channel))?;
+        early.map_or(Ok(()), |filter| filter.load(channel))?;
         let entered = enter_working_directory(process)?;
         become_user(process)?;
         if entered.is_none() {
@@ -124,7 +114,7 @@ impl<'a> Prepared<'a> {
         let program = lookup::program(process)?;
         let args =
             c_strings("process.args", process.args.iter().map(|arg| arg.clone().into_bytes()))?;
-        Ok(Self { program, args, env, late_seccomp: late, own_files, channel })
+        Ok(Self { program, args, env, late, own_files, channel })
     }
 
     /// Takes the last steps, and calls execve. Returns only if it fails.
@@ -134,7 +124,7 @@ impl<'a> Prepared<'a> {
         {
             return Error::internal(format!("set the security label {text:?}: {e}"));
         }
-        let late = self.late_seccomp.map(|seccomp| load_seccomp(seccomp, self.channel));
+        let late = self.late.map(|filter| filter.load(self.channel));
         if let Some(Err(error)) = late {
             return error;
         }
@@ -212,10 +202,45 @@ fn set_limits(process: &ProcessPlan, of_boot: &[Rlimit]) -> Result<()> {
     Ok(())
 }
 
-fn load_seccomp(seccomp: &Seccomp, channel: Channel<'_>) -> Result<()> {
-    let listener = sys::load_seccomp(&seccomp.program, seccomp.flags)
-        .context(|| "linux.seccomp: load the filter")?;
-    listener.map_or(Ok(()), |listener| channel.hand_listener_over(listener.as_fd()))
+/// Returns the capabilities that a process, or what it executes, can have.
+fn can_have(process: &ProcessPlan) -> u64 {
+    let sets = &process.capabilities;
+    sets.permitted | if process.no_new_privileges { 0 } else { sets.bounding }
+}
+
+/// A seccomp program for a process that can have these capabilities.
+#[derive(Clone, Copy, Debug)]
+struct Loading<'a> {
+    filter: &'a Filter,
+    capabilities: u64,
+}
+
+impl Loading<'_> {
+    fn load(self, channel: Channel<'_>) -> Result<()> {
+        let Filter { program, flags, of_profile, .. } = self.filter;
+        if let Some(watched) = self.filter.watched_with(self.capabilities) {
+            let flags =
+                flags & !sys::SECCOMP_TSYNC | sys::SECCOMP_NEW_LISTENER | SECCOMP_WAIT_KILLABLE;
+            match sys::load_seccomp(&watched.program, flags) {
+                Ok(listener) => return listener.map_or(Ok(()), |own| channel.give_listener(own)),
+                // A listener of who started containerd, or Linux before 5.19.
+                Err(e) if matches!(e.raw_os_error(), Some(libc::EBUSY | libc::EINVAL)) => {
+                    log::warn!("boot is not asked about a process's system calls: {e}");
+                }
+                Err(e) => return Err(e).context(|| "load a seccomp filter with a listener"),
+            }
+        }
+        if program.is_empty() {
+            return Ok(());
+        }
+        let what = if *of_profile {
+            "linux.seccomp: load the filter"
+        } else {
+            "load the baseline's filter"
+        };
+        let listener = sys::load_seccomp(program, *flags).context(|| what)?;
+        listener.map_or(Ok(()), |listener| channel.hand_listener_over(listener.as_fd()))
+    }
 }
 
 /// Sets user, groups and capabilities. Each step keeps what the next one needs: the

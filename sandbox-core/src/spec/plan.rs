@@ -79,6 +79,8 @@ pub struct ContainerPlan {
     /// The baseline's seccomp program, as an array of `struct sock_filter`. Empty if there is
     /// none, or if it is joined with that of [`HostPlan::seccomp`].
     pub baseline: Vec<u8>,
+    /// The system calls about which boot is asked. `None` if there are none.
+    pub watch: Option<Watch>,
     /// The bundle directory, which hooks find in the container's state.
     pub bundle: PathBuf,
     /// `startContainer` hooks, which run inside the container just before
@@ -92,6 +94,57 @@ impl ContainerPlan {
     pub fn pids_below(&self) -> bool {
         self.namespaces.pid || self.pids_of.is_some()
     }
+}
+
+/// The system calls of a container's processes that wait until boot has answered
+/// (seccomp_unotify(2)). What boot answers is what would have happened without it, but for raw
+/// sockets.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Watch {
+    /// Whether these are calls that the seccomp program refuses, but for those that it answers
+    /// with ENOSYS.
+    pub refusals: bool,
+    /// Calls that the program may allow, and that the kernel refuses for lack of a capability
+    /// or of its power.
+    pub calls: Vec<WatchedCall>,
+    /// Whether raw sockets are made for processes that have CAP_NET_RAW, which has no power over
+    /// a network of the host's. They are among the calls.
+    pub raw_sockets: bool,
+    /// The baseline's program alone, which tells its refusals from those of the profile. Empty
+    /// unless `refusals`.
+    pub baseline: Vec<u8>,
+}
+
+/// A system call that takes a capability.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WatchedCall {
+    /// The call's number on this machine.
+    pub number: u32,
+    /// The number of the capability.
+    pub capability: u8,
+    /// With which arguments it takes the capability: those that pass all these tests.
+    pub tests: Vec<Test>,
+}
+
+/// A test of the lower half of an argument, by its index.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Test {
+    /// One of these bits is set.
+    AnyOf {
+        /// The argument.
+        argument: u8,
+        /// The bits.
+        bits: u32,
+    },
+    /// The bits of the mask have this value.
+    Equals {
+        /// The argument.
+        argument: u8,
+        /// The bits that count.
+        mask: u32,
+        /// Their value.
+        value: u32,
+    },
 }
 
 /// The namespaces that are made for the container. Where a field is false, the

@@ -17,6 +17,7 @@ pub mod netlink;
 pub mod network;
 pub mod pidfd;
 pub mod process;
+pub mod seccomp_listener;
 
 use std::io;
 

@@ -121,6 +121,10 @@ pub fn die_with_parent() -> io::Result<()> {
     Ok(set_parent_process_death_signal(Some(Signal::KILL))?)
 }
 
+/// The flag `SECCOMP_FILTER_FLAG_TSYNC`: the program binds all threads, which the kernel takes
+/// only without a listener.
+pub const SECCOMP_TSYNC: u32 = 1 << 0;
+
 /// The flag `SECCOMP_FILTER_FLAG_SPEC_ALLOW`: the program switches no mitigation of
 /// speculation on.
 pub const SECCOMP_SPEC_ALLOW: u32 = 1 << 2;
@@ -444,6 +448,15 @@ pub fn collect_child(pid: i32) -> Option<u32> {
     };
     let signal = status.terminating_signal().map(|signal| 128 + signal);
     signal.or(status.exit_status()).map(i32::unsigned_abs)
+}
+
+/// Makes a system call with these arguments, of which the kernel knows no such number: syscall(2).
+#[cfg(test)]
+pub(crate) fn unknown_system_call(number: u32, arguments: [u64; 6]) -> io::Result<i64> {
+    assert!((1024..1 << 30).contains(&number), "a system call of this number may exist");
+    let [a, b, c, d, e, f] = arguments;
+    // SAFETY: no system call has such a number.
+    check(unsafe { libc::syscall(number.into(), a, b, c, d, e, f) })
 }
 
 /// Makes a system call with all arguments zero: syscall(2).

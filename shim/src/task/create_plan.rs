@@ -63,6 +63,7 @@ impl CreatePlan {
             userns: options.userns.into(),
             id_pool: options.id_pool(),
             baseline: options.baseline(),
+            tells_refusals: false,
             sandbox: context.boot.and_then(BootClient::facts),
             other_containers: context.others,
         };

@@ -21,6 +21,7 @@ fn plan() -> Box<ProcessPlan> {
         userns: Userns::Never,
         id_pool: IdPool::default(),
         baseline: Default::default(),
+        tells_refusals: false,
         sandbox: None,
         other_containers: &[],
     };

@@ -23,6 +23,7 @@ pub mod sysctls;
 mod unit_properties;
 mod unsupported;
 mod userns;
+mod watch;
 
 use std::path::{Path, PathBuf};
 
@@ -56,6 +57,8 @@ pub struct Context<'a> {
     pub id_pool: IdPool,
     /// The node's baseline.
     pub baseline: Baseline,
+    /// Whether boot is asked about what a container is refused.
+    pub tells_refusals: bool,
     /// The sandbox that the container goes into; `None` for the root container.
     pub sandbox: Option<&'a SandboxFacts>,
     /// The containers that run in the sandbox already: ID and init of each.
@@ -133,6 +136,7 @@ pub fn plan(spec: &Spec, context: &Context<'_>) -> Result<Plan> {
         sysctls: sysctls.container,
         user_sysctls: sysctls.user,
         baseline: baseline.program(linux),
+        watch: watch::resolve(linux, &baseline, context.tells_refusals),
         bundle: context.bundle.into(),
         start_hooks,
     };
@@ -162,6 +166,7 @@ pub fn plan(spec: &Spec, context: &Context<'_>) -> Result<Plan> {
     powerless.extend(baseline.powerless(linux));
     powerless.extend(powerless::resources(linux));
     powerless.extend(powerless::listener(linux));
+    powerless.extend(watch::powerless(linux, context.tells_refusals));
     powerless.extend(powerless::cgroup_namespace(
         spec,
         resolved.cgroup_listed,

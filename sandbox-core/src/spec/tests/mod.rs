@@ -9,6 +9,7 @@ mod properties;
 mod refusals;
 mod seccomp;
 mod valid;
+mod watch;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -43,6 +44,7 @@ struct Story {
     rootfs_mounts_given: bool,
     sandbox: Option<SandboxFacts>,
     baseline: Baseline,
+    tells_refusals: bool,
 }
 
 impl Story {
@@ -63,6 +65,7 @@ impl Story {
             rootfs_mounts_given: false,
             sandbox: None,
             baseline: Baseline::default(),
+            tells_refusals: false,
         }
     }
 
@@ -116,6 +119,7 @@ impl Story {
             userns: self.userns,
             id_pool: IdPool::default(),
             baseline: self.baseline,
+            tells_refusals: self.tells_refusals,
             sandbox: self.sandbox.as_ref(),
             other_containers: &[],
         };

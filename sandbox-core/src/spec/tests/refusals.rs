@@ -285,6 +285,7 @@ fn ids_are_names_of_directories() {
             userns: Userns::Auto,
             id_pool: IdPool::default(),
             baseline: Default::default(),
+            tells_refusals: false,
             sandbox: None,
             other_containers: &[],
         };

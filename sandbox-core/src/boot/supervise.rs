@@ -1,0 +1,256 @@
+//! Answers the system calls about which boot is asked: seccomp_unotify(2).
+//!
+//! boot is the only one that receives from a listener. It answers what would have happened
+//! without it: the errno of the container's own program, or, where that allows the call, that
+//! the kernel goes on by itself. So no answer depends on the memory of the caller, which may
+//! change at any time. One call of one container is answered between two turns of boot's loop,
+//! and so many in a second: others wait, so that neither boot's loop nor a CPU is a container's.
+
+use std::collections::HashMap;
+use std::os::fd::{AsFd, OwnedFd};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use rustix::buffer::spare_capacity;
+use rustix::event::{Timespec, epoll};
+
+use super::Boot;
+use super::refusals::{Outcome, Refusal, Rule};
+use crate::container::filter::{Verdict, Watched};
+use crate::container::join_info::JoinInfo;
+use crate::error::{Context, Result};
+use crate::sys::seccomp_listener::{self, Call, Data};
+use crate::types::ProcessId;
+
+/// The first token of these events.
+pub(super) const FIRST: u64 = 1 << 62;
+
+/// The number of calls that are answered at once, and per second in the long run, for each
+/// container.
+const AT_ONCE: u32 = 250;
+const A_SECOND: u32 = 100;
+
+/// The time after which the calls of a container that has had its share are looked at again.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// The containers with processes about whose calls boot is asked.
+#[derive(Default)]
+pub(super) struct Supervised {
+    /// By their token in the event loop.
+    containers: HashMap<u64, Container>,
+    /// The number of containers that there ever were.
+    ever: u64,
+    /// The containers that have had their share, and when they are looked at again.
+    paused: Vec<u64>,
+    resume: Option<Instant>,
+}
+
+/// A container with the listeners of its processes.
+struct Container {
+    join_info: Rc<JoinInfo>,
+    /// Watches the listeners.
+    epoll: OwnedFd,
+    listeners: HashMap<u64, Rc<Listener>>,
+    /// The number of listeners that it ever had.
+    ever: u64,
+    share: Share,
+}
+
+/// The listener of the program that a process has loaded, for it and its children.
+struct Listener {
+    fd: OwnedFd,
+    process: ProcessId,
+    container: Rc<JoinInfo>,
+}
+
+impl Boot {
+    /// Answers the calls of a process, by the listener of its program, as long as a process is
+    /// bound by that.
+    pub(super) fn supervise(&mut self, process: &ProcessId, fd: OwnedFd) -> Result<()> {
+        let container = Rc::clone(&self.containers.get(&process.container)?.join_info);
+        let Supervised { containers, ever, .. } = &mut self.supervised;
+        let mut known = containers.iter();
+        let token = known.find_map(|(t, c)| Rc::ptr_eq(&c.join_info, &container).then_some(*t));
+        let token = match token {
+            Some(token) => token,
+            None => {
+                let epoll = epoll::create(epoll::CreateFlags::CLOEXEC);
+                let new = Container {
+                    join_info: Rc::clone(&container),
+                    epoll: epoll.context(|| "epoll_create for seccomp listeners")?,
+                    listeners: HashMap::new(),
+                    ever: 0,
+                    share: Share::new(),
+                };
+                let token = FIRST + *ever;
+                *ever += 1;
+                self.events.watch(&new.epoll, token)?;
+                containers.insert(token, new);
+                token
+            }
+        };
+        let Some(known) = containers.get_mut(&token) else { return Ok(()) };
+        let number = known.ever;
+        known.ever += 1;
+        let data = epoll::EventData::new_u64(number);
+        epoll::add(&known.epoll, &fd, data, epoll::EventFlags::IN)
+            .context(|| "watch a seccomp listener")?;
+        let process = process.clone();
+        known.listeners.insert(number, Rc::new(Listener { fd, process, container }));
+        Ok(())
+    }
+
+    /// Answers one call of a container, if there is one, or forgets a listener whose program
+    /// binds no process any more.
+    pub(super) fn answer_one(&mut self, token: u64) {
+        let Some(container) = self.supervised.containers.get_mut(&token) else { return };
+        let mut ready: Vec<epoll::Event> = Vec::with_capacity(1);
+        let _ =
+            epoll::wait(&container.epoll, spare_capacity(&mut ready), Some(&Timespec::default()));
+        let Some(event) = ready.first() else { return };
+        let (number, flags) = (event.data.u64(), event.flags);
+        let Some(listener) = container.listeners.get(&number).map(Rc::clone) else { return };
+        if !flags.contains(epoll::EventFlags::IN) {
+            return self.forget_listener(token, number);
+        }
+        if !container.share.take() {
+            return self.pause_supervising(token);
+        }
+        match seccomp_listener::receive(listener.fd.as_fd()) {
+            Ok(Some(call)) => self.answer(&listener, &call),
+            Ok(None) => {}
+            Err(error) => {
+                log::error!("{}: receive a system call: {error}", listener.process);
+                self.forget_listener(token, number);
+            }
+        }
+    }
+
+    /// Answers one call as the container's program and the kernel would.
+    fn answer(&mut self, listener: &Listener, call: &Call) {
+        let filter = &listener.container.filter;
+        let Some(watched) = &filter.watched else { return };
+        let (verdict, entry) = (filter.verdict(&call.data), watched.watch.entry_of(&call.data));
+        let refusal = match (verdict, entry) {
+            _ if !watched.watch.refusals => None,
+            (Verdict::Errno(errno), _) => {
+                let by = rule(watched, filter.of_profile, &call.data);
+                Some((Outcome::Errno(errno), by))
+            }
+            (Verdict::Allow, Some(entry)) => {
+                Some((Outcome::KernelDecides, Rule::Capability(entry.capability)))
+            }
+            _ => None,
+        };
+        if let Some((outcome, by)) = refusal {
+            self.note(&Refusal { process: &listener.process, call, outcome, by });
+        }
+        let fd = listener.fd.as_fd();
+        // It fails only if the caller is gone.
+        let _ = match verdict {
+            Verdict::Allow => seccomp_listener::go_on(fd, call.id),
+            Verdict::Errno(errno) => seccomp_listener::refuse(fd, call.id, errno),
+            Verdict::Other => {
+                log::debug!("{}: asked about {:?}", listener.process, call.data);
+                seccomp_listener::refuse(fd, call.id, libc::EPERM as u16)
+            }
+        };
+    }
+
+    fn forget_listener(&mut self, token: u64, number: u64) {
+        let Supervised { containers, paused, .. } = &mut self.supervised;
+        let Some(container) = containers.get_mut(&token) else { return };
+        if let Some(listener) = container.listeners.remove(&number) {
+            // A newborn has a copy until it executes its program, so that closing it is not enough.
+            let _ = epoll::delete(&container.epoll, &listener.fd);
+        }
+        if container.listeners.is_empty() {
+            self.events.forget(&container.epoll);
+            containers.remove(&token);
+            paused.retain(|one| *one != token);
+        }
+    }
+
+    fn pause_supervising(&mut self, token: u64) {
+        let Some(container) = self.supervised.containers.get(&token) else { return };
+        self.events.forget(&container.epoll);
+        self.supervised.paused.push(token);
+        self.supervised.resume.get_or_insert_with(|| Instant::now() + PAUSE);
+    }
+
+    /// Looks at the containers again that had their share, once it is time. Returns the time
+    /// until then, if there are any.
+    pub(super) fn resume_supervising(&mut self) -> Option<Duration> {
+        let resume = self.supervised.resume?;
+        let left = resume.saturating_duration_since(Instant::now());
+        if !left.is_zero() {
+            return Some(left);
+        }
+        self.supervised.resume = None;
+        for token in std::mem::take(&mut self.supervised.paused) {
+            if let Some(container) = self.supervised.containers.get(&token)
+                && let Err(error) = self.events.watch(&container.epoll, token)
+            {
+                log::error!("container {}: {error}", container.join_info.id);
+            }
+        }
+        None
+    }
+}
+
+/// Returns what refuses a call.
+fn rule(watched: &Watched, of_profile: bool, data: &Data) -> Rule {
+    let baseline = &watched.watch.baseline;
+    let by_baseline = matches!(Verdict::of(baseline, data), Verdict::Errno(_));
+    if by_baseline || !of_profile { Rule::Baseline } else { Rule::Profile }
+}
+
+/// What is left of a container's share.
+struct Share {
+    left: u32,
+    since: Instant,
+}
+
+impl Share {
+    fn new() -> Self {
+        Self { left: AT_ONCE, since: Instant::now() }
+    }
+
+    /// Takes one call, if one is left.
+    fn take(&mut self) -> bool {
+        if self.left == 0 {
+            self.refill(Instant::now());
+        }
+        let left = self.left.checked_sub(1);
+        self.left = left.unwrap_or_default();
+        left.is_some()
+    }
+
+    fn refill(&mut self, now: Instant) {
+        let passed = now.saturating_duration_since(self.since).as_secs_f64();
+        let back = (passed * f64::from(A_SECOND)).min(AT_ONCE.into());
+        if back >= 1.0 {
+            self.left = back as u32;
+            self.since = now;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_share_is_used_up_and_comes_back() {
+        let mut share = Share::new();
+        assert!((0..AT_ONCE).all(|_| share.take()));
+        let begun = share.since;
+        share.refill(begun);
+        assert_eq!(share.left, 0);
+        share.refill(begun + Duration::from_millis(50));
+        assert_eq!(share.left, 5);
+        share.left = 0;
+        share.refill(begun + Duration::from_secs(1000));
+        assert_eq!(share.left, AT_ONCE);
+    }
+}

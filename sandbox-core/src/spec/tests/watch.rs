@@ -1,0 +1,46 @@
+//! About which system calls boot is asked.
+
+use serde_json::json;
+
+use super::*;
+use crate::spec::baseline::{Allowed, Level};
+use crate::spec::plan::Watch;
+
+fn told(mut story: Story) -> Option<Watch> {
+    story.tells_refusals = true;
+    story.accepted().container.watch
+}
+
+#[test]
+fn boot_is_asked_only_where_that_is_wanted() {
+    assert_eq!(Story::of(CTR).accepted().container.watch, None);
+    let watch = told(Story::of(CTR)).expect("it is watched");
+    assert!(watch.refusals && !watch.baseline.is_empty());
+    let calls = |capability: u8| watch.calls.iter().filter(|c| c.capability == capability).count();
+    // It lacks CAP_SYS_ADMIN and has CAP_SYS_CHROOT.
+    assert!(calls(21) > 10 && calls(18) == 0, "{watch:?}");
+}
+
+/// The engine of a container needs the listeners of its own containers, and the kernel takes
+/// one for each process.
+#[test]
+fn boot_is_not_asked_where_listeners_are_others() {
+    assert_eq!(told(Story::of(CTR_PRIVILEGED)), None);
+    let with = |level, allowed| {
+        let mut story = Story::of(CTR);
+        story.baseline = Baseline { level, allowed };
+        told(story)
+    };
+    assert_eq!(with(Level::Default, Allowed::named("user_namespaces").unwrap()), None);
+    assert_eq!(with(Level::Off, Allowed::NONE), None);
+    assert!(with(Level::Strict, Allowed::NONE).is_some());
+    let rule = json!({"names": ["mkdir"], "action": "SCMP_ACT_NOTIFY"});
+    let profile =
+        json!({"defaultAction": "SCMP_ACT_ALLOW", "listenerPath": "/agent", "syscalls": [rule]});
+    let mut story = Story::of(CTR).set("/linux/seccomp", profile);
+    story.tells_refusals = true;
+    let plan = story.accepted();
+    assert_eq!(plan.container.watch, None);
+    let told: Vec<_> = plan.host.powerless.iter().map(|p| p.field.as_str()).collect();
+    assert!(told.contains(&"user_log"), "{told:?}");
+}
