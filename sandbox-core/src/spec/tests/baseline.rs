@@ -322,3 +322,137 @@ fn what_the_spec_asks_for_in_vain_is_told() {
     let plan = Story::of(CTR_SECCOMP).accepted();
     assert!(plan.container.baseline.is_empty() && plan.host.confined.is_some());
 }
+
+/// What `ci/compat --calls` wrote: a system call, how many pieces of software use it, and some of
+/// these, those first that are granted the least.
+const USED: &str = include_str!("../baseline/used.txt");
+
+/// Calls that the strict baseline allows to all though no piece uses them, and why.
+const UNSEEN: [(&str, &[&str]); 5] = [
+    (
+        "another form of a call that is used, or the other half of its interface",
+        &[
+            "eventfd",
+            "faccessat",
+            "fchmodat2",
+            "fork",
+            "futex_requeue",
+            "futex_wait",
+            "futex_wake",
+            "futimesat",
+            "getxattrat",
+            "gettimeofday",
+            "io_cancel",
+            "io_pgetevents",
+            "listxattrat",
+            "mlock2",
+            "munlockall",
+            "pkey_free",
+            "pkey_mprotect",
+            "removexattrat",
+            "rt_tgsigqueueinfo",
+            "sched_getattr",
+            "sched_rr_get_interval",
+            "sched_setattr",
+            "sched_setparam",
+            "select",
+            "semop",
+            "setxattrat",
+            "signalfd",
+            "time",
+            "timer_gettime",
+            "timerfd_gettime",
+            "tkill",
+            "utimes",
+        ],
+    ),
+    (
+        "a program restricts itself by them",
+        &["landlock_add_rule", "landlock_create_ruleset", "landlock_restrict_self", "mseal"],
+    ),
+    ("newer C libraries and languages use them", &["getcpu", "map_shadow_stack", "pidfd_open"]),
+    ("they write out or read ahead what the program may write and read", &["readahead", "syncfs"]),
+    ("sync(1)", &["sync"]),
+];
+
+/// Calls that pieces use and that the strict baseline refuses them nevertheless, and why.
+const HELD_BACK: [(&str, &[&str]); 4] = [
+    (
+        "parts that the default baseline holds back as well; programs do without",
+        &["add_key", "io_uring_enter", "io_uring_register", "io_uring_setup", "keyctl"],
+    ),
+    (
+        "the kernel refuses them without a capability, or without a nested user namespace",
+        &["clock_settime", "mount", "quotactl", "reboot", "umount2", "unshare", "vhangup"],
+    ),
+    ("debuggers' calls, a part of their own", &["kcmp", "process_vm_readv", "ptrace"]),
+    ("only a test of the kernel itself uses them (stress-ng)", &["fanotify_init", "modify_ldt"]),
+];
+
+/// What a piece is granted: capabilities, by `ctr` to all and by its arguments, and parts.
+fn grants(piece: &str) -> (u64, Allowed) {
+    let default = [0, 1, 3, 4, 5, 6, 7, 8, 10, 13, 18, 27, 29, 31];
+    let mut capabilities = default.iter().fold(0, |mask, bit| mask | 1 << bit);
+    let mut parts = Allowed::NONE;
+    let more = piece.split_once('(').map_or("", |(_, more)| more.trim_end_matches(')'));
+    for name in more.split('+').filter(|name| !name.is_empty()) {
+        match name.strip_prefix("CAP_") {
+            Some("NET_ADMIN") => capabilities |= 1 << 12,
+            Some("SYS_PTRACE") => capabilities |= 1 << 19,
+            Some("SYS_ADMIN") => capabilities |= SYS_ADMIN,
+            Some(other) => panic!("{piece}: which bit is {other}?"),
+            None => parts = parts.with(Allowed::named(name).expect("a part")),
+        }
+    }
+    (capabilities, parts)
+}
+
+fn sorted<'a>(names: impl IntoIterator<Item = &'a str>) -> Vec<&'a str> {
+    let mut names: Vec<_> = names.into_iter().collect();
+    names.sort_unstable();
+    names
+}
+
+#[test]
+fn strict_allows_what_software_uses_and_little_more() {
+    use libseccomp::{ScmpArch, ScmpSyscall};
+    let name = |number: u64| {
+        let call = ScmpSyscall::from(i32::try_from(number).expect("a number"));
+        call.get_name_by_arch(ScmpArch::X8664).ok()
+    };
+    // No check refuses both.
+    let allows = |program: &[u8], number| {
+        [0, 1].into_iter().any(|first| ask(program, number, [first, 0, 0, 0]) == ALLOW)
+    };
+    let used: BTreeMap<&str, Vec<&str>> = USED
+        .lines()
+        .filter(|line| !line.starts_with('#'))
+        .map(|line| {
+            let mut words = line.split(' ');
+            let call = words.next().expect("a call");
+            assert!(words.next().is_some_and(|count| count.parse::<u32>().is_ok()), "{line}");
+            (call, words.collect())
+        })
+        .collect();
+    assert!(used.len() > 200 && used["read"].len() == 8, "{} calls", used.len());
+    let bare = with(Level::Strict, Allowed::NONE, 0, false);
+    let named: BTreeMap<String, u64> =
+        (0..1000).filter_map(|number| Some((name(number)?, number))).collect();
+
+    let to_all = named.iter().filter(|(_, number)| allows(&bare, **number));
+    let unseen = to_all.map(|(name, _)| name.as_str()).filter(|name| !used.contains_key(name));
+    // Names that this libseccomp does not know have no number.
+    let argued = UNSEEN.iter().flat_map(|(_, names)| names.iter().copied());
+    let argued = argued.filter(|name| named.contains_key(*name));
+    assert_eq!(sorted(unseen), sorted(argued), "allowed to all, and used by none");
+
+    let refused = used.iter().filter(|(call, pieces)| {
+        let number = *named.get(**call).unwrap_or_else(|| panic!("which number is {call}?"));
+        pieces.iter().any(|piece| {
+            let (capabilities, parts) = grants(piece);
+            !allows(&with(Level::Strict, parts, capabilities, false), number)
+        })
+    });
+    let argued = HELD_BACK.iter().flat_map(|(_, names)| names.iter().copied());
+    assert_eq!(sorted(refused.map(|(call, _)| *call)), sorted(argued), "used, and refused");
+}
