@@ -1,6 +1,9 @@
 //! Runs the sandbox as the shim does, without a shim: real cgroups, a real
 //! boot, a real gofer. Needs root and busybox-static.
 
+#[path = "lifecycle/any_request.rs"]
+mod any_request;
+
 use std::fs;
 use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -535,7 +538,11 @@ fn a_container_that_is_refused_without_end_costs_boot_little() {
 /// Runs the tests one after another on the main thread, whatever the command
 /// line asks for.
 fn main() -> std::process::ExitCode {
-    let tests: [(&str, fn()); 9] = [
+    let tests: [(&str, fn()); 10] = [
+        (
+            "any_request_leaves_a_confined_boot_up",
+            any_request::any_request_leaves_a_confined_boot_up,
+        ),
         (
             "a_container_is_created_started_joined_and_ends",
             a_container_is_created_started_joined_and_ends,

@@ -110,7 +110,7 @@ fn start(flags: &BootFlags, descriptors: Descriptors) -> Result<Boot> {
     Ok(Boot {
         events: events::Events::new(&descriptors.control)?,
         control: descriptors.control,
-        mounts: MountsChannel::new(descriptors.mounts),
+        mounts: MountsChannel::new(descriptors.mounts)?,
         containers: Table::default(),
         supervised: supervise::Supervised::default(),
         own_pid_namespace,

@@ -2,8 +2,6 @@
 
 use std::os::fd::OwnedFd;
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-
 use crate::container::delivered::DeliveredMounts;
 use crate::container::paths::{DEVICES, PROC};
 use crate::control::encoding::Message;
@@ -21,8 +19,10 @@ pub(super) struct MountsChannel {
 }
 
 impl MountsChannel {
-    pub(super) fn new(channel: OwnedFd) -> Self {
-        Self { socket: channel, ahead: None }
+    pub(super) fn new(channel: OwnedFd) -> Result<Self> {
+        // Whatever was delivered is there when a Create asks for it: boot waits for nothing here.
+        rustix::io::ioctl_fionbio(&channel, true).context(|| "make --mounts-fd nonblocking")?;
+        Ok(Self { socket: channel, ahead: None })
     }
 
     /// Takes the mounts of a container. All have been delivered, since the shim sends Create
@@ -58,21 +58,12 @@ impl MountsChannel {
     /// Drops the mounts of a container that will not be created, so that a later one with the
     /// same ID does not get them.
     pub(super) fn discard(&mut self, container: &str) {
-        while self.has_more() {
-            match self.receive() {
-                Ok((delivery, _)) if delivery.container == container => {}
-                Ok(other) => {
-                    self.ahead = Some(other);
-                    return;
-                }
-                Err(_) => return,
+        while let Ok(received) = self.receive() {
+            if received.0.container != container {
+                self.ahead = Some(received);
+                return;
             }
         }
-    }
-
-    fn has_more(&self) -> bool {
-        let mut waiting = [PollFd::new(&self.socket, PollFlags::IN)];
-        self.ahead.is_some() || poll(&mut waiting, Some(&Timespec::default())) == Ok(1)
     }
 
     fn receive(&mut self) -> Result<(Delivery, Vec<OwnedFd>)> {
