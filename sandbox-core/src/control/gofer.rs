@@ -18,8 +18,8 @@ use crate::types::Confined;
 
 /// The request for one container. These descriptors travel with it, in this order: the
 /// mounts channel; the pod's user namespace, if it has one (`user_namespace`) and the container
-/// is in it (`own_user_namespace`); the sandbox's network namespace, if a sysfs is among the mounts; boot's pidfd, if
-/// `sandbox_proc`.
+/// is in it (`own_user_namespace`); the sandbox's network namespace, if a sysfs is among the mounts; boot's PID
+/// namespace, if `sandbox_proc`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct GoferRequest {
     /// The container's ID, which the packets in the mounts channel repeat.

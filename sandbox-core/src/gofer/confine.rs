@@ -3,7 +3,7 @@
 //!
 //! The gofer stays root of the host, which mounts: a gofer that was taken over has the host's
 //! files in any case. What it loses are the roads that lead on from there without a trace (a
-//! program, a module of the kernel, another process, the network) and most of the kernel's code
+//! program, a module of the kernel, another process, a socket) and most of the kernel's code
 //! in which there could be a fault.
 
 use std::ffi::c_long;
@@ -12,16 +12,14 @@ use caps::{CapSet, Capability, CapsHashSet};
 use rustix::thread::set_no_new_privs;
 
 use crate::error::{Context, Error, Result};
-use crate::sys::confine::allow_only;
+use crate::sys::confine::{allow_only, leave_others_alone};
 
 /// The capabilities that the gofer keeps, and for what.
-const NEEDED: [Capability; 16] = [
+const NEEDED: [Capability; 15] = [
     // To mount, to enter namespaces, and for layers' attributes ("trusted.").
     Capability::CAP_SYS_ADMIN,
     // To leave the mount namespace of hooks (setns(2)).
     Capability::CAP_SYS_CHROOT,
-    // To enter the namespaces of boot, a process of another user.
-    Capability::CAP_SYS_PTRACE,
     // To make files as the containers' root (setfsuid(2)), and ID maps that hold ID 0.
     Capability::CAP_SETUID,
     Capability::CAP_SETGID,
@@ -183,6 +181,7 @@ pub(super) fn confine() -> Result<()> {
     caps::set(None, CapSet::Effective, &kept).map_err(|e| failed(&e))?;
     caps::set(None, CapSet::Permitted, &kept).map_err(|e| failed(&e))?;
     caps::set(None, CapSet::Inheritable, &CapsHashSet::new()).map_err(|e| failed(&e))?;
+    leave_others_alone().context(|| "landlock_restrict_self")?;
     match allow_only(&[CALLS, OLD_CALLS].concat()) {
         // A kernel that was built without filters. A list that is wrong fails in the tests.
         Err(e) if matches!(e.raw_os_error(), Some(libc::ENOSYS | libc::EINVAL)) => Ok(()),
@@ -197,7 +196,7 @@ fn failed(error: &caps::errors::CapsError) -> Error {
 #[cfg(test)]
 mod tests {
     use std::os::unix::process::ExitStatusExt;
-    use std::process::{Command, Stdio};
+    use std::process::{Command, ExitStatus, Stdio};
 
     use super::*;
 
@@ -214,11 +213,27 @@ mod tests {
         ("a keyring", || drop(crate::sys::process::join_session_keyring(c"mine"))),
     ];
 
+    /// Returns what this process can do to the one that started it, which is root's too.
+    fn reached() -> Vec<&'static str> {
+        let parent = rustix::process::getppid().expect("a process that waits");
+        let of_parent = |name: &str| format!("/proc/{}/{name}", parent.as_raw_pid());
+        let write = |path| std::fs::OpenOptions::new().write(true).open(path);
+        let tried = [
+            ("memory", write(of_parent("mem")).is_ok()),
+            ("files", std::fs::read_dir(of_parent("root")).is_ok()),
+            ("descriptors", std::fs::read_link(of_parent("fd/0")).is_ok()),
+            ("signals", rustix::process::test_kill_process(parent).is_ok()),
+        ];
+        tried.into_iter().filter(|(_, could)| *could).map(|(name, _)| name).collect()
+    }
+
     /// Runs alone in a process of its own, which the test below starts.
     #[test]
     fn one_trial() {
         let Ok(name) = std::env::var("CONFINED_TRIAL") else { return };
+        println!("before: {:?}", reached());
         confine().expect("confine this thread");
+        println!("after: {:?}", reached());
         let status = std::fs::read_to_string("/proc/thread-self/status").expect("read it");
         let held = status.lines().filter(|line| {
             ["CapPrm", "CapEff", "CapInh", "NoNewPrivs", "Seccomp:"]
@@ -231,14 +246,29 @@ mod tests {
         println!("survived");
     }
 
+    fn run_trial(name: &str) -> (ExitStatus, String) {
+        let mut test = Command::new(std::env::current_exe().expect("this program"));
+        test.args(["--exact", "gofer::confine::tests::one_trial", "--nocapture"]);
+        test.env("CONFINED_TRIAL", name).stderr(Stdio::null());
+        let ran = test.output().expect("run this program again");
+        (ran.status, String::from_utf8_lossy(&ran.stdout).into_owned())
+    }
+
+    #[test]
+    fn the_gofer_reaches_no_process_beside_it() {
+        let (_, printed) = run_trial(TRIALS[0].0);
+        let all = r#"before: ["memory", "files", "descriptors", "signals"]"#;
+        assert!(printed.contains(all), "attempts that fail anyhow: {printed}");
+        // It binds the thread that asks.
+        let known = std::thread::spawn(leave_others_alone).join().expect("a thread");
+        let left = if known.expect("ask the kernel") { "[]" } else { r#"["signals"]"# };
+        assert!(printed.contains(&format!("after: {left}")), "{printed}");
+    }
+
     #[test]
     fn what_the_gofer_does_not_do_kills_it() {
         for (name, _) in TRIALS {
-            let mut test = Command::new(std::env::current_exe().expect("this program"));
-            test.args(["--exact", "gofer::confine::tests::one_trial", "--nocapture"]);
-            test.env("CONFINED_TRIAL", name).stderr(Stdio::null());
-            let ran = test.output().expect("run this program again");
-            let printed = String::from_utf8_lossy(&ran.stdout).into_owned();
+            let (status, printed) = run_trial(name);
             assert!(printed.contains("NoNewPrivs:\t1 Seccomp:\t2"), "{name}: {printed}");
             let of_kept = NEEDED.iter().fold(0u64, |mask, kept| mask | kept.bitmask());
             let kept = |line: &str| {
@@ -250,7 +280,7 @@ mod tests {
                 assert_eq!(kept(set) & !of_kept, 0, "{name}: {printed}");
             }
             assert_eq!(kept("CapInh:\t"), 0);
-            assert_eq!(ran.status.signal(), Some(libc::SIGSYS), "{name}: {printed}");
+            assert_eq!(status.signal(), Some(libc::SIGSYS), "{name}: {printed}");
             assert!(!printed.contains("survived"), "{name}");
         }
     }

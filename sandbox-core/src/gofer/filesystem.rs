@@ -16,7 +16,6 @@ use crate::gofer::unmappable::is_kernel_type;
 use crate::gofer::users::Users;
 use crate::spec::plan::FsOption;
 use crate::sys::mount::{AttrChange, Depth, FsContext, FsError, mount_setattr};
-use crate::sys::pidfd::pid_namespace_of;
 
 /// Types that are always read-only and report it even if it was not requested.
 const READ_ONLY_TYPES: [&str; 5] = ["erofs", "squashfs", "cramfs", "iso9660", "romfs"];
@@ -24,18 +23,18 @@ const READ_ONLY_TYPES: [&str; 5] = ["erofs", "squashfs", "cramfs", "iso9660", "r
 /// Makes a proc of boot's PID namespace. boot cannot make the first one itself:
 /// the kernel demands that a whole proc is visible already
 /// (`mount_too_revealing`).
-pub(super) fn proc_of(boot: &OwnedFd) -> Result<OwnedFd> {
+pub(super) fn proc_of(pids: &OwnedFd) -> Result<OwnedFd> {
     // Since Linux 6.17 the namespace can be named. Before, a process in it must
     // mount proc, and only a child can be in it.
-    let named = pid_namespace_of(boot).map_err(drop).and_then(|namespace| {
-        let context = FsContext::open("proc").map_err(drop)?;
-        context.fd("pidns", namespace).map_err(drop)?;
-        Ok(context)
-    });
-    match named {
-        Ok(context) => finish(&context, MountAttrFlags::empty()).context(|| "mounting proc"),
-        Err(()) => made_in_child(CloneFlags::empty(), || {
-            setns(boot, CloneFlags::CLONE_NEWPID).context(|| "setns into boot's PID namespace")?;
+    let named = || {
+        let context = FsContext::open("proc").ok()?;
+        context.fd("pidns", pids).ok()?;
+        Some(context)
+    };
+    match named() {
+        Some(context) => finish(&context, MountAttrFlags::empty()).context(|| "mounting proc"),
+        None => made_in_child(CloneFlags::empty(), || {
+            setns(pids, CloneFlags::CLONE_NEWPID).context(|| "setns into boot's PID namespace")?;
             made_in_child(CloneFlags::empty(), || {
                 let context = FsContext::open("proc").context(|| "fsopen proc")?;
                 finish(&context, MountAttrFlags::empty()).context(|| "mounting proc")

@@ -13,8 +13,8 @@ pub(super) struct Gofer {
     pub(super) users: Option<Users>,
     /// The sandbox's network namespace.
     pub(super) network: Option<OwnedFd>,
-    /// boot's pidfd.
-    pub(super) boot: Option<OwnedFd>,
+    /// boot's PID namespace.
+    pub(super) pids: Option<OwnedFd>,
     /// While the root file system is made for hooks of a sandbox with a user namespace: one that
     /// maps its IDs back to those that the container sees.
     pub(super) for_hooks: Option<OwnedFd>,
@@ -60,11 +60,11 @@ impl Gofer {
             None => None,
         };
         let network = request.wants_network().then(|| take("the network namespace"));
-        let boot = request.sandbox_proc.then(|| take("boot's pidfd"));
+        let pids = request.sandbox_proc.then(|| take("boot's PID namespace"));
         let gofer = Self {
             users,
             network: network.transpose()?,
-            boot: boot.transpose()?,
+            pids: pids.transpose()?,
             for_hooks: None,
             leftovers: Vec::new(),
             powerless: Vec::new(),

@@ -57,8 +57,8 @@ fn serve(
     let (channel, mut gofer) = Gofer::equip(&request, fds)?;
     let mut outbox = Outbox::new(channel, request.container.clone());
 
-    if let Some(boot) = &gofer.boot {
-        outbox.put(Slot::SandboxProc, filesystem::proc_of(boot)?)?;
+    if let Some(pids) = &gofer.pids {
+        outbox.put(Slot::SandboxProc, filesystem::proc_of(pids)?)?;
     }
     if request.default_devices {
         outbox.put(Slot::DefaultDevices, devices::default(gofer.users.as_ref())?)?;

@@ -298,14 +298,13 @@ pub(super) fn open_seccomp(state_root: &Path, plan: &Plan) -> Result<Option<(Own
 fn send_request(sandbox: &Sandbox, socket: &OwnedFd, request: &GoferRequest) -> Result<()> {
     let network =
         request.wants_network().then(|| open_namespace(sandbox.boot, "net")).transpose()?;
+    let pids = request.sandbox_proc.then(|| open_namespace(sandbox.boot, "pid")).transpose()?;
     let mut descriptors = vec![sandbox.mounts.as_fd()];
     let pods = sandbox.user_namespace.as_ref().filter(|_| !request.own_user_namespace);
     let unmade = || Error::internal("the pod's user namespace is not made yet");
     let pods = pods.map(|user| user.fd.get().ok_or_else(unmade)).transpose()?;
     descriptors.extend(pods.map(AsFd::as_fd));
     descriptors.extend(network.as_ref().map(AsFd::as_fd));
-    if request.sandbox_proc {
-        descriptors.push(sandbox.pidfd.as_fd());
-    }
+    descriptors.extend(pids.as_ref().map(AsFd::as_fd));
     send_packet(socket, &request.encode()?, &descriptors).context(|| "send the gofer its request")
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::ffi::c_long;
 use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 use super::check;
 use super::process::load_seccomp;
@@ -76,6 +77,42 @@ fn search(numbers: &[u32], after: usize, program: &mut Vec<Instruction>) {
         }
     }
 }
+
+/// Keeps this process, and what it clones, away from all others: it cannot signal them, nor
+/// trace them or reach their memory and files by /proc (ptrace(2)), nor send to an abstract
+/// UNIX socket of theirs: landlock(7), since Linux 6.12. Files and mounts are as before, since no
+/// access to files is handled: the kernel refuses every mount to whom handles one. Returns whether
+/// the kernel knows it.
+///
+/// # Errors
+/// `EPERM` without no_new_privileges or CAP_SYS_ADMIN.
+pub fn leave_others_alone() -> io::Result<bool> {
+    // struct landlock_ruleset_attr: accesses to files and to the network, and scopes.
+    let wanted = [0, 0, LANDLOCK_SCOPE_ABSTRACT_UNIX_SOCKET | LANDLOCK_SCOPE_SIGNAL];
+    let size = size_of_val(&wanted);
+    // SAFETY: `wanted` has `size` bytes, which the kernel reads.
+    let made =
+        unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, wanted.as_ptr(), size, 0) };
+    let ruleset = match check(made) {
+        Ok(ruleset) => ruleset,
+        // It knows no scopes, or no Landlock, or has that switched off.
+        Err(e) => match e.raw_os_error() {
+            Some(libc::E2BIG | libc::EINVAL | libc::ENOSYS | libc::EOPNOTSUPP) => return Ok(false),
+            _ => return Err(e),
+        },
+    };
+    // A descriptor is an int.
+    // SAFETY: the kernel has just made this descriptor, which nothing else owns.
+    let ruleset = unsafe { OwnedFd::from_raw_fd(ruleset as libc::c_int) };
+    // SAFETY: integer arguments.
+    let bound = unsafe { libc::syscall(libc::SYS_landlock_restrict_self, ruleset.as_raw_fd(), 0) };
+    check(bound)?;
+    Ok(true)
+}
+
+/// Scopes of `linux/landlock.h`.
+const LANDLOCK_SCOPE_ABSTRACT_UNIX_SOCKET: u64 = 1 << 0;
+const LANDLOCK_SCOPE_SIGNAL: u64 = 1 << 1;
 
 /// Has the kernel refuse this process memory that can be executed and was writable before, so
 /// that no code can be brought in: `PR_SET_MDWE` (Linux 6.3). Neither children nor programs that

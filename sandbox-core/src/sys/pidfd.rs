@@ -7,11 +7,6 @@ use std::ptr;
 
 use super::check;
 
-/// Opens the PID namespace of a process: `PIDFD_GET_PID_NAMESPACE`.
-pub fn pid_namespace_of(pidfd: impl AsFd) -> io::Result<OwnedFd> {
-    namespace_of(pidfd, libc::PIDFD_GET_PID_NAMESPACE)
-}
-
 /// Opens the mount namespace of a process: `PIDFD_GET_MNT_NAMESPACE`.
 pub fn mount_namespace_of(pidfd: impl AsFd) -> io::Result<OwnedFd> {
     namespace_of(pidfd, libc::PIDFD_GET_MNT_NAMESPACE)

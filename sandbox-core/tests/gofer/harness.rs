@@ -14,7 +14,7 @@ use nix::unistd::{Gid, Uid, setfsgid, setfsuid};
 use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags};
 use rustix::mount::MountAttrFlags;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
-use rustix::process::{Pid, PidfdFlags, Signal};
+use rustix::process::{Pid, Signal};
 use sandbox_core::control::gofer::*;
 use sandbox_core::control::packet::{Received, receive_packet, send_packet};
 use sandbox_core::spec::plan::*;
@@ -135,16 +135,16 @@ impl Sandbox {
         namespace(self.inner, "net")
     }
 
-    pub fn pidfd(&self) -> OwnedFd {
-        let pid = Pid::from_raw(self.inner as i32).unwrap();
-        rustix::process::pidfd_open(pid, PidfdFlags::empty()).unwrap()
+    pub fn pids(&self) -> OwnedFd {
+        namespace(self.inner, "pid")
     }
 }
 
 impl Drop for Sandbox {
     fn drop(&mut self) {
         // unshare ends with its child.
-        rustix::process::pidfd_send_signal(self.pidfd(), Signal::KILL).unwrap();
+        let pid = Pid::from_raw(self.inner as i32).unwrap();
+        rustix::process::kill_process(pid, Signal::KILL).unwrap();
         self.outer.wait().unwrap();
     }
 }
@@ -276,14 +276,14 @@ pub fn gofer_in(
     request.user_namespace = sandbox.map(|s| s.mappings.clone());
     let (boot, channel) = pair();
     let network = sandbox.map(Sandbox::network).unwrap_or_else(|| namespace_of_self("net"));
-    let pidfd = sandbox.map(Sandbox::pidfd);
+    let pids = sandbox.map(Sandbox::pids);
     let mut fds = vec![channel.as_fd()];
     fds.extend(sandbox.map(|s| s.users.as_fd()));
     if request.wants_network() {
         fds.push(network.as_fd());
     }
     if request.sandbox_proc {
-        fds.extend(pidfd.as_ref().map(AsFd::as_fd));
+        fds.extend(pids.as_ref().map(AsFd::as_fd));
     }
     let bytes = postcard::to_stdvec(&request).unwrap();
     let mut run = raw(&bytes, &fds, before);

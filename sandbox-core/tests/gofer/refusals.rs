@@ -104,7 +104,7 @@ fn a_request_that_is_none_gets_a_sentence_too() {
     wanting.sandbox_proc = true;
     let bytes = postcard::to_stdvec(&wanting).unwrap();
     let run = raw(&bytes, &[channel.as_fd()], || Ok(()));
-    assert_eq!(run.error(), "the request came with 1 descriptors, without boot's pidfd");
+    assert_eq!(run.error(), "the request came with 1 descriptors, without boot's PID namespace");
     let run = raw(&bytes, &[channel.as_fd(); 3], || Ok(()));
     assert_eq!(run.error(), "the request came with 1 descriptors too many");
     let run = raw(&bytes, &[], || Ok(()));
