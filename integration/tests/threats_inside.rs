@@ -3,9 +3,10 @@
 //! from inside.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 
 use containerd_client::types::v1::Status as TaskStatus;
 use integration::attack::{Attacks, add_attacker, attacker, by_any_process, host_has, rewrite};
@@ -34,6 +35,7 @@ on_each_containerd!(
     the_root_below_the_container_s_is_out_of_reach,
     limits_of_a_user_are_not_shared_with_the_host_or_another_pod,
     no_user_namespace_of_a_pod_is_made_by_the_host_s_root,
+    no_container_takes_all_terminals_of_the_kernel,
     a_fork_bomb_ends_at_its_limit,
     a_program_that_ends_at_once_can_be_started,
 );
@@ -592,6 +594,51 @@ fn no_user_namespace_of_a_pod_is_made_by_the_host_s_root(containerd: Containerd)
     }
 }
 
+/// The kernel counts them for all containers of the node together (`kernel.pty.max`, of which it
+/// keeps `kernel.pty.reserve` for the host). A devpts with `max=` in its spec shows that what
+/// ends the container without it is no other limit.
+fn no_container_takes_all_terminals_of_the_kernel(containerd: Containerd) {
+    let of_kernel = |name: &str| {
+        let text = fs::read_to_string(format!("/proc/sys/kernel/pty/{name}")).expect("read it");
+        text.trim().parse::<usize>().expect("a number")
+    };
+    let of_containers = of_kernel("max").saturating_sub(of_kernel("reserve"));
+    let share = (of_containers / 8).max(16);
+    let take = |name: &str, most: usize, option: Option<&str>| {
+        let option = option.map(str::to_owned);
+        containerd
+            .container(name, ["/attacker", "exhaust", "terminals", &most.to_string()])
+            .spec(move |s| {
+                add_attacker(s);
+                s["process"]["rlimits"] =
+                    json!([{ "type": "RLIMIT_NOFILE", "hard": 8192, "soft": 8192 }]);
+                let mut mounts = s["mounts"].as_array_mut().expect("mounts").iter_mut();
+                let devpts = mounts.find(|m| m["type"] == "devpts").expect("a devpts");
+                let options = devpts["options"].as_array_mut().expect("options");
+                options.extend(option.map(Value::from));
+            })
+            .start()
+    };
+    let hog = take("hog", usize::MAX, None);
+    let got: usize = hog
+        .stdio()
+        .wait_for_output("held")
+        .lines()
+        .next()
+        .expect("a line")
+        .parse()
+        .expect("a number");
+    assert!(got > 0 && got <= share, "{got} of {of_containers}");
+    // It has none left for itself, and others have theirs: another pod's, and its client's.
+    assert_eq!(hog.exec_shell("more", "/attacker exhaust terminals 1"), (0, "0\ndone\n".into()));
+    assert_eq!(take("other", 1, None).finish(), (0, "1\ndone\n".to_owned()));
+    let shown = containerd.container("shown", ["tty"]).streams(Streams::Terminal).start();
+    assert_eq!(shown.finish(), (0, "/dev/pts/0\r\n".to_owned()));
+    let more = share + 10;
+    let control = take("control", more, Some("max=1000000"));
+    assert_eq!(control.finish(), (0, format!("{more}\ndone\n")), "what its spec gives it");
+}
+
 fn a_fork_bomb_ends_at_its_limit(containerd: Containerd) {
     let bomb = "echo ready; (b() { b | b & }; b) & exec sleep 1000";
     let container = containerd
@@ -659,5 +706,59 @@ mod needs_full_host {
             "echo h > /proc/sysrq-trigger",
         ]);
         containerd.holds("masked", &attacks, |_| ());
+    }
+}
+
+/// Tests that use up limits of the machine's root for a moment: beside them no other test may run
+/// (`.config/nextest.toml`).
+mod alone {
+    use super::*;
+
+    on_each_containerd!(what_the_host_s_root_uses_up_is_left_to_a_pod,);
+
+    /// Fills the quota of keys of the host's root, 25 MB: add_key(2) on x86-64, into its process
+    /// keyring.
+    const KEYS: &str = "$| = 1; ($t, $p) = (q(user), q(x) x 32000); while ($n < 2000) { \
+                        $k = qq(key-$n); last if syscall(248, $t, $k, $p, 32000, -2) < 0; $n++ } \
+                        print $n < 2000 ? qq($n held\n) : qq(never\n); <STDIN>";
+
+    /// The other direction: a node where root's own programs have used up all that the kernel
+    /// gives one user still starts a pod, and the pod has all of its own.
+    fn what_the_host_s_root_uses_up_is_left_to_a_pod(containerd: Containerd) {
+        let most = usize::MAX.to_string();
+        let mut hogs = Vec::new();
+        for kind in ["inotify", "signals", "queues", "fanotify"] {
+            let mut attack = Command::new(attacker());
+            hogs.push(Hog::run(attack.args(["exhaust", kind, &most])));
+        }
+        hogs.push(Hog::run(Command::new("perl").args(["-e", KEYS])));
+        let pod = containerd.container("pod", ["sleep", "1000"]).spec(add_attacker).start();
+        for kind in ["inotify", "signals", "queues", "fanotify"] {
+            let (code, printed) = pod.exec_shell(kind, &format!("/attacker exhaust {kind} 1"));
+            assert_eq!((code, printed.as_str()), (0, "1\ndone\n"), "{kind}");
+        }
+        drop(hogs);
+    }
+
+    /// A program of the host's root that the kernel has refused more of something, and that holds
+    /// on to what it has.
+    struct Hog(Child);
+
+    impl Hog {
+        fn run(command: &mut Command) -> Hog {
+            let running = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
+            let mut hog = Hog(running.expect("run it"));
+            let stdout = hog.0.stdout.take().expect("a pipe");
+            let mut lines = BufReader::new(stdout).lines().map_while(Result::ok);
+            assert!(lines.any(|line| line.contains("held")), "{command:?}");
+            hog
+        }
+    }
+
+    impl Drop for Hog {
+        fn drop(&mut self) {
+            let _ = self.0.kill();
+            let _ = self.0.wait();
+        }
     }
 }

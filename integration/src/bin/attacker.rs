@@ -36,6 +36,7 @@ use rustix::net::{
     sendmsg, socketpair,
 };
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
+use rustix::pty::{OpenptFlags, openpt};
 use sandbox_core::sys::mount::{
     AttrChange, Depth, FsContext, attach_at, clone_mount, mount_setattr,
 };
@@ -145,7 +146,7 @@ fn exhaust(kind: &str, most: usize) {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("read a limit");
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard).expect("raise a limit");
     let (mut instances, mut timers, mut queues) = (Vec::new(), Vec::new(), Vec::new());
-    let mut groups = Vec::new();
+    let (mut groups, mut terminals) = (Vec::new(), Vec::new());
     match kind {
         "inotify" => {
             let all = std::iter::from_fn(|| inotify::init(inotify::CreateFlags::empty()).ok());
@@ -154,9 +155,11 @@ fn exhaust(kind: &str, most: usize) {
         "signals" => timers.extend(std::iter::from_fn(timer).take(most)),
         "queues" => queues.extend((0..most).map_while(queue)),
         "fanotify" => groups.extend(std::iter::from_fn(group).take(most)),
-        _ => panic!("attacker: exhaust inotify, signals, queues or fanotify"),
+        "terminals" => terminals.extend(std::iter::from_fn(terminal).take(most)),
+        _ => panic!("attacker: exhaust inotify, signals, queues, fanotify or terminals"),
     }
-    println!("{}", instances.len() + timers.len() + queues.len() + groups.len());
+    let others = groups.len() + terminals.len();
+    println!("{}", instances.len() + timers.len() + queues.len() + others);
     if most == usize::MAX {
         println!("held");
         std::io::stdout().flush().expect("print");
@@ -180,6 +183,11 @@ fn queue(number: usize) -> Option<MqdT> {
 /// Makes a fanotify group as any user may: `FAN_REPORT_FID`.
 fn group() -> Option<Fanotify> {
     Fanotify::init(InitFlags::from_bits_retain(0x200), EventFFlags::O_RDONLY).ok()
+}
+
+/// Makes a pseudo terminal: pty(7).
+fn terminal() -> Option<OwnedFd> {
+    openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).ok()
 }
 
 /// Holds up the kernel's one queue of late closes, for as long as this process lives: what the

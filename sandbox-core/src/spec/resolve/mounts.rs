@@ -4,6 +4,7 @@
 //! gofer delivers those that need privilege on the host or access to the host's
 //! files.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{Mount, Spec};
@@ -110,7 +111,9 @@ impl One<'_> {
                 options.data.retain(|(key, _)| !CGROUP_OPTIONS.contains(&key.as_str()));
                 (self.plain(&options, MountSource::Cgroup)?, None)
             }
-            "devpts" => (MountSource::Devpts(self.labelled(&options)), None),
+            "devpts" => {
+                (MountSource::Devpts(with_share_of_terminals(self.labelled(&options))), None)
+            }
             "tmpfs" => {
                 let copy_up = options.copy_up;
                 (MountSource::Tmpfs { options: self.labelled(&options), copy_up }, None)
@@ -260,6 +263,28 @@ impl One<'_> {
             DeliveredSource::FileSystem { fs_type, source: source.into(), options: all };
         Ok((MountSource::Delivered, Some(delivered)))
     }
+}
+
+/// Limits the terminals of a devpts, unless the spec says how many (`max=`): the kernel counts
+/// those of all containers of the node together, and keeps some for the host.
+fn with_share_of_terminals(mut options: Vec<FsOption>) -> Vec<FsOption> {
+    if !options.iter().any(|(key, _)| key == "max") {
+        options.extend(share_of_terminals().map(|share| ("max".into(), Some(share.to_string()))));
+    }
+    options
+}
+
+/// Returns an eighth of the terminals that the kernel has for containers, if it tells. That is
+/// 384, unless the administrator changes `kernel.pty.max`.
+fn share_of_terminals() -> Option<u32> {
+    let read = |name: &str| -> Option<u32> {
+        let text = fs::read_to_string(format!("/proc/sys/kernel/pty/{name}")).ok()?;
+        text.trim().parse().ok()
+    };
+    let of_containers = read("max")?.saturating_sub(read("reserve")?);
+    // The kernel takes no number above 2^20 (devpts_fs.h). With a smaller one than this a
+    // container may fail where it took no more than it needs.
+    Some((of_containers / 8).clamp(16, 1 << 20))
 }
 
 fn shown((key, value): &FsOption) -> String {

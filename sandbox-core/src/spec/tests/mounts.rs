@@ -48,6 +48,29 @@ fn boot_makes_the_mounts_of_the_containers_namespaces() {
     assert_eq!(sys.set, RDONLY | NOSUID | NODEV | NOEXEC);
 }
 
+/// The kernel has one number of terminals for all.
+#[test]
+fn a_devpts_has_its_share_of_the_terminals_unless_the_spec_says_how_many() {
+    let most = |options: &[&str]| {
+        let story = with(json!({"destination": "/mnt", "type": "devpts", "options": options}));
+        let plan = story.accepted();
+        let MountSource::Devpts(options) = &mount(&plan, "/mnt").source else {
+            panic!("no devpts");
+        };
+        let most: Vec<_> = options.iter().filter(|(key, _)| key == "max").collect();
+        let [(_, Some(most))] = most[..] else { panic!("{options:?}") };
+        most.parse::<u32>().expect("a number")
+    };
+    let of_kernel = |name: &str| {
+        let text = fs::read_to_string(format!("/proc/sys/kernel/pty/{name}")).expect("read it");
+        text.trim().parse::<u32>().expect("a number")
+    };
+    let share = most(&["newinstance"]);
+    let all = of_kernel("max").saturating_sub(of_kernel("reserve"));
+    assert!(share == 16 || share <= all / 8, "{share} of {all}");
+    assert_eq!(most(&["newinstance", "max=2000"]), 2000);
+}
+
 #[test]
 fn binds_have_their_host_path() {
     let story = bind(&["rbind", "ro", "rslave"]);
