@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use integration::container::NewContainer;
+use integration::container::{NewContainer, options};
 use integration::containerd::{Containerd, Version};
 use integration::{cgroup, host, sandbox, wait};
 use serde_json::{Value, json};
@@ -48,13 +48,61 @@ fn devices_are_what_the_spec_allows() {
     assert_eq!(run("open", json!([none, allowed])), "null\nzero\nnet/tun\nfuse\n");
 }
 
+/// Makes device nodes and opens them. Prints of each what is not refused: mknod, read, write.
+const PROBE: &str = "cd /; allowed() { case $1 in *'not permitted'*) ;; *) printf $2;; esac; }; \
+    try() { printf \"$1$2:$3 \"; allowed \"$(mknod n $1 $2 $3 2>&1)\" m; \
+            allowed \"$( (: < n) 2>&1)\" r; allowed \"$( (: >> n) 2>&1)\" w; rm -f n; echo; }; \
+    try c 1 3; try c 1 5; try c 1 7; try c 1 8; try c 1 9; try c 1 11; try c 5 0; try c 5 1; \
+    try c 5 2; try c 10 200; try c 10 229; try c 136 0; try b 7 0; try b 7 1";
+
+/// In a pod without a user namespace a container makes any node, so that only its cgroup
+/// decides which it opens. The list that every container has is runc's, whatever the rules say.
+#[test]
+fn without_a_user_namespace_devices_are_those_of_runc() {
+    const RUNC: &str = "io.containerd.runc.v2";
+    let containerd = Containerd::start(Version::V2_1);
+    let run = |id: &str, runtime: &str, rules: &Value| {
+        let container = containerd.shell(id, PROBE).runtime(runtime).spec(|s| {
+            s["linux"]["resources"]["devices"] = rules.clone();
+        });
+        let container = match runtime {
+            RUNC => container,
+            _ => container.options(options("userns = 'never'", "")),
+        };
+        container.start().finish().1
+    };
+    let none = json!({ "allow": false, "access": "rwm" });
+    let all = json!({ "allow": true, "access": "rwm" });
+    let rule = |allow: bool, kind: &str, major: i64, minor: i64, access: &str| json!({ "allow": allow, "type": kind, "major": major, "minor": minor, "access": access });
+    let fuse = |allow, access| rule(allow, "c", 10, 229, access);
+    let cases = [
+        json!([]),
+        json!([none]),
+        json!([none, fuse(true, "rwm"), fuse(false, "w")]),
+        json!([none, rule(false, "c", 1, 3, "rwm"), rule(false, "b", -1, -1, "m")]),
+        json!([all]),
+        json!([all, fuse(false, "rw"), rule(false, "c", 5, 1, "w"), rule(false, "b", 7, 0, "rwm")]),
+        json!([all, rule(false, "c", 1, 9, "rwm"), rule(false, "c", 10, 200, "w")]),
+    ];
+    for (number, rules) in cases.iter().enumerate() {
+        let ours = run(&format!("ours-{number}"), containerd.runtime_name(), rules);
+        assert_eq!(ours, run(&format!("runcs-{number}"), RUNC, rules), "{rules}");
+        if number < 2 {
+            // Whatever runc does: the host's console, its log, its disks and FUSE are shut.
+            for shut in ["c5:1 m\n", "c1:11 m\n", "c10:229 m\n", "b7:0 m\n"] {
+                assert!(ours.contains(shut), "{ours}");
+            }
+            assert!(ours.contains("c1:3 mrw\n") && ours.contains("c10:200 mrw\n"), "{ours}");
+        }
+    }
+}
+
 /// Nests cgroups, from the working directory on, until no path reaches the last.
 const NEST: &str = "n=$(printf %200s | tr ' ' n); i=0; \
                     while [ $i -lt 25 ]; do mkdir $n && cd -P $n || exit 8; i=$((i+1)); done;";
 
 /// The hierarchies of version 1 cannot be delegated, but the one without controllers.
 mod needs_v1 {
-    use integration::container::options;
     use integration::events::{Subscriber, TaskEvent};
 
     use super::*;

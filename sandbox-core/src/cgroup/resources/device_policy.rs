@@ -44,10 +44,8 @@ impl Policy {
         for rule in rules {
             policy.rule(rule)?;
         }
-        if !policy.allow {
-            for exception in defaults() {
-                policy.add(exception);
-            }
+        for exception in defaults() {
+            policy.allow_default(exception)?;
         }
         Ok(policy)
     }
@@ -83,6 +81,29 @@ impl Policy {
             Some(old) => old.access |= new.access,
             None => self.exceptions.push(new),
         }
+    }
+
+    /// Allows what every container may use, also where the spec denies it: as in runc, such a
+    /// denial has no effect if it names the same devices, and is refused if it names more.
+    fn allow_default(&mut self, default: Exception) -> Result<()> {
+        if !self.allow {
+            self.add(default);
+            return Ok(());
+        }
+        for denied in &mut self.exceptions {
+            if denied.same_devices(&default) {
+                denied.access &= !default.access;
+            } else if denied.covers(&default) && denied.access & default.access != 0 {
+                return Err(Error::invalid(format!(
+                    "linux.resources.devices: deny {}: every container may use {}; expected no \
+                     rule that denies it among other devices",
+                    denied.line(),
+                    default.line()
+                )));
+            }
+        }
+        self.exceptions.retain(|e| e.access != 0);
+        Ok(())
     }
 
     /// Removes earlier exceptions for a rule that repeats the default. The rule
@@ -136,8 +157,9 @@ impl Exception {
 }
 
 /// Returns what every container may use. It may make any node, which does not mean
-/// that it may open it. It may use null, zero, full, random, urandom, tty, console,
-/// ptmx, terminals, and tun, which runc once omitted and VPNs need.
+/// that it may open it. It may use null, zero, full, random, urandom, tty, ptmx, terminals,
+/// and tun, which runc once omitted and VPNs need. The console of number 5:1 is the host's
+/// and not among them: a container's own is a terminal.
 fn defaults() -> impl Iterator<Item = Exception> {
     let all = READ | WRITE | MKNOD;
     let make =
@@ -149,7 +171,6 @@ fn defaults() -> impl Iterator<Item = Exception> {
         (1, Some(8)),
         (1, Some(9)),
         (5, Some(0)),
-        (5, Some(1)),
         (5, Some(2)),
         (10, Some(200)),
         (136, None),
@@ -213,9 +234,10 @@ mod tests {
     fn without_rules_only_the_default_devices_are_allowed() {
         let policy = Policy::from_spec(&[]).unwrap();
         assert!(!policy.allow);
-        let lines = lines(&policy);
-        assert_eq!(lines[..3], ["b *:* m", "c *:* m", "c 1:3 rwm"]);
-        assert!(lines.contains(&"c 136:* rwm".to_owned()));
+        // As runc 1.1.5 and 1.3.6 write them.
+        let runcs = "b *:* m;c *:* m;c 1:3 rwm;c 1:5 rwm;c 1:7 rwm;c 1:8 rwm;c 1:9 rwm;c 5:0 rwm;\
+                     c 5:2 rwm;c 10:200 rwm;c 136:* rwm";
+        assert_eq!(lines(&policy).join(";"), runcs);
     }
 
     #[test]
@@ -223,6 +245,22 @@ mod tests {
         let all = LinuxDeviceCgroupBuilder::default().allow(true).access("rwm").build().unwrap();
         let policy = Policy::from_spec(&[all]).unwrap();
         assert_eq!(policy, Policy { allow: true, exceptions: Vec::new() });
+    }
+
+    #[test]
+    fn a_default_device_cannot_be_denied() {
+        use LinuxDeviceType::{B, C};
+        let all = || LinuxDeviceCgroupBuilder::default().allow(true).access("rwm").build().unwrap();
+        let policy = Policy::from_spec(&[
+            all(),
+            rule(false, C, (1, 9), "w"),
+            rule(false, B, (7, 0), "rwm"),
+            rule(false, C, (10, 229), "rw"),
+        ]);
+        assert_eq!(lines(&policy.unwrap()), ["b 7:0 rwm", "c 10:229 rw"]);
+        let wider = [all(), rule(false, C, (1, -1), "w")];
+        let error = Policy::from_spec(&wider).unwrap_err().to_string();
+        assert!(error.contains("deny c 1:* w: every container may use c 1:3 rwm"), "{error}");
     }
 
     #[test]

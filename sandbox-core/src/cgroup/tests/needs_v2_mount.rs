@@ -65,7 +65,7 @@ fn devices_are_closed_but_the_default_ones_by_a_program() {
     assert_eq!(allow(vec![rule(true, 11, "r")]), (true, true));
     assert_eq!(allow(vec![rule(true, 11, "w")]), (false, true));
     assert_eq!(allow(vec![everything.clone()]), (true, true));
-    assert_eq!(allow(vec![everything, rule(false, 3, "r")]), (true, false));
+    assert_eq!(allow(vec![everything, rule(false, 11, "r")]), (false, true));
 }
 
 #[test]
