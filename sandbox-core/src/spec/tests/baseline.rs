@@ -351,9 +351,7 @@ const UNSEEN: [(&str, &[&str]); 5] = [
             "pkey_mprotect",
             "removexattrat",
             "rt_tgsigqueueinfo",
-            "sched_getattr",
             "sched_rr_get_interval",
-            "sched_setattr",
             "sched_setparam",
             "select",
             "semop",
@@ -368,7 +366,7 @@ const UNSEEN: [(&str, &[&str]); 5] = [
     ),
     (
         "a program restricts itself by them",
-        &["landlock_add_rule", "landlock_create_ruleset", "landlock_restrict_self", "mseal"],
+        &["landlock_add_rule", "landlock_restrict_self", "mseal"],
     ),
     ("newer C libraries and languages use them", &["getcpu", "map_shadow_stack", "pidfd_open"]),
     ("they write out or read ahead what the program may write and read", &["readahead", "syncfs"]),
