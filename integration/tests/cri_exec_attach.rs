@@ -185,12 +185,14 @@ fn boot_s_share_of_the_cpu_is_its_own(containerd: Containerd) {
     assert!(boot >= 5 * container, "{boot} beside {container}");
 }
 
+/// Eight busy loops.
+const LOOPS: &str = "for n in 1 2 3 4 5 6 7 8; do while :; do :; done & done; echo busy; wait";
+
 /// The median of some execs, in milliseconds, beside eight busy loops in another container.
 fn exec_beside_busy_loops(containerd: &Containerd, handler: &str, name: &str) -> Duration {
     let pod = containerd.try_pod_by(handler, name, |_| ()).expect("run a pod");
     let quiet = pod.shell("quiet", "sleep 1000");
-    let loops = "for n in 1 2 3 4 5 6 7 8; do while :; do :; done & done; echo busy; wait";
-    pod.shell("busy", loops).wait_for_log("busy");
+    pod.shell("busy", LOOPS).wait_for_log("busy");
     let mut times: Vec<Duration> = (0..21)
         .map(|_| {
             let begin = Instant::now();
@@ -216,4 +218,29 @@ fn a_busy_container_slows_execs_beside_it_no_more_than_under_runc() {
         .collect();
     println!("ours and runc's: {measured:?}");
     assert!(measured.iter().any(|(ours, runcs)| ours <= runcs), "{measured:?}");
+}
+
+/// As when a hundred probes of the kubelet are due in the same moment, three times. How long they
+/// take is for `ci/bench beside`; what is asked here is that each is answered, and that the
+/// container that is probed obeys SIGTERM.
+#[test]
+fn a_hundred_execs_at_once_beside_busy_loops_are_all_answered() {
+    let containerd = Containerd::start(Version::V2_1);
+    let pod = containerd.pod("probed");
+    let script = "trap 'exit 0' TERM; while :; do sleep 1000 & wait; done";
+    let probed = pod.shell("probed", script);
+    pod.shell("busy", LOOPS).wait_for_log("busy");
+    thread::scope(|scope| {
+        for probe in 0..100 {
+            let probed = &probed;
+            scope.spawn(move || {
+                for round in 0..3 {
+                    let said = format!("{probe}, {round}");
+                    assert_eq!(probed.ask(&format!("echo {said}")), said);
+                }
+            });
+        }
+    });
+    probed.stop(Duration::from_secs(1000)).expect("stop it");
+    assert_eq!(probed.wait().exit_code, 0, "it was not killed");
 }

@@ -41,6 +41,8 @@ pub struct Shape<'a> {
     pub place: Place<'a>,
     /// Whether it sees the host's /usr, read-only.
     pub usr: bool,
+    /// Its CPU shares, if its engine gives it some.
+    pub shares: Option<u64>,
 }
 
 /// A container's part in a pod.
@@ -142,6 +144,9 @@ fn spec_of(lab: &Lab, id: &str, shape: &Shape<'_>) -> Value {
     }
     if shape.usr {
         spec::add_bind(&mut spec, "/usr", "/usr", &["rbind", "ro"]);
+    }
+    if let Some(shares) = shape.shares {
+        spec["linux"]["resources"]["cpu"] = json!({ "shares": shares });
     }
     let network = lab.network().to_string_lossy().into_owned();
     match shape.place {

@@ -30,7 +30,7 @@ use crate::runtime::Runtime;
 /// A part's name on the command line, and its function.
 type Part = (&'static str, fn(&mut Bench) -> Result<()>);
 
-const PARTS: [Part; 11] = [
+const PARTS: [Part; 12] = [
     ("shim", parts::one::run),
     ("waits", parts::waits::run),
     ("pods", parts::pods::run),
@@ -40,6 +40,7 @@ const PARTS: [Part; 11] = [
     ("output", parts::output::run),
     ("burst", parts::burst::run),
     ("probe", parts::probe::run),
+    ("beside", parts::beside::run),
     ("density", parts::density::run),
     ("inside", parts::inside::run),
 ];

@@ -9,7 +9,7 @@ use crate::machine;
 use crate::report::{Report, Row, Summary};
 
 /// A measurement's part, its name there, and its name in the table.
-const ROWS: [(&str, &str, &str); 24] = [
+const ROWS: [(&str, &str, &str); 27] = [
     ("one container", "all of it", "one container: start, Create, Start, exit, Delete, Shutdown"),
     ("one container", "Shutdown to process gone", "of which Shutdown to process gone"),
     ("one container", "CPU time", "its CPU time"),
@@ -42,6 +42,13 @@ const ROWS: [(&str, &str, &str); 24] = [
     ("exec probes, 100 pods", "CPU used, % of one", "the same, CPU used, % of one"),
     ("exec probes, 100 root containers", "one", "the same in 100 root containers: one"),
     ("exec probes, 100 root containers", "CPU used, % of one", "the same, CPU used, % of one"),
+    (
+        "beside busy loops",
+        "probes within their second, %",
+        "beside 8 busy loops of the pod: 100 exec probes a second, within their second",
+    ),
+    ("beside busy loops", "one probe", "the same: one"),
+    ("beside busy loops", "StopContainer", "beside 8 busy loops of the pod: StopContainer"),
     (
         "waits on the road, all operations",
         "one container: above 1 ms",

@@ -16,6 +16,7 @@ use containerd_shim_protos::protobuf::well_known_types::any::Any;
 use containerd_shim_protos::protobuf::{Message, MessageField};
 use containerd_shim_protos::shim::oci::Options as RuncOptions;
 use integration::{spec, wait};
+use nix::sys::signal::Signal;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::bundle::{Bundle, Streams};
@@ -146,10 +147,15 @@ impl Shim {
 
     /// Sends SIGKILL.
     pub fn kill(&mut self, process: Process<'_>) -> Result<()> {
+        self.signal(process, Signal::SIGKILL)
+    }
+
+    /// Sends a signal.
+    pub fn signal(&mut self, process: Process<'_>, signal: Signal) -> Result<()> {
         let request = KillRequest {
             id: process.container.to_owned(),
             exec_id: process.exec.to_owned(),
-            signal: 9,
+            signal: signal as u32,
             ..Default::default()
         };
         self.call::<Empty>("Kill", &request).map(drop)

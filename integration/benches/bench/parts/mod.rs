@@ -1,5 +1,6 @@
 //! The parts of the benchmark, each of which can be run by its name.
 
+pub mod beside;
 pub mod burst;
 pub mod containerd;
 pub mod density;
