@@ -16,7 +16,7 @@
 //! | `spec::mount_options`, `spec::baseline`, `spec::seccomp` but `compile` | the shim and the gofer | the caller | | nothing: tables, and names made from them |
 //! | [`cgroup`] | the shim | root of the host | a connection to systemd for one call | the sandbox's cgroups, their units, what the statistics are read from |
 //! | `cgroup::systemd`'s holder | a clone of the shim | root of the host | nothing: it closes all | nothing: it is the first process of a new scope, until one of the container has joined |
-//! | [`network`] | the shim | root of the host | | enters the pod's network namespace while boot is cloned, and its sysctls; moves network devices of the host into it |
+//! | [`network`] | the shim | root of the host | | enters the pod's network namespace while boot is cloned, and its sysctls; moves network devices of the host into it; opens raw sockets there |
 //! | [`sandbox`] | the shim, and its `delete` command (`clean_up`) | root of the host | `palisade` on a mount of its own, boot's pidfd, its ends of boot's channels | the sandbox's state below `/run/palisade`, its ID range, boot and the gofers |
 //! | `sandbox::child::boot` | a clone of the shim, until it executes boot | root of the host, then ID 0 of U1; in boot's namespaces | all that the shim holds; hands on boot's ends of the channels and the birth certificate | joins the root container's cgroup on version 1 |
 //! | `sandbox::child::gofer` | a clone of the shim, until it executes the gofer | root of the host | all that the shim holds; hands on its request's socket | nothing |

@@ -6,7 +6,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
 use proptest::prelude::*;
-use sandbox_core::control::message::{Done, Upward};
+use sandbox_core::control::message::{Done, RawSocket, Upward};
 use sandbox_core::error::{Failure, FailureKind};
 use sandbox_core::types::ProcessId;
 
@@ -65,7 +65,15 @@ fn message() -> impl Strategy<Value = Upward> {
             status,
         },
     );
-    prop_oneof![reply, exited]
+    let socket = |(family, protocol): (usize, u8)| {
+        let family = [libc::AF_PACKET, libc::AF_INET, libc::AF_INET6][family] as u64;
+        RawSocket::of([family, libc::SOCK_RAW as u64, protocol.max(1).into(), 0, 0, 0])
+            .expect("a raw socket")
+    };
+    let socket = (0..3_usize, any::<u8>()).prop_map(socket);
+    let raw_socket = (any::<u64>(), ".{0,300}", socket)
+        .prop_map(|(of, container, socket)| Upward::RawSocket { of, container, socket });
+    prop_oneof![reply, exited, raw_socket]
 }
 
 /// A change that a fuzzer would make. The place is taken modulo the length.

@@ -10,6 +10,8 @@
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::num::NonZeroU32;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -32,14 +34,16 @@ use rustix::mount::{
     fsconfig_set_flag, fspick, move_mount, unmount,
 };
 use rustix::net::{
-    AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
-    sendmsg, socketpair,
+    AddressFamily, Protocol, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
+    SocketFlags, SocketType, recv, sendmsg, sendto, socket_with, socketpair,
 };
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 use rustix::pty::{OpenptFlags, openpt};
+use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
 use sandbox_core::sys::mount::{
     AttrChange, Depth, FsContext, attach_at, clone_mount, mount_setattr,
 };
+use sandbox_core::sys::process::{Scheduler, set_scheduler};
 
 const READ_ONLY: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_RDONLY;
 const NO_EXEC: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NOEXEC;
@@ -57,6 +61,13 @@ fn main() {
         ["exchange", ref pairs @ ..] => exchange_for_ever(pairs),
         ["pipe", ref files @ ..] => files.iter().for_each(|file| write_by_pipe(file)),
         ["context"] => open_context(),
+        ["raw", ref kinds @ ..] => kinds.iter().for_each(|kind| make_raw(kind)),
+        ["raw-without-capability", ref kinds @ ..] => {
+            give_up_net_raw();
+            kinds.iter().for_each(|kind| make_raw(kind));
+        }
+        ["raw-idle", others] => make_raw_beside(others.parse().expect("a number")),
+        ["ping", host] => ping(host.parse().expect("an address")),
         ["hold-closes"] => hold_closes(),
         ["exhaust", kind, most] => exhaust(kind, most.parse().expect("a number")),
         ["--control", ref list @ ..] => print_failing(list),
@@ -712,4 +723,90 @@ fn on_executable(file: &str) -> Vec<Attack> {
 fn change(file: &OwnedFd, set: MountAttrFlags, clear: MountAttrFlags) -> bool {
     let change = AttrChange { set, clear, ..AttrChange::default() };
     mount_setattr(file.as_fd(), Depth::Top, change).is_ok()
+}
+
+/// Makes a raw socket, and prints whether that succeeded.
+fn make_raw(kind: &str) {
+    match raw_socket(kind) {
+        Ok(socket) => {
+            let flags = rustix::io::fcntl_getfd(&socket).expect("its flags");
+            assert_eq!(flags.contains(rustix::io::FdFlags::CLOEXEC), kind != "icmp");
+            let flags = rustix::fs::fcntl_getfl(&socket).expect("its flags");
+            assert_eq!(flags.contains(OFlags::NONBLOCK), kind == "packets");
+            println!("{kind}: opened");
+        }
+        Err(error) => println!("{kind}: {:?}", nix::errno::Errno::from_raw(error.raw_os_error())),
+    }
+}
+
+fn raw_socket(kind: &str) -> rustix::io::Result<OwnedFd> {
+    let (family, raw, protocol) = match kind {
+        "packet" => (AddressFamily::PACKET, SocketType::RAW, EVERY_PROTOCOL),
+        "packets" => (AddressFamily::PACKET, SocketType::DGRAM, EVERY_PROTOCOL),
+        "icmp" => (AddressFamily::INET, SocketType::RAW, 1),
+        "icmp6" => (AddressFamily::INET6, SocketType::RAW, 58),
+        "nothing" => (AddressFamily::INET, SocketType::RAW, 0),
+        other => panic!("{other} is no kind of raw socket"),
+    };
+    let mut flags = SocketFlags::empty();
+    flags.set(SocketFlags::CLOEXEC, kind != "icmp");
+    flags.set(SocketFlags::NONBLOCK, kind == "packets");
+    let protocol = NonZeroU32::new(protocol).map(Protocol::from_raw);
+    socket_with(family, raw, flags, protocol)
+}
+
+/// `htons(ETH_P_ALL)`
+const EVERY_PROTOCOL: u32 = 3_u16.to_be() as u32;
+
+/// Drops CAP_NET_RAW from the effective set alone.
+fn give_up_net_raw() {
+    let mut sets = capabilities(None).expect("the capabilities");
+    sets.effective.remove(CapabilitySet::NET_RAW);
+    set_capabilities(None, sets).expect("fewer capabilities");
+}
+
+/// Makes raw sockets without end in a thread that seldom runs, beside others that always do.
+fn make_raw_beside(others: usize) {
+    for _ in 0..others {
+        std::thread::spawn(|| {
+            loop {
+                std::hint::spin_loop();
+            }
+        });
+    }
+    /// `SCHED_IDLE`
+    const IDLE: u32 = 5;
+    let idle = Scheduler {
+        policy: IDLE,
+        flags: 0,
+        nice: 0,
+        priority: 0,
+        runtime: 0,
+        deadline: 0,
+        period: 0,
+    };
+    set_scheduler(&idle).expect("a lower priority");
+    loop {
+        drop(raw_socket("packet"));
+    }
+}
+
+/// Sends an echo request by a raw socket, and waits for the reply.
+fn ping(host: Ipv4Addr) {
+    let socket = raw_socket("icmp").expect("a raw socket");
+    // Type 8, code 0, the checksum, an identifier, a number.
+    let request = [8, 0, 0x22, 0x78, 0xd5, 0x87, 0, 0];
+    let to = SocketAddrV4::new(host, 0);
+    sendto(&socket, &request, SendFlags::empty(), &to).expect("send a request");
+    let mut packet = [0; 1500];
+    loop {
+        let time = Timespec { tv_sec: 10, tv_nsec: 0 };
+        let ready = rustix::event::poll(&mut [PollFd::new(&socket, PollFlags::IN)], Some(&time));
+        assert_eq!(ready, Ok(1), "no reply");
+        let (length, _) = recv(&socket, &mut packet, RecvFlags::empty()).expect("receive");
+        // An IP header of 20 bytes comes first. Type 0 is a reply.
+        if length >= 28 && packet[20] == 0 && packet[24..26] == request[4..6] {
+            return;
+        }
+    }
 }

@@ -24,7 +24,9 @@ use rustix::net::{AddressFamily, SendFlags, Shutdown, SocketFlags, SocketType};
 use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions, getpid, pidfd_open, waitid};
 use rustix::pty::OpenptFlags;
 use sandbox_core::control::donation::{BootFlags, STARTED};
-use sandbox_core::control::message::{Done, MAX_PACKET, Numbered, Request, Upward};
+use sandbox_core::control::message::{
+    Done, MAX_PACKET, Numbered, RawFamily, RawSocket, Request, Upward,
+};
 use sandbox_core::control::packet::{Received, receive_packet, send_packet, send_packet_for};
 use sandbox_core::error::{Failure, FailureKind};
 use sandbox_core::sys::descriptor::adopt;
@@ -233,7 +235,7 @@ impl Boot {
             TerminalThatBlocks => self.block_terminal(asked),
             ALongFailure | RepliesToNothing | TwoReplies | NoReply | ReportsNoExits
             | ClosesItsChannel | ReadsNothing | NeverStopsSending | LongPanic => {
-                self.send_wrong_messages(attack, asked.number)
+                self.send_wrong_messages(attack, asked)
             }
             LogsLongLines | LogsOneLine | LogsShortLines | LogsMediumLines | LogsNothing
             | LogsEscapes => self.log_forever(attack),
@@ -339,7 +341,8 @@ impl Boot {
     }
 
     /// Makes the attacks that need only messages, or none.
-    fn send_wrong_messages(&mut self, attack: Attack, number: u64) -> Outcome<Then> {
+    fn send_wrong_messages(&mut self, attack: Attack, asked: &ExecRequest) -> Outcome<Then> {
+        let number = asked.number;
         match attack {
             Attack::ALongFailure => {
                 let message = "so\x1b[2J sorry\n\0\u{7f}".repeat(3000);
@@ -350,6 +353,13 @@ impl Boot {
                 for other in 1..200 {
                     self.reply(number + other, Ok(Done::Ok), &[]);
                     self.send(&exit_of_unknown(other), &[]);
+                }
+                // No container of this test is granted one.
+                let family = RawFamily::Packet { headers: true, protocol: 3_u16.to_be() };
+                let socket = RawSocket { family, nonblocking: false };
+                for of in 0..100 {
+                    let container = asked.container.clone();
+                    self.send(&Upward::RawSocket { of, container, socket }, &[]);
                 }
                 return Ok(Then::Serve);
             }

@@ -12,7 +12,9 @@ use std::path::PathBuf;
 use libfuzzer_sys::fuzz_target;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, socketpair};
 use sandbox_core::control::encoding::Message;
-use sandbox_core::control::message::{Done, MAX_DESCRIPTORS, MAX_PACKET, Upward};
+use sandbox_core::control::message::{
+    Done, MAX_DESCRIPTORS, MAX_PACKET, RawFamily, RawSocket, Upward,
+};
 use sandbox_core::control::packet::{Received, Unchecked, receive_packet};
 use sandbox_core::error::{Failure, FailureKind};
 use sandbox_core::sandbox::ReceivedFds;
@@ -73,7 +75,10 @@ fn write_seeds() {
     let exits = [ProcessId::init("3f2a"), ProcessId::exec("3f2a", "e1")]
         .map(|process| Upward::Exited { process, status: 137 });
     let listener = [Upward::Listener { of: 7 }];
-    for (index, message) in replies.chain(exits).chain(listener).enumerate() {
+    let family = RawFamily::Packet { headers: true, protocol: 3 };
+    let socket = RawSocket { family, nonblocking: true };
+    let raw = [Upward::RawSocket { of: 7, container: "3f2a".into(), socket }];
+    for (index, message) in replies.chain(exits).chain(listener).chain(raw).enumerate() {
         // A packet whose bytes are in it begins with a zero.
         let mut packet = vec![0];
         packet.extend(message.encode().expect("encode a message"));

@@ -159,6 +159,10 @@ impl Boot {
                 self.reply(number, Ok(Done::Ok));
                 Ok(())
             }
+            Request::RawSocket { of, refused } => {
+                self.raw_socket(of, refused, fds);
+                Ok(())
+            }
             Request::Delete { container } => self.delete(number, &container),
             Request::Update { container, capacity } => {
                 self.update(number, container.as_deref(), capacity)

@@ -13,6 +13,7 @@ mod logger;
 mod mounts_channel;
 mod pending;
 mod privileges;
+mod raw_sockets;
 mod reap;
 mod refusals;
 mod root;
@@ -40,7 +41,7 @@ use crate::sys::clone::SingleThreaded;
 use crate::sys::confine::refuse_new_code;
 use crate::sys::namespace;
 use crate::sys::network::{bring_loopback_up, write_sysctl};
-use crate::sys::process::{Rlimit, die_with_parent, own_rlimits, set_child_subreaper};
+use crate::sys::process::{Rlimit, die_with_parent, own_rlimits, set_child_subreaper, set_rlimit};
 use crate::types::PodPid;
 
 /// The sandbox process once it is up.
@@ -106,6 +107,8 @@ fn start(flags: &BootFlags, descriptors: Descriptors) -> Result<Boot> {
     }
     own_id.close_proc_files()?;
     die_with_parent().context(|| "prctl PR_SET_PDEATHSIG")?;
+    let limits = own_rlimits().context(|| "prlimit")?;
+    raise_own_limit_of_files(&limits)?;
     log::debug!("up with {} CPUs and {} bytes of memory", flags.cpu_num, flags.total_memory);
     Ok(Boot {
         events: events::Events::new(&descriptors.control)?,
@@ -118,9 +121,17 @@ fn start(flags: &BootFlags, descriptors: Descriptors) -> Result<Boot> {
         own_id,
         ids: birth.mappings.map(OutsideIds),
         alone,
-        limits: own_rlimits().context(|| "prlimit")?,
+        limits,
         host_pids: birth.host_pids,
     })
+}
+
+/// Raises boot's soft limit of open files to the hard one: it holds some for each process that it
+/// is asked about. A newborn sets its own limits.
+fn raise_own_limit_of_files(limits: &[Rlimit]) -> Result<()> {
+    let files = limits.iter().find(|limit| limit.name() == "RLIMIT_NOFILE");
+    let raised = files.map(|files| set_rlimit(Rlimit { soft: files.hard, ..*files }));
+    raised.transpose().context(|| "raise RLIMIT_NOFILE").map(drop)
 }
 
 /// Sets up a new network namespace as a user expects it.

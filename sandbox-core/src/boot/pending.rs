@@ -125,6 +125,7 @@ impl Boot {
                 if let Some(devpts) = handed_over.devpts {
                     join_info.set_terminals(devpts);
                 }
+                join_info.set_home(pid);
                 init.gate = Some(channel);
             }
             Ok(_) => {}

@@ -22,6 +22,7 @@ impl Boot {
             self.receive(token);
         }
         let Some(status) = collect_child(pid.0) else { return };
+        self.gave(pid);
         let Some(process) = self.containers.disown(pid) else { return };
         if process.is_init() {
             self.containers.init_ended(&process.container);

@@ -18,9 +18,10 @@ use super::Boot;
 use super::refusals::{Outcome, Refusal, Rule};
 use crate::container::filter::{Verdict, Watched};
 use crate::container::join_info::JoinInfo;
+use crate::control::message::RawSocket;
 use crate::error::{Context, Result};
-use crate::sys::seccomp_listener::{self, Call, Data};
-use crate::types::ProcessId;
+use crate::sys::seccomp_listener::{self, Call, Data, waits};
+use crate::types::{PodPid, ProcessId};
 
 /// The first token of these events.
 pub(super) const FIRST: u64 = 1 << 62;
@@ -30,6 +31,13 @@ pub(super) const FIRST: u64 = 1 << 62;
 const AT_ONCE: u32 = 250;
 const A_SECOND: u32 = 100;
 
+/// The same for raw sockets, with a process of boot's for each.
+const SOCKETS_AT_ONCE: u32 = 32;
+const SOCKETS_A_SECOND: u32 = 8;
+
+/// `CAP_NET_RAW`
+const NET_RAW: u8 = 13;
+
 /// The time after which the calls of a container that has had its share are looked at again.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -37,16 +45,37 @@ const PAUSE: Duration = Duration::from_millis(50);
 #[derive(Default)]
 pub(super) struct Supervised {
     /// By their token in the event loop.
-    containers: HashMap<u64, Container>,
+    pub(super) containers: HashMap<u64, Container>,
     /// The number of containers that there ever were.
     ever: u64,
+    /// The raw sockets that the shim was asked for, by their number.
+    pub(super) asked: HashMap<u64, Asked>,
+    pub(super) ever_asked: u64,
+    /// The children that hand raw sockets in, with the token of the container.
+    pub(super) givers: HashMap<PodPid, u64>,
     /// The containers that have had their share, and when they are looked at again.
     paused: Vec<u64>,
     resume: Option<Instant>,
 }
 
+/// A raw socket that a process waits for.
+pub(super) struct Wanted {
+    pub(super) listener: Rc<Listener>,
+    /// The number of the call.
+    pub(super) id: u64,
+    pub(super) socket: RawSocket,
+    pub(super) close_on_exec: bool,
+}
+
+/// The same, once the shim was asked for it.
+pub(super) struct Asked {
+    /// That of the container.
+    pub(super) token: u64,
+    pub(super) wanted: Wanted,
+}
+
 /// A container with the listeners of its processes.
-struct Container {
+pub(super) struct Container {
     join_info: Rc<JoinInfo>,
     /// Watches the listeners.
     epoll: OwnedFd,
@@ -54,13 +83,27 @@ struct Container {
     /// The number of listeners that it ever had.
     ever: u64,
     share: Share,
+    pub(super) sockets: Share,
+    /// The raw sockets that are on their way.
+    pub(super) at_work: u32,
+    /// One for which the container has no share yet. Its other calls wait as well.
+    held_back: Option<Wanted>,
 }
 
 /// The listener of the program that a process has loaded, for it and its children.
-struct Listener {
-    fd: OwnedFd,
-    process: ProcessId,
-    container: Rc<JoinInfo>,
+pub(super) struct Listener {
+    pub(super) fd: OwnedFd,
+    pub(super) process: ProcessId,
+    pub(super) container: Rc<JoinInfo>,
+}
+
+impl Supervised {
+    /// Takes note that a raw socket was handed in or refused.
+    pub(super) fn finished(&mut self, token: u64) {
+        if let Some(container) = self.containers.get_mut(&token) {
+            container.at_work = container.at_work.saturating_sub(1);
+        }
+    }
 }
 
 impl Boot {
@@ -80,7 +123,10 @@ impl Boot {
                     epoll: epoll.context(|| "epoll_create for seccomp listeners")?,
                     listeners: HashMap::new(),
                     ever: 0,
-                    share: Share::new(),
+                    share: Share::new(AT_ONCE, A_SECOND),
+                    sockets: Share::new(SOCKETS_AT_ONCE, SOCKETS_A_SECOND),
+                    at_work: 0,
+                    held_back: None,
                 };
                 let token = FIRST + *ever;
                 *ever += 1;
@@ -117,7 +163,7 @@ impl Boot {
             return self.pause_supervising(token);
         }
         match seccomp_listener::receive(listener.fd.as_fd()) {
-            Ok(Some(call)) => self.answer(&listener, &call),
+            Ok(Some(call)) => self.answer(token, &listener, &call),
             Ok(None) => {}
             Err(error) => {
                 log::error!("{}: receive a system call: {error}", listener.process);
@@ -127,10 +173,16 @@ impl Boot {
     }
 
     /// Answers one call as the container's program and the kernel would.
-    fn answer(&mut self, listener: &Listener, call: &Call) {
+    fn answer(&mut self, token: u64, listener: &Rc<Listener>, call: &Call) {
         let filter = &listener.container.filter;
         let Some(watched) = &filter.watched else { return };
         let (verdict, entry) = (filter.verdict(&call.data), watched.watch.entry_of(&call.data));
+        let of_socket = entry.filter(|entry| {
+            watched.watch.raw_sockets && verdict == Verdict::Allow && entry.capability == NET_RAW
+        });
+        if of_socket.is_some() && self.wants_socket(token, listener, call) {
+            return;
+        }
         let refusal = match (verdict, entry) {
             _ if !watched.watch.refusals => None,
             (Verdict::Errno(errno), _) => {
@@ -171,6 +223,14 @@ impl Boot {
         }
     }
 
+    /// Lets a raw socket wait until the container has a share again.
+    pub(super) fn hold_back(&mut self, token: u64, wanted: Wanted) {
+        if let Some(container) = self.supervised.containers.get_mut(&token) {
+            container.held_back = Some(wanted);
+            self.pause_supervising(token);
+        }
+    }
+
     fn pause_supervising(&mut self, token: u64) {
         let Some(container) = self.supervised.containers.get(&token) else { return };
         self.events.forget(&container.epoll);
@@ -188,13 +248,22 @@ impl Boot {
         }
         self.supervised.resume = None;
         for token in std::mem::take(&mut self.supervised.paused) {
+            let container = self.supervised.containers.get_mut(&token);
+            let held_back = container.and_then(|container| container.held_back.take());
+            let held_back = held_back.filter(|wanted| waits(wanted.listener.fd.as_fd(), wanted.id));
+            if let Some(wanted) = held_back
+                && let Some(wanted) = self.ask_for_socket(token, wanted)
+            {
+                self.hold_back(token, wanted);
+                continue;
+            }
             if let Some(container) = self.supervised.containers.get(&token)
                 && let Err(error) = self.events.watch(&container.epoll, token)
             {
                 log::error!("container {}: {error}", container.join_info.id);
             }
         }
-        None
+        self.supervised.resume.map(|_| PAUSE)
     }
 }
 
@@ -206,18 +275,20 @@ fn rule(watched: &Watched, of_profile: bool, data: &Data) -> Rule {
 }
 
 /// What is left of a container's share.
-struct Share {
+pub(super) struct Share {
     left: u32,
     since: Instant,
+    at_once: u32,
+    a_second: u32,
 }
 
 impl Share {
-    fn new() -> Self {
-        Self { left: AT_ONCE, since: Instant::now() }
+    fn new(at_once: u32, a_second: u32) -> Self {
+        Self { left: at_once, since: Instant::now(), at_once, a_second }
     }
 
     /// Takes one call, if one is left.
-    fn take(&mut self) -> bool {
+    pub(super) fn take(&mut self) -> bool {
         if self.left == 0 {
             self.refill(Instant::now());
         }
@@ -228,7 +299,7 @@ impl Share {
 
     fn refill(&mut self, now: Instant) {
         let passed = now.saturating_duration_since(self.since).as_secs_f64();
-        let back = (passed * f64::from(A_SECOND)).min(AT_ONCE.into());
+        let back = (passed * f64::from(self.a_second)).min(self.at_once.into());
         if back >= 1.0 {
             self.left = back as u32;
             self.since = now;
@@ -242,7 +313,7 @@ mod tests {
 
     #[test]
     fn a_share_is_used_up_and_comes_back() {
-        let mut share = Share::new();
+        let mut share = Share::new(AT_ONCE, A_SECOND);
         assert!((0..AT_ONCE).all(|_| share.take()));
         let begun = share.since;
         share.refill(begun);

@@ -66,6 +66,11 @@ impl Filter {
         })
     }
 
+    /// Whether raw sockets are made for the container's processes.
+    pub(crate) fn makes_raw_sockets(&self) -> bool {
+        self.watched.as_ref().is_some_and(|watched| watched.watch.raw_sockets)
+    }
+
     /// Returns what the container's program answers.
     pub(crate) fn verdict(&self, data: &Data) -> Verdict {
         match self.program.is_empty() {

@@ -6,9 +6,11 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use nix::sched::CloneFlags;
 
 use super::filter::Filter;
+use super::home::Home;
 use super::namespaces::own_namespaces;
 use super::outside_ids::OutsideIds;
 use crate::spec::plan::ContainerPlan;
+use crate::types::PodPid;
 
 /// The information with which an exec'd process joins a container.
 #[derive(Debug)]
@@ -23,6 +25,9 @@ pub(crate) struct JoinInfo {
     terminals: OnceCell<OwnedFd>,
     /// The seccomp program of its processes.
     pub(crate) filter: Filter,
+    /// Its namespaces, once its init is at its gate: no program of the container has run before,
+    /// so that no other can be taken for these.
+    home: OnceCell<Home>,
     /// The IDs of its users outside, if it is in a user namespace.
     pub(crate) ids: Option<OutsideIds>,
 }
@@ -36,6 +41,7 @@ impl JoinInfo {
             pids_below: plan.pids_below(),
             terminals: OnceCell::new(),
             filter,
+            home: OnceCell::new(),
             ids,
         }
     }
@@ -54,6 +60,21 @@ impl JoinInfo {
     pub(crate) fn set_terminals(&self, devpts: OwnedFd) {
         // An init reaches its gate once.
         let _ = self.terminals.set(devpts);
+    }
+
+    /// Returns its namespaces, if raw sockets are made for it.
+    pub(crate) fn home(&self) -> Option<Home> {
+        self.home.get().copied()
+    }
+
+    /// Takes the namespaces of its init, at the gate, if they count.
+    pub(crate) fn set_home(&self, init: PodPid) {
+        if self.filter.makes_raw_sockets()
+            && let Some(home) = Home::of(init)
+        {
+            // An init reaches its gate once.
+            let _ = self.home.set(home);
+        }
     }
 
     /// Whether the container is in a PID namespace below boot's.

@@ -5,6 +5,7 @@ pub(crate) mod channel;
 pub(crate) mod delivered;
 pub(crate) mod donated;
 pub(crate) mod filter;
+pub(crate) mod home;
 pub(crate) mod join_info;
 pub(crate) mod namespaces;
 pub(crate) mod outside_ids;

@@ -6,6 +6,8 @@
 //! holds; the shim looks every string up in its own tables and uses none as a
 //! path.
 
+use std::num::NonZeroU8;
+
 use serde::{Deserialize, Serialize};
 
 use super::encoding::Message;
@@ -62,6 +64,16 @@ pub enum Request {
         of: u64,
         /// Why no agent has it.
         refused: Option<String>,
+    },
+    /// Brings a raw socket, or the errno with which it was refused. See [`Upward::RawSocket`].
+    /// boot does not reply.
+    ///
+    /// Descriptors: the socket, if it was not refused.
+    RawSocket {
+        /// The number in boot's message.
+        of: u64,
+        /// The errno.
+        refused: Option<u16>,
     },
     /// Forgets a container that has exited, or kills and forgets one that was
     /// not started.
@@ -145,6 +157,16 @@ pub enum Upward {
         /// The number of the request: a Create, a Start or an Exec.
         of: u64,
     },
+    /// A process wants a raw socket in the pod's network, which belongs to the host, and may have
+    /// it.
+    RawSocket {
+        /// The number that the answer will have.
+        of: u64,
+        /// The container of the process.
+        container: String,
+        /// The socket.
+        socket: RawSocket,
+    },
     /// A process has ended. boot reports exec'd processes before the init of
     /// their container.
     Exited {
@@ -153,6 +175,73 @@ pub enum Upward {
         /// The exit code, or 128 + the number of the signal that ended it.
         status: u32,
     },
+}
+
+/// A raw socket: packet(7), raw(7), ipv6(7). No other socket can be named.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RawSocket {
+    /// Its family, with the protocol.
+    pub family: RawFamily,
+    /// Whether it does not block (`SOCK_NONBLOCK`).
+    pub nonblocking: bool,
+}
+
+/// The family and the protocol of a raw socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RawFamily {
+    /// `AF_PACKET`.
+    Packet {
+        /// Whether packets come with the header of their device (`SOCK_RAW`).
+        headers: bool,
+        /// The protocol (`ETH_P_`), in network byte order.
+        protocol: u16,
+    },
+    /// `AF_INET`, with a protocol that is not 0: the kernel would look for a module.
+    Ipv4(NonZeroU8),
+    /// `AF_INET6`, likewise.
+    Ipv6(NonZeroU8),
+}
+
+impl RawSocket {
+    /// Returns the socket that these arguments of socket(2) ask for. `None` for any other. The
+    /// kernel takes the lower halves.
+    pub fn of(arguments: [u64; 6]) -> Option<Self> {
+        let [family, kind, protocol] =
+            [arguments[0], arguments[1], arguments[2]].map(|argument| argument as i32);
+        let flags = kind & !0xf;
+        if flags & !(libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK) != 0 {
+            return None;
+        }
+        let ip = || NonZeroU8::new(u8::try_from(protocol).ok()?);
+        let family = match (family, kind & 0xf) {
+            // As in the kernel, what is beyond sixteen bits is not looked at.
+            (libc::AF_PACKET, libc::SOCK_RAW) => {
+                RawFamily::Packet { headers: true, protocol: protocol as u16 }
+            }
+            (libc::AF_PACKET, libc::SOCK_DGRAM) => {
+                RawFamily::Packet { headers: false, protocol: protocol as u16 }
+            }
+            (libc::AF_INET, libc::SOCK_RAW) => RawFamily::Ipv4(ip()?),
+            (libc::AF_INET6, libc::SOCK_RAW) => RawFamily::Ipv6(ip()?),
+            _ => return None,
+        };
+        Some(Self { family, nonblocking: flags & libc::SOCK_NONBLOCK != 0 })
+    }
+
+    /// Returns the arguments of socket(2): family, type and protocol.
+    pub fn arguments(self) -> [i32; 3] {
+        let (family, kind, protocol) = match self.family {
+            RawFamily::Packet { headers: true, protocol } => {
+                (libc::AF_PACKET, libc::SOCK_RAW, protocol.into())
+            }
+            RawFamily::Packet { headers: false, protocol } => {
+                (libc::AF_PACKET, libc::SOCK_DGRAM, protocol.into())
+            }
+            RawFamily::Ipv4(protocol) => (libc::AF_INET, libc::SOCK_RAW, protocol.get().into()),
+            RawFamily::Ipv6(protocol) => (libc::AF_INET6, libc::SOCK_RAW, protocol.get().into()),
+        };
+        [family, kind | if self.nonblocking { libc::SOCK_NONBLOCK } else { 0 }, protocol]
+    }
 }
 
 impl Message for Upward {
@@ -172,4 +261,47 @@ pub enum Done {
         /// Whether a mount namespace comes with it.
         mounts: bool,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_but_a_raw_socket_can_be_named() {
+        const FLAGS: i32 = libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+        let named = |family: i32, kind: i32, protocol: i32| {
+            let high = 0xdead_0000_0000_0000_u64;
+            let [family, kind, protocol] =
+                [family, kind, protocol].map(|value| high | u64::from(value.cast_unsigned()));
+            RawSocket::of([family, kind, protocol, 0, 0, 0]).map(RawSocket::arguments)
+        };
+        let all = i32::from(3_u16.to_be());
+        for (family, kind, protocol) in [
+            (libc::AF_PACKET, libc::SOCK_RAW, all),
+            (libc::AF_PACKET, libc::SOCK_DGRAM, 0),
+            (libc::AF_INET, libc::SOCK_RAW, 1),
+            (libc::AF_INET6, libc::SOCK_RAW, 255),
+        ] {
+            assert_eq!(named(family, kind, protocol), Some([family, kind, protocol]));
+            let nonblocking = Some([family, kind | libc::SOCK_NONBLOCK, protocol]);
+            assert_eq!(named(family, kind | FLAGS, protocol), nonblocking);
+            assert_eq!(named(family, kind | 0x10, protocol), None, "an unknown flag");
+        }
+        for (family, kind, protocol) in [
+            (libc::AF_INET, libc::SOCK_RAW, 0),
+            (libc::AF_INET, libc::SOCK_RAW, 256),
+            (libc::AF_INET6, libc::SOCK_RAW, -1),
+            (libc::AF_INET, libc::SOCK_STREAM, 6),
+            (libc::AF_INET, libc::SOCK_DGRAM, 1),
+            (libc::AF_INET, 10, 1),
+            (libc::AF_PACKET, 10, all),
+            (libc::AF_NETLINK, libc::SOCK_RAW, 0),
+            (libc::AF_VSOCK, libc::SOCK_STREAM, 0),
+            (libc::AF_XDP, libc::SOCK_RAW, 0),
+            (0, 0, 0),
+        ] {
+            assert_eq!(named(family, kind, protocol), None, "{family} {kind} {protocol}");
+        }
+    }
 }

@@ -1,6 +1,7 @@
 //! The sandbox's network namespace.
 
 pub mod devices;
+pub mod raw_sockets;
 
 use std::fs;
 use std::io;
@@ -38,7 +39,7 @@ impl Visit {
         Self::to(there.as_fd()).context(what)
     }
 
-    /// Enters an open namespace.
+    /// Enters an open namespace, or that of a process, by its pidfd.
     fn to(there: BorrowedFd<'_>) -> io::Result<Self> {
         let home = fs::File::open("/proc/thread-self/ns/net")?;
         setns(there, CloneFlags::CLONE_NEWNET)?;

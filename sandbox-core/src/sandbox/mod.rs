@@ -41,10 +41,11 @@ use crate::cgroup::{Cgroup, SavedCgroup};
 use crate::control::donation::STARTED;
 use crate::control::encoding::Message;
 use crate::control::gofer::RootfsMount;
-use crate::control::message::{MAX_DESCRIPTORS, MAX_PACKET, Numbered, Request, Upward};
+use crate::control::message::{MAX_DESCRIPTORS, MAX_PACKET, Numbered, RawSocket, Request, Upward};
 use crate::control::packet::{Received, receive_packet, send_packet};
 use crate::error::{Context, Error, Result};
 use crate::network;
+use crate::network::raw_sockets::RawSockets;
 use crate::spec::plan::{Mappings, Plan};
 use crate::types::{HostPid, IdPool, OVERFLOW_ID, Userns};
 
@@ -129,6 +130,7 @@ pub struct Sandbox {
     gofers: Mutex<Vec<Arc<Gofer>>>,
     /// The first gofer, whose end dissolves the executable's mount.
     first_gofer: OnceLock<Arc<Gofer>>,
+    raw_sockets: Mutex<RawSockets>,
     /// boot's mounts, once it is up.
     boot_mounts: Mutex<Option<HeldMounts>>,
 }
@@ -425,6 +427,16 @@ impl Sandbox {
     /// `None` if the plan has no profile. The gofer must have finished.
     pub fn seccomp(&self, plan: &Plan) -> Result<Option<(OwnedFd, u32)>> {
         gofer_run::open_seccomp(&self.state_root, plan)
+    }
+
+    /// Opens a raw socket in the pod's network, for the root of its containers.
+    ///
+    /// # Errors
+    /// `PERM` if the network is the host's; `NOBUFS` if there are too many.
+    pub fn open_raw_socket(&self, socket: RawSocket) -> std::result::Result<OwnedFd, Errno> {
+        let root = self.user_namespace.as_ref().and_then(|users| users.mappings.root_outside());
+        let opened = lock(&self.raw_sockets).open(self.pidfd(), root.unwrap_or_default(), socket);
+        opened.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::PERM))
     }
 
     /// Records a container in the state, where the shim's `delete` command

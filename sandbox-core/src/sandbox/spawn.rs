@@ -79,6 +79,7 @@ pub(super) fn spawn(new: NewSandbox<'_>) -> Result<Sandbox> {
         launched: Some(gofer).into(),
         gofers: Mutex::default(),
         first_gofer: OnceLock::new(),
+        raw_sockets: Mutex::default(),
         boot_mounts: Mutex::default(),
     })
 }

@@ -1,7 +1,7 @@
 //! Descriptors that a process is given by number.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::{FdFlags, fcntl_getfd, fcntl_setfd};
@@ -45,6 +45,21 @@ pub fn cloexec_from(first: u32) -> io::Result<()> {
     .map(drop)
 }
 
+/// Closes every descriptor but two: close_range(2). For a child that owns no other and ends
+/// without dropping any.
+pub fn close_others(kept: [BorrowedFd<'_>; 2]) -> io::Result<()> {
+    let [a, b] = kept.map(|fd| fd.as_raw_fd().cast_unsigned());
+    let (low, high) = (a.min(b), a.max(b));
+    let gaps =
+        [(0, low.checked_sub(1)), (low + 1, high.checked_sub(1)), (high + 1, Some(u32::MAX))];
+    for (first, last) in gaps {
+        let Some(last) = last.filter(|last| *last >= first) else { continue };
+        // SAFETY: the caller's owners of the others never use or drop them.
+        check(unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) })?;
+    }
+    Ok(())
+}
+
 /// Makes 0, 1 and 2 `/dev/null`.
 pub fn detach_stdio() -> io::Result<()> {
     let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
@@ -66,4 +81,38 @@ pub fn install_stdio(fd: impl AsFd, place: RawFd) -> io::Result<()> {
         _ => return Err(io::ErrorKind::InvalidInput.into()),
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::sched::CloneFlags;
+
+    use super::*;
+    use crate::sys::clone::{Cloned, SingleThreaded, clone_into};
+    use crate::sys::process::exit_now;
+
+    #[test]
+    fn a_child_keeps_two_descriptors() {
+        let (a, b) = rustix::pipe::pipe().unwrap();
+        let pidfd =
+            match clone_into(&SingleThreaded::in_a_test(), CloneFlags::empty(), None).unwrap() {
+                Cloned::Child => {
+                    let closed = close_others([b.as_fd(), a.as_fd()]);
+                    let open = |number: &RawFd| fcntl_getfd(borrowed(*number)).is_ok();
+                    let left: Vec<RawFd> = (0..1000).filter(open).collect();
+                    let mut kept = [a.as_raw_fd(), b.as_raw_fd()];
+                    kept.sort_unstable();
+                    exit_now(i32::from(closed.is_err() || left != kept))
+                }
+                Cloned::Parent { pidfd, .. } => pidfd,
+            };
+        let id = rustix::process::WaitId::PidFd(pidfd.as_fd());
+        let ended = rustix::process::waitid(id, rustix::process::WaitIdOptions::EXITED);
+        assert_eq!(ended.unwrap().unwrap().exit_status(), Some(0));
+    }
+
+    fn borrowed(number: RawFd) -> BorrowedFd<'static> {
+        // SAFETY: only asked whether it is open.
+        unsafe { BorrowedFd::borrow_raw(number) }
+    }
 }

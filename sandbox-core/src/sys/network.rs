@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::path::Path;
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
@@ -23,6 +23,14 @@ pub fn bring_loopback_up() -> io::Result<()> {
     // SAFETY: the kernel reads name and flags of an ifreq that outlives the call.
     check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) })
         .map(drop)
+}
+
+/// Opens a socket of any kind, close-on-exec: socket(2).
+pub fn open_socket(family: i32, kind: i32, protocol: i32) -> io::Result<OwnedFd> {
+    // SAFETY: the call takes numbers only.
+    let opened = check(unsafe { libc::socket(family, kind | libc::SOCK_CLOEXEC, protocol) })?;
+    // SAFETY: the kernel returned a new descriptor that nothing else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(opened as RawFd) })
 }
 
 /// Writes a sysctl, whose path is given from `/proc/sys` on.

@@ -89,6 +89,31 @@ pub fn go_on(listener: BorrowedFd<'_>, id: u64) -> io::Result<()> {
     answer(listener, libc::seccomp_notif_resp { id, val: 0, error: 0, flags })
 }
 
+/// Gives the caller a descriptor, which is the result of its call (Linux 5.14):
+/// `SECCOMP_IOCTL_NOTIF_ADDFD` with `SECCOMP_ADDFD_FLAG_SEND`. Waits until the caller runs.
+///
+/// # Errors
+/// What the kernel refuses the caller, which still waits, such as `EMFILE`; `ENOENT` or `ESRCH` if it is gone.
+pub fn give(
+    listener: BorrowedFd<'_>,
+    id: u64,
+    descriptor: BorrowedFd<'_>,
+    close_on_exec: bool,
+) -> io::Result<()> {
+    let given = libc::seccomp_notif_addfd {
+        id,
+        flags: libc::SECCOMP_ADDFD_FLAG_SEND as u32,
+        srcfd: descriptor.as_raw_fd().cast_unsigned(),
+        newfd: 0,
+        newfd_flags: if close_on_exec { libc::O_CLOEXEC.cast_unsigned() } else { 0 },
+    };
+    // SAFETY: the kernel reads one such structure, which outlives the call.
+    let sent = unsafe {
+        libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_ADDFD as _, &raw const given)
+    };
+    check(sent).map(drop)
+}
+
 fn answer(listener: BorrowedFd<'_>, answer: libc::seccomp_notif_resp) -> io::Result<()> {
     // SAFETY: the kernel reads one such structure, which outlives the call.
     let sent = unsafe {
@@ -185,6 +210,33 @@ mod tests {
             }
         }
         assert_eq!(events(listener.as_fd(), 10), PollFlags::HUP);
+        assert_eq!(status(&pidfd), Some(0));
+    }
+
+    #[test]
+    fn a_call_gets_a_descriptor_or_the_error_of_its_table() {
+        let (pidfd, listener) = child(|| {
+            let Ok(given) = system_call(libc::SYS_getppid) else { return 1 };
+            let names = rustix::fs::readlink(format!("/proc/self/fd/{given}"), Vec::new());
+            let is_null = names.is_ok_and(|name| name.as_bytes() == b"/dev/null");
+            let none =
+                crate::sys::process::Rlimit { resource: libc::RLIMIT_NOFILE, soft: 0, hard: 0 };
+            if crate::sys::process::set_rlimit(none).is_err() {
+                return 2;
+            }
+            let refused = system_call(libc::SYS_getppid).map_err(|e| e.raw_os_error());
+            i32::from(!is_null || refused != Err(Some(libc::EMFILE)))
+        });
+        let null = std::fs::File::open("/dev/null").unwrap();
+        for answer in 0..2 {
+            assert_eq!(events(listener.as_fd(), 10), PollFlags::IN);
+            let call = receive(listener.as_fd()).unwrap().expect("a call");
+            let given = give(listener.as_fd(), call.id, null.as_fd(), true);
+            if answer == 1 {
+                let errno = given.unwrap_err().raw_os_error().unwrap();
+                refuse(listener.as_fd(), call.id, errno as u16).unwrap();
+            }
+        }
         assert_eq!(status(&pidfd), Some(0));
     }
 

@@ -4,7 +4,7 @@
 //! `listen.rs` receives boot's messages. It finds the request of a reply here
 //! by its number, and ignores a reply without a request: boot may be hostile.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::convert::Infallible;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -16,7 +16,7 @@ use sandbox_core::error::Failure;
 use sandbox_core::sandbox::{ReceivedFds, Sandbox, printable};
 use sandbox_core::spec::SandboxFacts;
 use sandbox_core::spec::plan::{Plan, Powerless};
-use tokio::sync::{Notify, oneshot, watch};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
 use super::agent::Agent;
 use super::allowance::Allowance;
@@ -29,6 +29,12 @@ use crate::stdio::Donated;
 /// long run. Even a correct boot may report an exit that the shim already has.
 const STRAYS: u32 = 1000;
 const STRAYS_A_SECOND: u32 = 1;
+
+/// The number of raw sockets that are opened for a pod at once, and per second in the long run,
+/// and that boot may ask for at a time: it asks for half as many (`boot/raw_sockets.rs`).
+const RAW_SOCKETS: u32 = 128;
+const RAW_SOCKETS_A_SECOND: u32 = 32;
+const RAW_SOCKETS_AT_A_TIME: usize = 64;
 
 /// boot's reply, with its descriptors.
 pub(super) type Reply = (std::result::Result<Done, Failure>, ReceivedFds);
@@ -56,6 +62,11 @@ pub(crate) struct BootClient {
     requests: Mutex<HashMap<u64, Asked>>,
     /// The agents for seccomp listeners, by the ID of their container.
     agents: Mutex<HashMap<String, Arc<Agent>>>,
+    /// The containers for which raw sockets are opened, by their ID.
+    raw_sockets_for: Mutex<HashSet<String>>,
+    raw_sockets: Mutex<Allowance>,
+    /// The raw sockets that are asked for at a time.
+    raw_sockets_at_a_time: Arc<Semaphore>,
     strays: Mutex<Allowance>,
     /// Requests wait for room in the control channel.
     unsent: Notify,
@@ -80,6 +91,9 @@ impl BootClient {
             gone: watch::Sender::new(None),
             requests: Mutex::default(),
             agents: Mutex::default(),
+            raw_sockets_for: Mutex::default(),
+            raw_sockets: Mutex::new(Allowance::new(RAW_SOCKETS, RAW_SOCKETS_A_SECOND)),
+            raw_sockets_at_a_time: Arc::new(Semaphore::new(RAW_SOCKETS_AT_A_TIME)),
             strays: Mutex::new(Allowance::new(STRAYS, STRAYS_A_SECOND)),
             unsent: Notify::new(),
         }
@@ -162,6 +176,13 @@ impl BootClient {
         })
     }
 
+    /// Sends a request to which boot does not reply.
+    pub(super) fn tell(&self, request: Request, descriptors: &[BorrowedFd<'_>]) {
+        if let Err(error) = self.send_numbered(request, descriptors) {
+            log::debug!("send to the sandbox: {error}");
+        }
+    }
+
     /// Sends a request for whose reply no task waits.
     pub(super) fn send(&self, request: Request) {
         match self.send_numbered(request, &[]) {
@@ -229,6 +250,28 @@ impl BootClient {
     /// boot can send as many as there are requests, and each to this agent only.
     pub(super) fn take_agent(&self, of: u64) -> Option<Arc<Agent>> {
         lock(&self.requests).get_mut(&of)?.agent.take()
+    }
+
+    /// Has raw sockets opened for a container.
+    pub(super) fn let_make_raw_sockets(&self, id: &str) {
+        lock(&self.raw_sockets_for).insert(id.to_owned());
+    }
+
+    /// Ends that.
+    pub(super) fn forbid_raw_sockets(&self, id: &str) {
+        lock(&self.raw_sockets_for).remove(id);
+    }
+
+    /// Takes a place among those who wait for a raw socket, if the container may have one.
+    pub(super) fn raw_socket_for(&self, id: &str) -> Option<OwnedSemaphorePermit> {
+        let may = lock(&self.raw_sockets_for).contains(id);
+        let place = || self.raw_sockets_at_a_time.clone().try_acquire_owned().ok();
+        may.then(place).flatten()
+    }
+
+    /// Takes one raw socket of the pod's share, if one is left.
+    pub(super) fn take_raw_socket(&self) -> bool {
+        lock(&self.raw_sockets).take(1)
     }
 
     /// Counts a message that refers to nothing, and fails if there were too

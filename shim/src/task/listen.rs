@@ -13,7 +13,7 @@ use tokio::io::Interest;
 
 use super::boot::{BootClient, Relevance};
 use super::shim::Shim;
-use super::{exits, seccomp_agent};
+use super::{exits, raw_sockets, seccomp_agent};
 use crate::error::{Context, Result};
 use crate::exit::KILLED;
 use crate::ready::{readable, register};
@@ -116,6 +116,9 @@ fn dispatch(
     match message {
         Upward::Reply { number, outcome } => boot.take_reply(number, (outcome, received)),
         Upward::Listener { of } => seccomp_agent::hand_over(shim, boot, of, received),
+        Upward::RawSocket { of, container, socket } => {
+            raw_sockets::open(boot, of, &container, socket)
+        }
         Upward::Exited { process, status } => exits::report(shim, &process, status),
     }
 }

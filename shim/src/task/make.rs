@@ -229,6 +229,9 @@ async fn create_init(
     if let Some(agent) = Agent::of(&plan.plan, &plan.bundle) {
         boot.set_agent(&plan.id, agent);
     }
+    if container.watch.as_ref().is_some_and(|watch| watch.raw_sockets) {
+        boot.let_make_raw_sockets(&plan.id);
+    }
     let cgroups = CgroupsToJoin::of_init(boot.root == plan.id, &plan.plan, cgroup)?;
     let reply = ask_to_create(shim, plan, boot, cgroups, &donated, capacity).await?;
     cgroup.settled();

@@ -45,6 +45,7 @@ mod pids;
 mod pod;
 mod pod_files;
 mod powerless;
+mod raw_sockets;
 mod relay;
 mod reservation;
 mod resize;

@@ -111,6 +111,16 @@ pub fn plan(spec: &Spec, context: &Context<'_>) -> Result<Plan> {
     let baseline =
         baseline::resolve(spec, process.as_ref(), user.made, context.baseline, context.sandbox);
     baseline.limit(&mut sysctls.user);
+    let own_network = match context.sandbox {
+        Some(facts) => facts.own_network,
+        None => resolved.network == Network::New,
+    };
+    let host_network = match context.sandbox {
+        Some(facts) => facts.host_network,
+        None => resolved.network == Network::Host,
+    };
+    let network_of_host = user.made && !own_network && !host_network;
+    let watch = watch::resolve(linux, &baseline, context.tells_refusals, network_of_host);
     let listed = resolved.uts_listed;
     let container = ContainerPlan {
         id: context.id.into(),
@@ -136,20 +146,17 @@ pub fn plan(spec: &Spec, context: &Context<'_>) -> Result<Plan> {
         sysctls: sysctls.container,
         user_sysctls: sysctls.user,
         baseline: baseline.program(linux),
-        watch: watch::resolve(linux, &baseline, context.tells_refusals),
+        watch,
         bundle: context.bundle.into(),
         start_hooks,
     };
     let annotations = spec.annotations().clone().unwrap_or_default();
     let mut powerless = Vec::new();
     if let Some(process) = &container.process {
-        let own_network = match context.sandbox {
-            Some(facts) => facts.own_network,
-            None => resolved.network == Network::New,
-        };
         let powers = Powers {
             user_namespace: user.made,
             own_network,
+            raw_sockets: container.watch.as_ref().is_some_and(|watch| watch.raw_sockets),
             mappings_given: user.mappings.is_some(),
             limits_stand_in: facts::may_raise_limits(),
         };

@@ -18,6 +18,8 @@ pub struct Powers {
     pub user_namespace: bool,
     /// Whether that user namespace owns the sandbox's network.
     pub own_network: bool,
+    /// Whether the shim opens raw sockets instead.
+    pub raw_sockets: bool,
     /// Whether the spec brought the mappings (`hostUsers: false`).
     pub mappings_given: bool,
     /// Whether limits stand in for capabilities (`rlimits.rs`).
@@ -46,6 +48,7 @@ pub fn capabilities(granted: &CapabilitySets, powers: Powers) -> Vec<Powerless> 
         NETWORK
             .iter()
             .filter(|entry| !powers.own_network && reachable & 1 << entry.number != 0)
+            .filter(|entry| !(powers.raw_sockets && entry.number == NET_RAW))
             .map(|entry| Powerless {
                 field: "process.capabilities".into(),
                 lost: format!("CAP_{}: {}", entry.name, entry.lost),
@@ -55,6 +58,9 @@ pub fn capabilities(granted: &CapabilitySets, powers: Powers) -> Vec<Powerless> 
     );
     lost
 }
+
+/// `CAP_NET_RAW`
+const NET_RAW: u32 = 13;
 
 /// Lists the mounts that share mounts with the host, and cannot do so in full from a user
 /// namespace: what is mounted inside never appears on the host, and what the host mounts later
@@ -297,7 +303,13 @@ mod tests {
         let granted = CapabilitySets { permitted: mask, bounding: mask, ..Default::default() };
         let lost = capabilities(
             &granted,
-            Powers { user_namespace, own_network, mappings_given: false, limits_stand_in: false },
+            Powers {
+                user_namespace,
+                own_network,
+                raw_sockets: false,
+                mappings_given: false,
+                limits_stand_in: false,
+            },
         );
         lost.iter().map(|p| p.lost.split(':').next().unwrap().to_owned()).collect()
     }

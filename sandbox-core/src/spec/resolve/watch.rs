@@ -11,16 +11,25 @@ use crate::spec::seccomp;
 /// Decides for a container. None is watched that may run an engine of its own, whose listeners
 /// the kernel would refuse: of the programs that bind a process, one can have a listener. So
 /// none either whose spec has an agent.
-pub(super) fn resolve(linux: &Linux, baseline: &Resolved, refusals: bool) -> Option<Watch> {
+pub(super) fn resolve(
+    linux: &Linux,
+    baseline: &Resolved,
+    refusals: bool,
+    network_of_host: bool,
+) -> Option<Watch> {
     let confined = baseline.confined.filter(|c| c.baseline.holds_user_namespaces())?;
-    if has_agent(linux) || !refusals {
+    let raw_sockets = network_of_host && confined.capabilities & 1 << NET_RAW != 0;
+    if has_agent(linux) || !(refusals || raw_sockets) {
         return None;
     }
+    let lacked = if refusals { calls(confined.capabilities) } else { Vec::new() };
+    let of_sockets = if raw_sockets { calls_of(NET_RAW) } else { Vec::new() };
+    let program = if refusals { baseline::program(&confined) } else { None };
     Some(Watch {
         refusals,
-        calls: calls(confined.capabilities),
-        raw_sockets: false,
-        baseline: baseline::program(&confined).unwrap_or_default(),
+        calls: lacked.into_iter().chain(of_sockets).collect(),
+        raw_sockets,
+        baseline: program.unwrap_or_default(),
     })
 }
 
@@ -42,9 +51,12 @@ pub(super) fn powerless(linux: &Linux, refusals: bool) -> Option<Powerless> {
 
 /// Lists the calls that the kernel refuses to a process which can never have these capabilities.
 fn calls(capabilities: u64) -> Vec<WatchedCall> {
-    let lacks = |capability: u8| capabilities & 1 << capability == 0;
-    let entries = TAKE_CAPABILITIES.iter().filter(|(capability, ..)| lacks(*capability));
-    entries.flat_map(|(capability, tests, names)| watched(*capability, tests, names)).collect()
+    (0..64).filter(|capability| capabilities & 1 << capability == 0).flat_map(calls_of).collect()
+}
+
+fn calls_of(capability: u8) -> Vec<WatchedCall> {
+    let entries = TAKE_CAPABILITIES.iter().filter(|(of, ..)| *of == capability);
+    entries.flat_map(|(_, tests, names)| watched(capability, tests, names)).collect()
 }
 
 fn watched(capability: u8, tests: &[Test], names: &[&str]) -> Vec<WatchedCall> {

@@ -44,3 +44,27 @@ fn boot_is_not_asked_where_listeners_are_others() {
     let told: Vec<_> = plan.host.powerless.iter().map(|p| p.field.as_str()).collect();
     assert!(told.contains(&"user_log"), "{told:?}");
 }
+
+/// The shim makes raw sockets in a network that CNI made, and in no other.
+#[test]
+fn raw_sockets_are_made_in_networks_of_cni() {
+    const POD: &str = "/process/capabilities";
+    let of_cni = || SandboxFacts { own_network: false, ..super::sandbox() };
+    let makes = |facts: SandboxFacts, names: &[&str]| {
+        let mut story = Story::of(CRI_CONTAINER).inside(facts);
+        for set in ["bounding", "effective", "permitted"] {
+            story = story.set(&format!("{POD}/{set}"), json!(names));
+        }
+        let plan = story.accepted();
+        let told = plan.host.powerless.iter().any(|p| p.lost.starts_with("CAP_NET_RAW"));
+        let watch = plan.container.watch;
+        assert!(watch.as_ref().is_none_or(|w| w.raw_sockets && !w.refusals && w.calls.len() == 3));
+        (watch.is_some(), told)
+    };
+    let raw = ["CAP_NET_RAW"];
+    assert_eq!(makes(of_cni(), &raw), (true, false));
+    assert_eq!(makes(of_cni(), &["CAP_CHOWN"]), (false, false));
+    assert_eq!(makes(SandboxFacts { own_network: true, ..of_cni() }, &raw), (false, false));
+    assert!(!makes(SandboxFacts { host_network: true, ..of_cni() }, &raw).0);
+    assert_eq!(makes(SandboxFacts { user_namespace: false, ..of_cni() }, &raw), (false, false));
+}
