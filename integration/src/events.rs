@@ -37,6 +37,8 @@ pub enum TaskEvent {
     Resumed(String),
     /// Palisade names something that has no effect: the sentence.
     Powerless(String),
+    /// The user log tells something: the sentence.
+    Refused(String),
 }
 
 /// A google.rpc.Status.
@@ -113,6 +115,7 @@ impl Drop for Subscriber {
 const GREETING: &str = "/palisade-test/greeting";
 
 const POWERLESS: &str = "/palisade/powerless";
+const REFUSED: &str = "/palisade/refused";
 
 /// Forwards events. The first of our own is forwarded as an event that is
 /// ignored.
@@ -126,7 +129,8 @@ async fn subscribe(address: PathBuf, namespace: String, to: Sender<TaskEvent>) {
         let event = match envelope.topic.as_str() {
             GREETING if greeted => continue,
             GREETING => TaskEvent::Resumed(String::new()),
-            topic if topic.starts_with("/tasks/") || topic == POWERLESS => decode(&envelope),
+            topic if topic.starts_with("/tasks/") => decode(&envelope),
+            POWERLESS | REFUSED => decode(&envelope),
             _ => continue,
         };
         greeted = true;
@@ -169,6 +173,7 @@ fn decode(envelope: &Envelope) -> TaskEvent {
         "/tasks/paused" => of(bytes, |e: TaskPaused| TaskEvent::Paused(e.container_id)),
         "/tasks/resumed" => of(bytes, |e: TaskResumed| TaskEvent::Resumed(e.container_id)),
         POWERLESS => of(bytes, |status: Status| TaskEvent::Powerless(status.message)),
+        REFUSED => of(bytes, |status: Status| TaskEvent::Refused(status.message)),
         other => panic!("an event of unknown topic {other}"),
     }
 }

@@ -179,3 +179,10 @@ pub fn cgroups() -> Vec<PathBuf> {
     }
     found
 }
+
+/// Returns the CPU time that a process has used.
+pub fn cpu_time(pid: i32) -> std::time::Duration {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/schedstat")).expect("a process");
+    let nanoseconds = stat.split(' ').next().and_then(|number| number.parse().ok());
+    std::time::Duration::from_nanos(nanoseconds.expect("its time"))
+}

@@ -127,6 +127,13 @@ attacks! {
     LogsNothing = "logs-nothing",
     /// Logs control characters and the line of another program.
     LogsEscapes = "logs-escapes",
+    /// Writes into the user log what is no record.
+    WritesNoRecords = "writes-no-records",
+    /// Writes a cut record into the user log, and nothing more.
+    WritesACutRecord = "writes-a-cut-record",
+    /// Writes records into the user log without end, of invented programs and calls, of its own
+    /// container and of others.
+    WritesManyRecords = "writes-many-records",
     /// Ends with a message that is longer than the panic log.
     LongPanic = "long-panic",
 }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use containerd_client::tonic::Status;
 use containerd_client::types::v1::Status as TaskStatus;
-use integration::container::{Container, Exec};
+use integration::container::{Container, Exec, options};
 use integration::containerd::{Containerd, Version};
 use integration::host;
 use integration::hostile::{Attack, NEVER_STARTS, lingering_socket};
@@ -379,6 +379,45 @@ fn boot_cannot_fill_the_nodes_log() {
         assert!(!log.chars().any(|c| c.is_control() && c != '\n'), "{attack}");
         assert!(log.matches(notice).count() <= 1, "{attack}: {log}");
         hostile.assert_can_be_ended(attack);
+    }
+}
+
+/// What boot writes into the user log is bounded, escaped, and counts for its own containers only.
+#[test]
+fn boot_cannot_write_what_it_likes_into_the_user_log() {
+    let containerd = containerd();
+    for attack in [Attack::WritesNoRecords, Attack::WritesACutRecord, Attack::WritesManyRecords] {
+        let id = format!("in-{attack}");
+        let container = containerd.container(&id, ["anything"]);
+        let container = container.options(options("user_log = 'pod'", "")).start();
+        let hostile = Hostile::of(&containerd, container);
+        hostile.beside_running_exec(attack, Streams::Null, || {
+            if attack == Attack::WritesNoRecords {
+                wait::until("the shim reads no more", || {
+                    containerd.log().contains("its user log ends here").then_some(())
+                });
+            }
+            let before = host::cpu_time(hostile.shim);
+            let begun = Instant::now();
+            while begun.elapsed() < Duration::from_secs(2) {
+                hostile.assert_shim_replies(attack);
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            let share = (host::cpu_time(hostile.shim) - before).div_duration_f64(begun.elapsed());
+            assert!(share < 0.3, "{attack}: {share}");
+        });
+        assert_eq!(hostile.assert_shim_replies(attack), TaskStatus::Running, "{attack}");
+        hostile.container.kill(9).expect("kill it");
+        assert_eq!(hostile.container.wait().code, 137, "{attack}");
+        assert_eq!(hostile.container.delete_task().expect("delete"), 137, "{attack}");
+        wait::until("boot is gone", || host::process(hostile.boot).is_none().then_some(()));
+        // boot kept the container's output open.
+        let log = hostile.container.stdio().errors();
+        assert!(log.lines().count() <= 12, "{attack}: {log}");
+        assert!(!log.chars().any(|c| c != '\n' && (c.is_control() || c == '\u{202e}')), "{log:?}");
+        let ours = |line: &str| line.contains(&format!(" palisade: container {id}: "));
+        assert!(log.lines().all(ours), "{attack}: {log}");
+        assert_eq!(log.is_empty(), attack != Attack::WritesManyRecords, "{attack}: {log}");
     }
 }
 

@@ -13,7 +13,7 @@
 //! | room | runs in | as | with | may touch |
 //! |---|---|---|---|---|
 //! | `spec::load`, `spec::resolve` | the shim | root of the host | | reads config.json and facts of the host (namespaces, kinds of files, security modules); changes nothing |
-//! | `spec::mount_options`, `spec::baseline`, `spec::seccomp` but `compile` | the shim and the gofer | the caller | | nothing: tables, and names made from them |
+//! | `spec::mount_options`, `spec::baseline`, `spec::refused`, `spec::seccomp` but `compile` | the shim and the gofer | the caller | | nothing: tables, and names made from them |
 //! | [`cgroup`] | the shim | root of the host | a connection to systemd for one call | the sandbox's cgroups, their units, what the statistics are read from |
 //! | `cgroup::systemd`'s holder | a clone of the shim | root of the host | nothing: it closes all | nothing: it is the first process of a new scope, until one of the container has joined |
 //! | [`network`] | the shim | root of the host | | enters the pod's network namespace while boot is cloned, and its sysctls; moves network devices of the host into it; opens raw sockets there |

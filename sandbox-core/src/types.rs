@@ -103,6 +103,17 @@ impl fmt::Display for ProcessId {
     }
 }
 
+/// A system call as a seccomp program sees it (`struct seccomp_data`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Call {
+    /// The architecture whose calls the number counts (`linux/audit.h`).
+    pub audit: u32,
+    /// The call's number.
+    pub number: u32,
+    /// Its arguments. Pointers are not followed.
+    pub arguments: [u64; 6],
+}
+
 /// How far the baseline goes, ordered from loose to tight.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -7,8 +7,9 @@ use std::cell::Cell;
 
 use proptest::prelude::*;
 use sandbox_core::control::message::{Done, RawSocket, Upward};
+use sandbox_core::control::refusal::{Answer, Caller, MAX_RECORD, Records, Refusal};
 use sandbox_core::error::{Failure, FailureKind};
-use sandbox_core::types::ProcessId;
+use sandbox_core::types::{Call, ProcessId};
 
 /// An allocator that counts the bytes that this thread asks for.
 struct Counting;
@@ -76,6 +77,16 @@ fn message() -> impl Strategy<Value = Upward> {
     prop_oneof![reply, exited, raw_socket]
 }
 
+fn record(program: &str) -> Refusal {
+    Refusal {
+        container: "c".into(),
+        caller: Caller { pid: 1, uid: 1, program: program.into() },
+        call: Some(Call { audit: 1, number: 2, arguments: [u64::MAX; 6] }),
+        answer: Answer::Watched,
+        times: 1,
+    }
+}
+
 /// A change that a fuzzer would make. The place is taken modulo the length.
 #[derive(Clone, Debug)]
 enum Change {
@@ -119,6 +130,29 @@ proptest! {
     fn an_encoded_message_is_decoded(message in message()) {
         let bytes = postcard::to_stdvec(&message).unwrap();
         prop_assert_eq!(decode(&bytes).0, Some(message));
+    }
+
+    /// The user log, cut in two anywhere.
+    #[test]
+    fn any_bytes_are_records_or_none(
+        programs in proptest::collection::vec(".{0,100}", 0..20),
+        changes in proptest::collection::vec(change(), 0..6),
+        cut in any::<usize>()
+    ) {
+        let mut bytes: Vec<u8> =
+            programs.iter().flat_map(|program| record(program).to_bytes().unwrap()).collect();
+        let changed = !changes.is_empty();
+        for change in changes {
+            mutate(&mut bytes, change);
+        }
+        let (mut records, mut found) = (Records::default(), 0);
+        let (one, two) = bytes.split_at(cut % (bytes.len() + 1));
+        let before = ASKED.get();
+        let taken = records.take(one, |_| found += 1).and_then(|()| records.take(two, |_| found += 1));
+        // The buffer grows by doubling, up to a record's length.
+        let asked = ASKED.get() - before;
+        prop_assert!(asked <= 2 * bytes.len() + 4 * MAX_RECORD, "{} for {}", asked, bytes.len());
+        prop_assert!(changed || (taken.is_ok() && found == programs.len()));
     }
 
     #[test]

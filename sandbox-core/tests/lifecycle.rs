@@ -59,6 +59,7 @@ impl Fixture {
             state_root: self.directory.path().join("run"),
             palisade: env!("CARGO_BIN_EXE_palisade").into(),
             debug: true,
+            user_log: false,
         }
     }
 

@@ -91,16 +91,21 @@ impl Events {
 
     /// Queues an event. Never waits and never fails.
     pub(crate) fn publish<E: Event>(&self, event: &E) {
+        self.publish_to(E::TOPIC, E::TYPE_PACKAGE, event);
+    }
+
+    /// Queues a message of a package as an event of a topic.
+    pub(crate) fn publish_to<M: Message>(&self, topic: &str, package: &str, event: &M) {
         let value = match event.write_to_bytes() {
             Ok(value) => value,
-            Err(e) => return log::error!("event {} cannot be encoded: {e}", E::TOPIC),
+            Err(e) => return log::error!("event {topic} cannot be encoded: {e}"),
         };
-        let type_url = format!("{}.{}", E::TYPE_PACKAGE, E::NAME);
+        let type_url = format!("{package}.{}", M::NAME);
         let any = Any { type_url, value, ..Default::default() };
         let envelope = Envelope {
             timestamp: MessageField::some(Timestamp::from(SystemTime::now())),
             namespace: self.namespace.clone(),
-            topic: E::TOPIC.to_string(),
+            topic: topic.to_string(),
             event: MessageField::some(any),
             ..Default::default()
         };

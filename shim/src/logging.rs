@@ -85,7 +85,7 @@ impl Log for FifoLog {
 /// Formats a time. Seconds are enough for a log. The date arithmetic is the
 /// inverse of days-from-civil (proleptic Gregorian, valid for all of
 /// `SystemTime` after 1970).
-fn rfc3339(time: SystemTime) -> String {
+pub(crate) fn rfc3339(time: SystemTime) -> String {
     let seconds = time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     let (days, of_day) = (seconds / 86400, seconds % 86400);
     let shifted = days + 719_468;

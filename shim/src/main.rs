@@ -27,6 +27,7 @@ mod socket;
 mod start;
 mod stdio;
 mod task;
+mod user_log_option;
 
 use std::process::ExitCode;
 

@@ -19,6 +19,7 @@ use sandbox_core::types::{IdPool, Userns};
 use serde::Deserialize;
 
 use crate::error::{Context, Error, Result};
+pub(crate) use crate::user_log_option::{UserLog, UserLogFormat};
 
 /// The configuration file that is read if containerd names none.
 const DEFAULT_FILE: &str = "/etc/palisade/config.toml";
@@ -61,6 +62,10 @@ pub(crate) struct Options {
     baseline: Level,
     /// The parts of the kernel that they reach nevertheless.
     baseline_allow: Parts,
+    /// Where calls are told that were refused to containers.
+    pub(crate) user_log: UserLog,
+    /// The form of its lines.
+    pub(crate) user_log_format: UserLogFormat,
     /// Keys that annotations may also loosen.
     allow_annotations: Vec<String>,
 }
@@ -154,6 +159,8 @@ impl Default for Options {
             on_powerless: OnPowerless::Warn,
             baseline: Level::Default,
             baseline_allow: Parts(Allowed::NONE),
+            user_log: UserLog::Off,
+            user_log_format: UserLogFormat::Text,
             allow_annotations: Vec::new(),
         }
     }
@@ -283,6 +290,17 @@ impl Options {
                 tightens = parts.fold(Allowed::NONE, Allowed::with).contains(more);
                 self.baseline_allow = new;
             }
+            "user_log" => {
+                let new: UserLog = parsed(key, value)?;
+                if matches!(new, UserLog::File(_)) && new != self.user_log {
+                    return Err(Error::invalid(format!(
+                        "annotation {ANNOTATIONS}{key}={value:?}: a pod chooses \"pod\" or \"off\"; \
+                         a file is named by the node's options"
+                    )));
+                }
+                tightens = new == self.user_log || self.user_log == UserLog::Off;
+                self.user_log = new;
+            }
             _ => {
                 return Err(Error::invalid(format!(
                     "annotation {ANNOTATIONS}{key} is unknown; known are {}",
@@ -315,12 +333,13 @@ impl Options {
             state_root: PathBuf::from(STATE_ROOT),
             palisade,
             debug: self.debug,
+            user_log: self.user_log != UserLog::Off,
         }
     }
 }
 
 /// The keys that an annotation may name.
-const ANNOTATABLE: [&str; 7] = [
+const ANNOTATABLE: [&str; 8] = [
     "userns",
     "debug",
     "cpu_from_quota",
@@ -328,6 +347,7 @@ const ANNOTATABLE: [&str; 7] = [
     "on_powerless",
     "baseline",
     "baseline_allow",
+    "user_log",
 ];
 
 /// The beginning of a key of `allow_annotations` that allows one part alone.
@@ -527,6 +547,34 @@ mod tests {
         assert_eq!(level("", "strict").unwrap(), Level::Strict);
         assert!(level("", "off").is_err());
         assert_eq!(level("allow_annotations = ['baseline']", "off").unwrap(), Level::Off);
+    }
+
+    #[test]
+    fn the_user_log_is_off_the_pod_s_or_a_file_of_the_node() {
+        let read = |text: &str| Options::parse(text).map(|options| options.user_log);
+        assert_eq!(read("").unwrap(), UserLog::Off);
+        assert_eq!(read("user_log = 'pod'").unwrap(), UserLog::Pod);
+        assert!(matches!(read("user_log = '/var/log/%POD%/%ID%'").unwrap(), UserLog::File(_)));
+        for bad in ["relative", "", "Pod", "/a/%WHAT%", "/a/%ID", "/a/../b", "/", "/a/"] {
+            let error = read(&format!("user_log = '{bad}'")).unwrap_err().to_string();
+            assert!(error.contains("user_log"), "{bad:?}: {error}");
+        }
+        let error = Options::parse("user_log_format = 'xml'").unwrap_err().to_string();
+        assert!(error.contains("user_log_format"), "{error}");
+        let pod = |node: &str, value: &str| {
+            let node = Options::parse(node).unwrap();
+            node.annotated(&annotations(&[("user_log", value)])).map(|options| options.user_log)
+        };
+        assert_eq!(pod("", "pod").unwrap(), UserLog::Pod);
+        assert_eq!(pod("user_log = 'pod'", "pod").unwrap(), UserLog::Pod);
+        assert!(pod("user_log = 'pod'", "off").unwrap_err().to_string().contains("would loosen"));
+        assert!(pod("user_log = '/a'", "pod").unwrap_err().to_string().contains("would loosen"));
+        assert!(pod("user_log = '/a'", "/a").is_ok());
+        let permits = "allow_annotations = ['user_log']";
+        assert_eq!(pod(&format!("user_log = 'pod'\n{permits}"), "off").unwrap(), UserLog::Off);
+        // The shim writes it as root.
+        let error = pod(permits, "/etc/cron.d/pod").unwrap_err().to_string();
+        assert!(error.contains("dev.palisade.user_log") && error.contains("node"), "{error}");
     }
 
     /// Returns all keys, from an error of the parser.

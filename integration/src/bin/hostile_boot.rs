@@ -28,10 +28,11 @@ use sandbox_core::control::message::{
     Done, MAX_PACKET, Numbered, RawFamily, RawSocket, Request, Upward,
 };
 use sandbox_core::control::packet::{Received, receive_packet, send_packet, send_packet_for};
+use sandbox_core::control::refusal::{Answer, Caller, Refusal};
 use sandbox_core::error::{Failure, FailureKind};
 use sandbox_core::sys::descriptor::adopt;
 use sandbox_core::sys::network::bring_loopback_up;
-use sandbox_core::types::ProcessId;
+use sandbox_core::types::{Call, ProcessId};
 
 type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 
@@ -55,6 +56,7 @@ struct Boot {
     control: OwnedFd,
     mounts: OwnedFd,
     log: OwnedFd,
+    user_log: Option<OwnedFd>,
     panic_log: OwnedFd,
     children: Vec<Child>,
 }
@@ -73,6 +75,7 @@ impl Boot {
             control: adopt(flags.controller_fd)?,
             mounts: adopt(flags.mounts_fd)?,
             log: adopt(flags.log_fd)?,
+            user_log: flags.user_log_fd.map(adopt).transpose()?,
             panic_log: adopt(flags.panic_log_fd)?,
             children: Vec::new(),
         };
@@ -236,6 +239,9 @@ impl Boot {
             ALongFailure | RepliesToNothing | TwoReplies | NoReply | ReportsNoExits
             | ClosesItsChannel | ReadsNothing | NeverStopsSending | LongPanic => {
                 self.send_wrong_messages(attack, asked)
+            }
+            WritesNoRecords | WritesACutRecord | WritesManyRecords => {
+                self.write_records(attack, &asked.container)
             }
             LogsLongLines | LogsOneLine | LogsShortLines | LogsMediumLines | LogsNothing
             | LogsEscapes => self.log_forever(attack),
@@ -411,6 +417,46 @@ impl Boot {
         thread::spawn(move || while log.write_all(&text).is_ok() {});
         Ok(Then::Serve)
     }
+}
+
+impl Boot {
+    /// Writes into the user log, beside an exec that is served as usual.
+    fn write_records(&self, attack: Attack, container: &str) -> Outcome<Then> {
+        let user_log = self.user_log.as_ref().ok_or("there is no user log")?;
+        let mut pipe = File::from(user_log.try_clone()?);
+        let container = container.to_owned();
+        match attack {
+            Attack::WritesNoRecords => pipe.write_all(&[0xff; 5000])?,
+            Attack::WritesACutRecord => pipe.write_all(&record(&container, 0)?[..20])?,
+            Attack::WritesManyRecords => {
+                thread::spawn(move || {
+                    for number in 0.. {
+                        let of = if number % 3 == 0 { "unknown" } else { &container };
+                        let bytes = record(of, number).expect("a record");
+                        if pipe.write_all(&bytes).is_err() {
+                            break;
+                        }
+                    }
+                });
+            }
+            other => panic!("{other} writes no records"),
+        }
+        Ok(Then::Serve)
+    }
+}
+
+/// Encodes a record of an invented program and call.
+fn record(container: &str, number: u32) -> Outcome<Vec<u8>> {
+    let program = format!("\x1b[2J\nlevel=fatal {number}\u{202e}");
+    let call = Call { audit: 0xc000_003e, number, arguments: [u64::from(number); 6] };
+    let refusal = Refusal {
+        container: container.to_owned(),
+        caller: Caller { pid: -7, uid: number, program },
+        call: Some(call),
+        answer: if number.is_multiple_of(2) { Answer::Watched } else { Answer::Refused(1) },
+        times: u64::MAX,
+    };
+    Ok(refusal.to_bytes()?)
 }
 
 fn exit_without_id() -> Upward {

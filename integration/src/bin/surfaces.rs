@@ -53,6 +53,33 @@ const STRICT: [Surface; 6] = [
     ("i386", || i386(20, 0, &[])),
 ];
 
+/// Calls that take a capability, tried if an argument asks for them. All that is passed for an
+/// address is null: who may, gets no further.
+const MIGHTY: [Surface; 21] = [
+    ("bind mount", || call(libc::SYS_mount, [0, 0, 0, 0x1000], &[])),
+    ("umount2", || call(libc::SYS_umount2, [0, 2, 0, 0], &[])),
+    ("pivot_root", || call(libc::SYS_pivot_root, [0, 0, 0, 0], &[])),
+    ("fsopen", || call(libc::SYS_fsopen, [0, 0, 0, 0], &[])),
+    ("setns", || call(libc::SYS_setns, [-1, 0, 0, 0], &[])),
+    ("unshare of mounts", || call(libc::SYS_unshare, [0x2_0000, 0, 0, 0], &[])),
+    ("sethostname", || call(libc::SYS_sethostname, [0, 0, 0, 0], &[])),
+    ("chroot", || call(libc::SYS_chroot, [0, 0, 0, 0], &[])),
+    ("device", || call(libc::SYS_mknodat, [-100, 0, 0o020_600, 0x101], &[])),
+    ("raw socket", || call(libc::SYS_socket, [2, 3 | 0x8_0000, 1, 0], &[])),
+    ("packets", || call(libc::SYS_socket, [17, 2, 0, 0], &[])),
+    ("reboot", || call(libc::SYS_reboot, [0, 0, 0, 0], &[])),
+    ("module", || call(libc::SYS_finit_module, [-1, 0, 0, 0], &[])),
+    ("kexec", || call(libc::SYS_kexec_load, [0, 0, 0, 0], &[])),
+    ("swapon", || call(libc::SYS_swapon, [0, 0, 0, 0], &[])),
+    ("acct", || call(libc::SYS_acct, [0, 0, 0, 0], &[])),
+    ("clock", || call(libc::SYS_clock_settime, [0, 0, 0, 0], &[])),
+    ("file handle", || call(libc::SYS_open_by_handle_at, [-1, 0, 0, 0], &[])),
+    ("vhangup", || call(libc::SYS_vhangup, [0, 0, 0, 0], &[])),
+    // Two that take none.
+    ("pipe node", || call(libc::SYS_mknodat, [-100, 0, 0o010_600, 0], &[])),
+    ("datagrams", || call(libc::SYS_socket, [2, 2, 0, 0], &[])),
+];
+
 const NEW_USER: i64 = libc::CLONE_NEWUSER as i64;
 /// Bits that the kernel cuts off.
 const HIGH: i64 = 0x1_0000_0000;
@@ -63,6 +90,17 @@ fn main() {
     match args[..] {
         ["one", name] => one(name),
         ["strict"] => all(&STRICT),
+        ["mighty"] => all(&MIGHTY),
+        ["some", ref names @ ..] => {
+            let known = |name: &&str| surface(name);
+            all(&names.iter().map(known).collect::<Vec<_>>());
+        }
+        ["named", program] => {
+            rename(program);
+            one("bpf");
+        }
+        ["flood", seconds] => flood(seconds.parse().expect("seconds"), false),
+        ["invent", seconds] => flood(seconds.parse().expect("seconds"), true),
         _ => all(&SURFACES),
     }
 }
@@ -76,10 +114,40 @@ fn all(surfaces: &[Surface]) {
     }
 }
 
+fn surface(name: &str) -> Surface {
+    let mut all = SURFACES.iter().chain(&STRICT).chain(&MIGHTY);
+    *all.find(|(known, _)| *known == name).expect("a surface")
+}
+
+/// Gives this process the name of another program.
+fn rename(program: &str) {
+    std::fs::write("/proc/self/comm", program).expect("take a name");
+}
+
+/// Makes refused calls as fast as possible: the same one, or others under other names.
+fn flood(seconds: u64, invents: bool) {
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(seconds);
+    let one = move |thread: i64| {
+        for number in 0.. {
+            if std::time::Instant::now() >= end {
+                return number;
+            }
+            if invents {
+                rename(&format!("p{thread}-{number}"));
+                let _ = call(libc::SYS_personality, [0x40_0000 + (number << 8), 0, 0, 0], &[]);
+            } else {
+                let _ = call(libc::SYS_bpf, [0, 0, 0, 0], &[]);
+            }
+        }
+        0
+    };
+    let threads: Vec<_> = (0..4).map(|n| std::thread::spawn(move || one(n))).collect();
+    let calls: i64 = threads.into_iter().map(|thread| thread.join().expect("no panic")).sum();
+    println!("{calls}");
+}
+
 fn one(name: &str) {
-    let mut all = SURFACES.iter().chain(&STRICT);
-    let (_, reach) = all.find(|(known, _)| *known == name).expect("a surface");
-    match reach() {
+    match surface(name).1() {
         Ok(()) => println!("reached"),
         Err(errno) => println!("{errno:?}"),
     }

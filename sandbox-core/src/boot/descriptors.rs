@@ -14,6 +14,7 @@ pub(super) struct Descriptors {
     pub(super) panic_log: OwnedFd,
     pub(super) control: OwnedFd,
     pub(super) mounts: OwnedFd,
+    pub(super) user_log: Option<OwnedFd>,
     certificate: OwnedFd,
 }
 
@@ -28,6 +29,7 @@ impl Descriptors {
             panic_log: take("--panic-log-fd", flags.panic_log_fd)?,
             control: take("--controller-fd", flags.controller_fd)?,
             mounts: take("--mounts-fd", flags.mounts_fd)?,
+            user_log: flags.user_log_fd.map(|fd| take("--user-log-fd", fd)).transpose()?,
             certificate: take("--birth-fd", flags.birth_fd)?,
         };
         Ok((adopted, start_sync))

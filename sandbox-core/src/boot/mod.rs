@@ -21,6 +21,7 @@ mod start;
 mod supervise;
 mod table;
 mod update;
+mod user_log;
 
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::process::ExitCode;
@@ -29,6 +30,7 @@ use descriptors::Descriptors;
 use mounts_channel::MountsChannel;
 use privileges::Stage;
 use table::Table;
+use user_log::UserLog;
 
 use crate::container::outside_ids::OutsideIds;
 use crate::container::own_id::OwnId;
@@ -63,6 +65,7 @@ pub(crate) struct Boot {
     limits: Vec<Rlimit>,
     /// Whether boot has the host's PIDs.
     host_pids: bool,
+    user_log: UserLog,
 }
 
 /// Runs `palisade boot` until its control channel closes or it is killed.
@@ -123,6 +126,7 @@ fn start(flags: &BootFlags, descriptors: Descriptors) -> Result<Boot> {
         alone,
         limits,
         host_pids: birth.host_pids,
+        user_log: UserLog::new(descriptors.user_log)?,
     })
 }
 

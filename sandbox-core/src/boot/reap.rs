@@ -26,6 +26,7 @@ impl Boot {
         let Some(process) = self.containers.disown(pid) else { return };
         if process.is_init() {
             self.containers.init_ended(&process.container);
+            self.user_log.ended(&process.container);
         }
         self.send(&Upward::Exited { process, status });
     }

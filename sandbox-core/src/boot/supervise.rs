@@ -178,7 +178,9 @@ impl Boot {
         let Some(watched) = &filter.watched else { return };
         let (verdict, entry) = (filter.verdict(&call.data), watched.watch.entry_of(&call.data));
         let of_socket = entry.filter(|entry| {
-            watched.watch.raw_sockets && verdict == Verdict::Allow && entry.capability == NET_RAW
+            watched.watch.raw_sockets
+                && verdict == Verdict::Allow
+                && entry.capability == Some(NET_RAW)
         });
         if of_socket.is_some() && self.wants_socket(token, listener, call) {
             return;
@@ -190,7 +192,8 @@ impl Boot {
                 Some((Outcome::Errno(errno), by))
             }
             (Verdict::Allow, Some(entry)) => {
-                Some((Outcome::KernelDecides, Rule::Capability(entry.capability)))
+                let by = entry.capability.map_or(Rule::Baseline, Rule::Capability);
+                Some((Outcome::KernelDecides, by))
             }
             _ => None,
         };

@@ -5,7 +5,8 @@
 //!   the container's program        the one that is loaded
 //!   ALLOW                          ALLOW, or USER_NOTIF for the calls that are watched
 //!   ERRNO                          USER_NOTIF if refusals are told
-//!   ENOSYS, and all others         as they are
+//!   ENOSYS                         the same, but only of the calls that are watched
+//!   all others                     as they are
 //! ```
 //! boot evaluates the container's own program for a call that it is asked about, and answers by
 //! that: the program that is loaded decides about the question only.
@@ -119,7 +120,11 @@ fn announcing(program: &[u8], watch: &Watch) -> Option<Vec<u8>> {
     };
     let numbers = watch.numbers();
     let some = reachable(&own, &numbers)?;
-    let some: Vec<Step> = some.into_iter().map(|s| refusals(s.announcing_calls())).collect();
+    let watched = |step: Step| match watch.refusals {
+        true => step.announcing_all(),
+        false => step.announcing_calls(),
+    };
+    let some: Vec<Step> = some.into_iter().map(watched).collect();
     let mut code = front(watch, some.len())?;
     code.extend(some);
     code.extend(own.into_iter().map(refusals));
@@ -442,6 +447,15 @@ impl Step {
         }
     }
 
+    /// Announces what the program refuses or allows, also with ENOSYS.
+    fn announcing_all(self) -> Self {
+        let refuses = self.code == RETURN && self.operand & ACTION == libc::SECCOMP_RET_ERRNO;
+        match refuses {
+            true => Self::returns(libc::SECCOMP_RET_USER_NOTIF),
+            false => self.announcing_calls(),
+        }
+    }
+
     /// Announces what the program allows.
     fn announcing_calls(self) -> Self {
         let allows = [libc::SECCOMP_RET_ALLOW, libc::SECCOMP_RET_LOG];
@@ -680,7 +694,8 @@ mod tests {
     }
 
     fn raw_sockets() -> Vec<WatchedCall> {
-        let call = |tests| WatchedCall { number: libc::SYS_socket as u32, capability: 13, tests };
+        let call =
+            |tests| WatchedCall { number: libc::SYS_socket as u32, capability: Some(13), tests };
         vec![
             call(vec![equals(0, libc::AF_PACKET)]),
             call(vec![equals(0, libc::AF_INET), equals(1, libc::SOCK_RAW)]),
@@ -693,12 +708,12 @@ mod tests {
         let whole = [libc::SYS_mount, libc::SYS_chroot, libc::SYS_reboot, 461, 0];
         calls.extend(whole.map(|number| WatchedCall {
             number: number as u32,
-            capability: 21,
+            capability: Some(21),
             tests: Vec::new(),
         }));
         let bits = libc::CLONE_NEWNS as u32;
         let tests = vec![Test::AnyOf { argument: 0, bits }];
-        calls.push(WatchedCall { number: libc::SYS_unshare as u32, capability: 21, tests });
+        calls.push(WatchedCall { number: libc::SYS_unshare as u32, capability: Some(21), tests });
         let raw = Watch { raw_sockets: true, calls: raw_sockets(), ..Watch::default() };
         [raw, Watch { refusals: true, calls, ..Watch::default() }]
     }
@@ -740,7 +755,9 @@ mod tests {
                         let refused =
                             action == libc::SECCOMP_RET_ERRNO && value != libc::ENOSYS as u16;
                         let allowed = Verdict::of(own, &data) == Verdict::Allow;
+                        let no_call = action == libc::SECCOMP_RET_ERRNO && watch.refusals;
                         let asked = (watch.refusals && refused)
+                            || (no_call && watch.entry_of(&data).is_some())
                             || (allowed && watch.entry_of(&data).is_some());
                         assert_eq!(is, if asked { NOTIFY } else { was }, "{data:?} {watch:?}");
                         announced += u32::from(asked);

@@ -41,6 +41,8 @@ pub struct BootFlags {
     pub birth_fd: RawFd,
     /// The pipe on which boot reports that it is up.
     pub start_sync_fd: RawFd,
+    /// The pipe for records of refused system calls, if there is a user log.
+    pub user_log_fd: Option<RawFd>,
     /// Whether boot drops the capabilities that it does not need.
     pub apply_caps: bool,
     /// The number of CPUs that the sandbox is told it has.
@@ -67,8 +69,9 @@ impl BootFlags {
             format!("--apply-caps={}", self.apply_caps),
             format!("--cpu-num={}", self.cpu_num),
             format!("--total-memory={}", self.total_memory),
-            self.id.clone(),
         ]);
+        args.extend(self.user_log_fd.map(|fd| format!("--user-log-fd={fd}")));
+        args.push(self.id.clone());
         args
     }
 
@@ -90,6 +93,7 @@ impl BootFlags {
             mounts_fd: given.required("--mounts-fd")?,
             birth_fd: given.required("--birth-fd")?,
             start_sync_fd: given.required("--start-sync-fd")?,
+            user_log_fd: given.optional("--user-log-fd")?,
             apply_caps: given.required("--apply-caps")?,
             cpu_num: given.required("--cpu-num")?,
             total_memory: given.required("--total-memory")?,
@@ -211,6 +215,7 @@ mod tests {
             mounts_fd: 6,
             birth_fd: 7,
             start_sync_fd: 8,
+            user_log_fd: Some(9),
             apply_caps: true,
             cpu_num: 2,
             total_memory: 1 << 40,
@@ -222,6 +227,9 @@ mod tests {
     fn boot_reads_the_flags_that_the_shim_wrote() {
         let args = flags().to_args().into_iter().skip(1).map(OsString::from);
         assert_eq!(BootFlags::parse(args).unwrap(), flags());
+        let without = BootFlags { user_log_fd: None, ..flags() };
+        let args = without.to_args().into_iter().skip(1).map(OsString::from);
+        assert_eq!(BootFlags::parse(args).unwrap(), without);
     }
 
     #[test]

@@ -75,6 +75,8 @@ pub struct Config {
     pub palisade: PathBuf,
     /// Whether boot logs at debug level.
     pub debug: bool,
+    /// Whether boot records refused system calls.
+    pub user_log: bool,
 }
 
 /// The inputs of a new sandbox.
@@ -113,6 +115,7 @@ pub struct Sandbox {
     start_sync: OwnedFd,
     log: OwnedFd,
     panic_log: OwnedFd,
+    user_log: Option<OwnedFd>,
     executable: Executable,
     user_namespace: Option<UserNamespace>,
     id_range: Option<PathBuf>,
@@ -373,6 +376,12 @@ impl Sandbox {
         self.log.as_fd()
     }
 
+    /// Returns the pipe of records of refused system calls, non-blocking, if there is a user
+    /// log. What comes out of it is for [`Records`](crate::control::refusal::Records).
+    pub fn user_log(&self) -> Option<BorrowedFd<'_>> {
+        self.user_log.as_ref().map(AsFd::as_fd)
+    }
+
     /// Returns the message of boot's panic, at most 16 KiB.
     pub fn panic_log(&self) -> String {
         let mut text = vec![0; PANIC_LOG_SIZE as usize];
@@ -403,6 +412,12 @@ impl Sandbox {
         let Some(mappings) = self.mappings_of(plan) else { return (uid, gid) };
         let known = |id: Option<u32>| id.unwrap_or(OVERFLOW_ID);
         (known(mappings.uid_outside(uid)), known(mappings.gid_outside(gid)))
+    }
+
+    /// Returns the user of a container that a user of the host is there.
+    pub fn uid_inside(&self, plan: &Plan, outside: u32) -> u32 {
+        let Some(mappings) = self.mappings_of(plan) else { return outside };
+        mappings.uid_inside(outside).unwrap_or(OVERFLOW_ID)
     }
 
     /// Returns the mappings of a container's user namespace, if it is in one.

@@ -32,7 +32,7 @@ use crate::types::HostPid;
 pub(super) fn spawn(new: NewSandbox<'_>) -> Result<Sandbox> {
     let executable = Executable::open(&new.config.palisade)?;
     let claim = Claim::make(&new)?;
-    let channels = Channels::make()?;
+    let channels = Channels::make(new.config.user_log)?;
     let birth = birth(&new, &claim);
     let certificate =
         sealed_memfd(&birth.encode()?).context(|| "memfd for the birth certificate")?;
@@ -68,6 +68,7 @@ pub(super) fn spawn(new: NewSandbox<'_>) -> Result<Sandbox> {
         start_sync: channels.shim.start_sync,
         log: channels.shim.log,
         panic_log: channels.boot.panic_log,
+        user_log: channels.shim.user_log,
         executable,
         user_namespace,
         id_range: range,
@@ -189,10 +190,11 @@ struct ShimEnds {
     start_sync: OwnedFd,
     log: OwnedFd,
     go: OwnedFd,
+    user_log: Option<OwnedFd>,
 }
 
 impl Channels {
-    fn make() -> Result<Self> {
+    fn make(with_user_log: bool) -> Result<Self> {
         let pair = || packet::pair().context(|| "socketpair");
         let pipe = || pipe_with(PipeFlags::CLOEXEC).context(|| "pipe");
         let (control, boot_control) = pair()?;
@@ -200,15 +202,16 @@ impl Channels {
         let (start_sync, boot_start_sync) = pipe()?;
         let (log, boot_log) = pipe()?;
         let (boot_go, go) = pipe()?;
+        let (user_log, boot_user_log) = with_user_log.then(pipe).transpose()?.unzip();
         // boot only receives there: descriptors that it sent would stay until the shim
         // closed them.
         shutdown(&mounts, Shutdown::Read).context(|| "shut the mounts channel for boot")?;
-        for fd in [&control, &start_sync, &log] {
+        for fd in [&control, &start_sync, &log].into_iter().chain(&user_log) {
             rustix::io::ioctl_fionbio(fd, true).context(|| "make a channel non-blocking")?;
         }
         ask_for_processes(&control).context(|| "setsockopt SO_PASSCRED")?;
         Ok(Self {
-            shim: ShimEnds { control, mounts, start_sync, log, go },
+            shim: ShimEnds { control, mounts, start_sync, log, go, user_log },
             boot: BootEnds {
                 control: boot_control,
                 mounts: boot_mounts,
@@ -216,6 +219,7 @@ impl Channels {
                 log: boot_log,
                 panic_log: panic_log()?,
                 go: boot_go,
+                user_log: boot_user_log,
             },
         })
     }

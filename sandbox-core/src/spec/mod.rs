@@ -2,8 +2,8 @@
 //!
 //! [`load()`] reads and parses config.json once. [`plan()`] checks everything
 //! and resolves it into a [`plan::Plan`]. [`seccomp`] compiles a profile into
-//! the program that the kernel loads, and [`baseline`] writes the one below it. Nothing here changes anything on the
-//! machine. Besides the spec, this code looks only at the identity of
+//! the program that the kernel loads, and [`baseline`] writes the one below it. [`refused`] explains
+//! what these refuse. Nothing here changes anything on the machine. Besides the spec, this code looks only at the identity of
 //! namespaces, the kind of bind sources, and which security modules the kernel
 //! has.
 
@@ -11,6 +11,7 @@ pub mod baseline;
 pub mod load;
 pub mod mount_options;
 pub mod plan;
+pub mod refused;
 pub mod resolve;
 pub mod seccomp;
 

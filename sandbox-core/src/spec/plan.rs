@@ -115,14 +115,14 @@ pub struct Watch {
     pub baseline: Vec<u8>,
 }
 
-/// A system call that takes a capability.
+/// A system call that takes a capability, or that the baseline shuts.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WatchedCall {
     /// The call's number on this machine.
     pub number: u32,
-    /// The number of the capability.
-    pub capability: u8,
-    /// With which arguments it takes the capability: those that pass all these tests.
+    /// The number of the capability. `None` if the baseline alone stands in the way.
+    pub capability: Option<u8>,
+    /// With which arguments it does: those that pass all these tests.
     pub tests: Vec<Test>,
 }
 
@@ -576,6 +576,15 @@ impl Mappings {
     /// Looks a user ID up; returns the ID that it is outside.
     pub fn uid_outside(&self, inside: u32) -> Option<u32> {
         outside(&self.uids, inside)
+    }
+
+    /// Looks a user ID up from outside; returns the ID that it is inside.
+    pub fn uid_inside(&self, outside: u32) -> Option<u32> {
+        let inside = |line: &IdMapping| {
+            let offset = outside.checked_sub(line.outside).filter(|offset| *offset < line.size)?;
+            line.inside.checked_add(offset)
+        };
+        self.uids.iter().find_map(inside)
     }
 
     /// Looks a group ID up; returns the ID that it is outside.

@@ -147,7 +147,7 @@ fn open_fifo(path: &str) -> Result<OwnedFd> {
 }
 
 /// Opens the same FIFO again, blocking as programs expect.
-fn reopen(fifo: &OwnedFd, access: OFlags) -> rustix::io::Result<OwnedFd> {
+pub(super) fn reopen(fifo: &OwnedFd, access: OFlags) -> rustix::io::Result<OwnedFd> {
     let path = format!("/proc/self/fd/{}", fifo.as_raw_fd());
     open(path, access | OFlags::CLOEXEC, Mode::empty())
 }

@@ -23,11 +23,12 @@ mod passage;
 mod path;
 mod pipe;
 
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::fs::{Gid, Uid};
+use rustix::fs::{Gid, OFlags, Uid};
 use sandbox_core::spec::plan::Terminal;
 use tokio::sync::watch;
 
@@ -36,7 +37,7 @@ pub(crate) use console::Drained;
 use feed::Feed;
 use passage::{Ends, Place, Stream};
 
-use crate::error::{Error, Result};
+use crate::error::{Context, Error, Result};
 
 /// The streams that a Create or an Exec request names, as containerd gets them
 /// back from State.
@@ -115,9 +116,19 @@ pub(crate) struct Io {
     logger: Option<binary::Logger>,
     /// The streams to which a terminal will be connected.
     copies: Option<(Option<Input>, Option<Sink>)>,
+    /// The place of the shim's own lines in the process's output, if it may write some.
+    notes: Option<Notes>,
     /// Dropped with the process's entry in the table. Tasks that wait for a
     /// reader of the process's output hold the receiving end.
     forgotten: Arc<watch::Sender<()>>,
+}
+
+/// An end of a process's output for the shim.
+struct Notes {
+    /// Non-blocking: a description of its own.
+    fd: OwnedFd,
+    /// What ends a line there.
+    end: &'static str,
 }
 
 /// One output of a process without a terminal, while its client reads it.
@@ -199,8 +210,43 @@ fn unsupported(uri: &str, scheme: &str) -> Error {
     Error::invalid(format!("stdio {uri:?}: {scheme:?} is not supported; expected {instead}"))
 }
 
+impl Sink {
+    fn descriptor(&self) -> &OwnedFd {
+        match self {
+            Self::Fifo(fifo::Output(fd)) | Self::File(fd) | Self::Device(fd) | Self::Logger(fd) => {
+                fd
+            }
+        }
+    }
+}
+
 /// What Create and Exec open.
 impl Io {
+    /// Keeps an end of the process's output for lines of the shim: of its standard error, or
+    /// else its standard output, or what its terminal shows. Without either, lines are lost.
+    pub(crate) fn keep_notes(&mut self, donated: &Donated) -> Result<()> {
+        let terminal = self.copies.as_ref().and_then(|(_, sink)| sink.as_ref());
+        let end = if self.copies.is_some() { "\r\n" } else { "\n" };
+        let pipe = donated.stderr.as_ref().or(donated.stdout.as_ref());
+        if let Some(output) = terminal.map(Sink::descriptor).or(pipe) {
+            let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::NONBLOCK | OFlags::NOCTTY;
+            let fd = fifo::reopen(output, flags).context(|| "open the output for the user log")?;
+            self.notes = Some(Notes { fd, end });
+        }
+        Ok(())
+    }
+
+    /// Writes a line of the shim into the process's output: all of it, or nothing if there is
+    /// no room.
+    pub(crate) fn note(&self, line: &str) -> io::Result<()> {
+        let notes = self.notes.as_ref().ok_or(io::ErrorKind::NotFound)?;
+        let bytes = format!("{line}{}", notes.end);
+        match rustix::io::write(&notes.fd, bytes.as_bytes())? {
+            length if length == bytes.len() => Ok(()),
+            _ => Err(io::ErrorKind::WriteZero.into()),
+        }
+    }
+
     /// Begins to pass input on. Returns the end for the process.
     fn feed(&mut self, input: Input, owner: &Owner<'_>) -> Result<OwnedFd> {
         let (feed, read_end) = Feed::begin(input.read_end, owner)?;
@@ -300,6 +346,8 @@ impl Io {
     pub(crate) fn release(&mut self) {
         self.stdin = None;
         self.logger = None;
+        // Readers wait for its end.
+        self.notes = None;
         if self.cut_at != CutAt::Delete {
             self.cut.send_replace(true);
         }

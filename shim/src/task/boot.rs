@@ -21,6 +21,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot, watch};
 use super::agent::Agent;
 use super::allowance::Allowance;
 use super::joining::CgroupsToJoin;
+use super::user_log::UserLogs;
 use crate::error::{Context, Error, Result};
 use crate::ready::{readable, writable};
 use crate::stdio::Donated;
@@ -68,6 +69,8 @@ pub(crate) struct BootClient {
     /// The raw sockets that are asked for at a time.
     raw_sockets_at_a_time: Arc<Semaphore>,
     strays: Mutex<Allowance>,
+    /// What its containers are told.
+    pub(super) user_logs: UserLogs,
     /// Requests wait for room in the control channel.
     unsent: Notify,
 }
@@ -95,6 +98,7 @@ impl BootClient {
             raw_sockets: Mutex::new(Allowance::new(RAW_SOCKETS, RAW_SOCKETS_A_SECOND)),
             raw_sockets_at_a_time: Arc::new(Semaphore::new(RAW_SOCKETS_AT_A_TIME)),
             strays: Mutex::new(Allowance::new(STRAYS, STRAYS_A_SECOND)),
+            user_logs: UserLogs::default(),
             unsent: Notify::new(),
         }
     }

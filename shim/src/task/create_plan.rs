@@ -14,7 +14,7 @@ use sandbox_core::types::HostPid;
 use super::boot::BootClient;
 use super::pod_files::PodFiles;
 use crate::error::Result;
-use crate::options::{CgroupDriver, Options};
+use crate::options::{CgroupDriver, Options, UserLog};
 use crate::stdio::Stdio;
 
 /// A container, or a sandbox without a container, that is to be made.
@@ -63,7 +63,7 @@ impl CreatePlan {
             userns: options.userns.into(),
             id_pool: options.id_pool(),
             baseline: options.baseline(),
-            tells_refusals: false,
+            tells_refusals: options.user_log != UserLog::Off,
             sandbox: context.boot.and_then(BootClient::facts),
             other_containers: context.others,
         };

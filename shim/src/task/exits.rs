@@ -19,8 +19,8 @@ use sandbox_core::types::{HostPid, ProcessId};
 use super::boot::Relevance;
 use super::container::{self, Container};
 use super::lifecycle::Reported;
-use super::oom;
 use super::shim::Shim;
+use super::{oom, user_log};
 use crate::error::{Error, Result};
 use crate::exit::{Exit, KILLED, timestamp};
 use crate::ready::readable;
@@ -55,8 +55,10 @@ pub(super) fn report(shim: &Arc<Shim>, id: &ProcessId, status: u32) -> Relevance
         Reported::Ending(exit) => exit,
     };
     oom::publish(shim, container, exit.is_kill());
-    let at_once = comes_first(container, id);
+    let boot = container.boot.clone();
     drop(table);
+    user_log::ended(shim, &boot, id, status);
+    let at_once = shim.table().container(&id.container).is_ok_and(|its| comes_first(its, id));
     if at_once {
         conclude(shim, id, exit);
     } else {

@@ -20,9 +20,9 @@ use super::listen::listen;
 use super::relay::relay_log;
 use super::rollback::Rollback;
 use super::shim::Shim;
-use super::{hooks, let_go, oom, powerless};
+use super::{hooks, let_go, oom, powerless, user_log};
 use crate::error::{Error, Result};
-use crate::options;
+use crate::options::{self, UserLog};
 use crate::ready::readable;
 use crate::stdio::{self, CutAt, Donated, Io, Owner};
 
@@ -187,6 +187,9 @@ async fn start_boot(
     settle(shim, plan, &gofer.finish()?)?;
     tokio::spawn(listen(shim.clone(), boot.clone()));
     tokio::spawn(relay_log(boot.clone()));
+    if boot.sandbox.user_log().is_some() {
+        tokio::spawn(user_log::relay(shim.clone(), boot.clone()));
+    }
     Ok(())
 }
 
@@ -218,7 +221,11 @@ async fn create_init(
     let owner = Owner { uid, gid, namespace: &shim.namespace, container: &plan.id };
     // Processes of other containers that share its PIDs may hold its output.
     let cut_at = if container.namespaces.pid { CutAt::Never } else { CutAt::Exit };
-    let (io, donated) = stdio::open(&plan.stdio, owner, cut_at).await?;
+    let (mut io, donated) = stdio::open(&plan.stdio, owner, cut_at).await?;
+    user_log::begin(shim, boot, plan)?;
+    if plan.options.user_log == UserLog::Pod {
+        io.keep_notes(&donated)?;
+    }
     cgroup.delegate(container, owner.uid, owner.gid)?;
     if let Some(process) = &container.process {
         boot.sandbox.raise_limits(process)?;

@@ -15,7 +15,7 @@
 //! | [`teardown`] | every ending |
 //! | [`let_go`] | the last closes of mounts |
 //! | [`listen`], [`relay`] | boot's messages and log |
-//! | [`powerless`] | what a spec grants in vain |
+//! | [`powerless`], [`user_log`] | what a spec grants in vain, and what is refused |
 //! | [`reservation`], [`rollback`], [`make`] | the parts of Create and StartSandbox |
 //!
 //! A file uses those above it in this table, and the requests use all of them.
@@ -61,6 +61,7 @@ mod stats;
 mod table;
 mod teardown;
 mod update;
+mod user_log;
 mod wait;
 
 pub(crate) use boot::BootClient;

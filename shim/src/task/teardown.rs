@@ -96,6 +96,7 @@ pub(super) fn forget_ended(boot: &BootClient, id: &str) {
 fn remove_state(boot: &BootClient, id: &str) {
     boot.forget_agent(id);
     boot.forbid_raw_sockets(id);
+    boot.user_logs.forget(id);
     if let Err(error) = boot.sandbox.remove_container(id) {
         log::warn!("container {id}: {error}");
     }

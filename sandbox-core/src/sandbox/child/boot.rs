@@ -32,6 +32,7 @@ pub(in crate::sandbox) struct BootEnds {
     pub(in crate::sandbox) log: OwnedFd,
     pub(in crate::sandbox) panic_log: OwnedFd,
     pub(in crate::sandbox) go: OwnedFd,
+    pub(in crate::sandbox) user_log: Option<OwnedFd>,
 }
 
 /// Runs the clone from its first step to execve. It reports an error on
@@ -115,6 +116,7 @@ fn donate_all(args: ChildArgs<'_>, ends: &BootEnds) -> Result<BootFlags> {
         mounts_fd: give(&ends.mounts)?,
         birth_fd: give(args.certificate)?,
         start_sync_fd: give(&ends.start_sync)?,
+        user_log_fd: ends.user_log.as_ref().map(give).transpose()?,
         apply_caps: new.plan.container.user_namespace,
         cpu_num: new.cpus,
         total_memory: new.memory,

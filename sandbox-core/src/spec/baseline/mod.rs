@@ -8,9 +8,11 @@
 //! which calls a program always allows, so only the few calls whose arguments count are
 //! evaluated, and by one program.
 
+mod cause;
 mod program;
 mod rules;
 
+pub use self::cause::{Held, held, is_native, name_of};
 pub use self::program::{joined, program};
 pub(crate) use self::rules::held_back;
 pub use crate::types::{Allowed, Baseline, Confined, Level};

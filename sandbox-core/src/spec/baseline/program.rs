@@ -18,16 +18,16 @@ const EAFNOSUPPORT: u16 = 97;
 const EOPNOTSUPP: u16 = 95;
 
 /// `CLONE_NEWUSER`
-const NEW_USER: u32 = 0x1000_0000;
+pub(super) const NEW_USER: u32 = 0x1000_0000;
 /// `MSG_OOB`
-const OUT_OF_BAND: u32 = 1;
+pub(super) const OUT_OF_BAND: u32 = 1;
 
 /// The bit in the number of a call of x32 (`__X32_SYSCALL_BIT`).
-const X32_BIT: u32 = 0x4000_0000;
+pub(super) const X32_BIT: u32 = 0x4000_0000;
 
 /// The first number that is the same on all architectures: calls from there on are new enough
 /// that programs do without.
-const NEW_CALLS: u32 = 424;
+pub(super) const NEW_CALLS: u32 = 424;
 
 /// No call has this number or a higher one, but those of x32.
 const NO_CALLS: u32 = 1024;

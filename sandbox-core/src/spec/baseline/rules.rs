@@ -513,6 +513,17 @@ impl Abi {
             u32::try_from(call.as_raw_syscall()).ok()
         })
     }
+
+    /// Returns the name of the system call of a number; `None` if there is none here.
+    pub(super) fn name(&self, number: u32) -> Option<String> {
+        let direct = self.direct.iter().find(|(_, known)| *known == number);
+        let x32 = cfg!(target_arch = "x86_64") && self.arch == ScmpArch::X8664 && number >> 30 == 1;
+        let arch = if x32 { ScmpArch::X32 } else { self.arch };
+        direct.map(|(name, _)| (*name).to_owned()).or_else(|| {
+            let number = i32::try_from(number).ok()?;
+            ScmpSyscall::from(number).get_name_by_arch(arch).ok()
+        })
+    }
 }
 
 #[cfg(target_arch = "x86_64")]

@@ -17,13 +17,13 @@ const LIMIT: &str = "user.max_user_namespaces";
 /// The baseline of one container.
 pub(super) struct Resolved {
     /// Whether user namespaces are limited in that of the container.
-    limits: bool,
+    pub(super) limits: bool,
     /// Whether the pod's containers may make user namespaces as far as the kernel's limit goes.
     pub(super) nested_users: bool,
     /// All that its program depends on, if it has one.
     pub(super) confined: Option<Confined>,
     capabilities: u64,
-    user_namespace: bool,
+    pub(super) user_namespace: bool,
 }
 
 /// Decides for a container. The limit of user namespaces is the pod's, and its first container

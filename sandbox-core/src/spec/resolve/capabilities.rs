@@ -81,6 +81,12 @@ pub fn capability_names() -> impl Iterator<Item = String> {
     NUMBERS.iter().map(|(name, _)| format!("CAP_{name}"))
 }
 
+/// Returns the names of the capabilities of a bit mask.
+pub(crate) fn names_of(mask: u64) -> impl Iterator<Item = String> {
+    let set = NUMBERS.iter().filter(move |(_, number)| mask & 1 << number != 0);
+    set.map(|(name, _)| format!("CAP_{name}"))
+}
+
 /// Returns the kernel's number of a capability.
 fn number(capability: Capability) -> u32 {
     NUMBERS.iter().find(|(known, _)| *known == capability).map_or(0, |&(_, number)| number)

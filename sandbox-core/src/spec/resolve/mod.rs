@@ -173,7 +173,12 @@ pub fn plan(spec: &Spec, context: &Context<'_>) -> Result<Plan> {
     powerless.extend(baseline.powerless(linux));
     powerless.extend(powerless::resources(linux));
     powerless.extend(powerless::listener(linux));
-    powerless.extend(watch::powerless(linux, context.tells_refusals));
+    powerless.extend(watch::powerless(
+        linux,
+        &baseline,
+        container.process.is_some(),
+        context.tells_refusals,
+    ));
     powerless.extend(powerless::cgroup_namespace(
         spec,
         resolved.cgroup_listed,

@@ -7,6 +7,7 @@ mod pods;
 mod process;
 mod properties;
 mod refusals;
+mod refused;
 mod seccomp;
 mod valid;
 mod watch;
