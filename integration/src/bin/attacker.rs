@@ -16,6 +16,8 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use nix::mqueue::{MQ_OFlag, MqAttr, MqdT, mq_open, mq_unlink};
 use nix::sched::{CloneFlags, setns, unshare};
@@ -765,15 +767,9 @@ fn give_up_net_raw() {
     set_capabilities(None, sets).expect("fewer capabilities");
 }
 
-/// Makes raw sockets without end in a thread that seldom runs, beside others that always do.
+/// Makes raw sockets without end in threads of the lowest priority, which seldom run once there
+/// are others that always do.
 fn make_raw_beside(others: usize) {
-    for _ in 0..others {
-        std::thread::spawn(|| {
-            loop {
-                std::hint::spin_loop();
-            }
-        });
-    }
     /// `SCHED_IDLE`
     const IDLE: u32 = 5;
     let idle = Scheduler {
@@ -785,9 +781,30 @@ fn make_raw_beside(others: usize) {
         deadline: 0,
         period: 0,
     };
-    set_scheduler(&idle).expect("a lower priority");
+    let made = Arc::new(AtomicUsize::new(0));
+    for _ in 0..16 {
+        let made = made.clone();
+        std::thread::spawn(move || {
+            set_scheduler(&idle).expect("a lower priority");
+            loop {
+                drop(raw_socket("packet"));
+                made.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+    }
+    // All wait for the next one.
+    while made.load(Ordering::Relaxed) < 40 {
+        std::thread::yield_now();
+    }
+    for _ in 0..others {
+        std::thread::spawn(|| {
+            loop {
+                std::hint::spin_loop();
+            }
+        });
+    }
     loop {
-        drop(raw_socket("packet"));
+        std::thread::park();
     }
 }
 
