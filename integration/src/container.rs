@@ -213,7 +213,9 @@ impl<'a> NewContainer<'a> {
                 ..Default::default()
             }],
         };
-        let stdio = Stdio::new(containerd.directory().join("fifo").join(&self.id), self.streams);
+        let fifos = containerd.directory().join("fifo").join(&self.id);
+        let stdio = Stdio::new(fifos.clone(), self.streams);
+        containerd.hand_over(&fifos);
         let place = self.output;
         let uri = place.clone().filter(|place| place.contains("://"));
         let request = CreateTaskRequest {
@@ -335,7 +337,9 @@ impl Container<'_> {
 
     /// Adds a process without starting it.
     pub fn exec(&self, exec_id: &str, mut process: Value, streams: Streams) -> Result<Exec<'_>> {
-        let stdio = Stdio::new(self.containerd.directory().join("fifo").join(exec_id), streams);
+        let fifos = self.containerd.directory().join("fifo").join(exec_id);
+        let stdio = Stdio::new(fifos.clone(), streams);
+        self.containerd.hand_over(&fifos);
         process["terminal"] = stdio.terminal().into();
         let request = ExecProcessRequest {
             container_id: self.id.clone(),

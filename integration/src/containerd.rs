@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, lchown};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, MutexGuard};
@@ -20,6 +20,7 @@ use crate::config::{Settings, cni_conflist, config_toml, handler_toml};
 use crate::leaks::Traces;
 use crate::node::{self, Node};
 use crate::prepared::Prepared;
+use crate::rootless::User;
 use crate::slot::Slot;
 use crate::{built, cgroup, image, keep, leaks, wait};
 
@@ -39,7 +40,9 @@ pub struct Containerd {
     ids: Mutex<BTreeSet<String>>,
     prepared: Prepared,
     /// A line of shell that starts it, up to the command.
-    starter: Option<&'static str>,
+    starter: Option<String>,
+    /// Set if an ordinary user runs it.
+    user: Option<User>,
     /// Set if it is the node's own rather than private to the test.
     node: Option<Node>,
 }
@@ -55,9 +58,50 @@ impl Containerd {
     pub fn start_by(version: Version, starter: &'static str) -> Containerd {
         let mut containerd = Containerd::prepare(version, "podsandbox", |_| String::new());
         containerd.bring_images();
-        containerd.starter = Some(starter);
+        containerd.starter = Some(starter.to_owned());
         containerd.launch();
         containerd
+    }
+
+    /// Starts one that an ordinary user runs, changed as the story needs it. It has the images
+    /// in the test's namespace.
+    pub fn start_rootless(change: impl FnOnce(&mut User)) -> Containerd {
+        let containerd = Containerd::prepare_rootless(change);
+        containerd.launch();
+        containerd.import_archive(&containerd.namespace(), &image::archive());
+        containerd
+    }
+
+    /// As [`Containerd::start_rootless`], without the images.
+    pub fn start_rootless_without_images(change: impl FnOnce(&mut User)) -> Containerd {
+        let containerd = Containerd::prepare_rootless(change);
+        containerd.launch();
+        containerd
+    }
+
+    fn prepare_rootless(change: impl FnOnce(&mut User)) -> Containerd {
+        let mut containerd = Containerd::prepare(Version::V2_1, "podsandbox", |_| String::new());
+        let mut user = User::of(&containerd.slot);
+        change(&mut user);
+        let directory = containerd.directory();
+        fs::create_dir(directory.join("user")).expect("make the user's directory");
+        lchown(&directory, Some(user.id), Some(user.id)).expect("chown the test's directory");
+        user.own(&directory.join("user"));
+        containerd.starter = Some(user.starter(&directory));
+        containerd.user = Some(user);
+        containerd
+    }
+
+    /// Returns the user who runs it, if that is not root.
+    pub fn user(&self) -> Option<&User> {
+        self.user.as_ref()
+    }
+
+    /// Gives a file to the user who runs it.
+    pub(crate) fn hand_over(&self, path: &Path) {
+        if let Some(user) = &self.user {
+            user.own(path);
+        }
     }
 
     /// Starts one whose configuration has the table `options` for CRI's
@@ -144,6 +188,7 @@ impl Containerd {
             ids: Mutex::default(),
             prepared: Prepared::of(version, &slot),
             starter: None,
+            user: None,
             node: None,
             slot,
         };
@@ -197,7 +242,10 @@ impl Containerd {
 
     /// Returns the name of the snapshot that holds the busybox image.
     pub fn busybox_snapshot(&self) -> String {
-        self.prepared.busybox_snapshot()
+        match &self.user {
+            Some(_) => image::busybox_diff_id(),
+            None => self.prepared.busybox_snapshot(),
+        }
     }
 
     /// Starts the daemon with the files of the directory, and waits until it
@@ -211,7 +259,7 @@ impl Containerd {
         assert!(process.is_none(), "containerd runs already");
         let log = File::options().create(true).append(true).open(self.directory().join("log"));
         let program = self.version.executables().join("containerd");
-        let child = started_by(self.starter, &program)
+        let child = started_by(self.starter.as_deref(), &program)
             .arg("--config")
             .arg(self.directory().join("config.toml"))
             .args(["--log-level", &std::env::var("PALISADE_TEST_LOG").unwrap_or("info".into())])
@@ -389,10 +437,22 @@ impl Containerd {
 
     /// Returns the command `ctr --address ...`, without a namespace.
     pub fn ctr_command(&self) -> Command {
-        let mut command = Command::new(self.version.executables().join("ctr"));
+        let ctr = self.version.executables().join("ctr");
+        // An ordinary user's works where its containerd does.
+        let mut command = match &self.user {
+            None => Command::new(ctr),
+            Some(user) => user.command_beside(self.pid(), &ctr),
+        };
         command.arg("--address").arg(self.address());
         command.env_clear().env("PATH", self.path()).stdin(Stdio::null());
         command
+    }
+
+    /// Returns the sockets of shims in the `/run` of an ordinary user's containerd.
+    fn own_sockets(&self) -> Vec<String> {
+        let sockets = format!("/proc/{}/root/run/containerd/s", self.pid());
+        let found = fs::read_dir(sockets).into_iter().flatten().flatten();
+        found.map(|socket| format!("socket {}", socket.path().display())).collect()
     }
 
     /// Stops the daemon, first with SIGTERM.
@@ -420,8 +480,16 @@ impl Drop for Containerd {
                 format!("{ctr} --address {} --namespace {}", address.display(), self.namespace());
             return keep::report(&self.slot, &command);
         }
-        let left = if thread::panicking() { Vec::new() } else { leaks::left_of(&self.traces()) };
+        let mut left =
+            if thread::panicking() { Vec::new() } else { leaks::left_of(&self.traces()) };
+        if self.user.is_some() && !thread::panicking() {
+            left.extend(self.own_sockets());
+        }
         self.stop();
+        if let (Some(user), false) = (&self.user, thread::panicking()) {
+            left.extend(user.left());
+            user.remove_cgroup();
+        }
         if thread::panicking() || !left.is_empty() {
             eprintln!("--- containerd {} logged:\n{}", self.version.number(), self.log());
         }
@@ -430,7 +498,7 @@ impl Drop for Containerd {
         if !left.is_empty() {
             panic!("the test left behind:\n  {}", left.join("\n  "));
         }
-        if !thread::panicking() && self.node.is_none() {
+        if !thread::panicking() && self.node.is_none() && self.user.is_none() {
             self.prepared.give_back();
         }
     }

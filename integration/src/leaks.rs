@@ -121,13 +121,14 @@ fn shim_sockets(traces: &Traces<'_>) -> Vec<PathBuf> {
 /// `/run/palisade/NAMESPACE/ID/`, and user ID ranges, which are links to it.
 fn state_files(slot: &Slot, ids: &[String]) -> Vec<PathBuf> {
     let mut left = Vec::new();
-    let mut folders = vec![PathBuf::from("/run/palisade")];
+    let roots = [PathBuf::from("/run/palisade"), slot.directory().join("user/palisade")];
+    let mut folders = roots.to_vec();
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
             let path = entry.path();
             let to = fs::read_link(&path).unwrap_or_else(|_| path.clone());
             if belongs(&format!("/{}/", to.display()), slot, ids)
-                && path != Path::new("/run/palisade").join(slot.name())
+                && !roots.iter().any(|root| path == root.join(slot.name()))
             {
                 left.push(path);
             } else if entry.file_type().is_ok_and(|kind| kind.is_dir()) {

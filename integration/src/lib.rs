@@ -6,7 +6,7 @@
 //! (pods, as Kubernetes runs them) and [`leaks`] (how each test ends).
 //! [`cgroup`] makes the cgroups of the containers, with either cgroup driver.
 //! [`node`] is the machine's own containerd, for tests of what is installed.
-//! [`docker`] runs containers under Docker. [`shim`] calls the shim without a
+//! [`docker`] runs containers under Docker, [`rootless`] under a containerd of an ordinary user. [`shim`] calls the shim without a
 //! containerd. [`keep`] leaves what a failing test has made, to be looked at.
 //! [`attack`] has what hostile containers try, and shows that each attempt could
 //! succeed. [`trace`] finds the waits for the kernel. [`hostile`] names what a sandbox process does that was taken over.
@@ -32,6 +32,7 @@ pub mod keep;
 pub mod leaks;
 pub mod node;
 pub mod prepared;
+pub mod rootless;
 pub mod sandbox;
 pub mod shim;
 pub mod slot;

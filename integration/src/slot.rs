@@ -46,6 +46,11 @@ impl Slot {
         Some(Slot { number, _lock: lock })
     }
 
+    /// Returns its number.
+    pub(crate) fn number(&self) -> u8 {
+        self.number
+    }
+
     /// Returns the directory of this test's files. The path is short, since
     /// sockets are below it.
     pub fn directory(&self) -> PathBuf {

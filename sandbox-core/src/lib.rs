@@ -8,7 +8,8 @@
 //! Code of two processes with different privilege is never in one module. U1 is the
 //! sandbox's user namespace, U2 a container's below it. A sandbox without a user
 //! namespace has neither: root there is the host's, and boot is root and keeps all
-//! capabilities.
+//! capabilities. Where an ordinary user runs containerd, root of the host below means root of
+//! containerd's user namespace.
 //!
 //! | room | runs in | as | with | may touch |
 //! |---|---|---|---|---|

@@ -40,6 +40,31 @@ pub struct IdPool {
     /// The number of IDs, from 0 on, that the containers of one sandbox have: a multiple of
     /// [`IdPool::SLICE`].
     pub per_sandbox: u32,
+    /// Set if the shim is not root of the host. The numbers above then say nothing but how
+    /// many IDs a sandbox should have.
+    pub rootless: Option<Rootless>,
+}
+
+/// The IDs of a user namespace that an ordinary user made, and whose root the shim is.
+///
+/// All sandboxes have the same IDs, those from 0 on: files belong to them as they are, since
+/// only the host's root may idmap a file system of the host (mount_setattr(2)). boots have the
+/// IDs beyond.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rootless {
+    /// The number of IDs from 0 on that exist as users and as groups: at least two.
+    pub ids: u32,
+    /// The IDs at which a line of its own maps begins. A line of a map below must not reach
+    /// over one: user_namespaces(7).
+    pub lines: &'static [u32],
+}
+
+impl Rootless {
+    /// Returns the number of IDs, from 0 on, of the containers of each sandbox: one at least
+    /// is left for boots.
+    pub fn of_containers(self, wanted: u32) -> u32 {
+        wanted.min(self.ids.saturating_sub(1)).max(1)
+    }
 }
 
 impl IdPool {
@@ -49,7 +74,7 @@ impl IdPool {
 
 impl Default for IdPool {
     fn default() -> Self {
-        Self { start: 0x4000_0000, size: 0x4000_0000, per_sandbox: Self::SLICE }
+        Self { start: 0x4000_0000, size: 0x4000_0000, per_sandbox: Self::SLICE, rootless: None }
     }
 }
 

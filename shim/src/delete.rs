@@ -20,8 +20,7 @@ use containerd_shim_protos::ttrpc::{self, context};
 use crate::answer::print;
 use crate::error::{Context, Result};
 use crate::exit::KILLED;
-use crate::options::STATE_ROOT;
-use crate::socket;
+use crate::{options, socket};
 
 pub(crate) fn delete(flags: &Flags) -> Result<()> {
     let bundle = if flags.bundle.is_empty() { Path::new(".") } else { Path::new(&flags.bundle) };
@@ -34,8 +33,8 @@ pub(crate) fn delete(flags: &Flags) -> Result<()> {
             None
         }
         None => {
-            let root = Path::new(STATE_ROOT);
-            let pid = sandbox_core::sandbox::clean_up(root, &flags.namespace, &flags.id)?;
+            let root = options::state_root();
+            let pid = sandbox_core::sandbox::clean_up(&root, &flags.namespace, &flags.id)?;
             socket::remove(&address);
             pid
         }

@@ -21,6 +21,7 @@ mod info;
 mod logging;
 mod options;
 mod ready;
+mod rootless;
 mod sandbox_service;
 mod serve;
 mod socket;

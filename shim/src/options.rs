@@ -19,14 +19,17 @@ use sandbox_core::types::{IdPool, Userns};
 use serde::Deserialize;
 
 use crate::error::{Context, Error, Result};
+use crate::rootless;
 pub(crate) use crate::user_log_option::{UserLog, UserLogFormat};
 
 /// The configuration file that is read if containerd names none.
 const DEFAULT_FILE: &str = "/etc/palisade/config.toml";
 
-/// The state directory of all sandboxes. It is not an option, since `delete`
+/// Returns the state directory of all sandboxes. It is not an option, since `delete`
 /// gets none.
-pub(crate) const STATE_ROOT: &str = "/run/palisade";
+pub(crate) fn state_root() -> PathBuf {
+    rootless::state_root().unwrap_or_else(|| PathBuf::from("/run/palisade"))
+}
 
 /// Prefix of Palisade's annotations.
 pub(crate) const ANNOTATIONS: &str = "dev.palisade.";
@@ -317,6 +320,7 @@ impl Options {
             start: self.id_range_start,
             size: self.id_range_size,
             per_sandbox: self.ids_per_sandbox,
+            rootless: rootless::of_this_process(),
         }
     }
 
@@ -330,7 +334,7 @@ impl Options {
         Config {
             userns: self.userns.into(),
             id_pool: self.id_pool(),
-            state_root: PathBuf::from(STATE_ROOT),
+            state_root: state_root(),
             palisade,
             debug: self.debug,
             user_log: self.user_log != UserLog::Off,

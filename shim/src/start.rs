@@ -29,7 +29,7 @@ use crate::answer::print;
 use crate::error::{Context, Error, Result};
 use crate::options::{self, Options, is_runtime_options};
 use crate::serve::{self, Serving};
-use crate::{bootstrap, socket};
+use crate::{bootstrap, rootless, socket};
 
 /// Annotations that name the group (the pod) of a container, in order of
 /// precedence: runc's group label, containerd's CRI, CRI-O.
@@ -49,6 +49,7 @@ struct Annotated {
 
 pub(crate) fn start(flags: &Flags) -> Result<()> {
     let (options, dialect) = bootstrap::read(flags)?;
+    rootless::check()?;
     // A missing or unusable executable is reported here, where containerd shows
     // it best.
     Executable::check(&options::palisade()?)?;

@@ -54,14 +54,15 @@ impl Cgroup {
     /// [`Cgroup::allow_births`] gave. The containers' cgroups are removed anyway.
     pub fn forbid_births(&self, boot: u32) -> Result<()> {
         // Those of a pod are siblings.
-        let above = self.saved.dirs[0].path.parent().filter(|_| self.saved.v2);
+        let above =
+            self.saved.dirs.first().filter(|_| self.saved.v2).and_then(|dir| dir.path.parent());
         above.map_or(Ok(()), |above| give(&above.join(PROCS), boot, ROOT).map(drop))
     }
 
     /// Returns the cgroup above this one and boot's, if they are siblings. Another one may
     /// belong to half the host.
     fn above_both(&self, of_boot: &Cgroup) -> Option<PathBuf> {
-        let [mine, boots] = [self, of_boot].map(|cgroup| &cgroup.saved.dirs[0]);
+        let (mine, boots) = (self.saved.dirs.first()?, of_boot.saved.dirs.first()?);
         let above = mine.path.parent().filter(|above| *above != mine.mount)?;
         (self.saved.v2 && boots.path.parent() == Some(above)).then(|| above.to_owned())
     }

@@ -50,7 +50,7 @@ pub(super) fn create(
 /// Returns a cgroup below the caller's own; on version 2 beside it, because a
 /// cgroup with processes cannot have limited children (cgroup-v2.rst, "No
 /// Internal Process Constraint").
-fn beside_caller(hierarchies: &Hierarchies, below: &Path) -> Result<Cgroup> {
+pub(super) fn beside_caller(hierarchies: &Hierarchies, below: &Path) -> Result<Cgroup> {
     let path = "/proc/self/cgroup";
     let text = fs::read_to_string(path).context(|| format!("read {path}"))?;
     hierarchies.cgroup(|hierarchy| {
@@ -70,13 +70,19 @@ fn beside_caller(hierarchies: &Hierarchies, below: &Path) -> Result<Cgroup> {
 /// The directories and the unit made so far, which are removed on drop unless
 /// kept.
 #[derive(Default)]
-struct Made {
+pub(super) struct Made {
     dirs: Vec<PathBuf>,
     unit: Option<String>,
 }
 
 impl Made {
-    fn keep(mut self) {
+    /// Takes over what another has made.
+    pub(super) fn add(&mut self, mut other: Self) {
+        self.dirs.append(&mut other.dirs);
+    }
+
+    /// Leaves them.
+    pub(super) fn keep(mut self) {
         self.dirs.clear();
         self.unit = None;
     }
@@ -98,7 +104,7 @@ impl Drop for Made {
 }
 
 /// Makes one directory with its parents and prepares it to take processes.
-fn make(dir: &Dir, v2: bool, made: &mut Made) -> Result<()> {
+pub(super) fn make(dir: &Dir, v2: bool, made: &mut Made) -> Result<()> {
     let first = made.dirs.len();
     make_dir(&dir.path, made).context(|| format!("mkdir {}", dir.path.display()))?;
     if v2 {
@@ -114,7 +120,7 @@ fn make(dir: &Dir, v2: bool, made: &mut Made) -> Result<()> {
 
 /// Makes a directory with its parents. If another process removes a parent
 /// meanwhile, the parent is made again, at most 16 times.
-fn make_dir(dir: &Path, made: &mut Made) -> io::Result<()> {
+pub(super) fn make_dir(dir: &Path, made: &mut Made) -> io::Result<()> {
     for _ in 0..16 {
         match rustix::fs::mkdir(dir, Permissions::from_raw_mode(0o755)) {
             Ok(()) => {
@@ -195,7 +201,7 @@ fn check_type(dir: &Path) -> Result<()> {
 
 /// Checks that a cgroup that existed before is empty and not frozen. Otherwise
 /// two containers would share limits and be killed together.
-fn check_unused(cgroup: &Cgroup, made: &Made) -> Result<()> {
+pub(super) fn check_unused(cgroup: &Cgroup, made: &Made) -> Result<()> {
     if cgroup.paths().all(|p| made.dirs.iter().any(|m| m == p)) {
         return Ok(());
     }

@@ -81,10 +81,12 @@ impl Cgroup {
         Ok(agent.is_some_and(|agent| agent.trim().is_empty()).then_some(&dir.path))
     }
 
-    /// Lists what a writable mount of cgroups cannot give.
+    /// Lists what was not delegated to the shim, and what a writable mount of cgroups cannot
+    /// give.
     pub fn powerless(&self, plan: &ContainerPlan) -> Result<Vec<Powerless>> {
+        let mut found = self.lacking.clone();
         if self.saved.v2 || !plan.user_namespace || !is_writable(plan) {
-            return Ok(Vec::new());
+            return Ok(found);
         }
         let lost = match self.named_of(plan)? {
             Some(_) => {
@@ -92,14 +94,15 @@ impl Cgroup {
             }
             None => "the cgroups of version 1 are the host's and cannot be written",
         };
-        Ok(vec![Powerless {
+        found.push(Powerless {
             field: "mounts (cgroup without the option ro)".into(),
             lost: lost.into(),
             instead: "use a node with cgroup version 2, or run the pod without a user namespace \
                       (option or annotation userns)"
                 .into(),
             by_default: false,
-        }])
+        });
+        Ok(found)
     }
 
     /// As [`Cgroup::procs`], for the cgroup to which the init of a container that divides
@@ -122,8 +125,11 @@ impl Cgroup {
     /// way. A cgroup that enables controllers for those below takes no processes, and one
     /// that holds processes enables none.
     pub fn procs_beside(&self, init: HostPid, is_divided: bool) -> Result<Vec<OwnedFd>> {
+        if !self.saved.v2 {
+            return self.procs();
+        }
         let handed_down = self.saved.dirs[0].path.join("cgroup.subtree_control");
-        if !self.saved.v2 || !is_divided && file::read(&handed_down)?.trim().is_empty() {
+        if !is_divided && file::read(&handed_down)?.trim().is_empty() {
             return self.procs();
         }
         // The container may move its init and remove the cgroup meanwhile.

@@ -60,7 +60,8 @@ impl Cgroup {
 
     /// Returns the file to write and the value.
     fn freezer(&self, freeze: bool) -> Result<(std::path::PathBuf, &'static str)> {
-        let missing = || Error::internal("this host has no freezer cgroup, which pausing needs");
+        let missing =
+            || Error::internal("the container has no cgroup with a freezer, which pausing needs");
         let dir = self.dir("freezer").ok_or_else(missing)?;
         Ok(match (self.saved.v2, freeze) {
             (true, true) => (dir.join("cgroup.freeze"), "1"),

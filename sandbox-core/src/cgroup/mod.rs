@@ -8,6 +8,7 @@
 //! |---|---|
 //! | `hierarchy.rs` | the hierarchies of the host |
 //! | `path.rs` | the meaning of `linux.cgroupsPath` |
+//! | `undelegated.rs` | makes a cgroup where that was delegated to the shim's user |
 //! | `create.rs`, `systemd.rs` | make a cgroup, all or nothing |
 //! | `resources/` | write `linux.resources` into it |
 //! | `derive.rs` | derive its capacity: CPUs and memory |
@@ -74,6 +75,7 @@ mod systemd;
 #[cfg(test)]
 mod tests;
 mod tree;
+mod undelegated;
 
 use std::os::fd::OwnedFd;
 use std::path::{Component, Path, PathBuf};
@@ -84,7 +86,7 @@ use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Context, Error, Result};
-use crate::spec::plan::{IntelRdt, UnitProperty};
+use crate::spec::plan::{IntelRdt, Powerless, UnitProperty};
 use crate::sys::child::Child;
 
 pub use derive::CapacityPolicy;
@@ -105,6 +107,8 @@ pub struct Cgroup {
     holder: Mutex<Option<Child>>,
     /// See [`Cgroup::birthplace`].
     birthplace: OnceLock<OwnedFd>,
+    /// What its spec asks for and it cannot have, since it was not delegated to the shim's user.
+    lacking: Vec<Powerless>,
 }
 
 /// The description with which a cgroup can be found again, for the state file.
@@ -148,6 +152,23 @@ impl Cgroup {
         create::create(id, cgroups_path, driver, resources, properties)
     }
 
+    /// As [`Cgroup::create`], for a shim that is not root of the host: in the hierarchies that
+    /// were delegated to its user, which may be none. What is lost is among
+    /// [`Cgroup::powerless`].
+    pub fn create_where_delegated(
+        id: &str,
+        cgroups_path: &str,
+        driver: Driver,
+        resources: &LinuxResources,
+    ) -> Result<Cgroup> {
+        undelegated::create(id, cgroups_path, driver, resources)
+    }
+
+    /// Whether the container has no cgroup of its own in any hierarchy.
+    pub fn is_absent(&self) -> bool {
+        self.saved.dirs.is_empty()
+    }
+
     /// Makes or finds the container's groups of the resctrl file system, which are removed
     /// with the cgroup. An error leaves none behind.
     pub fn add_resctrl(&mut self, id: &str, wanted: &IntelRdt) -> Result<()> {
@@ -180,15 +201,12 @@ impl Cgroup {
         if !saved.resctrl.as_ref().is_none_or(resctrl::Groups::are_plain) {
             return Err(Error::invalid("saved cgroup: expected plain paths of resctrl groups"));
         }
-        if saved.dirs.is_empty() {
-            return Err(Error::invalid("saved cgroup: expected at least one directory"));
-        }
         Ok(Self::of(saved))
     }
 
     /// Returns the cgroup with this description, which nobody holds or is born in yet.
     fn of(saved: SavedCgroup) -> Self {
-        Self { saved, holder: Mutex::default(), birthplace: OnceLock::new() }
+        Self { saved, holder: Mutex::default(), birthplace: OnceLock::new(), lacking: Vec::new() }
     }
 
     /// Whether it is a unit of systemd, which removes it when it is empty.
@@ -288,12 +306,16 @@ impl Cgroup {
 
     /// Returns the directory from which processes are listed: all hierarchies
     /// hold the same.
-    fn any_dir(&self) -> &Path {
-        self.dir("pids").unwrap_or(&self.saved.dirs[0].path)
+    fn any_dir(&self) -> Option<&Path> {
+        let first = || self.saved.dirs.first().map(|dir| dir.path.as_path());
+        self.dir("pids").or_else(first)
     }
 
     /// Returns a name for messages.
     fn name(&self) -> String {
-        format!("cgroup {}", self.any_dir().display())
+        match self.any_dir() {
+            Some(dir) => format!("cgroup {}", dir.display()),
+            None => "the container's cgroup, which it has not".into(),
+        }
     }
 }

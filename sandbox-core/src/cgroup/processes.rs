@@ -17,11 +17,12 @@ const KILL_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl Cgroup {
     /// Returns all processes in the cgroup and in those below it, or none if it
-    /// is gone.
+    /// is gone or absent.
     pub fn pids(&self) -> Result<Vec<HostPid>> {
+        let Some(any) = self.any_dir() else { return Ok(Vec::new()) };
         let holder = self.holder().as_ref().map(|h| h.pid());
         let mut pids = Vec::new();
-        tree::each(self.any_dir(), |dir| {
+        tree::each(any, |dir| {
             // A threaded cgroup of version 2 only lists threads; its domain lists
             // their process.
             if let Some(procs) = file::read_at(dir, "cgroup.procs")? {

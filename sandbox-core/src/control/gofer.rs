@@ -34,6 +34,9 @@ pub struct GoferRequest {
     pub sandbox_proc: bool,
     /// Whether to make the default device nodes (first container only).
     pub default_devices: bool,
+    /// Whether the gofer is not root of the host, but of a user namespace. Device nodes are then
+    /// the host's, bound, and it enters no namespace that it could not leave.
+    pub rootless: bool,
     /// The root file system.
     pub rootfs: RootfsSource,
     /// The mounts, in ascending order of index.

@@ -46,12 +46,14 @@ pub(super) fn open(
     let mut foreign = None;
     let change = match choice {
         IdmapChoice::None => plain,
+        // Such a mapping changes nothing.
+        IdmapChoice::Mappings { mappings, .. } if changes_nothing(mappings, users) => plain,
         IdmapChoice::Sandbox => {
             // containerd shifts some volumes itself, such as the sandbox's /dev/shm.
             let users = users.filter(|users| !users.owns(stat.st_uid));
             let owner = (stat.st_uid, stat.st_gid);
             foreign = users.is_some_and(|users| !users.maps(owner)).then_some(owner);
-            Change { idmap: users.map(Users::namespace), ..plain }
+            Change { idmap: users.and_then(Users::idmap), ..plain }
         }
         IdmapChoice::Mappings { mappings, recursive } => {
             made = namespace_for(mappings, users).map_err(|e| {
@@ -62,6 +64,12 @@ pub(super) fn open(
         }
     };
     Ok(Opened { mount: idmap::change(clone, change)?, is_file, foreign })
+}
+
+/// Whether a mount's mappings are the container's own, and leave all owners as they are.
+fn changes_nothing(mappings: &Mappings, users: Option<&Users>) -> bool {
+    let own = mappings.uids.is_empty() && mappings.gids.is_empty();
+    users.is_some_and(|users| users.idmap().is_none() && (own || mappings == users.mappings()))
 }
 
 /// Returns a user namespace with the mappings of a mount. No mappings mean the

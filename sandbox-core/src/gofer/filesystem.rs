@@ -45,10 +45,19 @@ pub(super) fn proc_of(pids: &OwnedFd) -> Result<OwnedFd> {
 
 /// Makes a sysfs of the sandbox's network namespace, which shows only its
 /// devices. The gofer leaves that namespace again, since a network file system
-/// later in the list uses the host's network.
-pub(super) fn sysfs(network: Option<&OwnedFd>) -> Result<OwnedFd> {
+/// later in the list uses the host's network. A rootless one cannot, and sends a child.
+pub(super) fn sysfs(network: Option<&OwnedFd>, rootless: bool) -> Result<OwnedFd> {
     let network = network.ok_or_else(|| Error::internal("a sysfs without a network namespace"))?;
     let kind = Some(LinkNameSpaceType::Network);
+    if rootless {
+        return made_in_child(CloneFlags::empty(), || {
+            move_into_link_name_space(network.as_fd(), kind)
+                .context(|| "setns into the network")?;
+            FsContext::open("sysfs")
+                .and_then(|context| finish(&context, MountAttrFlags::empty()))
+                .context(|| "mounting sysfs")
+        });
+    }
     let own = std::fs::File::open("/proc/self/ns/net").context(|| "opening /proc/self/ns/net")?;
     move_into_link_name_space(network.as_fd(), kind).context(|| "setns into the network")?;
     let made = FsContext::open("sysfs")
@@ -68,7 +77,7 @@ pub(super) fn fresh(
 ) -> Result<OwnedFd> {
     let read_only = options.iter().any(|(key, _)| key == "ro");
     let mount = make(fs_type, source, options, MountAttrFlags::empty(), read_only)?;
-    map_owners(&mount, fs_type, MOUNT_REMEDY, users.map(Users::namespace))?;
+    map_owners(&mount, fs_type, MOUNT_REMEDY, users.and_then(Users::idmap))?;
     Ok(mount)
 }
 

@@ -79,7 +79,9 @@ impl View {
                 restrict(&bound, &mount.attributes)?;
                 bound
             }
-            Some(DeliveredSource::Sysfs) => filesystem::sysfs(gofer.network.as_ref())?,
+            Some(DeliveredSource::Sysfs) => {
+                filesystem::sysfs(gofer.network.as_ref(), gofer.rootless)?
+            }
             Some(DeliveredSource::FileSystem { fs_type, source, options }) => {
                 if fs_type == "tmpfs" {
                     hidden = places::find(self.root.as_fd(), &mount.destination)?;
@@ -111,7 +113,7 @@ impl View {
     /// Takes what the container gets of the view.
     pub(super) fn carry(self, gofer: &mut Gofer) -> Result<Carried> {
         let mut carried = Carried::default();
-        let idmap = gofer.users.as_ref().map(Users::namespace);
+        let idmap = gofer.users.as_ref().and_then(Users::idmap);
         for (index, fs_type, made) in &self.made {
             let clone = clone_mount(made, "", Depth::Top).context(|| "clone for the container")?;
             filesystem::map_owners(&clone, fs_type, MOUNT_REMEDY, idmap)?;
@@ -135,7 +137,7 @@ impl View {
         }
         let id = mount_of(&self.root).context(|| "statx of the root")?.id;
         let Some(root) = table.of_id(id) else { return Ok(()) };
-        let idmap = gofer.users.as_ref().map(Users::namespace);
+        let idmap = gofer.users.as_ref().and_then(Users::idmap);
         let found = table.visible_below(id, &self.path);
         for mount in found.into_iter().filter(|mount| !self.known.contains(&mount.id)) {
             if root.fs_type == "overlay" && mount.device == root.device {
@@ -171,7 +173,7 @@ fn with_mode(options: &[FsOption], hidden: Option<&OwnedFd>) -> Result<Vec<FsOpt
 
 /// Makes the root file system with the owners that it has on disk.
 fn root(request: &GoferRequest, gofer: &mut Gofer) -> Result<OwnedFd> {
-    if let Some(users) = &gofer.users {
+    if let Some(users) = gofer.users.as_ref().filter(|users| users.idmap().is_some()) {
         gofer.for_hooks = Some(namespace_with(&inverse(users.mappings()))?);
     }
     let root = rootfs::make(&request.rootfs, gofer);

@@ -15,6 +15,8 @@ pub(super) struct Gofer {
     pub(super) network: Option<OwnedFd>,
     /// boot's PID namespace.
     pub(super) pids: Option<OwnedFd>,
+    /// Whether the gofer is not root of the host.
+    pub(super) rootless: bool,
     /// While the root file system is made for hooks of a sandbox with a user namespace: one that
     /// maps its IDs back to those that the container sees.
     pub(super) for_hooks: Option<OwnedFd>,
@@ -30,7 +32,7 @@ impl Gofer {
     /// are the sandbox's own host IDs already.
     pub(super) fn root_owners(&self, shifted: bool) -> Option<BorrowedFd<'_>> {
         match (&self.users, &self.for_hooks, shifted) {
-            (Some(users), None, false) => Some(users.namespace()),
+            (Some(users), None, false) => users.idmap(),
             (Some(_), Some(back), true) => Some(back.as_fd()),
             _ => None,
         }
@@ -65,6 +67,7 @@ impl Gofer {
             users,
             network: network.transpose()?,
             pids: pids.transpose()?,
+            rootless: request.rootless,
             for_hooks: None,
             leftovers: Vec::new(),
             powerless: Vec::new(),

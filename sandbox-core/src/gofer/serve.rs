@@ -61,7 +61,8 @@ fn serve(
         outbox.put(Slot::SandboxProc, filesystem::proc_of(pids)?)?;
     }
     if request.default_devices {
-        outbox.put(Slot::DefaultDevices, devices::default(gofer.users.as_ref())?)?;
+        outbox
+            .put(Slot::DefaultDevices, devices::default(gofer.users.as_ref(), request.rootless)?)?;
     }
     // Their view of the root file system is gone before it is made for the container.
     let mut carried = match &request.hooks {
@@ -76,7 +77,11 @@ fn serve(
         outbox.put(Slot::Rootfs, root)?;
     }
     if !request.devices.is_empty() {
-        outbox.put(Slot::Devices, devices::make(&request.devices, gofer.users.as_ref())?)?;
+        let made = match request.rootless {
+            true => devices::bind(&request.devices, &mut gofer)?,
+            false => devices::make(&request.devices, gofer.users.as_ref())?,
+        };
+        outbox.put(Slot::Devices, made)?;
     }
     for mount in &request.mounts {
         let (fd, is_file) = match carried.made.remove(&mount.index) {
@@ -109,7 +114,10 @@ fn make(mount: &RequestedMount, gofer: &mut Gofer) -> Result<(OwnedFd, bool)> {
                 (opened.mount, opened.is_file)
             })
         }
-        DeliveredSource::Sysfs => filesystem::sysfs(gofer.network.as_ref()).map(|fd| (fd, false)),
+        DeliveredSource::Sysfs => {
+            let made = filesystem::sysfs(gofer.network.as_ref(), gofer.rootless);
+            made.map(|fd| (fd, false))
+        }
         DeliveredSource::FileSystem { fs_type, source, options } => {
             filesystem::fresh(fs_type, source, options, users).map(|fd| (fd, false))
         }

@@ -33,6 +33,12 @@ impl Users {
         self.namespace.as_fd()
     }
 
+    /// Returns the namespace by which owners are mapped. `None` if they keep their numbers: a
+    /// shim that is not root of the host may map the owners of no file system of the host.
+    pub(super) fn idmap(&self) -> Option<BorrowedFd<'_>> {
+        (!self.mappings.keep_numbers()).then(|| self.namespace())
+    }
+
     /// Returns the mappings, to compare them.
     pub(super) fn mappings(&self) -> &Mappings {
         &self.mappings

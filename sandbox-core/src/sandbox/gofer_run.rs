@@ -199,6 +199,7 @@ fn request(
         own_user_namespace: plan.container.mappings.is_some(),
         sandbox_proc: first,
         default_devices: first,
+        rootless: sandbox.rootless,
         rootfs,
         mounts: if runs { requested_mounts(plan) } else { Vec::new() },
         devices: if runs { plan.host.devices.clone() } else { Vec::new() },

@@ -20,6 +20,7 @@ mod executable;
 mod gofer_run;
 mod held_mounts;
 mod limits;
+mod pids;
 mod process;
 mod spawn;
 mod state;
@@ -54,6 +55,7 @@ pub use executable::Executable;
 pub use gofer_run::GoferRun;
 use gofer_run::{Gofer, LaunchedGofer};
 pub use held_mounts::{HeldMounts, keeps_busy};
+pub use pids::processes_beside;
 pub use process::{Process, ReceivedFds};
 use state::StateDirectory;
 use users::Spares;
@@ -123,6 +125,8 @@ pub struct Sandbox {
     own_id: Option<u32>,
     /// Whether its processes have the host's PIDs, so that they outlive boot.
     host_pids: bool,
+    /// Whether the shim is not root of the host.
+    rootless: bool,
     next_number: AtomicU64,
     /// Requests that did not fit into the control channel, with their descriptors.
     unsent: Mutex<VecDeque<(Vec<u8>, Vec<OwnedFd>)>>,

@@ -74,6 +74,7 @@ pub(super) fn spawn(new: NewSandbox<'_>) -> Result<Sandbox> {
         id_range: range,
         own_id,
         host_pids: new.plan.host.host_namespaces.pid,
+        rootless: new.config.id_pool.rootless.is_some(),
         next_number: 1.into(),
         unsent: Mutex::default(),
         gofers_started: 0.into(),
@@ -122,6 +123,12 @@ impl Claim {
 
     fn take_ids(&mut self, new: &NewSandbox<'_>) -> Result<()> {
         let (host, pool) = (&new.plan.host, new.config.id_pool);
+        if let (Some(rootless), Some(given)) = (pool.rootless, &host.mappings) {
+            let own = users::rootless_boot_id(rootless, given, &self.owner);
+            let all = given.one_to_one(own).cut_at(rootless.lines);
+            self.ids = Some(Ids { mappings: given.clone(), spares: None, all, own });
+            return Ok(());
+        }
         let range = IdRange::allocate(&new.config.state_root, pool, &self.owner)?;
         let range = self.range.insert(range);
         let (mappings, spares, all) = match &host.mappings {
@@ -149,7 +156,7 @@ impl Claim {
 
     /// Returns the ID that makes the user namespaces, if there are any.
     fn maker(&self) -> Option<u32> {
-        self.range.as_ref().map(IdRange::maker)
+        self.range.as_ref().map(IdRange::maker).or(self.own())
     }
 
     fn range_link(&self) -> Option<std::path::PathBuf> {
@@ -326,6 +333,13 @@ fn let_go_on(
         // Safe to do as root: the IDs are ones that the range or the spec grants,
         // and the process has run nothing but our own code.
         ids.all.write(format!("/proc/{}", boot.0))?;
+        if new.config.id_pool.rootless.is_some() {
+            log::warn!(
+                "sandbox {}: this shim is not root of the host: the containers' users are those \
+                 of containerd's user namespace, as in each of its other sandboxes",
+                new.id
+            );
+        }
     } else {
         let reason = new.plan.host.no_user_namespace.as_deref().unwrap_or("the options say so");
         log::warn!("sandbox {} runs without a user namespace: {reason}", new.id);

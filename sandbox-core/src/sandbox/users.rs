@@ -26,7 +26,7 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Context, Error, Result};
 use crate::spec::plan::{IdMapping, Mappings};
-use crate::types::IdPool;
+use crate::types::{IdPool, Rootless};
 
 /// The IDs of one sandbox. They are not given back on drop: they belong to the sandbox's
 /// state on disk, which may outlive this process.
@@ -121,6 +121,18 @@ impl IdRange {
     pub fn link(&self) -> &Path {
         &self.link
     }
+}
+
+/// Returns boot's own ID in a sandbox whose shim is rootless: one that no container has, if
+/// there is any. With few IDs beyond the containers', the boots of several sandboxes may have
+/// the same.
+pub fn rootless_boot_id(rootless: Rootless, mappings: &Mappings, owner: &str) -> Option<u32> {
+    let ends = mappings.uids.iter().chain(&mappings.gids);
+    let first = ends.map(|line| line.outside.saturating_add(line.size)).max().unwrap_or(0);
+    let beyond = rootless.ids.checked_sub(first).filter(|count| *count > 0)?;
+    let mut hasher = DefaultHasher::new();
+    owner.hash(&mut hasher);
+    Some(first + (hasher.finish() % u64::from(beyond)) as u32)
 }
 
 /// The most IDs beyond a sandbox's range that its containers may have. A map has 340 lines
@@ -237,7 +249,7 @@ mod tests {
 
     /// Returns a pool for this many sandboxes.
     fn pool(sandboxes: u32) -> IdPool {
-        IdPool { start: START, size: (2 * sandboxes + 1) * SLICE, per_sandbox: SLICE }
+        IdPool { start: START, size: (2 * sandboxes + 1) * SLICE, ..IdPool::default() }
     }
 
     fn allocate(root: &Path, sandboxes: u32, owner: &str) -> Result<IdRange> {
@@ -299,13 +311,28 @@ mod tests {
     #[test]
     fn a_larger_range_takes_more_slices() {
         let root = tempfile::tempdir().unwrap();
-        let pool = IdPool { start: START, size: 5 * SLICE, per_sandbox: 2 * SLICE };
+        let pool =
+            IdPool { start: START, size: 5 * SLICE, per_sandbox: 2 * SLICE, ..IdPool::default() };
         fs::create_dir_all(root.path().join("ns/a")).unwrap();
         let range = IdRange::allocate(root.path(), pool, "ns/a").unwrap();
         assert_eq!(range.mappings().uids[0].size, 2 * SLICE);
         assert!(IdRange::allocate(root.path(), pool, "ns/b").is_err());
         release(range.link(), "ns/a").unwrap();
         assert_eq!(fs::read_dir(root.path().join("ranges")).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_rootless_boot_has_an_id_beyond_the_containers() {
+        let own = |ids, mappings: &Mappings| {
+            rootless_boot_id(Rootless { ids, lines: &[] }, mappings, "ns/a")
+        };
+        assert_eq!(own(65537, &line(0, 0, 65536)), Some(65536));
+        let many = own(300_000, &line(0, 0, 65536)).unwrap();
+        assert!((65536..300_000).contains(&many));
+        assert_eq!(own(65536, &line(0, 0, 65536)), None);
+        assert_eq!(own(10, &line(0, 5, u32::MAX)), None);
+        assert_eq!(Rootless { ids: 65537, lines: &[] }.of_containers(SLICE), SLICE);
+        assert_eq!(Rootless { ids: 1000, lines: &[] }.of_containers(SLICE), 999);
     }
 
     #[test]

@@ -603,6 +603,17 @@ impl Mappings {
         Self { uids: same(&self.uids), gids: same(&self.gids) }
     }
 
+    /// Returns the same mappings, in which no line reaches over one of these IDs outside.
+    pub fn cut_at(&self, ids: &[u32]) -> Self {
+        let cut = |lines: &[IdMapping]| lines.iter().flat_map(|line| line.cut_at(ids)).collect();
+        Self { uids: cut(&self.uids), gids: cut(&self.gids) }
+    }
+
+    /// Whether each ID has the same number outside.
+    pub fn keep_numbers(&self) -> bool {
+        self.uids.iter().chain(&self.gids).all(|line| line.inside == line.outside)
+    }
+
     /// Returns the user and the group outside of the root inside.
     pub fn root_outside(&self) -> Option<(u32, u32)> {
         Some((self.uid_outside(0)?, self.gid_outside(0)?))
@@ -657,6 +668,21 @@ pub struct IdMapping {
 }
 
 impl IdMapping {
+    fn cut_at(self, ids: &[u32]) -> Vec<Self> {
+        let within = |id: &u32| self.outside < *id && self.holds_outside(*id);
+        let mut starts: Vec<u32> = ids.iter().copied().filter(within).collect();
+        starts.push(self.outside);
+        starts.sort_unstable();
+        starts.dedup();
+        let ends = starts.iter().skip(1).copied().chain([self.outside + self.size]);
+        let line = |(start, end): (&u32, u32)| Self {
+            inside: self.inside + (start - self.outside),
+            outside: *start,
+            size: end - start,
+        };
+        starts.iter().zip(ends).map(line).collect()
+    }
+
     /// Whether an ID inside is one of the line's.
     pub fn holds_inside(&self, id: u32) -> bool {
         holds(self.inside, self.size, id)

@@ -20,6 +20,18 @@ pub fn owner(namespace: impl AsFd) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// Opens the PID namespace above another: `NS_GET_PARENT`.
+///
+/// # Errors
+/// `EPERM` if that is above the caller's own.
+pub fn parent(namespace: impl AsFd) -> io::Result<OwnedFd> {
+    // SAFETY: as above.
+    let fd = unsafe { libc::ioctl(namespace.as_fd().as_raw_fd(), NS_GET_PARENT, 0) };
+    check(fd)?;
+    // SAFETY: as above.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
 /// Returns the kind of a namespace, as the flag of clone(2) that makes one: `NS_GET_NSTYPE`.
 pub fn kind(namespace: impl AsFd) -> io::Result<CloneFlags> {
     // SAFETY: as above.
@@ -30,6 +42,9 @@ pub fn kind(namespace: impl AsFd) -> io::Result<CloneFlags> {
 
 /// `_IO(0xb7, 0x3)` of `linux/nsfs.h`.
 const NS_GET_NSTYPE: libc::Ioctl = 0xb703;
+
+/// `_IO(0xb7, 0x2)` of `linux/nsfs.h`.
+const NS_GET_PARENT: libc::Ioctl = 0xb702;
 
 /// `_IO(0xb7, 0x1)` of `linux/nsfs.h`.
 const NS_GET_USERNS: libc::Ioctl = 0xb701;

@@ -161,6 +161,7 @@ pub fn request() -> GoferRequest {
         user_namespace: None,
         sandbox_proc: false,
         default_devices: false,
+        rootless: false,
         rootfs: RootfsSource::None,
         mounts: Vec::new(),
         devices: Vec::new(),

@@ -7,9 +7,9 @@ use containerd_shim_protos::protobuf::well_known_types::any::Any;
 use sandbox_core::cgroup::stats::Stats;
 use sandbox_core::cgroup::{CapacityPolicy, Cgroup, OomWatch, ResourcesInForce};
 use sandbox_core::control::message::Done;
-use sandbox_core::sandbox::{self, HeldMounts, ReceivedFds, keeps_busy};
+use sandbox_core::sandbox::{self, HeldMounts, ReceivedFds, keeps_busy, processes_beside};
 use sandbox_core::spec::plan::{Plan, ProcessPlan, Terminal};
-use sandbox_core::types::ProcessId;
+use sandbox_core::types::{HostPid, ProcessId};
 use tokio::sync::watch;
 
 use super::boot::BootClient;
@@ -96,6 +96,19 @@ impl Container {
     /// well-known pause container.
     pub(super) fn is_pause(&self) -> bool {
         self.plan.container.process.is_none()
+    }
+
+    /// Returns its processes: those of its cgroup, boot among them if this is the root
+    /// container. Without a cgroup, those of its PID namespace, or boot that stands in for it.
+    pub(super) fn members(&self) -> Result<Vec<HostPid>> {
+        if !self.cgroup.is_absent() {
+            return Ok(self.cgroup.pids()?);
+        }
+        match self.init.state.process() {
+            _ if self.is_pause() => Ok(vec![self.boot.sandbox.pid()]),
+            Some(init) if !self.init.state.has_ended() => Ok(processes_beside(init)?),
+            _ => Ok(Vec::new()),
+        }
     }
 
     /// Opens the cgroups that an exec has to join.

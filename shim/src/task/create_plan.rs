@@ -15,6 +15,7 @@ use super::boot::BootClient;
 use super::pod_files::PodFiles;
 use crate::error::Result;
 use crate::options::{CgroupDriver, Options, UserLog};
+use crate::rootless;
 use crate::stdio::Stdio;
 
 /// A container, or a sandbox without a container, that is to be made.
@@ -68,6 +69,10 @@ impl CreatePlan {
             other_containers: context.others,
         };
         let mut plan = spec::plan(spec, &spec_context)?;
+        if spec_context.id_pool.rootless.is_some() {
+            rootless::check_visits(&plan, context.boot.is_none())?;
+            rootless::without_refused_score(&mut plan);
+        }
         if let Some(boot) = context.boot {
             boot.sandbox.map_foreign_ids(&mut plan)?;
         }

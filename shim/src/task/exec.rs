@@ -17,6 +17,7 @@ use super::lifecycle::State;
 use super::shim::Shim;
 use crate::error::{Error, Result};
 use crate::exit::Exit;
+use crate::rootless;
 use crate::stdio::{self, CutAt, Donated, Owner, Stdio};
 
 pub(super) fn exec(shim: &Shim, request: ExecProcessRequest) -> Result<Empty> {
@@ -32,6 +33,10 @@ pub(super) fn exec(shim: &Shim, request: ExecProcessRequest) -> Result<Empty> {
     }
     can_exec(container)?;
     let mut plan = plan_process(&process, &ProcessDefaults::of(&container.plan))?;
+    if rootless::of_this_process().is_some() {
+        // Create has named what is lost.
+        plan.oom_score_adj = plan.oom_score_adj.filter(|score| rootless::may_have_score(*score));
+    }
     // The request's flag counts, as with runc.
     plan.terminal = request.terminal.then(|| plan.terminal.unwrap_or_default());
     let stdio = Stdio {

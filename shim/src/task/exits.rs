@@ -228,12 +228,12 @@ fn kill_members(container: &Container) -> Vec<OwnedFd> {
     others.filter_map(|pid| signal_member(container, pid, Signal::KILL.as_raw())).collect()
 }
 
-/// Sends a signal to one process of a container's cgroup and returns its pidfd;
-/// `None` if it is no longer there. Reads the cgroup again once it has the
+/// Sends a signal to one process of a container and returns its pidfd;
+/// `None` if it is no longer there. Lists them again once it has the
 /// pidfd, since the PID could have been reused before.
 pub(super) fn signal_member(container: &Container, pid: HostPid, signal: i32) -> Option<OwnedFd> {
     let pidfd = pidfd_open(rustix::process::Pid::from_raw(pid.0)?, PidfdFlags::empty()).ok()?;
-    let there = container.cgroup.pids().is_ok_and(|pids| pids.contains(&pid));
+    let there = container.members().is_ok_and(|pids| pids.contains(&pid));
     (there && send_signal(&pidfd, signal).is_ok()).then_some(pidfd)
 }
 

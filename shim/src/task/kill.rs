@@ -54,10 +54,10 @@ fn dies_with_init(container: &Container, signal: i32) -> bool {
     signal == Signal::KILL.as_raw() && container.plan.container.namespaces.pid
 }
 
-/// Sends a signal to every process in the container's cgroup except boot.
+/// Sends a signal to every process of the container except boot.
 fn kill_all(container: &Container, signal: i32) -> Result<()> {
     let boot = container.boot.sandbox.pid();
-    for pid in container.cgroup.pids()? {
+    for pid in container.members()? {
         if pid != boot {
             exits::signal_member(container, pid, signal);
         }

@@ -24,6 +24,7 @@ use super::{hooks, let_go, oom, powerless, user_log};
 use crate::error::{Error, Result};
 use crate::options::{self, UserLog};
 use crate::ready::readable;
+use crate::rootless;
 use crate::stdio::{self, CutAt, Donated, Io, Owner};
 
 /// Makes a container up to its gate, or rolls back what there is by the time that it
@@ -52,6 +53,7 @@ async fn take_steps(
     // First the cgroup: boot, or the init, starts in it.
     let cgroup = rollback.cgroup.insert(make_cgroup(plan)?).clone();
     settle(shim, plan, &cgroup.powerless(&plan.plan.container)?)?;
+    check_members(plan, &cgroup)?;
     // The CPUs and the memory that the container is told it has.
     let capacity = cgroup.capacity(plan.capacity_policy())?;
     // The kills are counted from before there is a process, so that none is missed.
@@ -118,6 +120,7 @@ async fn make_alone(
     rollback: &mut Rollback,
 ) -> Result<Arc<BootClient>> {
     let cgroup = rollback.cgroup.insert(make_cgroup(plan)?).clone();
+    settle(shim, plan, &cgroup.powerless(&plan.plan.container)?)?;
     let capacity = cgroup.capacity(plan.capacity_policy())?;
     let boot = rollback.made.insert(spawn_boot(shim, plan, &cgroup, capacity).await?);
     start_boot(shim, plan, boot, &cgroup).await?;
@@ -131,8 +134,11 @@ async fn make_alone(
 fn make_cgroup(plan: &CreatePlan) -> Result<Arc<Cgroup>> {
     let host = &plan.plan.host;
     let (resources, properties) = (&host.resources, &host.unit_properties);
-    let driver = plan.driver();
-    let mut cgroup = Cgroup::create(&plan.id, &host.cgroups_path, driver, resources, properties)?;
+    let (driver, path) = (plan.driver(), &host.cgroups_path);
+    let mut cgroup = match rootless::of_this_process() {
+        None => Cgroup::create(&plan.id, path, driver, resources, properties),
+        Some(_) => Cgroup::create_where_delegated(&plan.id, path, driver, resources),
+    }?;
     if let Some(rdt) = &host.intel_rdt
         && let Err(error) = cgroup.add_resctrl(&plan.id, rdt)
     {
@@ -142,6 +148,19 @@ fn make_cgroup(plan: &CreatePlan) -> Result<Arc<Cgroup>> {
         return Err(error.into());
     }
     Ok(Arc::new(cgroup))
+}
+
+/// Refuses a container whose processes could not be told from others: they are neither in a
+/// PID namespace nor in a cgroup of its own.
+fn check_members(plan: &CreatePlan, cgroup: &Cgroup) -> Result<()> {
+    let container = &plan.plan.container;
+    if !cgroup.is_absent() || container.namespaces.pid || container.process.is_none() {
+        return Ok(());
+    }
+    Err(Error::invalid(
+        "linux.namespaces: pid: expected a namespace of the container's own: without a cgroup, \
+         which containerd's user could not make, nothing else tells its processes from others",
+    ))
 }
 
 /// Spawns boot into the first container's cgroup.

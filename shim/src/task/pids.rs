@@ -22,7 +22,7 @@ pub(super) fn pids(shim: &Shim, request: &PidsRequest) -> Result<PidsResponse> {
     // boot is in the root container's cgroup, but counts as its process only if it
     // stands in for the pause process.
     let is_ours = |pid: &sandbox_core::types::HostPid| *pid != boot || container.is_pause();
-    let pids = container.cgroup.pids()?.into_iter().filter(is_ours);
+    let pids = container.members()?.into_iter().filter(is_ours);
     let mut pids: Vec<u32> = pids.filter_map(|pid| u32::try_from(pid.0).ok()).collect();
     if pids.is_empty() && container.init.state.has_ended() {
         pids.push(container.init.pid);

@@ -13,7 +13,7 @@ use std::fs;
 use std::sync::OnceLock;
 
 use super::{Cgroup, Dir, SavedCgroup};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 pub use v1::{
     BlkioEntry, CpuUsageV1, MemoryEntry, MemoryOomControl, MemoryStatV1, StatsV1, Throttle,
@@ -76,6 +76,9 @@ impl Cgroup {
     /// Reads the statistics. Those of a cgroup that is gone are empty, so they
     /// must be read before the cgroup is removed.
     pub fn stats(&self) -> Result<Stats> {
+        if self.is_absent() {
+            return Err(Error::internal("the container has no cgroup that counts what it uses"));
+        }
         Ok(if self.saved.v2 {
             Stats::V2(Box::new(v2::read(&self.saved.dirs[0].path)?))
         } else {

@@ -25,7 +25,7 @@ fn a_scope_lives_from_create_to_remove() {
     let id = unique();
     let cgroup = create(&id, &memory(64 << 20)).unwrap();
     let mut scratch = Scratch { cgroup, children: Vec::new() };
-    let dir = scratch.cgroup.any_dir().to_owned();
+    let dir = scratch.cgroup.any_dir().unwrap().to_owned();
     let place = format!("palisade.slice/palisade-tests.slice/palisade-{id}.scope");
     assert!(dir.ends_with(&place), "{}", dir.display());
     assert_eq!(show(&id, "ActiveState"), "active");
@@ -90,7 +90,7 @@ fn files_that_systemd_writes_by_itself_stay_as_they_are() {
     let io = LinuxBlockIoBuilder::default().weight(505u16).build().unwrap();
     resources.set_block_io(Some(io));
     let scratch = Scratch { cgroup: create(&id, &resources).unwrap(), children: Vec::new() };
-    let dir = scratch.cgroup.any_dir().to_owned();
+    let dir = scratch.cgroup.any_dir().unwrap().to_owned();
     let all_are = |expected: &[(&str, &str)]| {
         reload();
         for (name, value) in expected.iter().filter(|(name, _)| dir.join(name).exists()) {

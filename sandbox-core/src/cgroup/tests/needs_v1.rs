@@ -165,7 +165,7 @@ fn processes_join_by_the_descriptors_and_are_listed() {
         fs::File::from(fd).write_all(child.id().to_string().as_bytes()).unwrap();
     }
     let seen = fs::read_to_string(format!("/proc/{}/cgroup", child.id())).unwrap();
-    let name = scratch.cgroup.any_dir().file_name().unwrap().to_str().unwrap().to_owned();
+    let name = scratch.cgroup.any_dir().unwrap().file_name().unwrap().to_str().unwrap().to_owned();
     assert_eq!(seen.lines().filter(|l| l.ends_with(&name)).count(), hierarchies, "{seen}");
     assert_eq!(scratch.cgroup.pids().unwrap(), [crate::types::HostPid(child.id().cast_signed())]);
     assert!(scratch.cgroup.dir_fd().unwrap().is_none());
@@ -178,7 +178,7 @@ fn processes_join_by_the_descriptors_and_are_listed() {
 fn a_cgroup_is_reused_when_empty_and_refused_when_not() {
     needs(!is_v2(), "cgroup version 1");
     let mut first = Scratch::plain();
-    let name = first.cgroup.any_dir().file_name().unwrap().to_str().unwrap().to_owned();
+    let name = first.cgroup.any_dir().unwrap().file_name().unwrap().to_str().unwrap().to_owned();
     let again = || Cgroup::create(&name, "", Driver::Cgroupfs, &LinuxResources::default(), &[]);
     again().unwrap();
     first.cgroup.freeze().unwrap();
@@ -213,7 +213,7 @@ fn killing_reaches_forking_processes_and_cgroups_below() {
     needs(!is_v2(), "cgroup version 1");
     let pids = LinuxPidsBuilder::default().limit(60).build().unwrap();
     let mut scratch = Scratch::new(&LinuxResourcesBuilder::default().pids(pids).build().unwrap());
-    let below = scratch.cgroup.any_dir().join("nested");
+    let below = scratch.cgroup.any_dir().unwrap().join("nested");
     scratch.run(&format!(
         "mkdir {0}; (echo 0 > {0}/cgroup.procs; sleep 60) & \
          f() {{ while :; do (:) & done; }}; f & f & sleep 60",

@@ -29,7 +29,7 @@ fn limits_arrive_in_the_files_of_version_2() {
         ("memory.high", "50331648"),
         ("pids.max", "77"),
     ];
-    if scratch.cgroup.any_dir().join("memory.swap.max").exists() {
+    if scratch.cgroup.any_dir().unwrap().join("memory.swap.max").exists() {
         expected.push(("memory.swap.max", "33554432"));
     }
     for (name, value) in expected {

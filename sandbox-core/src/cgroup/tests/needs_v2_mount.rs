@@ -71,7 +71,7 @@ fn devices_are_closed_but_the_default_ones_by_a_program() {
 #[test]
 fn processes_are_frozen_and_killed_at_once() {
     let mut scratch = scratch(&LinuxResources::default());
-    let below = scratch.cgroup.any_dir().join("nested");
+    let below = scratch.cgroup.any_dir().unwrap().join("nested");
     scratch.run(&format!("mkdir {0}; echo 0 > {0}/cgroup.procs; exec sleep 60", below.display()));
     scratch.run("exec sleep 60");
     until(|| fs::read_to_string(below.join("cgroup.procs")).is_ok_and(|p| !p.is_empty()));
@@ -89,7 +89,7 @@ fn the_directory_is_given_for_cloning_into() {
     let scratch = scratch(&LinuxResources::default());
     let fd = scratch.cgroup.dir_fd().unwrap().unwrap();
     let seen = fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd())).unwrap();
-    assert_eq!(seen, scratch.cgroup.any_dir());
+    assert_eq!(seen, scratch.cgroup.any_dir().unwrap());
     assert_eq!(scratch.cgroup.procs().unwrap().len(), 1);
 }
 
@@ -108,7 +108,10 @@ fn cgroups_deeper_than_any_path_are_listed_killed_and_removed() {
     let procs =
         openat(&here, "cgroup.procs", OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty()).unwrap();
     rustix::io::write(&procs, inside.to_string().as_bytes()).unwrap();
-    assert_eq!(fs::read_to_string(scratch.cgroup.any_dir().join("cgroup.procs")).unwrap(), "");
+    assert_eq!(
+        fs::read_to_string(scratch.cgroup.any_dir().unwrap().join("cgroup.procs")).unwrap(),
+        ""
+    );
     assert_eq!(scratch.cgroup.pids().unwrap(), [HostPid(inside.try_into().unwrap())]);
     drop((here, procs));
     scratch.cgroup.kill_all().unwrap();

@@ -11,7 +11,10 @@ use crate::sandbox::NewSandbox;
 use crate::sandbox::executable::Executable;
 use crate::spec::plan::Mappings;
 use crate::sys::descriptor::{cloexec_from, detach_stdio, donate};
-use crate::sys::process::{become_user, die_with_parent, exit_now, keep_capabilities_over_execve};
+use crate::sys::process::{
+    become_user, die_with_parent, exit_now, keep_capabilities_over_execve,
+    separate_ids_from_capabilities,
+};
 
 /// The inputs of the clone that becomes boot.
 #[derive(Clone, Copy)]
@@ -92,6 +95,9 @@ fn enter_pod(
     let root = || Error::internal("the mappings have no root");
     let (root_uid, root_gid) = users.root_outside().ok_or_else(root)?;
     let (uid, gid) = own.map_or((root_uid, root_gid), |id| (id, id));
+    // Where the shim is not root of the host, its own ID is 0 here as well, and to leave it
+    // would take the capabilities.
+    separate_ids_from_capabilities().context(|| "prctl PR_SET_SECUREBITS")?;
     become_user(uid, gid).context(|| format!("become user {uid} of the user namespace"))?;
     let maker = pod_namespaces::enter_new(users, new_network)?;
     rustix::io::write(start_sync, &[PREPARED])

@@ -68,12 +68,27 @@ impl Ids {
             Self::Mapped(mappings) if !covered(lines(mappings), id) => refuse(
                 field,
                 format!(
-                    "{id} is not mapped by the container's user namespace; expected an ID of the spec's linux.uidMappings and gidMappings"
+                    "{id} is not mapped by the container's user namespace, {}; expected an ID of the spec's linux.uidMappings and gidMappings, or of the user namespace that containerd runs in",
+                    described(lines(mappings))
                 ),
             ),
             _ => Ok(()),
         }
     }
+}
+
+/// Describes the IDs of a map: a part of a sentence.
+fn described(lines: &[IdMapping]) -> String {
+    let mut ranges: Vec<(u32, u32)> = Vec::new();
+    for line in lines {
+        let last = line.inside + (line.size - 1);
+        match ranges.last_mut() {
+            Some(range) if range.1.checked_add(1) == Some(line.inside) => range.1 = last,
+            _ => ranges.push((line.inside, last)),
+        }
+    }
+    let ranges: Vec<_> = ranges.iter().map(|(first, last)| format!("{first} to {last}")).collect();
+    format!("which has the IDs {}", ranges.join(", "))
 }
 
 impl Range {

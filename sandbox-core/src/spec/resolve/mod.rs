@@ -157,7 +157,7 @@ pub fn plan(spec: &Spec, context: &Context<'_>) -> Result<Plan> {
             user_namespace: user.made,
             own_network,
             raw_sockets: container.watch.as_ref().is_some_and(|watch| watch.raw_sockets),
-            mappings_given: user.mappings.is_some(),
+            mappings_given: user.given,
             limits_stand_in: facts::may_raise_limits(),
         };
         powerless.extend(powerless::capabilities(&process.capabilities, powers));
@@ -169,6 +169,9 @@ pub fn plan(spec: &Spec, context: &Context<'_>) -> Result<Plan> {
                 root_propagation,
             ));
         }
+    }
+    if let (Some(rootless), None, true) = (context.id_pool.rootless, context.sandbox, user.made) {
+        powerless.extend(powerless::ids(rootless, context.id_pool.per_sandbox, user.given));
     }
     powerless.extend(baseline.powerless(linux));
     powerless.extend(powerless::resources(linux));

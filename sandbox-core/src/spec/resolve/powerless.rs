@@ -10,6 +10,7 @@ use crate::spec::plan::{
 };
 use crate::spec::seccomp;
 use crate::sys::mount::PropagationKind;
+use crate::types::Rootless;
 
 /// The facts of a sandbox that decide which capabilities have power there.
 #[derive(Clone, Copy, Debug)]
@@ -61,6 +62,22 @@ pub fn capabilities(granted: &CapabilitySets, powers: Powers) -> Vec<Powerless> 
 
 /// `CAP_NET_RAW`
 const NET_RAW: u32 = 13;
+
+/// Names the IDs that a sandbox should have and a shim that is not root of the host has not.
+pub(super) fn ids(rootless: Rootless, wanted: u32, given: bool) -> Option<Powerless> {
+    let has = rootless.of_containers(wanted);
+    (!given && has < wanted).then(|| Powerless {
+        field: "the option ids_per_sandbox".into(),
+        lost: format!(
+            "{wanted}: the containers have the IDs 0 to {} only, since containerd runs in a user \
+             namespace with {}",
+            has - 1,
+            rootless.ids
+        ),
+        instead: "give containerd's user more in /etc/subuid and /etc/subgid".into(),
+        by_default: false,
+    })
+}
 
 /// Lists the mounts that share mounts with the host, and cannot do so in full from a user
 /// namespace: what is mounted inside never appears on the host, and what the host mounts later

@@ -10,15 +10,17 @@ use super::ids::{self, covered};
 use super::namespaces::Resolved;
 use super::{Context, pod};
 use crate::error::Result;
-use crate::spec::plan::Mappings;
+use crate::spec::plan::{IdMapping, Mappings};
 use crate::sys::kernel;
-use crate::types::Userns;
+use crate::types::{Rootless, Userns};
 
 /// The result for the user namespace.
 pub(super) struct UserNamespace {
     /// Whether the sandbox has one.
     pub(super) made: bool,
     pub(super) mappings: Option<Mappings>,
+    /// Whether these are the spec's own.
+    pub(super) given: bool,
     /// The reason why `userns = "auto"` makes none, or would make none if this
     /// were the root container.
     pub(super) reason: Option<String>,
@@ -37,15 +39,58 @@ pub(super) fn resolve(
         _ if mappings.is_some() => None,
         _ if pod::privileged(spec).is_some() => pod::privileged(spec).map(Into::into),
         Some(host) => Some(format!("the pod uses the host's {host} namespace")),
+        // There nothing is mapped on a tmpfs.
+        None if context.id_pool.rootless.is_some() => None,
         None => too_old(rustix::system::uname().release()),
+    };
+    let given = mappings.is_some();
+    let mappings = match (mappings, context.id_pool.rootless) {
+        (Some(given), Some(rootless)) => {
+            check_rootless(&given, rootless)?;
+            Some(given.cut_at(rootless.lines))
+        }
+        (mappings, _) => mappings,
     };
     let Some(facts) = context.sandbox else {
         check_root_user(resolved, mappings.as_ref())?;
         let made = decide(context.userns, mappings.as_ref(), reason.as_deref())?;
-        return Ok(UserNamespace { made, mappings, reason });
+        let mappings = match context.id_pool.rootless {
+            Some(rootless) if made => mappings.or_else(|| Some(of_rootless(rootless, context))),
+            _ => mappings,
+        };
+        return Ok(UserNamespace { made, mappings, given, reason });
     };
     check_pod_user(resolved, mappings.as_ref(), facts)?;
-    Ok(UserNamespace { made: facts.user_namespace, mappings: facts.mappings.clone(), reason })
+    let (made, mappings) = (facts.user_namespace, facts.mappings.clone());
+    Ok(UserNamespace { made, mappings, given, reason })
+}
+
+/// Returns the mappings of a sandbox whose shim is not root of the host: the first IDs of the
+/// shim's user namespace, as they are.
+fn of_rootless(rootless: Rootless, context: &Context<'_>) -> Mappings {
+    let size = rootless.of_containers(context.id_pool.per_sandbox);
+    let line = IdMapping { inside: 0, outside: 0, size };
+    Mappings { uids: vec![line], gids: vec![line] }.cut_at(rootless.lines)
+}
+
+/// Refuses mappings to IDs that such a shim has not itself.
+fn check_rootless(mappings: &Mappings, rootless: Rootless) -> Result<()> {
+    for (field, lines) in [("uidMappings", &mappings.uids), ("gidMappings", &mappings.gids)] {
+        let beyond = |line: &&IdMapping| line.outside.saturating_add(line.size) > rootless.ids;
+        if let Some(line) = lines.iter().find(beyond) {
+            return refuse(
+                format!("linux.{field}"),
+                format!(
+                    "{} IDs from {} on: containerd runs in a user namespace with the IDs 0 to {}; \
+                     give its user more in /etc/subuid and /etc/subgid",
+                    line.size,
+                    line.outside,
+                    rootless.ids - 1
+                ),
+            );
+        }
+    }
+    Ok(())
 }
 
 /// The first kernel whose mount_setattr(2) can idmap a tmpfs. The devices and
