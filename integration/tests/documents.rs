@@ -127,25 +127,31 @@ fn every_function_that_the_architecture_names_is_there() {
     }
 }
 
-/// The rows of the threat model's table: where a rule is enforced, and what
-/// attacks it.
-fn rules() -> Vec<(String, String)> {
+/// The rows of the threat model's table.
+fn rules() -> Vec<Rule> {
     let document = text(Path::new("docs/threat-model.md"));
     let rows = document.lines().skip_while(|line| !line.starts_with("|---|---|---|")).skip(1);
     let rows = rows.take_while(|line| line.starts_with('|'));
     rows.map(|row| {
         let cells: Vec<&str> = row.trim_matches('|').split(" | ").map(str::trim).collect();
-        let [_, enforced, attacked] = cells[..] else { panic!("three cells in {row}") };
-        (enforced.to_owned(), attacked.to_owned())
+        let [rule, enforced, attacked] = cells[..] else { panic!("three cells in {row}") };
+        Rule { rule: rule.into(), enforced: enforced.into(), attacked: attacked.into() }
     })
     .collect()
+}
+
+/// A row of the threat model's table.
+struct Rule {
+    rule: String,
+    enforced: String,
+    attacked: String,
 }
 
 #[test]
 fn every_rule_of_the_threat_model_is_enforced_and_attacked_where_it_says() {
     let rules = rules();
     assert!(rules.len() > 20, "{} rules", rules.len());
-    for (enforced, attacked) in rules {
+    for Rule { enforced, attacked, .. } in rules {
         let files = enforced.split('`').skip(1).step_by(2);
         assert!(files.clone().count() > 0, "no file enforces {enforced}");
         for file in files {
@@ -179,6 +185,47 @@ fn every_vulnerability_of_the_threat_model_is_tried_where_it_says() {
         let [_, _, _, attacked] = cells[..] else { panic!("four cells in {row}") };
         assert_attacked(attacked);
     }
+}
+
+/// Splits a patch without extended headers into its file and the lines that it expects in each
+/// place.
+fn expected_by(patch: &str) -> (&str, Vec<String>) {
+    let (_, rest) = patch.split_once("\n+++ b/").expect("a patch of one file");
+    let (file, places) = rest.split_once('\n').expect("a line with the file");
+    let expected = |place: &str| {
+        let lines = place.lines().skip(1).filter_map(|line| {
+            let is_there = line.is_empty() || line.starts_with([' ', '-']);
+            is_there.then(|| line.get(1..).unwrap_or_default())
+        });
+        lines.collect::<Vec<_>>().join("\n")
+    };
+    (file, places.split("\n@@ ").map(expected).collect())
+}
+
+#[test]
+fn every_protection_that_ci_mutate_takes_away_is_there() {
+    let folder = repository().join("ci/mutations");
+    let rules = rules();
+    let mut found = 0;
+    for entry in fs::read_dir(folder).expect("read the folder of mutations") {
+        let path = entry.expect("an entry").path();
+        let shown = path.display();
+        let patch = fs::read_to_string(&path).expect("read a mutation");
+        let line = |key: &str| patch.lines().find_map(|line| line.strip_prefix(key));
+        let rule = line("Rule: ").unwrap_or_else(|| panic!("{shown} names no rule"));
+        let of_it = rules.iter().find(|row| row.rule.starts_with(rule));
+        let of_it = of_it.unwrap_or_else(|| panic!("{shown}: no rule begins with {rule:?}"));
+        let test = line("Test: ").and_then(|test| test.split_once(' '));
+        let (_, test) = test.unwrap_or_else(|| panic!("{shown} names no place and test"));
+        assert!(of_it.attacked.contains(test), "{shown}: {test} does not attack {rule:?}");
+        let (file, expected) = expected_by(&patch);
+        let source = fs::read_to_string(repository().join(file)).expect("read a source file");
+        for lines in expected {
+            assert!(source.contains(&lines), "{shown} does not fit {file} any more: {lines}");
+        }
+        found += 1;
+    }
+    assert!(found > 30, "{found} mutations");
 }
 
 /// The beginnings of messages in docs/troubleshooting.md that containerd, the kubelet or the C

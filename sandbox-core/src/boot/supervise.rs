@@ -33,7 +33,7 @@ const A_SECOND: u32 = 100;
 
 /// The same for raw sockets, with a process of boot's for each.
 const SOCKETS_AT_ONCE: u32 = 32;
-const SOCKETS_A_SECOND: u32 = 8;
+const SOCKETS_A_SECOND: u32 = 32;
 
 /// `CAP_NET_RAW`
 const NET_RAW: u8 = 13;
