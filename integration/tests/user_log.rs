@@ -232,11 +232,12 @@ fn a_flood_costs_little_and_makes_few_lines() {
         assert_eq!(code, 0, "{output}");
         let log = lines(&container.stdio().errors());
         println!("{how}: {:.2} % of a CPU, {} calls", share * 100.0, output.trim());
-        // 1 % with executables of a release.
-        assert!(share < 0.05, "{how}: {share}");
+        // 250 at once and 100 in a second are answered, which takes 1 % of a CPU with executables of
+        // a release, and more on an emulated machine.
+        let calls: u64 = output.trim().parse().expect("a number");
+        assert!((1..250 + 100 * 7).contains(&calls), "{how}: {calls} calls in six seconds");
         assert!((2..=12).contains(&log.len()), "{how}: {log:?}");
         let last = log.last().expect("an account");
-        let calls: u64 = output.trim().parse().expect("a number");
         if how == "flood" {
             let again = format!("bpf(BPF_MAP_CREATE) by \"surfaces\" {} times", calls - 1);
             assert!(last.contains(&again), "{last}, {calls} calls");
