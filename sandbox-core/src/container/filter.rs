@@ -12,6 +12,10 @@
 //! that: the program that is loaded decides about the question only.
 
 use crate::spec::plan::{Test, Watch, WatchedCall};
+use crate::sys::classic_bpf::{
+    AND, ARCHITECTURE, ARCHITECTURE_AT, IF_EQUAL, IF_SET, JUMP, LOAD, NUMBER_AT, RETURN,
+    RETURN_HELD, STORE, STORE_X, Step, TO_X, evaluate,
+};
 use crate::sys::process::SECCOMP_SPEC_ALLOW;
 use crate::sys::seccomp_listener::Data;
 
@@ -322,120 +326,10 @@ fn mark(program: &[Step], number: u32, reached: &mut [bool]) -> Option<()> {
     Some(())
 }
 
-/// Runs a program as the kernel does (`___bpf_prog_run` of what `seccomp_check_filter` lets
-/// pass). `None` for what the kernel would not load. Ends: each step leads forwards.
-fn evaluate(program: &[u8], data: &Data) -> Option<u32> {
-    let (steps, _) = program.as_chunks::<8>();
-    let (mut at, mut a, mut x) = (0_usize, 0_u32, 0_u32);
-    let mut memory = [0_u32; 16];
-    loop {
-        let step = Step::of(steps.get(at)?);
-        at += 1;
-        let k = step.operand;
-        match step.code {
-            LOAD => a = data.word(k)?,
-            LOAD_LENGTH => a = DATA_SIZE,
-            LOAD_X_LENGTH => x = DATA_SIZE,
-            LOAD_NUMBER => a = k,
-            LOAD_X_NUMBER => x = k,
-            LOAD_MEMORY => a = *memory.get(k as usize)?,
-            LOAD_X_MEMORY => x = *memory.get(k as usize)?,
-            STORE => *memory.get_mut(k as usize)? = a,
-            STORE_X => *memory.get_mut(k as usize)? = x,
-            TO_X => x = a,
-            FROM_X => a = x,
-            RETURN => return Some(k),
-            RETURN_HELD => return Some(a),
-            JUMP => at = at.checked_add(k as usize)?,
-            NEGATE => a = a.wrapping_neg(),
-            _ if step.branches() => {
-                let holds = step.decides(a, Some(x))?;
-                at += usize::from(if holds { step.if_true } else { step.if_false });
-            }
-            code if code & CLASS == ALU => {
-                let by = if code & FROM_REGISTER == 0 { k } else { x };
-                a = match code & OPERATION {
-                    0x00 => a.wrapping_add(by),
-                    0x10 => a.wrapping_sub(by),
-                    0x20 => a.wrapping_mul(by),
-                    // The kernel's program returns 0 at a division by zero.
-                    0x30 if by == 0 => return Some(0),
-                    0x30 => a / by,
-                    0x40 => a | by,
-                    0x50 => a & by,
-                    0x60 => a.wrapping_shl(by),
-                    0x70 => a.wrapping_shr(by),
-                    0xa0 => a ^ by,
-                    _ => return None,
-                };
-            }
-            _ => return None,
-        }
-    }
-}
-
-impl Data {
-    /// Returns the word at an offset of `struct seccomp_data`.
-    fn word(&self, offset: u32) -> Option<u32> {
-        let halves = |value: u64| match cfg!(target_endian = "big") {
-            true => [(value >> 32) as u32, value as u32],
-            false => [value as u32, (value >> 32) as u32],
-        };
-        if offset >= DATA_SIZE || !offset.is_multiple_of(4) {
-            return None;
-        }
-        let half = (offset / 4 % 2) as usize;
-        Some(match offset {
-            NUMBER_AT => self.number,
-            ARCHITECTURE_AT => self.architecture,
-            8..16 => halves(self.instruction_pointer)[half],
-            _ => halves(self.arguments[(offset as usize - 16) / 8])[half],
-        })
-    }
-}
-
-/// One `struct sock_filter`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Step {
-    code: u16,
-    if_true: u8,
-    if_false: u8,
-    operand: u32,
-}
-
 impl Step {
     /// Stand for jumps whose distance is not known yet.
     const TO_WATCHED: Self = Self::jump(0);
     const TO_OTHERS: Self = Self::jump(1);
-
-    const fn jump(distance: usize) -> Self {
-        Self { code: JUMP, if_true: 0, if_false: 0, operand: distance as u32 }
-    }
-
-    const fn returns(operand: u32) -> Self {
-        Self { code: RETURN, if_true: 0, if_false: 0, operand }
-    }
-
-    const fn load(offset: u32) -> Self {
-        Self { code: LOAD, if_true: 0, if_false: 0, operand: offset }
-    }
-
-    /// Loads the lower half of an argument.
-    const fn load_argument(index: u32) -> Self {
-        Self::load(16 + 8 * index + if cfg!(target_endian = "big") { 4 } else { 0 })
-    }
-
-    fn of(bytes: &[u8; 8]) -> Self {
-        let [a, b, if_true, if_false, operand @ ..] = *bytes;
-        let code = u16::from_ne_bytes([a, b]);
-        Self { code, if_true, if_false, operand: u32::from_ne_bytes(operand) }
-    }
-
-    fn bytes(&self) -> [u8; 8] {
-        let [a, b] = self.code.to_ne_bytes();
-        let [c, d, e, f] = self.operand.to_ne_bytes();
-        [a, b, self.if_true, self.if_false, c, d, e, f]
-    }
 
     /// Announces what the program refuses. Programs expect ENOSYS of a kernel that lacks the
     /// call, and then do without.
@@ -464,62 +358,7 @@ impl Step {
             false => self,
         }
     }
-
-    fn branches(self) -> bool {
-        self.code & CLASS == BRANCH && self.code != JUMP
-    }
-
-    /// Returns how a branch decides. `None` without the register that it compares with, and for
-    /// what is no branch.
-    fn decides(self, value: u32, x: Option<u32>) -> Option<bool> {
-        let with = if self.code & FROM_REGISTER == 0 { self.operand } else { x? };
-        Some(match self.code & !FROM_REGISTER {
-            IF_EQUAL => value == with,
-            IF_MORE => value > with,
-            IF_AT_LEAST => value >= with,
-            IF_SET => value & with != 0,
-            _ => return None,
-        })
-    }
 }
-
-/// This program's own architecture in a filter's data (`linux/audit.h`).
-#[cfg(target_arch = "x86_64")]
-const ARCHITECTURE: u32 = 0xc000_003e;
-#[cfg(target_arch = "aarch64")]
-const ARCHITECTURE: u32 = 0xc000_00b7;
-
-/// Offsets in `struct seccomp_data`, and its size.
-const NUMBER_AT: u32 = 0;
-const ARCHITECTURE_AT: u32 = 4;
-const DATA_SIZE: u32 = 64;
-
-/// Operations of classic BPF (`linux/bpf_common.h`).
-const LOAD: u16 = 0x20;
-const LOAD_LENGTH: u16 = 0x80;
-const LOAD_X_LENGTH: u16 = 0x81;
-const LOAD_NUMBER: u16 = 0x00;
-const LOAD_X_NUMBER: u16 = 0x01;
-const LOAD_MEMORY: u16 = 0x60;
-const LOAD_X_MEMORY: u16 = 0x61;
-const STORE: u16 = 0x02;
-const STORE_X: u16 = 0x03;
-const TO_X: u16 = 0x07;
-const FROM_X: u16 = 0x87;
-const RETURN: u16 = 0x06;
-const RETURN_HELD: u16 = 0x16;
-const JUMP: u16 = 0x05;
-const IF_EQUAL: u16 = 0x15;
-const IF_MORE: u16 = 0x25;
-const IF_AT_LEAST: u16 = 0x35;
-const IF_SET: u16 = 0x45;
-const AND: u16 = 0x54;
-const NEGATE: u16 = 0x84;
-const CLASS: u16 = 0x07;
-const BRANCH: u16 = 0x05;
-const ALU: u16 = 0x04;
-const OPERATION: u16 = 0xf0;
-const FROM_REGISTER: u16 = 0x08;
 
 #[cfg(test)]
 mod tests {
@@ -528,6 +367,7 @@ mod tests {
     use super::*;
     use crate::spec::baseline::{Allowed, Baseline, Confined, Level, joined, program};
     use crate::spec::seccomp::compile;
+    use crate::sys::classic_bpf::*;
     use crate::sys::clone::{Cloned, SingleThreaded, clone_into};
     use crate::sys::process::{exit_now, load_seccomp, unknown_system_call};
 

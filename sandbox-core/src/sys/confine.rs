@@ -6,19 +6,8 @@ use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 use super::check;
+use super::classic_bpf::{ARCHITECTURE, ARCHITECTURE_AT, IF_AT_LEAST, IF_EQUAL, NUMBER_AT, Step};
 use super::process::load_seccomp;
-
-/// The architecture of this program in a filter's data: `linux/audit.h`.
-#[cfg(target_arch = "x86_64")]
-const ARCHITECTURE: u32 = 0xc000_003e;
-#[cfg(target_arch = "aarch64")]
-const ARCHITECTURE: u32 = 0xc000_00b7;
-
-/// Instructions of a filter: `linux/bpf_common.h`.
-const LOAD: u16 = 0x20;
-const JUMP_IF_EQUAL: u16 = 0x15;
-const JUMP_IF_AT_LEAST: u16 = 0x35;
-const RETURN: u16 = 0x06;
 
 /// The most system calls of a list: a jump leads 255 instructions far, and each takes two.
 const MOST: usize = 127;
@@ -40,38 +29,39 @@ fn filter(calls: &[c_long]) -> io::Result<Vec<u8>> {
     if numbers.is_empty() || numbers.len() > MOST {
         return Err(invalid());
     }
-    // `arch` and `nr` of struct seccomp_data.
+    let kill = Step::returns(libc::SECCOMP_RET_KILL_PROCESS);
     let mut program = vec![
-        (LOAD, 0, 0, 4),
-        (JUMP_IF_EQUAL, 1, 0, ARCHITECTURE),
-        (RETURN, 0, 0, libc::SECCOMP_RET_KILL_PROCESS),
-        (LOAD, 0, 0, 0),
+        Step::load(ARCHITECTURE_AT),
+        Step { code: IF_EQUAL, if_true: 1, if_false: 0, operand: ARCHITECTURE },
+        kill,
+        Step::load(NUMBER_AT),
     ];
     search(&numbers, 0, &mut program);
-    program.push((RETURN, 0, 0, libc::SECCOMP_RET_KILL_PROCESS));
-    program.push((RETURN, 0, 0, libc::SECCOMP_RET_ALLOW));
-    let bytes = program.into_iter().flat_map(|(code, if_so, if_not, value)| {
-        // No jump of so short a list is longer.
-        let [code_0, code_1] = u16::to_ne_bytes(code);
-        let [a, b, c, d] = u32::to_ne_bytes(value);
-        [code_0, code_1, if_so as u8, if_not as u8, a, b, c, d]
-    });
-    Ok(bytes.collect())
+    program.extend([kill, Step::returns(libc::SECCOMP_RET_ALLOW)]);
+    Ok(program.iter().flat_map(Step::bytes).collect())
 }
-
-/// An instruction: its code, how far it jumps if so and if not, and a value.
-type Instruction = (u16, usize, usize, u32);
 
 /// Adds a search by halves: the kernel tries all numbers there are as it loads a filter.
 /// `after` instructions come between these and the one that kills.
-fn search(numbers: &[u32], after: usize, program: &mut Vec<Instruction>) {
+fn search(numbers: &[u32], after: u8, program: &mut Vec<Step>) {
     match numbers {
         [] => {}
-        [number] => program.push((JUMP_IF_EQUAL, after + 1, after, *number)),
+        [number] => program.push(Step {
+            code: IF_EQUAL,
+            if_true: after + 1,
+            if_false: after,
+            operand: *number,
+        }),
         _ => {
             let (low, high) = numbers.split_at(numbers.len() / 2);
-            let size = |numbers: &[u32]| 2 * numbers.len() - 1;
-            program.push((JUMP_IF_AT_LEAST, size(low), 0, high[0]));
+            // No jump of so short a list is longer.
+            let size = |numbers: &[u32]| (2 * numbers.len() - 1) as u8;
+            program.push(Step {
+                code: IF_AT_LEAST,
+                if_true: size(low),
+                if_false: 0,
+                operand: high[0],
+            });
             search(low, after + size(high), program);
             search(high, after, program);
         }
@@ -127,6 +117,8 @@ pub fn refuse_new_code() {
 mod tests {
     use std::process::Command;
 
+    use super::super::classic_bpf::evaluate;
+    use super::super::seccomp_listener::Data;
     use super::*;
 
     fn maps_code() -> bool {
@@ -155,21 +147,8 @@ mod tests {
 
     /// Runs a filter as the kernel does. Returns whether it allows the call.
     fn allows(program: &[u8], arch: u32, number: u32) -> bool {
-        let mut at = 0;
-        let mut held = 0;
-        loop {
-            let i = &program[at * 8..at * 8 + 8];
-            let (code, value) = (u16::from_ne_bytes([i[0], i[1]]), [i[4], i[5], i[6], i[7]]);
-            let value = u32::from_ne_bytes(value);
-            let jump = |if_so: bool| usize::from(if if_so { i[2] } else { i[3] });
-            at += 1;
-            match code {
-                LOAD => held = if value == 4 { arch } else { number },
-                JUMP_IF_EQUAL => at += jump(held == value),
-                JUMP_IF_AT_LEAST => at += jump(held >= value),
-                _ => return value == libc::SECCOMP_RET_ALLOW,
-            }
-        }
+        let data = Data { number, architecture: arch, ..Data::default() };
+        evaluate(program, &data) == Some(libc::SECCOMP_RET_ALLOW)
     }
 
     #[test]

@@ -5,6 +5,7 @@
 pub mod alarm;
 pub mod bpf;
 pub mod child;
+pub mod classic_bpf;
 pub mod clone;
 pub mod confine;
 pub mod descriptor;

@@ -13,6 +13,9 @@ use super::rules::{
     PERSONALITY, STRICT, TCP_ULP, TERMINAL_INPUT, WHOLE, capability,
 };
 use super::{Allowed, Confined, Level};
+use crate::sys::classic_bpf::{
+    ARCHITECTURE_AT, IF_AT_LEAST, IF_EQUAL, IF_SET, NUMBER_AT, Step, evaluate_with,
+};
 
 const EAFNOSUPPORT: u16 = 97;
 const EOPNOTSUPP: u16 = 95;
@@ -51,19 +54,19 @@ pub fn joined(confined: &Confined, profile: &[u8]) -> Option<Vec<u8>> {
         confined: *confined,
         profile: (!profile.is_empty()).then_some(profile),
     };
-    let mut code = vec![load(ARCHITECTURE)];
+    let mut code = vec![Step::load(ARCHITECTURE_AT)];
     for (i, abi) in ABIS.iter().enumerate() {
-        let mut part = vec![load(NUMBER)];
+        let mut part = vec![Step::load(NUMBER_AT)];
         part.extend(search_in(&rules, &rules.ends(abi, i == 0)));
         // The jump over it has 32 bits, that of a comparison only eight.
         code.push(Step { code: IF_EQUAL, if_true: 1, if_false: 0, operand: abi.audit });
-        code.push(Step { code: JUMP, if_true: 0, if_false: 0, operand: part.len() as u32 });
+        code.push(Step::jump(part.len()));
         code.extend(part);
     }
     code.push(refuse(ENOSYS));
     let length = code.len();
     for (at, step) in code.iter_mut().enumerate().filter(|(_, step)| step.code == GO_ON) {
-        *step = Step { code: JUMP, operand: (length - at - 1) as u32, ..*step };
+        *step = Step::jump(length - at - 1);
     }
     Some(code.iter().flat_map(Step::bytes).chain(profile.iter().copied()).collect())
 }
@@ -246,7 +249,7 @@ impl Rules<'_> {
     fn check(&self, check: Check, allow: Step) -> Vec<Step> {
         match check {
             Check::Family => {
-                let mut code = vec![load_argument(0)];
+                let mut code = vec![Step::load_argument(0)];
                 let allowed = FAMILIES_BY_PART.iter().filter(|(_, part)| !self.holds(*part));
                 let packets = self.has(capability::NET_RAW).then_some(AF_PACKET);
                 let families =
@@ -265,29 +268,29 @@ impl Rules<'_> {
                 let mut code = Vec::new();
                 for (level, options, errno) in groups.iter().copied().chain(ulp) {
                     let length = 1 + 2 * options.len() as u8;
-                    code.push(load_argument(1));
+                    code.push(Step::load_argument(1));
                     code.push(Step {
                         code: IF_EQUAL,
                         if_true: 0,
                         if_false: length,
                         operand: level,
                     });
-                    code.push(load_argument(2));
+                    code.push(Step::load_argument(2));
                     code.extend(options.iter().flat_map(|o| [unless_equal(*o), refuse(errno)]));
                 }
                 code.push(allow);
                 code
             }
             Check::OutOfBand { flags } => {
-                vec![load_argument(flags), unless_set(OUT_OF_BAND), refuse(EOPNOTSUPP), allow]
+                vec![Step::load_argument(flags), unless_set(OUT_OF_BAND), refuse(EOPNOTSUPP), allow]
             }
             Check::TerminalInput => {
                 let refused =
                     TERMINAL_INPUT.iter().flat_map(|ioctl| [unless_equal(*ioctl), refuse(EPERM)]);
-                std::iter::once(load_argument(1)).chain(refused).chain([allow]).collect()
+                std::iter::once(Step::load_argument(1)).chain(refused).chain([allow]).collect()
             }
             Check::Personality => vec![
-                load_argument(0),
+                Step::load_argument(0),
                 // It only asks.
                 unless_equal(u32::MAX),
                 allow,
@@ -296,7 +299,7 @@ impl Rules<'_> {
                 allow,
             ],
             Check::NewUser { flags } => {
-                vec![load_argument(flags), unless_set(NEW_USER), refuse(EPERM), allow]
+                vec![Step::load_argument(flags), unless_set(NEW_USER), refuse(EPERM), allow]
             }
         }
     }
@@ -315,7 +318,7 @@ fn search_in(rules: &Rules<'_>, ends: &[(u32, End)]) -> Vec<Step> {
         }
         Err(_) => vec![
             Step { code: IF_AT_LEAST, if_true: 0, if_false: 1, operand: high[0].0 },
-            Step { code: JUMP, if_true: 0, if_false: 0, operand: below.len() as u32 },
+            Step::jump(below.len()),
         ],
     };
     code.extend(below);
@@ -332,74 +335,12 @@ fn action(result: u32) -> i32 {
 /// Returns the result of a program for a call, if it depends on no argument. The kernel
 /// evaluates programs in this way as well (`seccomp_is_const_allow`).
 fn constant(program: &[u8], audit: u32, number: u32) -> Option<u32> {
-    let (steps, _) = program.as_chunks::<8>();
-    let (mut at, mut value) = (0usize, 0u32);
-    loop {
-        let step = Step::of(steps.get(at)?);
-        at += 1;
-        let holds = match step.code {
-            LOAD if step.operand == NUMBER => {
-                value = number;
-                continue;
-            }
-            LOAD if step.operand == ARCHITECTURE => {
-                value = audit;
-                continue;
-            }
-            AND => {
-                value &= step.operand;
-                continue;
-            }
-            JUMP => {
-                at = at.checked_add(step.operand as usize)?;
-                continue;
-            }
-            RETURN => return Some(step.operand),
-            IF_EQUAL => value == step.operand,
-            IF_MORE => value > step.operand,
-            IF_AT_LEAST => value >= step.operand,
-            IF_SET => value & step.operand != 0,
-            _ => return None,
-        };
-        at += usize::from(if holds { step.if_true } else { step.if_false });
-    }
+    evaluate_with(program, |offset| match offset {
+        NUMBER_AT => Some(number),
+        ARCHITECTURE_AT => Some(audit),
+        _ => None,
+    })
 }
-
-/// One `struct sock_filter`.
-#[derive(Clone, Copy, Debug)]
-struct Step {
-    code: u16,
-    if_true: u8,
-    if_false: u8,
-    operand: u32,
-}
-
-impl Step {
-    fn of(bytes: &[u8; 8]) -> Self {
-        let [a, b, if_true, if_false, operand @ ..] = *bytes;
-        let code = u16::from_ne_bytes([a, b]);
-        Self { code, if_true, if_false, operand: u32::from_ne_bytes(operand) }
-    }
-
-    fn bytes(&self) -> [u8; 8] {
-        let mut bytes = [0; 8];
-        bytes[0..2].copy_from_slice(&self.code.to_ne_bytes());
-        bytes[2] = self.if_true;
-        bytes[3] = self.if_false;
-        bytes[4..8].copy_from_slice(&self.operand.to_ne_bytes());
-        bytes
-    }
-}
-
-/// Operations of classic BPF (`linux/bpf_common.h`).
-const LOAD: u16 = 0x20;
-const JUMP: u16 = 0x05;
-const IF_EQUAL: u16 = 0x15;
-const IF_AT_LEAST: u16 = 0x35;
-const IF_SET: u16 = 0x45;
-const IF_MORE: u16 = 0x25;
-const AND: u16 = 0x54;
-const RETURN: u16 = 0x06;
 
 /// Stands for the jump to the profile's program until its length is known: no operation.
 const GO_ON: u16 = u16::MAX;
@@ -407,26 +348,11 @@ const GO_ON: u16 = u16::MAX;
 /// `SECCOMP_RET_ERRNO`
 const RETURN_ERRNO: u32 = 0x0005_0000;
 
-/// Offsets in `struct seccomp_data`.
-const NUMBER: u32 = 0;
-const ARCHITECTURE: u32 = 4;
-const ARGUMENTS: u32 = 16;
-
 /// `SECCOMP_RET_ALLOW`
-const ALLOW: Step = Step { code: RETURN, if_true: 0, if_false: 0, operand: 0x7fff_0000 };
-
-const fn load(offset: u32) -> Step {
-    Step { code: LOAD, if_true: 0, if_false: 0, operand: offset }
-}
-
-/// Loads the lower half of an argument.
-const fn load_argument(index: u32) -> Step {
-    let half = if cfg!(target_endian = "big") { 4 } else { 0 };
-    load(ARGUMENTS + 8 * index + half)
-}
+const ALLOW: Step = Step::returns(0x7fff_0000);
 
 const fn refuse(errno: u16) -> Step {
-    Step { code: RETURN, if_true: 0, if_false: 0, operand: RETURN_ERRNO | errno as u32 }
+    Step::returns(RETURN_ERRNO | errno as u32)
 }
 
 /// Skips the next step unless the value is this one.
