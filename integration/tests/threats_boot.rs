@@ -2,10 +2,13 @@
 //! not be able to affect it, or each other's processes before these belong to
 //! their containers.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
+use std::sync::mpsc;
+use std::thread;
 
 use integration::attack::{Attacks, add_attacker};
 use integration::containerd::{Containerd, Version};
@@ -13,6 +16,11 @@ use integration::cri::{Pod, PodContainer, pod_security, security};
 use integration::stdio::Streams;
 use integration::{host, on_each_containerd, sandbox, spec, wait};
 use k8s_cri::v1::{Capability, Int64Value, NamespaceMode, PodSandboxConfig};
+use nix::errno::Errno;
+use nix::libc::SYS_execve;
+use nix::sys::ptrace::{self, Options};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 on_each_containerd!(boot_is_out_of_reach_for_a_pod_that_shares_its_pids);
@@ -211,7 +219,7 @@ fn a_newborn_is_out_of_reach_for_other_containers() {
     let root = containerd.container("pod", ["sleep", "1000"]).without_baseline().start();
     let boot = sandbox::boot_of(root.shim()).pid;
     let copy = fs::read_to_string(format!("/proc/{boot}/comm")).expect("boot's name");
-    let attack = ["/attacker", "newborns", copy.trim_end()];
+    let attack = ["/attacker", "newborns", copy.trim_end(), "/"];
     let attacker = containerd.container("attacker", attack).spec(|s| {
         add_attacker(s);
         in_pod(s, boot);
@@ -232,7 +240,8 @@ fn a_newborn_is_out_of_reach_for_other_containers() {
 
     // The same attacks without the protection: in the attacker's own container, where
     // a process may be in a user namespace that has no maps yet.
-    let control = containerd.container("control", ["/attacker", "newborns", "sleep"]).spec(|s| {
+    let attack = ["/attacker", "newborns", "sleep", "/bin/busybox"];
+    let control = containerd.container("control", attack).spec(|s| {
         add_attacker(s);
         spec::add_all_capabilities(&mut s["process"]);
     });
@@ -245,8 +254,9 @@ fn a_newborn_is_out_of_reach_for_other_containers() {
         exec.start().expect("start it");
         exec
     };
-    let ordinary = prey("ordinary", &["sleep", "1000"]);
+    let ordinary = prey("ordinary", &["sh", "-c", "exec 5< /; exec sleep 1000"]);
     let found = [
+        "opened descriptor 5, /,",
         "opened mem",
         "opened environ",
         "opened fd/0",
@@ -269,6 +279,91 @@ fn a_newborn_is_out_of_reach_for_other_containers() {
         control.stdio().wait_for_output(&format!("{what} of "));
     }
     drop((ordinary, unmapped));
+}
+
+/// execve closes them only after it has given the process the program's memory, into which a
+/// container's CAP_SYS_PTRACE reaches.
+#[test]
+fn a_newborn_has_given_up_what_boot_holds_when_it_executes() {
+    let containerd = Containerd::start(Version::V2_1);
+    let root = containerd.container("pod", ["sleep", "1000"]).start();
+    let other = containerd.container("other", ["sleep", "1000"]);
+    let boot = sandbox::boot_of(root.shim()).pid;
+    let other = other.spec(|s| in_pod(s, boot)).start();
+    // What it holds for itself and two containers, none of which is for another process.
+    let held = host::descriptors(boot);
+    assert!(held.len() > 10, "{held:?}");
+
+    let executing = Executing::of_children(boot);
+    for streams in [Streams::Null, Streams::Piped, Streams::Terminal] {
+        let name = format!("exec-{streams:?}").to_lowercase();
+        let exec = other.exec(&name, spec::process(&["sleep", "1000"]), streams);
+        let exec = exec.expect("add an exec");
+        exec.start().expect("start it");
+        executing.assert_hold_streams_and_channels();
+    }
+    for (name, streams) in [("piped", Streams::Piped), ("terminal", Streams::Terminal)] {
+        let container = containerd.container(name, ["sleep", "1000"]).streams(streams);
+        let container = container.spec(|s| in_pod(s, boot)).start();
+        executing.assert_hold_streams_and_channels();
+        assert_eq!(container.exec_shell("again", "echo fine").1, "fine\n");
+        executing.assert_hold_streams_and_channels();
+    }
+}
+
+/// The descriptors of each process that a process makes, as it calls execve.
+struct Executing(mpsc::Receiver<BTreeMap<u32, String>>);
+
+impl Executing {
+    /// Traces the process from a thread of its own, until this test's process ends.
+    fn of_children(pid: i32) -> Self {
+        let (ready, is_ready) = mpsc::channel();
+        let (found, executing) = mpsc::channel();
+        thread::spawn(move || {
+            let parent = Pid::from_raw(pid);
+            let options = Options::PTRACE_O_TRACEFORK
+                | Options::PTRACE_O_TRACEVFORK
+                | Options::PTRACE_O_TRACECLONE
+                | Options::PTRACE_O_TRACESYSGOOD;
+            ptrace::seize(parent, options).expect("trace it");
+            ready.send(()).expect("the test waits");
+            // Only this thread's: the harness waits for its own children.
+            let own = WaitPidFlag::__WALL | WaitPidFlag::__WNOTHREAD;
+            while let Ok(stopped) = waitpid(None, Some(own)) {
+                let Some(child) = stopped.pid() else { continue };
+                let goes_on = match stopped {
+                    WaitStatus::PtraceSyscall(_) if child != parent && calls_execve(child) => {
+                        let sent = found.send(host::descriptors(child.as_raw()));
+                        sent.map_or(Ok(()), |()| ptrace::detach(child, None))
+                    }
+                    WaitStatus::Exited(..) | WaitStatus::Signaled(..) => Ok(()),
+                    WaitStatus::Stopped(_, signal) => ptrace::syscall(child, signal),
+                    _ if child == parent => ptrace::cont(child, None),
+                    _ => ptrace::syscall(child, None),
+                };
+                // ESRCH: it was killed meanwhile.
+                assert!(matches!(goes_on, Ok(()) | Err(Errno::ESRCH)), "{goes_on:?}");
+            }
+        });
+        is_ready.recv().expect("the thread traces it");
+        Self(executing)
+    }
+
+    /// Checks what the next one holds: its streams, the channel to boot, and its log.
+    fn assert_hold_streams_and_channels(&self) {
+        let patience = wait::patience(10);
+        let held = self.0.recv_timeout(patience).expect("a process executes its program");
+        let others: Vec<_> = held.iter().filter(|(number, _)| **number > 2).collect();
+        assert_eq!(others.len(), 2, "{held:?}");
+        let kinds = ["socket:", "pipe:"];
+        let harmless = |(_, to): &(&u32, &String)| kinds.iter().any(|kind| to.starts_with(kind));
+        assert!(others.iter().all(harmless), "{held:?}");
+    }
+}
+
+fn calls_execve(pid: Pid) -> bool {
+    let call = fs::read_to_string(format!("/proc/{pid}/syscall")).unwrap_or_default();
+    call.split(' ').next() == Some(&SYS_execve.to_string())
 }
 
 /// Makes the attacks of `mounts_are_locked_whatever_the_interface`, which has

@@ -57,7 +57,7 @@ fn main() {
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     match args[..] {
         ["mounts"] => mounts_everywhere(),
-        ["newborns", name] => newborns(name),
+        ["newborns", name, executable] => newborns(name, executable),
         ["executable"] => executable(),
         ["below"] => below_root(),
         ["exchange", ref pairs @ ..] => exchange_for_ever(pairs),
@@ -99,7 +99,7 @@ fn attacks(list: &[&str]) -> Vec<Attack> {
         ["change", file] => on_executable(file),
         _ => {
             panic!(
-                "attacker: mounts, process PID, newborns NAME, executable, below, exhaust KIND MOST, \
+                "attacker: mounts, process PID, newborns NAME EXECUTABLE, executable, below, exhaust KIND MOST, \
                  exchange A B..., pipe FILE..., hold-closes, context or change FILE"
             )
         }
@@ -631,23 +631,24 @@ fn enters(pid: i32, flags: CloneFlags) -> bool {
 }
 
 /// Attacks every process except boot and itself, as soon as each appears, until
-/// it is killed. Reports what it got of those that had this name even afterwards:
-/// execve gives a process another one.
-fn newborns(name: &str) {
+/// it is killed. Reports what it got of those that had this name even afterwards, and no
+/// other executable than this one: execve gives a process another executable, which opens it
+/// to the pod, and another name somewhat later.
+fn newborns(name: &str, executable: &str) {
     println!("waiting");
     let own = std::process::id().cast_signed();
     loop {
         let entries = fs::read_dir("/proc").expect("read /proc").flatten();
         let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
         for pid in pids.filter(|pid| ![1, own].contains(pid)) {
-            get_at(pid, name);
+            get_at(pid, name, executable);
         }
     }
 }
 
 /// Tries the shortest ways to the resources of a process. Those that change
 /// this process come last.
-fn get_at(pid: i32, name: &str) {
+fn get_at(pid: i32, name: &str, executable: &str) {
     let named = || {
         let read = fs::read_to_string(format!("/proc/{pid}/comm"));
         read.is_ok_and(|read| read.trim_end() == name)
@@ -655,11 +656,27 @@ fn get_at(pid: i32, name: &str) {
     if !named() {
         return;
     }
+    // Nobody may read the link of a process that is out of reach.
+    let executes = || {
+        let read = fs::read_link(format!("/proc/{pid}/exe"));
+        read.map_or(true, |read| read == Path::new(executable))
+    };
     let report = |succeeded: bool, what: &str| {
-        if succeeded && named() {
+        if succeeded && named() && executes() {
             println!("{what} of {pid}");
         }
     };
+    // What is no stream belongs to boot, whatever the process executes by now.
+    for number in 3..64 {
+        let nonblocking = OFlags::RDONLY | OFlags::NONBLOCK;
+        let file = format!("/proc/{pid}/fd/{number}");
+        if let Ok(opened) = open(&file, nonblocking, Mode::empty()) {
+            let what = fs::read_link(own_link(&opened)).expect("read its own link");
+            if named() {
+                println!("opened descriptor {number}, {}, of {pid}", what.display());
+            }
+        }
+    }
     for file in ["mem", "environ", "fd/0", "ns/mnt", "exe", "root/", "cwd/"] {
         report(File::open(format!("/proc/{pid}/{file}")).is_ok(), &format!("opened {file}"));
     }

@@ -61,7 +61,7 @@ impl Boot {
             times_of: times_of.as_ref(),
             ids: ids.as_ref(),
             root,
-            channel: newborn::Channel(child_channel.as_fd()),
+            channel: newborn::Channel { boot: child_channel.as_fd(), log: self.log.as_fd() },
             alone: &self.alone,
         };
         let (pid, pidfd) = self.clone_init(newborn, mounts)?;

@@ -40,7 +40,7 @@ impl Boot {
             init: &init,
             terminal: terminal.as_ref(),
             donated: &donated,
-            channel: newborn::Channel(child_channel.as_fd()),
+            channel: newborn::Channel { boot: child_channel.as_fd(), log: self.log.as_fd() },
         };
         let (pid, pidfd) = self.clone_into_container(joining)?;
         drop(child_channel);

@@ -3,6 +3,7 @@
 
 use std::io::Write;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 use log::{LevelFilter, Log, Metadata, Record};
 use rustix::io::{pwrite, write};
@@ -10,7 +11,7 @@ use rustix::io::{pwrite, write};
 use super::descriptors::Descriptors;
 use crate::error::{Context, Result};
 
-struct Logger(OwnedFd);
+struct Logger(Arc<OwnedFd>);
 
 impl Log for Logger {
     fn enabled(&self, _: &Metadata<'_>) -> bool {
@@ -27,16 +28,16 @@ impl Log for Logger {
     fn flush(&self) {}
 }
 
-/// Sets the logger and the panic hook.
-pub(super) fn start(descriptors: &Descriptors, debug: bool) -> Result<()> {
-    let log = descriptors.log.try_clone().context(|| "dup of --log-fd")?;
+/// Sets the logger and the panic hook. Returns the descriptor that the logger writes to.
+pub(super) fn start(descriptors: &Descriptors, debug: bool) -> Result<Arc<OwnedFd>> {
+    let log = Arc::new(descriptors.log.try_clone().context(|| "dup of --log-fd")?);
     rustix::io::ioctl_fionbio(&log, true).context(|| "make the log nonblocking")?;
     log::set_max_level(if debug { LevelFilter::Debug } else { LevelFilter::Info });
     // Fails only for a second boot in this process.
-    let _ = log::set_boxed_logger(Box::new(Logger(log)));
+    let _ = log::set_boxed_logger(Box::new(Logger(Arc::clone(&log))));
     let panic_log = descriptors.panic_log.try_clone().context(|| "dup of --panic-log-fd")?;
     std::panic::set_hook(Box::new(move |panic| {
         let _ = pwrite(&panic_log, format!("palisade boot: {panic}\n").as_bytes(), 0);
     }));
-    Ok(())
+    Ok(log)
 }

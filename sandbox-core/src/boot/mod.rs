@@ -25,6 +25,7 @@ mod user_log;
 
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use descriptors::Descriptors;
 use mounts_channel::MountsChannel;
@@ -49,6 +50,7 @@ use crate::types::PodPid;
 /// The sandbox process once it is up.
 pub(crate) struct Boot {
     control: OwnedFd,
+    log: Arc<OwnedFd>,
     mounts: MountsChannel,
     containers: Table,
     /// The containers about whose system calls boot is asked.
@@ -94,7 +96,7 @@ pub fn run(flags: &BootFlags) -> ExitCode {
 
 /// Turns this process, which was just executed, into boot.
 fn start(flags: &BootFlags, descriptors: Descriptors) -> Result<Boot> {
-    logger::start(&descriptors, flags.debug)?;
+    let log = logger::start(&descriptors, flags.debug)?;
     let birth = Birth::decode(&descriptors.read_certificate()?)?;
     let alone = SingleThreaded::prove().context(|| "start as the sandbox process")?;
     if flags.apply_caps {
@@ -116,6 +118,7 @@ fn start(flags: &BootFlags, descriptors: Descriptors) -> Result<Boot> {
     Ok(Boot {
         events: events::Events::new(&descriptors.control)?,
         control: descriptors.control,
+        log,
         mounts: MountsChannel::new(descriptors.mounts)?,
         containers: Table::default(),
         supervised: supervise::Supervised::default(),

@@ -126,7 +126,7 @@ impl Boot {
             Cloned::Parent { pid, .. } => Ok(PodPid(pid)),
             Cloned::Child => {
                 // It may live long, and must hold nothing else up.
-                let closed = close_others([listener, socket.as_fd()]);
+                let closed = close_others(&[listener, socket.as_fd()]);
                 let given = closed.and_then(|()| {
                     seccomp_listener::give(
                         listener,

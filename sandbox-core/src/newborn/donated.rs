@@ -3,10 +3,14 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{Mode, OFlags};
+use rustix::stdio;
 
+use super::Channel;
+use super::process::OwnProcFiles;
 use crate::container::donated::Donated;
 use crate::container::paths::DEV_NULL;
 use crate::container::terminal::Terminal;
+use crate::control::newborn::AtGate;
 use crate::error::{Context, Result};
 use crate::sys::descriptor;
 
@@ -52,4 +56,27 @@ pub(super) fn install_stdio(donated: &Donated, terminal: Option<&Terminal>) -> R
         descriptor::install_stdio(fd, place).context(|| format!("install descriptor {place}"))?;
     }
     Ok(())
+}
+
+/// Closes what this process has of boot, but for its streams and what its last steps need.
+/// execve would close it too late: the process has the program's memory by then, into which a
+/// container's CAP_SYS_PTRACE reaches, and the links in `/proc/PID/fd` ask for no more.
+///
+/// Must be called before a profile is loaded, which may refuse it, and by a process that has
+/// dropped what it owns but for that.
+pub(super) fn give_up_others(
+    channel: Channel<'_>,
+    own_files: &OwnProcFiles,
+    handed_over: &AtGate,
+) -> Result<()> {
+    let AtGate { devpts, terminal, mounts } = handed_over;
+    let handed_over = [devpts, terminal, mounts].into_iter().flatten().map(AsFd::as_fd);
+    let streams = [stdio::stdin(), stdio::stdout(), stdio::stderr()];
+    let kept: Vec<_> = streams
+        .into_iter()
+        .chain([channel.boot, channel.log])
+        .chain(own_files.descriptors())
+        .chain(handed_over)
+        .collect();
+    descriptor::close_others(&kept).context(|| "close boot's descriptors")
 }

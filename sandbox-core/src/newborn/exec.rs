@@ -10,6 +10,7 @@ use super::{Birth, Channel, donated, keyring, terminal};
 use crate::container::donated::Donated;
 use crate::container::join_info::JoinInfo;
 use crate::container::terminal::Terminal;
+use crate::control::newborn::AtGate;
 use crate::error::{Context, Result};
 use crate::spec::plan::ProcessPlan;
 use crate::sys::process::{Rlimit, become_root, exit_now};
@@ -49,6 +50,7 @@ fn to_execve(joining: Joining<'_>, birth: Birth) -> Result<Prepared<'_>> {
         become_root().context(|| "become root of the container's user namespace")?;
     }
     joining.terminal.map_or(Ok(()), terminal::name)?;
+    donated::give_up_others(joining.channel, &own_files, &AtGate::default())?;
     let filter = &joining.container.filter;
     let (limits, has_terminal) = (joining.limits, joining.terminal.is_some());
     Prepared::new(joining.process, limits, filter, has_terminal, own_files, joining.channel)

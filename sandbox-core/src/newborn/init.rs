@@ -92,15 +92,19 @@ fn to_gate(
     terminal.as_ref().map_or(Ok(()), super::terminal::name)?;
     set_root_propagation(plan)?;
     names::set_own(plan, sysctls)?;
-    let has_terminal = terminal.is_some();
-    let Newborn { limits, channel, filter, .. } = newborn;
-    let prepared = Prepared::new(process, limits, filter, has_terminal, own_files, channel)?;
+    let devpts = tree.take_terminals();
     let terminal = terminal.map(|terminal| terminal.master);
     // If this process has left the first, nobody else is in it, and the kernel takes long to
     // destroy it: the shim has that done.
     let has_left = late_namespaces(plan).contains(CloneFlags::CLONE_NEWNS);
     let mounts = has_left.then_some(first_mounts);
-    Ok((prepared, AtGate { devpts: tree.take_terminals(), terminal, mounts }))
+    let handed_over = AtGate { devpts, terminal, mounts };
+    drop(tree);
+    let Newborn { limits, channel, filter, .. } = newborn;
+    donated::give_up_others(channel, &own_files, &handed_over)?;
+    let has_terminal = handed_over.terminal.is_some();
+    let prepared = Prepared::new(process, limits, filter, has_terminal, own_files, channel)?;
+    Ok((prepared, handed_over))
 }
 
 /// Opens the mount namespace that this process was born in.

@@ -4,7 +4,7 @@
 use std::ffi::CString;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use caps::{CapSet, Capability, CapsHashSet};
 use nix::sys::personality::{self, Persona};
@@ -43,6 +43,11 @@ impl OwnProcFiles {
         let opened = Self::open_all(process);
         sys::set_dumpable(false).context(|| "prctl PR_SET_DUMPABLE")?;
         opened
+    }
+
+    /// Returns those that are still open.
+    pub(super) fn descriptors(&self) -> Option<BorrowedFd<'_>> {
+        self.label.as_ref().map(|(file, _)| file.as_fd())
     }
 
     fn open_all(process: &ProcessPlan) -> Result<Self> {

@@ -45,17 +45,19 @@ pub fn cloexec_from(first: u32) -> io::Result<()> {
     .map(drop)
 }
 
-/// Closes every descriptor but two: close_range(2). For a child that owns no other and ends
-/// without dropping any.
-pub fn close_others(kept: [BorrowedFd<'_>; 2]) -> io::Result<()> {
-    let [a, b] = kept.map(|fd| fd.as_raw_fd().cast_unsigned());
-    let (low, high) = (a.min(b), a.max(b));
-    let gaps =
-        [(0, low.checked_sub(1)), (low + 1, high.checked_sub(1)), (high + 1, Some(u32::MAX))];
-    for (first, last) in gaps {
-        let Some(last) = last.filter(|last| *last >= first) else { continue };
-        // SAFETY: the caller's owners of the others never use or drop them.
-        check(unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) })?;
+/// Closes every descriptor but these: close_range(2). For a child that owns no other and ends
+/// without dropping any of its parent's.
+pub fn close_others(kept: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let mut kept: Vec<u32> = kept.iter().map(|fd| fd.as_raw_fd().cast_unsigned()).collect();
+    kept.sort_unstable();
+    let mut first = 0;
+    // No descriptor has the last number.
+    for kept in kept.into_iter().chain([u32::MAX]) {
+        if first < kept {
+            // SAFETY: the caller's owners of the others never use or drop them.
+            check(unsafe { libc::syscall(libc::SYS_close_range, first, kept - 1, 0) })?;
+        }
+        first = kept.saturating_add(1);
     }
     Ok(())
 }
@@ -92,12 +94,12 @@ mod tests {
     use crate::sys::process::exit_now;
 
     #[test]
-    fn a_child_keeps_two_descriptors() {
+    fn a_child_keeps_these_descriptors() {
         let (a, b) = rustix::pipe::pipe().unwrap();
         let pidfd =
             match clone_into(&SingleThreaded::in_a_test(), CloneFlags::empty(), None).unwrap() {
                 Cloned::Child => {
-                    let closed = close_others([b.as_fd(), a.as_fd()]);
+                    let closed = close_others(&[b.as_fd(), a.as_fd(), a.as_fd()]);
                     let open = |number: &RawFd| fcntl_getfd(borrowed(*number)).is_ok();
                     let left: Vec<RawFd> = (0..1000).filter(open).collect();
                     let mut kept = [a.as_raw_fd(), b.as_raw_fd()];
