@@ -20,9 +20,9 @@ use super::baseline::Confined;
 use crate::error::{Error, Result};
 use crate::sys::process::SECCOMP_NEW_LISTENER;
 
-/// A part of the [`key`], to be raised when the same profile shall give another
-/// program than before.
-const REVISION: &str = concat!("palisade seccomp 2 ", env!("CARGO_PKG_VERSION"), "\n");
+/// A part of the [`key`], to be raised when the same profile or baseline shall give another
+/// program than before: a node keeps compiled programs until it is started again.
+const REVISION: &str = concat!("palisade seccomp 3 ", env!("CARGO_PKG_VERSION"), "\n");
 
 /// `sizeof(struct sock_filter)`
 const INSTRUCTION: usize = 8;
