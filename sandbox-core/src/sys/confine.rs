@@ -6,10 +6,11 @@ use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 use super::check;
-use super::classic_bpf::{ARCHITECTURE, ARCHITECTURE_AT, IF_AT_LEAST, IF_EQUAL, NUMBER_AT, Step};
+use super::classic_bpf::{ARCHITECTURE, ARCHITECTURE_AT, IF_EQUAL, NUMBER_AT, Step, search};
 use super::process::load_seccomp;
 
-/// The most system calls of a list: a jump leads 255 instructions far, and each takes two.
+/// The most system calls of a list: each takes two comparisons at most, which then reach all of
+/// it (255 instructions).
 const MOST: usize = 127;
 
 /// Has the kernel kill this process, and what it clones or executes, at a system call that is
@@ -36,32 +37,18 @@ fn filter(calls: &[c_long]) -> io::Result<Vec<u8>> {
         kill,
         Step::load(NUMBER_AT),
     ];
-    // Where calls that are allowed begin, and where they end, by turns: the fewest comparisons.
-    let mut edges: Vec<u32> = Vec::new();
+    let mut ends = vec![(0, false)];
     for number in numbers {
-        edges.pop_if(|end| *end == number).map_or_else(|| edges.push(number), drop);
-        edges.push(number.checked_add(1).ok_or_else(invalid)?);
+        // One that follows upon another goes on with it.
+        ends.pop_if(|(start, _)| *start == number);
+        if ends.last().is_none_or(|(_, allowed)| !allowed) {
+            ends.push((number, true));
+        }
+        ends.push((number.checked_add(1).ok_or_else(invalid)?, false));
     }
-    search(&edges, false, 0, &mut program);
-    program.extend([kill, Step::returns(libc::SECCOMP_RET_ALLOW)]);
+    let allow = Step::returns(libc::SECCOMP_RET_ALLOW);
+    program.extend(search(&ends, |allowed| vec![if allowed { allow } else { kill }]));
     Ok(program.iter().flat_map(Step::bytes).collect())
-}
-
-/// Adds a search by halves: the kernel tries all numbers there are as it loads a filter. From
-/// each edge on, calls are allowed if they were not before it; those below the first are if
-/// `below`. `after` instructions come between these and the one that kills.
-fn search(edges: &[u32], below: bool, after: usize, program: &mut Vec<Step>) {
-    let middle = edges.len() / 2;
-    let Some(edge) = edges.get(middle) else { return };
-    let (low, high) = (&edges[..middle], &edges[middle + 1..]);
-    let allowed_below = below == middle.is_multiple_of(2);
-    // No jump of so short a list is longer.
-    let end = |allowed: bool| (edges.len() - 1 + after + usize::from(allowed)) as u8;
-    let if_true = if high.is_empty() { end(!allowed_below) } else { low.len() as u8 };
-    let if_false = if low.is_empty() { end(allowed_below) } else { 0 };
-    program.push(Step { code: IF_AT_LEAST, if_true, if_false, operand: *edge });
-    search(low, below, after + high.len(), program);
-    search(high, !allowed_below, after, program);
 }
 
 /// Keeps this process, and what it clones, away from all others: it cannot signal them, nor

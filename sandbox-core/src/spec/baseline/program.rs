@@ -14,7 +14,7 @@ use super::rules::{
 };
 use super::{Allowed, Confined, Level};
 use crate::sys::classic_bpf::{
-    ARCHITECTURE_AT, IF_AT_LEAST, IF_EQUAL, IF_SET, NUMBER_AT, Step, evaluate_with,
+    ARCHITECTURE_AT, IF_EQUAL, IF_SET, NUMBER_AT, Step, evaluate_with, search,
 };
 
 const EAFNOSUPPORT: u16 = 97;
@@ -57,7 +57,7 @@ pub fn joined(confined: &Confined, profile: &[u8]) -> Option<Vec<u8>> {
     let mut code = vec![Step::load(ARCHITECTURE_AT)];
     for (i, abi) in ABIS.iter().enumerate() {
         let mut part = vec![Step::load(NUMBER_AT)];
-        part.extend(search_in(&rules, &rules.ends(abi, i == 0)));
+        part.extend(search(&rules.ends(abi, i == 0), |end| rules.code(end)));
         // The jump over it has 32 bits, that of a comparison only eight.
         code.push(Step { code: IF_EQUAL, if_true: 1, if_false: 0, operand: abi.audit });
         code.push(Step::jump(part.len()));
@@ -303,74 +303,6 @@ impl Rules<'_> {
             }
         }
     }
-}
-
-/// Code that is written from its end, so that where a jump leads is known before it. A place in
-/// it is the number of instructions that come after.
-struct Backwards<'a> {
-    rules: &'a Rules<'a>,
-    code: Vec<Step>,
-    /// The last place of each end that many calls share.
-    shared: Vec<(End, usize)>,
-}
-
-impl Backwards<'_> {
-    /// Writes a binary search for the end that belongs to a number. Returns its first place.
-    /// The time that the kernel takes to load a program grows with its length.
-    fn search(&mut self, ends: &[(u32, End)]) -> usize {
-        if let [(_, end)] = ends {
-            return self.end(*end);
-        }
-        let (low, high) = ends.split_at(ends.len() / 2);
-        let from_here = self.search(high);
-        let below = self.search(low);
-        let from_here = self.in_reach(from_here);
-        let below = self.in_reach(below);
-        let distance = |place: usize| (self.code.len() - 1 - place) as u8;
-        self.code.push(Step {
-            code: IF_AT_LEAST,
-            if_true: distance(from_here),
-            if_false: distance(below),
-            operand: high[0].0,
-        });
-        self.code.len() - 1
-    }
-
-    fn end(&mut self, end: End) -> usize {
-        let known = self.shared.iter().find(|(shared, _)| *shared == end);
-        if let Some((_, place)) = known.filter(|(_, place)| self.reaches(*place)) {
-            return *place;
-        }
-        self.code.extend(self.rules.code(end).into_iter().rev());
-        let place = self.code.len() - 1;
-        if !matches!(end, End::Check(..)) {
-            self.shared.retain(|(shared, _)| *shared != end);
-            self.shared.push((end, place));
-        }
-        place
-    }
-
-    /// Returns a place from which this one is reached, and which a comparison reaches.
-    fn in_reach(&mut self, place: usize) -> usize {
-        if self.reaches(place) {
-            return place;
-        }
-        self.code.push(Step::jump(self.code.len() - 1 - place));
-        self.code.len() - 1
-    }
-
-    /// Whether a comparison reaches it even behind a jump: one leads 255 instructions far.
-    fn reaches(&self, place: usize) -> bool {
-        self.code.len() - place < 255
-    }
-}
-
-/// Returns a binary search for the end that belongs to a number.
-fn search_in(rules: &Rules<'_>, ends: &[(u32, End)]) -> Vec<Step> {
-    let mut backwards = Backwards { rules, code: Vec::new(), shared: Vec::new() };
-    backwards.search(ends);
-    backwards.code.reverse();
-    backwards.code
 }
 
 /// Returns the action of a result, of which a lower one holds more back
