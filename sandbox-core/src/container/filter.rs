@@ -13,8 +13,8 @@
 
 use crate::spec::plan::{Test, Watch, WatchedCall};
 use crate::sys::classic_bpf::{
-    AND, ARCHITECTURE, ARCHITECTURE_AT, IF_EQUAL, IF_SET, JUMP, LOAD, NUMBER_AT, RETURN,
-    RETURN_HELD, STORE, STORE_X, Step, TO_X, evaluate,
+    AND, ARCHITECTURE, ARCHITECTURE_AT, IF_EQUAL, IF_SET, JUMP, NUMBER_AT, RETURN, Start, Step,
+    evaluate, reachable,
 };
 use crate::sys::process::SECCOMP_SPEC_ALLOW;
 use crate::sys::seccomp_listener::Data;
@@ -122,8 +122,9 @@ fn announcing(program: &[u8], watch: &Watch) -> Option<Vec<u8>> {
         true => step.announcing_refusals(),
         false => step,
     };
-    let numbers = watch.numbers();
-    let some = reachable(&own, &numbers)?;
+    let start = |number| Start { at: 0, number: Some(number), architecture: ARCHITECTURE };
+    let starts: Vec<Start> = watch.numbers().into_iter().map(start).collect();
+    let some = reachable(&own, &starts)?.code;
     let watched = |step: Step| match watch.refusals {
         true => step.announcing_all(),
         false => step.announcing_calls(),
@@ -234,96 +235,6 @@ impl Data {
     fn lower(&self, argument: u8) -> u32 {
         self.arguments.get(usize::from(argument)).map_or(0, |value| *value as u32)
     }
-}
-
-/// Returns the part of a program that calls of these numbers can reach, with jumps to match.
-/// `None` if a jump leads out of the program, which the kernel does not load.
-fn reachable(program: &[Step], numbers: &[u32]) -> Option<Vec<Step>> {
-    let mut reached = vec![false; program.len()];
-    for number in numbers {
-        mark(program, *number, &mut reached)?;
-    }
-    // Where each instruction comes to stand.
-    let mut places = Vec::with_capacity(program.len());
-    let mut next = 0;
-    for reached in &reached {
-        places.push(next);
-        next += usize::from(*reached);
-    }
-    let distance = |from: usize, to: usize| Some(places.get(to)? - places[from] - 1);
-    let mut kept = Vec::with_capacity(next);
-    for (at, step) in program.iter().enumerate().filter(|(at, _)| reached[*at]) {
-        let mut step = *step;
-        if step.code == JUMP {
-            step.operand = distance(at, at + 1 + step.operand as usize)? as u32;
-        } else if step.branches() {
-            let targets = [step.if_true, step.if_false].map(|far| at + 1 + usize::from(far));
-            match targets.map(|to| reached.get(to).copied().unwrap_or_default()) {
-                // It is only ever decided in one way.
-                [true, false] => step = Step::jump(distance(at, targets[0])?),
-                [false, true] => step = Step::jump(distance(at, targets[1])?),
-                _ => {
-                    step.if_true = distance(at, targets[0])? as u8;
-                    step.if_false = distance(at, targets[1])? as u8;
-                }
-            }
-        }
-        kept.push(step);
-    }
-    Some(kept)
-}
-
-/// What is known of the value that a program holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Held {
-    Nothing,
-    Known(u32),
-    Unknown,
-}
-
-/// Marks the instructions that a call of this number can reach. Jumps lead forwards only.
-fn mark(program: &[Step], number: u32, reached: &mut [bool]) -> Option<()> {
-    let mut held = vec![Held::Nothing; program.len()];
-    *held.first_mut()? = Held::Unknown;
-    for at in 0..program.len() {
-        let value = held[at];
-        if value == Held::Nothing {
-            continue;
-        }
-        reached[at] = true;
-        let step = program[at];
-        let mut to = |target: usize, value: Held| {
-            let there = held.get_mut(target)?;
-            *there = match *there {
-                Held::Nothing => value,
-                same if same == value => value,
-                _ => Held::Unknown,
-            };
-            Some(())
-        };
-        match (step.code, value) {
-            (JUMP, _) => to(at + 1 + step.operand as usize, value)?,
-            (RETURN, _) | (RETURN_HELD, _) => {}
-            (LOAD, _) if step.operand == NUMBER_AT => to(at + 1, Held::Known(number))?,
-            (LOAD, _) if step.operand == ARCHITECTURE_AT => to(at + 1, Held::Known(ARCHITECTURE))?,
-            (AND, Held::Known(known)) => to(at + 1, Held::Known(known & step.operand))?,
-            (STORE | STORE_X | TO_X, _) => to(at + 1, value)?,
-            _ if step.branches() => {
-                let decided = match value {
-                    Held::Known(known) => step.decides(known, None),
-                    _ => None,
-                };
-                if decided != Some(false) {
-                    to(at + 1 + usize::from(step.if_true), value)?;
-                }
-                if decided != Some(true) {
-                    to(at + 1 + usize::from(step.if_false), value)?;
-                }
-            }
-            _ => to(at + 1, Held::Unknown)?,
-        }
-    }
-    Some(())
 }
 
 impl Step {

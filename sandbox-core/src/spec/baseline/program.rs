@@ -14,7 +14,8 @@ use super::rules::{
 };
 use super::{Allowed, Confined, Level};
 use crate::sys::classic_bpf::{
-    ARCHITECTURE_AT, IF_EQUAL, IF_SET, NUMBER_AT, Step, evaluate_with, search,
+    ARCHITECTURE_AT, Beginning, IF_EQUAL, IF_SET, NUMBER_AT, Start, Step, beginning, reachable,
+    search,
 };
 
 const EAFNOSUPPORT: u16 = 97;
@@ -32,9 +33,6 @@ pub(super) const X32_BIT: u32 = 0x4000_0000;
 /// that programs do without.
 pub(super) const NEW_CALLS: u32 = 424;
 
-/// No call has this number or a higher one, but those of x32.
-const NO_CALLS: u32 = 1024;
-
 /// Returns the program, as an array of `struct sock_filter`; `None` if it allows everything.
 pub fn program(confined: &Confined) -> Option<Vec<u8>> {
     joined(confined, &[])
@@ -44,6 +42,10 @@ pub fn program(confined: &Confined) -> Option<Vec<u8>> {
 /// each call, with what holds more back. (If both refuse a call and the profile looks at its
 /// arguments, the answer is this program's.) The kernel would run both for a call whose arguments
 /// either looks at, which takes twice the time.
+///
+/// Of the profile's program only that is left which looks at arguments: what it answers by the
+/// number alone is found by one search for both. The kernel loads the program for each
+/// container and each exec, and takes the longer the more instructions it has.
 pub fn joined(confined: &Confined, profile: &[u8]) -> Option<Vec<u8>> {
     if confined.baseline.level == Level::Off {
         return None;
@@ -52,23 +54,29 @@ pub fn joined(confined: &Confined, profile: &[u8]) -> Option<Vec<u8>> {
         level: confined.baseline.level,
         allowed: confined.baseline.allowed,
         confined: *confined,
-        profile: (!profile.is_empty()).then_some(profile),
+        profile: profile.as_chunks::<8>().0.iter().map(Step::of).collect(),
     };
+    let mut starts = Vec::new();
     let mut code = vec![Step::load(ARCHITECTURE_AT)];
     for (i, abi) in ABIS.iter().enumerate() {
         let mut part = vec![Step::load(NUMBER_AT)];
-        part.extend(search(&rules.ends(abi, i == 0), |end| rules.code(end)));
+        part.extend(search(&rules.ends(abi, i == 0, &mut starts), |end| rules.code(end)));
         // The jump over it has 32 bits, that of a comparison only eight.
         code.push(Step { code: IF_EQUAL, if_true: 1, if_false: 0, operand: abi.audit });
         code.push(Step::jump(part.len()));
         code.extend(part);
     }
     code.push(refuse(ENOSYS));
+    // What is no program goes on nowhere: it allows nothing.
+    let rest = reachable(&rules.profile, &starts).unwrap_or_default();
     let length = code.len();
     for (at, step) in code.iter_mut().enumerate().filter(|(_, step)| step.code == GO_ON) {
-        *step = Step::jump(length - at - 1);
+        *step = match rest.place(step.operand as usize) {
+            Some(place) => Step::jump(length - at - 1 + place),
+            None => KILL,
+        };
     }
-    Some(code.iter().flat_map(Step::bytes).chain(profile.iter().copied()).collect())
+    Some(code.iter().chain(&rest.code).flat_map(Step::bytes).collect())
 }
 
 /// What follows from the number of a call.
@@ -93,22 +101,27 @@ enum Check {
 /// What stands at an end of the search.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum End {
-    Result(u32),
-    /// The profile's program, or nothing, decides.
-    GoOn,
-    /// A check; what it does not refuse has the profile's result if that is known.
-    Check(Check, Option<u32>),
+    Plain(Plain),
+    /// A check, and what follows unless it refuses.
+    Check(Check, Plain),
 }
 
-struct Rules<'a> {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Plain {
+    Result(u32),
+    /// The profile's program decides, from this instruction on.
+    GoOn(usize),
+}
+
+struct Rules {
     level: Level,
     allowed: Allowed,
     confined: Confined,
-    /// The program of the profile, which decides what this one allows.
-    profile: Option<&'a [u8]>,
+    /// The program of the profile, which decides what this one allows; empty if there is none.
+    profile: Vec<Step>,
 }
 
-impl Rules<'_> {
+impl Rules {
     fn holds(&self, part: Allowed) -> bool {
         !self.allowed.contains(part)
     }
@@ -199,49 +212,63 @@ impl Rules<'_> {
         calls
     }
 
-    /// Returns the ends of the search by the first number from which each holds.
-    fn ends(&self, abi: &Abi, native: bool) -> Vec<(u32, End)> {
+    /// Returns the ends of the search by the first number from which each holds. Adds where
+    /// calls come into the profile's program.
+    fn ends(&self, abi: &Abi, native: bool, starts: &mut Vec<Start>) -> Vec<(u32, End)> {
         let answers = self.answers(abi, native);
-        // The profile has another result for each call; higher numbers are of none.
-        let each = if self.profile.is_some() { 0..NO_CALLS } else { 0..0 };
-        let starts: BTreeSet<u32> = answers.iter().map(|(start, _)| *start).chain(each).collect();
+        // Between two numbers that it compares with, the profile makes no difference.
+        let compared = self.profile.iter().filter(|step| step.branches()).map(|step| step.operand);
+        let edges = compared.flat_map(|number| [Some(number), number.checked_add(1)]).flatten();
+        let numbers: BTreeSet<u32> =
+            answers.iter().map(|(number, _)| *number).chain(edges).collect();
         let answer = |number| {
-            let after = answers.partition_point(|(start, _)| *start <= number);
+            let after = answers.partition_point(|(first, _)| *first <= number);
             answers[after - 1].1
         };
-        let ends = starts.into_iter().map(|n| (n, self.end(abi.audit, n, answer(n))));
-        let mut ends: Vec<_> = ends.collect();
+        let mut ends: Vec<(u32, End)> = Vec::new();
+        let after = numbers.iter().skip(1).map(|number| Some(*number)).chain([None]);
+        for (&number, after) in numbers.iter().zip(after) {
+            let end = self.end(abi.audit, number, answer(number));
+            if let End::Plain(Plain::GoOn(at)) | End::Check(_, Plain::GoOn(at)) = end {
+                let number = (after == number.checked_add(1)).then_some(number);
+                starts.push(Start { at, number, architecture: abi.audit });
+            }
+            ends.push((number, end));
+        }
         ends.dedup_by_key(|(_, end)| *end);
         ends
     }
 
     fn end(&self, audit: u32, number: u32, answer: Answer) -> End {
-        let of_profile = self.profile.filter(|_| number < NO_CALLS);
-        let fixed = of_profile.and_then(|profile| constant(profile, audit, number));
+        let rest = match beginning(&self.profile, number, audit) {
+            Some(Beginning::Result(result)) => Plain::Result(result),
+            Some(Beginning::At(at)) => Plain::GoOn(at),
+            None if self.profile.is_empty() => Plain::Result(ALLOW.operand),
+            None => Plain::Result(KILL.operand),
+        };
         // The kernel's order: of two results the lower one counts, and of two errnos the later
         // program's, the profile's.
-        match (answer, fixed) {
-            (Answer::Refuse(_) | Answer::Check(_), Some(result))
+        match (answer, rest) {
+            (Answer::Refuse(_) | Answer::Check(_), Plain::Result(result))
                 if action(result) <= action(RETURN_ERRNO) =>
             {
-                End::Result(result)
+                End::Plain(rest)
             }
-            (Answer::Refuse(errno), _) => End::Result(refuse(errno).operand),
-            (Answer::Check(check), _) => End::Check(check, fixed),
-            (Answer::Allow, _) => End::GoOn,
+            (Answer::Refuse(errno), _) => End::Plain(Plain::Result(refuse(errno).operand)),
+            (Answer::Check(check), _) => End::Check(check, rest),
+            (Answer::Allow, _) => End::Plain(rest),
         }
     }
 
     fn code(&self, end: End) -> Vec<Step> {
-        let allow = match self.profile {
-            None => ALLOW,
-            Some(_) => Step { code: GO_ON, if_true: 0, if_false: 0, operand: 0 },
+        let step = |plain| match plain {
+            Plain::Result(result) => Step::returns(result),
+            // A jump to it, once its place is known.
+            Plain::GoOn(at) => Step { code: GO_ON, ..Step::jump(at) },
         };
         match end {
-            End::Result(operand) => vec![Step { operand, ..ALLOW }],
-            End::GoOn => vec![allow],
-            End::Check(check, None) => self.check(check, allow),
-            End::Check(check, Some(operand)) => self.check(check, Step { operand, ..ALLOW }),
+            End::Plain(plain) => vec![step(plain)],
+            End::Check(check, rest) => self.check(check, step(rest)),
         }
     }
 
@@ -311,21 +338,14 @@ fn action(result: u32) -> i32 {
     (result & 0xffff_0000).cast_signed()
 }
 
-/// Returns the result of a program for a call, if it depends on no argument. The kernel
-/// evaluates programs in this way as well (`seccomp_is_const_allow`).
-fn constant(program: &[u8], audit: u32, number: u32) -> Option<u32> {
-    evaluate_with(program, |offset| match offset {
-        NUMBER_AT => Some(number),
-        ARCHITECTURE_AT => Some(audit),
-        _ => None,
-    })
-}
-
-/// Stands for the jump to the profile's program until its length is known: no operation.
+/// Stands for the jump into the profile's program until that has its place: no operation.
 const GO_ON: u16 = u16::MAX;
 
 /// `SECCOMP_RET_ERRNO`
 const RETURN_ERRNO: u32 = 0x0005_0000;
+
+/// `SECCOMP_RET_KILL_PROCESS`
+const KILL: Step = Step::returns(0x8000_0000);
 
 /// `SECCOMP_RET_ALLOW`
 const ALLOW: Step = Step::returns(0x7fff_0000);
