@@ -7,10 +7,15 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 /// Returns the proportional set size in MiB: pages that several processes share
-/// are divided between them.
+/// are divided between them. A process that has ended meanwhile has none.
 pub fn pss(pid: i32) -> Result<f64> {
     let path = format!("/proc/{pid}/smaps_rollup");
-    let rollup = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
+    let rollup = match fs::read_to_string(&path) {
+        Err(e) if matches!(e.raw_os_error(), Some(nix::libc::ENOENT | nix::libc::ESRCH)) => {
+            return Ok(0.0);
+        }
+        read => read.with_context(|| format!("read {path}"))?,
+    };
     let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:"));
     let kib: f64 = line.context("no Pss")?.trim().trim_end_matches(" kB").parse()?;
     Ok(kib / 1024.0)
