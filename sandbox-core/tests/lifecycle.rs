@@ -148,7 +148,7 @@ impl Pod {
     }
 
     fn deliver_mounts(&self) {
-        let gofer = self.sandbox.gofer(&self.plan, Vec::new()).unwrap();
+        let gofer = self.sandbox.gofer(&self.plan, Vec::new(), None).unwrap();
         wait(gofer.as_fd());
         gofer.finish().unwrap();
     }

@@ -27,6 +27,8 @@ const MAX_REQUEST: usize = 16 * 1024 * 1024;
 /// Serves the one request that comes over `socket` and replies there. Fails
 /// only if it cannot reply.
 pub fn run(socket: OwnedFd) -> ExitCode {
+    // The shim executes it by the number of a descriptor.
+    let _ = rustix::thread::set_name(c"palisade");
     refuse_new_code();
     let mut leftovers = Vec::new();
     let answer: GoferAnswer = receive(&socket)

@@ -10,7 +10,6 @@ use rustix::fs::{CWD, OFlags};
 
 use super::lock;
 use crate::error::{Context, Error, Result};
-use crate::sys::descriptor::donate;
 use crate::sys::mount::{AttrChange, Depth, clone_mount, mount_setattr, open_again};
 
 /// An open executable on its own private, read-only mount. Otherwise a container that
@@ -78,16 +77,9 @@ impl Executable {
         Ok(Self { file, mount: Mutex::new(Some(mount)), dissolved: AtomicBool::new(false) })
     }
 
-    /// Closes the mount's own descriptor, which a child has as well.
-    pub(super) fn leave_mount(&self) {
-        drop(lock(&self.mount).take());
-    }
-
-    /// Lets the mount's own descriptor survive execve, in the child that is to have the last
-    /// one.
-    pub(super) fn donate_mount(&self) -> Result<()> {
-        let mount = lock(&self.mount);
-        mount.as_ref().map_or(Ok(()), |mount| donate(mount).map(drop).context(|| "donate a mount"))
+    /// Takes the mount's own descriptor, if it is still here.
+    pub(super) fn leave_mount(&self) -> Option<OwnedFd> {
+        lock(&self.mount).take()
     }
 
     /// Whether no process can change the mount any more.

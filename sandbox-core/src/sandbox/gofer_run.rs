@@ -1,18 +1,17 @@
-//! Runs the gofer, as the shim. `child/gofer.rs` holds the code that the clone
-//! runs.
+//! Runs the gofer, as the shim.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::ffi::CString;
+use std::iter;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use nix::sched::CloneFlags;
 use oci_spec::runtime::LinuxSeccomp;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags};
 use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 
-use super::child::gofer::become_gofer;
 use super::executable::Executable;
 use super::{Sandbox, lock, open_namespace};
 use crate::control::encoding::Message;
@@ -27,8 +26,8 @@ use crate::spec::baseline::Confined;
 use crate::spec::plan::{MountSource, Plan, Powerless};
 use crate::spec::seccomp;
 use crate::sys::child::KillOnDrop;
-use crate::sys::clone::{Cloned, SingleThreaded, clone_into};
 use crate::sys::mount::PropagationKind;
+use crate::sys::spawn::spawn;
 
 /// The time that a gofer has to end, once boot is gone.
 const GOFER_EXIT_TIMEOUT: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
@@ -143,10 +142,10 @@ pub(super) fn start(
     sandbox: &Sandbox,
     plan: &Plan,
     rootfs: Vec<RootfsMount>,
+    launched: Option<LaunchedGofer>,
     first: bool,
 ) -> Result<GoferRun> {
-    let launched = lock(&sandbox.launched).take();
-    let launched = match launched {
+    let launched = match launched.or_else(|| lock(&sandbox.launched).take()) {
         Some(launched) => launched,
         None => LaunchedGofer::launch(&sandbox.executable)?,
     };
@@ -159,25 +158,25 @@ pub(super) fn start(
     Ok(GoferRun { socket, gofer })
 }
 
-/// A gofer that waits for its request.
+/// A gofer that waits for its request. Dropping this value kills it.
 #[derive(Debug)]
-pub(super) struct LaunchedGofer {
+pub struct LaunchedGofer {
     socket: OwnedFd,
     process: KillOnDrop,
 }
 
 impl LaunchedGofer {
-    /// Clones a gofer. The first one starts while boot does.
+    /// Starts a gofer. The first one starts while boot does, and leaves the last the mount of the
+    /// executable.
     pub(super) fn launch(executable: &Executable) -> Result<Self> {
         let (socket, theirs) = pair().context(|| "socketpair for the gofer")?;
-        let alone = SingleThreaded::prove().context(|| "clone the gofer")?;
-        match clone_into(&alone, CloneFlags::empty(), None).context(|| "clone3 of the gofer")? {
-            Cloned::Parent { pidfd, .. } => {
-                executable.leave_mount();
-                Ok(Self { socket, process: KillOnDrop::new(pidfd) })
-            }
-            Cloned::Child => become_gofer(executable, &theirs),
-        }
+        let flag = CString::new(format!("--request-fd={}", theirs.as_raw_fd()))
+            .map_err(|e| Error::internal(format!("the gofer's argument: {e}")))?;
+        let args = [c"palisade", c"gofer", &flag];
+        let mount = executable.leave_mount();
+        let donated = iter::once(&theirs).chain(&mount).map(AsFd::as_fd).collect::<Vec<_>>();
+        let pidfd = spawn(executable.file(), &args, &donated).context(|| "start the gofer")?;
+        Ok(Self { socket, process: KillOnDrop::new(pidfd) })
     }
 }
 

@@ -52,8 +52,8 @@ use crate::types::{HostPid, IdPool, OVERFLOW_ID, Userns};
 
 pub use clean_up::clean_up;
 pub use executable::Executable;
-pub use gofer_run::GoferRun;
-use gofer_run::{Gofer, LaunchedGofer};
+use gofer_run::Gofer;
+pub use gofer_run::{GoferRun, LaunchedGofer};
 pub use held_mounts::{HeldMounts, keeps_busy};
 pub use pids::processes_beside;
 pub use process::{Process, ReceivedFds};
@@ -240,11 +240,22 @@ impl Sandbox {
         }
     }
 
-    /// Starts the gofer for one container's root file system and mounts. May be
-    /// called before boot is up. Only one gofer runs at a time.
-    pub fn gofer(&self, plan: &Plan, rootfs: Vec<RootfsMount>) -> Result<GoferRun> {
+    /// Starts a gofer that waits for its request, so that it is ready when the request is. The
+    /// first one is started with boot.
+    pub fn launch_gofer(&self) -> Result<LaunchedGofer> {
+        LaunchedGofer::launch(&self.executable)
+    }
+
+    /// Starts the gofer for one container's root file system and mounts, or takes the one that
+    /// is launched. May be called before boot is up. Only one gofer runs at a time.
+    pub fn gofer(
+        &self,
+        plan: &Plan,
+        rootfs: Vec<RootfsMount>,
+        launched: Option<LaunchedGofer>,
+    ) -> Result<GoferRun> {
         let first = self.gofers_started.fetch_add(1, Ordering::Relaxed) == 0;
-        gofer_run::start(self, plan, rootfs, first)
+        gofer_run::start(self, plan, rootfs, launched, first)
     }
 
     /// Sends a request. Returns its number. If the control channel is full, the request waits

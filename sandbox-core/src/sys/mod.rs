@@ -19,6 +19,7 @@ pub mod network;
 pub mod pidfd;
 pub mod process;
 pub mod seccomp_listener;
+pub mod spawn;
 
 use std::io;
 

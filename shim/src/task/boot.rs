@@ -13,7 +13,7 @@ use sandbox_core::cgroup::Cgroup;
 use sandbox_core::control::gofer::RootfsMount;
 use sandbox_core::control::message::{Donations, Done, Request};
 use sandbox_core::error::Failure;
-use sandbox_core::sandbox::{ReceivedFds, Sandbox, printable};
+use sandbox_core::sandbox::{LaunchedGofer, ReceivedFds, Sandbox, printable};
 use sandbox_core::spec::SandboxFacts;
 use sandbox_core::spec::plan::{Plan, Powerless};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot, watch};
@@ -140,15 +140,23 @@ impl BootClient {
         u32::try_from(self.sandbox.pid().0).unwrap_or_default()
     }
 
+    /// Starts the gofer for [`BootClient::deliver_mounts`], so that it is ready when it is needed;
+    /// `None` while another one delivers.
+    pub(super) fn launch_gofer(&self) -> Result<Option<LaunchedGofer>> {
+        let free = self.gofers.try_lock().is_ok();
+        Ok(free.then(|| self.sandbox.launch_gofer()).transpose()?)
+    }
+
     /// Lets a gofer deliver a container's root file system and mounts.
     /// Returns what the gofer found to be without effect.
     pub(super) async fn deliver_mounts(
         &self,
         plan: &Plan,
         rootfs: Vec<RootfsMount>,
+        launched: Option<LaunchedGofer>,
     ) -> Result<Vec<Powerless>> {
         let _one_at_a_time = self.gofers.lock().await;
-        let gofer = self.sandbox.gofer(plan, rootfs)?;
+        let gofer = self.sandbox.gofer(plan, rootfs, launched)?;
         let mut gone = self.gone.subscribe();
         tokio::select! {
             answered = readable(gofer.as_fd()) => answered?,

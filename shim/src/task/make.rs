@@ -50,6 +50,8 @@ async fn take_steps(
     existing: Option<&Arc<BootClient>>,
     rollback: &mut Rollback,
 ) -> Result<Container> {
+    // The gofer of another container than the first gets ready meanwhile.
+    let gofer = existing.map(|boot| boot.launch_gofer()).transpose()?.flatten();
     // First the cgroup: boot, or the init, starts in it.
     let cgroup = rollback.cgroup.insert(make_cgroup(plan)?).clone();
     settle(shim, plan, &cgroup.powerless(&plan.plan.container)?)?;
@@ -60,25 +62,28 @@ async fn take_steps(
     let oom = oom::count(&plan.id, &cgroup);
     // The gofer runs the createContainer hooks.
     rollback.hooked = !plan.plan.host.hooks.create_container.is_empty();
-    let boot: &Arc<BootClient> = match existing {
+    let (boot, prepared) = match existing {
         // The first container makes the sandbox, and is its root.
         None => {
-            let boot = rollback.made.insert(spawn_boot(shim, plan, &cgroup, capacity).await?);
-            start_boot(shim, plan, boot, &cgroup).await?;
-            boot
+            let boot = &*rollback.made.insert(spawn_boot(shim, plan, &cgroup, capacity).await?);
+            let up = start_boot(shim, plan, boot, &cgroup);
+            let ((), prepared) = tokio::try_join!(up, prepare(shim, plan, boot, &cgroup))?;
+            (boot, prepared)
         }
         // Any other joins it, and waits for its turn to receive its mounts.
         Some(boot) => {
             rollback.joined = Some(boot.clone());
             add_container(boot, plan, &cgroup)?;
-            let found = boot.deliver_mounts(&plan.plan, plan.rootfs.clone()).await?;
+            let delivered = boot.deliver_mounts(&plan.plan, plan.rootfs.clone(), gofer);
+            let (found, prepared) =
+                tokio::try_join!(delivered, prepare(shim, plan, boot, &cgroup))?;
             settle(shim, plan, &found)?;
-            boot
+            (boot, prepared)
         }
     };
     // Now the mounts are there, and boot makes the process.
     boot.sandbox.move_net_devices(&plan.plan)?;
-    let init = create_init(shim, plan, boot, &cgroup, capacity).await?;
+    let init = create_init(shim, plan, boot, &cgroup, prepared, capacity).await?;
     let container = Container::new(plan, boot.clone(), cgroup, oom, init);
     // Last the hooks, which may need the process, e.g. to give it a network.
     rollback.hooked = true;
@@ -198,7 +203,7 @@ async fn start_boot(
     cgroup: &Cgroup,
 ) -> Result<()> {
     boot.enter_namespaces(&plan.plan).await?;
-    let gofer = boot.sandbox.gofer(&plan.plan, plan.rootfs.clone())?;
+    let gofer = boot.sandbox.gofer(&plan.plan, plan.rootfs.clone(), None)?;
     add_container(boot, plan, cgroup)?;
     readable(boot.sandbox.start_sync()).await?;
     boot.sandbox.finish_start()?;
@@ -226,14 +231,21 @@ fn add_container(boot: &BootClient, plan: &CreatePlan, cgroup: &Cgroup) -> Resul
     Ok(boot.sandbox.add_container(&plan.id, bundle, cgroup.saved().clone())?)
 }
 
-/// Creates the container's init, up to its gate.
-async fn create_init(
+/// What a container's init is made with.
+struct Prepared {
+    io: Io,
+    donated: Donated,
+    cgroups: CgroupsToJoin,
+}
+
+/// Prepares all for a container's init that needs neither its mounts nor boot's help, while
+/// those come.
+async fn prepare(
     shim: &Shim,
     plan: &CreatePlan,
     boot: &BootClient,
     cgroup: &Cgroup,
-    capacity: Capacity,
-) -> Result<(Process, HeldMounts)> {
+) -> Result<Prepared> {
     let container = &plan.plan.container;
     let (uid, gid) = container.process.as_ref().map_or((0, 0), |p| (p.uid, p.gid));
     let (uid, gid) = boot.sandbox.host_ids(&plan.plan, uid, gid);
@@ -246,9 +258,6 @@ async fn create_init(
         io.keep_notes(&donated)?;
     }
     cgroup.delegate(container, owner.uid, owner.gid)?;
-    if let Some(process) = &container.process {
-        boot.sandbox.raise_limits(process)?;
-    }
     if joins_its_cgroup_alone(plan, boot, cgroup) {
         allow_births(boot, &plan.id, cgroup);
     }
@@ -259,9 +268,26 @@ async fn create_init(
         boot.let_make_raw_sockets(&plan.id);
     }
     let cgroups = CgroupsToJoin::of_init(boot.root == plan.id, &plan.plan, cgroup)?;
+    Ok(Prepared { io, donated, cgroups })
+}
+
+/// Creates the container's init, up to its gate.
+async fn create_init(
+    shim: &Shim,
+    plan: &CreatePlan,
+    boot: &BootClient,
+    cgroup: &Cgroup,
+    prepared: Prepared,
+    capacity: Capacity,
+) -> Result<(Process, HeldMounts)> {
+    let Prepared { io, donated, cgroups } = prepared;
+    // Not before boot is up, which notes the limits that it was born with.
+    if let Some(process) = &plan.plan.container.process {
+        boot.sandbox.raise_limits(process)?;
+    }
     let reply = ask_to_create(shim, plan, boot, cgroups, &donated, capacity).await?;
     cgroup.settled();
-    if container.process.is_none() {
+    if plan.plan.container.process.is_none() {
         return Ok((stand_in(plan, boot), HeldMounts::default()));
     }
     let MadeProcess { process, io, mounts } = MadeProcess::take(reply, io)?;

@@ -3,7 +3,7 @@
 use std::ffi::CString;
 use std::os::fd::OwnedFd;
 
-use super::{command_line, execute, inherited, pod_namespaces};
+use super::{inherited, pod_namespaces};
 use crate::control::donation::{BootFlags, PREPARED};
 use crate::error::{Context, Error, Result};
 use crate::network;
@@ -12,7 +12,7 @@ use crate::sandbox::executable::Executable;
 use crate::spec::plan::Mappings;
 use crate::sys::descriptor::{cloexec_from, detach_stdio, donate};
 use crate::sys::process::{
-    become_user, die_with_parent, exit_now, keep_capabilities_over_execve,
+    become_user, die_with_parent, execute_descriptor, exit_now, keep_capabilities_over_execve,
     separate_ids_from_capabilities,
 };
 
@@ -54,6 +54,14 @@ pub(in crate::sandbox) fn become_boot(
     exit_now(1)
 }
 
+/// Executes `palisade` with an empty environment. Returns only if that failed, with the error.
+fn execute(palisade: &Executable, args: &[CString]) -> Error {
+    match execute_descriptor(palisade.file(), args, &[]) {
+        Err(e) => Error::internal(format!("execveat palisade: {e}")),
+        Ok(never) => match never {},
+    }
+}
+
 fn prepare(
     args: ChildArgs<'_>,
     ends: &BootEnds,
@@ -81,7 +89,8 @@ fn prepare(
     rustix::process::setsid().context(|| "setsid")?;
     detach_stdio().context(|| "put /dev/null into the place of stdio")?;
     let flags = donate_all(args, ends)?;
-    command_line(flags.to_args())
+    let to_c = |arg| CString::new(arg).map_err(|e| Error::internal(format!("argument: {e}")));
+    flags.to_args().into_iter().map(to_c).collect()
 }
 
 /// Becomes boot's user in boot's user namespace, and enters the pod's other namespaces.
