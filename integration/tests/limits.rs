@@ -1,13 +1,13 @@
 //! The CPUs and the memory that a pod is told, from boot's command line:
 //! `--cpu-num` and `--total-memory`. `sandbox-core/src/cgroup/derive.rs` holds
-//! the rules.
+//! the rules. And the memory that its shim keeps for itself.
 
 use std::fs;
 
 use integration::cgroup::{self, Limits};
 use integration::containerd::Containerd;
 use integration::cri::resources;
-use integration::{host, on_each_containerd, sandbox};
+use integration::{host, on_each_containerd, sandbox, wait};
 use serde_json::{Value, json};
 
 on_each_containerd!(
@@ -19,6 +19,7 @@ on_each_containerd!(
     a_limit_of_the_parent_counts,
     a_cpuset_of_the_parent_counts,
     the_pods_limits_count_and_not_the_containers,
+    a_shim_gives_memory_back_that_starts_have_taken,
 );
 
 /// Returns the CPUs and the memory that boot is told for a container with these
@@ -131,4 +132,16 @@ fn the_pods_limits_count_and_not_the_containers(containerd: Containerd) {
     });
     assert_eq!(capacity_of(sandbox::shim_of(container.pid())), (1, 128 << 20));
     assert_eq!(host::memory_limit(container.pid()), 32 << 20);
+}
+
+/// Making a container takes more than 80 KiB of the shim's stack.
+fn a_shim_gives_memory_back_that_starts_have_taken(containerd: Containerd) {
+    let container = containerd.container("rests", ["sleep", "1000"]).start();
+    let stack = || {
+        let maps = fs::read_to_string(format!("/proc/{}/smaps", container.shim())).ok()?;
+        let of_stack = maps.split_once("[stack]")?.1;
+        let size = of_stack.lines().find_map(|line| line.strip_prefix("Rss:"))?;
+        size.split_whitespace().next()?.parse::<u32>().ok()
+    };
+    wait::until("the shim's stack is small", || stack().filter(|kib| *kib <= 48));
 }

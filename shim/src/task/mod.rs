@@ -13,7 +13,7 @@
 //! | [`table`], [`shim`] | the shim's state |
 //! | [`oom`], [`exits`] | the end of a process, and the order of its events |
 //! | [`teardown`] | every ending |
-//! | [`let_go`] | the last closes of mounts |
+//! | [`let_go`], [`rest`] | the last closes of mounts, and memory that is no longer used |
 //! | [`listen`], [`relay`] | boot's messages and log |
 //! | [`powerless`], [`user_log`] | what a spec grants in vain, and what is refused |
 //! | [`reservation`], [`rollback`], [`make`] | the parts of Create and StartSandbox |
@@ -49,6 +49,7 @@ mod raw_sockets;
 mod relay;
 mod reservation;
 mod resize;
+mod rest;
 mod resume;
 mod rollback;
 mod seccomp_agent;
@@ -71,6 +72,7 @@ pub(crate) use make::make_sandbox;
 pub(crate) use metrics::encode as encode_stats;
 pub(crate) use pod::{Pod, PodStart, PodState};
 pub(crate) use pod_files::{PodFiles, Wanted as WantedFiles};
+pub(crate) use rest::give_memory_back;
 pub(crate) use service::{services, to_the_end};
 pub(crate) use shim::{End, Shim, raised};
 pub(crate) use teardown::{end_by_signal, shut_down_pod, stop_pod, tear_down_if_unused};

@@ -9,7 +9,7 @@ use sandbox_core::types::ProcessId;
 
 use super::container::process_id;
 use super::shim::Shim;
-use super::{exec, exits, hooks};
+use super::{exec, exits, hooks, rest};
 use crate::error::Result;
 use crate::exit::Exit;
 
@@ -60,5 +60,6 @@ async fn start_init(shim: &Arc<Shim>, process: &ProcessId) -> Result<u32> {
             log::warn!("container {id}: {error}");
         }
     }
+    rest::container_started();
     Ok(pid)
 }
