@@ -32,6 +32,9 @@ use crate::sys::spawn::spawn;
 /// The time that a gofer has to end, once boot is gone.
 const GOFER_EXIT_TIMEOUT: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
 
+/// The time that is left to a gofer that was killed. It may hang in a file system.
+const KILLED_GOFER_TIMEOUT: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
+
 /// A gofer that has its request.
 #[derive(Debug)]
 pub(super) struct Gofer {
@@ -79,6 +82,8 @@ impl Drop for GoferRun {
     fn drop(&mut self) {
         if !self.gofer.answered.load(Ordering::Relaxed) {
             self.gofer.kill();
+            // It may be just sending a mount.
+            self.gofer.has_ended(KILLED_GOFER_TIMEOUT);
         }
     }
 }

@@ -6,7 +6,7 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::spawn::{PosixSpawnAttr, PosixSpawnFileActions, posix_spawn};
-use rustix::process::{PidfdFlags, pidfd_open};
+use rustix::process::{PidfdFlags, Signal, WaitOptions, kill_process, pidfd_open, waitpid};
 
 use super::descriptor::cloexec_from;
 
@@ -33,5 +33,10 @@ pub fn spawn(
     let pid = posix_spawn(path.as_c_str(), &actions, &attributes, args, &NO_ENVIRONMENT)?;
     let pid = rustix::process::Pid::from_raw(pid.as_raw()).ok_or(io::ErrorKind::InvalidData)?;
     // Nothing collects the child before it is known by its pidfd.
-    Ok(pidfd_open(pid, PidfdFlags::empty())?)
+    let pidfd = pidfd_open(pid, PidfdFlags::empty());
+    if pidfd.is_err() {
+        let _ = kill_process(pid, Signal::KILL);
+        let _ = waitpid(Some(pid), WaitOptions::empty());
+    }
+    Ok(pidfd?)
 }

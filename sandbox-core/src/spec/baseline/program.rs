@@ -14,8 +14,8 @@ use super::rules::{
 };
 use super::{Allowed, Confined, Level};
 use crate::sys::classic_bpf::{
-    ARCHITECTURE_AT, Beginning, IF_EQUAL, IF_SET, NUMBER_AT, Start, Step, beginning, reachable,
-    search,
+    ARCHITECTURE_AT, Beginning, IF_EQUAL, IF_SET, LOAD, LOAD_NUMBER, NUMBER_AT, Start, Step,
+    beginning, reachable, search,
 };
 
 const EAFNOSUPPORT: u16 = 97;
@@ -45,38 +45,30 @@ pub fn program(confined: &Confined) -> Option<Vec<u8>> {
 ///
 /// Of the profile's program only that is left which looks at arguments: what it answers by the
 /// number alone is found by one search for both. The kernel loads the program for each
-/// container and each exec, and takes the longer the more instructions it has.
+/// container and each exec, and takes the longer the more instructions it has. Where the search
+/// gets longer than what it saves, as for arguments of most calls, all of the profile's program
+/// is left.
 pub fn joined(confined: &Confined, profile: &[u8]) -> Option<Vec<u8>> {
     if confined.baseline.level == Level::Off {
         return None;
     }
-    let rules = Rules {
+    let mut code: Vec<Step> = profile.as_chunks::<8>().0.iter().map(Step::of).collect();
+    if code.first().is_some_and(|first| first.code != LOAD) {
+        // A program begins with 0, and the search has loaded a number by then. The kernel knows
+        // no answer beforehand of a program that does this; a compiled one loads something first.
+        code.insert(0, Step { code: LOAD_NUMBER, ..Step::jump(0) });
+    }
+    let rules = |profile, searched| Rules {
         level: confined.baseline.level,
         allowed: confined.baseline.allowed,
         confined: *confined,
-        profile: profile.as_chunks::<8>().0.iter().map(Step::of).collect(),
+        profile,
+        searched,
     };
-    let mut starts = Vec::new();
-    let mut code = vec![Step::load(ARCHITECTURE_AT)];
-    for (i, abi) in ABIS.iter().enumerate() {
-        let mut part = vec![Step::load(NUMBER_AT)];
-        part.extend(search(&rules.ends(abi, i == 0, &mut starts), |end| rules.code(end)));
-        // The jump over it has 32 bits, that of a comparison only eight.
-        code.push(Step { code: IF_EQUAL, if_true: 1, if_false: 0, operand: abi.audit });
-        code.push(Step::jump(part.len()));
-        code.extend(part);
-    }
-    code.push(refuse(ENOSYS));
-    // What is no program goes on nowhere: it allows nothing.
-    let rest = reachable(&rules.profile, &starts).unwrap_or_default();
-    let length = code.len();
-    for (at, step) in code.iter_mut().enumerate().filter(|(_, step)| step.code == GO_ON) {
-        *step = match rest.place(step.operand as usize) {
-            Some(place) => Step::jump(length - at - 1 + place),
-            None => KILL,
-        };
-    }
-    Some(code.iter().chain(&rest.code).flat_map(Step::bytes).collect())
+    let searched = rules(code.clone(), true).program();
+    let whole = (!code.is_empty()).then(|| rules(code, false).program());
+    let shortest = whole.into_iter().chain([searched]).min_by_key(Vec::len)?;
+    Some(shortest.iter().flat_map(Step::bytes).collect())
 }
 
 /// What follows from the number of a call.
@@ -119,9 +111,37 @@ struct Rules {
     confined: Confined,
     /// The program of the profile, which decides what this one allows; empty if there is none.
     profile: Vec<Step>,
+    /// Whether what the profile answers by the number alone is found by the search.
+    searched: bool,
 }
 
 impl Rules {
+    /// Returns the program.
+    fn program(&self) -> Vec<Step> {
+        let mut starts = Vec::new();
+        let mut code = vec![Step::load(ARCHITECTURE_AT)];
+        for (i, abi) in ABIS.iter().enumerate() {
+            let mut part = vec![Step::load(NUMBER_AT)];
+            part.extend(search(&self.ends(abi, i == 0, &mut starts), |end| self.code(end)));
+            // The jump over it has 32 bits, that of a comparison only eight.
+            code.push(Step { code: IF_EQUAL, if_true: 1, if_false: 0, operand: abi.audit });
+            code.push(Step::jump(part.len()));
+            code.extend(part);
+        }
+        code.push(refuse(ENOSYS));
+        // What is no program goes on nowhere: it allows nothing.
+        let rest = reachable(&self.profile, &starts).unwrap_or_default();
+        let length = code.len();
+        for (at, step) in code.iter_mut().enumerate().filter(|(_, step)| step.code == GO_ON) {
+            *step = match rest.place(step.operand as usize) {
+                Some(place) => Step::jump(length - at - 1 + place),
+                None => KILL,
+            };
+        }
+        code.extend(rest.code);
+        code
+    }
+
     fn holds(&self, part: Allowed) -> bool {
         !self.allowed.contains(part)
     }
@@ -230,7 +250,8 @@ impl Rules {
         for (&number, after) in numbers.iter().zip(after) {
             let end = self.end(abi.audit, number, answer(number));
             if let End::Plain(Plain::GoOn(at)) | End::Check(_, Plain::GoOn(at)) = end {
-                let number = (after == number.checked_add(1)).then_some(number);
+                let alone = self.searched && after == number.checked_add(1);
+                let number = alone.then_some(number);
                 starts.push(Start { at, number, architecture: abi.audit });
             }
             ends.push((number, end));
@@ -255,7 +276,11 @@ impl Rules {
                 End::Plain(rest)
             }
             (Answer::Refuse(errno), _) => End::Plain(Plain::Result(refuse(errno).operand)),
+            (Answer::Check(check), Plain::GoOn(_)) if !self.searched => {
+                End::Check(check, Plain::GoOn(0))
+            }
             (Answer::Check(check), _) => End::Check(check, rest),
+            (Answer::Allow, _) if !self.searched => End::Plain(Plain::GoOn(0)),
             (Answer::Allow, _) => End::Plain(rest),
         }
     }

@@ -22,7 +22,7 @@ use crate::sys::process::SECCOMP_NEW_LISTENER;
 
 /// A part of the [`key`], to be raised when the same profile or baseline shall give another
 /// program than before: a node keeps compiled programs until it is started again.
-const REVISION: &str = concat!("palisade seccomp 5 ", env!("CARGO_PKG_VERSION"), "\n");
+const REVISION: &str = concat!("palisade seccomp 6 ", env!("CARGO_PKG_VERSION"), "\n");
 
 /// `sizeof(struct sock_filter)`
 const INSTRUCTION: usize = 8;

@@ -50,6 +50,10 @@ pub(super) fn answer_of(program: &[u8], arch: u32, number: u64, args: [u64; 6]) 
                 accumulator = word(&data, operand as usize);
                 continue;
             }
+            0x00 => {
+                accumulator = operand;
+                continue;
+            }
             0x54 => {
                 accumulator &= operand;
                 continue;

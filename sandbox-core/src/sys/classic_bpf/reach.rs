@@ -1,8 +1,8 @@
 //! What a program does with calls of which the number and the architecture are known.
 
 use super::{
-    AND, ARCHITECTURE_AT, FROM_REGISTER, IF_SET, JUMP, LOAD, NUMBER_AT, RETURN, RETURN_HELD, STORE,
-    STORE_X, Step, TO_X,
+    AND, ARCHITECTURE_AT, FROM_REGISTER, IF_SET, JUMP, LOAD, LOAD_NUMBER, NUMBER_AT, RETURN,
+    RETURN_HELD, STORE, STORE_X, Step, TO_X,
 };
 
 /// How a program begins with a call.
@@ -10,8 +10,8 @@ use super::{
 pub enum Beginning {
     /// It has this result, whatever the call's arguments are.
     Result(u32),
-    /// It comes to this instruction, which is its first one or loads an argument: nothing that
-    /// was held before it counts.
+    /// It comes to this instruction, which is its first one or loads an argument: of what was
+    /// held before it, only what its first one takes counts.
     At(usize),
 }
 
@@ -30,6 +30,10 @@ pub fn beginning(program: &[Step], number: u32, architecture: u32) -> Option<Beg
             }
             LOAD if step.operand == ARCHITECTURE_AT => {
                 held = Some(architecture);
+                at + 1
+            }
+            LOAD_NUMBER => {
+                held = Some(step.operand);
                 at + 1
             }
             LOAD => return Some(Beginning::At(at)),
