@@ -130,6 +130,7 @@ impl Rules {
         }
         code.push(refuse(ENOSYS));
         // What is no program goes on nowhere: it allows nothing.
+        starts.dedup();
         let rest = reachable(&self.profile, &starts).unwrap_or_default();
         let length = code.len();
         for (at, step) in code.iter_mut().enumerate().filter(|(_, step)| step.code == GO_ON) {
@@ -263,7 +264,7 @@ impl Rules {
     fn end(&self, audit: u32, number: u32, answer: Answer) -> End {
         let rest = match beginning(&self.profile, number, audit) {
             Some(Beginning::Result(result)) => Plain::Result(result),
-            Some(Beginning::At(at)) => Plain::GoOn(at),
+            Some(Beginning::At(at)) => Plain::GoOn(if self.searched { at } else { 0 }),
             None if self.profile.is_empty() => Plain::Result(ALLOW.operand),
             None => Plain::Result(KILL.operand),
         };
@@ -276,9 +277,6 @@ impl Rules {
                 End::Plain(rest)
             }
             (Answer::Refuse(errno), _) => End::Plain(Plain::Result(refuse(errno).operand)),
-            (Answer::Check(check), Plain::GoOn(_)) if !self.searched => {
-                End::Check(check, Plain::GoOn(0))
-            }
             (Answer::Check(check), _) => End::Check(check, rest),
             (Answer::Allow, _) if !self.searched => End::Plain(Plain::GoOn(0)),
             (Answer::Allow, _) => End::Plain(rest),

@@ -52,7 +52,7 @@ pub fn beginning(program: &[Step], number: u32, architecture: u32) -> Option<Beg
 }
 
 /// Where a call comes into a program.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Start {
     /// The instruction, which takes nothing that was held before it.
     pub at: usize,
