@@ -141,7 +141,10 @@ fn a_shim_that_gets_sigterm_publishes_its_container_s_exit(containerd: Container
     let (first, shim) = (container.pidfd(), container.shim());
     container.start().expect("start it");
     ends(&first, "the container");
-    wait::until("the shim knows", || container.kill(Signal::SIGCONT as i32).err());
+    wait::until("boot has collected it", || container.kill(Signal::SIGCONT as i32).err());
+    // boot replies to this after it has told the shim of the exit, if the shim asks it.
+    let late = container.exec("late", spec::process(&["true"]), Streams::Null);
+    late.and_then(|exec| exec.start()).expect_err("an exec after the end");
     kill(Pid::from_raw(shim), Signal::SIGTERM).expect("end the shim");
     let exit = TaskEvent::Exit("punctual".into(), "punctual".into(), 3);
     events.until(|event| *event == exit);
