@@ -87,6 +87,47 @@ pub struct Capacity {
     pub memory: u64,
 }
 
+/// A file of a cgroup that a container's views are made from. The shim opens it, and boot reads
+/// it at each look: cgroup-v2.rst, and memory.rst, cpuacct.rst, cpusets.rst, blkio-controller.rst
+/// and pids.rst of version 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum ViewSource {
+    /// `memory.max` or `memory.limit_in_bytes`
+    MemoryLimit,
+    /// `memory.current` or `memory.usage_in_bytes`
+    MemoryUsage,
+    /// `memory.swap.max` or `memory.memsw.limit_in_bytes`
+    SwapLimit,
+    /// `memory.swap.current` or `memory.memsw.usage_in_bytes`
+    SwapUsage,
+    /// `memory.stat`
+    MemoryStat,
+    /// `cpu.max` or `cpu.cfs_quota_us`
+    CpuQuota,
+    /// `cpu.cfs_period_us`
+    CpuPeriod,
+    /// `cpu.stat` or `cpuacct.stat`
+    CpuStat,
+    /// `cpuset.cpus.effective` or `cpuset.effective_cpus`
+    Cpus,
+    /// `io.stat` or `blkio.throttle.io_service_bytes_recursive`
+    IoBytes,
+    /// `blkio.throttle.io_serviced_recursive`
+    IoOperations,
+    /// `cpu.pressure`
+    CpuPressure,
+    /// `io.pressure`
+    IoPressure,
+    /// `memory.pressure`
+    MemoryPressure,
+    /// `pids.max`
+    PidsLimit,
+    /// `pids.current`
+    PidsUsage,
+    /// `cgroup.threads` or `tasks`
+    Threads,
+}
+
 /// The name of one process of a sandbox: a container's init, or an exec'd process.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ProcessId {

@@ -1,0 +1,1 @@
+//! The texts of the files, each in the kernel's format.

@@ -1,0 +1,1 @@
+//! The file system that boot serves to the kernel.

@@ -1,0 +1,1 @@
+//! The files of the cgroups that views are made from.
