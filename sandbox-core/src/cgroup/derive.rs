@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::OnceLock;
 
 use super::{Cgroup, Dir, file};
+use crate::cpu_set::CpuSet;
 use crate::error::{Error, Result};
 use crate::types::Capacity;
 
@@ -152,41 +153,6 @@ fn host() -> Result<Host> {
     let info = rustix::system::sysinfo();
     let memory = info.totalram.saturating_mul(info.mem_unit.into());
     Ok(*HOST.get_or_init(|| Host { cpus, memory }))
-}
-
-/// A set of CPUs, as a bit map.
-#[derive(Debug, PartialEq, Eq)]
-struct CpuSet(Vec<u64>);
-
-impl CpuSet {
-    /// Parses a list such as `0-2,5` (cpuset(7), "List format").
-    fn parse(list: &str) -> Option<CpuSet> {
-        /// Far beyond the number that Linux can be built for.
-        const MOST: usize = 1 << 16;
-        let mut words = Vec::new();
-        for range in list.trim().split(',').filter(|r| !r.is_empty()) {
-            let (first, last) = range.split_once('-').unwrap_or((range, range));
-            let (first, last): (usize, usize) = (first.parse().ok()?, last.parse().ok()?);
-            if last >= MOST {
-                return None;
-            }
-            for cpu in first..=last {
-                if words.len() <= cpu / 64 {
-                    words.resize(cpu / 64 + 1, 0);
-                }
-                words[cpu / 64] |= 1 << (cpu % 64);
-            }
-        }
-        Some(CpuSet(words))
-    }
-
-    fn and(&self, other: &CpuSet) -> CpuSet {
-        CpuSet(self.0.iter().zip(&other.0).map(|(a, b)| a & b).collect())
-    }
-
-    fn count(&self) -> u32 {
-        self.0.iter().map(|w| w.count_ones()).sum()
-    }
 }
 
 #[cfg(test)]

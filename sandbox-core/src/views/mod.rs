@@ -10,6 +10,7 @@
 //! a thread, a timer or a cache that could say what was true before. Which CPUs a container is
 //! told it has is in `cpus`.
 
+#[cfg_attr(not(test), expect(dead_code, reason = "boot uses it next"))]
 pub(crate) mod cpus;
 pub(crate) mod files;
 pub(crate) mod fuse;
