@@ -79,6 +79,7 @@ fn measure_spec() {
             id_pool: IdPool::default(),
             baseline: Default::default(),
             tells_refusals: false,
+            views: None,
             sandbox: None,
             other_containers: &[],
         };

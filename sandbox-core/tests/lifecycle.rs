@@ -73,6 +73,7 @@ impl Fixture {
             id_pool: IdPool::default(),
             baseline: Default::default(),
             tells_refusals: self.tells_refusals,
+            views: None,
             sandbox: None,
             other_containers: &[],
         };

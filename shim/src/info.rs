@@ -275,6 +275,7 @@ mod tests {
             id_pool: Default::default(),
             baseline: Default::default(),
             tells_refusals: false,
+            views: None,
             sandbox: None,
             other_containers: &[],
         };

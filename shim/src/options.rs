@@ -15,6 +15,7 @@ use containerd_shim_protos::protobuf::well_known_types::any::Any;
 use containerd_shim_protos::protobuf::{CodedInputStream, Message};
 use sandbox_core::sandbox::Config;
 use sandbox_core::spec::baseline::{Allowed, Baseline, Level};
+use sandbox_core::spec::plan::Views;
 use sandbox_core::types::{IdPool, Userns};
 use serde::Deserialize;
 
@@ -56,7 +57,7 @@ pub(crate) struct Options {
     /// Whether a CPU quota lowers a container's capacity.
     pub(crate) cpu_from_quota: bool,
     /// The fewest CPUs that a quota leaves.
-    pub(crate) cpu_minimum: u32,
+    cpu_minimum: Option<u32>,
     /// Cgroup of the shim itself, as in runc's options.
     pub(crate) shim_cgroup: String,
     /// What happens to a container whose spec grants what has no effect.
@@ -69,6 +70,8 @@ pub(crate) struct Options {
     pub(crate) user_log: UserLog,
     /// The form of its lines.
     pub(crate) user_log_format: UserLogFormat,
+    /// Whether containers see their own CPUs and memory.
+    views: ViewsOption,
     /// Keys that annotations may also loosen.
     allow_annotations: Vec<String>,
 }
@@ -101,6 +104,28 @@ pub(crate) enum OnPowerless {
     Warn,
     /// Create fails.
     Refuse,
+}
+
+/// What containers are told about CPUs and memory, ordered from loose to tight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(try_from = "String")]
+enum ViewsOption {
+    /// The host's, as the kernel tells it.
+    Off,
+    /// Their own.
+    On,
+}
+
+impl TryFrom<String> for ViewsOption {
+    type Error = String;
+
+    fn try_from(text: String) -> std::result::Result<Self, String> {
+        match text.as_str() {
+            "off" => Ok(Self::Off),
+            "on" => Ok(Self::On),
+            _ => Err(format!("views = {text:?}: expected \"on\" or \"off\"")),
+        }
+    }
 }
 
 /// Parts of the kernel by their names: a list, or in one string with commas or spaces, as
@@ -157,13 +182,14 @@ impl Default for Options {
             cgroup_driver: CgroupDriver::Auto,
             systemd_cgroup: false,
             cpu_from_quota: true,
-            cpu_minimum: 2,
+            cpu_minimum: None,
             shim_cgroup: String::new(),
             on_powerless: OnPowerless::Warn,
             baseline: Level::Default,
             baseline_allow: Parts(Allowed::NONE),
             user_log: UserLog::Off,
             user_log_format: UserLogFormat::Text,
+            views: ViewsOption::On,
             allow_annotations: Vec::new(),
         }
     }
@@ -272,8 +298,8 @@ impl Options {
             }
             "cpu_minimum" => {
                 let new = parsed(key, value)?;
-                tightens = new <= self.cpu_minimum;
-                self.cpu_minimum = new;
+                tightens = new <= self.cpu_minimum();
+                self.cpu_minimum = Some(new);
             }
             "on_powerless" => {
                 let new = parsed(key, value)?;
@@ -304,6 +330,11 @@ impl Options {
                 tightens = new == self.user_log || self.user_log == UserLog::Off;
                 self.user_log = new;
             }
+            "views" => {
+                let new = parsed(key, value)?;
+                tightens = new >= self.views;
+                self.views = new;
+            }
             _ => {
                 return Err(Error::invalid(format!(
                     "annotation {ANNOTATIONS}{key} is unknown; known are {}",
@@ -329,6 +360,21 @@ impl Options {
         Baseline { level: self.baseline, allowed: self.baseline_allow.0 }
     }
 
+    /// Returns the fewest CPUs that a quota leaves to a sandbox.
+    pub(crate) fn cpu_minimum(&self) -> u32 {
+        self.cpu_minimum.unwrap_or(2)
+    }
+
+    /// Returns how views count, if containers have them. They say one CPU where the quota says
+    /// so, unless the minimum was set.
+    pub(crate) fn views(&self) -> Option<Views> {
+        let counts = Views {
+            cpu_from_quota: self.cpu_from_quota,
+            cpu_minimum: self.cpu_minimum.unwrap_or(1),
+        };
+        (self.views == ViewsOption::On).then_some(counts)
+    }
+
     /// Returns the part of the options that `sandbox-core` needs.
     pub(crate) fn config(&self, palisade: PathBuf) -> Config {
         Config {
@@ -343,7 +389,7 @@ impl Options {
 }
 
 /// The keys that an annotation may name.
-const ANNOTATABLE: [&str; 8] = [
+const ANNOTATABLE: [&str; 9] = [
     "userns",
     "debug",
     "cpu_from_quota",
@@ -352,6 +398,7 @@ const ANNOTATABLE: [&str; 8] = [
     "baseline",
     "baseline_allow",
     "user_log",
+    "views",
 ];
 
 /// The beginning of a key of `allow_annotations` that allows one part alone.
@@ -455,7 +502,7 @@ mod tests {
     #[test]
     fn options_come_from_toml() {
         let options = Options::read(Some(&body("userns = 'spec'\ncpu_minimum = 1"))).unwrap();
-        assert_eq!((options.userns, options.cpu_minimum), (UsernsOption::Spec, 1));
+        assert_eq!((options.userns, options.cpu_minimum()), (UsernsOption::Spec, 1));
         let options = Options::read(Some(&body("SystemdCgroup = true"))).unwrap();
         assert_eq!(options.cgroup_driver, CgroupDriver::Systemd);
     }
@@ -507,10 +554,11 @@ mod tests {
 
     #[test]
     fn annotations_tighten() {
-        let node = Options { userns: UsernsOption::Never, cpu_minimum: 4, ..Options::default() };
+        let node =
+            Options { userns: UsernsOption::Never, cpu_minimum: Some(4), ..Options::default() };
         let pod =
             node.annotated(&annotations(&[("userns", "auto"), ("cpu_minimum", "1")])).unwrap();
-        assert_eq!((pod.userns, pod.cpu_minimum), (UsernsOption::Auto, 1));
+        assert_eq!((pod.userns, pod.cpu_minimum()), (UsernsOption::Auto, 1));
     }
 
     #[test]
@@ -581,6 +629,33 @@ mod tests {
         assert!(error.contains("dev.palisade.user_log") && error.contains("node"), "{error}");
     }
 
+    #[test]
+    fn views_are_on_and_a_pod_has_them_off_only_if_the_node_allows_it() {
+        let pod = |node: &str, value: &str| {
+            let node = Options::parse(node).unwrap();
+            node.annotated(&annotations(&[("views", value)])).map(|options| options.views)
+        };
+        assert_eq!(Options::parse("").unwrap().views, ViewsOption::On);
+        assert_eq!(pod("views = 'off'", "on").unwrap(), ViewsOption::On);
+        assert_eq!(pod("views = 'off'", "off").unwrap(), ViewsOption::Off);
+        assert!(pod("", "off").unwrap_err().to_string().contains("would loosen"));
+        assert_eq!(pod("allow_annotations = ['views']", "off").unwrap(), ViewsOption::Off);
+        for bad in ["true", "yes", "On", ""] {
+            let error = pod("", bad).unwrap_err().to_string();
+            assert!(error.contains("dev.palisade.views"), "{bad:?}: {error}");
+        }
+        let counts = |text: &str| Options::parse(text).unwrap().views();
+        let views = Views { cpu_from_quota: true, cpu_minimum: 1 };
+        assert_eq!((counts(""), counts("views = 'off'")), (Some(views), None));
+        assert_eq!(counts("cpu_minimum = 2"), Some(Views { cpu_minimum: 2, ..views }));
+        assert_eq!(
+            counts("cpu_from_quota = false"),
+            Some(Views { cpu_from_quota: false, ..views })
+        );
+        let error = Options::parse("views = 'yes'").unwrap_err().to_string();
+        assert!(error.contains("views = \"yes\": expected"), "{error}");
+    }
+
     /// Returns all keys, from an error of the parser.
     fn keys() -> Vec<String> {
         let error = toml::from_str::<Options>("colour = 'red'").unwrap_err();
@@ -601,7 +676,9 @@ mod tests {
         let settings =
             settings.into_iter().filter(|line| keys().iter().any(|key| line.starts_with(key)));
         let text = settings.collect::<Vec<_>>().join("\n");
-        assert_eq!(Options::parse(&text).unwrap(), Options::default(), "{text}");
+        // Whether it is set makes a difference to views.
+        let set = Options { cpu_minimum: Some(2), ..Options::default() };
+        assert_eq!(Options::parse(&text).unwrap(), set, "{text}");
     }
 
     #[test]

@@ -39,6 +39,7 @@ fn plan_both(json: &[u8], bundle: &Path, sandbox: &SandboxFacts) {
             id_pool: IdPool::default(),
             baseline: Default::default(),
             tells_refusals: false,
+            views: None,
             sandbox,
             other_containers: &[],
         };

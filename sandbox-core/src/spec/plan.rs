@@ -81,6 +81,8 @@ pub struct ContainerPlan {
     pub baseline: Vec<u8>,
     /// The system calls about which boot is asked. `None` if there are none.
     pub watch: Option<Watch>,
+    /// How its views count. `None` if it has none, and is told the host's CPUs and memory.
+    pub views: Option<Views>,
     /// The bundle directory, which hooks find in the container's state.
     pub bundle: PathBuf,
     /// `startContainer` hooks, which run inside the container just before
@@ -145,6 +147,15 @@ pub enum Test {
         /// Their value.
         value: u32,
     },
+}
+
+/// The way in which a container's views (`views`) count its CPUs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Views {
+    /// Whether a CPU quota lowers the count.
+    pub cpu_from_quota: bool,
+    /// A quota never lowers the count below this.
+    pub cpu_minimum: u32,
 }
 
 /// The namespaces that are made for the container. Where a field is false, the
@@ -469,6 +480,8 @@ pub struct HostPlan {
     pub confined: Option<Confined>,
     /// Whether the pod's containers may make user namespaces. The first container decides.
     pub nested_users: bool,
+    /// Whether the pod's containers have views. The first container decides.
+    pub views: bool,
     /// Hooks run on the host.
     pub hooks: HostHooks,
     /// Annotations that set properties of the cgroup's systemd unit, if it has

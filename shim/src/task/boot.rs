@@ -112,8 +112,8 @@ impl BootClient {
         let (user_namespace, mappings) =
             (self.sandbox.has_user_namespace(), plan.host.mappings.clone());
         let facts = SandboxFacts::read(self.sandbox.pid(), user_namespace, mappings)?;
-        let nested_users = plan.host.nested_users;
-        let _ = self.facts.set(SandboxFacts { nested_users, ..facts });
+        let (nested_users, views) = (plan.host.nested_users, plan.host.views);
+        let _ = self.facts.set(SandboxFacts { nested_users, views, ..facts });
         Ok(())
     }
 

@@ -65,6 +65,7 @@ impl CreatePlan {
             id_pool: options.id_pool(),
             baseline: options.baseline(),
             tells_refusals: options.user_log != UserLog::Off,
+            views: options.views(),
             sandbox: context.boot.and_then(BootClient::facts),
             other_containers: context.others,
         };
@@ -99,7 +100,7 @@ impl CreatePlan {
     pub(super) fn capacity_policy(&self) -> CapacityPolicy {
         CapacityPolicy {
             cpu_from_quota: self.options.cpu_from_quota,
-            minimum: self.options.cpu_minimum,
+            minimum: self.options.cpu_minimum(),
         }
     }
 }

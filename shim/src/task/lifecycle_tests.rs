@@ -22,6 +22,7 @@ fn plan() -> Box<ProcessPlan> {
         id_pool: IdPool::default(),
         baseline: Default::default(),
         tells_refusals: false,
+        views: None,
         sandbox: None,
         other_containers: &[],
     };

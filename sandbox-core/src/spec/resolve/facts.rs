@@ -63,11 +63,13 @@ pub struct SandboxFacts {
     pub mappings: Option<Mappings>,
     /// Whether its containers may make user namespaces.
     pub nested_users: bool,
+    /// Whether they have views.
+    pub views: bool,
 }
 
 impl SandboxFacts {
     /// Reads the identity of boot's namespaces, once in a sandbox's life; its containers make
-    /// no user namespaces until the caller says otherwise. The
+    /// no user namespaces and have no views until the caller says otherwise. The
     /// caller holds boot's pidfd and has not reaped boot, so that its PID
     /// cannot be another process's.
     pub fn read(boot: HostPid, user_namespace: bool, mappings: Option<Mappings>) -> Result<Self> {
@@ -97,6 +99,7 @@ impl SandboxFacts {
             user_namespace,
             mappings,
             nested_users: false,
+            views: false,
         })
     }
 }

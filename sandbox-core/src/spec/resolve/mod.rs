@@ -23,6 +23,7 @@ pub mod sysctls;
 mod unit_properties;
 mod unsupported;
 mod userns;
+mod views;
 mod watch;
 
 use std::path::{Path, PathBuf};
@@ -36,7 +37,7 @@ use self::powerless::Powers;
 use super::baseline::Baseline;
 use super::mount_options::{Meaning, meaning};
 use super::plan::{
-    ContainerPlan, HostNamespaces, HostPlan, Network, Plan, ProcessPlan, Propagation,
+    ContainerPlan, HostNamespaces, HostPlan, Network, Plan, ProcessPlan, Propagation, Views,
 };
 use super::seccomp;
 use crate::error::{Error, Result};
@@ -59,6 +60,8 @@ pub struct Context<'a> {
     pub baseline: Baseline,
     /// Whether boot is asked about what a container is refused.
     pub tells_refusals: bool,
+    /// How the views of containers count, if they have any.
+    pub views: Option<Views>,
     /// The sandbox that the container goes into; `None` for the root container.
     pub sandbox: Option<&'a SandboxFacts>,
     /// The containers that run in the sandbox already: ID and init of each.
@@ -121,6 +124,7 @@ pub fn plan(spec: &Spec, context: &Context<'_>) -> Result<Plan> {
     };
     let network_of_host = user.made && !own_network && !host_network;
     let watch = watch::resolve(linux, &baseline, context.tells_refusals, network_of_host);
+    let container_views = views::of_container(&mounts.container, process.as_ref(), context);
     let listed = resolved.uts_listed;
     let container = ContainerPlan {
         id: context.id.into(),
@@ -147,6 +151,7 @@ pub fn plan(spec: &Spec, context: &Context<'_>) -> Result<Plan> {
         user_sysctls: sysctls.user,
         baseline: baseline.program(linux),
         watch,
+        views: container_views,
         bundle: context.bundle.into(),
         start_hooks,
     };
@@ -182,6 +187,7 @@ pub fn plan(spec: &Spec, context: &Context<'_>) -> Result<Plan> {
         container.process.is_some(),
         context.tells_refusals,
     ));
+    powerless.extend(views::powerless(context));
     powerless.extend(powerless::cgroup_namespace(
         spec,
         resolved.cgroup_listed,
@@ -225,6 +231,7 @@ pub fn plan(spec: &Spec, context: &Context<'_>) -> Result<Plan> {
         seccomp: linux.seccomp().clone(),
         confined: baseline.confined,
         nested_users: baseline.nested_users,
+        views: views::of_pod(context),
         hooks,
         unit_properties: unit_properties::plan(&annotations)?,
         annotations,

@@ -10,6 +10,7 @@ mod refusals;
 mod refused;
 mod seccomp;
 mod valid;
+mod views;
 mod watch;
 
 use std::fs;
@@ -19,7 +20,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use super::baseline::Baseline;
-use super::plan::{MountPlan, Plan, ProcessPlan};
+use super::plan::{MountPlan, Plan, ProcessPlan, Views};
 use super::{Context, NamespaceId, SandboxFacts};
 use crate::Result;
 use crate::types::{HostPid, IdPool, Userns};
@@ -46,6 +47,7 @@ struct Story {
     sandbox: Option<SandboxFacts>,
     baseline: Baseline,
     tells_refusals: bool,
+    views: Option<Views>,
 }
 
 impl Story {
@@ -67,6 +69,7 @@ impl Story {
             sandbox: None,
             baseline: Baseline::default(),
             tells_refusals: false,
+            views: None,
         }
     }
 
@@ -121,6 +124,7 @@ impl Story {
             id_pool: IdPool::default(),
             baseline: self.baseline,
             tells_refusals: self.tells_refusals,
+            views: self.views,
             sandbox: self.sandbox.as_ref(),
             other_containers: &[],
         };

@@ -286,6 +286,7 @@ fn ids_are_names_of_directories() {
             id_pool: IdPool::default(),
             baseline: Default::default(),
             tells_refusals: false,
+            views: None,
             sandbox: None,
             other_containers: &[],
         };
