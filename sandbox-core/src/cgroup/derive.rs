@@ -58,7 +58,7 @@ impl Cgroup {
 
 impl Dir {
     /// Returns the cgroup and every ancestor up to the root.
-    fn levels(&self) -> impl Iterator<Item = &Path> {
+    pub(super) fn levels(&self) -> impl Iterator<Item = &Path> {
         self.path.ancestors().take_while(|p| p.starts_with(&self.mount))
     }
 }

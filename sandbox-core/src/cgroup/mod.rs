@@ -18,6 +18,7 @@
 //! | `remove.rs` | remove it, in bounded time |
 //! | `resctrl.rs` | the container's shares of caches and bandwidth, which go with it |
 //! | `tree.rs` | go through the cgroups below it |
+//! | `view_sources.rs` | open what its views are made from |
 //!
 //! # The choice of libraries
 //! The controllers of **cgroups-rs 0.5** write limits. **rustbus** calls
@@ -76,6 +77,7 @@ mod systemd;
 mod tests;
 mod tree;
 mod undelegated;
+mod view_sources;
 
 use std::os::fd::OwnedFd;
 use std::path::{Component, Path, PathBuf};
@@ -94,6 +96,7 @@ pub use hierarchy::Mode;
 pub use in_force::ResourcesInForce;
 pub use oom::OomWatch;
 pub use path::Driver;
+pub use view_sources::OpenedSources;
 
 /// One container's cgroup: a directory in each hierarchy of version 1, or a
 /// single one in version 2.
