@@ -8,16 +8,23 @@
 //! boot serves a file system of its own to the kernel, with one directory per container, whose
 //! files the newborn binds over the kernel's. All is read when somebody looks: nothing here has
 //! a thread, a timer or a cache that could say what was true before. Which CPUs a container is
-//! told it has is in `cpus`.
+//! told it has is in `cpus`; what boot's own proc says is in `host`.
 
-#[cfg_attr(not(test), expect(dead_code, reason = "boot uses it next"))]
 pub(crate) mod cpus;
+#[cfg_attr(not(test), expect(dead_code, reason = "boot uses it next"))]
 pub(crate) mod files;
 pub(crate) mod fuse;
+#[cfg_attr(not(test), expect(dead_code, reason = "boot uses it next"))]
+pub(crate) mod host;
+mod kernel_file;
+mod memory_stat;
+#[cfg(test)]
+pub(crate) mod recorded;
+#[cfg_attr(not(test), expect(dead_code, reason = "boot uses it next"))]
 pub(crate) mod sources;
 
 /// A file whose text boot makes.
-#[expect(dead_code, reason = "the parts that use it come next")]
+#[cfg_attr(not(test), expect(dead_code, reason = "the parts that use it come next"))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum File {
     /// `/proc/cpuinfo`

@@ -1,0 +1,4 @@
+//! The texts, beside the kernel's own of this machine and of recorded ones.
+
+mod forms;
+mod numbers;
