@@ -5,6 +5,7 @@ mod needs_systemd;
 mod needs_v1;
 mod needs_v2;
 mod needs_v2_mount;
+mod views;
 
 use crate::error::FailureKind;
 use std::fs;

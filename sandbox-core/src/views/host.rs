@@ -1,11 +1,12 @@
 //! The kernel's own files, as boot's proc shows them.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{CWD, Mode, OFlags};
+use rustix::io::Errno;
 
 use super::kernel_file::{self, USUAL, nonsense, utf8};
 use crate::cpu_set::CpuSet;
@@ -109,6 +110,16 @@ impl Host {
         let start = start.get(..read)?;
         let end = start.iter().rposition(|b| *b == b')')?;
         start.get(end + 2).copied()
+    }
+
+    /// Opens a file anew that boot holds open. `None` if boot may not.
+    pub(super) fn open_anew(&self, fd: &OwnedFd) -> io::Result<Option<OwnedFd>> {
+        let path = self.proc.join(format!("self/fd/{}", fd.as_raw_fd()));
+        match rustix::fs::openat(CWD, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) {
+            Ok(fd) => Ok(Some(fd)),
+            Err(Errno::NODEV) => Err(Errno::NODEV.into()),
+            Err(_) => Ok(None),
+        }
     }
 
     fn open(&mut self, name: &'static str) -> io::Result<&mut Opened> {

@@ -235,10 +235,14 @@ impl Sources {
 
     /// Returns some of the container's threads, spread over those that one read returns, and
     /// the number of all. `None` if nothing lists them.
-    pub(crate) fn threads(&self) -> io::Result<Option<ThreadsSample>> {
+    pub(crate) fn threads(&self, host: &Host) -> io::Result<Option<ThreadsSample>> {
         let Some(fd) = self.find(Threads) else {
             return Ok(None);
         };
+        // Version 1 makes the list at the first read after an open. Further reads get the same
+        // one until nobody has read for a second (`cgroup_pidlist_start`).
+        let anew = if self.v2 { None } else { host.open_anew(fd)? };
+        let fd = anew.as_ref().unwrap_or(fd);
         let mut buffer = [0; USUAL];
         let read = rustix::io::retry_on_intr(|| rustix::io::pread(fd, &mut buffer, 0))?;
         // A line that the buffer cuts is not a whole number.

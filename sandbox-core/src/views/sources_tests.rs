@@ -113,7 +113,7 @@ fn of_many_threads_some_are_taken_from_all_over() {
     let threads: String = (1..2000).map(|id| format!("{id}\n")).collect();
     recorded.set(Threads, &threads);
     recorded.set(PidsUsage, "1999\n");
-    let ThreadsSample { some, all } = recorded.sources().threads().unwrap().unwrap();
+    let ThreadsSample { some, all } = recorded.sources().threads(&host()).unwrap().unwrap();
     assert_eq!(all, 1999);
     assert!((128..=SAMPLE).contains(&some.len()), "{}", some.len());
     assert!(some.iter().all(|id| (1..2000).contains(id)));
@@ -121,7 +121,7 @@ fn of_many_threads_some_are_taken_from_all_over() {
 
     recorded.set(Threads, "17\n0\n18\n19");
     recorded.set(PidsUsage, "1\n");
-    let ThreadsSample { some, all } = recorded.sources().threads().unwrap().unwrap();
+    let ThreadsSample { some, all } = recorded.sources().threads(&host()).unwrap().unwrap();
     assert_eq!((some, all), (vec![17, 18], 2));
 }
 

@@ -106,7 +106,7 @@ impl Load {
         {
             return Ok(Some(running));
         }
-        let Some(threads) = sources.threads()? else {
+        let Some(threads) = sources.threads(host)? else {
             return Ok(None);
         };
         let (mut runnable, mut blocked, mut looked_at) = (0, 0, 0);
@@ -168,7 +168,7 @@ pub(super) fn text(
         return host.read("loadavg");
     };
     let [one, five, fifteen] = load.averages(BITS).map(|average| {
-        let rounded = average + ONE / 200;
+        let rounded = average.saturating_add(ONE / 200);
         format!("{}.{:02}", rounded >> BITS, ((rounded & (ONE - 1)) * 100) >> BITS)
     });
     let (runnable, all) = (running.runnable_with_reader(), running.all);

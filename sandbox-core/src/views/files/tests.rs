@@ -1,4 +1,5 @@
 //! The texts, beside the kernel's own of this machine and of recorded ones.
 
 mod forms;
+mod hostile;
 mod numbers;
