@@ -92,7 +92,11 @@ pub(crate) fn text_of_kernels(
     let text = match file {
         File::CpuPossible => {
             let kernels = CpuSet::parse(kernels).ok_or_else(wrong)?;
-            format!("{}\n", possible(&sources.cpus(host)?.told, &kernels).list())
+            let told = sources.cpus(host)?.told;
+            // A container that has all CPUs could get those that are still to come.
+            let has_all = told == host.online()?;
+            let possible = if has_all { kernels } else { possible(&told, &kernels) };
+            format!("{}\n", possible.list())
         }
         File::NodeCpulist(_) => {
             let of_node = CpuSet::parse(kernels).ok_or_else(wrong)?;

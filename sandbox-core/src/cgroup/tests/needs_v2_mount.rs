@@ -7,7 +7,7 @@ use super::*;
 use crate::types::HostPid;
 
 /// Makes a cgroup of version 2, with [`Cgroup::create`] if that leads there.
-fn scratch(resources: &LinuxResources) -> Scratch {
+pub(super) fn scratch(resources: &LinuxResources) -> Scratch {
     needs(mount().is_some(), "a mount of cgroup version 2");
     if is_v2() {
         return Scratch::new(resources);

@@ -40,6 +40,42 @@ mod needs_v2 {
     }
 }
 
+mod needs_v2_mount {
+    use super::*;
+    use crate::cgroup::tests::needs_v2_mount::scratch;
+
+    #[test]
+    fn times_threads_and_pressure_are_the_cgroup_s_own() {
+        let mut scratch = scratch(&LinuxResources::default());
+        let mut view = View::of(&scratch.cgroup);
+        assert_eq!(view.stat("cpu")[..3], [0, 0, 0]);
+        scratch.run("sleep 60 & while :; do :; done");
+        until(|| view.stat("cpu")[0] >= 5);
+        until(|| view.stat("procs_running")[0] >= 2);
+        let loadavg = view.text(File::Loadavg);
+        assert!(loadavg.contains(" 2/2 "), "{loadavg}");
+        let dir = scratch.cgroup.any_dir().unwrap();
+        let pressures = [
+            (File::PressureCpu, "cpu.pressure"),
+            (File::PressureIo, "io.pressure"),
+            (File::PressureMemory, "memory.pressure"),
+        ];
+        // No averages of a moment ago.
+        scratch.cgroup.freeze().unwrap();
+        for (file, name) in pressures {
+            until(|| view.text(file) == fs::read_to_string(dir.join(name)).unwrap());
+        }
+        scratch.cgroup.thaw().unwrap();
+        // The controllers are not in this hierarchy: the machine's memory, and all its CPUs.
+        if !is_v2() {
+            assert_eq!(view.cpus(), online());
+            let kernels = fs::read_to_string("/proc/meminfo").unwrap();
+            assert_eq!(view.text(File::Meminfo).lines().next(), kernels.lines().next());
+            assert_eq!(view.text(File::Diskstats), "");
+        }
+    }
+}
+
 /// A container's views, from files that are opened once.
 struct View {
     sources: Sources,

@@ -78,13 +78,15 @@ impl Load {
 
     /// Makes steps. Without a CPU time, what is seen now counts for all of them.
     fn step(&mut self, steps: u64, running: Running, now: Instant, used: Option<u64>) {
-        let active = running.runnable.saturating_add(running.blocked).saturating_mul(ONE);
+        let seen = running.runnable.saturating_add(running.blocked).saturating_mul(ONE);
         let (before, since) = self.used;
         let busy = used.map(|used| {
             let ran = u128::from(used.saturating_sub(before)) * u128::from(ONE);
             let passed = now.saturating_duration_since(since).as_micros().max(1);
             u64::try_from(ran / passed).unwrap_or(u64::MAX)
         });
+        // All may be in cgroups that the container has made below its own.
+        let active = if running.looked_at > 0 { seen } else { busy.unwrap_or(seen) };
         for (average, decay) in self.averages.iter_mut().zip(DECAYS) {
             let before = decayed(*average, power(decay, steps - 1), busy.unwrap_or(active));
             *average = decayed(before, decay, active);
@@ -248,6 +250,14 @@ mod tests {
         let [one, _, fifteen] = load.averages;
         assert!((1880 * 2..=1890 * 2).contains(&one), "{one}");
         assert!((1950 * 2..=2040 * 2).contains(&fifteen), "{fifteen}");
+    }
+
+    #[test]
+    fn threads_below_the_container_s_cgroup_count_by_the_time_that_they_use() {
+        let mut load = Load::since(Instant::now());
+        let below = Running { looked_at: 0, ..running(0) };
+        step(&mut load, 1, below, Some(10_000_000));
+        assert_eq!(load.averages, [328, 68, 22]);
     }
 
     #[test]

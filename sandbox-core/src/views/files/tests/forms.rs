@@ -318,6 +318,16 @@ fn a_node_has_the_cpus_told_and_no_more_memory_than_the_container() {
 }
 
 #[test]
+fn a_container_that_has_all_cpus_is_told_of_those_that_are_possible_as_the_kernel_does() {
+    let mut all = Recorded::new(true);
+    all.set(ViewSource::Cpus, kernels_online());
+    all.set(ViewSource::CpuQuota, "max 100000\n");
+    let mut host = Host::new("/proc");
+    let text = text_of_kernels(File::CpuPossible, b"0-127\n", &all.sources(), &mut host).unwrap();
+    assert_eq!(text, b"0-127\n");
+}
+
+#[test]
 fn a_file_of_sysfs_is_not_made_of_nothing() {
     let (sources, mut host) = (Recorded::new(true).sources(), Host::new("/proc"));
     let mut own = OwnState::default();
