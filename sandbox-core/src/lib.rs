@@ -56,6 +56,6 @@ pub mod sandbox;
 pub mod spec;
 pub mod sys;
 pub mod types;
-mod views;
+pub mod views;
 
 pub use error::{Context, Error, Result};

@@ -1,1 +1,0 @@
-//! The file system that boot serves to the kernel.
