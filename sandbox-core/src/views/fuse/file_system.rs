@@ -79,6 +79,12 @@ impl FileSystem {
         self.snapshots.release(handle);
     }
 
+    /// Returns how many bytes of texts are kept.
+    #[cfg(test)]
+    pub(super) fn kept(&self) -> usize {
+        self.snapshots.bytes()
+    }
+
     /// Returns the container that a node belongs to.
     pub(super) fn container_of(&self, node: u64) -> Option<u32> {
         match Node::numbered(node)? {
@@ -183,9 +189,10 @@ impl FileSystem {
         }
         match node {
             Node::Root => {
-                let serial = self.containers.iter().find(|serial| serial.to_string() == name);
-                let serial = *serial.ok_or(Errno::NOENT)?;
-                return Ok(self.found(serial, Place::Container));
+                let serial = name.parse().ok().filter(|serial| self.containers.contains(serial));
+                // Only as it is listed: no zeros and no sign before it.
+                let serial = serial.filter(|serial| serial.to_string() == name);
+                return Ok(self.found(serial.ok_or(Errno::NOENT)?, Place::Container));
             }
             Node::Place(serial, place) => {
                 if let Some(child) = place.child(name.as_bytes()) {

@@ -150,7 +150,7 @@ impl Listing {
         };
         self.bytes.u64(entry.inode).u64(entry.next).u32(length);
         self.bytes.u32(u32::from(kind(entry.kind)));
-        self.bytes.0.extend(entry.name);
+        self.bytes.0.extend_from_slice(entry.name);
         let end = self.bytes.0.len().next_multiple_of(8);
         self.bytes.0.resize(end, 0);
         let fits = end <= self.room;
@@ -183,12 +183,12 @@ impl Bytes {
     const FOUND: usize = 128;
 
     fn u32(&mut self, value: u32) -> &mut Self {
-        self.0.extend(value.to_ne_bytes());
+        self.0.extend_from_slice(&value.to_ne_bytes());
         self
     }
 
     fn u64(&mut self, value: u64) -> &mut Self {
-        self.0.extend(value.to_ne_bytes());
+        self.0.extend_from_slice(&value.to_ne_bytes());
         self
     }
 

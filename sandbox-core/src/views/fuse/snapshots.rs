@@ -64,9 +64,13 @@ impl Snapshots {
         self.0.retain(|snapshot| snapshot.handle != handle);
     }
 
+    /// Returns how many bytes they have.
+    pub(super) fn bytes(&self) -> usize {
+        self.0.iter().map(|snapshot| snapshot.text.len()).sum()
+    }
+
     fn make_room(&mut self) {
-        let bytes = |all: &VecDeque<Snapshot>| all.iter().map(|one| one.text.len()).sum::<usize>();
-        while self.0.len() > MAX || (self.0.len() > 1 && bytes(&self.0) > MAX_BYTES) {
+        while self.0.len() > MAX || (self.0.len() > 1 && self.bytes() > MAX_BYTES) {
             self.0.pop_front();
         }
     }
@@ -120,8 +124,7 @@ mod tests {
         let mut snapshots = Snapshots::default();
         for handle in 0..10_000 {
             snapshots.start(handle, vec![1; 100 * 1024], 0, 1024);
-            let bytes: usize = snapshots.0.iter().map(|one| one.text.len()).sum();
-            assert!(bytes <= MAX_BYTES && snapshots.0.len() <= MAX);
+            assert!(snapshots.bytes() <= MAX_BYTES && snapshots.0.len() <= MAX);
         }
         assert!(snapshots.read(9_999, 1024, 1).is_some() && snapshots.read(0, 1024, 1).is_none());
         // One that has more than all may have is kept while it is the latest.

@@ -2,6 +2,8 @@
 //! what they say is the subject of other tests.
 
 mod files;
+mod forged;
 mod served;
+mod speed;
 mod sysfs;
 mod waiting;

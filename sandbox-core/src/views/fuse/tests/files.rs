@@ -302,6 +302,78 @@ fn nothing_can_be_changed() {
 }
 
 #[test]
+fn a_mount_that_can_be_written_refuses_as_the_kernel_s_files_do() {
+    let mounted = Mounted::writable();
+    let error = |result: io::Result<()>| result.unwrap_err().raw_os_error();
+    for (path, kernels) in
+        [("meminfo", "/proc/meminfo"), ("cpu/online", "/sys/devices/system/cpu/online")]
+    {
+        let ours = mounted.path(&format!("1/{path}"));
+        assert_eq!(error(fs::write(&ours, "1")), error(fs::write(kernels, "1")), "{path}");
+        let remove = |path: &Path| error(fs::remove_file(path));
+        assert_eq!(remove(&ours), remove(Path::new(kernels)), "{path}");
+    }
+    for path in ["1/new", "1/cpu/new", "1/pressure/new"] {
+        assert_eq!(error(fs::write(mounted.path(path), "1")), Some(libc::EACCES));
+        assert_eq!(error(fs::create_dir(mounted.path(path))), Some(libc::EPERM));
+        let link = std::os::unix::fs::symlink("/", mounted.path(path));
+        assert_eq!(error(link), Some(libc::EPERM));
+    }
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o777);
+    assert_eq!(error(fs::set_permissions(mounted.path("1/stat"), mode)), Some(libc::EPERM));
+    let moved = fs::rename(mounted.path("1/stat"), mounted.path("1/meminfo"));
+    assert_eq!(error(moved), Some(libc::EPERM));
+    let xattr = rustix::fs::setxattr(
+        mounted.path("1/stat").as_path(),
+        "user.a",
+        &[0; 60_000],
+        rustix::fs::XattrFlags::empty(),
+    );
+    assert!(xattr.is_err());
+    assert!(mounted.read("1/stat").starts_with("1 Stat"));
+}
+
+#[test]
+fn readers_beside_each_other_get_whole_texts() {
+    let mounted = Mounted::new();
+    let say = |letter: u8| {
+        let text = vec![letter; usize::from(letter) * 30];
+        mounted.tell(move |_, texts| {
+            for serial in [1, 2] {
+                for file in [File::Stat, File::Cpuinfo, File::Meminfo] {
+                    texts.say(serial, file, &text);
+                }
+            }
+        });
+    };
+    say(b'A');
+    std::thread::scope(|scope| {
+        for reader in 0..8 {
+            let path = mounted.path(["1/stat", "1/cpuinfo", "2/stat", "2/meminfo"][reader % 4]);
+            scope.spawn(move || (0..60).for_each(|_| read_one_letter(&path, 200 + reader * 500)));
+        }
+        // Each text is another than the one before.
+        (b'B'..=b'z').cycle().take(200).for_each(say);
+    });
+}
+
+/// Reads a file in parts, and checks that they are of one text.
+fn read_one_letter(path: &Path, size: usize) {
+    let file = fs::File::open(path).unwrap();
+    let (mut text, mut part) = (Vec::<u8>::new(), vec![0; size]);
+    loop {
+        let read = rustix::io::read(&file, &mut part[..]).unwrap();
+        if read == 0 {
+            break;
+        }
+        text.extend(&part[..read]);
+    }
+    let letter = text[0];
+    assert_eq!(text.len(), usize::from(letter) * 30);
+    assert!(text.iter().all(|byte| *byte == letter));
+}
+
+#[test]
 fn what_is_not_there_is_not_found() {
     let mounted = Mounted::new();
     let long = "x".repeat(256);

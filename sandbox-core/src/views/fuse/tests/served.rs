@@ -34,7 +34,7 @@ pub(super) struct Texts {
 }
 
 impl Texts {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let open = |path| rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
         Self {
             said: BTreeMap::new(),
@@ -88,6 +88,15 @@ impl Mounted {
     /// Mounts it with the options that boot mounts it with, and makes directories for the
     /// containers 1 and 2.
     pub(super) fn new() -> Self {
+        Self::with(&["allow_other", "default_permissions", "ro"])
+    }
+
+    /// Mounts it so that the server is asked for what is written.
+    pub(super) fn writable() -> Self {
+        Self::with(&["allow_other", "default_permissions"])
+    }
+
+    fn with(flags: &[&str]) -> Self {
         let device =
             rustix::fs::open("/dev/fuse", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).unwrap();
         let context = FsContext::open("fuse").unwrap();
@@ -95,7 +104,7 @@ impl Mounted {
         for (key, value) in [("rootmode", "40555"), ("user_id", "0"), ("group_id", "0")] {
             context.string(key, value).unwrap();
         }
-        for flag in ["allow_other", "default_permissions", "ro"] {
+        for flag in flags {
             context.flag(flag).unwrap();
         }
         context.create().unwrap();
