@@ -10,9 +10,9 @@
 //!       node/                   likewise /sys/devices/system/node
 //! ```
 //! One read(2) of the device returns one request ([`protocol`]), one write(2) replies to it
-//! (`reply`). [`Server`] reads and replies when boot's loop finds the device readable, and what
-//! a request asks is answered by [`file_system`]. Nothing here waits: a request whose answer is
-//! not there yet ([`Unanswered::Wait`]) is put aside, and boot goes on.
+//! (`reply`). `Server` reads and replies when boot's loop finds the device readable, and what
+//! a request asks is answered by `file_system`. Nothing here waits: a request whose answer is
+//! not there yet (`Unanswered::Wait`) is put aside, and boot goes on.
 //!
 //! A reader sleeps where a signal wakes it up until boot takes its request, and then until boot
 //! replies: so a request is replied to in the turn in which it is taken, or put aside, where the

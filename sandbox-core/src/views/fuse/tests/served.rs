@@ -29,7 +29,7 @@ pub(super) struct Texts {
     pub(super) sysfs: bool,
     /// What is asked for: the file's name, and the kernel's text.
     pub(super) asked: Vec<(File, Option<Vec<u8>>)>,
-    cpu: OwnedFd,
+    pub(super) cpu: OwnedFd,
     node: OwnedFd,
 }
 

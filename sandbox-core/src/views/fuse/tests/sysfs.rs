@@ -1,9 +1,14 @@
 //! What is passed through of this machine's sysfs.
 
 use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 
+use rustix::fs::{CWD, FileType, Mode, OFlags};
+use rustix::io::Errno;
+
+use super::super::nodes::Node;
+use super::super::places::Place;
 use super::super::protocol::Operation;
 use super::served::Mounted;
 use crate::cpu_set::CpuSet;
@@ -110,12 +115,72 @@ fn only_the_container_s_cpus_have_directories() {
     assert_eq!((cpus("1/cpu"), cpus("1/node/node0")), (vec!["cpu1".into()], vec!["cpu1".into()]));
 }
 
+/// Puts a directory of the test's own in the place of the host's `cpu`.
+fn with_directory(mounted: &Mounted, make: impl FnOnce(&Path)) -> tempfile::TempDir {
+    let directory = tempfile::tempdir().unwrap();
+    make(directory.path());
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let opened = rustix::fs::open(directory.path(), flags, Mode::empty()).unwrap();
+    mounted.tell(|_, texts| texts.cpu = opened);
+    directory
+}
+
 #[test]
 fn nobody_reads_what_only_the_host_s_root_may() {
-    let mounted = Mounted::new();
     // This test is the host's root, and the server as well.
-    let error = fs::read(mounted.path("1/node/node0/compact")).unwrap_err();
-    assert_eq!(error.raw_os_error(), Some(libc::EACCES));
+    let mounted = Mounted::new();
+    let error = |path: &str| fs::read(mounted.path(path)).unwrap_err().raw_os_error();
+    assert_eq!(error("1/node/node0/compact"), Some(libc::EACCES));
+    let _directory = with_directory(&mounted, |directory| {
+        for (name, mode) in [("secret", 0o400), ("group", 0o440), ("public", 0o444)] {
+            fs::write(directory.join(name), "text").unwrap();
+            fs::set_permissions(directory.join(name), fs::Permissions::from_mode(mode)).unwrap();
+        }
+    });
+    assert_eq!(
+        (error("1/cpu/secret"), error("1/cpu/group")),
+        (Some(libc::EACCES), Some(libc::EACCES))
+    );
+    assert_eq!(mounted.read("1/cpu/public"), "text");
+}
+
+#[test]
+fn the_server_follows_no_link_and_opens_nothing_that_blocks() {
+    let mounted = Mounted::new();
+    let outside = tempfile::tempdir().unwrap();
+    fs::write(outside.path().join("passwd"), "outside").unwrap();
+    let directory = with_directory(&mounted, |directory| {
+        symlink(outside.path(), directory.join("link")).unwrap();
+        fs::create_dir(directory.join("plain")).unwrap();
+        fs::write(directory.join("plain/passwd"), "inside").unwrap();
+        fs::write(directory.join("long"), [b'x'; 64 * 1024]).unwrap();
+        fs::write(directory.join("too-long"), [b'x'; 80 * 1024]).unwrap();
+        let pipe = directory.join("pipe");
+        rustix::fs::mknodat(CWD, &pipe, FileType::Fifo, Mode::from_raw_mode(0o666), 0).unwrap();
+    });
+    // What asks for what is behind the link, as no kernel would: nodes are as they were looked up.
+    let look_up = |node: u64, name: &str| {
+        let lookup = Operation::Lookup { name: name.as_bytes().to_vec() };
+        let found = mounted.tell(move |server, texts| server.files.answer(node, &lookup, texts));
+        found.map(|bytes| u64::from_ne_bytes(bytes[..8].try_into().unwrap()))
+    };
+    let cpu = Node::Place(1, Place::Cpu).number();
+    let (link, plain) = (look_up(cpu, "link").unwrap(), look_up(cpu, "plain").unwrap());
+    assert!(look_up(plain, "passwd").is_ok());
+    assert_eq!(look_up(link, "passwd"), Err(Errno::LOOP.into()));
+    // The kernel resolves it by itself, as the reader's own path.
+    assert_eq!(fs::read_link(mounted.path("1/cpu/link")).unwrap(), outside.path());
+    assert_eq!(
+        fs::read(mounted.path("1/cpu/pipe")).unwrap_err().raw_os_error(),
+        Some(libc::ENOENT)
+    );
+    assert_eq!(mounted.read("1/cpu/long").len(), 64 * 1024);
+    let long = fs::read(mounted.path("1/cpu/too-long")).unwrap_err();
+    assert_eq!(long.raw_os_error(), Some(libc::EFBIG));
+    // What is exchanged for a link after it was looked up is not followed either.
+    fs::rename(directory.path().join("plain"), directory.path().join("other")).unwrap();
+    symlink(outside.path(), directory.path().join("plain")).unwrap();
+    assert_eq!(look_up(plain, "passwd"), Err(Errno::LOOP.into()));
 }
 
 #[test]
@@ -131,7 +196,7 @@ fn nothing_else_of_the_host_can_be_reached() {
     let ask = |name: &str| {
         let name = name.as_bytes().to_vec();
         mounted.tell(move |server, texts| {
-            let node = super::super::nodes::Node::Place(1, super::super::places::Place::Cpu);
+            let node = Node::Place(1, Place::Cpu);
             let lookup = Operation::Lookup { name };
             server.files.answer(node.number(), &lookup, texts).map(|_| ())
         })
@@ -182,7 +247,7 @@ fn a_node_that_the_server_dropped_is_looked_up_again() {
     assert_eq!(mounted.read(path), text);
     drop();
     assert!(fs::metadata(mounted.path(path)).is_ok());
-    assert_eq!(rustix::io::read(&file, &mut [0; 9]), Err(rustix::io::Errno::STALE));
+    assert_eq!(rustix::io::read(&file, &mut [0; 9]), Err(Errno::STALE));
     let kept = mounted.names("1/cpu/vulnerabilities");
     drop();
     assert_eq!(mounted.names("1/cpu/vulnerabilities"), kept);
