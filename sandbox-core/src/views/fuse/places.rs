@@ -20,11 +20,13 @@ pub(super) enum Place {
     File(File),
 }
 
-/// The size of each file, whatever is in it, and the size of its blocks: as sysfs says, so
-/// programs know how to take it. proc says zero. But from Linux 6.5 on, sendfile(2) and
+/// The size of each file, whatever is in it: as sysfs says, so programs know how to take it. proc says zero. But from Linux 6.5 on, sendfile(2) and
 /// splice(2) return at once at the end that the size says, so with zero busybox's `cat` would
 /// print nothing.
 const SIZE: u64 = 4096;
+
+/// The size of blocks: that of sysfs. Kernels before 6.17 say the same whatever they are told.
+const BLOCK: u32 = 4096;
 
 /// How long the kernel keeps the attributes of a file whose text may be longer than [`SIZE`]. It
 /// has to ask for a program that seeks to the end, which then gets zero: `tail` would otherwise
@@ -122,10 +124,7 @@ impl Place {
                 Self::File(_) => 1,
                 _ => 2 + u32::try_from(directories.count()).unwrap_or(0),
             },
-            block_size: match self {
-                Self::Container | Self::Pressure => 1024,
-                Self::Cpu | Self::Node | Self::File(_) => 4096,
-            },
+            block_size: BLOCK,
             owner,
             accessed: made,
             modified: made,

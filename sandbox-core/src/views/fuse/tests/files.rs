@@ -38,9 +38,10 @@ fn files_look_like_the_kernel_s() {
     let mounted = Mounted::new();
     let look = |path: &Path| {
         let stat = fs::metadata(path).unwrap();
-        // Files of proc say the size that those of sysfs do.
-        let proc = stat.is_file() && stat.size() == 0;
-        let (size, block) = if proc { (4096, 4096) } else { (stat.size(), stat.blksize()) };
+        // What is of proc says the sizes that sysfs does.
+        let of_proc = stat.blksize() == 1024;
+        let size = if of_proc && stat.is_file() { 4096 } else { stat.size() };
+        let block = if of_proc { 4096 } else { stat.blksize() };
         let owner = (stat.uid(), stat.gid());
         (stat.mode(), stat.nlink(), owner, size, block, stat.blocks())
     };

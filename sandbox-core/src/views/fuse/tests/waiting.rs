@@ -3,6 +3,7 @@
 use std::fs;
 use std::io;
 use std::process::{Command, Stdio};
+use std::sync::mpsc::channel;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -97,6 +98,32 @@ fn a_reader_that_waits_can_be_killed() {
     cat.kill().unwrap();
     assert!(!cat.wait().unwrap().success());
     mounted.wait_until(|server| server.count_waiting(1) == 0);
+}
+
+#[test]
+fn a_reader_can_be_killed_while_the_server_stands_still() {
+    let mounted = Mounted::new();
+    let (go_on, stopped) = channel::<()>();
+    let (stops, stands) = channel();
+    thread::scope(|scope| {
+        // As a boot that is stopped: it takes no request.
+        let stand = move || {
+            stops.send(()).unwrap();
+            stopped.recv().unwrap();
+        };
+        scope.spawn(|| mounted.tell(move |_, _| stand()));
+        stands.recv().unwrap();
+        let path = mounted.path("1/meminfo");
+        let mut cat = Command::new("cat").arg(path).stdout(Stdio::null()).spawn().unwrap();
+        let asleep = format!("/proc/{}/wchan", cat.id());
+        while fs::read_to_string(&asleep).unwrap() != "request_wait_answer" {
+            thread::sleep(Duration::from_millis(1));
+        }
+        cat.kill().unwrap();
+        assert!(!cat.wait().unwrap().success());
+        go_on.send(()).unwrap();
+    });
+    assert!(mounted.read("1/meminfo").starts_with("1 Meminfo"));
 }
 
 #[test]
