@@ -15,20 +15,43 @@ use crate::error::{Context, Error, Result};
 /// cannot be frozen before the disk replies.
 const FREEZE_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// Time that the first attempts to freeze get, so many of them. As many that follow get twice
+/// as much, and so on.
+const FIRST_ATTEMPT: Duration = Duration::from_millis(10);
+const ATTEMPTS: usize = 6;
+
 impl Cgroup {
     /// Freezes all processes. Returns once the kernel reports them frozen. If
     /// that takes too long, they go on running.
+    ///
+    /// A process that reads a view cannot be frozen before boot replies, and the root
+    /// container's cgroup has boot in it, which may be frozen first. So there are several
+    /// attempts, and all run for a moment in between.
     pub fn freeze(&self) -> Result<()> {
-        let done = if self.saved.v2 { self.freeze_v2()? } else { self.freeze_v1()? };
-        if done {
-            return Ok(());
+        let deadline = Instant::now() + FREEZE_TIMEOUT;
+        let mut attempt = FIRST_ATTEMPT;
+        let mut number = 0;
+        loop {
+            number += 1;
+            let until = deadline.min(Instant::now() + attempt);
+            let v2 = self.saved.v2;
+            let frozen = if v2 { self.freeze_v2(until)? } else { self.freeze_v1(until)? };
+            if frozen {
+                return Ok(());
+            }
+            self.thaw()?;
+            if Instant::now() >= deadline {
+                return Err(Error::internal(format!(
+                    "{} could not be frozen within {} s and runs on",
+                    self.name(),
+                    FREEZE_TIMEOUT.as_secs()
+                )));
+            }
+            std::thread::sleep(attempt / 10);
+            if number % ATTEMPTS == 0 {
+                attempt *= 2;
+            }
         }
-        self.thaw()?;
-        Err(Error::internal(format!(
-            "{} could not be frozen within {} s and runs on",
-            self.name(),
-            FREEZE_TIMEOUT.as_secs()
-        )))
     }
 
     /// Lets all processes run again.
@@ -72,23 +95,21 @@ impl Cgroup {
     }
 
     /// Freezes on version 2, which signals an event on `cgroup.events`.
-    fn freeze_v2(&self) -> Result<bool> {
+    fn freeze_v2(&self, until: Instant) -> Result<bool> {
         let (path, value) = self.freezer(true)?;
         let events = self.saved.dirs[0].path.join("cgroup.events");
         file::write(&path, value)?;
-        wait_for(&events, "frozen", 1, Instant::now() + FREEZE_TIMEOUT)
-            .context(|| format!("wait for {}", events.display()))
+        wait_for(&events, "frozen", 1, until).context(|| format!("wait for {}", events.display()))
     }
 
     /// Freezes on version 1, which has no event. Each read of `freezer.state`
     /// tries again to stop the processes that run, and each write those that
     /// were forked meanwhile (freezer-subsystem.rst). Mostly the first read
     /// reports success.
-    fn freeze_v1(&self) -> Result<bool> {
+    fn freeze_v1(&self, until: Instant) -> Result<bool> {
         let (path, value) = self.freezer(true)?;
-        let deadline = Instant::now() + FREEZE_TIMEOUT;
         let mut pause = Duration::from_micros(20);
-        while Instant::now() < deadline {
+        while Instant::now() < until {
             file::write(&path, value)?;
             if file::read(&path)?.trim() == value {
                 return Ok(true);
