@@ -4,6 +4,8 @@
 
 use std::fs;
 use std::os::fd::OwnedFd;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use integration::container::pidfd;
 use integration::containerd::Containerd;
@@ -14,10 +16,12 @@ use k8s_cri::v1::ContainerState;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::Mode;
 use nix::unistd::{Pid, mkfifo};
+use serde_json::json;
 
 on_each_containerd!(
     a_killed_shim_ends_its_container,
     a_killed_boot_ends_every_process,
+    a_boot_that_dies_while_a_container_is_made_leaves_no_process,
     a_killed_init_ends_the_container,
     a_killed_shim_ends_its_pod,
     a_killed_boot_ends_its_pod,
@@ -64,6 +68,37 @@ fn a_killed_boot_ends_every_process(containerd: Containerd) {
     let seen = events.until(|event| *event == exit("headless"));
     assert!(seen.contains(&exit("extra")), "{seen:?}");
     assert_eq!(container.delete_task().expect("delete it"), 137);
+}
+
+/// Whatever the new process waits for then: boot answers what it asks of the views. The harness
+/// looks for what is left.
+fn a_boot_that_dies_while_a_container_is_made_leaves_no_process(containerd: Containerd) {
+    for round in 0..40 {
+        let (id, later) = (format!("first-{round}"), format!("later-{round}"));
+        let first = containerd.container(&id, ["sleep", "1000"]).start();
+        let boot = sandbox::boot_of(first.shim()).pid;
+        let later = containerd.container(&later, ["true"]).spec(|spec| {
+            spec["annotations"] = json!({ "io.containerd.runc.v2.group": id });
+            let namespaces = spec["linux"]["namespaces"].as_array_mut().expect("namespaces");
+            namespaces.retain(|namespace| namespace["type"] != "network");
+            let network = format!("/proc/{}/ns/net", first.pid());
+            namespaces.push(json!({ "type": "network", "path": network }));
+        });
+        thread::scope(|scope| {
+            let made = scope.spawn(|| later.try_create().map(drop));
+            let children = format!("/proc/{boot}/task/{boot}/children");
+            let count = || fs::read_to_string(&children).map_or(0, |all| all.split(' ').count());
+            let before = count();
+            let born = Instant::now();
+            while count() == before && born.elapsed() < Duration::from_secs(1) {}
+            // It is on its way; in each round for a little longer.
+            let born = Instant::now();
+            while born.elapsed() < Duration::from_micros(25 * round) {}
+            kill_now(boot);
+            let _ = made.join().expect("the thread");
+        });
+        assert_eq!(first.wait().code, 137);
+    }
 }
 
 fn a_killed_init_ends_the_container(containerd: Containerd) {

@@ -74,7 +74,8 @@ fn message() -> impl Strategy<Value = Upward> {
     let socket = (0..3_usize, any::<u8>()).prop_map(socket);
     let raw_socket = (any::<u64>(), ".{0,300}", socket)
         .prop_map(|(of, container, socket)| Upward::RawSocket { of, container, socket });
-    prop_oneof![reply, exited, raw_socket]
+    let views = ".{0,300}".prop_map(|container| Upward::ViewSources { container });
+    prop_oneof![reply, exited, raw_socket, views]
 }
 
 fn record(program: &str) -> Refusal {

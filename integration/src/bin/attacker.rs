@@ -434,7 +434,7 @@ fn on_place(at: &'static str) -> Vec<Attack> {
         }),
     ];
     // The others have mounts below them, and are busy.
-    if !["/proc", "/sys"].contains(&at) {
+    if !["/proc", "/proc/sys", "/sys"].contains(&at) {
         let unmounted = move || unmount(at, UnmountFlags::empty()).is_ok();
         all.push(Attack::new(format!("unmounted {at}"), unmounted));
     }

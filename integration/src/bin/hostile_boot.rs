@@ -366,6 +366,10 @@ impl Boot {
                 for of in 0..100 {
                     let container = asked.container.clone();
                     self.send(&Upward::RawSocket { of, container, socket }, &[]);
+                    // It gets those of its own containers, once.
+                    for container in [asked.container.clone(), "none".to_owned()] {
+                        self.send(&Upward::ViewSources { container }, &[]);
+                    }
                 }
                 return Ok(Then::Serve);
             }

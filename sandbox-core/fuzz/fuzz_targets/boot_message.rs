@@ -78,7 +78,9 @@ fn write_seeds() {
     let family = RawFamily::Packet { headers: true, protocol: 3 };
     let socket = RawSocket { family, nonblocking: true };
     let raw = [Upward::RawSocket { of: 7, container: "3f2a".into(), socket }];
-    for (index, message) in replies.chain(exits).chain(listener).chain(raw).enumerate() {
+    let views = [Upward::ViewSources { container: "3f2a".into() }];
+    let all = replies.chain(exits).chain(listener).chain(raw).chain(views);
+    for (index, message) in all.enumerate() {
         // A packet whose bytes are in it begins with a zero.
         let mut packet = vec![0];
         packet.extend(message.encode().expect("encode a message"));

@@ -12,7 +12,10 @@ impl Boot {
     /// of the user. If Create was never requested, its mounts may have been delivered, and
     /// are dropped.
     pub(super) fn delete(&mut self, number: u64, id: &str) -> Result<()> {
-        let container = self.containers.get(id).inspect_err(|_| self.mounts.discard(id))?;
+        let container = self.containers.get(id).inspect_err(|_| {
+            self.mounts.discard(id);
+            self.views.remove(id);
+        })?;
         let init = container.init.as_ref().filter(|init| init.running);
         if let Some((pid, at_gate)) = init.map(|init| (init.pid, init.gate.is_some())) {
             match self.containers.take_on_way_to_gate(pid) {
@@ -30,6 +33,7 @@ impl Boot {
             // It may be dead already.
             let _ = pidfd_send_signal(&init.pidfd, Signal::KILL);
         }
+        self.views.remove(id);
         self.reply(number, Ok(Done::Ok));
         Ok(())
     }

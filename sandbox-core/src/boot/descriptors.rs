@@ -15,6 +15,7 @@ pub(super) struct Descriptors {
     pub(super) control: OwnedFd,
     pub(super) mounts: OwnedFd,
     pub(super) user_log: Option<OwnedFd>,
+    pub(super) device: Option<OwnedFd>,
     certificate: OwnedFd,
 }
 
@@ -30,6 +31,7 @@ impl Descriptors {
             control: take("--controller-fd", flags.controller_fd)?,
             mounts: take("--mounts-fd", flags.mounts_fd)?,
             user_log: flags.user_log_fd.map(|fd| take("--user-log-fd", fd)).transpose()?,
+            device: flags.device_fd.map(|fd| take("--device-fd", fd)).transpose()?,
             certificate: take("--birth-fd", flags.birth_fd)?,
         };
         Ok((adopted, start_sync))

@@ -25,6 +25,7 @@ const SI_USER: i32 = 0;
 
 const CONTROL: u64 = u64::MAX;
 const SIGNALS: u64 = u64::MAX - 1;
+pub(super) const VIEWS: u64 = u64::MAX - 2;
 
 /// The descriptors that boot watches.
 pub(super) struct Events {
@@ -117,6 +118,7 @@ impl Boot {
                         terminated |= self.events.take_signals(self.host_pids);
                         self.reap();
                     }
+                    VIEWS => self.serve_views(),
                     supervise::FIRST.. => self.answer_one(event.data.u64()),
                     token => self.receive(token),
                 }
@@ -161,6 +163,13 @@ impl Boot {
             }
             Request::RawSocket { of, refused } => {
                 self.raw_socket(of, refused, fds);
+                Ok(())
+            }
+            Request::ViewSources { container, opened, complete } => {
+                self.collect_view_sources(&container, opened, fds);
+                if complete {
+                    self.resume_views(&container);
+                }
                 Ok(())
             }
             Request::Delete { container } => self.delete(number, &container),

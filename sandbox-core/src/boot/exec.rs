@@ -16,6 +16,7 @@ use crate::newborn::exec::Joining;
 use crate::newborn::{self, Birth};
 use crate::spec::plan::ProcessPlan;
 use crate::sys::clone::{Cloned, clone_into};
+use crate::sys::descriptor::close_copy;
 use crate::types::{PodPid, ProcessId};
 
 impl Boot {
@@ -96,13 +97,22 @@ impl Boot {
         let directory = donated.cgroup_directory.as_ref().map(AsFd::as_fd);
         if directory.is_some() {
             match clone_into(&self.alone, flags, directory) {
-                Ok(cloned) => return Ok((cloned, Birth::InCgroup)),
+                Ok(cloned) => return Ok((self.without_device(cloned), Birth::InCgroup)),
                 Err(e) => log::debug!("clone3 into the container's cgroup: {e}"),
             }
         }
-        let cloned = clone_into(&self.alone, flags, None);
+        let cloned = clone_into(&self.alone, flags, None)
+            .context(|| "clone3 of a container's process")?;
+        Ok((self.without_device(cloned), Birth::BesideBoot))
+    }
+
+    /// Closes the newborn's copy of the device of the views. One that looked at a view while it
+    /// held the device itself could not be killed after boot's end.
+    fn without_device(&self, cloned: Cloned) -> Cloned {
+        if let (Cloned::Child, Some(device)) = (&cloned, self.views.device()) {
+            // It cannot fail for a number that is open.
+            let _ = close_copy(device);
+        }
         cloned
-            .map(|cloned| (cloned, Birth::BesideBoot))
-            .context(|| "clone3 of a container's process")
     }
 }

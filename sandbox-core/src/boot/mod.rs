@@ -22,6 +22,7 @@ mod supervise;
 mod table;
 mod update;
 mod user_log;
+mod views;
 
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::process::ExitCode;
@@ -68,6 +69,7 @@ pub(crate) struct Boot {
     /// Whether boot has the host's PIDs.
     host_pids: bool,
     user_log: UserLog,
+    views: views::Views,
 }
 
 /// Runs `palisade boot` until its control channel closes or it is killed.
@@ -115,7 +117,7 @@ fn start(flags: &BootFlags, descriptors: Descriptors) -> Result<Boot> {
     let limits = own_rlimits().context(|| "prlimit")?;
     raise_own_limit_of_files(&limits)?;
     log::debug!("up with {} CPUs and {} bytes of memory", flags.cpu_num, flags.total_memory);
-    Ok(Boot {
+    let boot = Boot {
         events: events::Events::new(&descriptors.control)?,
         control: descriptors.control,
         log,
@@ -125,12 +127,15 @@ fn start(flags: &BootFlags, descriptors: Descriptors) -> Result<Boot> {
         own_pid_namespace,
         users,
         own_id,
+        views: views::Views::mount(descriptors.device, &birth, own_id),
         ids: birth.mappings.map(OutsideIds),
         alone,
         limits,
         host_pids: birth.host_pids,
         user_log: UserLog::new(descriptors.user_log)?,
-    })
+    };
+    boot.watch_views()?;
+    Ok(boot)
 }
 
 /// Raises boot's soft limit of open files to the hard one: it holds some for each process that it

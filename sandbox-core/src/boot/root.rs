@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use rustix::mount::{MountAttrFlags, UnmountFlags, unmount};
 use rustix::process::{WaitId, WaitIdOptions, chdir, fchdir, pivot_root, waitid};
 
-use crate::container::paths::{CONTAINER, DEVICES, OWN_DEVICES, PROC};
+use crate::container::paths::{CONTAINER, DEVICES, OWN_DEVICES, PROC, UNCOVERED, VIEWS};
 use crate::error::{Context, Result};
 use crate::sys::clone::{Cloned, SingleThreaded, clone_into};
 use crate::sys::mount::{
@@ -45,7 +45,7 @@ pub(super) fn enter_empty(alone: &SingleThreaded) -> Result<()> {
     detach_here(alone, mounts.into()).context(|| "detach the host's file systems")?;
     chdir("/").context(|| "chdir /")?;
 
-    for directory in [PROC, DEVICES, CONTAINER, OWN_DEVICES] {
+    for directory in [PROC, DEVICES, CONTAINER, OWN_DEVICES, VIEWS, UNCOVERED] {
         mkdirat(CWD, directory, Mode::from_raw_mode(0o755))
             .context(|| format!("mkdir {directory}"))?;
     }

@@ -6,8 +6,8 @@ use crate::error::Result;
 use crate::types::Capacity;
 
 impl Boot {
-    /// Logs the new capacity. Nothing in the pod uses it yet: the views that will
-    /// show it to containers do not exist.
+    /// Logs the new capacity. Views are not made from it: they are read from the cgroup's files,
+    /// whoever changes these.
     pub(super) fn update(
         &mut self,
         number: u64,

@@ -260,6 +260,11 @@ impl Cgroup {
         resources::apply(self, resources)
     }
 
+    /// Whether it is a cgroup of version 2.
+    pub(crate) fn is_v2(&self) -> bool {
+        self.saved.v2
+    }
+
     /// Opens one file for each hierarchy (a single one on version 2) for a
     /// process **with one thread**, which joins by writing "0" into each. The
     /// descriptors are close-on-exec.

@@ -4,6 +4,8 @@
 //! ```text
 //! /proc         the pod's processes, attached once the gofer delivers it
 //! /dev          the default device nodes, likewise
+//! /views        the file system that boot serves, if containers get views
+//! /uncovered    empty: here a newborn leaves a proc that nothing covers
 //! /shm          the pod's shared memory, if containerd makes none
 //! /container    empty: here a newborn puts its container together, in a copy of boot's
 //!               mounts
@@ -22,3 +24,7 @@ pub(crate) const SHARED_MEMORY: &str = "/shm";
 pub(crate) const CONTAINER: &str = "/container";
 /// The directory at which a newborn attaches its container's own device nodes.
 pub(crate) const OWN_DEVICES: &str = "/devices";
+/// The file system that boot serves.
+pub(crate) const VIEWS: &str = "/views";
+/// The directory at which a newborn leaves a proc that nothing covers.
+pub(crate) const UNCOVERED: &str = "/uncovered";

@@ -14,8 +14,9 @@ use super::own_id::ContainerRoot;
 use super::paths::{CONTAINER, DEVICES, OWN_DEVICES, PROC};
 use super::steps::attach::{Attached, Ready, attach, attach_of_hook, seal};
 use super::steps::container_root::AsContainerRoot;
-use super::steps::masks::{Lookup, View, cover};
+use super::steps::masks::{KernelMount, Lookup, cover};
 use super::steps::phase::{MountPhase, Phases};
+use super::steps::views::Views;
 use super::terminal::Terminal;
 use crate::error::{Context, Error, Result};
 use crate::places::{self, Kind, open_root};
@@ -33,7 +34,9 @@ pub(crate) struct Tree {
     /// The mounts that become read-only at the end.
     to_seal: Vec<OwnedFd>,
     /// The proc and sysfs mounts that no later mount hides.
-    views: Vec<View>,
+    kernel: Vec<KernelMount>,
+    /// What the container gets to see in the place of some of their files.
+    views: Option<Views>,
     deferred: Vec<Deferred>,
     deferred_of_hooks: Vec<OfHook>,
 }
@@ -65,9 +68,10 @@ impl Tree {
         plan: &ContainerPlan,
         mounts: DeliveredMounts,
         container_root: ContainerRoot,
+        views: Option<Views>,
     ) -> Result<Self> {
         let _as_root = AsContainerRoot::begin(container_root);
-        let mut tree = Self::plant(mounts.rootfs, container_root)?;
+        let mut tree = Self { views, ..Self::plant(mounts.rootfs, container_root)? };
         tree.attach_mounts(plan, mounts.mounts)?;
         if provides_devices(plan) {
             tree.place_devices(plan, mounts.devices)?;
@@ -101,7 +105,8 @@ impl Tree {
             container_root,
             terminals: None,
             to_seal: Vec::new(),
-            views: Vec::new(),
+            kernel: Vec::new(),
+            views: None,
             deferred: Vec::new(),
             deferred_of_hooks: Vec::new(),
         })
@@ -133,10 +138,10 @@ impl Tree {
                 }
             }
             let attached = attach(self.root.as_fd(), Ready { plan: mount, delivered })?;
-            self.hide_views(&mount.destination);
+            self.hide_kernel(&mount.destination);
             match attached {
                 Attached::Done => {}
-                Attached::View(view) => self.add_view(&mount.destination, view),
+                Attached::Kernel(shown) => self.add_kernel(plan, &mount.destination, shown)?,
                 Attached::Terminals(devpts) => self.terminals = Some(devpts),
                 Attached::ToSeal(tmpfs) => self.to_seal.push(tmpfs),
             }
@@ -223,13 +228,20 @@ impl Tree {
     }
 
     /// Adds a proc or sysfs that is attached.
-    pub(crate) fn add_view(&mut self, destination: &Path, view: OwnedFd) {
-        self.views.push((destination.to_owned(), view));
+    pub(crate) fn add_kernel(
+        &mut self,
+        plan: &ContainerPlan,
+        destination: &Path,
+        mount: OwnedFd,
+    ) -> Result<()> {
+        self.views.as_ref().map_or(Ok(()), |views| views.bind(plan, destination, &mount))?;
+        self.kernel.push((destination.to_owned(), mount));
+        Ok(())
     }
 
-    /// Forgets the views that a new mount hides.
-    pub(crate) fn hide_views(&mut self, destination: &Path) {
-        self.views.retain(|(hidden, _)| !hidden.starts_with(destination));
+    /// Forgets those that a new mount hides.
+    pub(crate) fn hide_kernel(&mut self, destination: &Path) {
+        self.kernel.retain(|(hidden, _)| !hidden.starts_with(destination));
     }
 
     /// Takes the mounts of a phase that are left to attach.
@@ -239,7 +251,7 @@ impl Tree {
 
     /// Returns where paths are covered, in the mount namespace in which the tree was made.
     pub(crate) fn lookup<'a>(&'a self, root: BorrowedFd<'a>) -> Lookup<'a> {
-        Lookup { root, views: &self.views }
+        Lookup { root, kernel: &self.kernel }
     }
 
     /// Takes the devpts, in which execs get terminals too.

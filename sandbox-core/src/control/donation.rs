@@ -43,6 +43,8 @@ pub struct BootFlags {
     pub start_sync_fd: RawFd,
     /// The pipe for records of refused system calls, if there is a user log.
     pub user_log_fd: Option<RawFd>,
+    /// `/dev/fuse`, opened in boot's user namespace, if containers get views.
+    pub device_fd: Option<RawFd>,
     /// Whether boot drops the capabilities that it does not need.
     pub apply_caps: bool,
     /// The number of CPUs that the sandbox is told it has.
@@ -71,6 +73,7 @@ impl BootFlags {
             format!("--total-memory={}", self.total_memory),
         ]);
         args.extend(self.user_log_fd.map(|fd| format!("--user-log-fd={fd}")));
+        args.extend(self.device_fd.map(|fd| format!("--device-fd={fd}")));
         args.push(self.id.clone());
         args
     }
@@ -94,6 +97,7 @@ impl BootFlags {
             birth_fd: given.required("--birth-fd")?,
             start_sync_fd: given.required("--start-sync-fd")?,
             user_log_fd: given.optional("--user-log-fd")?,
+            device_fd: given.optional("--device-fd")?,
             apply_caps: given.required("--apply-caps")?,
             cpu_num: given.required("--cpu-num")?,
             total_memory: given.required("--total-memory")?,
@@ -170,6 +174,10 @@ pub struct Birth {
     pub new_network: bool,
     /// Sysctls to set in a new network namespace, as paths below `/proc/sys`.
     pub network_sysctls: Vec<(String, String)>,
+    /// Whether cgroups are of version 2.
+    pub cgroup_v2: bool,
+    /// Whether the pod's containers get views. Without `--device-fd` they cannot.
+    pub views: bool,
 }
 
 impl Birth {
@@ -216,6 +224,7 @@ mod tests {
             birth_fd: 7,
             start_sync_fd: 8,
             user_log_fd: Some(9),
+            device_fd: Some(10),
             apply_caps: true,
             cpu_num: 2,
             total_memory: 1 << 40,
@@ -227,7 +236,7 @@ mod tests {
     fn boot_reads_the_flags_that_the_shim_wrote() {
         let args = flags().to_args().into_iter().skip(1).map(OsString::from);
         assert_eq!(BootFlags::parse(args).unwrap(), flags());
-        let without = BootFlags { user_log_fd: None, ..flags() };
+        let without = BootFlags { user_log_fd: None, device_fd: None, ..flags() };
         let args = without.to_args().into_iter().skip(1).map(OsString::from);
         assert_eq!(BootFlags::parse(args).unwrap(), without);
     }

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::encoding::Message;
 use crate::error::Failure;
 use crate::spec::plan::{ContainerPlan, ProcessPlan};
-use crate::types::{Capacity, ProcessId};
+use crate::types::{Capacity, ProcessId, ViewSource};
 
 /// The size of the largest packet, in bytes. A larger request travels in a
 /// memfd, as the packet's first descriptor.
@@ -74,6 +74,18 @@ pub enum Request {
         of: u64,
         /// The errno.
         refused: Option<u16>,
+    },
+    /// Brings files that a container's views are made from. See [`Upward::ViewSources`]. boot
+    /// does not reply.
+    ///
+    /// Descriptors: the files, in the order in which they are listed.
+    ViewSources {
+        /// The container's ID.
+        container: String,
+        /// What was opened.
+        opened: Vec<ViewFile>,
+        /// Whether no more come.
+        complete: bool,
     },
     /// Forgets a container that has exited, or kills and forgets one that was
     /// not started.
@@ -167,6 +179,11 @@ pub enum Upward {
         /// The socket.
         socket: RawSocket,
     },
+    /// Somebody looks at the views of a container, for the first time.
+    ViewSources {
+        /// The container's ID.
+        container: String,
+    },
     /// A process has ended. boot reports exec'd processes before the init of
     /// their container.
     Exited {
@@ -175,6 +192,19 @@ pub enum Upward {
         /// The exit code, or 128 + the number of the signal that ended it.
         status: u32,
     },
+}
+
+/// What is opened for a container's views.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ViewFile {
+    /// A file of the container's own cgroup.
+    Own(ViewSource),
+    /// A file of a cgroup above that one, whose limits hold as well.
+    Above(ViewSource),
+    /// The directory `/sys/devices/system/cpu`, on a mount of its own.
+    SysfsCpu,
+    /// The directory `/sys/devices/system/node`, likewise.
+    SysfsNode,
 }
 
 /// A raw socket: packet(7), raw(7), ipv6(7). No other socket can be named.

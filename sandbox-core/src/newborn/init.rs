@@ -16,6 +16,7 @@ use crate::container::namespaces::{early_namespaces, late_namespaces};
 use crate::container::outside_ids::OutsideIds;
 use crate::container::own_id::ContainerRoot;
 use crate::container::paths::{CONTAINER, PROC};
+use crate::container::steps::views::{Views, Which};
 use crate::container::terminal;
 use crate::container::tree::Tree;
 use crate::control::newborn::AtGate;
@@ -42,6 +43,7 @@ pub(crate) struct Newborn<'a> {
     pub(crate) ids: Option<&'a OutsideIds>,
     /// The IDs of their root there.
     pub(crate) root: ContainerRoot,
+    pub(crate) views: Option<Which>,
     pub(crate) channel: Channel<'a>,
     /// A copy of a process with one thread has one thread as well.
     pub(crate) alone: &'a SingleThreaded,
@@ -70,7 +72,8 @@ fn to_gate(
     let own_files = OwnProcFiles::open(process)?;
     let own_time = OwnTimeFiles::open(plan)?;
     newborn.times_of.map_or(Ok(()), time::join)?;
-    let mut tree = Tree::build(plan, mounts, root)?;
+    let views = newborn.views.map(Views::open).transpose()?;
+    let mut tree = Tree::build(plan, mounts, root, views)?;
     let terminal = terminal::make(process, tree.terminals(), newborn.ids)?;
     if let Some(terminal) = &terminal {
         tree.place_console(terminal)?;

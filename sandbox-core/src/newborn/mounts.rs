@@ -48,10 +48,10 @@ fn attach_deferred(
     for (index, _, delivered) in tree.take_deferred(now) {
         let mount = &plan.mounts[index];
         let attached = attach(root.as_fd(), Ready { plan: mount, delivered })?;
-        tree.hide_views(&mount.destination);
+        tree.hide_kernel(&mount.destination);
         match attached {
             Attached::ToSeal(mount) => to_seal.push(mount),
-            Attached::View(view) => tree.add_view(&mount.destination, view),
+            Attached::Kernel(shown) => tree.add_kernel(plan, &mount.destination, shown)?,
             Attached::Done | Attached::Terminals(_) => {}
         }
         if mount.destination == Path::new("/") {
@@ -65,7 +65,7 @@ fn attach_deferred(
     }
     // The mounts of another namespace are no places here.
     let lookup = match now {
-        MountPhase::Own => Lookup { root: root.as_fd(), views: &[] },
+        MountPhase::Own => Lookup { root: root.as_fd(), kernel: &[] },
         _ => tree.lookup(root.as_fd()),
     };
     cover(lookup, plan, now)?;

@@ -9,8 +9,9 @@ use nix::sched::CloneFlags;
 use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::net::{Shutdown, shutdown};
 use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::time::{ClockId, clock_gettime};
 
-use super::child::boot::{BootEnds, ChildArgs, become_boot};
+use super::child::boot::{BootEnds, ChildArgs, become_boot, open_fuse};
 use super::executable::Executable;
 use super::gofer_run::LaunchedGofer;
 use super::state::{Identity, State, StateDirectory};
@@ -37,11 +38,15 @@ pub(super) fn spawn(new: NewSandbox<'_>) -> Result<Sandbox> {
     let certificate =
         sealed_memfd(&birth.encode()?).context(|| "memfd for the birth certificate")?;
     let cgroup = JoinCgroup::prepare(&new)?;
+    let opens_device = new.plan.host.views && !new.plan.container.user_namespace;
+    let device = opens_device.then(open_fuse).and_then(std::result::Result::ok);
     let args = ChildArgs {
         new: &new,
         executable: &executable,
         certificate: &certificate,
         cgroup_procs: &cgroup.procs,
+        device: device.as_ref(),
+        now: clock_gettime(ClockId::Boottime).tv_sec,
     };
     let directory = cgroup.directory.as_ref().map(AsFd::as_fd);
     let (boot, pidfd) = clone_boot(args, directory, &channels.boot, &claim)?;
@@ -253,6 +258,8 @@ fn birth(new: &NewSandbox<'_>, claim: &Claim) -> Birth {
         host_pids: new.plan.host.host_namespaces.pid,
         new_network,
         network_sysctls: if new_network { sysctls() } else { Vec::new() },
+        cgroup_v2: new.cgroup.is_v2(),
+        views: new.plan.host.views,
     }
 }
 

@@ -62,6 +62,14 @@ pub fn close_others(kept: &[BorrowedFd<'_>]) -> io::Result<()> {
     Ok(())
 }
 
+/// Closes this process's copy of a descriptor: close_range(2). For a child that never uses or
+/// drops the owner, which is its parent's.
+pub fn close_copy(fd: BorrowedFd<'_>) -> io::Result<()> {
+    let number = fd.as_raw_fd();
+    // SAFETY: the caller's copy of the owner never uses or drops it.
+    check(unsafe { libc::syscall(libc::SYS_close_range, number, number, 0) }).map(drop)
+}
+
 /// Makes 0, 1 and 2 `/dev/null`.
 pub fn detach_stdio() -> io::Result<()> {
     let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;

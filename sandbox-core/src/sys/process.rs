@@ -8,7 +8,7 @@ use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 
 use nix::fcntl::AtFlags;
-use nix::unistd::{Gid, Uid, execve, execveat, seteuid, setgroups, setresgid, setresuid};
+use nix::unistd::{Gid, Uid, execve, execveat, seteuid, setfsuid, setgroups, setresgid, setresuid};
 use rustix::process::{
     DumpableBehavior, Signal, WaitOptions, set_dumpable_behavior, set_parent_process_death_signal,
 };
@@ -83,7 +83,8 @@ pub fn set_dumpable(dumpable: bool) -> io::Result<()> {
     Ok(set_dumpable_behavior(behavior)?)
 }
 
-/// This process, which is root, as another effective user that keeps root's capabilities.
+/// This process, which is root, as another effective user that keeps root's capabilities and,
+/// for files, is still root (setfsuid(2)).
 /// Dropping this value makes it root again.
 #[derive(Debug)]
 pub struct EffectiveUser {
@@ -96,6 +97,8 @@ impl EffectiveUser {
         let this = Self { securebits: capabilities_secure_bits()? };
         separate_ids_from_capabilities()?;
         seteuid(Uid::from_raw(uid))?;
+        // For files it stays root, until this ends or a child takes a user.
+        setfsuid(Uid::from_raw(0));
         Ok(this)
     }
 }

@@ -11,17 +11,13 @@
 //! told it has is in `cpus`; what boot's own proc says is in `host`.
 
 pub(crate) mod cpus;
-#[cfg_attr(not(test), expect(dead_code, reason = "boot uses it next"))]
 pub(crate) mod files;
-#[cfg_attr(not(test), expect(dead_code, reason = "boot serves it next"))]
 pub mod fuse;
-#[cfg_attr(not(test), expect(dead_code, reason = "boot uses it next"))]
 pub(crate) mod host;
 mod kernel_file;
 mod memory_stat;
 #[cfg(test)]
 pub(crate) mod recorded;
-#[cfg_attr(not(test), expect(dead_code, reason = "boot uses it next"))]
 pub(crate) mod sources;
 
 /// A file whose text boot makes.

@@ -7,6 +7,7 @@
 use std::collections::{HashMap, HashSet};
 use std::convert::Infallible;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use sandbox_core::cgroup::Cgroup;
@@ -69,6 +70,8 @@ pub(crate) struct BootClient {
     /// The raw sockets that are asked for at a time.
     raw_sockets_at_a_time: Arc<Semaphore>,
     strays: Mutex<Allowance>,
+    /// Whether it has got the directories of sysfs for views.
+    has_sysfs: AtomicBool,
     /// What its containers are told.
     pub(super) user_logs: UserLogs,
     /// Requests wait for room in the control channel.
@@ -98,6 +101,7 @@ impl BootClient {
             raw_sockets: Mutex::new(Allowance::new(RAW_SOCKETS, RAW_SOCKETS_A_SECOND)),
             raw_sockets_at_a_time: Arc::new(Semaphore::new(RAW_SOCKETS_AT_A_TIME)),
             strays: Mutex::new(Allowance::new(STRAYS, STRAYS_A_SECOND)),
+            has_sysfs: AtomicBool::new(false),
             user_logs: UserLogs::default(),
             unsent: Notify::new(),
         }
@@ -133,6 +137,11 @@ impl BootClient {
     /// is in its namespaces.
     pub(super) fn facts(&self) -> Option<&SandboxFacts> {
         self.facts.get()
+    }
+
+    /// Whether boot gets the directories of sysfs now: once.
+    pub(super) fn gets_sysfs(&self) -> bool {
+        !self.has_sysfs.swap(true, Ordering::Relaxed)
     }
 
     /// Returns boot's process ID.

@@ -13,7 +13,7 @@ use tokio::io::Interest;
 
 use super::boot::{BootClient, Relevance};
 use super::shim::Shim;
-use super::{exits, raw_sockets, seccomp_agent};
+use super::{exits, raw_sockets, seccomp_agent, views};
 use crate::error::{Context, Result};
 use crate::exit::KILLED;
 use crate::ready::{readable, register};
@@ -119,6 +119,7 @@ fn dispatch(
         Upward::RawSocket { of, container, socket } => {
             raw_sockets::open(boot, of, &container, socket)
         }
+        Upward::ViewSources { container } => views::open(shim, boot, &container),
         Upward::Exited { process, status } => exits::report(shim, &process, status),
     }
 }

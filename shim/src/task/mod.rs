@@ -63,6 +63,7 @@ mod table;
 mod teardown;
 mod update;
 mod user_log;
+mod views;
 mod wait;
 
 pub(crate) use boot::BootClient;

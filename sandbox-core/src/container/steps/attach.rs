@@ -26,7 +26,7 @@ pub(crate) enum Attached {
     /// A devpts, in which terminals are made.
     Terminals(OwnedFd),
     /// A proc or a sysfs, on which paths are masked and made read-only.
-    View(OwnedFd),
+    Kernel(OwnedFd),
     /// A tmpfs that becomes read-only once all that lies on it is there, as in runc: mount
     /// points and device nodes are made on it.
     ToSeal(OwnedFd),
@@ -65,10 +65,10 @@ pub(crate) fn attach(root: BorrowedFd<'_>, ready: Ready<'_>) -> Result<Attached>
         let change = AttrChange { propagation: Some(propagation.kind), ..AttrChange::default() };
         mount_setattr(&mount, propagation.recursive.into(), change).context(at)?;
     }
-    let is_view = kind == Kind::Directory && places::shows_the_kernel(&mount)?;
+    let shows_kernel = kind == Kind::Directory && places::shows_the_kernel(&mount)?;
     let place = match hidden {
         Some(hidden) => hidden,
-        None => places::ensure_for(root, &plan.destination, kind, is_view)
+        None => places::ensure_for(root, &plan.destination, kind, shows_kernel)
             .map_err(|e| Error::new(e.kind, format!("{}: {e}", at())))?,
     };
     attach_to(&mount, &place).context(at)?;
@@ -79,7 +79,7 @@ pub(crate) fn attach(root: BorrowedFd<'_>, ready: Ready<'_>) -> Result<Attached>
     }
     Ok(match plan.source {
         MountSource::Devpts(_) => Attached::Terminals(mount),
-        _ if is_view => Attached::View(mount),
+        _ if shows_kernel => Attached::Kernel(mount),
         _ if sealed => Attached::ToSeal(mount),
         _ => Attached::Done,
     })

@@ -14,31 +14,31 @@ use crate::spec::plan::ContainerPlan;
 use crate::sys::mount::{AttrChange, Depth, attach_to, clone_mount, mount_setattr};
 
 /// A proc or a sysfs of the container: its destination, and the mount.
-pub(crate) type View = (PathBuf, OwnedFd);
+pub(crate) type KernelMount = (PathBuf, OwnedFd);
 
-/// Where paths are looked up. What lies below a view is looked up on the mount itself: a
+/// Where paths are looked up. What lies below one of them is looked up on the mount itself: a
 /// second way there from the container's root could lead elsewhere meanwhile, if a symlink
 /// of the image leads through a volume that another container changes.
 #[derive(Clone, Copy)]
 pub(crate) struct Lookup<'a> {
     pub(crate) root: BorrowedFd<'a>,
-    pub(crate) views: &'a [View],
+    pub(crate) kernel: &'a [KernelMount],
 }
 
 impl<'a> Lookup<'a> {
     /// Finds the place of a path, if it exists.
     fn find(self, path: &Path) -> Result<Option<OwnedFd>> {
-        match self.view_of(path) {
-            Some((view, rest)) => find(view.as_fd(), rest),
+        match self.kernel_mount_of(path) {
+            Some((mount, rest)) => find(mount.as_fd(), rest),
             None => find(self.root, path),
         }
     }
 
-    /// Returns the view that a path lies below, and the rest of the path.
-    fn view_of<'p>(self, path: &'p Path) -> Option<(&'a OwnedFd, &'p Path)> {
-        self.views.iter().find_map(|(destination, view)| {
+    /// Returns the one that a path lies below, and the rest of the path.
+    fn kernel_mount_of<'p>(self, path: &'p Path) -> Option<(&'a OwnedFd, &'p Path)> {
+        self.kernel.iter().find_map(|(destination, mount)| {
             let rest = path.strip_prefix(destination).ok()?;
-            (!rest.as_os_str().is_empty()).then_some((view, rest))
+            (!rest.as_os_str().is_empty()).then_some((mount, rest))
         })
     }
 }
@@ -95,11 +95,11 @@ fn check_missing<'a>(
     path: &Path,
     others: impl Iterator<Item = &'a PathBuf>,
 ) -> Result<()> {
-    let Some((view, rest)) = lookup.view_of(path) else { return Ok(()) };
+    let Some((mount, rest)) = lookup.kernel_mount_of(path) else { return Ok(()) };
     let may_come = rest.starts_with("sys")
         && rest != Path::new("sys")
-        && is_proc(view)?
-        && find(view.as_fd(), Path::new("sys"))?.is_some();
+        && is_proc(mount)?
+        && find(mount.as_fd(), Path::new("sys"))?.is_some();
     let mut others = others.filter(|other| *other != path);
     if !may_come || others.any(|other| path.starts_with(other)) {
         return Ok(());
@@ -134,8 +134,8 @@ mod tests {
     #[test]
     fn a_sysctl_that_is_missing_cannot_be_read_only() {
         let (root, proc) = (open_root("/").unwrap(), open_root("/proc").unwrap());
-        let views = [(PathBuf::from("/proc"), proc)];
-        let lookup = Lookup { root: root.as_fd(), views: &views };
+        let kernel = [(PathBuf::from("/proc"), proc)];
+        let lookup = Lookup { root: root.as_fd(), kernel: &kernel };
         let check = |path: &str, others: &[&str]| {
             let others: Vec<PathBuf> = others.iter().map(PathBuf::from).collect();
             check_missing(lookup, Path::new(path), others.iter())
@@ -149,18 +149,18 @@ mod tests {
     }
 
     #[test]
-    fn what_lies_below_a_view_is_found_on_the_view_alone() {
+    fn what_lies_below_proc_is_found_on_proc_alone() {
         let directory = tempfile::tempdir().unwrap();
         let make = |path: &str| std::fs::create_dir_all(directory.path().join(path)).unwrap();
-        for path in ["root/proc/sys", "root/proc/only-here", "view/sys", "root/etc"] {
+        for path in ["root/proc/sys", "root/proc/only-here", "proc/sys", "root/etc"] {
             make(path);
         }
         let open = |path: &str| open_root(directory.path().join(path).to_str().unwrap()).unwrap();
-        let (root, views) = (open("root"), [(PathBuf::from("/proc"), open("view"))]);
-        let lookup = Lookup { root: root.as_fd(), views: &views };
+        let (root, kernel) = (open("root"), [(PathBuf::from("/proc"), open("proc"))]);
+        let lookup = Lookup { root: root.as_fd(), kernel: &kernel };
         let identity = |fd: &OwnedFd| rustix::fs::fstat(fd).unwrap().st_ino;
         let found = |path: &str| lookup.find(Path::new(path)).unwrap().as_ref().map(identity);
-        assert_eq!(found("/proc/sys"), Some(identity(&open("view/sys"))));
+        assert_eq!(found("/proc/sys"), Some(identity(&open("proc/sys"))));
         assert_eq!(found("/proc/only-here"), None);
         assert_eq!(found("/proc"), Some(identity(&open("root/proc"))));
         assert_eq!(found("/etc"), Some(identity(&open("root/etc"))));

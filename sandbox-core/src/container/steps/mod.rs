@@ -11,3 +11,4 @@ pub(crate) mod masks;
 pub(crate) mod names;
 pub(crate) mod phase;
 pub(crate) mod shared_memory;
+pub(crate) mod views;

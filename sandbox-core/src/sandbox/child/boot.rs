@@ -1,9 +1,12 @@
 //! The clone of the shim that becomes boot.
 
 use std::ffi::CString;
+use std::mem::ManuallyDrop;
 use std::os::fd::OwnedFd;
 
-use super::{inherited, pod_namespaces};
+use rustix::fs::{Mode, OFlags};
+
+use super::{clocks, inherited, pod_namespaces};
 use crate::control::donation::{BootFlags, PREPARED};
 use crate::error::{Context, Error, Result};
 use crate::network;
@@ -25,6 +28,11 @@ pub(in crate::sandbox) struct ChildArgs<'a> {
     /// The open `tasks` files of the root container's cgroup on version 1, to
     /// write "0" to.
     pub(in crate::sandbox) cgroup_procs: &'a [OwnedFd],
+    /// `/dev/fuse`, if the shim has opened it. A clone in a user namespace opens it itself: the
+    /// kernel takes it there only from one who did.
+    pub(in crate::sandbox) device: Option<&'a OwnedFd>,
+    /// The time since the host's start, in seconds.
+    pub(in crate::sandbox) now: i64,
 }
 
 /// boot's ends of the channels. The shim holds them until the clone.
@@ -75,6 +83,12 @@ fn prepare(
     // boot inherits no descriptor of the shim, whatever flags it was opened with.
     cloexec_from(3).context(|| "close_range")?;
     inherited::reset()?;
+    // Before it joins a cgroup, whose devices are a container's. The owner of the node may be
+    // the host's root, who this process still is for files.
+    let own_device = ManuallyDrop::new(match args.device {
+        None if args.new.plan.host.views => open_fuse().ok(),
+        _ => None,
+    });
     // Wait until the maps are written: before that no ID is valid.
     if rustix::io::read(&ends.go, &mut [0]).unwrap_or(0) == 0 {
         exit_now(1);
@@ -86,11 +100,20 @@ fn prepare(
         let new_network = network::is_new(&args.new.plan.host.network);
         enter_pod(users, own, new_network, &ends.start_sync)?;
     }
+    if clocks::are_the_pods(&args.new.plan.host) && args.new.plan.host.views {
+        clocks::begin_at(args.now);
+    }
     rustix::process::setsid().context(|| "setsid")?;
     detach_stdio().context(|| "put /dev/null into the place of stdio")?;
-    let flags = donate_all(args, ends)?;
+    let flags = donate_all(args, ends, own_device.as_ref().or(args.device))?;
     let to_c = |arg| CString::new(arg).map_err(|e| Error::internal(format!("argument: {e}")));
     flags.to_args().into_iter().map(to_c).collect()
+}
+
+/// Opens the device by which boot serves views: fuse(4).
+pub(in crate::sandbox) fn open_fuse() -> rustix::io::Result<OwnedFd> {
+    let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    rustix::fs::open("/dev/fuse", flags, Mode::empty())
 }
 
 /// Becomes boot's user in boot's user namespace, and enters the pod's other namespaces.
@@ -119,7 +142,7 @@ fn enter_pod(
 
 /// Makes the descriptors that are donated to boot survive execve. Returns the
 /// flags that announce them.
-fn donate_all(args: ChildArgs<'_>, ends: &BootEnds) -> Result<BootFlags> {
+fn donate_all(args: ChildArgs<'_>, ends: &BootEnds, device: Option<&OwnedFd>) -> Result<BootFlags> {
     let give = |fd: &OwnedFd| donate(fd).context(|| "donate a descriptor");
     let new = args.new;
     let log_fd = give(&ends.log)?;
@@ -132,6 +155,7 @@ fn donate_all(args: ChildArgs<'_>, ends: &BootEnds) -> Result<BootFlags> {
         birth_fd: give(args.certificate)?,
         start_sync_fd: give(&ends.start_sync)?,
         user_log_fd: ends.user_log.as_ref().map(give).transpose()?,
+        device_fd: device.map(give).transpose()?,
         apply_caps: new.plan.container.user_namespace,
         cpu_num: new.cpus,
         total_memory: new.memory,

@@ -2,5 +2,6 @@
 //! shim, with the shim's memory and descriptors, and runs only what is here.
 
 pub(super) mod boot;
+mod clocks;
 mod inherited;
 mod pod_namespaces;

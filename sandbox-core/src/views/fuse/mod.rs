@@ -39,7 +39,6 @@ use rustix::io::Errno;
 use super::File;
 use crate::cpu_set::CpuSet;
 
-#[cfg_attr(not(test), expect(unused_imports, reason = "boot serves it next"))]
 pub(crate) use server::{Served, Server};
 
 /// An answer, if there is one.
