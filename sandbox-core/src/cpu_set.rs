@@ -6,7 +6,6 @@ use std::fmt::Write;
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct CpuSet(Vec<u64>);
 
-#[cfg_attr(not(test), expect(dead_code, reason = "the views that use it come next"))]
 impl CpuSet {
     /// No CPU has this number or a higher one: far beyond what Linux can be built for.
     pub(crate) const END: u32 = 1 << 16;
@@ -41,7 +40,7 @@ impl CpuSet {
                 _ => words.push(bits),
             }
         }
-        Some(Self::of(words))
+        Some(Self::from_words(words))
     }
 
     /// Returns the set of these CPUs. Those from [`CpuSet::END`] on are not in it.
@@ -51,7 +50,8 @@ impl CpuSet {
         set
     }
 
-    fn of(mut words: Vec<u64>) -> CpuSet {
+    /// Takes a bit map, in which CPU 0 is the lowest bit of the first word.
+    pub(crate) fn from_words(mut words: Vec<u64>) -> CpuSet {
         while words.last() == Some(&0) {
             words.pop();
         }
@@ -143,7 +143,7 @@ impl CpuSet {
 
     /// Returns the CPUs that are in both.
     pub(crate) fn and(&self, other: &CpuSet) -> CpuSet {
-        Self::of(self.0.iter().zip(&other.0).map(|(a, b)| a & b).collect())
+        Self::from_words(self.0.iter().zip(&other.0).map(|(a, b)| a & b).collect())
     }
 
     /// Returns it as a bit map, in which CPU 0 is the lowest bit of the first word.

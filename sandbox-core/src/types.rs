@@ -85,6 +85,17 @@ pub struct Capacity {
     pub cpus: u32,
     /// The bytes of memory, at most the host's.
     pub memory: u64,
+    /// What the kernel would tell it wrongly.
+    pub limited: Limited,
+}
+
+/// What a container's limits say less of than what the kernel tells its programs by system calls.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limited {
+    /// Whether a quota is worth fewer CPUs than sched_getaffinity(2) tells.
+    pub cpus: bool,
+    /// Whether there is less memory than sysinfo(2) tells.
+    pub memory: bool,
 }
 
 /// A file of a cgroup that a container's views are made from. The shim opens it, and boot reads

@@ -20,10 +20,11 @@ use sandbox_core::sandbox::{Config, NewSandbox, Process, ReceiveOutcome, Receive
 use sandbox_core::spec::plan::Plan;
 use sandbox_core::spec::{self, Context, ProcessDefaults};
 use sandbox_core::sys::process::{Rlimit, set_rlimit};
-use sandbox_core::types::{Capacity, IdPool, ProcessId, Userns};
+use sandbox_core::types::{Capacity, IdPool, Limited, ProcessId, Userns};
 use serde_json::{Value, json};
 
-const CAPACITY: Capacity = Capacity { cpus: 2, memory: 1 << 30 };
+const CAPACITY: Capacity =
+    Capacity { cpus: 2, memory: 1 << 30, limited: Limited { cpus: false, memory: false } };
 
 /// A bundle, a state directory and a cgroup, which are removed on drop.
 struct Fixture {

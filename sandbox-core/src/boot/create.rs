@@ -20,7 +20,7 @@ use crate::newborn;
 use crate::newborn::init::Newborn;
 use crate::spec::plan::ContainerPlan;
 use crate::sys::clone::Cloned;
-use crate::types::{PodPid, ProcessId};
+use crate::types::{Limited, PodPid, ProcessId};
 
 impl Boot {
     pub(super) fn create(
@@ -29,6 +29,7 @@ impl Boot {
         mut plan: ContainerPlan,
         donations: Donations,
         descriptors: Vec<OwnedFd>,
+        limited: Limited,
     ) -> Result<()> {
         self.containers.check_free(&plan.id)?;
         let mounts = self.mounts.take(&plan.id)?;
@@ -45,7 +46,8 @@ impl Boot {
             return Ok(());
         };
         let mut donated = Donated::sort(donations, descriptors)?;
-        let filter = Filter::new(&plan.baseline, donated.seccomp.take(), plan.watch.as_ref());
+        let profile = donated.seccomp.take();
+        let filter = Filter::new(&plan.baseline, profile, plan.watch.as_ref(), limited);
         let root = self.own_id.container_root();
         shared_memory::make_if_wanted(&plan, root)?;
         let times_of = plan.times_of.as_deref().map(|id| self.containers.running_init(id));

@@ -150,7 +150,7 @@ impl Boot {
         match request {
             Request::Create { plan, donations, capacity } => {
                 log::debug!("{} has {capacity:?}", plan.id);
-                self.create(number, *plan, donations, fds)
+                self.create(number, *plan, donations, fds, capacity.limited)
             }
             Request::Start { container } => self.start(number, &container),
             Request::Exec { container, exec, process, donations } => {

@@ -101,8 +101,8 @@ impl Boot {
                 Err(e) => log::debug!("clone3 into the container's cgroup: {e}"),
             }
         }
-        let cloned = clone_into(&self.alone, flags, None)
-            .context(|| "clone3 of a container's process")?;
+        let cloned =
+            clone_into(&self.alone, flags, None).context(|| "clone3 of a container's process")?;
         Ok((self.without_device(cloned), Birth::BesideBoot))
     }
 

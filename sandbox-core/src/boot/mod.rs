@@ -9,6 +9,7 @@ mod delete;
 mod descriptors;
 mod events;
 mod exec;
+mod listener;
 mod logger;
 mod mounts_channel;
 mod pending;
@@ -22,6 +23,8 @@ mod supervise;
 mod table;
 mod update;
 mod user_log;
+mod view_calls;
+mod view_writer;
 mod views;
 
 use std::os::fd::{BorrowedFd, OwnedFd};

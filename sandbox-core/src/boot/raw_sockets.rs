@@ -20,7 +20,8 @@ use std::rc::Rc;
 use nix::sched::CloneFlags;
 
 use super::Boot;
-use super::supervise::{Asked, Listener, Wanted};
+use super::listener::Listener;
+use super::supervise::{Asked, Wanted};
 use crate::container::home::Home;
 use crate::container::paths::PROC;
 use crate::control::message::{RawSocket, Upward};
@@ -73,7 +74,7 @@ impl Boot {
         let listener = Rc::clone(listener);
         let wanted = Wanted { listener, id: call.id, socket, close_on_exec };
         if let Some(wanted) = self.ask_for_socket(token, wanted) {
-            self.hold_back(token, wanted);
+            self.hold_socket_back(token, wanted);
         }
         true
     }
@@ -83,7 +84,7 @@ impl Boot {
         let supervised = &mut self.supervised;
         let all = supervised.asked.len() + supervised.givers.len();
         let container = supervised.containers.get_mut(&token)?;
-        if all >= AT_A_TIME_OF_POD || container.at_work >= AT_A_TIME || !container.sockets.take() {
+        if all >= AT_A_TIME_OF_POD || container.at_work >= AT_A_TIME || !container.sockets.take(1) {
             return Some(wanted);
         }
         container.at_work += 1;

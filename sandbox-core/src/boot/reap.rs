@@ -23,6 +23,7 @@ impl Boot {
         }
         let Some(status) = collect_child(pid.0) else { return };
         self.gave(pid);
+        self.writer_ended(pid);
         let Some(process) = self.containers.disown(pid) else { return };
         if process.is_init() {
             self.containers.init_ended(&process.container);

@@ -6,8 +6,8 @@ use crate::error::Result;
 use crate::types::Capacity;
 
 impl Boot {
-    /// Logs the new capacity. Views are not made from it: they are read from the cgroup's files,
-    /// whoever changes these.
+    /// Has the processes that come later announce what the kernel would tell them wrongly by
+    /// system calls. All else that tells of limits reads them at each look.
     pub(super) fn update(
         &mut self,
         number: u64,
@@ -15,7 +15,8 @@ impl Boot {
         capacity: Capacity,
     ) -> Result<()> {
         if let Some(id) = container {
-            self.containers.get(id)?;
+            self.containers.get(id)?.join_info.filter.limit(capacity.limited);
+            self.limits_changed(id);
         }
         log::debug!("{} now has {capacity:?}", container.unwrap_or("the sandbox"));
         self.reply(number, Ok(Done::Ok));

@@ -121,6 +121,17 @@ impl Views {
         Some(Which { serial: self.ever, pressure: self.v2 })
     }
 
+    /// Looks at what a container's views are made from. If that is not there,
+    /// [`Boot::ask_for_sources`] asks for it.
+    pub(super) fn look<T>(
+        &mut self,
+        id: &str,
+        make: impl FnOnce(&Sources, &mut Host, &mut OwnState) -> std::io::Result<T>,
+    ) -> Answer<T> {
+        let serial = self.told.number_of(id).ok_or(Errno::STALE)?;
+        self.told.answer(serial, make)
+    }
+
     /// Removes a container. Who still reads is refused.
     pub(super) fn remove(&mut self, id: &str) {
         let Some(serial) = self.told.number_of(id) else { return };
@@ -259,6 +270,7 @@ impl Boot {
             server.resume(serial, told);
             self.ask_for_sources();
         }
+        self.answer_waiting(id);
     }
 
     /// Asks the shim for what is missing, and ends the service that the kernel has ended.
@@ -276,7 +288,7 @@ impl Boot {
 
     /// Asks the shim for the files of each container whose views somebody looks at for the first
     /// time.
-    fn ask_for_sources(&mut self) {
+    pub(super) fn ask_for_sources(&mut self) {
         let told = &mut self.views.told;
         let mut asked = Vec::new();
         for serial in told.to_ask.take() {

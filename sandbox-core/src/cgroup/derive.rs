@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 use super::{Cgroup, Dir, file};
 use crate::cpu_set::CpuSet;
 use crate::error::{Error, Result};
-use crate::types::Capacity;
+use crate::types::{Capacity, Limited};
 
 /// The way to count CPUs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,21 +38,24 @@ impl Cgroup {
     }
 
     fn capacity_on(&self, host: Host, policy: CapacityPolicy) -> Result<Capacity> {
-        let mut cpus = match self.entry("cpuset") {
+        let effective = match self.entry("cpuset") {
             Some(dir) => cpuset(dir, self.saved.v2)?.unwrap_or(host.cpus),
             None => host.cpus,
         };
-        if policy.cpu_from_quota
-            && let Some(dir) = self.entry("cpu")
-            && let Some(quota) = tightest_quota(dir, self.saved.v2)?
-        {
-            cpus = cpus.min(quota.max(policy.minimum));
-        }
+        let quota = match self.entry("cpu") {
+            Some(dir) if policy.cpu_from_quota => tightest_quota(dir, self.saved.v2)?,
+            _ => None,
+        };
+        let cpus = quota.map_or(effective, |quota| effective.min(quota.max(policy.minimum)));
         let memory = match self.entry("memory") {
             Some(dir) => least_memory(dir, self.saved.v2)?.min(host.memory),
             None => host.memory,
         };
-        Ok(Capacity { cpus: cpus.max(1), memory })
+        let limited = Limited {
+            cpus: quota.is_some_and(|quota| quota.max(1) < effective),
+            memory: memory < host.memory,
+        };
+        Ok(Capacity { cpus: cpus.max(1), memory, limited })
     }
 }
 

@@ -92,9 +92,30 @@ fn a_limit_on_the_parent_alone_counts() {
         ("pod/c/memory.max", "max"),
     ];
     let capacity = Tree::new(true, &files).capacity(CapacityPolicy::default());
-    assert_eq!(capacity, Capacity { cpus: 3, memory: GIB });
+    assert_eq!((capacity.cpus, capacity.memory), (3, GIB));
     let without = CapacityPolicy { cpu_from_quota: false, minimum: 2 };
     assert_eq!(Tree::new(true, &files).capacity(without).cpus, 6);
+}
+
+#[test]
+fn what_the_kernel_tells_wrongly_is_known() {
+    let limited = |files: &[(&str, &str)]| {
+        let all = CapacityPolicy { cpu_from_quota: true, minimum: 9 };
+        let Limited { cpus, memory } = Tree::new(true, files).capacity(all).limited;
+        (cpus, memory)
+    };
+    // The kernel itself tells of a cpuset.
+    assert_eq!(limited(&[("pod/c/cpuset.cpus.effective", "0")]), (false, false));
+    assert_eq!(limited(&[("pod/c/cpu.max", "200000 100000")]), (false, false));
+    assert_eq!(limited(&[("pod/c/cpu.max", "100000 100000")]), (true, false));
+    assert_eq!(limited(&[("pod/cpu.max", "1000 100000")]), (true, false));
+    let one = ("pod/c/cpuset.cpus.effective", "0");
+    assert_eq!(limited(&[one, ("pod/c/cpu.max", "50000 100000")]), (false, false));
+    assert_eq!(limited(&[("memory.max", "8589934591")]), (false, true));
+    assert_eq!(limited(&[("memory.max", "8589934592")]), (false, false));
+    let quota = [("pod/c/cpu.max", "50000 100000")];
+    let policy = CapacityPolicy { cpu_from_quota: false, minimum: 1 };
+    assert_eq!(Tree::new(true, &quota).capacity(policy).limited, Limited::default());
 }
 
 #[test]
@@ -105,7 +126,7 @@ fn no_memory_limit_means_the_host_s() {
     assert_eq!(Tree::new(true, &unset).capacity(CapacityPolicy::default()).memory, 8 * GIB);
     assert_eq!(
         Tree::new(true, &[]).capacity(CapacityPolicy::default()),
-        Capacity { cpus: 2, memory: 8 * GIB }
+        Capacity { cpus: 2, memory: 8 * GIB, limited: Limited::default() }
     );
 }
 

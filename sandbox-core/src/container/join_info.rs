@@ -10,7 +10,7 @@ use super::home::Home;
 use super::namespaces::own_namespaces;
 use super::outside_ids::OutsideIds;
 use crate::spec::plan::ContainerPlan;
-use crate::types::PodPid;
+use crate::types::{Limited, PodPid};
 
 /// The information with which an exec'd process joins a container.
 #[derive(Debug)]
@@ -48,7 +48,10 @@ impl JoinInfo {
 
     /// Collects the information of the pause container, which no process joins.
     pub(crate) fn pause(plan: &ContainerPlan) -> Self {
-        Self { pids_below: false, ..Self::new(plan, Filter::new(&[], None, None), None) }
+        Self {
+            pids_below: false,
+            ..Self::new(plan, Filter::new(&[], None, None, Limited::default()), None)
+        }
     }
 
     /// Returns the devpts in which terminals are made.

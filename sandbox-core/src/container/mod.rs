@@ -15,3 +15,4 @@ pub(crate) mod shared_names;
 pub(crate) mod steps;
 pub(crate) mod terminal;
 pub(crate) mod tree;
+pub(crate) mod view_call;

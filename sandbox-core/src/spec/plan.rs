@@ -100,7 +100,7 @@ impl ContainerPlan {
 
 /// The system calls of a container's processes that wait until boot has answered
 /// (seccomp_unotify(2)). What boot answers is what would have happened without it, but for raw
-/// sockets.
+/// sockets and views.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Watch {
     /// Whether these are calls that the seccomp program refuses, but for those that it answers
@@ -112,6 +112,9 @@ pub struct Watch {
     /// Whether raw sockets are made for processes that have CAP_NET_RAW, which has no power over
     /// a network of the host's. They are among the calls.
     pub raw_sockets: bool,
+    /// Whether sched_getaffinity(2) and sysinfo(2) tell what the container's views tell, where
+    /// its limits say less than the kernel.
+    pub views: bool,
     /// The baseline's program alone, which tells its refusals from those of the profile. Empty
     /// unless `refusals`.
     pub baseline: Vec<u8>,

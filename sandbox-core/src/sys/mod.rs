@@ -12,6 +12,7 @@ pub mod descriptor;
 pub mod kernel;
 pub mod let_go;
 pub mod loop_device;
+pub mod mapping;
 pub mod memory;
 pub mod mount;
 pub mod namespace;

@@ -32,6 +32,28 @@ pub fn parent(namespace: impl AsFd) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// Returns the PID that a thread of another PID namespace has in the caller's:
+/// `NS_GET_PID_FROM_PIDNS` (Linux 6.11).
+///
+/// # Errors
+/// `ESRCH` if there is no such thread, or the caller's namespace is not above it; `ENOTTY` if the
+/// kernel does not know the question.
+pub fn pid_of_namespace(namespace: impl AsFd, pid: i32) -> io::Result<i32> {
+    // SAFETY: the argument is a number, which the kernel takes as such.
+    let own = unsafe {
+        libc::ioctl(
+            namespace.as_fd().as_raw_fd(),
+            NS_GET_PID_FROM_PIDNS as _,
+            libc::c_long::from(pid),
+        )
+    };
+    check(own)?;
+    Ok(own)
+}
+
+/// `NS_GET_PID_FROM_PIDNS` of `linux/nsfs.h`
+const NS_GET_PID_FROM_PIDNS: u64 = 0x8004_b706;
+
 /// Returns the kind of a namespace, as the flag of clone(2) that makes one: `NS_GET_NSTYPE`.
 pub fn kind(namespace: impl AsFd) -> io::Result<CloneFlags> {
     // SAFETY: as above.

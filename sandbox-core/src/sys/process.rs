@@ -346,6 +346,22 @@ pub fn set_cpu_affinity(cpus: impl IntoIterator<Item = u32>) -> io::Result<()> {
     Ok(())
 }
 
+/// Returns the CPUs that a thread may run on, as the kernel writes them for a buffer of `length`
+/// bytes: sched_getaffinity(2).
+///
+/// # Errors
+/// `EINVAL` where the kernel does not take a buffer of this length; `ESRCH` if there is no such
+/// thread.
+pub fn cpu_affinity(thread: i32, length: u32) -> io::Result<Vec<u8>> {
+    let mut mask = vec![0u8; (length as usize).min((MAX_CPU as usize + 1) / 8)];
+    // SAFETY: `mask` has the given length and outlives the call, which writes it.
+    let written = check(unsafe {
+        libc::syscall(libc::SYS_sched_getaffinity, thread, mask.len(), mask.as_mut_ptr())
+    })?;
+    mask.truncate(usize::try_from(written).unwrap_or(0));
+    Ok(mask)
+}
+
 /// The arguments of set_mempolicy(2).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MemoryPolicy {
@@ -460,6 +476,13 @@ pub(crate) fn unknown_system_call(number: u32, arguments: [u64; 6]) -> io::Resul
     let [a, b, c, d, e, f] = arguments;
     // SAFETY: no system call has such a number.
     check(unsafe { libc::syscall(number.into(), a, b, c, d, e, f) })
+}
+
+/// Calls sched_getaffinity(2) for an address at which it can have no effect on this program.
+#[cfg(test)]
+pub(crate) fn affinity_at(length: u64, address: u64) -> io::Result<i64> {
+    // SAFETY: the tests only pass addresses where this process has no memory, or may not write.
+    check(unsafe { libc::syscall(libc::SYS_sched_getaffinity, 0, length, address) })
 }
 
 /// Makes a system call with all arguments zero: syscall(2).

@@ -89,6 +89,30 @@ pub fn go_on(listener: BorrowedFd<'_>, id: u64) -> io::Result<()> {
     answer(listener, libc::seccomp_notif_resp { id, val: 0, error: 0, flags })
 }
 
+/// Makes a call return a value.
+///
+/// # Errors
+/// `ENOENT` if its caller is gone.
+pub fn return_value(listener: BorrowedFd<'_>, id: u64, value: u32) -> io::Result<()> {
+    let val = value.into();
+    answer(listener, libc::seccomp_notif_resp { id, val, error: 0, flags: 0 })
+}
+
+/// `SECCOMP_IOCTL_NOTIF_SET_FLAGS`
+const SET_FLAGS: u64 = 0x4008_2104;
+/// `SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP`
+const SYNC_WAKE_UP: u64 = 1;
+
+/// Has the kernel wake who receives, and who is answered, on the CPU of the other one, which
+/// sleeps next (Linux 6.6).
+///
+/// # Errors
+/// `EINVAL` if the kernel is older.
+pub fn wake_on_the_same_cpu(listener: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: the argument is a number, which the kernel takes as such.
+    check(unsafe { libc::ioctl(listener.as_raw_fd(), SET_FLAGS as _, SYNC_WAKE_UP) }).map(drop)
+}
+
 /// Gives the caller a descriptor, which is the result of its call (Linux 5.14):
 /// `SECCOMP_IOCTL_NOTIF_ADDFD` with `SECCOMP_ADDFD_FLAG_SEND`. Waits until the caller runs.
 ///

@@ -28,7 +28,6 @@ use super::sources::Sources;
 use crate::cpu_set::CpuSet;
 use crate::types::ViewSource;
 
-#[cfg_attr(not(test), expect(unused_imports, reason = "the supervisor answers with it next"))]
 pub(crate) use sysinfo::{SystemInfo, sysinfo};
 
 /// What is kept of a container from one look to the next, since the kernel's files count on from

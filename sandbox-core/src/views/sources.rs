@@ -31,6 +31,8 @@ pub(crate) struct Sources {
 pub(crate) struct Cpus {
     /// The CPUs.
     pub(crate) told: CpuSet,
+    /// Those that its programs may run on, out of which they are.
+    pub(crate) effective: CpuSet,
     /// Whether a quota made them fewer than those that the kernel itself tells the container's
     /// programs of.
     pub(crate) by_quota: bool,
@@ -122,7 +124,7 @@ impl Sources {
         };
         let quota = if self.from_quota { self.quota()? } else { None };
         let told = told(&effective, quota.map(|quota| quota.max(self.minimum)));
-        Ok(Cpus { by_quota: told != effective, told })
+        Ok(Cpus { by_quota: told != effective, told, effective })
     }
 
     /// Returns the CPUs of the cpuset, or of the nearest one above.

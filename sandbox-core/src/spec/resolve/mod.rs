@@ -123,8 +123,14 @@ pub fn plan(spec: &Spec, context: &Context<'_>) -> Result<Plan> {
         None => resolved.network == Network::Host,
     };
     let network_of_host = user.made && !own_network && !host_network;
-    let watch = watch::resolve(linux, &baseline, context.tells_refusals, network_of_host);
     let container_views = views::of_container(&mounts.container, process.as_ref(), context);
+    let watch = watch::resolve(
+        linux,
+        &baseline,
+        context.tells_refusals,
+        network_of_host,
+        container_views.is_some(),
+    );
     let listed = resolved.uts_listed;
     let container = ContainerPlan {
         id: context.id.into(),

@@ -16,10 +16,11 @@ pub(super) fn resolve(
     baseline: &Resolved,
     refusals: bool,
     network_of_host: bool,
+    views: bool,
 ) -> Option<Watch> {
     let confined = baseline.confined.filter(|c| c.baseline.holds_user_namespaces())?;
     let raw_sockets = network_of_host && confined.capabilities & 1 << NET_RAW != 0;
-    if has_agent(linux) || !(refusals || raw_sockets) {
+    if has_agent(linux) || !(refusals || raw_sockets || views) {
         return None;
     }
     let lacked = if refusals { calls(baseline, &confined) } else { Vec::new() };
@@ -29,6 +30,7 @@ pub(super) fn resolve(
         refusals,
         calls: lacked.into_iter().chain(of_sockets).collect(),
         raw_sockets,
+        views,
         baseline: program.unwrap_or_default(),
     })
 }

@@ -46,6 +46,16 @@ fn boot_is_not_asked_where_listeners_are_others() {
     assert!(told.contains(&"user_log"), "{told:?}");
 }
 
+/// Which of the two calls are answered is decided once the limits are known.
+#[test]
+fn calls_are_answered_by_views_where_the_container_has_any() {
+    let views = Some(Views { cpu_from_quota: true, cpu_minimum: 1 });
+    let watch = |fixture: &str| Story { views, ..Story::of(fixture) }.accepted().container.watch;
+    let only_views = Watch { views: true, ..Watch::default() };
+    assert_eq!(watch(CTR), Some(only_views));
+    assert_eq!(watch(CTR_PRIVILEGED), None);
+}
+
 /// The shim makes raw sockets in a network that CNI made, and in no other.
 #[test]
 fn raw_sockets_are_made_in_networks_of_cni() {

@@ -37,7 +37,6 @@ pub(crate) struct SystemInfo {
 }
 
 /// Returns what sysinfo(2) says of a container.
-#[cfg_attr(not(test), expect(dead_code, reason = "the answer of a system call uses it next"))]
 pub(crate) fn sysinfo(
     sources: &Sources,
     host: &mut Host,
@@ -74,7 +73,6 @@ pub(crate) fn sysinfo(
 
 impl Sources {
     /// Whether a limit makes sysinfo(2) say anything else than the kernel's.
-    #[cfg_attr(not(test), expect(dead_code, reason = "the answer of a system call uses it next"))]
     pub(crate) fn has_memory_limit(&self, host: &mut Host) -> io::Result<bool> {
         let told = memory::told(self, &host.read("meminfo")?)?;
         Ok(!told.is_machines || !told.swap_is_machines)
