@@ -64,6 +64,8 @@ pub(crate) struct BootClient {
     requests: Mutex<HashMap<u64, Asked>>,
     /// The agents for seccomp listeners, by the ID of their container.
     agents: Mutex<HashMap<String, Arc<Agent>>>,
+    /// The cgroups of containers at whose views nobody has looked, by the containers' IDs.
+    views_of: Mutex<HashMap<String, Arc<Cgroup>>>,
     /// The containers for which raw sockets are opened, by their ID.
     raw_sockets_for: Mutex<HashSet<String>>,
     raw_sockets: Mutex<Allowance>,
@@ -97,6 +99,7 @@ impl BootClient {
             gone: watch::Sender::new(None),
             requests: Mutex::default(),
             agents: Mutex::default(),
+            views_of: Mutex::default(),
             raw_sockets_for: Mutex::default(),
             raw_sockets: Mutex::new(Allowance::new(RAW_SOCKETS, RAW_SOCKETS_A_SECOND)),
             raw_sockets_at_a_time: Arc::new(Semaphore::new(RAW_SOCKETS_AT_A_TIME)),
@@ -250,6 +253,16 @@ impl BootClient {
     /// Names the agent to which a container's listeners go.
     pub(super) fn set_agent(&self, id: &str, agent: Agent) {
         lock(&self.agents).insert(id.to_owned(), Arc::new(agent));
+    }
+
+    /// Lets boot ask, once, for what the views of a container are made from.
+    pub(super) fn let_view(&self, id: &str, cgroup: &Arc<Cgroup>) {
+        lock(&self.views_of).insert(id.to_owned(), cgroup.clone());
+    }
+
+    /// Takes the cgroup of a container whose views boot may ask for, and has not asked for.
+    pub(super) fn take_viewed(&self, id: &str) -> Option<Arc<Cgroup>> {
+        lock(&self.views_of).remove(id)
     }
 
     /// Forgets the agent of a container.

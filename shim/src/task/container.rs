@@ -30,8 +30,6 @@ pub(super) struct Container {
     pub(super) boot: Arc<BootClient>,
     pub(super) cgroup: Arc<Cgroup>,
     pub(super) capacity_policy: CapacityPolicy,
-    /// Whether boot has got what its views are made from.
-    pub(super) views_opened: bool,
     pub(super) resources: ResourcesInForce,
     pub(super) on_powerless: OnPowerless,
     /// The annotations of updates that were told to have no effect.
@@ -67,7 +65,6 @@ impl Container {
             boot,
             cgroup,
             capacity_policy: plan.capacity_policy(),
-            views_opened: false,
             resources: ResourcesInForce::new(&plan.plan.host.resources),
             on_powerless: plan.options.on_powerless,
             told_annotations: BTreeSet::new(),

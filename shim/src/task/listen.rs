@@ -119,7 +119,7 @@ fn dispatch(
         Upward::RawSocket { of, container, socket } => {
             raw_sockets::open(boot, of, &container, socket)
         }
-        Upward::ViewSources { container } => views::open(shim, boot, &container),
+        Upward::ViewSources { container } => views::open(boot, &container),
         Upward::Exited { process, status } => exits::report(shim, &process, status),
     }
 }

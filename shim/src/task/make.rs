@@ -244,7 +244,7 @@ async fn prepare(
     shim: &Shim,
     plan: &CreatePlan,
     boot: &BootClient,
-    cgroup: &Cgroup,
+    cgroup: &Arc<Cgroup>,
 ) -> Result<Prepared> {
     let container = &plan.plan.container;
     let (uid, gid) = container.process.as_ref().map_or((0, 0), |p| (p.uid, p.gid));
@@ -263,6 +263,9 @@ async fn prepare(
     }
     if let Some(agent) = Agent::of(&plan.plan, &plan.bundle) {
         boot.set_agent(&plan.id, agent);
+    }
+    if container.views.is_some() {
+        boot.let_view(&plan.id, cgroup);
     }
     if container.watch.as_ref().is_some_and(|watch| watch.raw_sockets) {
         boot.let_make_raw_sockets(&plan.id);

@@ -95,6 +95,7 @@ pub(super) fn forget_ended(boot: &BootClient, id: &str) {
 
 fn remove_state(boot: &BootClient, id: &str) {
     boot.forget_agent(id);
+    boot.take_viewed(id);
     boot.forbid_raw_sockets(id);
     boot.user_logs.forget(id);
     if let Err(error) = boot.sandbox.remove_container(id) {

@@ -13,7 +13,6 @@ use sandbox_core::control::message::{MAX_DESCRIPTORS, Request, ViewFile};
 use sandbox_core::sys::mount::open_alone;
 
 use super::boot::{BootClient, Relevance};
-use super::shim::Shim;
 use crate::error::Result;
 
 /// The directories of sysfs that count CPUs and memory.
@@ -22,16 +21,14 @@ const SYSFS: [(&str, ViewFile); 2] = [
     ("/sys/devices/system/node", ViewFile::SysfsNode),
 ];
 
-/// Sends boot the files of a container, which it gets once.
-pub(super) fn open(shim: &Arc<Shim>, boot: &Arc<BootClient>, id: &str) -> Relevance {
-    let mut table = shim.table();
-    let container = table.container(id).ok().filter(|container| Arc::ptr_eq(&container.boot, boot));
-    let Some(container) = container.filter(|container| !container.views_opened) else {
+/// Sends boot the files of a container, which it gets once: also while the container is being
+/// made, since a path that the spec masks may lie below a view.
+pub(super) fn open(boot: &Arc<BootClient>, id: &str) -> Relevance {
+    let Some(cgroup) = boot.take_viewed(id) else {
         // The container may have been deleted meanwhile.
         return Relevance::Stray;
     };
-    container.views_opened = true;
-    let (boot, id, cgroup) = (boot.clone(), id.to_owned(), container.cgroup.clone());
+    let (boot, id) = (boot.clone(), id.to_owned());
     tokio::spawn(async move {
         if let Err(error) = send(&boot, &id, &cgroup) {
             log::warn!("container {id}: its views say what the kernel's files say: {error}");
