@@ -16,21 +16,26 @@ mod setups;
 mod table;
 
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
-fn main() {
+fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    match arguments[..] {
+    let as_wanted = match arguments[..] {
         ["table", root, lxcfs] => table::print(Path::new(root), Path::new(lxcfs)),
         ["reads", lxcfs, pid] => {
             reads::measure(PathBuf::from(lxcfs), pid.parse().expect("a process ID"))
         }
-        ["read", rate, seconds] => reads::read(
-            rate.parse().expect("reads in a second"),
-            seconds.parse().expect("a number of seconds"),
-        ),
+        ["read", rate, seconds] => {
+            reads::read(
+                rate.parse().expect("reads in a second"),
+                seconds.parse().expect("a number of seconds"),
+            );
+            true
+        }
         ["keep", file] => reads::keep(Path::new(file)),
         ["hammer"] => reads::hammer(),
         _ => panic!("usage: views table ROOT LXCFS | reads LXCFS LXCFS_PID | read RATE SECONDS"),
-    }
+    };
+    if as_wanted { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

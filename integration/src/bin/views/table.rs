@@ -17,8 +17,8 @@ const BEFORE: Limits = Limits { millicpus: 500, bytes: 64 << 20 };
 const AFTER: Limits = Limits { millicpus: 2000, bytes: 1 << 30 };
 
 /// Prints the table, which `ci/views` puts into docs/views.md. What happens meanwhile goes to
-/// standard error.
-pub fn print(root: &Path, lxcfs: &Path) {
+/// standard error. Returns whether each program saw the limit under Palisade.
+pub fn print(root: &Path, lxcfs: &Path) -> bool {
     let containerd = Containerd::start(Version::V2_1);
     let setups = Setup::all(lxcfs);
     let machine = Machine::this();
@@ -48,16 +48,15 @@ pub fn print(root: &Path, lxcfs: &Path) {
             columns.iter().map(|column| cell(program, &column[number], &machine)).collect();
         println!("| {} | {version} | {} |", program.name, cells.join(" | "));
     }
+    let said = |column: &[Seen]| {
+        let programs = PROGRAMS.iter().zip(column);
+        programs.filter(|(program, seen)| seen.is_limit(program, &machine)).count()
+    };
     for (setup, column) in setups.iter().zip(&columns) {
-        let said =
-            PROGRAMS.iter().zip(column).filter(|(program, seen)| seen.is_limit(program, &machine));
-        eprintln!(
-            "{}: {} of {} programs see the limit",
-            setup.title(),
-            said.count(),
-            PROGRAMS.len()
-        );
+        let (title, count) = (setup.title(), said(column));
+        eprintln!("{title}: {count} of {} programs see the limit", PROGRAMS.len());
     }
+    columns.last().is_some_and(|column| said(column) == PROGRAMS.len())
 }
 
 /// What a program printed before and after the Update: its answer, or how it failed.
