@@ -63,7 +63,7 @@ impl Boot {
             times_of: times_of.as_ref(),
             ids: ids.as_ref(),
             root,
-            views: plan.views.and_then(|counting| self.views.add(&plan.id, counting)),
+            views: self.views.add(&plan),
             channel: newborn::Channel { boot: child_channel.as_fd(), log: self.log.as_fd() },
             alone: &self.alone,
         };

@@ -24,7 +24,7 @@ use crate::control::donation::Birth;
 use crate::control::message::{Upward, ViewFile};
 use crate::cpu_set::CpuSet;
 use crate::error::{Context, Result};
-use crate::spec::plan::Views as Counting;
+use crate::spec::plan::{ContainerPlan, Views as Counting};
 use crate::sys::mount::{FsContext, attach_at};
 use crate::types::ViewSource;
 use crate::views::File;
@@ -107,12 +107,14 @@ impl Views {
     }
 
     /// Adds a container. Returns the views that it gets, if any.
-    pub(super) fn add(&mut self, id: &str, counting: Counting) -> Option<Which> {
+    pub(super) fn add(&mut self, plan: &ContainerPlan) -> Option<Which> {
+        let counting = plan.views?;
         let server = self.server.as_mut()?;
         self.ever += 1;
         server.add_container(self.ever);
+        plan.masked_paths.iter().for_each(|path| server.hide(self.ever, path));
         let container = Container {
-            id: id.to_owned(),
+            id: plan.id.clone(),
             counting,
             sources: Collected::Nothing,
             state: OwnState::default(),

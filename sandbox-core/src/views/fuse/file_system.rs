@@ -1,8 +1,9 @@
 //! What the file system has and says.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::ops::Bound;
 use std::os::fd::BorrowedFd;
+use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{FileType, OFlags};
@@ -34,6 +35,8 @@ pub(super) struct FileSystem {
     owner: (u32, u32),
     made: Moment,
     containers: BTreeSet<u32>,
+    /// What containers do not see of the host's sysfs.
+    hidden: HashSet<Passed>,
     pub(super) nodes: Nodes,
     snapshots: Snapshots,
     opened: u64,
@@ -54,6 +57,7 @@ impl FileSystem {
             owner,
             made,
             containers: BTreeSet::new(),
+            hidden: HashSet::new(),
             nodes: Nodes::default(),
             snapshots: Snapshots::default(),
             opened: 0,
@@ -64,8 +68,22 @@ impl FileSystem {
         self.containers.insert(serial);
     }
 
+    /// Hides a path of sysfs from a container. A mount on top would not hide it for good: the
+    /// kernel takes it away with its directory, as when a container gets fewer CPUs.
+    pub(super) fn hide(&mut self, serial: u32, path: &Path) {
+        let trees =
+            [("/sys/devices/system/cpu", Tree::Cpu), ("/sys/devices/system/node", Tree::Node)];
+        for (root, tree) in trees {
+            let below = path.strip_prefix(root).ok().and_then(Path::to_str);
+            if let Some(below) = below.filter(|below| !below.is_empty()) {
+                self.hidden.insert(Passed { serial, tree, path: below.to_owned() });
+            }
+        }
+    }
+
     pub(super) fn remove_container(&mut self, serial: u32) {
         self.containers.remove(&serial);
+        self.hidden.retain(|hidden| hidden.serial != serial);
         self.nodes.remove_container(serial);
     }
 
@@ -211,12 +229,13 @@ impl FileSystem {
         {
             return Err(Errno::NOENT.into());
         }
-        let path = match path {
-            "" => name.to_owned(),
-            path => format!("{path}/{name}"),
-        };
-        let stat = sysfs::stat(root(content, serial, tree)?, &path)?;
-        let node = self.nodes.look_up(Passed { serial, tree, path });
+        let path = below(path, name);
+        let passed = Passed { serial, tree, path };
+        if self.hidden.contains(&passed) {
+            return Err(Errno::NOENT.into());
+        }
+        let stat = sysfs::stat(root(content, serial, tree)?, &passed.path)?;
+        let node = self.nodes.look_up(passed);
         let valid = if cpu.is_some() { Validity::Seconds(0) } else { sysfs::VALID };
         Ok(Found { node, valid, attributes: sysfs::attributes(&stat, self.owner) })
     }
@@ -404,6 +423,14 @@ impl FileSystem {
         listing.into_bytes()
     }
 
+    /// Whether a container does not see a name of a directory.
+    fn hides(&self, directory: &Below<'_>, name: &[u8]) -> bool {
+        let Below { serial, tree, path } = *directory;
+        let Ok(name) = str::from_utf8(name) else { return false };
+        let path = below(path, name);
+        !self.hidden.is_empty() && self.hidden.contains(&Passed { serial, tree, path })
+    }
+
     /// Lists a directory of sysfs, without the CPUs that the container does not have. The kernel
     /// looks up what is used of it, so that a listing takes no room in the table.
     fn list_sysfs(
@@ -428,7 +455,7 @@ impl FileSystem {
         };
         sysfs::list(root, path, offset, |entry| {
             let cpu = str::from_utf8(entry.name).ok().and_then(|name| sysfs::cpu(tree, path, name));
-            if cpu.is_some_and(|cpu| !cpus.contains(cpu)) {
+            if cpu.is_some_and(|cpu| !cpus.contains(cpu)) || self.hides(below, entry.name) {
                 return Ok(true);
             }
             let found = place.and_then(|place| place.child(entry.name));
@@ -438,6 +465,14 @@ impl FileSystem {
             Ok(listing.add(&Entry { name, inode, kind, next, found }))
         })?;
         Ok(listing.into_bytes())
+    }
+}
+
+/// Returns the path of what has a name in a directory.
+fn below(directory: &str, name: &str) -> String {
+    match directory {
+        "" => name.to_owned(),
+        directory => format!("{directory}/{name}"),
     }
 }
 

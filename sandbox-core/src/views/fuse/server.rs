@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 
 use rustix::fs::OFlags;
 use rustix::io::Errno;
@@ -64,6 +65,11 @@ impl Server {
     /// container of this server has ever had.
     pub(crate) fn add_container(&mut self, serial: u32) {
         self.files.add_container(serial);
+    }
+
+    /// Hides a path from a container, if it is one of the host's sysfs that is passed through.
+    pub(crate) fn hide(&mut self, serial: u32, path: &Path) {
+        self.files.hide(serial, path);
     }
 
     /// Takes a container's directory away. What waits there, and what is still open, gets

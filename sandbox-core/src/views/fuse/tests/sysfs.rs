@@ -270,3 +270,28 @@ fn online() -> usize {
     let list = fs::read_to_string(Path::new(KERNELS).join("node/node0/cpulist")).unwrap();
     CpuSet::parse(&list).unwrap().count() as usize
 }
+
+/// As by a masked path: also of a CPU that the container gets later.
+#[test]
+fn what_is_hidden_is_there_for_no_other_way_either() {
+    let mounted = Mounted::new();
+    let hidden = |cpu: u32| format!("{KERNELS}/cpu/cpu{cpu}/topology");
+    mounted.tell(move |server, _| {
+        (0..64).for_each(|cpu| server.hide(1, Path::new(&hidden(cpu))));
+        server.hide(1, Path::new("/proc/meminfo"));
+    });
+    let cpu = mounted.path("1/cpu/cpu0");
+    assert!(Path::new(KERNELS).join("cpu/cpu0/topology/core_id").exists());
+    assert_eq!(
+        fs::read_dir(cpu.join("topology")).unwrap_err().kind(),
+        std::io::ErrorKind::NotFound
+    );
+    assert!(!cpu.join("topology/core_id").exists() && !cpu.join("./topology/").exists());
+    let listed = |cpu: &Path| {
+        let names = fs::read_dir(cpu).unwrap().map(|entry| entry.unwrap().file_name());
+        names.filter(|name| name == "topology").count()
+    };
+    assert_eq!(listed(&cpu), 0);
+    let other = mounted.path("2/cpu/cpu0");
+    assert!(other.join("topology/core_id").exists() && listed(&other) == 1);
+}
