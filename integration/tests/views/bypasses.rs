@@ -165,3 +165,74 @@ fn a_view_cannot_be_changed() {
     let other = limited_in_pod(&pod, "main", LARGE);
     assert_eq!(seen_in(&other.exec(LOOK).stdout), LARGE.seen());
 }
+
+/// One who binds the host's sysfs wants to see the host, and a bind may be shared with it.
+#[test]
+fn a_bind_of_the_host_s_sysfs_is_left_alone() {
+    let containerd = Containerd::start(Version::V2_1);
+    // Another sysfs that is shared, so that nothing of the machine's own can be spoilt.
+    let hosts = containerd.directory().join("sys");
+    fs::create_dir(&hosts).expect("make a directory");
+    let mounted = HostsSysfs::mount(&hosts);
+    let container = limited(&containerd, "agent", SMALL).privileged(|spec| {
+        spec["linux"]["rootfsPropagation"] = "rshared".into();
+        let namespaces = spec["linux"]["namespaces"].as_array_mut().expect("namespaces");
+        namespaces.retain(|namespace| namespace["type"] != "network");
+        let mounts = spec["mounts"].as_array_mut().expect("mounts");
+        mounts.retain(|mount| mount["destination"] != "/sys");
+        spec::add_bind(spec, mounted.path(), "/sys", &["rbind", "ro", "rshared"]);
+    });
+    let container = container.start();
+    let online = "cat /sys/devices/system/cpu/online";
+    let hosts_online = fs::read_to_string("/sys/devices/system/cpu/online").expect("read it");
+    assert_eq!(ask(&container, "look", online), hosts_online);
+    let mounts = fs::read_to_string("/proc/self/mountinfo").expect("read mountinfo");
+    assert!(!mounts.lines().any(|line| line.contains(" - fuse views")), "{mounts}");
+}
+
+/// A sysfs on the host.
+struct HostsSysfs(std::path::PathBuf);
+
+impl HostsSysfs {
+    fn mount(at: &std::path::Path) -> Self {
+        use nix::mount::{MsFlags, mount};
+        let none = None::<&str>;
+        mount(Some("sysfs"), at, Some("sysfs"), MsFlags::empty(), none).expect("mount a sysfs");
+        let mounted = Self(at.to_owned());
+        mount(none, at, none, MsFlags::MS_SHARED, none).expect("share it");
+        mounted
+    }
+
+    fn path(&self) -> &str {
+        self.0.to_str().expect("an ASCII path")
+    }
+}
+
+impl Drop for HostsSysfs {
+    fn drop(&mut self) {
+        let _ = nix::mount::umount2(&self.0, nix::mount::MntFlags::MNT_DETACH);
+    }
+}
+
+/// What a spec covers by a mount is not uncovered by a proc of one's own, where the kernel allows
+/// one: the views leave that as it is. The control has nothing covered.
+#[test]
+fn a_proc_that_a_spec_covers_by_mounts_cannot_be_mounted_anew() {
+    let containerd = Containerd::start(Version::V2_1);
+    let mine = containerd.directory().join("mine");
+    fs::write(&mine, "nothing\n").expect("write a file");
+    let mine = mine.to_str().expect("an ASCII path");
+    let anew = "mkdir -p /tmp/p; unshare -Urmpf mount -t proc proc /tmp/p 2>/dev/null; echo $?";
+    let bare = |id: &str| {
+        limited(&containerd, id, SMALL).without_baseline().spec(|spec| {
+            for list in ["maskedPaths", "readonlyPaths"] {
+                spec["linux"][list] = Value::Array(Vec::new());
+            }
+        })
+    };
+    let control = bare("control").start();
+    assert_eq!(ask(&control, "anew", anew), "0\n");
+    let covered = bare("covered").bind(mine, "/proc/cpuinfo", &["bind", "ro"]).start();
+    assert_eq!(ask(&covered, "look", "cat /proc/cpuinfo"), "nothing\n");
+    assert_eq!(ask(&covered, "anew", anew), "1\n");
+}

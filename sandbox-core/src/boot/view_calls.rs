@@ -22,7 +22,7 @@ use rustix::param::page_size;
 use crate::container::paths::PROC;
 use crate::container::view_call::ViewCall;
 use crate::cpu_set::CpuSet;
-use crate::sys::mapping::mapping_at;
+use crate::sys::mapping::{mapping_at, mapping_in};
 use crate::sys::namespace::pid_of_namespace;
 use crate::sys::process::cpu_affinity;
 use crate::sys::seccomp_listener::{self, Call};
@@ -206,19 +206,24 @@ fn target(thread: i32, reply: &Reply) -> Option<Target> {
 /// first.
 fn may_be_written(target: Target, reply: &Reply) -> Option<()> {
     let Target { thread, pages: (first, last) } = target;
-    let maps = File::open(format!("{PROC}/{thread}/maps")).ok()?;
+    let path = format!("{PROC}/{thread}/maps");
+    let maps = File::open(&path).ok()?;
     let end = reply.address.checked_add(reply.bytes.len() as u64)?;
     let mut address = reply.address;
     while address < end {
-        match mapping_at(maps.as_fd(), address) {
+        let mapping =
+            mapping_at(maps.as_fd(), address).or_else(|error| match error.raw_os_error() {
+                // Linux before 6.11
+                Some(libc::ENOTTY) => mapping_in(&fs::read(&path)?, address),
+                _ => Err(error),
+            });
+        match mapping {
             Ok(mapping) if !mapping.writable || mapping.end <= address => return None,
             Ok(mapping) if mapping.of_a_file => {
                 are_there(thread, first, last)?;
                 address = mapping.end;
             }
             Ok(mapping) => address = mapping.end,
-            // Linux before 6.11 does not say it.
-            Err(e) if e.raw_os_error() == Some(libc::ENOTTY) => return Some(()),
             Err(_) => return None,
         }
     }

@@ -50,6 +50,9 @@ struct Told {
     sysfs_cpu: Option<OwnedFd>,
     sysfs_node: Option<OwnedFd>,
     containers: HashMap<u32, Container>,
+    /// Whether the kernel's `possible` is told: a pod without a user namespace may use bpf(2),
+    /// which copies as many numbers as the kernel has CPUs.
+    all_possible: bool,
     /// Those at whose views somebody looks whose files are not there.
     to_ask: RefCell<Vec<u32>>,
 }
@@ -82,6 +85,7 @@ impl Views {
             sysfs_cpu: None,
             sysfs_node: None,
             containers: HashMap::new(),
+            all_possible: birth.mappings.is_none(),
             to_ask: RefCell::default(),
         };
         let server = match device.filter(|_| birth.views).map(|device| serve(device, owner)) {
@@ -199,8 +203,10 @@ impl Told {
 
 impl Content for Told {
     fn text(&mut self, serial: u32, file: File, kernels: Option<&[u8]>) -> Answer<Vec<u8>> {
+        let all_possible = self.all_possible;
         self.answer(serial, |sources, host, state| match kernels {
             None => files::text(file, sources, host, state),
+            Some(kernels) if all_possible && file == File::CpuPossible => Ok(kernels.to_vec()),
             Some(kernels) => files::text_of_kernels(file, kernels, sources, host),
         })
     }

@@ -141,7 +141,7 @@ impl Tree {
             self.hide_kernel(&mount.destination);
             match attached {
                 Attached::Done => {}
-                Attached::Kernel(shown) => self.add_kernel(plan, &mount.destination, shown)?,
+                Attached::Kernel(shown) => self.add_kernel(plan, mount, shown)?,
                 Attached::Terminals(devpts) => self.terminals = Some(devpts),
                 Attached::ToSeal(tmpfs) => self.to_seal.push(tmpfs),
             }
@@ -231,11 +231,11 @@ impl Tree {
     pub(crate) fn add_kernel(
         &mut self,
         plan: &ContainerPlan,
-        destination: &Path,
+        planned: &MountPlan,
         mount: OwnedFd,
     ) -> Result<()> {
-        self.views.as_ref().map_or(Ok(()), |views| views.bind(plan, destination, &mount))?;
-        self.kernel.push((destination.to_owned(), mount));
+        self.views.as_ref().map_or(Ok(()), |views| views.bind(plan, planned, &mount))?;
+        self.kernel.push((planned.destination.clone(), mount));
         Ok(())
     }
 

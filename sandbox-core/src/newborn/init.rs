@@ -72,7 +72,8 @@ fn to_gate(
     let own_files = OwnProcFiles::open(process)?;
     let own_time = OwnTimeFiles::open(plan)?;
     newborn.times_of.map_or(Ok(()), time::join)?;
-    let views = newborn.views.map(Views::open).transpose()?;
+    let hooks_mount = !mounts.of_hooks.is_empty();
+    let views = newborn.views.map(|which| Views::open(which, hooks_mount)).transpose()?;
     let mut tree = Tree::build(plan, mounts, root, views)?;
     let terminal = terminal::make(process, tree.terminals(), newborn.ids)?;
     if let Some(terminal) = &terminal {

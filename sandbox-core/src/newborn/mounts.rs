@@ -51,7 +51,7 @@ fn attach_deferred(
         tree.hide_kernel(&mount.destination);
         match attached {
             Attached::ToSeal(mount) => to_seal.push(mount),
-            Attached::Kernel(shown) => tree.add_kernel(plan, &mount.destination, shown)?,
+            Attached::Kernel(shown) => tree.add_kernel(plan, mount, shown)?,
             Attached::Done | Attached::Terminals(_) => {}
         }
         if mount.destination == Path::new("/") {

@@ -340,6 +340,8 @@ pub enum MountSource {
     SharedMemory(Vec<FsOption>),
     /// The container's cgroup, as seen from its cgroup namespace.
     Cgroup,
+    /// A sysfs, which the gofer delivers.
+    Sysfs,
     /// A detached mount that the gofer delivers.
     Delivered,
 }
@@ -351,7 +353,7 @@ impl MountSource {
             Self::Devpts(options) | Self::Tmpfs { options, .. } | Self::SharedMemory(options) => {
                 options
             }
-            Self::Proc | Self::Mqueue | Self::Cgroup | Self::Delivered => &[],
+            Self::Proc | Self::Mqueue | Self::Cgroup | Self::Sysfs | Self::Delivered => &[],
         }
     }
 
@@ -361,7 +363,7 @@ impl MountSource {
             Self::Devpts(options) | Self::Tmpfs { options, .. } | Self::SharedMemory(options) => {
                 options
             }
-            Self::Proc | Self::Mqueue | Self::Cgroup | Self::Delivered => &mut [],
+            Self::Proc | Self::Mqueue | Self::Cgroup | Self::Sysfs | Self::Delivered => &mut [],
         }
     }
 }

@@ -56,6 +56,25 @@ pub fn mapping_at(maps: BorrowedFd<'_>, address: u64) -> io::Result<Mapping> {
     })
 }
 
+/// Returns the same by the text of `maps`.
+///
+/// # Errors
+/// `NotFound` if there is none.
+pub fn mapping_in(maps: &[u8], address: u64) -> io::Result<Mapping> {
+    let maps = String::from_utf8_lossy(maps);
+    let of_line = |line: &str| {
+        let mut fields = line.split(' ');
+        let (start, end) = fields.next()?.split_once('-')?;
+        let number = |text| u64::from_str_radix(text, 16).ok();
+        let (start, end) = (number(start)?, number(end)?);
+        let writable = fields.next()?.as_bytes().get(1) == Some(&b'w');
+        // After the offset.
+        let of_a_file = fields.nth(1)? != "00:00" || fields.next()? != "0";
+        (start..end).contains(&address).then_some(Mapping { end, writable, of_a_file })
+    };
+    maps.lines().find_map(of_line).ok_or_else(|| io::ErrorKind::NotFound.into())
+}
+
 #[cfg(test)]
 mod tests {
     use std::fs::File;
@@ -80,5 +99,10 @@ mod tests {
         let constant = at(CONSTANT.as_ptr()).unwrap();
         assert!(!constant.writable && constant.of_a_file, "{constant:?}");
         assert_eq!(at(16 as *const u8).unwrap_err().raw_os_error(), Some(libc::ENOENT));
+        let text = std::fs::read("/proc/self/maps").unwrap();
+        let in_text = |address: *const u8| mapping_in(&text, address as u64);
+        assert_eq!(in_text(CONSTANT.as_ptr()).unwrap(), constant);
+        assert!(in_text(heap.as_ptr()).is_ok_and(|its| its.writable && !its.of_a_file));
+        assert!(in_text(16 as *const u8).is_err() && mapping_in(b"7-g rw\n\xff", 8).is_err());
     }
 }

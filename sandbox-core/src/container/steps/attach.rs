@@ -40,7 +40,7 @@ pub(crate) fn attach(root: BorrowedFd<'_>, ready: Ready<'_>) -> Result<Attached>
     let (mount, kind) = match (&plan.source, ready.delivered) {
         // A tmpfs as well, if hooks saw it.
         (_, Some((mount, is_file))) => (mount, kind_of(is_file)),
-        (MountSource::Delivered, None) => {
+        (MountSource::Delivered | MountSource::Sysfs, None) => {
             return Err(Error::internal(format!("{}: the gofer delivered nothing", at())));
         }
         (source, _) => {
@@ -132,7 +132,9 @@ fn make(below: Option<&OwnedFd>, destination: &Path, source: &MountSource) -> Re
             Ok(mount)
         }
         MountSource::SharedMemory(_) => shared_memory::open(),
-        MountSource::Delivered => Err(Error::internal("a delivered mount is not made here")),
+        MountSource::Sysfs | MountSource::Delivered => {
+            Err(Error::internal("a delivered mount is not made here"))
+        }
     }
 }
 

@@ -13,8 +13,8 @@ use rustix::fs::{CWD, Dir, Mode, OFlags, StatVfsMountFlags, fstatvfs, openat};
 
 use crate::container::paths::{UNCOVERED, VIEWS};
 use crate::error::{Context, Result};
-use crate::places::{find, is_proc};
-use crate::spec::plan::ContainerPlan;
+use crate::places::find;
+use crate::spec::plan::{ContainerPlan, MountPlan, MountSource};
 use crate::sys::mount::{Depth, attach_at, attach_to, clone_mount};
 
 /// The views over files of proc, and the places of those with another name.
@@ -48,12 +48,14 @@ pub(crate) struct Which {
 pub(crate) struct Views {
     directory: OwnedFd,
     pressure: bool,
+    /// Whether hooks have made mounts, which may lie anywhere.
+    hooks_mount: bool,
 }
 
 impl Views {
     /// Opens the directory of a container in the file system that boot serves, and lets the
     /// kernel learn by one request to boot all that is in it.
-    pub(crate) fn open(which: Which) -> Result<Self> {
+    pub(crate) fn open(which: Which, hooks_mount: bool) -> Result<Self> {
         let path = format!("{VIEWS}/{}", which.serial);
         let what = || format!("open {path}");
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -61,24 +63,27 @@ impl Views {
         for entry in Dir::read_from(&directory).context(what)? {
             entry.context(|| format!("read {path}"))?;
         }
-        Ok(Self { directory, pressure: which.pressure })
+        Ok(Self { directory, pressure: which.pressure, hooks_mount })
     }
 
-    /// Binds the views over the files of a proc or a sysfs that was attached at its usual place.
+    /// Binds the views over the files of a proc or a sysfs of the container's own that was
+    /// attached at its usual place. A bind of the host's is left as it is: who asks for that wants
+    /// to see the host, and it may be shared with the host's mounts.
     pub(crate) fn bind(
         &self,
         plan: &ContainerPlan,
-        destination: &Path,
+        planned: &MountPlan,
         mount: &OwnedFd,
     ) -> Result<()> {
-        let (places, left_at): (&[_], _) = match destination.to_str() {
-            Some("/proc") if is_proc(mount)? => (&OF_PROC, UNCOVERED),
+        let destination = &planned.destination;
+        let (places, left_at): (&[_], _) = match (&planned.source, destination.to_str()) {
+            (MountSource::Proc, Some("/proc")) => (&OF_PROC, UNCOVERED),
             // One who may write there manages the machine's CPUs.
-            Some("/sys") if !is_proc(mount)? && is_read_only(mount)? => (&OF_SYSFS, VIEWS),
+            (MountSource::Sysfs, Some("/sys")) if is_read_only(mount)? => (&OF_SYSFS, VIEWS),
             _ => return Ok(()),
         };
         let what = |name: &str| format!("bind the view {name} below {}", destination.display());
-        if is_uncovered(plan, destination) {
+        if !self.hooks_mount && is_uncovered(plan, destination) {
             let copy = clone_mount(mount, "", Depth::Top).context(|| what("itself"))?;
             // On boot's own mounts, which the container's root will cover.
             attach_at(&copy, left_at).context(|| what("itself"))?;
@@ -105,8 +110,10 @@ fn is_read_only(mount: &OwnedFd) -> Result<bool> {
     Ok(flags.contains(StatVfsMountFlags::RDONLY))
 }
 
-/// Whether the spec masks and protects nothing below a place.
+/// Whether the spec masks, protects and mounts nothing below a place.
 fn is_uncovered(plan: &ContainerPlan, destination: &Path) -> bool {
     let below = |path: &PathBuf| path.starts_with(destination);
+    let mounts = plan.mounts.iter().map(|mount| &mount.destination);
     !plan.masked_paths.iter().chain(&plan.readonly_paths).any(below)
+        && !mounts.filter(|path| *path != destination).any(below)
 }

@@ -102,10 +102,7 @@ impl One<'_> {
         let (source, delivered) = match kind.as_str() {
             "bind" => self.bind(&options, idmap)?,
             "proc" => (self.plain(&options, MountSource::Proc)?, None),
-            "sysfs" => {
-                let source = self.plain(&options, MountSource::Delivered)?;
-                (source, Some(DeliveredSource::Sysfs))
-            }
+            "sysfs" => (self.plain(&options, MountSource::Sysfs)?, Some(DeliveredSource::Sysfs)),
             "mqueue" => (self.plain(&options, MountSource::Mqueue)?, None),
             "cgroup" | "cgroup2" => {
                 options.data.retain(|(key, _)| !CGROUP_OPTIONS.contains(&key.as_str()));

@@ -33,7 +33,7 @@ fn boot_makes_the_mounts_of_the_containers_namespaces() {
     assert_eq!(mount(&plan, "/proc").source, MountSource::Proc);
     assert_eq!(mount(&plan, "/dev/mqueue").source, MountSource::Mqueue);
     assert_eq!(mount(&plan, "/sys/fs/cgroup").source, MountSource::Cgroup);
-    assert_eq!(mount(&plan, "/sys").source, MountSource::Delivered);
+    assert_eq!(mount(&plan, "/sys").source, MountSource::Sysfs);
     let MountSource::Devpts(options) = &mount(&plan, "/dev/pts").source else {
         panic!("no devpts");
     };

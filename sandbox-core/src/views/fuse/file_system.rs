@@ -23,6 +23,10 @@ const MAX_NAME: usize = 255;
 /// Each read(2) asks this server, whatever was read before: `FOPEN_DIRECT_IO`.
 const DIRECT: u32 = 1;
 
+/// A close asks this server nothing: `FOPEN_NOFLUSH`. Such a request could not be interrupted, not
+/// even by SIGKILL. Linux 5.16 and later.
+const NO_FLUSH: u32 = 1 << 5;
+
 /// `FATTR_MODE`, `FATTR_UID` and `FATTR_GID`
 const OWNERSHIP: u32 = 0b111;
 
@@ -322,7 +326,7 @@ impl FileSystem {
             }
         }
         self.opened += 1;
-        Ok(reply::opened(self.opened, DIRECT))
+        Ok(reply::opened(self.opened, DIRECT | NO_FLUSH))
     }
 
     fn read(
