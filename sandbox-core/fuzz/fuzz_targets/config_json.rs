@@ -10,7 +10,7 @@ use std::fs;
 use std::path::{Component, Path};
 
 use libfuzzer_sys::fuzz_target;
-use sandbox_core::spec::plan::{MountSource, Plan};
+use sandbox_core::spec::plan::Plan;
 use sandbox_core::spec::{Context, SandboxFacts, load, plan};
 use sandbox_core::types::{HostPid, IdPool, Userns};
 use tempfile::TempDir;
@@ -58,7 +58,7 @@ fn check(plan: &Plan) {
     // What the gofer is to deliver has its place, in order.
     let delivered: Vec<usize> = plan.host.delivered.iter().map(|(index, _)| *index).collect();
     let is_delivered =
-        |index: &usize| matches!(container.mounts[*index].source, MountSource::Delivered);
+        |index: &usize| container.mounts[*index].source.is_delivered();
     assert_eq!(delivered, (0..container.mounts.len()).filter(is_delivered).collect::<Vec<_>>());
     assert_eq!(container.devices.len(), plan.host.devices.len());
 }

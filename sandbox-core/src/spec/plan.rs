@@ -347,6 +347,11 @@ pub enum MountSource {
 }
 
 impl MountSource {
+    /// Whether the gofer delivers it.
+    pub fn is_delivered(&self) -> bool {
+        matches!(self, Self::Sysfs | Self::Delivered)
+    }
+
     /// Returns the options of a file system that boot mounts.
     pub fn options(&self) -> &[FsOption] {
         match self {

@@ -7,7 +7,6 @@ use serde_json::json;
 
 use super::*;
 use crate::spec::load_process;
-use crate::spec::plan::MountSource;
 
 const FIXTURES: [&str; 6] =
     [CTR, CTR_PRIVILEGED, CTR_OPTIONS, RUNC_ROOTLESS, CRI_SANDBOX, CRI_CONTAINER];
@@ -77,7 +76,7 @@ proptest! {
             // The gofer's mounts are those that boot expects, in their order.
             let delivered: Vec<usize> = plan.host.delivered.iter().map(|(index, _)| *index).collect();
             let expected: Vec<usize> = (0..container.mounts.len())
-                .filter(|&i| matches!(container.mounts[i].source, MountSource::Delivered))
+                .filter(|&i| container.mounts[i].source.is_delivered())
                 .collect();
             prop_assert_eq!(delivered, expected);
             prop_assert_eq!(container.devices.len(), plan.host.devices.len());
