@@ -57,8 +57,7 @@ fn check(plan: &Plan) {
     assert!(plan.host.rootfs.is_absolute());
     // What the gofer is to deliver has its place, in order.
     let delivered: Vec<usize> = plan.host.delivered.iter().map(|(index, _)| *index).collect();
-    let is_delivered =
-        |index: &usize| container.mounts[*index].source.is_delivered();
+    let is_delivered = |index: &usize| container.mounts[*index].source.is_delivered();
     assert_eq!(delivered, (0..container.mounts.len()).filter(is_delivered).collect::<Vec<_>>());
     assert_eq!(container.devices.len(), plan.host.devices.len());
 }
