@@ -3,9 +3,7 @@
 use nix::sched::CloneFlags;
 
 use crate::spec::plan::ContainerPlan;
-
-/// A time namespace, which nix has no name for.
-pub(crate) const NEW_TIME: CloneFlags = CloneFlags::from_bits_retain(libc::CLONE_NEWTIME);
+use crate::sys::namespace::NEW_TIME;
 
 /// Returns the namespaces that are the container's own and not boot's.
 pub(crate) fn own_namespaces(plan: &ContainerPlan) -> CloneFlags {

@@ -7,10 +7,10 @@ use std::os::fd::OwnedFd;
 use nix::sched::setns;
 use rustix::fs::{CWD, Mode, OFlags, openat};
 
-use crate::container::namespaces::NEW_TIME;
 use crate::container::paths::PROC;
 use crate::error::{Context, Result};
 use crate::spec::plan::{ContainerPlan, TimeOffset};
+use crate::sys::namespace::NEW_TIME;
 use crate::sys::process::set_dumpable;
 
 /// This process's files in /proc by which it sets the clocks of a new time namespace and

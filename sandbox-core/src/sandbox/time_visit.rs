@@ -4,9 +4,10 @@ use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use nix::sched::{CloneFlags, setns};
+use nix::sched::setns;
 
 use crate::error::{Context, Result};
+use crate::sys::namespace::NEW_TIME;
 
 /// A stay of this process in another time namespace, which ends on drop. A child that is
 /// cloned meanwhile is in it: a process in a user namespace of its own could not enter one
@@ -35,6 +36,3 @@ impl Drop for TimeVisit {
         }
     }
 }
-
-/// A time namespace, which nix has no name for.
-const NEW_TIME: CloneFlags = CloneFlags::from_bits_retain(libc::CLONE_NEWTIME);

@@ -7,6 +7,9 @@ use nix::sched::CloneFlags;
 
 use super::check;
 
+/// A time namespace, which nix has no name for.
+pub const NEW_TIME: CloneFlags = CloneFlags::from_bits_retain(libc::CLONE_NEWTIME);
+
 /// Opens the user namespace that owns another namespace: `NS_GET_USERNS`.
 ///
 /// # Errors

@@ -4,12 +4,10 @@
 //! /proc/stat, sysinfo(2) and the start times of processes, all by the kernel and so in keeping
 //! with each other. time_namespaces(7).
 
-use nix::sched::{CloneFlags, unshare};
+use nix::sched::unshare;
 
 use crate::spec::plan::HostPlan;
-
-/// A time namespace, which nix has no name for.
-const NEW_TIME: CloneFlags = CloneFlags::from_bits_retain(libc::CLONE_NEWTIME);
+use crate::sys::namespace::NEW_TIME;
 
 /// Whether a pod has clocks of its own: none that joins those of another, and none that sees the
 /// host's processes, which are older than it is.
