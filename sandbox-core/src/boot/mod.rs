@@ -21,6 +21,7 @@ mod root;
 mod start;
 mod supervise;
 mod table;
+mod thread_status;
 mod update;
 mod user_log;
 mod view_calls;

@@ -13,7 +13,6 @@
 //! and the last close of such a socket waits for the kernel (a grace period of RCU): so a child
 //! of boot does both, of which a container has few at a time.
 
-use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 
@@ -22,8 +21,8 @@ use nix::sched::CloneFlags;
 use super::Boot;
 use super::listener::Listener;
 use super::supervise::{Asked, Wanted};
+use super::thread_status::ThreadStatus;
 use crate::container::home::Home;
-use crate::container::paths::PROC;
 use crate::control::message::{RawSocket, Upward};
 use crate::sys::clone::{Cloned, clone_into};
 use crate::sys::descriptor::close_others;
@@ -50,11 +49,7 @@ fn may_have(listener: &Listener, call: &Call) -> bool {
 
 /// Returns a thread's effective capabilities: proc_pid_status(5).
 fn effective(thread: i32) -> Option<u64> {
-    let status = fs::read(format!("{PROC}/{thread}/status")).ok()?;
-    // The name of the thread is the first line, with its line breaks escaped.
-    let mut lines = status.split(|byte| *byte == b'\n');
-    let set = lines.find_map(|line| line.strip_prefix(b"CapEff:"))?;
-    u64::from_str_radix(std::str::from_utf8(set).ok()?.trim(), 16).ok()
+    u64::from_str_radix(ThreadStatus::of(thread)?.field("CapEff")?, 16).ok()
 }
 
 impl Boot {

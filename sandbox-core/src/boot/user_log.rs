@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-use crate::container::paths::PROC;
+use super::thread_status::ThreadStatus;
 use crate::control::refusal::{Answer, Caller, Refusal};
 use crate::error::{Context, Result};
 use crate::types::Call;
@@ -184,27 +184,17 @@ fn is_like(one: &Call, other: &Call) -> bool {
 
 /// Finds out who a thread is; all fields are empty if it is gone.
 fn caller(thread: i32) -> Caller {
-    let mut caller = Caller::default();
-    let status = std::fs::read(format!("{PROC}/{thread}/status")).unwrap_or_default();
-    for line in String::from_utf8_lossy(&status).lines() {
-        let Some((key, value)) = line.split_once(":\t") else { continue };
-        let mut words = value.split_whitespace();
-        match key {
-            // The kernel escapes these two.
-            "Name" => {
-                let name = value.replace("\\n", "\n").replace("\\\\", "\\");
-                caller.program = name.chars().take(LONGEST_NAME).collect();
-            }
-            // The second is the effective one.
-            "Uid" => caller.uid = words.nth(1).and_then(|id| id.parse().ok()).unwrap_or_default(),
-            // The last is that of its own PID namespace.
-            "NSpid" => {
-                caller.pid = words.next_back().and_then(|pid| pid.parse().ok()).unwrap_or_default();
-            }
-            _ => {}
-        }
+    let Some(status) = ThreadStatus::of(thread) else { return Caller::default() };
+    let words = |field| status.field(field).unwrap_or_default().split_whitespace();
+    // The kernel escapes these two.
+    let name = status.field("Name").unwrap_or_default().replace("\\n", "\n").replace("\\\\", "\\");
+    Caller {
+        program: name.chars().take(LONGEST_NAME).collect(),
+        // The second is the effective one.
+        uid: words("Uid").nth(1).and_then(|id| id.parse().ok()).unwrap_or_default(),
+        // The last is that of its own PID namespace.
+        pid: words("NSpid").next_back().and_then(|pid| pid.parse().ok()).unwrap_or_default(),
     }
-    caller
 }
 
 #[cfg(test)]

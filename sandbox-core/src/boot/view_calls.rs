@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 
 use rustix::param::page_size;
 
+use super::thread_status::ThreadStatus;
 use crate::container::paths::PROC;
 use crate::container::view_call::ViewCall;
 use crate::cpu_set::CpuSet;
@@ -122,16 +123,13 @@ fn thread_of(caller: i32, pid: i32) -> Option<i32> {
     if pid == 0 {
         return Some(caller);
     }
-    let status = fs::read(format!("{PROC}/{caller}/status")).ok()?;
-    let status = String::from_utf8_lossy(&status);
-    // The name of the thread is the first line, with its line breaks escaped.
-    let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name));
-    let innermost = |name| field(name)?.split_whitespace().next_back()?.parse::<i32>().ok();
-    if innermost("NSpid:") == Some(pid) {
+    let status = ThreadStatus::of(caller)?;
+    let innermost = |name| status.field(name)?.split_whitespace().next_back()?.parse::<i32>().ok();
+    if innermost("NSpid") == Some(pid) {
         return Some(caller);
     }
-    if innermost("NStgid:") == Some(pid) {
-        return field("Tgid:")?.trim().parse().ok();
+    if innermost("NStgid") == Some(pid) {
+        return status.field("Tgid")?.parse().ok();
     }
     let namespace = File::open(format!("{PROC}/{caller}/ns/pid")).ok()?;
     let thread = pid_of_namespace(namespace.as_fd(), pid).ok()?;
