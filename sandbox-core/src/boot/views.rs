@@ -23,7 +23,7 @@ use crate::container::steps::views::Which;
 use crate::control::donation::Birth;
 use crate::control::message::{Upward, ViewFile};
 use crate::cpu_set::CpuSet;
-use crate::error::{Context, Result};
+use crate::error::{Context, Error, Result};
 use crate::spec::plan::{ContainerPlan, Views as Counting};
 use crate::sys::mount::{FsContext, attach_at};
 use crate::types::ViewSource;
@@ -88,20 +88,13 @@ impl Views {
             all_possible: birth.mappings.is_none(),
             to_ask: RefCell::default(),
         };
-        let server = match device.filter(|_| birth.views).map(|device| serve(device, owner)) {
-            Some(Ok(server)) => Some(server),
-            Some(Err(error)) => {
-                log::warn!("no views, containers see the kernel's files: {error}");
-                None
-            }
-            None if birth.views => {
-                log::warn!(
-                    "no views, containers see the kernel's files: /dev/fuse cannot be opened"
-                );
-                None
-            }
-            None => None,
+        let serve = || {
+            let missing = || Error::internal("/dev/fuse cannot be opened");
+            serve(device.ok_or_else(missing)?, owner)
         };
+        let warn =
+            |error: &Error| log::warn!("no views, containers see the kernel's files: {error}");
+        let server = birth.views.then(serve).and_then(|server| server.inspect_err(warn).ok());
         Self { server, told, ever: 0, v2: birth.cgroup_v2 }
     }
 

@@ -17,8 +17,6 @@ const LEVELS: usize = 16;
 /// What a container's views are made from.
 #[derive(Debug)]
 pub struct OpenedSources {
-    /// Whether they are files of version 2.
-    pub v2: bool,
     /// Files of the container's own cgroup.
     pub own: Vec<(ViewSource, OwnedFd)>,
     /// The limits of its ancestors, the nearest first, and the nearest cpuset if its own cgroup
@@ -68,9 +66,8 @@ impl Cgroup {
     /// Opens what the container's views are made from. A file that the kernel does not have, or
     /// whose controller is not enabled, is missing.
     pub fn view_sources(&self) -> Result<OpenedSources> {
-        let v2 = self.saved.v2;
-        let mut opened = OpenedSources { v2, own: Vec::new(), above: Vec::new() };
-        for (source, controller, name, limits) in if v2 { V2 } else { V1 } {
+        let mut opened = OpenedSources { own: Vec::new(), above: Vec::new() };
+        for (source, controller, name, limits) in if self.is_v2() { V2 } else { V1 } {
             let Some(dir) = self.entry(controller) else {
                 continue;
             };

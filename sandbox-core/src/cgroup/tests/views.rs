@@ -86,7 +86,7 @@ struct View {
 impl View {
     fn of(cgroup: &Cgroup) -> View {
         let opened = cgroup.view_sources().unwrap();
-        let sources = Sources::new(opened.v2, opened.own, opened.above);
+        let sources = Sources::new(cgroup.is_v2(), opened.own, opened.above);
         View { sources, host: Host::new("/proc"), own: OwnState::default() }
     }
 
