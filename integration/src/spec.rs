@@ -129,6 +129,18 @@ pub fn add_bind(spec: &mut Value, source: &str, destination: &str, options: &[&s
     spec["mounts"].as_array_mut().expect("a spec has mounts").push(mount);
 }
 
+/// Makes a container one of the sandbox of another, whose ID is `first`. It joins the namespaces of
+/// these kinds of a process there: `network`, `pid`.
+pub fn join_sandbox(spec: &mut Value, first: &str, process: i32, kinds: &[&str]) {
+    spec["annotations"] = json!({ "io.containerd.runc.v2.group": first });
+    let namespaces = spec["linux"]["namespaces"].as_array_mut().expect("namespaces");
+    for kind in kinds {
+        let file = kind.trim_end_matches("work");
+        namespaces.retain(|namespace| namespace["type"] != *kind);
+        namespaces.push(json!({ "type": kind, "path": format!("/proc/{process}/ns/{file}") }));
+    }
+}
+
 /// Gives a process every capability, and the means to gain them again.
 pub fn add_all_capabilities(process: &mut Value) {
     add_capabilities(process, |_| true);

@@ -16,7 +16,6 @@ use k8s_cri::v1::ContainerState;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::Mode;
 use nix::unistd::{Pid, mkfifo};
-use serde_json::json;
 
 on_each_containerd!(
     a_killed_shim_ends_its_container,
@@ -78,11 +77,7 @@ fn a_boot_that_dies_while_a_container_is_made_leaves_no_process(containerd: Cont
         let first = containerd.container(&id, ["sleep", "1000"]).start();
         let boot = sandbox::boot_of(first.shim()).pid;
         let later = containerd.container(&later, ["true"]).spec(|spec| {
-            spec["annotations"] = json!({ "io.containerd.runc.v2.group": id });
-            let namespaces = spec["linux"]["namespaces"].as_array_mut().expect("namespaces");
-            namespaces.retain(|namespace| namespace["type"] != "network");
-            let network = format!("/proc/{}/ns/net", first.pid());
-            namespaces.push(json!({ "type": "network", "path": network }));
+            spec::join_sandbox(spec, &id, first.pid(), &["network"]);
         });
         thread::scope(|scope| {
             let made = scope.spawn(|| later.try_create().map(drop));

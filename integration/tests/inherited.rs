@@ -262,11 +262,7 @@ fn containerd_2_1_no_container_of_the_pod_joins_a_keyring_by_its_name() {
                   syscall(250, 1, $n) > 0 or die; \
                   print syscall(250, 10, -3, $t, $k, 0) < 0 ? qq(none\n) : qq(found\n)'";
     let other = with_perl(containerd.shell("other", script)).spec(|s| {
-        s["annotations"] = serde_json::json!({ "io.containerd.runc.v2.group": "first" });
-        let namespaces = s["linux"]["namespaces"].as_array_mut().expect("namespaces");
-        namespaces.retain(|namespace| namespace["type"] != "network");
-        let network = format!("/proc/{}/ns/net", first.pid());
-        namespaces.push(serde_json::json!({ "type": "network", "path": network }));
+        spec::join_sandbox(s, "first", first.pid(), &["network"]);
     });
     let found = if runc(&containerd) { "found\n" } else { "none\n" };
     assert_eq!(other.without_baseline().start().finish(), (0, found.to_owned()));

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use integration::config::cni_conflist;
 use integration::containerd::{Containerd, Version};
 use integration::cri::{pod_security, security};
-use integration::{leaks, on_each_containerd, wait};
+use integration::{leaks, on_each_containerd, spec, wait};
 use k8s_cri::v1::{IdMapping, NamespaceMode, PodSandboxConfig, UserNamespace};
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
@@ -257,12 +257,8 @@ fn a_create_that_its_client_cancels_is_rolled_back(containerd: Containerd) {
 
 fn a_cancelled_create_in_a_pod_is_rolled_back(containerd: Containerd) {
     let root = containerd.container("root", ["sleep", "1000"]).start();
-    let network = format!("/proc/{}/ns/net", root.pid());
     let beside = |spec: &mut Value| {
-        spec["annotations"] = json!({ "io.containerd.runc.v2.group": "root" });
-        let namespaces = spec["linux"]["namespaces"].as_array_mut().expect("namespaces");
-        namespaces.retain(|namespace| namespace["type"] != "network");
-        namespaces.push(json!({ "type": "network", "path": network }));
+        spec::join_sandbox(spec, "root", root.pid(), &["network"]);
     };
     let (hooks, begun) = endless_hooks(&containerd);
     let container = containerd.shell("abandoned", "true").spec(beside);

@@ -205,11 +205,8 @@ fn containers_of_a_pod_share_clocks_if_asked(containerd: Containerd) {
     let later = |id: &str, namespace: Option<Value>| {
         let container =
             containerd.shell(id, &format!("{CLOCKS}; echo ready; sleep 1000")).spec(|spec| {
-                spec["annotations"] = json!({ "io.containerd.runc.v2.group": "first" });
+                spec::join_sandbox(spec, "first", first.pid(), &["network"]);
                 let namespaces = spec["linux"]["namespaces"].as_array_mut().expect("namespaces");
-                namespaces.retain(|namespace| namespace["type"] != "network");
-                let network = format!("/proc/{}/ns/net", first.pid());
-                namespaces.push(json!({ "type": "network", "path": network }));
                 namespaces.extend(namespace);
             });
         let container = container.start();
@@ -324,12 +321,8 @@ fn a_network_device_moves_with_its_addresses(containerd: Containerd) {
     let name = &cables[1].0[0];
     assert_eq!(container.exec_shell("second", &format!("ip link show dev {name}")).0, 0);
 
-    let network = format!("/proc/{}/ns/net", container.pid());
     let later = containerd.shell("later", "ls /sys/class/net; sleep 1000").spec(|spec| {
-        spec["annotations"] = json!({ "io.containerd.runc.v2.group": "wired" });
-        let namespaces = spec["linux"]["namespaces"].as_array_mut().expect("namespaces");
-        namespaces.retain(|namespace| namespace["type"] != "network");
-        add_namespace(spec, json!({ "type": "network", "path": network }));
+        spec::join_sandbox(spec, "wired", container.pid(), &["network"]);
         spec["linux"]["netDevices"] = json!({ third: { "name": "plug%d" } });
     });
     let later = later.start();

@@ -21,7 +21,7 @@ use nix::libc::SYS_execve;
 use nix::sys::ptrace::{self, Options};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 on_each_containerd!(boot_is_out_of_reach_for_a_pod_that_shares_its_pids);
 
@@ -124,13 +124,7 @@ fn root_of_a_container_does_not_change_how_the_kernel_treats_boot() {
 
 /// Makes a container one of the pod `pod` that shares its PIDs, as CRI does.
 fn in_pod(spec: &mut Value, boot: i32) {
-    spec["annotations"] = json!({ "io.containerd.runc.v2.group": "pod" });
-    let namespaces = spec["linux"]["namespaces"].as_array_mut().expect("namespaces");
-    for kind in ["pid", "network"] {
-        let file = kind.trim_end_matches("work");
-        namespaces.retain(|namespace| namespace["type"] != kind);
-        namespaces.push(json!({ "type": kind, "path": format!("/proc/{boot}/ns/{file}") }));
-    }
+    spec::join_sandbox(spec, "pod", boot, &["pid", "network"]);
 }
 
 /// A created container takes execs, and its init is PID 1 of what they see.
