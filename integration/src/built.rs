@@ -11,9 +11,13 @@ pub(crate) fn runtime_name() -> String {
     std::env::var("PALISADE_TEST_RUNTIME").unwrap_or("io.containerd.palisade.v1".into())
 }
 
+/// The executables that are built and installed.
+pub const EXECUTABLES: [&str; 3] =
+    ["containerd-shim-palisade-v1", "palisade-sandbox", "palisade"];
+
 /// Puts the built executables into a folder of a daemon's PATH.
 pub(crate) fn install_palisade(folder: &Path, runtime_name: &str) {
-    for name in ["containerd-shim-palisade-v1", "palisade"] {
+    for name in EXECUTABLES {
         let built = palisade_executables().join(name);
         if built.is_file() {
             link_or_copy(&built, &folder.join(name)).expect("link an executable");
@@ -28,7 +32,7 @@ pub fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("this crate lies in the repository")
 }
 
-/// Returns the folder in which `cargo build --release` puts the two
+/// Returns the folder in which `cargo build --release` puts the
 /// executables.
 pub fn palisade_executables() -> PathBuf {
     match std::env::var_os("PALISADE_TEST_EXECUTABLES") {

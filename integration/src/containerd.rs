@@ -149,13 +149,14 @@ impl Containerd {
         containerd
     }
 
-    /// Starts one whose shims find another program in place of `palisade`, with
-    /// the real one beside it as `palisade-honest`.
+    /// Starts one whose shims find another program in place of `palisade-sandbox`, with
+    /// the real one beside it as `palisade-sandbox-honest`.
     pub fn start_with_boot(version: Version, program: &Path) -> Containerd {
         let containerd = Containerd::prepare(version, "podsandbox", |_| String::new());
         let bin = containerd.directory().join("bin");
-        fs::rename(bin.join("palisade"), bin.join("palisade-honest")).expect("move palisade");
-        fs::copy(program, bin.join("palisade")).expect("copy the other program");
+        let sandbox = bin.join("palisade-sandbox");
+        fs::rename(&sandbox, bin.join("palisade-sandbox-honest")).expect("move palisade-sandbox");
+        fs::copy(program, &sandbox).expect("copy the other program");
         containerd.bring_images();
         containerd.launch();
         containerd

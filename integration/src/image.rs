@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tar::{Builder, EntryType, Header};
 
-use crate::built::palisade_executables;
+use crate::built::{EXECUTABLES, palisade_executables};
 
 /// An image with a shell and the usual commands, and the users `root`, `alice`
 /// (1000) and `bob` (1001).
@@ -48,7 +48,7 @@ pub fn named(name: &str) -> Vec<u8> {
 /// The image that `integration/kubernetes/palisade.yaml` runs on nodes.
 pub const INSTALLER: &str = concat!("localhost/palisade-installer:", env!("CARGO_PKG_VERSION"));
 
-/// Returns an archive with the installer: the two executables, and the scripts
+/// Returns an archive with the installer: the executables, and the scripts
 /// that install them on a node.
 pub fn installer() -> Vec<u8> {
     let mut layout = Layout::default();
@@ -63,7 +63,7 @@ fn installer_layer() -> Vec<u8> {
     }
     layer.directory("tmp", 0o1777, 0);
     layer.busybox();
-    for name in ["palisade", "containerd-shim-palisade-v1"] {
+    for name in EXECUTABLES {
         layer.program(&format!("palisade/{name}"), &palisade_executables().join(name));
     }
     layer.file("bin/palisade-node", 0o755, include_bytes!("../kubernetes/palisade-node"));

@@ -173,7 +173,7 @@ impl Installer {
 fn a_sandbox_that_starts_before_containerd_restarts_keeps_its_executables() {
     let installer = Installer::new();
     assert!(installer.succeeds("install"), "{}", installer.log_text());
-    let executables = ["usr/local/bin/palisade", "usr/local/bin/containerd-shim-palisade-v1"]
+    let executables = ["palisade-sandbox", "containerd-shim-palisade-v1", "palisade"]
         .map(|name| installer.node(name));
     let there = || executables.iter().filter(|path| path.exists()).count();
     assert_eq!(there(), 2, "{}", installer.log_text());

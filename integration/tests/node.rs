@@ -35,19 +35,22 @@ mod needs_node {
 }
 
 /// The package's files, below `/usr`.
-const INSTALLED: [&str; 19] = [
+const INSTALLED: [&str; 22] = [
     "bin/containerd-shim-palisade-v1",
     "bin/palisade",
+    "bin/palisade-sandbox",
     "sbin/palisade-containerd",
     "share/bash-completion/completions/containerd-shim-palisade-v1",
     "share/bash-completion/completions/palisade",
     "share/bash-completion/completions/palisade-containerd",
+    "share/bash-completion/completions/palisade-sandbox",
     "share/doc/palisade/changelog.Debian.gz",
     "share/doc/palisade/copyright",
     "share/doc/palisade/examples/config.toml",
     "share/doc/palisade/examples/containerd-2.toml",
     "share/fish/vendor_completions.d/containerd-shim-palisade-v1.fish",
     "share/fish/vendor_completions.d/palisade-containerd.fish",
+    "share/fish/vendor_completions.d/palisade-sandbox.fish",
     "share/fish/vendor_completions.d/palisade.fish",
     "share/lintian/overrides/palisade",
     "share/man/man5/palisade-config.toml.5.gz",
@@ -120,7 +123,7 @@ fn a_cluster_installs_updates_and_removes_it_under_running_pods(version: Version
     finish(&containerd, &job(&installer, 1));
     let installed = daemon();
     // The running one is an older version.
-    for name in ["palisade", "containerd-shim-palisade-v1"] {
+    for name in EXECUTABLES {
         make_other(&Path::new("/usr/local/bin").join(name));
     }
     let pod = containerd.pod("survives");
@@ -129,8 +132,8 @@ fn a_cluster_installs_updates_and_removes_it_under_running_pods(version: Version
 
     finish(&containerd, &job(&installer, 2));
     assert_eq!(daemon(), installed, "its configuration did not change, and it was restarted");
-    let put = fs::read("/usr/local/bin/palisade").expect("the new executable");
-    let built = fs::read(integration::containerd::palisade_executables().join("palisade"));
+    let put = fs::read("/usr/local/bin/palisade-sandbox").expect("the new executable");
+    let built = fs::read(integration::containerd::palisade_executables().join("palisade-sandbox"));
     assert!(put == built.expect("the executable that was built"), "the new version is not there");
     assert_eq!(container.ask("echo still here"), "still here");
     assert_eq!(pod.shell("second", "exec sleep 100000").ask("echo started"), "started");

@@ -333,7 +333,7 @@ fn a_passwd_file_that_is_one_of_our_descriptors_reveals_nothing() {
 #[test]
 fn an_entrypoint_that_is_the_runtime_itself_gains_nothing() {
     let containerd = Containerd::start(Version::V2_1);
-    let executable = containerd.directory().join("bin/palisade");
+    let executable = containerd.directory().join("bin/palisade-sandbox");
     let state = || {
         let mode = fs::metadata(&executable).expect("stat").permissions().mode();
         (fs::read(&executable).expect("read the executable"), mode)

@@ -435,7 +435,7 @@ const WRITES_TO_PROGRAMS: &str = "printf '#!/proc/self/exe\\n' > /tmp/script
 /// CVE-2019-5736: through `/proc/self/exe` as the program, as a script's
 /// interpreter, and through `/proc/PID/exe` of a process that comes up.
 fn a_container_cannot_write_to_the_runtime_s_executable(containerd: Containerd) {
-    let executable = containerd.directory().join("bin/palisade");
+    let executable = containerd.directory().join("bin/palisade-sandbox");
     let before = fs::read(&executable).expect("read the executable");
     let container = containerd.shell("exe", WRITES_TO_PROGRAMS).spec(with_all_capabilities);
     let container = container.start();
@@ -469,7 +469,7 @@ fn a_container_cannot_write_to_the_runtime_s_executable(containerd: Containerd) 
 /// its mount, which is read-only. CAP_SYS_ADMIN, which any user namespace
 /// gives, must not make it writable.
 fn the_mount_of_the_runtime_s_executable_cannot_be_changed(containerd: Containerd) {
-    let executable = containerd.directory().join("bin/palisade");
+    let executable = containerd.directory().join("bin/palisade-sandbox");
     type Change = fn(&mut Value);
     let host_network: Change = |spec| {
         let namespaces = spec["linux"]["namespaces"].as_array_mut().expect("namespaces");

@@ -1,6 +1,6 @@
 //! Spawns, isolates and manages Palisade's sandbox process.
 //!
-//! The shim calls [`sandbox`]; the executable `palisade` (this crate's
+//! The shim calls [`sandbox`]; the executable `palisade-sandbox` (this crate's
 //! `main.rs`) runs [`gofer`] and [`boot`]. `ARCHITECTURE.md` follows one Create
 //! through these modules.
 //!
@@ -18,13 +18,13 @@
 //! | [`cgroup`] | the shim | root of the host | a connection to systemd for one call | the sandbox's cgroups, their units, what the statistics are read from |
 //! | `cgroup::systemd`'s holder | a clone of the shim | root of the host | nothing: it closes all | nothing: it is the first process of a new scope, until one of the container has joined |
 //! | [`network`] | the shim | root of the host | | enters the pod's network namespace while boot is cloned, and its sysctls; moves network devices of the host into it; opens raw sockets there |
-//! | [`sandbox`] | the shim, and its `delete` command (`clean_up`) | root of the host | `palisade` on a mount of its own, boot's pidfd, its ends of boot's channels | the sandbox's state below `/run/palisade`, its ID range, boot and the gofers |
+//! | [`sandbox`] | the shim, and its `delete` command (`clean_up`) | root of the host | `palisade-sandbox` on a mount of its own, boot's pidfd, its ends of boot's channels | the sandbox's state below `/run/palisade`, its ID range, boot and the gofers |
 //! | `sandbox::child::boot` | a clone of the shim, until it executes boot | root of the host, then ID 0 of U1; in boot's namespaces | all that the shim holds; hands on boot's ends of the channels and the birth certificate | joins the root container's cgroup on version 1 |
 //! | `sys::spawn`'s child | a clone of the shim, in its memory, until it executes the gofer | root of the host | all that the shim holds; hands on its request's socket | nothing |
 //! | `sys::let_go`'s child | a clone of the shim, in its memory | root of the host | the descriptors that are to be closed | nothing: it closes them |
-//! | [`gofer`], `spec::seccomp::compile` | `palisade gofer` | root of the host; once no hook is left to run with 15 capabilities, no_new_privs, a filter, and no way to the processes beside it (Landlock) | its request's socket, the mounts channel, U1, the pod's network and PID namespaces | opens what the plan names and makes mounts of it; keeps seccomp programs below `/run/palisade` |
+//! | [`gofer`], `spec::seccomp::compile` | `palisade-sandbox gofer` | root of the host; once no hook is left to run with 15 capabilities, no_new_privs, a filter, and no way to the processes beside it (Landlock) | its request's socket, the mounts channel, U1, the pod's network and PID namespaces | opens what the plan names and makes mounts of it; keeps seccomp programs below `/run/palisade` |
 //! | `gofer::child` | clones of the gofer, in a new mount or user namespace, or in boot's PID namespace | as the gofer | as the gofer | makes one mount or namespace and ends |
-//! | [`boot`] | `palisade boot`, PID 1 of the pod | its own ID in U1, with ten capabilities there; an empty root | control, mounts channel, start-sync, logs, its own PID namespace | the pod's processes, mounts and names; nothing of the host |
+//! | [`boot`] | `palisade-sandbox boot`, PID 1 of the pod | its own ID in U1, with ten capabilities there; an empty root | control, mounts channel, start-sync, logs, its own PID namespace | the pod's processes, mounts and names; nothing of the host |
 //! | `container` | boot and newborns | as boot; for a moment as root of U1, or with files as the container's root | a container's mounts, donated descriptors and terminal | a newborn puts the container's tree together in its copy of boot's mounts |
 //! | `container::steps` | boot and newborns | the caller; files are made as the container's root | a root, held open | mounts and files below that root; names of the caller's namespaces |
 //! | `newborn` | a clone of boot, until it executes the user's program | as boot, then root of U2, then the user and capabilities of the plan | all that boot holds, close-on-exec; its channel to boot | the container's namespaces and root, which it enters; itself |

@@ -1,4 +1,4 @@
-//! The `palisade` executable: the sandbox process and its gofer. The shim
+//! The `palisade-sandbox` executable: the sandbox process and its gofer. The shim
 //! starts both; people run it only to print its version.
 
 use std::ffi::OsString;
@@ -10,13 +10,13 @@ use sandbox_core::gofer;
 use sandbox_core::sys::descriptor::{adopt, cloexec_from};
 
 const USAGE: &str = "\
-palisade: the sandbox process of the containerd runtime io.containerd.palisade.v1
+palisade-sandbox: the sandbox process of the containerd runtime io.containerd.palisade.v1
 
 containerd-shim-palisade-v1 starts this program:
-  palisade --log-fd=N --panic-log-fd=N boot ... ID   becomes a sandbox process
-  palisade gofer --request-fd=N                      opens the files of a container
+  palisade-sandbox --log-fd=N --panic-log-fd=N boot ... ID   becomes a sandbox process
+  palisade-sandbox gofer --request-fd=N                      opens the files of a container
 
-  palisade --version                                 prints the version";
+  palisade-sandbox --version                                 prints the version";
 
 fn main() -> ExitCode {
     let args: Vec<OsString> = std::env::args_os().skip(1).collect();
@@ -28,7 +28,7 @@ fn main() -> ExitCode {
         return gofer(&args);
     }
     if given("--version") {
-        println!("palisade {}", env!("CARGO_PKG_VERSION"));
+        println!("palisade-sandbox {}", env!("CARGO_PKG_VERSION"));
         return ExitCode::SUCCESS;
     }
     println!("{USAGE}");
@@ -55,6 +55,6 @@ fn gofer(args: &[OsString]) -> ExitCode {
 }
 
 fn refuse(message: &dyn std::fmt::Display) -> ExitCode {
-    eprintln!("palisade: {message}");
+    eprintln!("palisade-sandbox: {message}");
     ExitCode::from(2)
 }

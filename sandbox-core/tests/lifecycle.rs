@@ -58,7 +58,7 @@ impl Fixture {
             userns: Userns::Auto,
             id_pool: IdPool { start: 0x7000_0000, size: 65536 * 64, ..IdPool::default() },
             state_root: self.directory.path().join("run"),
-            palisade: env!("CARGO_BIN_EXE_palisade").into(),
+            palisade: env!("CARGO_BIN_EXE_palisade-sandbox").into(),
             debug: true,
             user_log: false,
         }
@@ -87,6 +87,7 @@ impl Fixture {
         let cgroup =
             Cgroup::create(&self.id, &path, Driver::Cgroupfs, &plan.host.resources, &[]).unwrap();
         let sandbox = Sandbox::spawn(NewSandbox {
+            address: "unix:///nowhere",
             id: &self.id,
             namespace: "test",
             plan: &plan,

@@ -475,10 +475,10 @@ fn runtime_options(any: &Any) -> Result<(String, String)> {
     Ok((path, body))
 }
 
-/// Returns the path of the `palisade` executable: beside this one.
+/// Returns the path of the `palisade-sandbox` executable: beside this one.
 pub(crate) fn palisade() -> Result<PathBuf> {
     let shim = std::env::current_exe().context(|| "find the shim's own executable")?;
-    Ok(shim.with_file_name("palisade"))
+    Ok(shim.with_file_name("palisade-sandbox"))
 }
 
 #[cfg(test)]

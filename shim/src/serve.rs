@@ -85,7 +85,7 @@ async fn run(serving: Serving, listener: UnixListener) -> Result<()> {
     let events = Events::new(&serving.namespace, &serving.events);
     tokio::spawn(task::close_what_is_let_go());
     tokio::spawn(task::give_memory_back());
-    let shim = Shim::new(&serving.namespace, events, serving.options);
+    let shim = Shim::new(&serving.namespace, &serving.address, events, serving.options);
     let connections = Connections::new();
     let listener = connections.accept(listener)?;
     let mut server = Server::new()

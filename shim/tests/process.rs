@@ -20,7 +20,7 @@ use containerd_shim_protos::types::introspection::RuntimeInfo;
 
 const NAMESPACE: &str = "palisade-shim-test";
 
-/// A directory with the shim, a file in place of `palisade`, bundles and sockets.
+/// A directory with the shim, a file in place of `palisade-sandbox`, bundles and sockets.
 struct Node(tempfile::TempDir);
 
 impl Node {
@@ -29,8 +29,8 @@ impl Node {
         let node = Self(directory);
         fs::copy(env!("CARGO_BIN_EXE_containerd-shim-palisade-v1"), node.shim()).unwrap();
         // start only checks that it can be executed.
-        fs::write(node.path("palisade"), "").unwrap();
-        fs::set_permissions(node.path("palisade"), fs::Permissions::from_mode(0o755)).unwrap();
+        fs::write(node.path("palisade-sandbox"), "").unwrap();
+        fs::set_permissions(node.path("palisade-sandbox"), fs::Permissions::from_mode(0o755)).unwrap();
         node
     }
 
@@ -216,9 +216,9 @@ fn an_impossible_start_fails_with_one_sentence() {
     assert!(errors.starts_with("palisade: config.json is not valid"), "{errors}");
     assert_eq!(errors.lines().count(), 1);
 
-    fs::remove_file(node.path("palisade")).unwrap();
+    fs::remove_file(node.path("palisade-sandbox")).unwrap();
     let output = node.run("broken", &["start"], &broken, b"");
     let errors = String::from_utf8(output.stderr).unwrap();
-    assert!(errors.contains("palisade is missing"), "{errors}");
+    assert!(errors.contains("palisade-sandbox is missing"), "{errors}");
     assert_eq!(errors.lines().count(), 1);
 }

@@ -1,5 +1,5 @@
 //! A sandbox process that was taken over. Tests install it in the place of
-//! `palisade`. It starts as boot does and speaks the shim's protocol, with a
+//! `palisade-sandbox`. It starts as boot does and speaks the shim's protocol, with a
 //! sleeping process for each container. An exec's ID names the [`Attack`] that
 //! it makes: it serves no other exec.
 //!
@@ -48,7 +48,7 @@ fn main() -> Outcome<()> {
 /// Executes the real gofer, which is no part of the sandbox.
 fn execute_real_gofer(args: &[OsString]) -> Outcome<Infallible> {
     let shim = format!("/proc/{}/exe", std::os::unix::process::parent_id());
-    let real = std::fs::read_link(shim)?.with_file_name("palisade-honest");
+    let real = std::fs::read_link(shim)?.with_file_name("palisade-sandbox-honest");
     Err(Command::new(real).args(&args[1..]).env_clear().exec().into())
 }
 

@@ -37,7 +37,7 @@ pub(super) fn start(descriptors: &Descriptors, debug: bool) -> Result<Arc<OwnedF
     let _ = log::set_boxed_logger(Box::new(Logger(Arc::clone(&log))));
     let panic_log = descriptors.panic_log.try_clone().context(|| "dup of --panic-log-fd")?;
     std::panic::set_hook(Box::new(move |panic| {
-        let _ = pwrite(&panic_log, format!("palisade boot: {panic}\n").as_bytes(), 0);
+        let _ = pwrite(&panic_log, format!("palisade-sandbox boot: {panic}\n").as_bytes(), 0);
     }));
     Ok(log)
 }

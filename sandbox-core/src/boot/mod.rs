@@ -76,13 +76,13 @@ pub(crate) struct Boot {
     views: views::Views,
 }
 
-/// Runs `palisade boot` until its control channel closes or it is killed.
+/// Runs `palisade-sandbox boot` until its control channel closes or it is killed.
 pub fn run(flags: &BootFlags) -> ExitCode {
     refuse_new_code();
     let (descriptors, start_sync) = match Descriptors::adopt(flags) {
         Ok(adopted) => adopted,
         Err(error) => {
-            eprintln!("palisade boot: {error}");
+            eprintln!("palisade-sandbox boot: {error}");
             return ExitCode::FAILURE;
         }
     };

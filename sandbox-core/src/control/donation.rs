@@ -24,7 +24,7 @@ pub const STARTED: u8 = 1;
 /// its namespaces.
 pub const PREPARED: u8 = 2;
 
-/// The flags of `palisade boot`, in the order they are written.
+/// The flags of `palisade-sandbox boot`, in the order they are written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BootFlags {
     /// The pipe for log lines.
@@ -196,7 +196,7 @@ impl Birth {
         let (first, rest) = bytes.split_at(end);
         if first != header().as_bytes() {
             return Err(Error::invalid(format!(
-                "the shim is of version {:?} but the palisade executable beside it is {:?}; install both from one release",
+                "the shim is of version {:?} but the palisade-sandbox executable beside it is {:?}; install both from one release",
                 String::from_utf8_lossy(first).trim_end(),
                 header().trim_end(),
             )));

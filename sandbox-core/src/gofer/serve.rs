@@ -28,7 +28,7 @@ const MAX_REQUEST: usize = 16 * 1024 * 1024;
 /// only if it cannot reply.
 pub fn run(socket: OwnedFd) -> ExitCode {
     // The shim executes it by the number of a descriptor.
-    let _ = rustix::thread::set_name(c"palisade");
+    let _ = rustix::thread::set_name(c"palisade-gofer");
     refuse_new_code();
     let mut leftovers = Vec::new();
     let answer: GoferAnswer = receive(&socket)
@@ -40,7 +40,7 @@ pub fn run(socket: OwnedFd) -> ExitCode {
     match replied {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
-            eprintln!("palisade gofer: answering {answer:?}: {e}");
+            eprintln!("palisade-sandbox gofer: answering {answer:?}: {e}");
             ExitCode::FAILURE
         }
     }

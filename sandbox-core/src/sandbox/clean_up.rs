@@ -24,7 +24,7 @@ pub fn clean_up(state_root: &Path, namespace: &str, id: &str) -> Result<Option<H
     let state = directory.read()?;
     let mut cgroups = Vec::new();
     let mut first_error = Ok(());
-    for container in directory.containers()? {
+    for (_, container) in directory.containers()? {
         match Cgroup::open(container.cgroup) {
             Ok(cgroup) => cgroups.push(cgroup),
             Err(error) => first_error = first_error.and(Err(error)),

@@ -1,4 +1,4 @@
-//! Opens the `palisade` executable so that no process can change it.
+//! Opens the `palisade-sandbox` executable so that no process can change it.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;

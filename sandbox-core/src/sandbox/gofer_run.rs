@@ -177,7 +177,7 @@ impl LaunchedGofer {
         let (socket, theirs) = pair().context(|| "socketpair for the gofer")?;
         let flag = CString::new(format!("--request-fd={}", theirs.as_raw_fd()))
             .map_err(|e| Error::internal(format!("the gofer's argument: {e}")))?;
-        let args = [c"palisade", c"gofer", &flag];
+        let args = [c"palisade-sandbox", c"gofer", &flag];
         let mount = executable.leave_mount();
         let donated = iter::once(&theirs).chain(&mount).map(AsFd::as_fd).collect::<Vec<_>>();
         let pidfd = spawn(executable.file(), &args, &donated).context(|| "start the gofer")?;

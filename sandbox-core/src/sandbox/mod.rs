@@ -23,7 +23,7 @@ mod limits;
 mod pids;
 mod process;
 mod spawn;
-mod state;
+pub mod state;
 mod time_visit;
 mod users;
 
@@ -73,7 +73,7 @@ pub struct Config {
     pub id_pool: IdPool,
     /// The directory of the state: `/run/palisade`.
     pub state_root: PathBuf,
-    /// The `palisade` executable.
+    /// The `palisade-sandbox` executable.
     pub palisade: PathBuf,
     /// Whether boot logs at debug level.
     pub debug: bool,
@@ -88,6 +88,8 @@ pub struct NewSandbox<'a> {
     pub id: &'a str,
     /// containerd's namespace.
     pub namespace: &'a str,
+    /// The address at which the shim serves.
+    pub address: &'a str,
     /// The root container's plan.
     pub plan: &'a Plan,
     /// The root container's cgroup, which boot joins.

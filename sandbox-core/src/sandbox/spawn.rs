@@ -58,7 +58,10 @@ pub(super) fn spawn(new: NewSandbox<'_>) -> Result<Sandbox> {
     let range = claim.range_link();
     let identity = Identity::of(boot, &boot_process)?;
     let (id_range, own_id) = (range.clone(), claim.own());
-    let state = State { id_range, own_id, ..State::new(new.id, identity, original) };
+    let shim = Some(Identity::of_this_process()?);
+    let address = new.address.to_owned();
+    let state =
+        State { id_range, own_id, shim, address, ..State::new(new.id, identity, original) };
     claim.directory.write(&state)?;
     let user_namespace = user_namespace(&claim);
     Ok(Sandbox {

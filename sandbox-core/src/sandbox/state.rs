@@ -39,13 +39,27 @@ pub struct State {
     /// boot's own user on the host, if it has one.
     #[serde(default)]
     pub own_id: Option<u32>,
+    /// The shim's identity. Shims of versions before wrote none.
+    #[serde(default)]
+    pub shim: Option<Identity>,
+    /// The address at which the shim serves, as `unix:///run/containerd/s/…`.
+    #[serde(default)]
+    pub address: String,
 }
 
 impl State {
-    /// Makes the state of a sandbox with no IDs of its own.
+    /// Makes the state of a sandbox with no IDs of its own, whose shim cannot be reached.
     pub fn new(id: &str, boot: Identity, original_oom_score_adj: i32) -> Self {
-        let id = id.to_owned();
-        Self { version: VERSION, id, boot, original_oom_score_adj, id_range: None, own_id: None }
+        Self {
+            version: VERSION,
+            id: id.to_owned(),
+            boot,
+            original_oom_score_adj,
+            id_range: None,
+            own_id: None,
+            shim: None,
+            address: String::new(),
+        }
     }
 }
 
@@ -77,6 +91,13 @@ impl Identity {
         let stat =
             rustix::fs::fstat(pidfd).context(|| format!("fstat of the pidfd of {}", pid.0))?;
         Ok(Self { pid: pid.0, pidfd_inode: stat.st_ino })
+    }
+
+    /// Reads the identity of the process that calls this.
+    pub fn of_this_process() -> Result<Self> {
+        let pid = rustix::process::getpid();
+        let pidfd = pidfd_open(pid, PidfdFlags::empty()).context(|| "pidfd_open of itself")?;
+        Self::of(HostPid(pid.as_raw_nonzero().get()), pidfd)
     }
 
     /// Opens the process if it is still the same.
@@ -156,23 +177,27 @@ impl StateDirectory {
         }
     }
 
-    /// Reads the recorded containers.
-    pub fn containers(&self) -> Result<Vec<ContainerState>> {
-        let directory = self.0.join("containers");
-        let entries = match fs::read_dir(&directory) {
-            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
-            other => other.context(|| format!("read {}", directory.display()))?,
-        };
-        let files = entries
-            .flatten()
-            .map(|e| e.path())
-            .filter(|p| p.extension().is_some_and(|x| x == "json"));
-        Ok(files
-            .map(|p| read_file(&p))
-            .collect::<Result<Vec<_>>>()?
-            .into_iter()
-            .flatten()
-            .collect())
+    /// Reads the recorded containers, with their IDs, in no order. Leaves out what is removed
+    /// meanwhile.
+    ///
+    /// # Errors
+    /// The error names a file that cannot be read, or is none of Palisade's.
+    pub fn containers(&self) -> Result<Vec<(String, ContainerState)>> {
+        let mut found = Vec::new();
+        for path in entries(&self.0.join("containers"))? {
+            if path.extension().is_some_and(|x| x == "json")
+                && let Some(id) = path.file_stem().and_then(|name| name.to_str())
+                && let Some(state) = read_file(&path)?
+            {
+                found.push((id.to_owned(), state));
+            }
+        }
+        Ok(found)
+    }
+
+    /// Returns its path.
+    pub fn path(&self) -> &Path {
+        &self.0
     }
 
     /// Removes everything. Idempotent.
@@ -187,11 +212,6 @@ impl StateDirectory {
                 Ok(())
             }
         }
-    }
-
-    #[cfg(test)]
-    fn path(&self) -> &Path {
-        &self.0
     }
 
     fn write_file(&self, name: &str, state: &impl Serialize) -> Result<()> {
@@ -210,6 +230,34 @@ impl StateDirectory {
             "{} is of layout {version}, this program reads {VERSION}; another version of Palisade wrote it",
             self.0.join(name).display()
         ))
+    }
+}
+
+/// Returns the directories of all sandboxes below a state root, with their namespaces, in the
+/// order of their names. One whose `state.json` is not there yet, or no longer, is among them.
+///
+/// # Errors
+/// The error names a directory that cannot be read. There may be no state root.
+pub fn sandboxes(root: &Path) -> Result<Vec<(String, StateDirectory)>> {
+    let mut found = Vec::new();
+    for namespace in entries(root)? {
+        let Some(name) = namespace.file_name().and_then(|name| name.to_str()) else { continue };
+        // What Palisade keeps beside the namespaces has no `containers` below it.
+        let below = entries(&namespace)?.into_iter().filter(|path| path.join("containers").is_dir());
+        found.extend(below.map(|path| (name.to_owned(), StateDirectory(path))));
+    }
+    found.sort_by(|a, b| (&a.0, a.1.path()).cmp(&(&b.0, b.1.path())));
+    Ok(found)
+}
+
+/// Returns what is in a directory: nothing, if that is gone or is none.
+fn entries(directory: &Path) -> Result<Vec<PathBuf>> {
+    match fs::read_dir(directory) {
+        Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(Vec::new()),
+        other => {
+            let found = other.context(|| format!("read {}", directory.display()))?;
+            Ok(found.flatten().map(|entry| entry.path()).collect())
+        }
     }
 }
 

@@ -323,7 +323,7 @@ fn run(bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Run {
     // Its standard input cannot be announced: the shell gives it another number.
     let mut command = Command::new("sh");
     command.args(["-c", "exec \"$0\" gofer --request-fd=3 3<&0 0</dev/null"]);
-    command.arg(env!("CARGO_BIN_EXE_palisade")).process_group(0).stdin(theirs);
+    command.arg(env!("CARGO_BIN_EXE_palisade-sandbox")).process_group(0).stdin(theirs);
     let start = Instant::now();
     send_packet(&ours, bytes, fds).unwrap();
     let mut child = command.spawn().unwrap();

@@ -180,6 +180,7 @@ async fn spawn_boot(
     let new = NewSandbox {
         id: &plan.id,
         namespace: &shim.namespace,
+        address: &shim.address,
         plan: &plan.plan,
         cgroup,
         cpus: capacity.cpus,

@@ -17,6 +17,8 @@ use crate::options::Options;
 pub(crate) struct Shim {
     /// containerd's namespace.
     pub(crate) namespace: String,
+    /// The address at which it serves.
+    pub(super) address: String,
     pub(crate) events: Events,
     /// The node's options, which `start` passed on.
     pub(crate) options: Options,
@@ -39,9 +41,15 @@ pub(crate) enum End {
 }
 
 impl Shim {
-    pub(crate) fn new(namespace: &str, events: Events, options: Options) -> Arc<Self> {
+    pub(crate) fn new(
+        namespace: &str,
+        address: &str,
+        events: Events,
+        options: Options,
+    ) -> Arc<Self> {
         Arc::new(Self {
             namespace: namespace.to_string(),
+            address: address.to_string(),
             events,
             options,
             end: watch::Sender::new(End::No),

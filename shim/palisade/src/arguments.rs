@@ -1,0 +1,78 @@
+//! The command line of `palisade`.
+
+use std::path::PathBuf;
+
+use clap::builder::styling::Styles;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::engine::{ArgValueCompleter, CompletionCandidate};
+
+use crate::{node, select};
+
+/// Looks into the pods of this node, measures them, and acts on them
+///
+/// A pod or a container is named by its ID, by the beginning of its ID, or by its name in
+/// Kubernetes: NAME, NAMESPACE/POD or NAMESPACE/POD/CONTAINER.
+#[derive(Debug, Parser)]
+#[command(name = "palisade", version, styles = Styles::styled(), max_term_width = 100)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    pub(crate) verb: Verb,
+    #[command(flatten)]
+    pub(crate) common: Common,
+}
+
+/// Flags that every verb has.
+#[derive(Debug, Args)]
+pub(crate) struct Common {
+    /// How to print
+    #[arg(long, global = true, value_enum, default_value_t = Format::Table)]
+    pub(crate) format: Format,
+    /// Only pods of this namespace of containerd's, such as k8s.io or moby
+    #[arg(long, short, global = true)]
+    pub(crate) namespace: Option<String>,
+    /// The directory of the state of all pods [default: /run/palisade, or below
+    /// $XDG_RUNTIME_DIR for an ordinary user's]
+    #[arg(long, global = true, env = "PALISADE_STATE", hide_env_values = true)]
+    pub(crate) state: Option<PathBuf>,
+}
+
+/// The form of what is printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// For people
+    Table,
+    /// For programs: one document, or one object a line for verbs that follow
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// Lists the pods and containers of this node
+    List(List),
+}
+
+/// What names a pod or a container.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Target {
+    /// A pod or a container: its ID, the beginning of it, or its name
+    #[arg(value_name = "ID", add = ArgValueCompleter::new(names))]
+    pub(crate) id: String,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct List {
+    /// Prints whole IDs
+    #[arg(long)]
+    pub(crate) no_trunc: bool,
+    /// Prints only IDs
+    #[arg(long, short)]
+    pub(crate) quiet: bool,
+}
+
+/// Completes the name of a pod or a container.
+fn names(current: &std::ffi::OsStr) -> Vec<CompletionCandidate> {
+    let current = current.to_string_lossy();
+    let node = node::Node::read(&node::state_root(None)).unwrap_or_default();
+    let all = select::names(&node);
+    all.into_iter().filter(|n| n.starts_with(&*current)).map(CompletionCandidate::new).collect()
+}

@@ -1,0 +1,17 @@
+//! The verbs, one file for each.
+
+mod list;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+
+use crate::arguments::{Arguments, Verb};
+
+/// Carries out what was typed. Returns the exit status.
+pub(crate) async fn run(arguments: &Arguments) -> Result<ExitCode> {
+    let common = &arguments.common;
+    match &arguments.verb {
+        Verb::List(list) => list::list(common, list).await,
+    }
+}
