@@ -12,8 +12,7 @@ pub(crate) fn runtime_name() -> String {
 }
 
 /// The executables that are built and installed.
-pub const EXECUTABLES: [&str; 3] =
-    ["containerd-shim-palisade-v1", "palisade-sandbox", "palisade"];
+pub const EXECUTABLES: [&str; 3] = ["containerd-shim-palisade-v1", "palisade-sandbox", "palisade"];
 
 /// Puts the built executables into a folder of a daemon's PATH.
 pub(crate) fn install_palisade(folder: &Path, runtime_name: &str) {

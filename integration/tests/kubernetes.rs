@@ -176,7 +176,7 @@ fn a_sandbox_that_starts_before_containerd_restarts_keeps_its_executables() {
     let executables = ["palisade-sandbox", "containerd-shim-palisade-v1", "palisade"]
         .map(|name| installer.node(name));
     let there = || executables.iter().filter(|path| path.exists()).count();
-    assert_eq!(there(), 2, "{}", installer.log_text());
+    assert_eq!(there(), 3, "{}", installer.log_text());
     installer.systemctl(
         "mkdir -p /run/palisade/k8s.io/late /run/palisade/ranges /run/palisade/seccomp\n\
          : > /run/palisade/k8s.io/late/state.json",
@@ -186,7 +186,7 @@ fn a_sandbox_that_starts_before_containerd_restarts_keeps_its_executables() {
         let waits = installer.log_text().contains("there are still: 1");
         remover.try_wait().expect("wait").map(|_| true).or(waits.then_some(false))
     });
-    assert!(!ended && there() == 2, "{}", installer.log_text());
+    assert!(!ended && there() == 3, "{}", installer.log_text());
     fs::remove_dir_all(installer.node("run/palisade/k8s.io")).expect("end the sandbox");
     assert!(remover.wait().expect("wait").success(), "{}", installer.log_text());
     assert_eq!((there(), installer.restarts()), (0, 2), "{}", installer.log_text());

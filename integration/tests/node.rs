@@ -7,6 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use integration::built::EXECUTABLES;
 use integration::containerd::{Containerd, Version, repository};
 use integration::cri::{Pod, PodContainer, pod_security, security};
 use integration::{host, image, wait};
@@ -35,7 +36,7 @@ mod needs_node {
 }
 
 /// The package's files, below `/usr`.
-const INSTALLED: [&str; 22] = [
+const INSTALLED: [&str; 23] = [
     "bin/containerd-shim-palisade-v1",
     "bin/palisade",
     "bin/palisade-sandbox",
@@ -56,9 +57,17 @@ const INSTALLED: [&str; 22] = [
     "share/man/man5/palisade-config.toml.5.gz",
     "share/man/man8/containerd-shim-palisade-v1.8.gz",
     "share/man/man8/palisade-containerd.8.gz",
+    "share/man/man8/palisade-sandbox.8.gz",
     "share/man/man8/palisade.8.gz",
     "share/zsh/vendor-completions/_palisade",
+    "share/zsh/vendor-completions/_palisade-sandbox",
 ];
+
+/// Whether a file is the manual page of one verb of `palisade`.
+fn is_page_of_a_verb(path: &Path) -> bool {
+    let below = path.strip_prefix("/usr/").ok().and_then(Path::to_str).unwrap_or("");
+    below.starts_with("share/man/man8/palisade-") && !INSTALLED.contains(&below)
+}
 
 fn the_readme_s_lines_install_use_and_remove_the_package(version: Version) {
     let package = package();
@@ -68,8 +77,10 @@ fn the_readme_s_lines_install_use_and_remove_the_package(version: Version) {
 
     run_lines(&package, "Install the package");
     let new = files().into_keys().filter(|path| path.is_file() && !before.contains_key(path));
-    let installed: BTreeSet<_> = new.collect();
+    let (pages, installed): (BTreeSet<_>, BTreeSet<_>) =
+        new.partition(|path| is_page_of_a_verb(path));
     assert_eq!(installed, INSTALLED.map(|path| Path::new("/usr").join(path)).into());
+    assert!(pages.contains(Path::new("/usr/share/man/man8/palisade-list.8.gz")), "{pages:?}");
     run_lines(&package, "Run a container");
     run_lines(&package, "Run a pod");
     let pod = first_pod(&containerd, "installed");
@@ -82,7 +93,7 @@ fn the_readme_s_lines_install_use_and_remove_the_package(version: Version) {
     // It lives as long as containerd runs, and longer once the executables are
     // back.
     succeeds("PALISADE_REMOVE=anyway apt remove palisade", &package);
-    assert!(!Path::new("/usr/bin/palisade").exists());
+    assert!(!Path::new("/usr/bin/palisade-sandbox").exists());
     assert_eq!(container.ask("echo still here"), "still here");
     succeeds("apt install ./palisade_*.deb", &package);
     succeeds("systemctl restart containerd", &package);

@@ -30,7 +30,8 @@ impl Node {
         fs::copy(env!("CARGO_BIN_EXE_containerd-shim-palisade-v1"), node.shim()).unwrap();
         // start only checks that it can be executed.
         fs::write(node.path("palisade-sandbox"), "").unwrap();
-        fs::set_permissions(node.path("palisade-sandbox"), fs::Permissions::from_mode(0o755)).unwrap();
+        fs::set_permissions(node.path("palisade-sandbox"), fs::Permissions::from_mode(0o755))
+            .unwrap();
         node
     }
 

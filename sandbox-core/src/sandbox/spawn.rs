@@ -60,8 +60,7 @@ pub(super) fn spawn(new: NewSandbox<'_>) -> Result<Sandbox> {
     let (id_range, own_id) = (range.clone(), claim.own());
     let shim = Some(Identity::of_this_process()?);
     let address = new.address.to_owned();
-    let state =
-        State { id_range, own_id, shim, address, ..State::new(new.id, identity, original) };
+    let state = State { id_range, own_id, shim, address, ..State::new(new.id, identity, original) };
     claim.directory.write(&state)?;
     let user_namespace = user_namespace(&claim);
     Ok(Sandbox {

@@ -243,7 +243,8 @@ pub fn sandboxes(root: &Path) -> Result<Vec<(String, StateDirectory)>> {
     for namespace in entries(root)? {
         let Some(name) = namespace.file_name().and_then(|name| name.to_str()) else { continue };
         // What Palisade keeps beside the namespaces has no `containers` below it.
-        let below = entries(&namespace)?.into_iter().filter(|path| path.join("containers").is_dir());
+        let below =
+            entries(&namespace)?.into_iter().filter(|path| path.join("containers").is_dir());
         found.extend(below.map(|path| (name.to_owned(), StateDirectory(path))));
     }
     found.sort_by(|a, b| (&a.0, a.1.path()).cmp(&(&b.0, b.1.path())));
@@ -253,7 +254,9 @@ pub fn sandboxes(root: &Path) -> Result<Vec<(String, StateDirectory)>> {
 /// Returns what is in a directory: nothing, if that is gone or is none.
 fn entries(directory: &Path) -> Result<Vec<PathBuf>> {
     match fs::read_dir(directory) {
-        Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(Vec::new()),
+        Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+            Ok(Vec::new())
+        }
         other => {
             let found = other.context(|| format!("read {}", directory.display()))?;
             Ok(found.flatten().map(|entry| entry.path()).collect())

@@ -6,6 +6,7 @@ use clap::builder::styling::Styles;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::engine::{ArgValueCompleter, CompletionCandidate};
 
+use crate::verbs::man;
 use crate::{node, select};
 
 /// Looks into the pods of this node, measures them, and acts on them
@@ -49,6 +50,9 @@ pub(crate) enum Format {
 pub(crate) enum Verb {
     /// Lists the pods and containers of this node
     List(List),
+    /// Writes the manual pages, for a package
+    #[command(hide = true)]
+    Man(man::Man),
 }
 
 /// What names a pod or a container.

@@ -31,7 +31,8 @@ impl Shim {
     /// # Errors
     /// The error says which shim cannot be reached, and why.
     pub(crate) async fn connect(pod: &Pod) -> Result<Self, Failure> {
-        let failed = |why: String| Failure::NoAnswer(format!("the shim of the pod {}: {why}", pod.id));
+        let failed =
+            |why: String| Failure::NoAnswer(format!("the shim of the pod {}: {why}", pod.id));
         let Some(state) = &pod.state else {
             return Err(failed("the pod is being made or torn down".into()));
         };
