@@ -36,7 +36,7 @@ mod needs_node {
 }
 
 /// The package's files, below `/usr`.
-const INSTALLED: [&str; 23] = [
+const INSTALLED: [&str; 24] = [
     "bin/containerd-shim-palisade-v1",
     "bin/palisade",
     "bin/palisade-sandbox",
