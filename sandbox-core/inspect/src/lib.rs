@@ -5,3 +5,5 @@
 //! pod's cgroups, perf events and tracefs, and changes nothing of a pod.
 
 #![deny(unsafe_code)]
+
+pub mod calls;

@@ -24,6 +24,11 @@ pub fn name_of(call: &Call) -> Option<String> {
     ABIS.iter().find(|abi| abi.audit == call.audit)?.name(call.number)
 }
 
+/// Returns the call of the machine's own architecture with this number.
+pub fn native(number: u32, arguments: [u64; 6]) -> Call {
+    Call { audit: ABIS[0].audit, number, arguments }
+}
+
 /// Whether a call is one of the machine's own architecture, x32 not counted.
 pub fn is_native(call: &Call) -> bool {
     call.audit == ABIS[0].audit && call.number < X32_BIT

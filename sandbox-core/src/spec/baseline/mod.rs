@@ -12,7 +12,7 @@ mod cause;
 mod program;
 mod rules;
 
-pub use self::cause::{Held, held, is_native, name_of};
+pub use self::cause::{Held, held, is_native, name_of, native};
 pub use self::program::{joined, program};
 pub(crate) use self::rules::held_back;
 pub use crate::types::{Allowed, Baseline, Confined, Level};

@@ -43,6 +43,11 @@ pub fn explain(plan: &Plan, call: &Call, errno: Option<u16>) -> Option<Refused> 
     Some(Refused { call: arguments::describe(name, call), errno, rule, instead })
 }
 
+/// Writes a call with its arguments, as far as registers say something.
+pub fn written(call: &Call) -> String {
+    arguments::describe(name_of(call).as_deref().unwrap_or_default(), call)
+}
+
 /// Lists what a call takes that the container lacks, for some arguments.
 fn taken<'a>(plan: &'a Plan, call: &Call) -> impl Iterator<Item = &'a WatchedCall> {
     let (native, number) = (is_native(call), call.number);
