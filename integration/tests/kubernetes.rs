@@ -174,7 +174,7 @@ fn a_sandbox_that_starts_before_containerd_restarts_keeps_its_executables() {
     let installer = Installer::new();
     assert!(installer.succeeds("install"), "{}", installer.log_text());
     let executables = ["palisade-sandbox", "containerd-shim-palisade-v1", "palisade"]
-        .map(|name| installer.node(name));
+        .map(|name| installer.node(&format!("usr/local/bin/{name}")));
     let there = || executables.iter().filter(|path| path.exists()).count();
     assert_eq!(there(), 3, "{}", installer.log_text());
     installer.systemctl(

@@ -6,7 +6,7 @@ use clap::builder::styling::Styles;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::engine::{ArgValueCompleter, CompletionCandidate};
 
-use crate::verbs::man;
+use crate::verbs::{logs, man};
 use crate::{node, select};
 
 /// Looks into the pods of this node, measures them, and acts on them
@@ -50,6 +50,8 @@ pub(crate) enum Format {
 pub(crate) enum Verb {
     /// Lists the pods and containers of this node
     List(List),
+    /// Says where the output of a container is, and what Palisade logs of it
+    Logs(logs::Logs),
     /// Writes the manual pages, for a package
     #[command(hide = true)]
     Man(man::Man),

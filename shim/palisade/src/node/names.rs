@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
@@ -19,6 +19,8 @@ pub(crate) struct Names {
     pub(crate) container: Option<String>,
     /// The image's name.
     pub(crate) image: Option<String>,
+    /// The directory of the pod's logs, which the kubelet chose.
+    pub(crate) logs: Option<PathBuf>,
     /// Whether it is the pause container.
     pub(crate) is_pause: bool,
 }
@@ -49,6 +51,7 @@ impl Names {
             uid: take("sandbox-uid"),
             container: take("container-name"),
             image: take("image-name"),
+            logs: take("sandbox-log-directory").map(PathBuf::from),
             is_pause: kind.as_deref() == Some("sandbox"),
         };
         let of_nerdctl = spec.annotations.remove("nerdctl/name");
