@@ -204,6 +204,9 @@ impl<'a> Pod<'a> {
     ) -> Result<PodContainer<'a>> {
         let mut config = self.container_config(name, attempt, script);
         change(&mut config);
+        let log = PathBuf::from(&self.config.log_directory).join(&config.log_path);
+        // The kubelet makes the directory.
+        fs::create_dir_all(log.parent().expect("a directory")).expect("make a log's directory");
         let request = CreateContainerRequest {
             pod_sandbox_id: self.id.clone(),
             config: Some(config.clone()),
@@ -211,7 +214,6 @@ impl<'a> Pod<'a> {
         };
         let id = cri_call!(self.containerd, create_container, request)?.container_id;
         self.containerd.track(&id);
-        let log = PathBuf::from(&self.config.log_directory).join(&config.log_path);
         Ok(PodContainer { containerd: self.containerd, id, log })
     }
 
@@ -220,7 +222,7 @@ impl<'a> Pod<'a> {
             metadata: Some(ContainerMetadata { name: name.to_owned(), attempt }),
             image: Some(ImageSpec { image: image::BUSYBOX.to_owned(), ..Default::default() }),
             command: ["sh", "-c", script].map(str::to_owned).to_vec(),
-            log_path: format!("{name}_{attempt}.log"),
+            log_path: format!("{name}/{attempt}.log"),
             linux: Some(LinuxContainerConfig {
                 resources: Some(LinuxContainerResources::default()),
                 security_context: Some(LinuxContainerSecurityContext {

@@ -125,6 +125,11 @@ impl Pod {
         self.names().and_then(|names| names.namespace.as_deref()).unwrap_or("")
     }
 
+    /// Returns the directory of its logs, which the kubelet chose.
+    pub(crate) fn logs(&self) -> Option<&Path> {
+        self.containers.iter().find_map(|container| container.names.logs.as_deref())
+    }
+
     fn names(&self) -> Option<&Names> {
         self.containers.iter().map(|container| &container.names).find(|names| names.pod.is_some())
     }

@@ -28,6 +28,11 @@ pub(crate) async fn list(common: &Common, flags: &List) -> Result<ExitCode> {
         }
     }
     match common.format {
+        Format::Table if flags.quiet => {
+            for container in node.pods.iter().flat_map(|pod| &pod.containers) {
+                show::line(&container.id)?;
+            }
+        }
         Format::Table => show::print(&table)?,
         Format::Json => {}
     }

@@ -51,7 +51,7 @@ pub(crate) async fn logs(common: &Common, flags: &Logs) -> Result<ExitCode> {
 /// Returns where the output of a container is kept: by the kubelet, by Docker, or by the client
 /// that has given containerd the places.
 async fn output(pod: &Pod, container: &Container) -> Result<Vec<Place>> {
-    let kept = of_kubelet(container).or_else(|| of_docker(container));
+    let kept = of_kubelet(pod, container).or_else(|| of_docker(container));
     if let Some(path) = kept {
         return Ok(vec![Place { what: "output and errors", place: path.display().to_string() }]);
     }
@@ -69,8 +69,16 @@ async fn output(pod: &Pod, container: &Container) -> Result<Vec<Place>> {
 }
 
 /// Returns the newest log of the container below the pod's directory of logs.
-fn of_kubelet(container: &Container) -> Option<PathBuf> {
-    let directory = container.names.logs.as_ref()?.join(container.names.container.as_ref()?);
+fn of_kubelet(pod: &Pod, container: &Container) -> Option<PathBuf> {
+    let names = &container.names;
+    // A pod without a pause container has no bundle that says it: this is the kubelet's rule.
+    let by_rule = || {
+        let (space, pod, uid) =
+            (names.namespace.as_ref()?, names.pod.as_ref()?, names.uid.as_ref()?);
+        Some(Path::new("/var/log/pods").join(format!("{space}_{pod}_{uid}")))
+    };
+    let of_pod = pod.logs().map(Path::to_owned).or_else(by_rule)?;
+    let directory = of_pod.join(names.container.as_ref()?);
     let number = |path: &PathBuf| path.file_stem()?.to_str()?.parse::<u32>().ok();
     let files = fs::read_dir(directory).ok()?.flatten().map(|entry| entry.path());
     files.filter(|path| number(path).is_some()).max_by_key(number)
