@@ -7,3 +7,6 @@
 #![deny(unsafe_code)]
 
 pub mod calls;
+pub mod memory;
+pub mod mounts;
+pub mod processes;

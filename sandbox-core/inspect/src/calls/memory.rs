@@ -29,7 +29,7 @@ pub(super) fn pointer(address: u64) -> String {
 }
 
 /// Escapes what is not printable, also what would change the order of a terminal's characters.
-pub(super) fn printable(bytes: &[u8]) -> String {
+pub fn printable(bytes: &[u8]) -> String {
     let mut all = String::new();
     for chunk in bytes.utf8_chunks() {
         all.extend(chunk.valid().chars().flat_map(char::escape_debug));

@@ -20,6 +20,7 @@ pub use sandbox_core::spec::baseline::native;
 use sandbox_core::types::Call;
 
 pub use inside::{Inside, Nothing, Process};
+pub use memory::printable;
 
 use table::Kind;
 
@@ -99,7 +100,7 @@ pub fn outcome(returned: i64) -> String {
             Errno::UnknownErrno => format!("error {}", -negative),
             known => format!("{known:?} ({})", known.desc()),
         },
-        _ if returned < 0 || returned > 1 << 32 => format!("{returned:#x}"),
+        _ if !(0..=1 << 32).contains(&returned) => format!("{returned:#x}"),
         _ => returned.to_string(),
     }
 }
