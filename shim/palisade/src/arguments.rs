@@ -6,7 +6,7 @@ use clap::builder::styling::Styles;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::engine::{ArgValueCompleter, CompletionCandidate};
 
-use crate::verbs::{logs, man};
+use crate::verbs::{logs, man, mounts, ps, state, top};
 use crate::{node, select};
 
 /// Looks into the pods of this node, measures them, and acts on them
@@ -52,6 +52,14 @@ pub(crate) enum Verb {
     List(List),
     /// Says where the output of a container is, and what Palisade logs of it
     Logs(logs::Logs),
+    /// Lists the mounts of a container, with what is locked
+    Mounts(mounts::Mounts),
+    /// Lists the processes of a pod or a container
+    Ps(ps::Ps),
+    /// Prints the state of a container as OCI defines it, and of its pod
+    State(state::State),
+    /// Shows what pods and containers use, live
+    Top(top::Top),
     /// Writes the manual pages, for a package
     #[command(hide = true)]
     Man(man::Man),
@@ -76,7 +84,7 @@ pub(crate) struct List {
 }
 
 /// Completes the name of a pod or a container.
-fn names(current: &std::ffi::OsStr) -> Vec<CompletionCandidate> {
+pub(crate) fn names(current: &std::ffi::OsStr) -> Vec<CompletionCandidate> {
     let current = current.to_string_lossy();
     let node = node::Node::read(&node::state_root(None)).unwrap_or_default();
     let all = select::names(&node);

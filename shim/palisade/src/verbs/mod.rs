@@ -3,6 +3,10 @@
 mod list;
 pub(crate) mod logs;
 pub(crate) mod man;
+pub(crate) mod mounts;
+pub(crate) mod ps;
+pub(crate) mod state;
+pub(crate) mod top;
 
 use std::process::ExitCode;
 
@@ -16,6 +20,10 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<ExitCode> {
     match &arguments.verb {
         Verb::List(list) => list::list(common, list).await,
         Verb::Logs(flags) => logs::logs(common, flags).await,
+        Verb::Mounts(flags) => mounts::mounts(common, flags).await,
+        Verb::Ps(flags) => ps::ps(common, flags).await,
+        Verb::State(flags) => state::state(common, flags).await,
+        Verb::Top(flags) => top::top(common, flags).await,
         Verb::Man(flags) => man::man(flags),
     }
 }
