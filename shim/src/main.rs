@@ -25,6 +25,7 @@ mod rootless;
 mod sandbox_service;
 mod serve;
 mod socket;
+mod spans;
 mod start;
 mod stdio;
 mod task;

@@ -72,6 +72,8 @@ pub(crate) struct Options {
     pub(crate) user_log_format: UserLogFormat,
     /// Whether containers see their own CPUs and memory.
     views: ViewsOption,
+    /// Whether the shim keeps the spans of its requests.
+    pub(crate) spans: bool,
     /// Keys that annotations may also loosen.
     allow_annotations: Vec<String>,
 }
@@ -190,6 +192,7 @@ impl Default for Options {
             user_log: UserLog::Off,
             user_log_format: UserLogFormat::Text,
             views: ViewsOption::On,
+            spans: false,
             allow_annotations: Vec::new(),
         }
     }

@@ -37,10 +37,11 @@ impl Sandbox for SandboxService {
     }
     async fn start_sandbox(
         &self,
-        _: &TtrpcContext,
+        context: &TtrpcContext,
         r: StartSandboxRequest,
     ) -> TtrpcResult<StartSandboxResponse> {
-        to_the_end(start::start(self.0.clone(), r)).await
+        let span = self.0.spans.request("StartSandbox", context, &r.sandbox_id);
+        to_the_end(span.record(start::start(self.0.clone(), r))).await
     }
     async fn platform(
         &self,
@@ -51,10 +52,11 @@ impl Sandbox for SandboxService {
     }
     async fn stop_sandbox(
         &self,
-        _: &TtrpcContext,
+        context: &TtrpcContext,
         r: StopSandboxRequest,
     ) -> TtrpcResult<StopSandboxResponse> {
-        to_the_end(stop::stop(self.0.clone(), r)).await
+        let span = self.0.spans.request("StopSandbox", context, &r.sandbox_id);
+        to_the_end(span.record(stop::stop(self.0.clone(), r))).await
     }
     async fn wait_sandbox(
         &self,
@@ -75,10 +77,11 @@ impl Sandbox for SandboxService {
     }
     async fn shutdown_sandbox(
         &self,
-        _: &TtrpcContext,
+        context: &TtrpcContext,
         r: ShutdownSandboxRequest,
     ) -> TtrpcResult<ShutdownSandboxResponse> {
-        to_the_end(shutdown::shutdown(self.0.clone(), r)).await
+        let span = self.0.spans.request("ShutdownSandbox", context, &r.sandbox_id);
+        to_the_end(span.record(shutdown::shutdown(self.0.clone(), r))).await
     }
     async fn sandbox_metrics(
         &self,

@@ -18,6 +18,7 @@ use super::shim::Shim;
 use crate::error::{Error, Result};
 use crate::exit::Exit;
 use crate::rootless;
+use crate::spans::step;
 use crate::stdio::{self, CutAt, Donated, Owner, Stdio};
 
 pub(super) fn exec(shim: &Shim, request: ExecProcessRequest) -> Result<Empty> {
@@ -141,8 +142,10 @@ async fn run(shim: &Arc<Shim>, id: &ProcessId, begun: Begun) -> Result<Started> 
         donations: extra.donations,
     };
     let descriptors = extra.descriptors(&donated);
+    let span = step("create the process");
     let reply = shim.ask(&boot, request, &descriptors);
     let reply = exits::unless_exited(shim, id, reply).await?;
+    drop(span);
     let made = MadeProcess::take(reply, io)?;
     let mut table = shim.table();
     let process = table.process(id)?;

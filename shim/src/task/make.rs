@@ -25,6 +25,7 @@ use crate::error::{Error, Result};
 use crate::options::{self, UserLog};
 use crate::ready::readable;
 use crate::rootless;
+use crate::spans::step;
 use crate::stdio::{self, CutAt, Donated, Io, Owner};
 
 /// Makes a container up to its gate, or rolls back what there is by the time that it
@@ -53,7 +54,9 @@ async fn take_steps(
     // The gofer of another container than the first gets ready meanwhile.
     let gofer = existing.map(|boot| boot.launch_gofer()).transpose()?.flatten();
     // First the cgroup: boot, or the init, starts in it.
+    let span = step("make the cgroup");
     let cgroup = rollback.cgroup.insert(make_cgroup(plan)?).clone();
+    drop(span);
     settle(shim, plan, &cgroup.powerless(&plan.plan.container)?)?;
     check_members(plan, &cgroup)?;
     // The CPUs and the memory that the container is told it has.
@@ -74,6 +77,7 @@ async fn take_steps(
         Some(boot) => {
             rollback.joined = Some(boot.clone());
             add_container(boot, plan, &cgroup)?;
+            let _span = step("open mounts");
             let delivered = boot.deliver_mounts(&plan.plan, plan.rootfs.clone(), gofer);
             let (found, prepared) =
                 tokio::try_join!(delivered, prepare(shim, plan, boot, &cgroup))?;
@@ -87,6 +91,7 @@ async fn take_steps(
     let container = Container::new(plan, boot.clone(), cgroup, oom, init);
     // Last the hooks, which may need the process, e.g. to give it a network.
     rollback.hooked = true;
+    let _span = step("run hooks");
     run_hooks(&container).await?;
     Ok(container)
 }
@@ -175,6 +180,7 @@ async fn spawn_boot(
     cgroup: &Arc<Cgroup>,
     capacity: Capacity,
 ) -> Result<Arc<BootClient>> {
+    let _span = step("spawn the sandbox process");
     let mut config = plan.options.config(options::palisade()?);
     config.debug |= log::max_level() >= log::LevelFilter::Debug;
     let new = NewSandbox {
@@ -203,6 +209,7 @@ async fn start_boot(
     boot: &Arc<BootClient>,
     cgroup: &Cgroup,
 ) -> Result<()> {
+    let _span = step("start the sandbox process and open mounts");
     boot.enter_namespaces(&plan.plan).await?;
     let gofer = boot.sandbox.gofer(&plan.plan, plan.rootfs.clone(), None)?;
     add_container(boot, plan, cgroup)?;
@@ -284,6 +291,7 @@ async fn create_init(
     prepared: Prepared,
     capacity: Capacity,
 ) -> Result<(Process, HeldMounts)> {
+    let _span = step("create the init");
     let Prepared { io, donated, cgroups } = prepared;
     // Not before boot is up, which notes the limits that it was born with.
     if let Some(process) = &plan.plan.container.process {

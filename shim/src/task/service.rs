@@ -23,6 +23,7 @@ use super::{
     state, stats, update, wait,
 };
 use crate::error::{Error, Result};
+use crate::spans::Request;
 
 struct TaskService(Arc<Shim>);
 
@@ -37,12 +38,17 @@ pub(crate) fn services(shim: &Arc<Shim>) -> HashMap<String, Service> {
 
 impl TaskService {
     /// Runs a request to its end: see [`to_the_end`].
-    async fn run<F, T>(&self, request: impl FnOnce(Arc<Shim>) -> F) -> TtrpcResult<T>
+    async fn run<F, T>(&self, span: Request, request: impl FnOnce(Arc<Shim>) -> F) -> TtrpcResult<T>
     where
         F: Future<Output = Result<T>> + Send + 'static,
         T: Send + 'static,
     {
-        to_the_end(request(self.0.clone())).await
+        to_the_end(span.record(request(self.0.clone()))).await
+    }
+
+    /// Begins the span of a request.
+    fn span(&self, name: &'static str, context: &TtrpcContext, container: &str) -> Request {
+        self.0.spans.request(name, context, container)
     }
 }
 
@@ -63,34 +69,45 @@ impl Task for TaskService {
     }
     async fn create(
         &self,
-        _: &TtrpcContext,
+        context: &TtrpcContext,
         r: CreateTaskRequest,
     ) -> TtrpcResult<CreateTaskResponse> {
-        self.run(|shim| create::create(shim, r)).await
+        let span = self.span("Create", context, &r.id);
+        self.run(span, |shim| create::create(shim, r)).await
     }
-    async fn start(&self, _: &TtrpcContext, r: StartRequest) -> TtrpcResult<StartResponse> {
-        self.run(|shim| start::start(shim, r)).await
+    async fn start(&self, context: &TtrpcContext, r: StartRequest) -> TtrpcResult<StartResponse> {
+        let span = self.span("Start", context, &r.id);
+        self.run(span, |shim| start::start(shim, r)).await
     }
-    async fn delete(&self, _: &TtrpcContext, r: DeleteRequest) -> TtrpcResult<DeleteResponse> {
-        self.run(|shim| delete::delete(shim, r)).await
+    async fn delete(
+        &self,
+        context: &TtrpcContext,
+        r: DeleteRequest,
+    ) -> TtrpcResult<DeleteResponse> {
+        let span = self.span("Delete", context, &r.id);
+        self.run(span, |shim| delete::delete(shim, r)).await
     }
     async fn pids(&self, _: &TtrpcContext, r: PidsRequest) -> TtrpcResult<PidsResponse> {
         Ok(pids::pids(&self.0, &r)?)
     }
-    async fn pause(&self, _: &TtrpcContext, r: PauseRequest) -> TtrpcResult<Empty> {
-        Ok(pause::pause(&self.0, &r)?)
+    async fn pause(&self, context: &TtrpcContext, r: PauseRequest) -> TtrpcResult<Empty> {
+        let span = self.span("Pause", context, &r.id);
+        Ok(span.record(async { pause::pause(&self.0, &r) }).await?)
     }
-    async fn resume(&self, _: &TtrpcContext, r: ResumeRequest) -> TtrpcResult<Empty> {
-        Ok(resume::resume(&self.0, &r)?)
+    async fn resume(&self, context: &TtrpcContext, r: ResumeRequest) -> TtrpcResult<Empty> {
+        let span = self.span("Resume", context, &r.id);
+        Ok(span.record(async { resume::resume(&self.0, &r) }).await?)
     }
     async fn checkpoint(&self, _: &TtrpcContext, _: CheckpointTaskRequest) -> TtrpcResult<Empty> {
         Err(Error::unimplemented("Palisade cannot checkpoint containers").into())
     }
-    async fn kill(&self, _: &TtrpcContext, r: KillRequest) -> TtrpcResult<Empty> {
-        Ok(kill::kill(&self.0, &r)?)
+    async fn kill(&self, context: &TtrpcContext, r: KillRequest) -> TtrpcResult<Empty> {
+        let span = self.span("Kill", context, &r.id);
+        Ok(span.record(async { kill::kill(&self.0, &r) }).await?)
     }
-    async fn exec(&self, _: &TtrpcContext, r: ExecProcessRequest) -> TtrpcResult<Empty> {
-        Ok(exec::exec(&self.0, r)?)
+    async fn exec(&self, context: &TtrpcContext, r: ExecProcessRequest) -> TtrpcResult<Empty> {
+        let span = self.span("Exec", context, &r.id);
+        Ok(span.record(async { exec::exec(&self.0, r) }).await?)
     }
     async fn resize_pty(&self, _: &TtrpcContext, r: ResizePtyRequest) -> TtrpcResult<Empty> {
         Ok(resize::resize(&self.0, &r)?)
@@ -98,8 +115,9 @@ impl Task for TaskService {
     async fn close_io(&self, _: &TtrpcContext, r: CloseIORequest) -> TtrpcResult<Empty> {
         Ok(close_io::close_io(&self.0, &r)?)
     }
-    async fn update(&self, _: &TtrpcContext, r: UpdateTaskRequest) -> TtrpcResult<Empty> {
-        Ok(update::update(&self.0, &r)?)
+    async fn update(&self, context: &TtrpcContext, r: UpdateTaskRequest) -> TtrpcResult<Empty> {
+        let span = self.span("Update", context, &r.id);
+        Ok(span.record(async { update::update(&self.0, &r) }).await?)
     }
     async fn wait(&self, _: &TtrpcContext, r: WaitRequest) -> TtrpcResult<WaitResponse> {
         Ok(wait::wait(&self.0, &r).await?)
@@ -110,7 +128,8 @@ impl Task for TaskService {
     async fn connect(&self, _: &TtrpcContext, r: ConnectRequest) -> TtrpcResult<ConnectResponse> {
         Ok(connect::connect(&self.0, &r))
     }
-    async fn shutdown(&self, _: &TtrpcContext, r: ShutdownRequest) -> TtrpcResult<Empty> {
-        self.run(|shim| shutdown::shutdown(shim, r)).await
+    async fn shutdown(&self, context: &TtrpcContext, r: ShutdownRequest) -> TtrpcResult<Empty> {
+        let span = self.span("Shutdown", context, &r.id);
+        self.run(span, |shim| shutdown::shutdown(shim, r)).await
     }
 }

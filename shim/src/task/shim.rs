@@ -12,6 +12,7 @@ use super::table::Table;
 use crate::error::Result;
 use crate::events::Events;
 use crate::options::Options;
+use crate::spans::Spans;
 
 /// The shim of one sandbox.
 pub(crate) struct Shim {
@@ -20,6 +21,8 @@ pub(crate) struct Shim {
     /// The address at which it serves.
     pub(super) address: String,
     pub(crate) events: Events,
+    /// The spans of its requests.
+    pub(crate) spans: Spans,
     /// The node's options, which `start` passed on.
     pub(crate) options: Options,
     /// The shim's end, set once.
@@ -51,6 +54,7 @@ impl Shim {
             namespace: namespace.to_string(),
             address: address.to_string(),
             events,
+            spans: Spans::new(options.spans),
             options,
             end: watch::Sender::new(End::No),
             pending_exits: watch::Sender::default(),
