@@ -9,7 +9,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, Dir, Mode, OFlags, StatVfsMountFlags, fstatvfs, openat};
+use rustix::fs::{CWD, Mode, RawDir, OFlags, StatVfsMountFlags, fstatvfs, openat};
 
 use crate::container::paths::{UNCOVERED, VIEWS};
 use crate::error::{Context, Result};
@@ -60,8 +60,11 @@ impl Views {
         let what = || format!("open {path}");
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let directory = openat(CWD, &path, flags, Mode::empty()).context(what)?;
-        for entry in Dir::read_from(&directory).context(what)? {
-            entry.context(|| format!("read {path}"))?;
+        // One call brings all there is. To open it again, as `Dir` does, and to read to its end
+        // would each be one more request, for which boot has to wake up.
+        let mut buffer = Vec::with_capacity(4096);
+        if let Some(first) = RawDir::new(&directory, buffer.spare_capacity_mut()).next() {
+            first.context(|| format!("read {path}"))?;
         }
         Ok(Self { directory, pressure: which.pressure, hooks_mount })
     }
