@@ -28,11 +28,12 @@ use containerd_shim_protos::shim::event::Envelope;
 use containerd_shim_protos::shim_async::{Client, EventsClient};
 use containerd_shim_protos::topics;
 use containerd_shim_protos::ttrpc::asynchronous::transport::Socket;
-use containerd_shim_protos::ttrpc::{self, context};
+use containerd_shim_protos::ttrpc::{self, Status, context};
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, watch};
 
 use crate::error::{Code, Context, Error, Result};
+use crate::listeners::{Happening, Listeners, Told};
 
 /// Number of undelivered events from which on nothing new is started.
 const MAX_QUEUED: usize = 4096;
@@ -44,11 +45,9 @@ const DELIVERY_TIMEOUT: Duration = Duration::from_secs(10);
 const WAITS: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
 
 /// A message that is an event, with its topic.
-pub(crate) trait Event: Message {
+pub(crate) trait Event: Message + Told {
     /// See containerd's core/runtime/events.go.
     const TOPIC: &'static str;
-    /// The message's package, with which its name is that of an `Any`.
-    const TYPE_PACKAGE: &'static str = "containerd.events";
 }
 
 macro_rules! topics {
@@ -73,29 +72,45 @@ topics! {
 #[derive(Clone)]
 pub(crate) struct Events {
     namespace: String,
+    /// Those who listen beside containerd.
+    pub(crate) listeners: Listeners,
     sender: mpsc::UnboundedSender<ForwardRequest>,
     /// Number of undelivered events.
     queued: watch::Sender<usize>,
 }
 
 impl Events {
-    /// Starts the task that delivers to the socket at `address`.
-    pub(crate) fn new(namespace: &str, address: &str) -> Self {
+    /// Starts the task that delivers to the socket at `address` what happens in a pod.
+    pub(crate) fn new(namespace: &str, pod: &str, address: &str) -> Self {
         let (sender, receiver) = mpsc::unbounded_channel();
         let queued = watch::Sender::new(0);
         let delivery =
             Delivery { address: address.to_string(), queued: queued.clone(), client: None };
         tokio::spawn(delivery.run(receiver));
-        Self { namespace: namespace.to_string(), sender, queued }
+        let listeners = Listeners::new(namespace, pod);
+        Self { namespace: namespace.to_string(), listeners, sender, queued }
     }
 
     /// Queues an event. Never waits and never fails.
     pub(crate) fn publish<E: Event>(&self, event: &E) {
-        self.publish_to(E::TOPIC, E::TYPE_PACKAGE, event);
+        self.listeners.tell(|| event.told());
+        self.send(E::TOPIC, "containerd.events", event);
+    }
+
+    /// Queues an event of Palisade's own. containerd gets a message that each of its clients can
+    /// decode without knowing Palisade.
+    pub(crate) fn publish_status(
+        &self,
+        topic: &str,
+        status: &Status,
+        happening: impl FnOnce() -> Happening,
+    ) {
+        self.listeners.tell(happening);
+        self.send(topic, "google.rpc", status);
     }
 
     /// Queues a message of a package as an event of a topic.
-    pub(crate) fn publish_to<M: Message>(&self, topic: &str, package: &str, event: &M) {
+    fn send<M: Message>(&self, topic: &str, package: &str, event: &M) {
         let value = match event.write_to_bytes() {
             Ok(value) => value,
             Err(e) => return log::error!("event {topic} cannot be encoded: {e}"),
@@ -305,7 +320,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("ttrpc");
         let (seen, mut arrived) = mpsc::unbounded_channel();
-        let events = Events::new("ns", path.to_str().unwrap());
+        let events = Events::new("ns", "pod", path.to_str().unwrap());
         for round in 0..3 {
             // Published while containerd is away, while it starts, and while it
             // runs.
@@ -331,7 +346,7 @@ mod tests {
         let path = directory.path().join("ttrpc");
         let (seen, mut arrived) = mpsc::unbounded_channel();
         let _server = containerd(&path, &seen).await;
-        let events = Events::new("ns", &format!("unix://{}", path.display()));
+        let events = Events::new("ns", "pod", &format!("unix://{}", path.display()));
         events.publish(&TaskExit { exit_status: 254, ..exit(1) });
         events.publish(&exit(2));
         events.flush(Duration::from_secs(5)).await;
@@ -340,11 +355,11 @@ mod tests {
 
     #[tokio::test]
     async fn the_queue_is_bounded() {
-        let events = Events::new("ns", "/nowhere");
+        let events = Events::new("ns", "pod", "/nowhere");
         (0..MAX_QUEUED).for_each(|i| events.publish(&exit(i)));
         assert_eq!(events.has_room().unwrap_err().code, Code::UNAVAILABLE);
         // Many OOM kills of one container need the room of one or two.
-        let events = Events::new("ns", "/nowhere");
+        let events = Events::new("ns", "pod", "/nowhere");
         for _ in 0..1000 {
             events.publish(&TaskOOM { container_id: "a".into(), ..Default::default() });
         }

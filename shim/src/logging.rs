@@ -82,6 +82,12 @@ impl Log for FifoLog {
     fn flush(&self) {}
 }
 
+/// Formats a time with its milliseconds.
+pub(crate) fn rfc3339_millis(time: SystemTime) -> String {
+    let millis = time.duration_since(UNIX_EPOCH).unwrap_or_default().subsec_millis();
+    format!("{}.{millis:03}Z", rfc3339(time).trim_end_matches('Z'))
+}
+
 /// Formats a time. Seconds are enough for a log. The date arithmetic is the
 /// inverse of days-from-civil (proleptic Gregorian, valid for all of
 /// `SystemTime` after 1970).

@@ -17,7 +17,7 @@ use crate::error::{Context, Error, Result};
 use crate::events::Events;
 use crate::options::Options;
 use crate::task::{self, End, Shim};
-use crate::{logging, sandbox_service, socket};
+use crate::{logging, operator, sandbox_service, socket};
 
 /// The time that the replies to the last requests may take.
 const REPLIES_TIMEOUT: Duration = Duration::from_millis(500);
@@ -82,7 +82,7 @@ pub(crate) fn serve_by_hand(flags: &Flags) -> Result<()> {
 }
 
 async fn run(serving: Serving, listener: UnixListener) -> Result<()> {
-    let events = Events::new(&serving.namespace, &serving.events);
+    let events = Events::new(&serving.namespace, &serving.id, &serving.events);
     tokio::spawn(task::close_what_is_let_go());
     tokio::spawn(task::give_memory_back());
     let shim = Shim::new(&serving.namespace, &serving.address, events, serving.options);
@@ -91,7 +91,8 @@ async fn run(serving: Serving, listener: UnixListener) -> Result<()> {
     let mut server = Server::new()
         .add_listener(listener)
         .register_service(task::services(&shim))
-        .register_service(sandbox_service::services(&shim));
+        .register_service(sandbox_service::services(&shim))
+        .register_service(operator::services(&shim));
     server.start().await.context(|| "serve")?;
     log::debug!("serving as process {}", std::process::id());
     let mut end = shim.end.subscribe();

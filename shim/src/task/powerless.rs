@@ -3,11 +3,15 @@
 
 use containerd_shim_protos::ttrpc::{Code, Status};
 use sandbox_core::spec::plan::Powerless;
+use serde_json::json;
 
 use super::shim::Shim;
 use crate::error::{Error, Result};
-use crate::events::Event;
+use crate::listeners::Happening;
 use crate::options::OnPowerless;
+
+/// The topic of what has no effect.
+const TOPIC: &str = "/palisade/powerless";
 
 /// Refuses what has no effect if the options say so. What containers get by default was not
 /// asked for, and is never refused.
@@ -29,18 +33,19 @@ pub(super) fn tell(shim: &Shim, id: &str, found: &[Powerless]) {
             continue;
         }
         log::warn!("container {id}: {powerless}");
-        shim.events.publish(&event(id, powerless));
+        let happening = || Happening {
+            kind: "powerless",
+            container: id.to_owned(),
+            exec: None,
+            fields: json!({
+                "field": powerless.field, "lost": powerless.lost, "instead": powerless.instead,
+            }),
+        };
+        shim.events.publish_status(TOPIC, &status(id, powerless), happening);
     }
 }
 
-/// An event is a message that `ctr events` and each client of containerd can decode
-/// without knowing Palisade.
-impl Event for Status {
-    const TOPIC: &'static str = "/palisade/powerless";
-    const TYPE_PACKAGE: &'static str = "google.rpc";
-}
-
-fn event(id: &str, powerless: &Powerless) -> Status {
+fn status(id: &str, powerless: &Powerless) -> Status {
     let mut status = Status::new();
     status.set_code(Code::FAILED_PRECONDITION);
     status.set_message(format!("container {id}: {powerless}"));

@@ -6,6 +6,7 @@ use std::time::SystemTime;
 use sandbox_core::spec::refused::Refused;
 use serde_json::{Value, json};
 
+use crate::listeners::Happening;
 use crate::logging::rfc3339;
 
 /// One line.
@@ -88,9 +89,35 @@ impl Line<'_> {
 
     /// Returns the line as an object of JSON.
     pub(super) fn json(&self, at: SystemTime, container: &str) -> String {
-        let mut object = match self {
+        let mut object = self.fields();
+        object["event"] = self.kind().into();
+        object["time"] = rfc3339(at).into();
+        object["container"] = container.into();
+        // JSON leaves some signs as they are that end a line elsewhere.
+        let escaped = |c: char| match c {
+            ' '..='~' => c.to_string(),
+            _ => c.encode_utf16(&mut [0; 2]).iter().map(|unit| format!("\\u{unit:04x}")).collect(),
+        };
+        object.to_string().chars().map(escaped).collect()
+    }
+
+    /// Returns what listeners are told.
+    pub(super) fn happening(&self, container: &str) -> Happening {
+        let (kind, container) = (self.kind(), container.to_owned());
+        Happening { kind, container, exec: None, fields: self.fields() }
+    }
+
+    fn kind(&self) -> &'static str {
+        match self {
+            Line::Refused(_) => "refused",
+            Line::Death(_) => "killed",
+            Line::Account(_) => "repeated",
+        }
+    }
+
+    fn fields(&self) -> Value {
+        match self {
             Line::Refused(RefusedCall { program, pid, uid, refused }) => json!({
-                "event": "refused",
                 "program": program,
                 "pid": pid,
                 "uid": uid,
@@ -100,7 +127,6 @@ impl Line<'_> {
                 "allowed_by": refused.instead,
             }),
             Line::Death(death) => json!({
-                "event": "killed",
                 "exec": death.exec,
                 "signal": "SIGSYS",
                 "rule": death.rule(),
@@ -110,21 +136,12 @@ impl Line<'_> {
                     json!({ "program": program, "call": call, "times": times })
                 };
                 json!({
-                    "event": "repeated",
                     "repeated": account.repeated.iter().map(one).collect::<Vec<_>>(),
                     "others": account.others,
                     "lost_lines": account.lost,
                 })
             }
-        };
-        object["time"] = rfc3339(at).into();
-        object["container"] = container.into();
-        // JSON leaves some signs as they are that end a line elsewhere.
-        let escaped = |c: char| match c {
-            ' '..='~' => c.to_string(),
-            _ => c.encode_utf16(&mut [0; 2]).iter().map(|unit| format!("\\u{unit:04x}")).collect(),
-        };
-        object.to_string().chars().map(escaped).collect()
+        }
     }
 }
 

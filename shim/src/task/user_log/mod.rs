@@ -35,7 +35,6 @@ use super::boot::BootClient;
 use super::create_plan::CreatePlan;
 use super::shim::Shim;
 use crate::error::{Error, Result};
-use crate::events::Event;
 use crate::options::UserLogFormat;
 use crate::ready::register;
 
@@ -212,8 +211,7 @@ impl OfContainer {
             let mut status = Status::new();
             status.set_code(Code::PERMISSION_DENIED);
             status.set_message(line.sentence(container));
-            // A message that each client of containerd can decode without knowing Palisade.
-            shim.events.publish_to(TOPIC, Status::TYPE_PACKAGE, &status);
+            shim.events.publish_status(TOPIC, &status, || line.happening(container));
         }
     }
 }

@@ -1,0 +1,7 @@
+//! What `palisade`, the command of operators, asks a shim for (`operator_api`): one file for each
+//! request. None of it costs a pod anything before it is asked for.
+
+mod events;
+mod service;
+
+pub(crate) use service::services;

@@ -1,0 +1,33 @@
+//! The service, with one line for each request.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use containerd_shim_protos::ttrpc::Result as TtrpcResult;
+use containerd_shim_protos::ttrpc::asynchronous::{ServerStreamSender, Service, TtrpcContext};
+use operator_api::operator::{Event, EventsRequest};
+use operator_api::operator_ttrpc::{Operator, create_operator};
+
+use super::events;
+use crate::task::Shim;
+
+struct OperatorService(Arc<Shim>);
+
+/// Returns the service under its name.
+pub(crate) fn services(shim: &Arc<Shim>) -> HashMap<String, Service> {
+    create_operator(Arc::new(OperatorService(shim.clone())))
+}
+
+#[async_trait]
+impl Operator for OperatorService {
+    async fn events(
+        &self,
+        _: &TtrpcContext,
+        _: EventsRequest,
+        client: ServerStreamSender<Event>,
+    ) -> TtrpcResult<()> {
+        events::events(&self.0, &client).await;
+        Ok(())
+    }
+}
