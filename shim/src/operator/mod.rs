@@ -3,5 +3,6 @@
 
 mod events;
 mod service;
+mod spans;
 
 pub(crate) use service::services;

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use containerd_shim_protos::ttrpc::Result as TtrpcResult;
 use containerd_shim_protos::ttrpc::asynchronous::{ServerStreamSender, Service, TtrpcContext};
-use operator_api::operator::{Event, EventsRequest};
+use operator_api::operator::{Event, EventsRequest, Span, SpansRequest};
 use operator_api::operator_ttrpc::{Operator, create_operator};
 
-use super::events;
+use super::{events, spans};
 use crate::task::Shim;
 
 struct OperatorService(Arc<Shim>);
@@ -29,5 +29,13 @@ impl Operator for OperatorService {
     ) -> TtrpcResult<()> {
         events::events(&self.0, &client).await;
         Ok(())
+    }
+    async fn spans(
+        &self,
+        _: &TtrpcContext,
+        _: SpansRequest,
+        client: ServerStreamSender<Span>,
+    ) -> TtrpcResult<()> {
+        Ok(spans::spans(&self.0, &client).await?)
     }
 }
