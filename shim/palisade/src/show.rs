@@ -30,10 +30,15 @@ pub(crate) fn align_right(table: &mut Table, columns: &[usize]) {
     }
 }
 
-/// Prints a table, without spaces at the ends of its lines.
+/// Prints a table, without spaces at the ends of its lines. What would control a terminal does not:
+/// names and commands are the containers'.
 pub(crate) fn print(table: &Table) -> Result<()> {
-    let text: Vec<String> = table.lines().map(|line| line.trim_end().to_owned()).collect();
+    let text: Vec<String> = table.lines().map(|line| harmless(line.trim_end())).collect();
     line(&text.join("\n"))
+}
+
+fn harmless(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }
 
 /// Prints one line, or several.
@@ -84,6 +89,11 @@ pub(crate) fn age(moment: Option<SystemTime>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_name_does_not_control_the_terminal() {
+        assert_eq!(harmless("web\u{1b}[2J\u{9b}2J\r\n"), "web\u{fffd}[2J\u{fffd}2J\u{fffd}\u{fffd}");
+    }
 
     #[test]
     fn numbers_are_written_for_people() {
