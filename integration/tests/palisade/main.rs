@@ -1,5 +1,6 @@
 //! What an operator types: every verb of `palisade` against real pods.
 
+mod looking;
 mod naming;
 
 use std::process::{Command, Output};

@@ -15,14 +15,16 @@ use crate::exit::Failure;
 use crate::node::Node;
 use crate::{select, show};
 
-/// Shows the mounts of the container's first process, from the kernel.
-///
-/// SOURCE is what was mounted, with the directory of it in brackets where that is not the whole.
-/// LOCKED are the flags that nobody inside can take off, not even root with all capabilities; each
-/// was tried, on a copy of the mount that no process sees. A question mark stands where another
-/// mount covers this one. MAPPED says whether the owners of files are shown with other numbers
-/// (idmapped mounts).
+/// Flags of `palisade mounts`.
 #[derive(Clone, Debug, Args)]
+#[command(
+    after_long_help = "Shows the mounts of the container's first process, from the kernel.\n\n\
+    SOURCE is what was mounted, with the directory of it in brackets where that is not the \
+    whole. LOCKED are the flags that nobody inside can take off, not even root with all \
+    capabilities; each was tried, on a copy of the mount that no process sees. A question mark \
+    stands where another mount covers this one. MAPPED says whether the owners of files are \
+    shown with other numbers (idmapped mounts)."
+)]
 pub(crate) struct Mounts {
     #[command(flatten)]
     target: Target,

@@ -13,14 +13,16 @@ use crate::node::{Container, Node};
 use crate::select::{self, Selected, short};
 use crate::show;
 
-/// Shows what the kernel knows: neither the shim nor the sandbox is asked, so it also works where
-/// these do not answer.
-///
-/// PID is the host's, INSIDE the one in the process's own PID namespace; USER is the number inside.
-/// CPU is the share of one CPU since the process was started, as ps(1) counts it. What is not
-/// printable in a command line is escaped. The sandbox process itself is among the processes of the
-/// pod's root container.
+/// Flags of `palisade ps`.
 #[derive(Clone, Debug, Args)]
+#[command(
+    after_long_help = "Shows what the kernel knows: neither the shim nor the sandbox is asked, so it also works \
+    where these do not answer.\n\n\
+    PID is the host's, INSIDE the one in the process's own PID namespace; USER is the number \
+    inside. CPU is the share of one CPU since the process was started, as ps(1) counts it. \
+    What is not printable in a command line is escaped. The sandbox process itself is among \
+    the processes of the pod's root container."
+)]
 pub(crate) struct Ps {
     #[command(flatten)]
     target: Target,

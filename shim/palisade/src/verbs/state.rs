@@ -16,13 +16,15 @@ use crate::node::{Container, Node, Pod};
 use crate::shim::{self, Shim};
 use crate::{exit, select, show};
 
-/// Prints the state of a container; of a pod, that of its root container.
-///
-/// With --format json it is the document of OCI's runtime specification, as `runc state` prints it,
-/// and beside it the pod with its shim and its sandbox process. The shim is asked for the status.
-/// If it does not answer, the status is what the kernel shows, the shim's part says why, and the
-/// exit status is 4.
+/// Flags of `palisade state`.
 #[derive(Clone, Debug, Args)]
+#[command(
+    after_long_help = "Prints the state of a container; of a pod, that of its root container.\n\n\
+    With --format json it is the document of OCI's runtime specification, as `runc state` \
+    prints it, and beside it the pod with its shim and its sandbox process. The shim is asked \
+    for the status. If it does not answer, the status is what the kernel shows, the shim's \
+    part says why, and the exit status is 4."
+)]
 pub(crate) struct State {
     #[command(flatten)]
     target: Target,

@@ -20,16 +20,18 @@ use crate::{select, show};
 use screen::Screen;
 use usage::{Row, Sample};
 
-/// Reads the cgroups of all pods, or of those named, again and again.
-///
-/// CPU is in percent of one CPU. MEMORY is what cannot be given back at once: without the pages of
-/// files that were not used lately. LIMIT is the least that holds for the container, those of the
-/// cgroups above included. BLOCK is what was read from and written to devices. NETWORK is what the
-/// whole pod has received and sent; a pod in the host's network has none of its own.
-///
-/// On a terminal, q ends, and c, m, p, b and n sort by CPU, memory, processes, block and network.
-/// Otherwise it prints a table each time, or one JSON document a line.
+/// Flags of `palisade top`.
 #[derive(Clone, Debug, Args)]
+#[command(
+    after_long_help = "Reads the cgroups of all pods, or of those named, again and again.\n\n\
+    CPU is in percent of one CPU. MEMORY is what cannot be given back at once: without the \
+    pages of files that were not used lately. LIMIT is the least that holds for the container, \
+    those of the cgroups above included. BLOCK is what was read from and written to devices. \
+    NETWORK is what the whole pod has received and sent; a pod in the host's network has none \
+    of its own.\n\n\
+    On a terminal, q ends, and c, m, p, b and n sort by CPU, memory, processes, block and \
+    network. Otherwise it prints a table each time, or one JSON document a line."
+)]
 pub(crate) struct Top {
     /// Only these pods or containers
     #[arg(value_name = "ID", add = ArgValueCompleter::new(arguments::names))]
