@@ -103,7 +103,8 @@ fn no_answer(patience: Duration) -> String {
     format!("no answer within {} seconds", patience.as_secs())
 }
 
-/// Returns the context of a call that the shim need not answer after [`PATIENCE`].
+/// Returns the context of a call that the shim need not answer after [`PATIENCE`]. The client of
+/// ttrpc has the same bound, a little later: [`Shim::ask`] knows the better sentence.
 pub(crate) fn bounded() -> Context {
-    context::with_duration(PATIENCE)
+    context::with_duration(PATIENCE + Duration::from_secs(1))
 }

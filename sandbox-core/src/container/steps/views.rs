@@ -9,7 +9,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, Mode, RawDir, OFlags, StatVfsMountFlags, fstatvfs, openat};
+use rustix::fs::{CWD, Mode, OFlags, RawDir, StatVfsMountFlags, fstatvfs, openat};
 
 use crate::container::paths::{UNCOVERED, VIEWS};
 use crate::error::{Context, Result};

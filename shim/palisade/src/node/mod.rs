@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use anyhow::{Context, Result};
+use rustix::event::{PollFd, PollFlags};
 use sandbox_core::cgroup::Cgroup;
 use sandbox_core::sandbox::state::{self, Identity, State};
 
@@ -164,7 +165,11 @@ impl Container {
     }
 }
 
-/// Returns the PID of a process that is still the same.
+/// Returns the PID of a process that is still the same, and has not ended.
 fn living(identity: Identity) -> Option<i32> {
-    identity.open().map(|_| identity.pid)
+    let process = identity.open()?;
+    // A pidfd is readable once its process has ended, though nobody has waited for it yet.
+    let mut polled = [PollFd::new(&process, PollFlags::IN)];
+    let ended = rustix::event::poll(&mut polled, Some(&rustix::event::Timespec::default()));
+    (ended == Ok(0)).then_some(identity.pid)
 }
