@@ -16,6 +16,7 @@
 
 mod child;
 mod clean_up;
+pub mod counters;
 mod executable;
 mod gofer_run;
 mod held_mounts;
@@ -51,6 +52,7 @@ use crate::spec::plan::{Mappings, Plan};
 use crate::types::{HostPid, IdPool, OVERFLOW_ID, Userns};
 
 pub use clean_up::clean_up;
+use counters::Counters;
 pub use executable::Executable;
 use gofer_run::Gofer;
 pub use gofer_run::{GoferRun, LaunchedGofer};
@@ -108,6 +110,7 @@ pub struct Sandbox {
     /// `<namespace>/<id>`: the owner of an ID range.
     owner: String,
     directory: StateDirectory,
+    counters: Counters,
     state_root: PathBuf,
     boot: HostPid,
     pidfd: OwnedFd,
@@ -324,6 +327,11 @@ impl Sandbox {
             .map_err(|e| Error::internal(format!("it sent what is no message: {e}")))?;
         let received = ReceivedFds::check(&message, fds, process.map(HostPid))?;
         Ok(ReceiveOutcome::Message(message, received))
+    }
+
+    /// Returns what is counted of its shim's work.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
     }
 
     /// Returns boot's process ID.

@@ -33,6 +33,7 @@ use crate::types::HostPid;
 pub(super) fn spawn(new: NewSandbox<'_>) -> Result<Sandbox> {
     let executable = Executable::open(&new.config.palisade)?;
     let claim = Claim::make(&new)?;
+    let counters = claim.directory.make_counters()?;
     let channels = Channels::make(new.config.user_log)?;
     let birth = birth(&new, &claim);
     let certificate =
@@ -66,6 +67,7 @@ pub(super) fn spawn(new: NewSandbox<'_>) -> Result<Sandbox> {
     Ok(Sandbox {
         owner: owner(&new),
         directory: claim.keep(),
+        counters,
         state_root: new.config.state_root.clone(),
         boot,
         pidfd: boot_process.keep(),

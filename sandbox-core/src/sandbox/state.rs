@@ -2,7 +2,8 @@
 //! `<state root>/<namespace>/<sandbox>/`.
 //!
 //! `state.json` holds the facts that never change and is written once.
-//! `containers/<id>.json` exists as long as the container does.
+//! `containers/<id>.json` exists as long as the container does. `counters` is what the shim counts
+//! (`counters.rs`).
 
 use std::fs::{self, DirBuilder, File};
 use std::io::{ErrorKind, Write};
@@ -15,6 +16,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::os::fd::OwnedFd;
 
+use super::counters::Counters;
 use crate::cgroup::SavedCgroup;
 use crate::error::{Context, Error, FailureKind, Result};
 use crate::types::HostPid;
@@ -160,6 +162,19 @@ impl StateDirectory {
         }
     }
 
+    /// Makes the counters of a new sandbox.
+    pub(super) fn make_counters(&self) -> Result<Counters> {
+        Counters::create(&self.0.join("counters"))
+    }
+
+    /// Opens the counters to read them.
+    ///
+    /// # Errors
+    /// The error says that there are none, or that another version of Palisade wrote them.
+    pub fn counters(&self) -> Result<Counters> {
+        Counters::open(&self.0.join("counters"))
+    }
+
     /// Records a container.
     pub fn add_container(&self, id: &str, bundle: &Path, cgroup: SavedCgroup) -> Result<()> {
         let state = ContainerState { version: VERSION, bundle: bundle.to_owned(), cgroup };
@@ -193,6 +208,14 @@ impl StateDirectory {
             }
         }
         Ok(found)
+    }
+
+    /// Reads the record of one container. `None` if there is none.
+    ///
+    /// # Errors
+    /// The error names a file that cannot be read, or is none of Palisade's.
+    pub fn container(&self, id: &str) -> Result<Option<ContainerState>> {
+        read_file(&self.0.join(container_file(id)))
     }
 
     /// Returns its path.

@@ -21,6 +21,7 @@ pub mod network;
 pub mod pidfd;
 pub mod process;
 pub mod seccomp_listener;
+pub mod shared_page;
 pub mod spawn;
 
 use std::io;

@@ -6,7 +6,7 @@ use clap::builder::styling::Styles;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::engine::{ArgValueCompleter, CompletionCandidate};
 
-use crate::verbs::{logs, man, mounts, ps, state, top};
+use crate::verbs::{logs, man, metrics, mounts, ps, state, top};
 use crate::{node, select};
 
 /// Looks into the pods of this node, measures them, and acts on them
@@ -60,6 +60,8 @@ pub(crate) enum Verb {
     State(state::State),
     /// Shows what pods and containers use, live
     Top(top::Top),
+    /// Serves the metrics of all pods to Prometheus and others that read its format
+    Metrics(metrics::Metrics),
     /// Writes the manual pages, for a package
     #[command(hide = true)]
     Man(man::Man),

@@ -8,6 +8,7 @@
 //! | `select.rs` | the pod or container that a name on the command line means |
 //! | `shim.rs` | calls of a pod's shim, which never wait for ever |
 //! | `show.rs` | tables and JSON |
+//! | `metrics/` | what `palisade metrics` serves |
 //! | `exit.rs` | exit statuses |
 //! | `verbs/` | one file for each verb |
 //!
@@ -17,6 +18,7 @@
 
 mod arguments;
 mod exit;
+mod metrics;
 mod node;
 mod select;
 mod shim;

@@ -15,9 +15,10 @@ use containerd_shim_protos::sandbox_api::{
 use containerd_shim_protos::sandbox_async::{Sandbox, create_sandbox};
 use containerd_shim_protos::ttrpc::Result as TtrpcResult;
 use containerd_shim_protos::ttrpc::asynchronous::{Service, TtrpcContext};
+use sandbox_core::sandbox::counters::Operation;
 
 use super::{create, metrics, platform, shutdown, start, status, stop, wait};
-use crate::task::{Shim, to_the_end};
+use crate::task::{Counted, Shim, to_the_end};
 
 struct SandboxService(Arc<Shim>);
 
@@ -41,7 +42,8 @@ impl Sandbox for SandboxService {
         r: StartSandboxRequest,
     ) -> TtrpcResult<StartSandboxResponse> {
         let span = self.0.spans.request("StartSandbox", context, &r.sandbox_id);
-        to_the_end(span.record(start::start(self.0.clone(), r))).await
+        let counted = Counted::begin(Operation::CreatePod, &self.0);
+        to_the_end(span.record(counted.count(start::start(self.0.clone(), r)))).await
     }
     async fn platform(
         &self,

@@ -11,6 +11,7 @@
 //! | [`boot`] | requests to boot |
 //! | [`create_plan`], [`pod`], [`container`] | things to be made, and things that exist |
 //! | [`table`], [`shim`] | the shim's state |
+//! | [`count`] | what `palisade metrics` shows of the shim |
 //! | [`oom`], [`exits`] | the end of a process, and the order of its events |
 //! | [`teardown`] | every ending |
 //! | [`let_go`], [`rest`] | the last closes of mounts, and memory that is no longer used |
@@ -26,6 +27,7 @@ mod boot;
 mod close_io;
 mod connect;
 mod container;
+mod count;
 mod create;
 mod create_plan;
 mod delete;
@@ -67,6 +69,7 @@ mod views;
 mod wait;
 
 pub(crate) use boot::BootClient;
+pub(crate) use count::Counted;
 pub(crate) use create_plan::{CreateContext, CreatePlan, Wanted};
 pub(crate) use let_go::close_what_is_let_go;
 pub(crate) use make::make_sandbox;

@@ -16,7 +16,9 @@ use containerd_shim_protos::api::{
 use containerd_shim_protos::shim_async::{Task, create_task};
 use containerd_shim_protos::ttrpc::Result as TtrpcResult;
 use containerd_shim_protos::ttrpc::asynchronous::{Service, TtrpcContext};
+use sandbox_core::sandbox::counters::Operation;
 
+use super::count::Counted;
 use super::shim::Shim;
 use super::{
     close_io, connect, create, delete, exec, kill, pause, pids, resize, resume, shutdown, start,
@@ -73,11 +75,15 @@ impl Task for TaskService {
         r: CreateTaskRequest,
     ) -> TtrpcResult<CreateTaskResponse> {
         let span = self.span("Create", context, &r.id);
-        self.run(span, |shim| create::create(shim, r)).await
+        let counted = Counted::begin_create(&self.0);
+        self.run(span, |shim| counted.count(create::create(shim, r))).await
     }
     async fn start(&self, context: &TtrpcContext, r: StartRequest) -> TtrpcResult<StartResponse> {
         let span = self.span("Start", context, &r.id);
-        self.run(span, |shim| start::start(shim, r)).await
+        let is_init = r.exec_id.is_empty();
+        let operation = if is_init { Operation::Start } else { Operation::Exec };
+        let counted = Counted::begin(operation, &self.0);
+        self.run(span, |shim| counted.count(start::start(shim, r))).await
     }
     async fn delete(
         &self,
@@ -85,18 +91,21 @@ impl Task for TaskService {
         r: DeleteRequest,
     ) -> TtrpcResult<DeleteResponse> {
         let span = self.span("Delete", context, &r.id);
-        self.run(span, |shim| delete::delete(shim, r)).await
+        let counted = Counted::begin(Operation::Delete, &self.0);
+        self.run(span, |shim| counted.count(delete::delete(shim, r))).await
     }
     async fn pids(&self, _: &TtrpcContext, r: PidsRequest) -> TtrpcResult<PidsResponse> {
         Ok(pids::pids(&self.0, &r)?)
     }
     async fn pause(&self, context: &TtrpcContext, r: PauseRequest) -> TtrpcResult<Empty> {
         let span = self.span("Pause", context, &r.id);
-        Ok(span.record(async { pause::pause(&self.0, &r) }).await?)
+        let counted = Counted::begin(Operation::Pause, &self.0);
+        Ok(span.record(counted.count(async { pause::pause(&self.0, &r) })).await?)
     }
     async fn resume(&self, context: &TtrpcContext, r: ResumeRequest) -> TtrpcResult<Empty> {
         let span = self.span("Resume", context, &r.id);
-        Ok(span.record(async { resume::resume(&self.0, &r) }).await?)
+        let counted = Counted::begin(Operation::Pause, &self.0);
+        Ok(span.record(counted.count(async { resume::resume(&self.0, &r) })).await?)
     }
     async fn checkpoint(&self, _: &TtrpcContext, _: CheckpointTaskRequest) -> TtrpcResult<Empty> {
         Err(Error::unimplemented("Palisade cannot checkpoint containers").into())
@@ -117,7 +126,8 @@ impl Task for TaskService {
     }
     async fn update(&self, context: &TtrpcContext, r: UpdateTaskRequest) -> TtrpcResult<Empty> {
         let span = self.span("Update", context, &r.id);
-        Ok(span.record(async { update::update(&self.0, &r) }).await?)
+        let counted = Counted::begin(Operation::Update, &self.0);
+        Ok(span.record(counted.count(async { update::update(&self.0, &r) })).await?)
     }
     async fn wait(&self, _: &TtrpcContext, r: WaitRequest) -> TtrpcResult<WaitResponse> {
         Ok(wait::wait(&self.0, &r).await?)

@@ -6,6 +6,7 @@
 //! 1's `cgroup_stats`, which containerd does not fill either. An absent
 //! controller is `None`.
 
+mod usage;
 mod v1;
 mod v2;
 
@@ -15,6 +16,7 @@ use std::sync::OnceLock;
 use super::{Cgroup, Dir, SavedCgroup};
 use crate::error::{Error, Result};
 
+pub use usage::{CpuTimes, MemoryUsage, Meter, Pressure, Usage};
 pub use v1::{
     BlkioEntry, CpuUsageV1, MemoryEntry, MemoryOomControl, MemoryStatV1, StatsV1, Throttle,
 };
@@ -89,13 +91,18 @@ impl Cgroup {
     /// Reads the statistics of the cgroup above: in Kubernetes the pod's, which counts
     /// the pod's containers and what no cgroup of a container counts any more.
     pub fn stats_of_parent(&self) -> Result<Stats> {
+        self.above().stats()
+    }
+
+    /// Returns the cgroup above, or this one where there is none.
+    fn above(&self) -> Cgroup {
         let parent = |dir: &Dir| {
             let path = dir.path.parent().filter(|parent| parent.starts_with(&dir.mount));
             Dir { path: path.unwrap_or(&dir.path).to_path_buf(), ..dir.clone() }
         };
         let dirs = self.saved.dirs.iter().map(parent).collect();
         let saved = SavedCgroup { dirs, unit: None, ..self.saved.clone() };
-        Cgroup::of(saved).stats()
+        Cgroup::of(saved)
     }
 }
 

@@ -104,7 +104,7 @@ macro_rules! flat_keyed {
             $(#[doc = $more_doc] pub $more: $kind,)*
         }
         impl $name {
-            fn parse(text: &str) -> Self {
+            pub(super) fn parse(text: &str) -> Self {
                 let mut stat = Self::default();
                 for (key, value) in $crate::cgroup::file::keyed(text) {
                     match key {
@@ -195,25 +195,31 @@ pub(super) fn read(cg: &Cgroup) -> Result<StatsV1> {
     Ok(stats)
 }
 
-/// Reads the use of CPUs (cpuacct.rst). `cpuacct.stat` counts in ticks; user
-/// space sees 100 a second on x86-64.
+/// Reads the use of CPUs (cpuacct.rst).
 fn cpu_usage(dir: &Path) -> Result<Option<CpuUsageV1>> {
-    const TICK: u64 = 1_000_000_000 / 100;
     let Some(total) = file::read_number(&dir.join("cpuacct.usage"))? else {
         return Ok(None);
     };
     let per_cpu = file::read_if_any(&dir.join("cpuacct.usage_percpu"))?.unwrap_or_default();
     let stat = file::read_if_any(&dir.join("cpuacct.stat"))?.unwrap_or_default();
-    let ticks = |key| file::value_of(&stat, key).unwrap_or(0).saturating_mul(TICK);
+    let (user, kernel) = user_and_system(&stat);
     Ok(Some(CpuUsageV1 {
         total,
-        kernel: ticks("system"),
-        user: ticks("user"),
+        kernel,
+        user,
         per_cpu: per_cpu.split_whitespace().filter_map(|n| n.parse().ok()).collect(),
     }))
 }
 
-fn throttling(text: &str) -> Throttle {
+/// Returns the two times of `cpuacct.stat` in nanoseconds. It counts in ticks; user space sees
+/// 100 a second on x86-64.
+pub(super) fn user_and_system(text: &str) -> (u64, u64) {
+    const TICK: u64 = 1_000_000_000 / 100;
+    let ticks = |key| file::value_of(text, key).unwrap_or(0).saturating_mul(TICK);
+    (ticks("user"), ticks("system"))
+}
+
+pub(super) fn throttling(text: &str) -> Throttle {
     let value = |key| file::value_of(text, key).unwrap_or(0);
     Throttle {
         periods: value("nr_periods"),
@@ -316,7 +322,7 @@ fn blkio(dir: &Path) -> Result<HashMap<&'static str, Vec<BlkioEntry>>> {
 
 /// Parses a line such as `8:0 Read 4096`, or one without the operation. The
 /// grand total has no device.
-fn blkio_entry(line: &str) -> Option<BlkioEntry> {
+pub(super) fn blkio_entry(line: &str) -> Option<BlkioEntry> {
     let mut fields = line.split_whitespace();
     let (major, minor) = fields.next()?.split_once(':')?;
     let (second, third) = (fields.next()?, fields.next());

@@ -225,7 +225,7 @@ fn hugetlb(dir: &Path) -> Result<Vec<HugetlbStat>> {
 }
 
 /// Parses a line such as `8:0 rbytes=1 wbytes=2 rios=3 wios=4 dbytes=5 dios=6`.
-fn io_entry(line: &str) -> Option<IoEntry> {
+pub(super) fn io_entry(line: &str) -> Option<IoEntry> {
     let mut fields = line.split_whitespace();
     let (major, minor) = fields.next()?.split_once(':')?;
     let mut entry =
@@ -248,7 +248,7 @@ fn psi(dir: &Path, name: &str) -> Result<Option<Psi>> {
     Ok(file::read_if_any(&dir.join(name))?.map(|text| parse_psi(&text)))
 }
 
-fn parse_psi(text: &str) -> Psi {
+pub(super) fn parse_psi(text: &str) -> Psi {
     let mut psi = Psi::default();
     for line in text.lines() {
         let mut fields = line.split_whitespace();

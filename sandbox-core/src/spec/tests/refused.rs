@@ -5,7 +5,8 @@ use serde_json::json;
 use super::seccomp::{ALLOW, I386, X86_64, answer_of};
 use super::*;
 use crate::spec::baseline::{Allowed, Confined, Level, held, name_of, program};
-use crate::spec::refused::{Refused, explain};
+use crate::spec::refused::{Refused, Rule, explain};
+use crate::spec::resolve::capabilities::names_of;
 use crate::types::Call;
 
 const ENOSYS: u16 = 38;
@@ -98,7 +99,26 @@ fn told(mut story: Story, number: u32, arguments: [u64; 3], errno: Option<u16>) 
 
 fn refused(call: &str, errno: Option<&str>, rule: &str, instead: &str) -> Option<Refused> {
     let errno = errno.map(str::to_owned);
-    Some(Refused { call: call.into(), errno, rule: rule.into(), instead: instead.into() })
+    let by = rule_in(rule);
+    Some(Refused { call: call.into(), errno, by, rule: rule.into(), instead: instead.into() })
+}
+
+/// Returns the rule that a sentence names.
+fn rule_in(sentence: &str) -> Rule {
+    if let Some((_, part)) = sentence.split_once("baseline (") {
+        let part = part.split(')').next().unwrap();
+        let (name, _) = Allowed::NAMES.iter().find(|(name, _)| *name == part).unwrap();
+        return Rule::Baseline(Some(name));
+    }
+    if let Some((_, rest)) = sentence.split_once("needs ") {
+        let needed = rest.split([',', ' ']).next().unwrap();
+        let is = |number: &u8| names_of(1 << number).eq([needed]);
+        return Rule::Capability((0..64).find(is).unwrap());
+    }
+    match sentence.contains("strict list") {
+        true => Rule::Baseline(None),
+        false => Rule::Profile,
+    }
 }
 
 #[test]

@@ -166,7 +166,7 @@ impl Container {
 }
 
 /// Returns the PID of a process that is still the same, and has not ended.
-fn living(identity: Identity) -> Option<i32> {
+pub(crate) fn living(identity: Identity) -> Option<i32> {
     let process = identity.open()?;
     // A pidfd is readable once its process has ended, though nobody has waited for it yet.
     let mut polled = [PollFd::new(&process, PollFlags::IN)];

@@ -23,6 +23,8 @@ pub(crate) struct Names {
     pub(crate) logs: Option<PathBuf>,
     /// Whether it is the pause container.
     pub(crate) is_pause: bool,
+    /// Whether its network is the host's.
+    pub(crate) host_network: bool,
 }
 
 /// The only part of a spec that is read: the whole can be large.
@@ -32,6 +34,20 @@ struct Spec {
     annotations: HashMap<String, String>,
     #[serde(default)]
     hostname: String,
+    #[serde(default)]
+    linux: Linux,
+}
+
+#[derive(Default, Deserialize)]
+struct Linux {
+    #[serde(default)]
+    namespaces: Option<Vec<Namespace>>,
+}
+
+#[derive(Deserialize)]
+struct Namespace {
+    #[serde(rename = "type")]
+    kind: String,
 }
 
 impl Names {
@@ -45,6 +61,8 @@ impl Names {
     fn of(mut spec: Spec) -> Self {
         let mut take = |key: &str| spec.annotations.remove(&format!("io.kubernetes.cri.{key}"));
         let kind = take("container-type");
+        let named = spec.linux.namespaces.unwrap_or_default();
+        let has_network = named.iter().any(|namespace| namespace.kind == "network");
         let found = Self {
             namespace: take("sandbox-namespace"),
             pod: take("sandbox-name"),
@@ -53,6 +71,7 @@ impl Names {
             image: take("image-name"),
             logs: take("sandbox-log-directory").map(PathBuf::from),
             is_pause: kind.as_deref() == Some("sandbox"),
+            host_network: !named.is_empty() && !has_network,
         };
         let of_nerdctl = spec.annotations.remove("nerdctl/name");
         let hostname = Some(spec.hostname).filter(|name| !name.is_empty());

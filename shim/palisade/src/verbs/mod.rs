@@ -3,6 +3,7 @@
 mod list;
 pub(crate) mod logs;
 pub(crate) mod man;
+pub(crate) mod metrics;
 pub(crate) mod mounts;
 pub(crate) mod ps;
 pub(crate) mod state;
@@ -24,6 +25,7 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<ExitCode> {
         Verb::Ps(flags) => ps::ps(common, flags).await,
         Verb::State(flags) => state::state(common, flags).await,
         Verb::Top(flags) => top::top(common, flags).await,
+        Verb::Metrics(flags) => metrics::metrics(common, flags).await,
         Verb::Man(flags) => man::man(flags),
     }
 }

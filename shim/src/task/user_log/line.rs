@@ -74,7 +74,7 @@ impl Line<'_> {
     pub(super) fn sentence(&self, container: &str) -> String {
         match self {
             Line::Refused(RefusedCall { program, pid, uid, refused }) => {
-                let Refused { call, errno, rule, instead } = refused;
+                let Refused { call, errno, rule, instead, .. } = refused;
                 let errno = errno.as_ref().map(|errno| format!(" = {errno}")).unwrap_or_default();
                 let program = quoted(program);
                 format!(
@@ -190,12 +190,15 @@ impl Account {
 mod tests {
     use std::time::UNIX_EPOCH;
 
+    use sandbox_core::spec::refused::Rule;
+
     use super::*;
 
     fn call(program: &str) -> RefusedCall {
         let refused = Refused {
             call: "bpf(BPF_PROG_LOAD)".into(),
             errno: Some("EPERM".into()),
+            by: Rule::Baseline(Some("bpf")),
             rule: "refused by the baseline (bpf)".into(),
             instead: "baseline_allow = [\"bpf\"]".into(),
         };

@@ -164,7 +164,7 @@ fn take(shim: &Shim, boot: &BootClient, bytes: &[u8]) -> bool {
         let Some(log) = containers.get_mut(&record.container) else { return };
         let plan = log.told.plan();
         let inside = |uid| boot.sandbox.uid_inside(&plan, uid);
-        if let Some(refused) = log.told.take(&record, inside) {
+        if let Some(refused) = log.told.take(&record, boot.sandbox.counters(), inside) {
             log.tell(shim, &record.container, &Line::Refused(&refused));
         }
     });

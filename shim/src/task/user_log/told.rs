@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use oci_spec::runtime::LinuxSeccompAction as Action;
 use sandbox_core::control::refusal::{Answer, Refusal};
+use sandbox_core::sandbox::counters::Counters;
 use sandbox_core::spec::plan::Plan;
 use sandbox_core::spec::refused::{Refused, explain};
 
@@ -57,10 +58,12 @@ impl Told {
     pub(super) fn take(
         &mut self,
         record: &Refusal,
+        counters: &Counters,
         inside: impl Fn(u32) -> u32,
     ) -> Option<RefusedCall> {
         let Some(call) = &record.call else {
             self.others = self.others.saturating_add(record.times);
+            counters.refused(None, record.times);
             return None;
         };
         let errno = match record.answer {
@@ -68,6 +71,7 @@ impl Told {
             Answer::Watched => None,
         };
         let refused = explain(&self.plan, call, errno)?;
+        counters.refused(Some(refused.by), record.times);
         let program = record.caller.program.chars().take(LONGEST_PROGRAM).collect();
         let thing = Thing { program, refused };
         if let Some(times) = self.repeats.get_mut(&thing) {
