@@ -6,12 +6,14 @@
 //! | `start` | [`start`]: starts the serving process of the container's group |
 //! | `delete` | [`delete`]: cleans up after a serving process that died |
 //! | `-info` | [`info`]: describes the runtime |
+//! | `options` | [`check_options`]: reads options for `palisade doctor` |
 //! | without an action | serves until containerd's Shutdown |
 
 #![deny(unsafe_code)]
 
 mod answer;
 mod bootstrap;
+mod check_options;
 mod connections;
 mod delete;
 mod error;
@@ -68,6 +70,7 @@ fn run() -> Result<()> {
     match flags.action.as_str() {
         "start" => start::start(&flags),
         "delete" => delete::delete(&flags),
+        "options" => check_options::check_options(),
         "" => serve::serve_by_hand(&flags),
         action => {
             Err(Error::invalid(format!("unknown action {action:?}: expected start or delete")))

@@ -229,7 +229,8 @@ impl Options {
         Self::parse(&text).map_err(|e| Error::invalid(format!("options: {source}: {e}")))
     }
 
-    fn parse(text: &str) -> Result<Self> {
+    /// Reads the text of an options file.
+    pub(crate) fn parse(text: &str) -> Result<Self> {
         let mut options: Self =
             toml::from_str(text).map_err(|e| Error::invalid(e.message().to_string()))?;
         if options.systemd_cgroup {

@@ -1,6 +1,7 @@
 //! What an operator types: every verb of `palisade` against real pods.
 
 mod looking;
+mod doctor;
 mod naming;
 
 use std::process::{Command, Output};

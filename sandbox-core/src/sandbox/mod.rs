@@ -51,7 +51,7 @@ use crate::network::raw_sockets::RawSockets;
 use crate::spec::plan::{Mappings, Plan};
 use crate::types::{HostPid, IdPool, OVERFLOW_ID, Userns};
 
-pub use clean_up::clean_up;
+pub use clean_up::{Claim, clean_up};
 use counters::Counters;
 pub use executable::Executable;
 use gofer_run::Gofer;
@@ -61,6 +61,7 @@ pub use pids::processes_beside;
 pub use process::{Process, ReceivedFds};
 use state::StateDirectory;
 use users::Spares;
+pub use users::{Ranges, give_back_ownerless};
 
 /// The most requests that wait for room in the control channel. A correct boot takes them at
 /// once; one that was taken over may take none.

@@ -10,7 +10,10 @@ use std::io::{ErrorKind, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use rustix::fs::{FlockOperation, Mode, OFlags};
+use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -146,6 +149,32 @@ impl StateDirectory {
         }?;
         let containers = self.0.join("containers");
         fs::create_dir(&containers).context(|| format!("mkdir {}", containers.display()))
+    }
+
+    /// Takes the lock of those who clean up. `None` if there is no directory. Waits two seconds
+    /// at most, since containerd allows five for `delete`.
+    pub fn lock(&self) -> Result<Option<OwnedFd>> {
+        let what = || format!("lock {}", self.0.display());
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        for _ in 0..100 {
+            let lock = match rustix::fs::open(&self.0, flags, Mode::empty()) {
+                Err(Errno::NOENT) => return Ok(None),
+                other => other.context(what)?,
+            };
+            match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+                Err(Errno::AGAIN) => std::thread::sleep(Duration::from_millis(20)),
+                Err(error) => return Err(error).context(what),
+                // Whoever held it before may have removed the directory.
+                Ok(()) if self.is_at(&lock) => return Ok(Some(lock)),
+                Ok(()) => {}
+            }
+        }
+        Err(Error::internal(format!("{}: another process cleans up there", what())))
+    }
+
+    fn is_at(&self, lock: &OwnedFd) -> bool {
+        let named = rustix::fs::stat(&self.0).map(|stat| (stat.st_dev, stat.st_ino));
+        named == rustix::fs::fstat(lock).map(|stat| (stat.st_dev, stat.st_ino))
     }
 
     /// Writes the immutable facts.

@@ -16,6 +16,7 @@
 //! This is one system call that either succeeds or finds the slice taken, so it needs no
 //! lock, survives any crash, and shows the owners to an administrator.
 
+use std::collections::HashSet;
 use std::collections::hash_map::DefaultHasher;
 use std::fs;
 use std::hash::{Hash, Hasher};
@@ -23,6 +24,8 @@ use std::io::ErrorKind;
 use std::ops::Range;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+
+use rustix::fs::FlockOperation;
 
 use crate::error::{Context, Error, Result};
 use crate::spec::plan::{IdMapping, Mappings};
@@ -240,6 +243,70 @@ fn reclaim(state_root: &Path, directory: &Path) -> Result<usize> {
     Ok(freed)
 }
 
+/// What is taken of a pool.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ranges {
+    /// The number of sandboxes that the pool is enough for.
+    pub sandboxes: u32,
+    /// The number of sandboxes that still get a range.
+    pub free: u32,
+    /// The slices that are taken, in their order.
+    pub taken: Vec<u32>,
+    /// The links whose owner has no state on disk, with those owners.
+    pub ownerless: Vec<(PathBuf, String)>,
+}
+
+impl Ranges {
+    /// Reads the links below a state root.
+    pub fn read(state_root: &Path, pool: IdPool) -> Result<Self> {
+        let directory = state_root.join("ranges");
+        let mut found = Self { sandboxes: sandboxes(pool), ..Self::default() };
+        let entries = match fs::read_dir(&directory) {
+            Err(e) if e.kind() == ErrorKind::NotFound => None,
+            other => Some(other.context(|| format!("read {}", directory.display()))?),
+        };
+        for entry in entries.into_iter().flatten().flatten() {
+            let Ok(owner) = fs::read_link(entry.path()) else { continue };
+            found.taken.extend(entry.file_name().to_str().and_then(|n| n.parse::<u32>().ok()));
+            if !state_root.join(&owner).exists() {
+                found.ownerless.push((entry.path(), owner.display().to_string()));
+            }
+        }
+        found.taken.sort_unstable();
+        let slices = slices(pool);
+        let used: HashSet<u32> = found.taken.iter().map(|slice| slice / slices).collect();
+        found.free = (0..found.sandboxes).filter(|number| !used.contains(number)).count() as u32;
+        Ok(found)
+    }
+}
+
+/// Gives back the slices whose owner has no state on disk. Returns their links.
+///
+/// Nobody else may do so meanwhile, lest a slice that a new sandbox has just taken be given back:
+/// others who call this wait, and if all slices are taken, so that shims look for such by
+/// themselves, nothing is done.
+pub fn give_back_ownerless(state_root: &Path, pool: IdPool) -> Result<Vec<PathBuf>> {
+    let directory = state_root.join("ranges");
+    let what = || format!("lock {}", directory.display());
+    let lock = match fs::File::open(&directory) {
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other.context(what)?,
+    };
+    rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).context(what)?;
+    let ranges = Ranges::read(state_root, pool)?;
+    if ranges.free == 0 {
+        return Ok(Vec::new());
+    }
+    let mut given_back = Vec::new();
+    for (link, owner) in ranges.ownerless {
+        if !state_root.join(owner).exists() {
+            fs::remove_file(&link).context(|| format!("give back {}", link.display()))?;
+            given_back.push(link);
+        }
+    }
+    Ok(given_back)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -255,6 +322,24 @@ mod tests {
     fn allocate(root: &Path, sandboxes: u32, owner: &str) -> Result<IdRange> {
         fs::create_dir_all(root.join(owner)).unwrap();
         IdRange::allocate(root, pool(sandboxes), owner)
+    }
+
+    #[test]
+    fn what_has_no_owner_is_given_back_unless_all_is_taken() {
+        let root = tempfile::tempdir().unwrap();
+        assert_eq!(give_back_ownerless(root.path(), pool(3)).unwrap(), [PathBuf::new(); 0]);
+        allocate(root.path(), 3, "ns/a").unwrap();
+        let dead = allocate(root.path(), 3, "ns/dead").unwrap();
+        fs::remove_dir(root.path().join("ns/dead")).unwrap();
+        let ranges = Ranges::read(root.path(), pool(3)).unwrap();
+        assert_eq!((ranges.sandboxes, ranges.free), (3, 1));
+        assert_eq!((ranges.taken.len(), ranges.ownerless.len()), (4, 2));
+        assert_eq!(give_back_ownerless(root.path(), pool(2)).unwrap(), [PathBuf::new(); 0]);
+        let given_back = give_back_ownerless(root.path(), pool(3)).unwrap();
+        assert_eq!(given_back.len(), 2);
+        assert!(given_back.contains(&dead.link));
+        assert_eq!(Ranges::read(root.path(), pool(3)).unwrap().free, 2);
+        assert_eq!(give_back_ownerless(root.path(), pool(3)).unwrap(), [PathBuf::new(); 0]);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The verbs, one file for each.
 
+pub(crate) mod doctor;
 mod list;
 pub(crate) mod logs;
 pub(crate) mod man;
@@ -19,6 +20,7 @@ use crate::arguments::{Arguments, Verb};
 pub(crate) async fn run(arguments: &Arguments) -> Result<ExitCode> {
     let common = &arguments.common;
     match &arguments.verb {
+        Verb::Doctor(flags) => doctor::doctor(common, flags).await,
         Verb::List(list) => list::list(common, list).await,
         Verb::Logs(flags) => logs::logs(common, flags).await,
         Verb::Mounts(flags) => mounts::mounts(common, flags).await,
