@@ -1,7 +1,7 @@
 //! What an operator types: every verb of `palisade` against real pods.
 
-mod looking;
 mod doctor;
+mod looking;
 mod naming;
 
 use std::process::{Command, Output};

@@ -92,7 +92,10 @@ mod tests {
 
     #[test]
     fn a_name_does_not_control_the_terminal() {
-        assert_eq!(harmless("web\u{1b}[2J\u{9b}2J\r\n"), "web\u{fffd}[2J\u{fffd}2J\u{fffd}\u{fffd}");
+        assert_eq!(
+            harmless("web\u{1b}[2J\u{9b}2J\r\n"),
+            "web\u{fffd}[2J\u{fffd}2J\u{fffd}\u{fffd}"
+        );
     }
 
     #[test]

@@ -18,10 +18,7 @@ const ALIVE: Duration = Duration::from_secs(20);
 ///
 /// # Errors
 /// Fails if the node's option `spans` is off.
-pub(super) async fn spans(
-    shim: &Shim,
-    client: &ServerStreamSender<operator::Span>,
-) -> Result<()> {
+pub(super) async fn spans(shim: &Shim, client: &ServerStreamSender<operator::Span>) -> Result<()> {
     if !shim.spans.are_kept() {
         return Err(Error::new(
             Code::FAILED_PRECONDITION,

@@ -15,12 +15,14 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::ErrorKind;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Result;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use sandbox_core::sandbox::state::{Identity, State, StateDirectory, sandboxes};
 use sandbox_core::sandbox::{Claim, Ranges, give_back_ownerless};
 
@@ -132,9 +134,17 @@ fn describe(namespace: &str, directory: &StateDirectory, owner: &Owner) -> Optio
     }
 }
 
+/// Whether a process lives and is the same. One that has ended and that nobody has collected does
+/// not live: its pidfd is readable.
+fn lives(identity: Identity) -> bool {
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    let ended =
+        |pidfd: OwnedFd| poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&now)) != Ok(0);
+    identity.open().is_some_and(|pidfd| !ended(pidfd))
+}
+
 /// Judges a sandbox by what its shim has recorded.
 fn owner(state: Option<&State>, state_root: &Path) -> Owner {
-    let lives = |identity: Identity| identity.open().is_some();
     match state {
         // Without pidfs any process with the PID counts as the same: nothing is removed then.
         Some(state) if state.shim.is_some_and(lives) => Owner::Living,
@@ -174,7 +184,7 @@ fn unrecorded_shims(state_root: &Path) -> bool {
         .unwrap_or_default()
         .iter()
         .filter_map(|(_, directory)| directory.read().ok()??.shim)
-        .filter(|shim| shim.open().is_some())
+        .filter(|shim| lives(*shim))
         .map(|shim| shim.pid)
         .collect();
     living.iter().any(|pid| !recorded.contains(pid))
