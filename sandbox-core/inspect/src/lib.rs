@@ -9,4 +9,5 @@
 pub mod calls;
 pub mod memory;
 pub mod mounts;
+pub mod perf;
 pub mod processes;

@@ -1,0 +1,305 @@
+//! Records what the kernel samples in the cgroups of containers (perf_event_open(2)).
+//!
+//! The kernel samples by cgroup, so nothing is done to the processes, and those that start
+//! meanwhile are among them. All ends with the descriptors.
+
+use std::fs::File;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use perf_event::data::{Record, Sample};
+use perf_event::events::{Hardware, Software, Tracepoint};
+use perf_event::{Builder, SampleFlag, Sampler};
+
+/// How often samples are taken from the buffers, and it is looked whether to stop: with many buffers
+/// that wakes up less than the kernel would.
+const TICK: Duration = Duration::from_millis(50);
+
+/// The most memory of all buffers together.
+const MEMORY: usize = 64 << 20;
+
+/// The bytes of a thread's stack that are copied with a sample, to be unwound.
+const STACK: u32 = 16 << 10;
+
+/// `PERF_REG_X86_BP`, `SP` and `IP` of the kernel's perf_regs.h, in the order of the values.
+const REGISTERS: u64 = 1 << 6 | 1 << 7 | 1 << 8;
+
+/// What makes a sample.
+#[derive(Clone, Copy, Debug)]
+pub enum Trigger {
+    /// So many times in a second of each CPU that a container uses.
+    Cpu {
+        /// Samples a second.
+        frequency: u64,
+    },
+    /// Each time that the kernel passes a tracepoint.
+    Tracepoint {
+        /// Its number, from tracefs.
+        id: u64,
+    },
+}
+
+/// What a sample has.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Wanted {
+    /// The kernel's stack, and that of the program by frame pointers.
+    pub stacks: bool,
+    /// A copy of the program's stack and of three registers.
+    pub user_stack: bool,
+    /// The fields of a tracepoint.
+    pub fields: bool,
+}
+
+/// One container's cgroup.
+#[derive(Clone, Debug)]
+pub struct Watched {
+    /// The directory in the hierarchy with perf_event.
+    pub directory: PathBuf,
+}
+
+/// One sample.
+#[derive(Debug)]
+pub struct Sampled<'a> {
+    /// The index of the container.
+    pub container: usize,
+    /// The index of the trigger.
+    pub trigger: usize,
+    /// The sample.
+    pub sample: &'a Sample<'a>,
+}
+
+/// Why a recording ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// Its time was over.
+    Deadline,
+    /// It was stopped.
+    Stopped,
+    /// The containers have no process any more.
+    NoProcess,
+}
+
+/// What a recording has passed on.
+#[derive(Clone, Copy, Debug)]
+pub struct Outcome {
+    /// Why it ended.
+    pub end: End,
+    /// The number of samples.
+    pub samples: u64,
+    /// The number of samples that the kernel had no room for.
+    pub lost: u64,
+    /// How long it took.
+    pub took: Duration,
+}
+
+/// Running events.
+pub struct Recording {
+    watched: Vec<Watched>,
+    /// By container and trigger.
+    samplers: Vec<(usize, usize, Sampler)>,
+}
+
+impl Recording {
+    /// Opens the events for each container and each CPU. They do not count yet.
+    ///
+    /// # Errors
+    /// The error says what the kernel lacks, and what to set.
+    pub fn open(watched: &[Watched], triggers: &[(Trigger, Wanted)]) -> Result<Self> {
+        let cpus = cpus()?;
+        let buffers = watched.len() * triggers.len() * cpus.len();
+        let size = (MEMORY / buffers.max(1)).clamp(32 << 10, 1 << 20);
+        // Each is a power of two.
+        let size = 1 << size.ilog2();
+        let mut samplers = Vec::with_capacity(buffers);
+        for (container, Watched { directory }) in watched.iter().enumerate() {
+            let cgroup = File::open(directory)
+                .with_context(|| format!("open the cgroup {}", directory.display()))?;
+            for (trigger, (kind, wanted)) in triggers.iter().enumerate() {
+                for cpu in &cpus {
+                    let Some(counter) = open_one(&cgroup, *cpu, *kind, *wanted, size)? else {
+                        continue;
+                    };
+                    samplers.push((container, trigger, counter));
+                }
+            }
+        }
+        if samplers.is_empty() {
+            bail!("no CPU counts events: perf_event_open found none of {} online", cpus.len());
+        }
+        Ok(Self { watched: watched.to_vec(), samplers })
+    }
+
+    /// Lets the events count, and passes samples on until the time is over, until it is told to
+    /// stop, or until the containers have no process any more.
+    ///
+    /// # Errors
+    /// Fails if an event cannot be begun or waited for.
+    pub fn run(
+        &mut self,
+        duration: Duration,
+        stop: &AtomicBool,
+        mut pass_on: impl FnMut(Sampled<'_>),
+    ) -> Result<Outcome> {
+        let begun = Instant::now();
+        for (_, _, sampler) in &mut self.samplers {
+            sampler.as_counter_mut().enable().context("PERF_EVENT_IOC_ENABLE")?;
+        }
+        let (mut samples, mut lost) = (0, 0);
+        let end = loop {
+            let left = duration.saturating_sub(begun.elapsed());
+            let end = if stop.load(Ordering::Relaxed) {
+                Some(End::Stopped)
+            } else if left.is_zero() {
+                Some(End::Deadline)
+            } else if !self.has_processes() {
+                Some(End::NoProcess)
+            } else {
+                std::thread::sleep(left.min(TICK));
+                None
+            };
+            if end.is_some() {
+                for (_, _, sampler) in &mut self.samplers {
+                    sampler.as_counter_mut().disable().context("PERF_EVENT_IOC_DISABLE")?;
+                }
+            }
+            for (container, trigger, sampler) in &mut self.samplers {
+                drain(sampler, |record| match record {
+                    Record::Sample(sample) => {
+                        samples += 1;
+                        let (container, trigger) = (*container, *trigger);
+                        pass_on(Sampled { container, trigger, sample: &sample });
+                    }
+                    Record::Lost(record) => lost += record.lost,
+                    _ => {}
+                });
+            }
+            if let Some(end) = end {
+                break end;
+            }
+        };
+        Ok(Outcome { end, samples, lost, took: begun.elapsed() })
+    }
+
+    fn has_processes(&self) -> bool {
+        self.watched.iter().any(|watched| populated(&watched.directory))
+    }
+}
+
+/// Reads all records that are there. One that cannot be parsed is of a kind that was not asked
+/// for.
+fn drain(sampler: &mut Sampler, mut take: impl FnMut(Record<'_>)) {
+    while let Some(record) = sampler.next_record() {
+        if let Ok(parsed) = record.parse_record() {
+            take(parsed);
+        }
+    }
+}
+
+/// Whether there is a process in a cgroup or below.
+fn populated(directory: &Path) -> bool {
+    let has = |directory: &Path| {
+        std::fs::read(directory.join("cgroup.procs")).is_ok_and(|text| !text.is_empty())
+    };
+    let below = || std::fs::read_dir(directory).into_iter().flatten().flatten();
+    has(directory)
+        || below()
+            .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+            .any(|entry| populated(&entry.path()))
+}
+
+/// Opens the event of one CPU. `None` if the CPU went offline.
+fn open_one(
+    cgroup: &File,
+    cpu: usize,
+    trigger: Trigger,
+    wanted: Wanted,
+    size: usize,
+) -> Result<Option<Sampler>> {
+    let counter = match trigger {
+        // Machines without hardware counters, as most virtual ones, have the clock.
+        Trigger::Cpu { frequency } => {
+            let mut hardware = Builder::new(Hardware::CPU_CYCLES);
+            match build(hardware.sample_frequency(frequency), cgroup, cpu, wanted) {
+                Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::EOPNOTSUPP)) => {
+                    let mut clock = Builder::new(Software::CPU_CLOCK);
+                    build(clock.sample_frequency(frequency), cgroup, cpu, wanted)
+                }
+                other => other,
+            }
+        }
+        Trigger::Tracepoint { id } => {
+            let mut tracepoint = Builder::new(Tracepoint::with_id(id));
+            build(tracepoint.sample_period(1), cgroup, cpu, wanted)
+        }
+    };
+    let counter = match counter {
+        Ok(counter) => counter,
+        Err(e) if e.raw_os_error() == Some(libc::ENODEV) => return Ok(None),
+        Err(e) => return Err(refused(e)),
+    };
+    match counter.sampled(size) {
+        Ok(sampler) => Ok(Some(sampler)),
+        Err(e) => Err(e)
+            .context("mmap of a perf event's buffer (kernel.perf_event_mlock_kb may be too low)"),
+    }
+}
+
+fn build<'a>(
+    builder: &mut Builder<'a>,
+    cgroup: &'a File,
+    cpu: usize,
+    wanted: Wanted,
+) -> std::io::Result<perf_event::Counter> {
+    let mut fields = SampleFlag::TID | SampleFlag::TIME | SampleFlag::CPU | SampleFlag::PERIOD;
+    if wanted.stacks {
+        fields |= SampleFlag::CALLCHAIN;
+    }
+    if wanted.user_stack {
+        fields |= SampleFlag::REGS_USER | SampleFlag::STACK_USER;
+        builder.sample_regs_user(REGISTERS).sample_stack_user(STACK);
+    }
+    if wanted.fields {
+        fields |= SampleFlag::RAW;
+    }
+    builder
+        .observe_cgroup(cgroup)
+        .one_cpu(cpu)
+        .include_kernel()
+        .clockid(perf_event::Clock::MONOTONIC)
+        .sample(fields)
+        .build()
+}
+
+/// Returns the error with what to do about it.
+fn refused(error: std::io::Error) -> anyhow::Error {
+    let paranoid = std::fs::read_to_string("/proc/sys/kernel/perf_event_paranoid");
+    let paranoid = paranoid.unwrap_or_default();
+    let why = match (error.kind(), paranoid.trim()) {
+        (_, "") => "this kernel has no perf events (CONFIG_PERF_EVENTS)".to_owned(),
+        (ErrorKind::PermissionDenied, level) => format!(
+            "CAP_PERFMON or CAP_SYS_ADMIN is missing, or the kernel is locked down \
+             (/sys/kernel/security/lockdown); sysctl kernel.perf_event_paranoid is {level}"
+        ),
+        _ if error.raw_os_error() == Some(libc::EMFILE) => {
+            "too many open files: raise this command's limit (ulimit -n)".to_owned()
+        }
+        _ => "perf events by cgroup may be missing (CONFIG_CGROUP_PERF)".to_owned(),
+    };
+    anyhow::Error::new(error).context(format!("perf_event_open: {why}"))
+}
+
+/// Returns the CPUs that are online.
+fn cpus() -> Result<Vec<usize>> {
+    let path = "/sys/devices/system/cpu/online";
+    let text = std::fs::read_to_string(path).with_context(|| format!("read {path}"))?;
+    let number = |text: &str| text.parse::<usize>().with_context(|| format!("{path}: {text:?}"));
+    let mut all = Vec::new();
+    for range in text.trim().split(',') {
+        let (first, last) = range.split_once('-').unwrap_or((range, range));
+        all.extend(number(first)?..=number(last)?);
+    }
+    Ok(all)
+}
