@@ -11,7 +11,7 @@ use containerd_shim_protos::events::task::{
 use serde_json::{Map, Value, json};
 use tokio::sync::broadcast;
 
-use crate::logging::rfc3339_millis;
+use operator_api::time::rfc3339_millis;
 
 /// The number of events that wait for one listener. Older ones are dropped, and counted.
 const WAITING: usize = 256;

@@ -3,6 +3,7 @@
 mod doctor;
 mod looking;
 mod naming;
+mod operator;
 
 use std::process::{Command, Output};
 

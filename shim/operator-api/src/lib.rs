@@ -5,4 +5,6 @@
 //! The promises of docs/upgrading.md do not hold for it: a shim that does not know a call answers
 //! `Unimplemented`, and `palisade` says that the pod's shim is of another version.
 
+pub mod time;
+
 include!(concat!(env!("OUT_DIR"), "/mod.rs"));

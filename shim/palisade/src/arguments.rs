@@ -6,7 +6,7 @@ use clap::builder::styling::Styles;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::engine::{ArgValueCompleter, CompletionCandidate};
 
-use crate::verbs::{doctor, logs, man, metrics, mounts, ps, state, top};
+use crate::verbs::{doctor, events, logs, man, metrics, mounts, ps, state, top};
 use crate::{node, select};
 
 /// Looks into the pods of this node, measures them, and acts on them
@@ -50,6 +50,8 @@ pub(crate) enum Format {
 pub(crate) enum Verb {
     /// Says whether this machine can run Palisade and how well, and finds what dead pods have left
     Doctor(doctor::Doctor),
+    /// Follows what happens in pods
+    Events(events::Events),
     /// Lists the pods and containers of this node
     List(List),
     /// Says where the output of a container is, and what Palisade logs of it

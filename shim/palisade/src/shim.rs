@@ -70,14 +70,14 @@ impl Shim {
     ) -> Result<T, Failure> {
         match tokio::time::timeout(PATIENCE, question).await {
             Ok(answer) => answer.map_err(|error| self.failure(error)),
-            Err(_) => Err(self.silent()),
+            Err(_) => Err(self.silent(PATIENCE)),
         }
     }
 
     /// Returns the error for a call that failed.
     pub(crate) fn failure(&self, error: ttrpc::Error) -> Failure {
         match error {
-            ttrpc::Error::RpcStatus(status) if status.code() == ttrpc::Code::UNIMPLEMENTED => {
+            ttrpc::Error::RpcStatus(status) if is_of_another_version(&status) => {
                 Failure::Failed(format!(
                     "the shim of the pod {} is of another version than this command: {}",
                     self.pod,
@@ -92,11 +92,19 @@ impl Shim {
         }
     }
 
-    fn silent(&self) -> Failure {
+    /// Returns the error for a shim that sent nothing for some time.
+    pub(crate) fn silent(&self, patience: Duration) -> Failure {
         let process = self.pid.map(|pid| format!(" (PID {pid})")).unwrap_or_default();
-        let why = no_answer(PATIENCE);
+        let why = no_answer(patience);
         Failure::NoAnswer(format!("the shim of the pod {}{process}: {why}", self.pod))
     }
+}
+
+/// Whether the shim does not know the service or the call.
+fn is_of_another_version(status: &ttrpc::Status) -> bool {
+    status.code() == ttrpc::Code::UNIMPLEMENTED
+        || status.message().ends_with("service does not exist")
+        || status.message().ends_with(" is not supported")
 }
 
 fn no_answer(patience: Duration) -> String {

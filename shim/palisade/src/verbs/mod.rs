@@ -1,6 +1,7 @@
 //! The verbs, one file for each.
 
 pub(crate) mod doctor;
+pub(crate) mod events;
 mod list;
 pub(crate) mod logs;
 pub(crate) mod man;
@@ -21,6 +22,7 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<ExitCode> {
     let common = &arguments.common;
     match &arguments.verb {
         Verb::Doctor(flags) => doctor::doctor(common, flags).await,
+        Verb::Events(flags) => events::events(common, flags).await,
         Verb::List(list) => list::list(common, list).await,
         Verb::Logs(flags) => logs::logs(common, flags).await,
         Verb::Mounts(flags) => mounts::mounts(common, flags).await,

@@ -7,7 +7,7 @@ use sandbox_core::spec::refused::Refused;
 use serde_json::{Value, json};
 
 use crate::listeners::Happening;
-use crate::logging::rfc3339;
+use operator_api::time::rfc3339;
 
 /// One line.
 pub(super) enum Line<'a> {

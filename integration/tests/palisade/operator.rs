@@ -1,0 +1,157 @@
+//! What the shim's own service tells: events, plans, log levels and profiles.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::thread;
+
+use integration::containerd::{Containerd, Version};
+use integration::stdio::Streams;
+use integration::{host, on_each_containerd, spec, wait};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::{Value, json};
+
+use crate::{command, palisade};
+
+on_each_containerd!(events_tell_what_happens_in_pods_of_now_and_of_later);
+
+/// `palisade events`, with what it has printed.
+struct Followed {
+    command: Child,
+    lines: Receiver<Value>,
+}
+
+impl Followed {
+    /// Follows a containerd's pods.
+    fn of(containerd: &Containerd, more: &[&str]) -> Self {
+        let args = ["--namespace", &containerd.namespace(), "--format", "json", "events"];
+        let args = [&args, more].concat();
+        let mut command = command(&args).stdout(Stdio::piped()).spawn().expect("run palisade");
+        let out = BufReader::new(command.stdout.take().expect("its output"));
+        let (sender, lines) = channel();
+        thread::spawn(move || {
+            for line in out.lines().map_while(Result::ok) {
+                let value = serde_json::from_str(&line).unwrap_or_else(|e| panic!("{e}: {line}"));
+                if sender.send(value).is_err() {
+                    return;
+                }
+            }
+        });
+        Self { command, lines }
+    }
+
+    /// Waits for an event of a container's or, without one, of a pod's. Returns it.
+    #[track_caller]
+    fn wait_for(&self, container: &str, kind: &str) -> Value {
+        let mut others = Vec::new();
+        loop {
+            match self.lines.recv_timeout(wait::deadline()) {
+                Ok(event) if event["type"] == kind => {
+                    let of = event.get("container").unwrap_or(&event["pod"]);
+                    if of == container {
+                        return event;
+                    }
+                }
+                Ok(event) => others.push(event),
+                Err(_) => panic!("no {kind} of {container} among {others:#?}"),
+            }
+        }
+    }
+}
+
+impl Drop for Followed {
+    fn drop(&mut self) {
+        let _ = self.command.kill();
+        let _ = self.command.wait();
+    }
+}
+
+fn events_tell_what_happens_in_pods_of_now_and_of_later(containerd: Containerd) {
+    let now = containerd.container("now", ["sleep", "1000"]).start();
+    let events = Followed::of(&containerd, &[]);
+    events.wait_for("now", "pod");
+    let exec = now.exec("probe", spec::process(&["sh", "-c", "exit 3"]), Streams::Null);
+    let exec = exec.expect("add an exec");
+    exec.start().expect("start it");
+    assert_eq!(exec.wait().code, 3);
+    assert_eq!(events.wait_for("now", "exec-create")["exec"], "probe");
+    assert_eq!(events.wait_for("now", "exec-start")["pid"], exec.pid());
+    let exit = events.wait_for("now", "exit");
+    assert_eq!((&exit["exec"], &exit["status"]), (&"probe".into(), &3.into()), "{exit}");
+    let time = exit["time"].as_str().expect("a time");
+    assert!(time.len() == 24 && time.ends_with('Z'), "with milliseconds: {time}");
+    now.pause().expect("pause it");
+    events.wait_for("now", "pause");
+    now.resume().expect("resume it");
+    events.wait_for("now", "resume");
+
+    let later = containerd.shell("later", "exec sleep 1000").start();
+    events.wait_for("later", "pod");
+    later.kill(9).expect("kill it");
+    later.wait();
+    let exit = events.wait_for("later", "exit");
+    assert_eq!((&exit["status"], &exit["signal"]), (&137.into(), &9.into()), "{exit}");
+    assert_eq!(exit["namespace"], containerd.namespace());
+    later.delete_task().expect("delete it");
+    events.wait_for("later", "delete");
+    events.wait_for("later", "pod-end");
+}
+
+#[test]
+fn events_tell_that_memory_ran_out() {
+    let containerd = Containerd::start(Version::V2_1);
+    let first = containerd.container("first", ["sleep", "1000"]).start();
+    let events = Followed::of(&containerd, &[]);
+    events.wait_for("first", "pod");
+    let hungry = "dd if=/dev/zero of=/dev/shm/blob bs=6M count=8; sleep 1000";
+    let hungry = containerd.shell("hungry", &format!("exec {hungry}")).spec(|s| {
+        s["linux"]["resources"]["memory"] = json!({ "limit": 24 << 20 });
+    });
+    let hungry = hungry.start();
+    assert_eq!(hungry.wait().code, 137);
+    let oom = events.wait_for("hungry", "oom");
+    if let Some(victim) = oom.get("victim") {
+        assert_eq!(victim["command"], "dd", "{oom}");
+    } else {
+        assert!(!kernel_log_has("task=dd,"), "the kernel's log names it, and the event does not");
+    }
+    assert_eq!(events.wait_for("hungry", "exit")["status"], 137);
+    drop(first);
+}
+
+/// Whether the kernel's log can be read and contains a text.
+fn kernel_log_has(text: &str) -> bool {
+    let output = std::process::Command::new("dmesg").output();
+    output.is_ok_and(|output| String::from_utf8_lossy(&output.stdout).contains(text))
+}
+
+#[test]
+fn events_of_one_pod_end_with_it_and_tell_that_its_shim_died() {
+    let containerd = Containerd::start(Version::V2_1);
+    let container = containerd.container("one", ["sleep", "1000"]).start();
+    let mut events = Followed::of(&containerd, &["--pod", "one"]);
+    events.wait_for("one", "pod");
+    let shim = container.shim();
+    kill(Pid::from_raw(shim), Signal::SIGKILL).expect("kill the shim");
+    events.wait_for("one", "shim-died");
+    let ended = events.command.wait().expect("wait for palisade");
+    assert_eq!(ended.code(), Some(0));
+    let nobody = palisade(&["--namespace", &containerd.namespace(), "events", "--pod", "two"]);
+    assert_eq!(nobody.code, Some(3), "{nobody:?}");
+}
+
+/// A shim that nobody listens to keeps nothing, and its pod ends as fast as ever.
+#[test]
+fn a_pod_ends_at_once_although_it_is_followed() {
+    let containerd = Containerd::start(Version::V2_1);
+    let container = containerd.container("short", ["sleep", "1000"]).start();
+    let events = Followed::of(&containerd, &[]);
+    events.wait_for("short", "pod");
+    let shim = container.shim();
+    container.kill(9).expect("kill it");
+    container.wait();
+    container.delete_task().expect("delete it");
+    events.wait_for("short", "pod-end");
+    wait::until("the shim ends", || host::process(shim).is_none().then_some(()));
+}
