@@ -11,3 +11,4 @@ pub mod memory;
 pub mod mounts;
 pub mod perf;
 pub mod processes;
+pub mod trace;
