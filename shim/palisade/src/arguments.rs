@@ -6,7 +6,7 @@ use clap::builder::styling::Styles;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::engine::{ArgValueCompleter, CompletionCandidate};
 
-use crate::verbs::{doctor, events, logs, man, metrics, mounts, ps, state, top};
+use crate::verbs::{debug, doctor, events, logs, man, metrics, mounts, ps, state, top};
 use crate::{node, select};
 
 /// Looks into the pods of this node, measures them, and acts on them
@@ -48,6 +48,9 @@ pub(crate) enum Format {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
+    /// Looks inside the processes of a pod
+    #[command(subcommand)]
+    Debug(debug::Debug),
     /// Says whether this machine can run Palisade and how well, and finds what dead pods have left
     Doctor(doctor::Doctor),
     /// Follows what happens in pods

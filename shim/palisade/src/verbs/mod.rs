@@ -1,5 +1,6 @@
 //! The verbs, one file for each.
 
+pub(crate) mod debug;
 pub(crate) mod doctor;
 pub(crate) mod events;
 mod list;
@@ -23,6 +24,7 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<ExitCode> {
     match &arguments.verb {
         Verb::Doctor(flags) => doctor::doctor(common, flags).await,
         Verb::Events(flags) => events::events(common, flags).await,
+        Verb::Debug(verb) => debug::debug(common, verb).await,
         Verb::List(list) => list::list(common, list).await,
         Verb::Logs(flags) => logs::logs(common, flags).await,
         Verb::Mounts(flags) => mounts::mounts(common, flags).await,

@@ -1,0 +1,30 @@
+//! `palisade debug`: looks inside the processes of a pod, from the host.
+
+mod memory;
+mod output;
+mod trace;
+mod values;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Subcommand;
+
+use crate::arguments::Common;
+
+/// The verbs below `debug`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Debug {
+    /// Shows what memory the processes of a pod or a container have, by mapping
+    Memory(memory::Memory),
+    /// Records what the threads of a pod do, for ui.perfetto.dev
+    Trace(trace::Trace),
+}
+
+/// Carries out what was typed.
+pub(crate) async fn debug(common: &Common, verb: &Debug) -> Result<ExitCode> {
+    match verb {
+        Debug::Memory(flags) => memory::memory(common, flags).await,
+        Debug::Trace(flags) => trace::trace(common, flags).await,
+    }
+}
