@@ -1,5 +1,6 @@
 //! What an operator types: every verb of `palisade` against real pods.
 
+mod acting;
 mod doctor;
 mod looking;
 mod naming;

@@ -6,7 +6,9 @@ use clap::builder::styling::Styles;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::engine::{ArgValueCompleter, CompletionCandidate};
 
-use crate::verbs::{debug, doctor, events, logs, man, metrics, mounts, ps, state, top};
+use crate::verbs::{
+    debug, doctor, events, exec, kill, logs, man, metrics, mounts, pause, ps, state, top,
+};
 use crate::{node, select};
 
 /// Looks into the pods of this node, measures them, and acts on them
@@ -55,6 +57,14 @@ pub(crate) enum Verb {
     Doctor(doctor::Doctor),
     /// Follows what happens in pods
     Events(events::Events),
+    /// Runs a program in a container
+    Exec(exec::Exec),
+    /// Sends a signal to the first process of a container, or to all its processes
+    Kill(kill::Kill),
+    /// Stops all processes of a container
+    Pause(pause::Pause),
+    /// Lets the processes of a paused container go on
+    Resume(pause::Pause),
     /// Lists the pods and containers of this node
     List(List),
     /// Says where the output of a container is, and what Palisade logs of it

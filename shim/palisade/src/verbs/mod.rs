@@ -3,11 +3,14 @@
 pub(crate) mod debug;
 pub(crate) mod doctor;
 pub(crate) mod events;
+pub(crate) mod exec;
+pub(crate) mod kill;
 mod list;
 pub(crate) mod logs;
 pub(crate) mod man;
 pub(crate) mod metrics;
 pub(crate) mod mounts;
+pub(crate) mod pause;
 pub(crate) mod ps;
 pub(crate) mod state;
 pub(crate) mod top;
@@ -25,6 +28,10 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<ExitCode> {
         Verb::Doctor(flags) => doctor::doctor(common, flags).await,
         Verb::Events(flags) => events::events(common, flags).await,
         Verb::Debug(verb) => debug::debug(common, verb).await,
+        Verb::Exec(flags) => exec::exec(common, flags).await,
+        Verb::Kill(flags) => kill::kill(common, flags).await,
+        Verb::Pause(flags) => pause::pause(common, flags).await,
+        Verb::Resume(flags) => pause::resume(common, flags).await,
         Verb::List(list) => list::list(common, list).await,
         Verb::Logs(flags) => logs::logs(common, flags).await,
         Verb::Mounts(flags) => mounts::mounts(common, flags).await,
