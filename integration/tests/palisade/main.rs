@@ -2,7 +2,9 @@
 
 mod acting;
 mod doctor;
+mod list;
 mod looking;
+mod metrics;
 mod naming;
 mod operator;
 

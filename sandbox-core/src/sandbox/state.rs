@@ -228,15 +228,25 @@ impl StateDirectory {
     /// The error names a file that cannot be read, or is none of Palisade's.
     pub fn containers(&self) -> Result<Vec<(String, ContainerState)>> {
         let mut found = Vec::new();
-        for path in entries(&self.0.join("containers"))? {
-            if path.extension().is_some_and(|x| x == "json")
-                && let Some(id) = path.file_stem().and_then(|name| name.to_str())
-                && let Some(state) = read_file(&path)?
-            {
-                found.push((id.to_owned(), state));
+        for id in self.container_ids()? {
+            if let Some(state) = self.container(&id)? {
+                found.push((id, state));
             }
         }
         Ok(found)
+    }
+
+    /// Returns the IDs of the recorded containers, in no order.
+    ///
+    /// # Errors
+    /// The error names a directory that cannot be read.
+    pub fn container_ids(&self) -> Result<Vec<String>> {
+        let paths = entries(&self.0.join("containers"))?;
+        let id = |path: &PathBuf| {
+            let is_record = path.extension().is_some_and(|x| x == "json");
+            Some(path.file_stem().filter(|_| is_record)?.to_str()?.to_owned())
+        };
+        Ok(paths.iter().filter_map(id).collect())
     }
 
     /// Reads the record of one container. `None` if there is none.

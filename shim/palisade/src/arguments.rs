@@ -6,9 +6,7 @@ use clap::builder::styling::Styles;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::engine::{ArgValueCompleter, CompletionCandidate};
 
-use crate::verbs::{
-    debug, doctor, events, exec, kill, logs, man, metrics, mounts, pause, ps, state, top,
-};
+use crate::verbs::{debug, doctor, events, exec, kill, list, logs, man, metrics, mounts, pause, ps, state, top};
 use crate::{node, select};
 
 /// Looks into the pods of this node, measures them, and acts on them
@@ -66,7 +64,7 @@ pub(crate) enum Verb {
     /// Lets the processes of a paused container go on
     Resume(pause::Pause),
     /// Lists the pods and containers of this node
-    List(List),
+    List(list::List),
     /// Says where the output of a container is, and what Palisade logs of it
     Logs(logs::Logs),
     /// Lists the mounts of a container, with what is locked
@@ -90,16 +88,6 @@ pub(crate) struct Target {
     /// A pod or a container: its ID, the beginning of it, or its name
     #[arg(value_name = "ID", add = ArgValueCompleter::new(names))]
     pub(crate) id: String,
-}
-
-#[derive(Clone, Debug, Args)]
-pub(crate) struct List {
-    /// Prints whole IDs
-    #[arg(long)]
-    pub(crate) no_trunc: bool,
-    /// Prints only IDs
-    #[arg(long, short)]
-    pub(crate) quiet: bool,
 }
 
 /// Completes the name of a pod or a container.

@@ -100,20 +100,24 @@ impl Pod {
             Ok(state) => pod.state = state,
             Err(error) => pod.trouble = Some(error.to_string()),
         }
-        match directory.containers() {
-            Ok(found) => {
-                let made = found.into_iter().filter_map(|(id, state)| {
-                    let created = fs::metadata(pod.directory.join(format!("containers/{id}.json")))
-                        .and_then(|metadata| metadata.modified());
-                    Container::of(id, state, created.ok())
-                });
-                pod.containers = made.collect();
-            }
+        match directory.container_ids() {
+            Ok(ids) => ids.into_iter().for_each(|id| pod.read_container(directory, id)),
             Err(error) => pod.trouble = Some(error.to_string()),
         }
         let root = pod.id.clone();
         pod.containers.sort_by(|a, b| (a.id != root, &a.id).cmp(&(b.id != root, &b.id)));
         pod
+    }
+
+    /// Adds a container, or why it cannot be read.
+    fn read_container(&mut self, directory: &state::StateDirectory, id: String) {
+        let file = self.directory.join(format!("containers/{id}.json"));
+        let created = fs::metadata(file).and_then(|metadata| metadata.modified()).ok();
+        let state = directory.container(&id);
+        match state.and_then(|state| state.map(|one| Container::of(id, one, created)).transpose()) {
+            Ok(container) => self.containers.extend(container),
+            Err(error) => self.trouble = Some(error.to_string()),
+        }
     }
 
     /// Returns the pod's name as Kubernetes has it, or that of its sandbox.
@@ -144,19 +148,17 @@ impl Pod {
     pub(crate) fn shim(&self) -> Option<i32> {
         living(self.state.as_ref()?.shim?)
     }
-
-    /// Returns the first of its user IDs on the host, if it has some of its own.
-    pub(crate) fn first_id(&self) -> Option<u64> {
-        let link = self.state.as_ref()?.id_range.as_ref()?;
-        link.file_name()?.to_str()?.parse().ok()
-    }
 }
 
 impl Container {
-    fn of(id: String, state: state::ContainerState, created: Option<SystemTime>) -> Option<Self> {
+    fn of(
+        id: String,
+        state: state::ContainerState,
+        created: Option<SystemTime>,
+    ) -> sandbox_core::Result<Self> {
         let names = Names::of_bundle(&state.bundle);
-        let cgroup = Cgroup::open(state.cgroup).ok()?;
-        Some(Self { id, bundle: state.bundle, cgroup, created, names })
+        let cgroup = Cgroup::open(state.cgroup)?;
+        Ok(Self { id, bundle: state.bundle, cgroup, created, names })
     }
 
     /// Returns its name as Kubernetes or Docker has it.
