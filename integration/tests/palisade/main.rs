@@ -7,6 +7,7 @@ mod looking;
 mod metrics;
 mod naming;
 mod operator;
+mod trace;
 
 use std::process::{Command, Output};
 

@@ -128,11 +128,12 @@ pub fn record(
     events: &Receiver<Event>,
 ) -> Result<Recorded> {
     let mut threads = Threads::find(wanted)?;
+    let began = now();
     let mut buffer = Buffer::begin(&threads.ids())?;
     let begun = Instant::now();
     let mut timeline = Timeline::new(Writer::new(file), wanted, buffer.formats());
     timeline.describe(&mut threads)?;
-    timeline.begin(&wanted.name, &threads, now())?;
+    timeline.begin(&wanted.name, &threads, began)?;
     let mut looked = Instant::now();
     let mut kept: Vec<Record> = Vec::new();
     let ended = loop {

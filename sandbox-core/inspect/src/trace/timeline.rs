@@ -25,6 +25,11 @@ pub(super) struct Timeline {
     names: HashMap<u32, (String, Option<calls::Waits>)>,
     /// The threads that are in a call.
     in_call: HashSet<i32>,
+    /// The calls that threads seemed to be in when the trace began: what a thread does first tells
+    /// whether it was.
+    before: HashMap<i32, TrackEvent>,
+    /// When the trace began.
+    began: u64,
     /// The requests of disks that have no answer yet, each on a track of its own.
     requests: HashMap<(u64, u64), u64>,
     /// The tracks of disks that are free, by disk, and how many there are.
@@ -66,6 +71,8 @@ impl Timeline {
             containers: wanted.containers.iter().map(|container| container.name.clone()).collect(),
             names: HashMap::new(),
             in_call: HashSet::new(),
+            before: HashMap::new(),
+            began: 0,
             requests: HashMap::new(),
             free: HashMap::new(),
             tracks: 0,
@@ -111,9 +118,10 @@ impl Timeline {
         Ok(())
     }
 
-    /// Describes the tracks of the pod and its containers, and begins the calls that the threads
+    /// Describes the tracks of the pod and its containers, and notes the calls that the threads
     /// are in.
-    pub(super) fn begin(&mut self, pod: &str, threads: &Threads, now: u64) -> Result<()> {
+    pub(super) fn begin(&mut self, pod: &str, threads: &Threads, began: u64) -> Result<()> {
+        self.began = began;
         self.named(track::POD, None, format!("pod {pod}"))?;
         for number in 0..self.containers.len() {
             let name = format!("container {}", self.containers[number]);
@@ -121,7 +129,8 @@ impl Timeline {
         }
         for id in threads.ids() {
             if let Some(call) = call_of(id) {
-                self.begin_call(id, &call, &Process::open(HostPid(id)), now)?;
+                let event = self.call(id, &call, &Process::open(HostPid(id)));
+                self.before.insert(id, event);
             }
         }
         Ok(())
@@ -160,6 +169,10 @@ impl Timeline {
 
     /// Writes how much is missing, and ends. Returns the number of records and the size.
     pub(super) fn finish(mut self, lost: u64, now: u64) -> Result<(u64, u64)> {
+        // They did nothing else all the time.
+        for (_, event) in std::mem::take(&mut self.before) {
+            self.event(event, self.began)?;
+        }
         if lost > 0 {
             let name = format!("{lost} records were lost");
             self.instant(track::POD, now, "lost", name, Vec::new())?;
@@ -248,6 +261,23 @@ impl Timeline {
         }
     }
 
+    /// Returns the beginning of a call.
+    fn call(&mut self, thread: i32, call: &Call, inside: &dyn Inside) -> TrackEvent {
+        let known = || (calls::name(call), calls::waits(call, &Nothing));
+        let (name, waits) = self.names.entry(call.number).or_insert_with(known).clone();
+        let waits = waits.and_then(|_| calls::waits(call, inside));
+        let mut categories = vec!["syscall".to_owned()];
+        categories.extend(waits.map(|waits| format!("wait-{}", waits.name())));
+        let notes = calls::arguments(call, inside);
+        TrackEvent {
+            annotations: notes.into_iter().map(|(name, text)| annotation(name, text)).collect(),
+            kind: Some(Kind::Begin.into()),
+            track: Some(track::thread(thread)),
+            categories,
+            name: Some(name),
+        }
+    }
+
     fn begin_call(
         &mut self,
         thread: i32,
@@ -255,30 +285,20 @@ impl Timeline {
         inside: &dyn Inside,
         time: u64,
     ) -> Result<()> {
-        // Its end was lost.
+        // It entered this one only now.
+        self.before.remove(&thread);
+        // The end of another one was lost.
         self.end_call(thread, None, time)?;
         self.in_call.insert(thread);
-        let known = || (calls::name(call), calls::waits(call, &Nothing));
-        let (name, waits) = self.names.entry(call.number).or_insert_with(known).clone();
-        let waits = waits.and_then(|_| calls::waits(call, inside));
-        let mut categories = vec!["syscall".to_owned()];
-        categories.extend(waits.map(|waits| format!("wait-{}", waits.name())));
-        let notes = calls::arguments(call, inside);
-        self.event(
-            TrackEvent {
-                annotations: notes.into_iter().map(|(name, text)| annotation(name, text)).collect(),
-                kind: Some(Kind::Begin.into()),
-                track: Some(track::thread(thread)),
-                categories,
-                name: Some(name),
-            },
-            time,
-        )
+        let event = self.call(thread, call, inside);
+        self.event(event, time)
     }
 
     fn end_call(&mut self, thread: i32, returned: Option<i64>, time: u64) -> Result<()> {
-        if !self.in_call.remove(&thread) {
-            return Ok(());
+        match self.before.remove(&thread) {
+            Some(event) => self.event(event, self.began)?,
+            None if !self.in_call.remove(&thread) => return Ok(()),
+            None => {}
         }
         let returned = returned.map(|value| annotation("returned", calls::outcome(value)));
         self.event(
