@@ -53,6 +53,33 @@ fn every_field_is_one_of_kubernetes() {
     }
 }
 
+#[test]
+fn metrics_only_read_the_node() {
+    let text = include_str!("../kubernetes/palisade-metrics.yaml");
+    let set: DaemonSet = object(&serde_norway::from_str(text).expect("YAML"));
+    let spec = set.spec.unwrap();
+    assert_eq!(spec.selector.match_labels, spec.template.metadata.unwrap().labels);
+    let pod = spec.template.spec.unwrap();
+    let class: RuntimeClass = object(&documents()[0]);
+    assert_eq!(pod.node_selector, class.scheduling.unwrap().node_selector);
+    let container = &pod.containers[0];
+    assert_eq!(container.image.as_deref(), Some(image::INSTALLER));
+    let port = container.ports.as_ref().unwrap()[0].container_port;
+    let listen = format!("0.0.0.0:{port}");
+    let command = container.command.as_deref().unwrap();
+    assert_eq!(command, ["/palisade/palisade", "metrics", "--listen", listen.as_str()]);
+    // Where the state names them, and never to be written.
+    let mounts = container.volume_mounts.as_ref().unwrap();
+    let volumes = pod.volumes.as_ref().unwrap();
+    assert_eq!(mounts.len(), volumes.len());
+    for mount in mounts {
+        let volume = volumes.iter().find(|volume| volume.name == mount.name).unwrap();
+        assert_eq!(volume.host_path.as_ref().unwrap().path, mount.mount_path);
+        assert_eq!(mount.read_only, Some(true), "{}", mount.name);
+        assert!(text.contains(&format!("# - {}: ", mount.mount_path)), "{}", mount.name);
+    }
+}
+
 /// A label of a node does not change a DaemonSet, so `rollout status` would not
 /// wait for its effect.
 #[test]

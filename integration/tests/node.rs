@@ -36,10 +36,11 @@ mod needs_node {
 }
 
 /// The package's files, below `/usr`.
-const INSTALLED: [&str; 24] = [
+const INSTALLED: [&str; 25] = [
     "bin/containerd-shim-palisade-v1",
     "bin/palisade",
     "bin/palisade-sandbox",
+    "lib/systemd/system/palisade-metrics.service",
     "sbin/palisade-containerd",
     "share/bash-completion/completions/containerd-shim-palisade-v1",
     "share/bash-completion/completions/palisade",

@@ -1,5 +1,6 @@
 //! `palisade metrics`: what Prometheus reads, held to the kernel's files and to what was done.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -7,8 +8,9 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, Stdio};
 
+use integration::container::options;
 use integration::containerd::{Containerd, Version};
-use integration::{host, on_each_containerd, wait};
+use integration::{host, image, on_each_containerd, wait};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use sandbox_core::cgroup::{Cgroup, Driver};
@@ -20,6 +22,7 @@ use crate::{command, palisade};
 on_each_containerd!(
     the_numbers_are_those_of_the_kernel,
     a_create_an_exec_and_an_error_are_counted,
+    a_refusal_is_counted_by_its_rule,
     the_pod_of_a_killed_shim_is_served_and_marked,
 );
 
@@ -205,6 +208,25 @@ fn a_create_an_exec_and_an_error_are_counted(containerd: Containerd) {
     served.end();
 }
 
+fn a_refusal_is_counted_by_its_rule(containerd: Containerd) {
+    let served = Served::start(&["--namespace", &containerd.namespace()]);
+    let program = image::sibling("surfaces");
+    let program = program.to_str().expect("an ASCII path");
+    let container = containerd.container("refused", ["/surfaces", "some", "bpf", "AF_ALG"]);
+    let container = container.bind(program, "/surfaces", &["bind", "ro"]);
+    let container = container.options(options("user_log = 'pod'", "")).create();
+    assert!(served.metrics().all("palisade_refusals_total", &[]).is_empty());
+    container.start().expect("start it");
+    container.wait();
+    let metrics = served.metrics();
+    for part in ["bpf", "alg"] {
+        let own = [("rule", "baseline"), ("name", part)];
+        assert!(metrics.one("palisade_refusals_total", &own) >= 1.0, "{}", metrics.0);
+    }
+    drop(container);
+    served.end();
+}
+
 fn the_pod_of_a_killed_shim_is_served_and_marked(containerd: Containerd) {
     let served = Served::start(&["--namespace", &containerd.namespace()]);
     let container = containerd.container("orphan", ["sleep", "1000"]).start();
@@ -305,6 +327,73 @@ fn a_socket_of_unix_is_served_and_removed() {
     kill(Pid::from_raw(process.id().cast_signed()), Signal::SIGTERM).expect("send SIGTERM");
     assert!(process.wait().expect("wait").success());
     assert!(!path.exists());
+}
+
+/// Grafana's page shows what is served, and nothing else.
+#[test]
+fn the_dashboard_names_metrics_that_are_served() {
+    let folder = tempfile::tempdir().expect("make a folder");
+    let served = Served::start(&["--state", folder.path().to_str().expect("a path")]);
+    let metrics = served.metrics();
+    let page = include_str!("../../kubernetes/palisade-dashboard.json");
+    serde_json::from_str::<serde_json::Value>(page).expect("JSON");
+    let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let of_ours = |name: &&str| name.starts_with("palisade_") || name.starts_with("container_");
+    let names: BTreeSet<&str> = page.split(|c| !is_name(c)).filter(of_ours).collect();
+    assert!(names.len() > 15, "{names:?}");
+    for name in names {
+        assert!(is_described(&metrics, name), "{name} is not served");
+    }
+    let samples = metrics.0.lines().filter(|line| line.starts_with("palisade_"));
+    for line in samples {
+        let name = line.split(['{', ' ']).next().expect("a name");
+        assert!(is_described(&metrics, name), "{line}");
+    }
+    served.end();
+}
+
+/// Whether a metric has a help and a type.
+fn is_described(metrics: &Metrics, name: &str) -> bool {
+    let parts = ["_bucket", "_sum", "_count"];
+    let families = parts.iter().filter_map(|part| name.strip_suffix(part)).chain([name]);
+    let has = |what: &str, family: &str| {
+        let start = format!("# {what} {family} ");
+        metrics.0.lines().any(|line| line.starts_with(&start))
+    };
+    families.into_iter().any(|family| has("HELP", family) && has("TYPE", family))
+}
+
+mod needs_promtool {
+    use std::io::Write;
+    use std::process::{Command, Stdio};
+
+    use integration::built::repository;
+    use integration::containerd::{Containerd, Version};
+
+    use super::Served;
+
+    /// `promtool check metrics` parses what is served, and finds no name that breaks a rule.
+    #[test]
+    fn prometheus_accepts_what_is_served() {
+        let containerd = Containerd::start(Version::V2_1);
+        let container = containerd.container("checked", ["sleep", "1000"]).start();
+        let served = Served::start(&["--namespace", &containerd.namespace()]);
+        let metrics = served.metrics();
+        assert!(metrics.0.contains("name=\"checked\""), "{}", metrics.0);
+        let mut promtool = Command::new(repository().join(".cache/promtool/promtool"));
+        promtool.args(["check", "metrics"]).stdin(Stdio::piped());
+        let mut checking =
+            promtool.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("run promtool");
+        let mut input = checking.stdin.take().expect("a pipe");
+        input.write_all(metrics.0.as_bytes()).expect("write to promtool");
+        drop(input);
+        let checked = checking.wait_with_output().expect("wait");
+        let said = [checked.stdout, checked.stderr].concat();
+        let said = String::from_utf8_lossy(&said);
+        assert!(checked.status.success() && said.is_empty(), "{said}");
+        served.end();
+        drop(container);
+    }
 }
 
 /// The cost of a scrape, in CPU time, of 500 pods with two containers each: real cgroups, and state
