@@ -10,7 +10,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd, siginfo};
 use rustix::buffer::spare_capacity;
 use rustix::event::{Timespec, epoll};
 
-use super::{Boot, supervise};
+use super::{Boot, logger, supervise};
 use crate::control::encoding::Message;
 use crate::control::message::{Done, MAX_DESCRIPTORS, Numbered, Request};
 use crate::control::packet::{Received, receive_packet};
@@ -122,6 +122,7 @@ impl Boot {
                     supervise::FIRST.. => self.answer_one(event.data.u64()),
                     token => self.receive(token),
                 }
+                logger::belongs_to(0);
             }
         }
         ExitCode::SUCCESS
@@ -137,6 +138,8 @@ impl Boot {
             Received::WouldBlock => return Ok(true),
         };
         let Numbered { number, request } = Numbered::decode(&bytes)?;
+        logger::belongs_to(number);
+        log::debug!("{}", request.name());
         if let Err(error) = self.carry_out(number, request, descriptors) {
             self.reply(number, Err(error));
         }
@@ -175,6 +178,10 @@ impl Boot {
             Request::Delete { container } => self.delete(number, &container),
             Request::Update { container, capacity } => {
                 self.update(number, container.as_deref(), capacity)
+            }
+            Request::SetLogLevel { level } => {
+                self.set_log_level(number, level);
+                Ok(())
             }
         }
     }

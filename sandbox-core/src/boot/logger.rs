@@ -4,12 +4,22 @@
 use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use log::{LevelFilter, Log, Metadata, Record};
+use log::{Level, LevelFilter, Log, Metadata, Record};
 use rustix::io::{pwrite, write};
 
 use super::descriptors::Descriptors;
 use crate::error::{Context, Result};
+
+/// The number of the request to which the work of this moment belongs; zero for none. boot has
+/// one thread.
+static REQUEST: AtomicU64 = AtomicU64::new(0);
+
+/// Has debug records name a request from now on; with zero, none.
+pub(super) fn belongs_to(request: u64) {
+    REQUEST.store(request, Ordering::Relaxed);
+}
 
 struct Logger(Arc<OwnedFd>);
 
@@ -20,7 +30,12 @@ impl Log for Logger {
 
     fn log(&self, record: &Record<'_>) {
         let mut line = Vec::with_capacity(128);
-        let _ = writeln!(line, "{} {}", record.level(), record.args());
+        let _ = write!(line, "{} ", record.level());
+        let request = REQUEST.load(Ordering::Relaxed);
+        if record.level() >= Level::Debug && request != 0 {
+            let _ = write!(line, "request {request}: ");
+        }
+        let _ = writeln!(line, "{}", record.args());
         // The pod must go on with a full pipe or a dead shim.
         let _ = write(&self.0, &line);
     }

@@ -18,6 +18,7 @@ mod raw_sockets;
 mod reap;
 mod refusals;
 mod root;
+mod set_log_level;
 mod start;
 mod supervise;
 mod table;

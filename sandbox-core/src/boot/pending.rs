@@ -14,8 +14,8 @@ use std::os::fd::{AsFd, OwnedFd, RawFd};
 
 use rustix::process::{PidfdGetfdFlags, Signal, pidfd_getfd, pidfd_send_signal};
 
-use super::Boot;
 use super::table::{Container, Pending, Stage};
+use super::{Boot, logger};
 use crate::container::paths::PROC;
 use crate::control::message::{Done, Upward};
 use crate::control::newborn::{AtGate, NewbornMessage as Message};
@@ -28,6 +28,7 @@ impl Boot {
         let Some(pending) = self.containers.pending.remove(&token) else {
             return;
         };
+        logger::belongs_to(pending.number);
         self.events.forget(&pending.channel);
         let message = pending.channel.receive();
         match (pending.stage, message) {

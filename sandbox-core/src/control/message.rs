@@ -100,6 +100,55 @@ pub enum Request {
         /// The new capacity.
         capacity: Capacity,
     },
+    /// Changes what boot logs.
+    SetLogLevel {
+        /// The least important records that it logs.
+        level: LogLevel,
+    },
+}
+
+/// How important a record of boot's log is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum LogLevel {
+    /// Something failed that boot has to do.
+    Error,
+    /// Something is not as it should be.
+    Warn,
+    /// Something that an administrator may want to know.
+    Info,
+    /// What boot does, for those who look for a fault.
+    Debug,
+    /// Everything.
+    Trace,
+}
+
+impl From<LogLevel> for log::LevelFilter {
+    fn from(level: LogLevel) -> Self {
+        match level {
+            LogLevel::Error => Self::Error,
+            LogLevel::Warn => Self::Warn,
+            LogLevel::Info => Self::Info,
+            LogLevel::Debug => Self::Debug,
+            LogLevel::Trace => Self::Trace,
+        }
+    }
+}
+
+impl Request {
+    /// Returns what is asked for, as logs name it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Create { .. } => "create",
+            Self::Start { .. } => "start",
+            Self::Exec { .. } => "exec",
+            Self::ListenerHandedOver { .. } => "listener-handed-over",
+            Self::RawSocket { .. } => "raw-socket",
+            Self::ViewSources { .. } => "view-sources",
+            Self::Delete { .. } => "delete",
+            Self::Update { .. } => "update",
+            Self::SetLogLevel { .. } => "set-log-level",
+        }
+    }
 }
 
 /// The descriptors that a Create or Exec carries, in this order: stdio, then

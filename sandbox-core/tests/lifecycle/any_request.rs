@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use sandbox_core::control::encoding::Message;
 use sandbox_core::control::message::{
-    Donations, MAX_DESCRIPTORS, MAX_PACKET, Numbered, Request, Upward,
+    Donations, LogLevel, MAX_DESCRIPTORS, MAX_PACKET, Numbered, Request, Upward,
 };
 use sandbox_core::control::packet::{Received, receive_packet, send_packet};
 use sandbox_core::spec::{self, ProcessDefaults};
@@ -112,6 +112,7 @@ fn honest(pod: &Pod) -> Vec<Vec<u8>> {
         Request::ListenerHandedOver { of: OURS, refused: None },
         Request::ListenerHandedOver { of: 3, refused: Some("no agent".into()) },
         Request::Update { container: Some(container.clone()), capacity: CAPACITY },
+        Request::SetLogLevel { level: LogLevel::Trace },
         Request::Delete { container },
         Request::Delete { container: "other".into() },
     ];

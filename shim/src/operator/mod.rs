@@ -3,6 +3,7 @@
 
 mod events;
 mod service;
+mod set_log_level;
 mod spans;
 
 pub(crate) use service::services;

@@ -6,11 +6,13 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use containerd_shim_protos::ttrpc::Result as TtrpcResult;
 use containerd_shim_protos::ttrpc::asynchronous::{ServerStreamSender, Service, TtrpcContext};
-use operator_api::operator::{Event, EventsRequest, Span, SpansRequest};
+use operator_api::operator::{
+    Event, EventsRequest, SetLogLevelRequest, SetLogLevelResponse, Span, SpansRequest,
+};
 use operator_api::operator_ttrpc::{Operator, create_operator};
 
-use super::{events, spans};
-use crate::task::Shim;
+use super::{events, set_log_level, spans};
+use crate::task::{Shim, to_the_end};
 
 struct OperatorService(Arc<Shim>);
 
@@ -37,5 +39,13 @@ impl Operator for OperatorService {
         client: ServerStreamSender<Span>,
     ) -> TtrpcResult<()> {
         Ok(spans::spans(&self.0, &client).await?)
+    }
+
+    async fn set_log_level(
+        &self,
+        _: &TtrpcContext,
+        request: SetLogLevelRequest,
+    ) -> TtrpcResult<SetLogLevelResponse> {
+        to_the_end(set_log_level::set_log_level(self.0.clone(), request)).await
     }
 }

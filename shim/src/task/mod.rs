@@ -15,7 +15,7 @@
 //! | [`oom`], [`exits`] | the end of a process, and the order of its events |
 //! | [`teardown`] | every ending |
 //! | [`let_go`], [`rest`] | the last closes of mounts, and memory that is no longer used |
-//! | [`listen`], [`relay`] | boot's messages and log |
+//! | [`listen`], [`relay`], [`log_level`] | boot's messages and log |
 //! | [`powerless`], [`user_log`] | what a spec grants in vain, and what is refused |
 //! | [`reservation`], [`rollback`], [`make`] | the parts of Create and StartSandbox |
 //!
@@ -39,6 +39,7 @@ mod kill;
 mod let_go;
 mod lifecycle;
 mod listen;
+pub(crate) mod log_level;
 mod make;
 mod metrics;
 mod oom;

@@ -54,16 +54,17 @@ struct Relay {
     /// The beginning of a line whose end has not come yet.
     line: Vec<u8>,
     allowance: Allowance,
+    /// Whether the allowance is that of the debug level.
+    debugs: bool,
     /// Whether the allowance is used up, which was logged.
     silent: bool,
 }
 
 impl Relay {
     fn new() -> Self {
-        let debugs = log::max_level() >= log::LevelFilter::Debug;
-        let a_second = if debugs { A_SECOND_WHEN_DEBUGGING } else { A_SECOND };
-        let allowance = Allowance::new(AT_ONCE, a_second);
-        Self { line: Vec::new(), allowance, silent: false }
+        let debugs = debugs();
+        let allowance = allowance(debugs);
+        Self { line: Vec::new(), allowance, debugs, silent: false }
     }
 
     fn take(&mut self, bytes: &[u8]) {
@@ -81,6 +82,9 @@ impl Relay {
 
     fn relay(&mut self) {
         let cost = LINE + u32::try_from(self.line.len()).unwrap_or(u32::MAX);
+        if std::mem::replace(&mut self.debugs, debugs()) != self.debugs {
+            self.allowance = allowance(self.debugs);
+        }
         if self.silent && self.allowance.has_recovered() {
             self.silent = false;
         }
@@ -95,6 +99,15 @@ impl Relay {
             }
         }
     }
+}
+
+/// Whether the shim logs at debug level now, and boot with it.
+fn debugs() -> bool {
+    log::max_level() >= log::LevelFilter::Debug
+}
+
+fn allowance(debugs: bool) -> Allowance {
+    Allowance::new(AT_ONCE, if debugs { A_SECOND_WHEN_DEBUGGING } else { A_SECOND })
 }
 
 /// Logs one line at its level, which boot writes first.

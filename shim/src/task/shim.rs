@@ -8,6 +8,7 @@ use sandbox_core::sandbox::ReceivedFds;
 use tokio::sync::watch;
 
 use super::boot::BootClient;
+use super::log_level::ForAWhile;
 use super::table::Table;
 use crate::error::Result;
 use crate::events::Events;
@@ -29,6 +30,8 @@ pub(crate) struct Shim {
     pub(crate) end: watch::Sender<End>,
     /// The number of exits that are known and not published yet.
     pub(super) pending_exits: watch::Sender<usize>,
+    /// A log level that an operator has set.
+    pub(super) log_level: ForAWhile,
     table: Mutex<Table>,
 }
 
@@ -58,6 +61,7 @@ impl Shim {
             options,
             end: watch::Sender::new(End::No),
             pending_exits: watch::Sender::default(),
+            log_level: ForAWhile::default(),
             table: Mutex::default(),
         })
     }

@@ -1,0 +1,89 @@
+//! The level at which the shim and boot log, which an operator can change for a while.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use log::LevelFilter;
+use sandbox_core::control::message::{LogLevel, Request};
+use tokio::task::AbortHandle;
+
+use super::shim::Shim;
+use super::table::Sandbox;
+use crate::error::{Code, Error, Result};
+
+/// The time that boot has to take a new level: less than that which `palisade` waits for the shim.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// A level that holds for a while.
+#[derive(Default)]
+pub(crate) struct ForAWhile(Mutex<Option<Changed>>);
+
+struct Changed {
+    /// The level to return to.
+    before: LogLevel,
+    timer: AbortHandle,
+}
+
+/// Changes the level of both. After `time` that of before is back, or the one before that if it
+/// holds only for a while. Returns the level that was in force.
+pub(crate) async fn set(
+    shim: &Arc<Shim>,
+    level: LogLevel,
+    time: Option<Duration>,
+) -> Result<LogLevel> {
+    let was = current();
+    let replaced = lock(shim).take();
+    let lasting = replaced.map_or(was, |changed| {
+        changed.timer.abort();
+        changed.before
+    });
+    if let Some(time) = time {
+        let timer = tokio::spawn(return_after(shim.clone(), lasting, time)).abort_handle();
+        *lock(shim) = Some(Changed { before: lasting, timer });
+    }
+    log::set_max_level(level.into());
+    let answered = tokio::time::timeout(ANSWER_TIMEOUT, tell_boot(shim, level)).await;
+    answered.unwrap_or_else(|_| {
+        Err(Error::new(
+            Code::DEADLINE_EXCEEDED,
+            format!(
+                "the shim has the new level, and the sandbox process did not answer within {} \
+                 seconds: it takes the level once it runs again",
+                ANSWER_TIMEOUT.as_secs()
+            ),
+        ))
+    })?;
+    Ok(was)
+}
+
+async fn return_after(shim: Arc<Shim>, level: LogLevel, time: Duration) {
+    tokio::time::sleep(time).await;
+    lock(&shim).take();
+    log::set_max_level(level.into());
+    if let Err(error) = tell_boot(&shim, level).await {
+        log::warn!("return to the log level of before: {error}");
+    }
+}
+
+/// Sends the level to boot, if there is one.
+async fn tell_boot(shim: &Shim, level: LogLevel) -> Result<()> {
+    let boot = match &shim.table().sandbox {
+        Sandbox::Made(boot) => boot.clone(),
+        Sandbox::None | Sandbox::Making => return Ok(()),
+    };
+    shim.ask(&boot, Request::SetLogLevel { level }, &[]).await.map(drop)
+}
+
+fn current() -> LogLevel {
+    match log::max_level() {
+        LevelFilter::Off | LevelFilter::Error => LogLevel::Error,
+        LevelFilter::Warn => LogLevel::Warn,
+        LevelFilter::Info => LogLevel::Info,
+        LevelFilter::Debug => LogLevel::Debug,
+        LevelFilter::Trace => LogLevel::Trace,
+    }
+}
+
+fn lock(shim: &Shim) -> std::sync::MutexGuard<'_, Option<Changed>> {
+    shim.log_level.0.lock().unwrap_or_else(PoisonError::into_inner)
+}
