@@ -7,7 +7,7 @@ use std::thread;
 
 use integration::containerd::{Containerd, Version};
 use integration::stdio::Streams;
-use integration::{host, on_each_containerd, spec, wait};
+use integration::{host, on_each_containerd, sandbox, spec, wait};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
@@ -139,6 +139,59 @@ fn events_of_one_pod_end_with_it_and_tell_that_its_shim_died() {
     assert_eq!(ended.code(), Some(0));
     let nobody = palisade(&["--namespace", &containerd.namespace(), "events", "--pod", "two"]);
     assert_eq!(nobody.code, Some(3), "{nobody:?}");
+}
+
+#[test]
+fn the_log_level_of_a_pod_changes_at_once_and_for_a_while() {
+    let containerd = Containerd::start(Version::V2_1);
+    let container = containerd.container("talks", ["sleep", "1000"]).start();
+    let namespace = containerd.namespace();
+    let set = |args: &[&str]| {
+        palisade(&[&["--namespace", &namespace, "debug", "log-level", "talks"], args].concat())
+    };
+    let has = |text: &str| containerd.log().contains(text);
+    container.exec_shell("silent", "true");
+    assert!(!has("sandbox: request"), "boot logs at debug level before it is told to");
+
+    let ran = set(&["debug", "--for", "1h"]);
+    assert_eq!((ran.code, ran.errors.as_str()), (Some(0), ""), "{ran:?}");
+    assert!(ran.out.contains("log at debug for 1h0m; before, at info"), "{}", ran.out);
+    container.exec_shell("loud", "true");
+    wait::until("boot's debug lines name their request", || {
+        let log = containerd.log();
+        let exec = log.lines().find(|line| line.contains("sandbox: request"));
+        exec.filter(|line| line.ends_with(&format!("sandbox={}", "talks")))?;
+        log.contains(": exec\"").then_some(())
+    });
+    // What is set meanwhile does not lose the level to return to.
+    let ran = set(&["trace", "--for", "1s"]);
+    assert!(ran.out.contains("before, at debug"), "{ran:?}");
+    wait::until("the level is back", || has("the log level is that of before").then_some(()));
+    let ran = set(&["warn"]);
+    assert!(ran.out.contains("before, at info"), "{ran:?}");
+
+    let ran = set(&["debug", "--for", "0s"]);
+    assert_eq!(ran.code, Some(2), "{ran:?}");
+    assert!(ran.errors.contains("--for") && ran.errors.contains("expected"), "{}", ran.errors);
+}
+
+#[test]
+fn a_sandbox_process_or_a_shim_that_is_stopped_keeps_nobody_waiting() {
+    let containerd = Containerd::start(Version::V2_1);
+    let container = containerd.container("stuck", ["sleep", "1000"]).start();
+    let namespace = containerd.namespace();
+    let set = || palisade(&["--namespace", &namespace, "debug", "log-level", "stuck", "debug"]);
+    let shim = container.shim();
+    let boot = sandbox::boot_of(shim).pid;
+    for (pid, who) in [(boot, "the sandbox process did not answer"), (shim, "the shim of the pod")]
+    {
+        kill(Pid::from_raw(pid), Signal::SIGSTOP).expect("stop it");
+        let ran = set();
+        kill(Pid::from_raw(pid), Signal::SIGCONT).expect("let it go on");
+        assert_eq!(ran.code, Some(4), "{ran:?}");
+        assert!(ran.errors.contains(who), "{}", ran.errors);
+    }
+    wait::until("both answer again", || (set().code == Some(0)).then_some(()));
 }
 
 /// A shim that nobody listens to keeps nothing, and its pod ends as fast as ever.

@@ -87,6 +87,9 @@ impl Shim {
             ttrpc::Error::RpcStatus(status) if status.code() == ttrpc::Code::NOT_FOUND => {
                 Failure::NotFound(status.message().to_owned())
             }
+            ttrpc::Error::RpcStatus(status) if status.code() == ttrpc::Code::DEADLINE_EXCEEDED => {
+                Failure::NoAnswer(format!("the pod {}: {}", self.pod, status.message()))
+            }
             ttrpc::Error::RpcStatus(status) => Failure::Failed(status.message().to_owned()),
             other => Failure::NoAnswer(format!("the shim of the pod {}: {other}", self.pod)),
         }

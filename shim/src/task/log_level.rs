@@ -60,6 +60,7 @@ async fn return_after(shim: Arc<Shim>, level: LogLevel, time: Duration) {
     tokio::time::sleep(time).await;
     lock(&shim).take();
     log::set_max_level(level.into());
+    log::info!("the log level is that of before again");
     if let Err(error) = tell_boot(&shim, level).await {
         log::warn!("return to the log level of before: {error}");
     }

@@ -1,5 +1,6 @@
 //! `palisade debug`: looks inside the processes of a pod, from the host.
 
+mod log_level;
 mod memory;
 mod output;
 mod trace;
@@ -15,6 +16,8 @@ use crate::arguments::Common;
 /// The verbs below `debug`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Debug {
+    /// Changes what the shim and the sandbox process of a pod log, for a while
+    LogLevel(log_level::LogLevel),
     /// Shows what memory the processes of a pod or a container have, by mapping
     Memory(memory::Memory),
     /// Records what the threads of a pod do, for ui.perfetto.dev
@@ -24,6 +27,7 @@ pub(crate) enum Debug {
 /// Carries out what was typed.
 pub(crate) async fn debug(common: &Common, verb: &Debug) -> Result<ExitCode> {
     match verb {
+        Debug::LogLevel(flags) => log_level::log_level(common, flags).await,
         Debug::Memory(flags) => memory::memory(common, flags).await,
         Debug::Trace(flags) => trace::trace(common, flags).await,
     }
