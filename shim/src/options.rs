@@ -6,6 +6,7 @@
 //! tighten an option, unless `allow_annotations` lists the key.
 
 use std::collections::HashMap;
+use std::fmt::Debug;
 use std::fs;
 use std::io::ErrorKind;
 use std::path::PathBuf;
@@ -18,6 +19,7 @@ use sandbox_core::spec::baseline::{Allowed, Baseline, Level};
 use sandbox_core::spec::plan::Views;
 use sandbox_core::types::{IdPool, Userns};
 use serde::Deserialize;
+use serde_json::{Value, json};
 
 use crate::error::{Context, Error, Result};
 use crate::rootless;
@@ -76,6 +78,19 @@ pub(crate) struct Options {
     pub(crate) spans: bool,
     /// Keys that annotations may also loosen.
     allow_annotations: Vec<String>,
+    #[serde(skip)]
+    given: Given,
+}
+
+/// Where the options that are not at their defaults come from.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Given {
+    /// A file, or `config_body`.
+    by: String,
+    /// The keys that were set there.
+    keys: Vec<String>,
+    /// Whether runc's options name the program that makes cgroups.
+    runc: bool,
 }
 
 /// [`Userns`], ordered from loose to tight.
@@ -194,6 +209,7 @@ impl Default for Options {
             views: ViewsOption::On,
             spans: false,
             allow_annotations: Vec::new(),
+            given: Given::default(),
         }
     }
 }
@@ -207,6 +223,9 @@ impl Options {
             let mut options = Self::read(None)?;
             if check_runc_options(runc)?.systemd_cgroup {
                 options.cgroup_driver = CgroupDriver::Systemd;
+                let key = "cgroup_driver".to_owned();
+                options.given.keys.retain(|known| *known != key);
+                options.given.runc = true;
             }
             return Ok(options);
         }
@@ -226,7 +245,52 @@ impl Options {
                 }
             }
         };
-        Self::parse(&text).map_err(|e| Error::invalid(format!("options: {source}: {e}")))
+        let mut options =
+            Self::parse(&text).map_err(|e| Error::invalid(format!("options: {source}: {e}")))?;
+        let keys = toml::from_str::<toml::Table>(&text).map(|table| table.into_iter());
+        let keys = keys.into_iter().flatten().map(|(key, _)| key).collect();
+        options.given = Given { by: source, keys, runc: false };
+        Ok(options)
+    }
+
+    /// Returns each option's value, and where it comes from: default, file, or annotation.
+    pub(crate) fn explained(&self, annotations: &HashMap<String, String>) -> Value {
+        let lower = |value: &dyn Debug| Value::from(format!("{value:?}").to_lowercase());
+        let parts: Vec<_> = self.baseline_allow.0.names().collect();
+        let values: [(&str, Value); 15] = [
+            ("userns", lower(&self.userns)),
+            ("id_range_start", self.id_range_start.into()),
+            ("id_range_size", self.id_range_size.into()),
+            ("ids_per_sandbox", self.ids_per_sandbox.into()),
+            ("debug", self.debug.into()),
+            ("cgroup_driver", lower(&self.cgroup_driver)),
+            ("cpu_from_quota", self.cpu_from_quota.into()),
+            ("cpu_minimum", self.cpu_minimum.into()),
+            ("shim_cgroup", self.shim_cgroup.as_str().into()),
+            ("on_powerless", lower(&self.on_powerless)),
+            ("baseline", lower(&self.baseline)),
+            ("baseline_allow", json!(parts)),
+            ("user_log", self.user_log.name().into()),
+            ("views", lower(&self.views)),
+            ("allow_annotations", json!(self.allow_annotations)),
+        ];
+        let one = |(key, value): (&str, Value)| {
+            let from = self.source_of(key, annotations);
+            (key.to_owned(), json!({ "value": value, "from": from }))
+        };
+        Value::Object(values.into_iter().map(one).collect())
+    }
+
+    fn source_of(&self, key: &str, annotations: &HashMap<String, String>) -> String {
+        let annotation = format!("{ANNOTATIONS}{key}");
+        let set = |key: &str| self.given.keys.iter().any(|known| known == key);
+        match key {
+            _ if annotations.contains_key(&annotation) => format!("annotation {annotation}"),
+            "cgroup_driver" if self.given.runc => "runc's options (SystemdCgroup)".to_owned(),
+            "cgroup_driver" if set("SystemdCgroup") => self.given.by.clone(),
+            _ if set(key) => self.given.by.clone(),
+            _ => "default".to_owned(),
+        }
     }
 
     /// Reads the text of an options file.

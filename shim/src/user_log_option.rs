@@ -34,6 +34,17 @@ pub(crate) struct FileName(String);
 /// namespace.
 const NAMES: [&str; 3] = ["ID", "POD", "NAMESPACE"];
 
+impl UserLog {
+    /// Returns the option's value.
+    pub(crate) fn name(&self) -> &str {
+        match self {
+            Self::Off => "off",
+            Self::Pod => "pod",
+            Self::File(FileName(path)) => path,
+        }
+    }
+}
+
 impl TryFrom<String> for UserLog {
     type Error = String;
 

@@ -5,14 +5,15 @@ use std::process::{Child, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 
+use integration::container::options;
 use integration::containerd::{Containerd, Version};
 use integration::stdio::Streams;
 use integration::{host, on_each_containerd, sandbox, spec, wait};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use crate::{command, palisade};
+use crate::{command, json, palisade};
 
 on_each_containerd!(events_tell_what_happens_in_pods_of_now_and_of_later);
 
@@ -106,7 +107,7 @@ fn events_tell_that_memory_ran_out() {
     events.wait_for("first", "pod");
     let hungry = "dd if=/dev/zero of=/dev/shm/blob bs=6M count=8; sleep 1000";
     let hungry = containerd.shell("hungry", &format!("exec {hungry}")).spec(|s| {
-        s["linux"]["resources"]["memory"] = json!({ "limit": 24 << 20 });
+        s["linux"]["resources"]["memory"] = serde_json::json!({ "limit": 24 << 20 });
     });
     let hungry = hungry.start();
     assert_eq!(hungry.wait().code, 137);
@@ -173,6 +174,41 @@ fn the_log_level_of_a_pod_changes_at_once_and_for_a_while() {
     let ran = set(&["debug", "--for", "0s"]);
     assert_eq!(ran.code, Some(2), "{ran:?}");
     assert!(ran.errors.contains("--for") && ran.errors.contains("expected"), "{}", ran.errors);
+}
+
+#[test]
+fn a_plan_says_where_its_values_come_from_and_no_secrets() {
+    let containerd = Containerd::start(Version::V2_1);
+    let container = containerd.container("planned", ["sleep", "1000"]).spec(|s| {
+        s["process"]["env"] = serde_json::json!(["PATH=/bin", "PASSWORD=hunter2"]);
+        s["annotations"]["dev.palisade.on_powerless"] = serde_json::json!("refuse");
+    });
+    let container = container.options(options("user_log = 'pod'", "")).start();
+    let namespace = containerd.namespace();
+    let show =
+        |more: &[&str]| json(&[&["--namespace", &namespace, "inspect", "planned"], more].concat());
+    let plan = show(&[]);
+    assert!(!plan.to_string().contains("hunter2"), "{plan}");
+    let it = &plan["containers"][0];
+    assert_eq!(it["pid"], container.pid());
+    assert_eq!(it["process"]["environment"], serde_json::json!(["PATH", "PASSWORD"]));
+    assert_eq!(it["process"]["args"], Value::Null);
+    let from = |option: &str| it["options"][option]["from"].as_str().unwrap_or_default();
+    assert_eq!(from("on_powerless"), "annotation dev.palisade.on_powerless");
+    assert_eq!(from("user_log"), "config_body");
+    assert_eq!(from("views"), "default");
+    let refuses = it["seccomp"]["baseline"]["refuses"].as_array().expect("a baseline");
+    assert!(refuses.contains(&"kexec_load".into()) || refuses.contains(&"bpf".into()), "{it:#}");
+    let proc = it["mounts"].as_array().expect("mounts").iter().find(|m| m["file_system"] == "proc");
+    let proc = proc.expect("a proc");
+    assert_eq!(proc["locked_flags"], proc["flags"], "{proc}");
+    let first = &it["id_mappings"]["uids"][0];
+    assert_eq!(first["inside"], 0, "{it:#}");
+    assert_ne!(first["outside"], 0, "root inside is nobody outside: {it:#}");
+
+    let plan = show(&["--values"]).to_string();
+    assert!(plan.contains("hunter2") && plan.contains("sleep"), "{plan}");
+    drop(container);
 }
 
 #[test]

@@ -19,7 +19,7 @@ pub mod seccomp;
 mod tests;
 
 pub use load::{load, load_process};
-pub use resolve::capabilities::capability_names;
+pub use resolve::capabilities::{capability_names, names_of};
 pub use resolve::facts::{NamespaceId, SandboxFacts};
 pub use resolve::namespaces::namespace_names;
 pub use resolve::pod::{annotations, with_share_of_boot};

@@ -6,7 +6,10 @@ use clap::builder::styling::Styles;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::engine::{ArgValueCompleter, CompletionCandidate};
 
-use crate::verbs::{debug, doctor, events, exec, kill, list, logs, man, metrics, mounts, pause, ps, state, top};
+use crate::verbs::{
+    debug, doctor, events, exec, inspect, kill, list, logs, man, metrics, mounts, pause, ps, state,
+    top,
+};
 use crate::{node, select};
 
 /// Looks into the pods of this node, measures them, and acts on them
@@ -63,6 +66,8 @@ pub(crate) enum Verb {
     Pause(pause::Pause),
     /// Lets the processes of a paused container go on
     Resume(pause::Pause),
+    /// Prints how a container or a pod was planned, and where each option comes from
+    Inspect(inspect::Inspect),
     /// Lists the pods and containers of this node
     List(list::List),
     /// Says where the output of a container is, and what Palisade logs of it

@@ -7,11 +7,12 @@ use async_trait::async_trait;
 use containerd_shim_protos::ttrpc::Result as TtrpcResult;
 use containerd_shim_protos::ttrpc::asynchronous::{ServerStreamSender, Service, TtrpcContext};
 use operator_api::operator::{
-    Event, EventsRequest, SetLogLevelRequest, SetLogLevelResponse, Span, SpansRequest,
+    Event, EventsRequest, InspectRequest, InspectResponse, SetLogLevelRequest, SetLogLevelResponse,
+    Span, SpansRequest,
 };
 use operator_api::operator_ttrpc::{Operator, create_operator};
 
-use super::{events, set_log_level, spans};
+use super::{events, inspect, set_log_level, spans};
 use crate::task::{Shim, to_the_end};
 
 struct OperatorService(Arc<Shim>);
@@ -23,6 +24,13 @@ pub(crate) fn services(shim: &Arc<Shim>) -> HashMap<String, Service> {
 
 #[async_trait]
 impl Operator for OperatorService {
+    async fn inspect(
+        &self,
+        _: &TtrpcContext,
+        request: InspectRequest,
+    ) -> TtrpcResult<InspectResponse> {
+        Ok(inspect::inspect(&self.0, &request)?)
+    }
     async fn events(
         &self,
         _: &TtrpcContext,

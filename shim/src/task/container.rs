@@ -19,7 +19,7 @@ use super::lifecycle::{Asked, Program, State};
 use super::metrics;
 use crate::error::{Error, Result};
 use crate::exit::Exit;
-use crate::options::OnPowerless;
+use crate::options::{OnPowerless, Options};
 use crate::stdio::{Io, Stdio};
 
 /// One container.
@@ -27,6 +27,8 @@ pub(super) struct Container {
     pub(super) id: String,
     pub(super) bundle: String,
     pub(super) plan: Arc<Plan>,
+    /// The options that it was made with.
+    pub(super) options: Options,
     pub(super) boot: Arc<BootClient>,
     pub(super) cgroup: Arc<Cgroup>,
     pub(super) capacity_policy: CapacityPolicy,
@@ -62,6 +64,7 @@ impl Container {
             id: plan.id.clone(),
             bundle: plan.bundle.clone(),
             plan: plan.plan.clone(),
+            options: plan.options.clone(),
             boot,
             cgroup,
             capacity_policy: plan.capacity_policy(),

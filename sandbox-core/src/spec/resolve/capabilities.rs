@@ -82,7 +82,7 @@ pub fn capability_names() -> impl Iterator<Item = String> {
 }
 
 /// Returns the names of the capabilities of a bit mask.
-pub(crate) fn names_of(mask: u64) -> impl Iterator<Item = String> {
+pub fn names_of(mask: u64) -> impl Iterator<Item = String> {
     let set = NUMBERS.iter().filter(move |(_, number)| mask & 1 << number != 0);
     set.map(|(name, _)| format!("CAP_{name}"))
 }

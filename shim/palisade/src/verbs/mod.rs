@@ -4,6 +4,7 @@ pub(crate) mod debug;
 pub(crate) mod doctor;
 pub(crate) mod events;
 pub(crate) mod exec;
+pub(crate) mod inspect;
 pub(crate) mod kill;
 pub(crate) mod list;
 pub(crate) mod logs;
@@ -32,6 +33,7 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<ExitCode> {
         Verb::Kill(flags) => kill::kill(common, flags).await,
         Verb::Pause(flags) => pause::pause(common, flags).await,
         Verb::Resume(flags) => pause::resume(common, flags).await,
+        Verb::Inspect(flags) => inspect::inspect(common, flags).await,
         Verb::List(list) => list::list(common, list).await,
         Verb::Logs(flags) => logs::logs(common, flags).await,
         Verb::Mounts(flags) => mounts::mounts(common, flags).await,
