@@ -107,7 +107,15 @@ print(json.dumps({
         let script = "while :; do usleep 20000; cat /etc/passwd /nowhere > /dev/null 2>&1; done";
         let container = containerd.shell("traced", script).start();
         let to = place(&containerd);
-        let (ran, recorded) = ended(begin(&containerd, "traced", &to, &["--duration", "1s"]));
+        let mut child = begin(&containerd, "traced", &to, &["--duration", "2s"]);
+        until_it_records(&child);
+        // What the shim reports is in it, too.
+        while child.try_wait().expect("look at the command").is_none() {
+            container.pause().expect("pause it");
+            container.resume().expect("resume it");
+            container.exec_shell("once", "true");
+        }
+        let (ran, recorded) = ended(child);
         assert_eq!((ran.code, ran.errors.as_str()), (Some(0), ""));
         assert_eq!(recorded["ended"], "time");
         assert!(recorded["records"].as_u64().is_some_and(|records| records > 100), "{recorded}");
@@ -139,6 +147,10 @@ print(json.dumps({
             })
         };
         assert!(on_container("exit of "), "{instants:?}");
+        let paused = instants
+            .iter()
+            .find(|instant| instant["name"].as_str().is_some_and(|name| name.starts_with("pause")));
+        assert_eq!(paused.map(|instant| &instant["track"]), Some(&Value::from("pod traced")));
         assert!(instants.iter().any(|instant| instant["name"] == "page fault"));
         // Threads are shown as they run, and only those of the container.
         assert!(read["switches"].as_u64().is_some_and(|switches| switches > 50), "{recorded}");

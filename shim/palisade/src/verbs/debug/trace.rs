@@ -1,6 +1,7 @@
 //! `palisade debug trace`: what the threads of a pod do, moment by moment.
 
 use std::path::PathBuf;
+use std::pin::pin;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,16 +10,19 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 use clap::Args;
+use operator_api::operator::EventsRequest;
 use sandbox_core::cgroup::Cgroup;
-use sandbox_inspect::trace::{self, Ended, Recorded, Traced, Wanted};
-use serde::Serialize;
+use sandbox_inspect::trace::{self, Ended, Event, Recorded, Traced, Wanted};
+use serde::{Deserialize, Serialize};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::output::Output;
 use super::values;
 use crate::arguments::{Common, Format, Target};
-use crate::node::Node;
+use crate::exit::Failure;
+use crate::node::{Node, Pod};
 use crate::select::{self, Selected};
+use crate::shim::Shim;
 use crate::show;
 use crate::verbs::ps;
 
@@ -58,15 +62,23 @@ struct Document {
     recorded: Recorded,
 }
 
+/// What every event of a shim says.
+#[derive(Deserialize)]
+struct Reported {
+    #[serde(rename = "type")]
+    kind: String,
+    container: String,
+}
+
 /// Records a trace.
 pub(crate) async fn trace(common: &Common, flags: &Trace) -> Result<ExitCode> {
     let node = Node::of(common)?;
-    let wanted = wanted(select::find(&node, &flags.target.id)?, flags)?;
+    let selected = select::find(&node, &flags.target.id)?;
+    let wanted = wanted(selected, flags)?;
     let (output, file) = Output::create(&flags.output, flags.force)?;
     let stop = Arc::new(AtomicBool::new(false));
     let stopped = Arc::clone(&stop);
-    // What the shim reports comes by here, too, once it is asked.
-    let (_events, reports) = mpsc::channel();
+    let (events, reports) = mpsc::channel();
     let (done, mut recorded) = tokio::sync::oneshot::channel();
     std::thread::spawn(move || {
         let _ = done.send(trace::record(&wanted, file, &stopped, &reports));
@@ -74,9 +86,17 @@ pub(crate) async fn trace(common: &Common, flags: &Trace) -> Result<ExitCode> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut hangup = signal(SignalKind::hangup())?;
+    let mut listening = pin!(listen(selected.pod(), events));
+    let mut listens = true;
     let recorded = loop {
         tokio::select! {
             recorded = &mut recorded => break recorded,
+            ended = &mut listening, if listens => {
+                listens = false;
+                if let Err(failure) = ended {
+                    eprintln!("palisade: the trace lacks what the shim reports: {failure}");
+                }
+            }
             _ = interrupt.recv() => stop.store(true, Ordering::Relaxed),
             _ = terminate.recv() => stop.store(true, Ordering::Relaxed),
             _ = hangup.recv() => stop.store(true, Ordering::Relaxed),
@@ -90,6 +110,25 @@ pub(crate) async fn trace(common: &Common, flags: &Trace) -> Result<ExitCode> {
         Format::Table => print(flags, &recorded)?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Passes on what the shim of a pod reports, until it ends.
+async fn listen(pod: &Pod, events: mpsc::Sender<Event>) -> Result<(), Failure> {
+    let shim = Shim::connect(pod).await?;
+    let unbounded = ttrpc::context::with_duration(Duration::ZERO);
+    let request = EventsRequest::new();
+    let mut stream = shim.ask(shim.operator().events(unbounded, &request)).await?;
+    while let Ok(Some(event)) = stream.recv().await {
+        let at = trace::now();
+        let missed = (event.missed > 0).then(|| format!("{} events were missed", event.missed));
+        let known: Option<Reported> = serde_json::from_str(&event.json).ok();
+        let name = known.map(|known| format!("{} {}", known.kind, known.container)).or(missed);
+        let Some(name) = name else { continue };
+        if events.send(Event { at, name, detail: event.json }).is_err() {
+            break;
+        }
+    }
+    Ok(())
 }
 
 fn wanted(selected: Selected<'_>, flags: &Trace) -> Result<Wanted> {
