@@ -220,27 +220,73 @@ fn what_a_dead_pod_leaves_is_removed_and_a_living_one_is_not_touched() {
     drop((dead, living));
 }
 
+/// Returns a process as the state names it.
+fn identity(pid: u32) -> Value {
+    let pid = rustix::process::Pid::from_raw(pid as i32).unwrap();
+    let pidfd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).unwrap();
+    let inode = rustix::fs::fstat(pidfd).unwrap().st_ino;
+    serde_json::json!({"pid": pid.as_raw_nonzero().get(), "pidfd_inode": inode})
+}
+
+/// A sandbox process that has not noticed yet that its shim is gone, or never will.
 #[test]
 fn a_pod_whose_sandbox_process_lives_on_is_told_and_left_alone() {
-    let containerd = Containerd::start(Version::V2_1);
-    let pod = containerd.shell("half", "exec sleep 1000").start();
-    let (path, [shim, boot]) = state_of(&containerd, "half");
-    kill(Pid::from_raw(boot), Signal::SIGSTOP).unwrap();
-    containerd.kill();
-    end(shim);
-    let namespace = containerd.namespace();
-    let of = |args: &[&str]| findings(&[&["--namespace", &namespace], args].concat());
+    let root = tempfile::tempdir().unwrap();
+    let path = root.path().join("ns/half");
+    fs::create_dir_all(path.join("containers")).unwrap();
+    let run = || Command::new("sleep").arg("1000").spawn().unwrap();
+    let (mut shim, mut boot) = (run(), run());
+    let state = serde_json::json!({
+        "version": 1, "id": "half", "boot": identity(boot.id()), "original_oom_score_adj": 0,
+        "id_range": null, "shim": identity(shim.id()), "address": "",
+    });
+    fs::write(path.join("state.json"), state.to_string()).unwrap();
+    let state = root.path().to_str().unwrap();
+    // Only this namespace: no socket of another test's is touched.
+    let of = |args: &[&str]| findings(&[&["--state", state, "--namespace", "ns"], args].concat());
+    let about = |all: &[Value]| {
+        let half = all.iter().find(|f| f["found"].as_str().unwrap().contains("ns/half"));
+        half.map(|finding| finding["about"].as_str().unwrap().to_owned())
+    };
+    assert_eq!(about(&of(&["--fix-leftovers"])), None);
+    // A process that nobody has collected has ended all the same.
+    end(shim.id() as i32);
     for args in [&[][..], &["--fix-leftovers"]] {
-        let all = of(args);
-        let half = all.iter().find(|f| f["found"].as_str().unwrap().contains(&path));
-        assert_eq!(half.expect("a finding")["about"], "pod without a shim", "{all:#?}");
-        assert!(Path::new(&path).join("state.json").exists());
+        assert_eq!(about(&of(args)).as_deref(), Some("pod without a shim"));
+        assert!(path.join("state.json").exists());
     }
-    end(boot);
-    of(&["--fix-leftovers"]);
-    assert!(!Path::new(&path).exists());
-    containerd.launch();
-    drop(pod);
+    end(boot.id() as i32);
+    assert_eq!(about(&of(&[])).as_deref(), Some("state of a dead pod"));
+    assert_eq!(about(&of(&["--fix-leftovers"])).as_deref(), Some("removed"));
+    assert!(!path.exists());
+    shim.wait().unwrap();
+    boot.wait().unwrap();
+}
+
+/// While a shim lives that no state names, it may be making any of the pods that name no shim. A
+/// PID namespace shows the command no other test's.
+#[test]
+fn what_may_be_under_way_stays_and_where_pids_say_nothing_all_stays() {
+    let root = tempfile::tempdir().unwrap();
+    let path = root.path().join("ns/new");
+    fs::create_dir_all(path.join("containers")).unwrap();
+    let doctor = command(&[]);
+    let beside = |program: &str| {
+        let script = format!(
+            "bash -c 'exec -a {program} sleep 1000' & \
+             until tr '\\0' ' ' < /proc/$!/cmdline | grep -q '^{program} 1000'; do :; done; \
+             {} doctor --format json --namespace ns --state {} --fix-leftovers",
+            doctor.get_program().display(),
+            root.path().display(),
+        );
+        let mut unshare = Command::new("unshare");
+        unshare.args(["--pid", "--fork", "--mount-proc", "--kill-child", "bash", "-c", &script]);
+        let all = parse(&unshare.output().expect("run unshare").into());
+        (all[0]["about"].as_str().unwrap().to_owned(), all[0]["verdict"].clone(), path.exists())
+    };
+    assert_eq!(beside("sleep"), ("leftovers".into(), "warning".into(), true));
+    assert_eq!(beside("containerd-shim-palisade-v1"), ("leftovers".into(), "ok".into(), true));
+    assert_eq!(beside("containerd"), ("removed".into(), "ok".into(), false));
 }
 
 #[test]
@@ -252,6 +298,15 @@ fn ranges_and_sockets_of_nobody_are_removed_and_young_ones_stay() {
     fs::create_dir_all(root.path().join("ns/owner")).unwrap();
     symlink("ns/nobody", ranges.join("4")).unwrap();
     symlink("ns/owner", ranges.join("6")).unwrap();
+    let mut ended = Command::new("true").spawn().unwrap();
+    ended.wait().unwrap();
+    let fifos = |pid: u32| root.path().join(format!(".exec-palisade:{pid}:1"));
+    let programs = |pid: u32| root.path().join(format!("seccomp/abc.{pid}.new"));
+    fs::create_dir(root.path().join("seccomp")).unwrap();
+    for pid in [ended.id(), std::process::id()] {
+        fs::create_dir(fifos(pid)).unwrap();
+        fs::write(programs(pid), "").unwrap();
+    }
     let sockets = Path::new("/run/containerd/s");
     fs::create_dir_all(sockets).unwrap();
     let name = |what: &str| sockets.join(format!("palisade-doctor-{what}-{}", std::process::id()));
@@ -266,6 +321,8 @@ fn ranges_and_sockets_of_nobody_are_removed_and_young_ones_stay() {
     let all = findings(&["--state", state, "--fix-leftovers"]);
     assert!(!dead.exists() && young.exists() && served.exists(), "{all:#?}");
     assert!(!ranges.join("4").is_symlink() && ranges.join("6").is_symlink(), "{all:#?}");
+    assert!(!fifos(ended.id()).exists() && fifos(std::process::id()).exists(), "{all:#?}");
+    assert!(!programs(ended.id()).exists() && programs(std::process::id()).exists(), "{all:#?}");
     drop(listener);
     for socket in [young, served] {
         fs::remove_file(socket).unwrap();

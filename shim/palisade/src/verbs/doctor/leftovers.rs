@@ -7,6 +7,7 @@
 //! | an ID range | its owner has no state |
 //! | a socket of a shim's | nothing listens, and no socket of the kernel's has that name |
 //! | a program of seccomp's half written | the gofer that wrote it has ended |
+//! | FIFOs of `palisade exec` | the command that made them has ended |
 //!
 //! While the state is judged and removed, it is locked (`Claim`), and its directory stays until
 //! the end, so that neither containerd's `delete` nor a Create of the same ID can come between.
@@ -15,19 +16,18 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::ErrorKind;
-use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Result;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use sandbox_core::sandbox::state::{Identity, State, StateDirectory, sandboxes};
+use sandbox_core::sandbox::state::{State, StateDirectory, sandboxes};
 use sandbox_core::sandbox::{Claim, Ranges, give_back_ownerless};
 
 use super::executables::{Options, SHIM};
 use super::{Finding, ids};
+use crate::node::living;
 
 /// The directory of containerd's shims' sockets.
 const SOCKETS: &str = "/run/containerd/s";
@@ -109,7 +109,13 @@ fn of_no_namespace(scope: Scope<'_>) -> Vec<Finding> {
     }
     for file in torn_programs(scope.state_root) {
         let found = file.display().to_string();
-        findings.push(Finding::warning("seccomp program half written", found, "memory", MEND));
+        let why = "it takes memory until the node starts anew";
+        findings.push(Finding::warning("seccomp program half written", found, why, MEND));
+    }
+    for directory in abandoned_fifos(scope.state_root) {
+        let found = directory.display().to_string();
+        let why = "it takes memory until the node starts anew";
+        findings.push(Finding::warning("FIFOs of a killed palisade exec", found, why, MEND));
     }
     findings
 }
@@ -134,21 +140,12 @@ fn describe(namespace: &str, directory: &StateDirectory, owner: &Owner) -> Optio
     }
 }
 
-/// Whether a process lives and is the same. One that has ended and that nobody has collected does
-/// not live: its pidfd is readable.
-fn lives(identity: Identity) -> bool {
-    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-    let ended =
-        |pidfd: OwnedFd| poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&now)) != Ok(0);
-    identity.open().is_some_and(|pidfd| !ended(pidfd))
-}
-
 /// Judges a sandbox by what its shim has recorded.
 fn owner(state: Option<&State>, state_root: &Path) -> Owner {
     match state {
         // Without pidfs any process with the PID counts as the same: nothing is removed then.
-        Some(state) if state.shim.is_some_and(lives) => Owner::Living,
-        Some(state) if lives(state.boot) => Owner::HalfDead(state.boot.pid),
+        Some(state) if state.shim.and_then(living).is_some() => Owner::Living,
+        Some(state) if living(state.boot).is_some() => Owner::HalfDead(state.boot.pid),
         Some(state) if state.shim.is_some() => Owner::Nobody,
         // A shim that makes a sandbox, or one of a version before, has recorded itself nowhere.
         _ if unrecorded_shims(state_root) => Owner::Living,
@@ -184,8 +181,7 @@ fn unrecorded_shims(state_root: &Path) -> bool {
         .unwrap_or_default()
         .iter()
         .filter_map(|(_, directory)| directory.read().ok()??.shim)
-        .filter(|shim| lives(*shim))
-        .map(|shim| shim.pid)
+        .filter_map(living)
         .collect();
     living.iter().any(|pid| !recorded.contains(pid))
 }
@@ -237,12 +233,19 @@ fn fix_of_no_namespace(scope: Scope<'_>) -> Vec<Finding> {
         Ok(links) => done.extend(links.iter().map(|link| removed(link))),
         Err(error) => done.push(failed("ID ranges without owner", &error.into())),
     }
-    for file in dead_sockets().into_iter().chain(torn_programs(scope.state_root)) {
-        match fs::remove_file(&file) {
-            Ok(()) => done.push(removed(&file)),
-            Err(e) if e.kind() == ErrorKind::NotFound => {}
-            Err(error) => done.push(failed(&file.display().to_string(), &error.into())),
-        }
+    let files = dead_sockets().into_iter().chain(torn_programs(scope.state_root));
+    let mut remove = |path: PathBuf, removal: std::io::Result<()>| match removal {
+        Ok(()) => done.push(removed(&path)),
+        Err(e) if e.kind() == ErrorKind::NotFound => {}
+        Err(error) => done.push(failed(&path.display().to_string(), &error.into())),
+    };
+    for file in files {
+        let removal = fs::remove_file(&file);
+        remove(file, removal);
+    }
+    for directory in abandoned_fifos(scope.state_root) {
+        let removal = fs::remove_dir_all(&directory);
+        remove(directory, removal);
     }
     done
 }
@@ -315,14 +318,29 @@ fn kernel_sockets() -> BTreeSet<PathBuf> {
         .collect()
 }
 
+/// Returns the directories of FIFOs of `palisade exec` that was killed: `.exec-palisade:PID:TIME`.
+fn abandoned_fifos(state_root: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(state_root).into_iter().flatten().flatten();
+    let is_abandoned = |path: &PathBuf| {
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let pid = name.strip_prefix(".exec-palisade:").and_then(|name| name.split(':').next());
+        pid.is_some_and(has_ended)
+    };
+    entries.map(|entry| entry.path()).filter(is_abandoned).collect()
+}
+
+/// Whether there is no process with a PID.
+fn has_ended(pid: &str) -> bool {
+    pid.parse::<u32>().is_ok_and(|pid| !Path::new(&format!("/proc/{pid}")).exists())
+}
+
 /// Returns seccomp programs that a gofer has begun to write and that has ended: `HASH.PID.new`.
 fn torn_programs(state_root: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(state_root.join("seccomp")).into_iter().flatten().flatten();
     let is_torn = |path: &PathBuf| {
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         let pid = name.strip_suffix(".new").and_then(|name| name.rsplit('.').next());
-        let pid = pid.and_then(|pid| pid.parse::<u32>().ok());
-        pid.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists())
+        pid.is_some_and(has_ended)
     };
     entries.map(|entry| entry.path()).filter(is_torn).collect()
 }
