@@ -271,9 +271,9 @@ fn entry(
 /// pull request 13504 on.
 fn asks_for_features(version: Version, runtime_type: &str) -> bool {
     // Before 2.0 it asks none, and the kubelet needs none of it.
-    let asks_all =
-        version < (2, 0, 0) || version >= (2, 3, 4) || ((2, 2, 7)..(2, 3, 0)).contains(&version);
-    asks_all || runtime_type == "io.containerd.runc.v2"
+    let only_runc =
+        ((2, 0, 0)..(2, 2, 7)).contains(&version) || ((2, 3, 0)..(2, 3, 4)).contains(&version);
+    !only_runc || runtime_type == "io.containerd.runc.v2"
 }
 
 fn default_snapshotter(table: &Table) -> Option<&str> {

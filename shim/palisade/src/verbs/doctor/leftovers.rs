@@ -176,14 +176,14 @@ fn blind() -> Finding {
 /// Whether a shim lives that no state names.
 fn unrecorded_shims(state_root: &Path) -> bool {
     // The processes first: one that is recorded afterwards is missed by neither.
-    let living = shims();
+    let running = shims();
     let recorded: BTreeSet<i32> = sandboxes(state_root)
         .unwrap_or_default()
         .iter()
         .filter_map(|(_, directory)| directory.read().ok()??.shim)
         .filter_map(living)
         .collect();
-    living.iter().any(|pid| !recorded.contains(pid))
+    running.iter().any(|pid| !recorded.contains(pid))
 }
 
 /// Returns the PIDs of all living shims of Palisade's.
