@@ -7,8 +7,13 @@
 #![deny(unsafe_code)]
 
 pub mod calls;
+pub mod formats;
+pub mod images;
 pub mod memory;
 pub mod mounts;
 pub mod perf;
 pub mod processes;
+pub mod profile;
+pub mod symbols;
 pub mod trace;
+pub mod unwind;

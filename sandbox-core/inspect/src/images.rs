@@ -1,0 +1,183 @@
+//! The programs and libraries that processes have mapped. A file is opened when a process is first
+//! seen, through the kernel, so that its symbols can be read whatever its path means on the host,
+//! and after the process has ended.
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+
+/// Where an instruction is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Place {
+    /// An address of the kernel.
+    Kernel(u64),
+    /// An offset in a file: the index of the file.
+    File(usize, u64),
+    /// An address in memory that no file is mapped to, of a process: what a JIT has written.
+    Memory(i32, u64),
+    /// In the kernel's own page of code in each process.
+    Vdso(u64),
+}
+
+/// A file with code.
+#[derive(Debug)]
+pub struct Image {
+    /// Its path as the process sees it.
+    pub path: String,
+    file: File,
+}
+
+impl Image {
+    /// Returns a path by which this process reads the file.
+    pub fn opened(&self) -> PathBuf {
+        PathBuf::from(format!("/proc/self/fd/{}", self.file.as_raw_fd()))
+    }
+
+    /// Returns the file.
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+}
+
+/// A part of a process's memory with code.
+#[derive(Clone, Debug)]
+pub struct Mapping {
+    /// The first address.
+    pub start: u64,
+    /// The address behind it.
+    pub end: u64,
+    /// What is mapped.
+    pub what: Mapped,
+}
+
+/// What a part of memory has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mapped {
+    /// A file, from an offset on.
+    File(usize, u64),
+    /// The kernel's page.
+    Vdso,
+    /// Nothing of a file.
+    Memory,
+}
+
+/// All files that were seen.
+#[derive(Debug, Default)]
+pub struct Images {
+    all: Vec<Image>,
+    /// By device and inode.
+    known: HashMap<(u64, u64), usize>,
+    /// By process.
+    mappings: HashMap<i32, Vec<Mapping>>,
+}
+
+impl Images {
+    /// Returns a file.
+    pub fn get(&self, index: usize) -> &Image {
+        &self.all[index]
+    }
+
+    /// Returns the place of an address in a process. `None` if nothing is there that the process
+    /// may execute.
+    pub fn place(&mut self, pid: i32, address: u64) -> Option<Place> {
+        if self.mapping(pid, address).is_none() {
+            // It was mapped since, or the process has executed another program.
+            let mappings = self.read(pid);
+            let old = self.mappings.entry(pid).or_default();
+            if !mappings.is_empty() {
+                *old = mappings;
+            }
+        }
+        let mapping = self.mapping(pid, address)?;
+        Some(match mapping.what {
+            Mapped::File(index, offset) => Place::File(index, address - mapping.start + offset),
+            Mapped::Vdso => Place::Vdso(address - mapping.start),
+            Mapped::Memory => Place::Memory(pid, address),
+        })
+    }
+
+    /// Forgets what a process had mapped: it executes another program.
+    pub fn forget(&mut self, pid: i32) {
+        self.mappings.remove(&pid);
+    }
+
+    /// Returns what a process has mapped, as far as it was read.
+    pub fn mappings(&self, pid: i32) -> &[Mapping] {
+        self.mappings.get(&pid).map_or(&[], Vec::as_slice)
+    }
+
+    fn mapping(&self, pid: i32, address: u64) -> Option<&Mapping> {
+        let mappings = self.mappings(pid);
+        let after = mappings.partition_point(|mapping| mapping.start <= address);
+        mappings[..after].last().filter(|mapping| address < mapping.end)
+    }
+
+    /// Reads what a process has mapped with code. Nothing, if it has ended.
+    fn read(&mut self, pid: i32) -> Vec<Mapping> {
+        let text = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default();
+        text.lines().filter_map(|line| self.parse(pid, line)).collect()
+    }
+
+    /// Parses a line, as in `7f00-7f10 r-xp 00001000 fd:00 123   /usr/lib/libc.so.6`.
+    fn parse(&mut self, pid: i32, line: &str) -> Option<Mapping> {
+        let mut parts = line.splitn(6, ' ');
+        let range = parts.next()?;
+        let flags = parts.next()?;
+        let hex = |text: &str| u64::from_str_radix(text, 16).ok();
+        let offset = hex(parts.next()?)?;
+        let (_device, _inode) = (parts.next()?, parts.next()?);
+        let path = parts.next().unwrap_or("").trim_start();
+        if flags.as_bytes().get(2) != Some(&b'x') {
+            return None;
+        }
+        let (start, end) = range.split_once('-')?;
+        let what = match path {
+            "[vdso]" => Mapped::Vdso,
+            "[vsyscall]" => return None,
+            path if path.starts_with('/') => self
+                .open(pid, range, path)
+                .map_or(Mapped::Memory, |index| Mapped::File(index, offset)),
+            _ => Mapped::Memory,
+        };
+        Some(Mapping { start: hex(start)?, end: hex(end)?, what })
+    }
+
+    fn open(&mut self, pid: i32, range: &str, path: &str) -> Option<usize> {
+        let file = File::open(format!("/proc/{pid}/map_files/{range}")).ok()?;
+        let metadata = file.metadata().ok().filter(|metadata| metadata.is_file())?;
+        let key = (metadata.dev(), metadata.ino());
+        let next = self.all.len();
+        let index = *self.known.entry(key).or_insert(next);
+        if index == next {
+            self.all.push(Image { path: path.trim_end_matches(" (deleted)").to_owned(), file });
+        }
+        Some(index)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_of_this_program_is_found_in_its_file() {
+        let pid = i32::try_from(std::process::id()).unwrap();
+        let mut images = Images::default();
+        let address = an_address_of_this_program_is_found_in_its_file as fn() as usize as u64;
+        let Some(Place::File(index, offset)) = images.place(pid, address) else {
+            panic!("the test's own code")
+        };
+        assert!(offset > 0);
+        let own = std::env::current_exe().unwrap();
+        assert_eq!(images.get(index).path, own.to_str().unwrap());
+        assert_eq!(
+            images.get(index).file().metadata().unwrap().ino(),
+            fs::metadata(own).unwrap().ino()
+        );
+        assert_eq!(images.place(pid, 0x10), None);
+        let on_the_stack = &raw const pid as u64;
+        assert_eq!(images.place(pid, on_the_stack), None, "no code is there");
+    }
+}
