@@ -8,6 +8,7 @@ mod metrics;
 mod naming;
 mod operator;
 mod trace;
+mod profiles;
 
 use std::process::{Command, Output};
 

@@ -17,3 +17,4 @@ pub mod profile;
 pub mod symbols;
 pub mod trace;
 pub mod unwind;
+pub mod waits;

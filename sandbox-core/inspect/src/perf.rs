@@ -24,8 +24,12 @@ const MEMORY: usize = 64 << 20;
 /// The bytes of a thread's stack that are copied with a sample, to be unwound.
 const STACK: u32 = 16 << 10;
 
-/// `PERF_REG_X86_BP`, `SP` and `IP` of the kernel's perf_regs.h, in the order of the values.
-const REGISTERS: u64 = 1 << 6 | 1 << 7 | 1 << 8;
+/// `PERF_REG_X86_DI`, `BP`, `SP` and `IP` of the kernel's perf_regs.h, in the order of the values.
+const REGISTERS: u64 = 1 << 5 | 1 << 6 | 1 << 7 | 1 << 8;
+
+/// `PERF_RECORD_SWITCH_CPU_WIDE`, and the flag of one who stops running.
+const SWITCH: u32 = 15;
+const STOPS: u16 = 1 << 13;
 
 /// What makes a sample.
 #[derive(Clone, Copy, Debug)]
@@ -51,6 +55,8 @@ pub struct Wanted {
     pub user_stack: bool,
     /// The fields of a tracepoint.
     pub fields: bool,
+    /// When a thread begins to run.
+    pub switches: bool,
 }
 
 /// One container's cgroup.
@@ -69,6 +75,22 @@ pub struct Sampled<'a> {
     pub trigger: usize,
     /// The sample.
     pub sample: &'a Sample<'a>,
+}
+
+/// What a recording passes on.
+#[derive(Debug)]
+pub enum Seen<'a> {
+    /// A sample.
+    Sample(Sampled<'a>),
+    /// A thread begins to run.
+    Runs {
+        /// The index of the container.
+        container: usize,
+        /// The thread.
+        tid: i32,
+        /// Nanoseconds of CLOCK_MONOTONIC.
+        time: u64,
+    },
 }
 
 /// Why a recording ended.
@@ -141,7 +163,7 @@ impl Recording {
         &mut self,
         duration: Duration,
         stop: &AtomicBool,
-        mut pass_on: impl FnMut(Sampled<'_>),
+        mut pass_on: impl FnMut(Seen<'_>),
     ) -> Result<Outcome> {
         let begun = Instant::now();
         for (_, _, sampler) in &mut self.samplers {
@@ -166,15 +188,22 @@ impl Recording {
                 }
             }
             for (container, trigger, sampler) in &mut self.samplers {
-                drain(sampler, |record| match record {
-                    Record::Sample(sample) => {
-                        samples += 1;
-                        let (container, trigger) = (*container, *trigger);
-                        pass_on(Sampled { container, trigger, sample: &sample });
+                let (container, trigger) = (*container, *trigger);
+                while let Some(record) = sampler.next_record() {
+                    if let Some((tid, time)) = begins_to_run(&record) {
+                        pass_on(Seen::Runs { container, tid, time });
+                        continue;
                     }
-                    Record::Lost(record) => lost += record.lost,
-                    _ => {}
-                });
+                    // One that cannot be parsed is of a kind that was not asked for.
+                    match record.parse_record() {
+                        Ok(Record::Sample(sample)) => {
+                            samples += 1;
+                            pass_on(Seen::Sample(Sampled { container, trigger, sample: &sample }));
+                        }
+                        Ok(Record::Lost(record)) => lost += record.lost,
+                        _ => {}
+                    }
+                }
             }
             if let Some(end) = end {
                 break end;
@@ -188,14 +217,16 @@ impl Recording {
     }
 }
 
-/// Reads all records that are there. One that cannot be parsed is of a kind that was not asked
-/// for.
-fn drain(sampler: &mut Sampler, mut take: impl FnMut(Record<'_>)) {
-    while let Some(record) = sampler.next_record() {
-        if let Ok(parsed) = record.parse_record() {
-            take(parsed);
-        }
+/// Reads a record of a thread that begins to run: who, and when.
+fn begins_to_run(record: &perf_event::Record<'_>) -> Option<(i32, u64)> {
+    if record.ty() != SWITCH || record.misc() & STOPS != 0 {
+        return None;
     }
+    // Who ran before (8 bytes), then the fields of a sample: process, thread, time.
+    let data = record.to_contiguous();
+    let tid = u32::from_ne_bytes(data.get(12..16)?.try_into().ok()?);
+    let time = u64::from_ne_bytes(data.get(16..24)?.try_into().ok()?);
+    Some((i32::try_from(tid).ok()?, time))
 }
 
 /// Whether there is a process in a cgroup or below.
@@ -264,6 +295,7 @@ fn build<'a>(
     if wanted.fields {
         fields |= SampleFlag::RAW;
     }
+    builder.context_switch(wanted.switches).sample_id_all(true);
     builder
         .observe_cgroup(cgroup)
         .one_cpu(cpu)

@@ -9,7 +9,7 @@ use anyhow::Result;
 use perf_event::data::Sample;
 
 use crate::images::{Images, Place};
-use crate::perf::{Outcome, Recording, Sampled, Trigger, Wanted, Watched};
+use crate::perf::{Outcome, Recording, Sampled, Seen, Trigger, Wanted, Watched};
 use crate::symbols::{Function, Symbols};
 use crate::unwind::{Registers, Stacks};
 
@@ -47,7 +47,18 @@ struct Key {
     who: Who,
     stack: Vec<Place>,
     /// What was waited for.
-    detail: Option<String>,
+    detail: Option<Detail>,
+}
+
+/// What a thread waited for, as far as it is known when it begins to wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Detail {
+    /// It would have gone on, but others had the CPU.
+    Cpu,
+    /// Whatever its stack in the kernel says.
+    Stack,
+    /// A lock of the program's at this address.
+    Lock(u64),
 }
 
 /// Gathers stacks.
@@ -94,13 +105,17 @@ pub fn cpu(
     stop: &AtomicBool,
 ) -> Result<Profile> {
     let watched = watched(cgroups);
-    let wanted = Wanted { stacks: true, user_stack: true, fields: false };
+    let wanted = Wanted { stacks: true, user_stack: true, ..Wanted::default() };
     let trigger = Trigger::Cpu { frequency };
     let mut recording = Recording::open(&watched, &[(trigger, wanted)])?;
     let mut gathered = Gathered::default();
     let each = 1_000_000_000 / frequency.max(1);
-    let outcome = recording.run(duration, stop, |sampled| {
-        gathered.add(&sampled, None, Weight { count: 1, time: each });
+    let outcome = recording.run(duration, stop, |seen| {
+        if let Seen::Sample(sampled) = seen
+            && let Some((who, stack)) = gathered.stack(&sampled)
+        {
+            gathered.add(who, stack, None, Weight { count: 1, time: each });
+        }
     })?;
     Ok(gathered.finish(outcome))
 }
@@ -111,19 +126,12 @@ pub(crate) fn watched(cgroups: &[PathBuf]) -> Vec<Watched> {
 }
 
 impl Gathered {
-    /// Adds a sample.
-    pub(crate) fn add(&mut self, sampled: &Sampled<'_>, detail: Option<String>, weight: Weight) {
-        if let Some((who, stack)) = self.stack(sampled) {
-            self.add_stack(who, stack, detail, weight);
-        }
-    }
-
-    /// Adds a stack that was taken before.
-    pub(crate) fn add_stack(
+    /// Adds a stack.
+    pub(crate) fn add(
         &mut self,
         who: Who,
         stack: Vec<Place>,
-        detail: Option<String>,
+        detail: Option<Detail>,
         weight: Weight,
     ) {
         let tid = who.tid;
@@ -160,7 +168,7 @@ impl Gathered {
     /// Unwinds the program's stack from the copy in the sample.
     fn unwound(&mut self, pid: i32, sample: &Sample<'_>) -> Vec<u64> {
         let registers = sample.regs_user().map(|registers| &*registers.regs);
-        let (Some([bp, sp, ip]), Some(copy)) = (registers, sample.stack_user()) else {
+        let (Some([_, bp, sp, ip]), Some(copy)) = (registers, sample.stack_user()) else {
             return Vec::new();
         };
         let (bp, sp, ip) = (*bp, *sp, *ip);
@@ -183,8 +191,9 @@ impl Gathered {
         let mut lines: Vec<Line> = found
             .into_iter()
             .map(|(Key { who, stack, detail }, weight)| {
-                let functions =
+                let functions: Vec<Function> =
                     stack.iter().flat_map(|place| symbols.at(&images, *place).to_vec()).collect();
+                let detail = detail.map(|detail| crate::waits::text(detail, &functions));
                 let thread = names.get(&who.tid).cloned().unwrap_or_default();
                 Line { who, thread, detail, stack: functions, weight }
             })

@@ -78,7 +78,8 @@ impl Symbols {
         let line = |info: &blazesym::symbolize::CodeInfo<'_>| {
             Some((info.to_path().to_string_lossy().into_owned(), info.line?))
         };
-        let function = |name: &str, line| Function { name: name.to_owned(), file: file.to_owned(), line };
+        let function =
+            |name: &str, line| Function { name: name.to_owned(), file: file.to_owned(), line };
         let own = symbol.code_info.as_deref().and_then(line);
         let inlined = symbol.inlined.iter().rev();
         let mut all: Vec<Function> = inlined
@@ -92,9 +93,7 @@ impl Symbols {
         let functions = self.jits.entry(pid).or_insert_with(|| read_map(pid));
         let after = functions.partition_point(|(start, ..)| *start <= address);
         match functions[..after].last().filter(|(start, size, _)| address < start + size) {
-            Some((.., name)) => {
-                Function { name: name.clone(), file: "[jit]".into(), line: None }
-            }
+            Some((.., name)) => Function { name: name.clone(), file: "[jit]".into(), line: None },
             None => unknown(address, "[jit]"),
         }
     }
@@ -170,7 +169,8 @@ mod tests {
 
     #[test]
     fn a_map_of_a_jit_is_parsed() {
-        let map = b"7f02 10 late\n7f00 2 LazyCompile:~main /app/index.js:1\nnonsense\n7f01 x y\n\xff\n";
+        let map =
+            b"7f02 10 late\n7f00 2 LazyCompile:~main /app/index.js:1\nnonsense\n7f01 x y\n\xff\n";
         let functions = parse_map(map);
         let names: Vec<&str> = functions.iter().map(|(.., name)| name.as_str()).collect();
         assert_eq!(names, ["LazyCompile:~main /app/index.js:1", "late"]);

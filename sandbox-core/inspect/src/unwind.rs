@@ -90,8 +90,7 @@ impl Stacks {
         let mut unwinder = UnwinderX86_64::new();
         for mapping in mappings {
             let Mapped::File(index, offset) = mapping.what else { continue };
-            let sections =
-                self.files.entry(index).or_insert_with(|| sections(images.get(index)));
+            let sections = self.files.entry(index).or_insert_with(|| sections(images.get(index)));
             let Some(sections) = sections else { continue };
             let segment = sections.segments.iter().find(|(_, at)| {
                 // Mappings begin at a page.
@@ -99,7 +98,8 @@ impl Stacks {
             });
             let Some((addresses, at)) = segment else { continue };
             // Where address 0 of the file would be.
-            let base = mapping.start.wrapping_sub(addresses.start.wrapping_sub(at - offset.min(*at)));
+            let base =
+                mapping.start.wrapping_sub(addresses.start.wrapping_sub(at - offset.min(*at)));
             let name = images.get(index).path.clone();
             let range = mapping.start..mapping.end;
             unwinder.add_module(Module::new(name, range, base, sections.info.clone()));
@@ -131,9 +131,7 @@ fn sections(image: &Image) -> Option<Sections> {
         eh_frame_hdr,
         ..Default::default()
     };
-    let segments = file
-        .segments()
-        .map(|s| (s.address()..s.address() + s.size(), s.file_range().0))
-        .collect();
+    let segments =
+        file.segments().map(|s| (s.address()..s.address() + s.size(), s.file_range().0)).collect();
     Some(Sections { info, segments })
 }

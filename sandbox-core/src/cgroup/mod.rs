@@ -302,6 +302,12 @@ impl Cgroup {
         self.holder.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Returns the directory in the hierarchy with this controller, as in `perf_event`; on version
+    /// 2 the only one.
+    pub fn directory(&self, controller: &str) -> Option<&Path> {
+        self.dir(controller)
+    }
+
     /// Returns the directory in the hierarchy with this controller.
     fn dir(&self, controller: &str) -> Option<&Path> {
         self.entry(controller).map(|d| d.path.as_path())

@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 
 use clap::builder::styling::Styles;
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::error::ErrorKind;
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use clap_complete::engine::{ArgValueCompleter, CompletionCandidate};
 
 use crate::verbs::{
@@ -29,7 +30,10 @@ pub(crate) struct Arguments {
 #[derive(Debug, Args)]
 pub(crate) struct Common {
     /// How to print
-    #[arg(long, global = true, value_enum, default_value_t = Format::Table)]
+    #[arg(long = "format", value_name = "FORMAT", global = true, value_enum, default_value_t = Named::Table)]
+    pub(crate) named: Named,
+    /// What that means to all verbs but profiles.
+    #[arg(skip)]
     pub(crate) format: Format,
     /// Only pods of this namespace of containerd's, such as k8s.io or moby
     #[arg(long, short, global = true)]
@@ -40,13 +44,49 @@ pub(crate) struct Common {
     pub(crate) state: Option<PathBuf>,
 }
 
-/// The form of what is printed.
+/// What `--format` names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Format {
+pub(crate) enum Named {
     /// For people
     Table,
     /// For programs: one document, or one object a line for verbs that follow
     Json,
+    /// Of profiles: one line a stack, for flamegraph.pl, inferno and speedscope
+    Folded,
+    /// Of profiles: profile.proto, compressed, for go tool pprof, Pyroscope, Parca and speedscope
+    Pprof,
+    /// Of profiles: a flame graph, which a browser opens by itself
+    Svg,
+}
+
+/// The form of what is printed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Format {
+    /// For people.
+    #[default]
+    Table,
+    /// For programs.
+    Json,
+}
+
+impl Arguments {
+    /// Reads the command line. Ends the program if it is wrong, or asks for help.
+    pub(crate) fn read() -> Self {
+        let mut arguments = Self::parse();
+        let is_profile = matches!(&arguments.verb, Verb::Debug(verb) if verb.is_profile());
+        arguments.common.format = match arguments.common.named {
+            Named::Table => Format::Table,
+            Named::Json => Format::Json,
+            Named::Folded | Named::Pprof | Named::Svg if is_profile => Format::Table,
+            Named::Folded | Named::Pprof | Named::Svg => Self::command()
+                .error(
+                    ErrorKind::InvalidValue,
+                    "--format: expected table or json; the other forms are of profiles",
+                )
+                .exit(),
+        };
+        arguments
+    }
 }
 
 #[derive(Debug, Subcommand)]

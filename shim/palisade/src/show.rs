@@ -33,8 +33,22 @@ pub(crate) fn align_right(table: &mut Table, columns: &[usize]) {
 /// Prints a table, without spaces at the ends of its lines. What would control a terminal does not:
 /// names and commands are the containers'.
 pub(crate) fn print(table: &Table) -> Result<()> {
-    let text: Vec<String> = table.lines().map(|line| harmless(line.trim_end())).collect();
-    line(&text.join("\n"))
+    line(&text(table))
+}
+
+/// Returns what [`print`] prints.
+pub(crate) fn text(table: &Table) -> String {
+    let lines: Vec<String> = table.lines().map(|line| harmless(line.trim_end())).collect();
+    lines.join("\n")
+}
+
+/// Writes bytes as they are.
+pub(crate) fn raw(bytes: &[u8]) -> Result<()> {
+    let mut stdout = std::io::stdout();
+    match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
+        Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => std::process::exit(0),
+        other => other.context("write to the standard output"),
+    }
 }
 
 fn harmless(text: &str) -> String {

@@ -16,8 +16,10 @@ pub fn folded(profile: &Profile, container: impl Fn(usize) -> String) -> String 
 
 /// Returns the frames of a line, the outermost first.
 pub(super) fn frames(line: &Line, container: impl Fn(usize) -> String) -> Vec<String> {
-    let mut frames =
-        vec![clean(&container(line.who.container)), clean(&format!("{} {}", line.thread, line.who.pid))];
+    let mut frames = vec![
+        clean(&container(line.who.container)),
+        clean(&format!("{} {}", line.thread, line.who.pid)),
+    ];
     frames.extend(line.stack.iter().rev().map(|function| {
         let mark = if function.file == "[kernel]" { "_[k]" } else { "" };
         format!("{}{mark}", clean(&function.name))

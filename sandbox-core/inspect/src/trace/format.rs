@@ -41,6 +41,35 @@ impl Format {
     }
 }
 
+/// Where a number is in an event.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Field {
+    offset: usize,
+    size: usize,
+}
+
+impl Field {
+    /// Reads the number.
+    pub(crate) fn read(self, event: &[u8]) -> Option<u64> {
+        let mut all = [0; 8];
+        let size = self.size.min(8);
+        all[..size].copy_from_slice(event.get(self.offset..self.offset + size)?);
+        Some(u64::from_le_bytes(all))
+    }
+}
+
+impl Format {
+    /// Returns the number of the event.
+    pub(super) fn id(&self) -> u16 {
+        self.id
+    }
+
+    /// Returns where a number is.
+    pub(super) fn field(&self, name: &str) -> Option<Field> {
+        self.fields.get(name).map(|(offset, size, _)| Field { offset: *offset, size: *size })
+    }
+}
+
 impl Formats {
     pub(super) fn new(all: Vec<Format>) -> Self {
         Self(all.into_iter().map(|format| (format.id, format)).collect())

@@ -37,6 +37,8 @@ use threads::Threads;
 use timeline::Timeline;
 use tracefs::Buffer;
 
+pub(crate) use tracefs::tracepoint;
+
 /// What is recorded.
 #[derive(Debug)]
 pub struct Wanted {

@@ -12,7 +12,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::mount::MountAttrFlags;
 use sandbox_core::sys::mount::FsContext;
 
-use super::format::{Format, Formats};
+use super::format::{Field, Format, Formats};
 use super::ring::{self, Record};
 
 /// The memory of the kernel's for each CPU, in KiB.
@@ -220,6 +220,18 @@ impl Drop for Instance {
         let _ = fs::write(self.path.join("events/enable"), "0");
         let _ = fs::remove_dir(&self.path);
     }
+}
+
+/// Returns the number of a tracepoint for perf events, and where one of its fields is.
+///
+/// # Errors
+/// Fails if there is no tracefs, or no such event or field.
+pub(crate) fn tracepoint(event: &str, field: &str) -> Result<(u64, Field)> {
+    let (_mount, root) = root()?;
+    let path = root.join("events").join(event).join("format");
+    let text = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+    let found = Format::parse(event, &text).and_then(|f| Some((f.id().into(), f.field(field)?)));
+    found.ok_or_else(|| anyhow!("{} has no {field}", path.display()))
 }
 
 /// Removes instances of commands that were killed.

@@ -3,6 +3,8 @@
 mod log_level;
 mod memory;
 mod output;
+mod profile;
+mod stop;
 mod trace;
 mod values;
 
@@ -20,8 +22,21 @@ pub(crate) enum Debug {
     LogLevel(log_level::LogLevel),
     /// Shows what memory the processes of a pod or a container have, by mapping
     Memory(memory::Memory),
+    /// Shows in which functions the CPU time of a pod goes
+    CpuProfile(profile::CpuProfile),
+    /// Shows where the threads of a pod wait, and what for
+    BlockProfile(profile::BlockProfile),
+    /// Shows for which locks the threads of a pod wait
+    MutexProfile(profile::MutexProfile),
     /// Records what the threads of a pod do, for ui.perfetto.dev
     Trace(trace::Trace),
+}
+
+impl Debug {
+    /// Whether the verb writes a profile, which has forms of its own.
+    pub(crate) fn is_profile(&self) -> bool {
+        matches!(self, Self::CpuProfile(_) | Self::BlockProfile(_) | Self::MutexProfile(_))
+    }
 }
 
 /// Carries out what was typed.
@@ -29,6 +44,9 @@ pub(crate) async fn debug(common: &Common, verb: &Debug) -> Result<ExitCode> {
     match verb {
         Debug::LogLevel(flags) => log_level::log_level(common, flags).await,
         Debug::Memory(flags) => memory::memory(common, flags).await,
+        Debug::CpuProfile(flags) => profile::cpu(common, flags).await,
+        Debug::BlockProfile(flags) => profile::block(common, flags).await,
+        Debug::MutexProfile(flags) => profile::mutex(common, flags).await,
         Debug::Trace(flags) => trace::trace(common, flags).await,
     }
 }
