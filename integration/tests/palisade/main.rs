@@ -7,8 +7,8 @@ mod looking;
 mod metrics;
 mod naming;
 mod operator;
-mod trace;
 mod profiles;
+mod trace;
 
 use std::process::{Command, Output};
 

@@ -89,8 +89,7 @@ fn a_hot_function_has_nine_tenths_of_the_samples_in_every_form() {
 fn a_wait_for_a_lock_and_a_sleep_are_found() {
     let containerd = Containerd::start(Version::V2_1);
     let namespace = containerd.namespace();
-    let (_lock, _sleep) =
-        (hot(&containerd, "lock", "lock"), hot(&containerd, "sleep", "sleep"));
+    let (_lock, _sleep) = (hot(&containerd, "lock", "lock"), hot(&containerd, "sleep", "sleep"));
     let profile = |kind: &str, id: &str| {
         json(&["--namespace", &namespace, "debug", kind, id, "--duration", "2s"])
     };

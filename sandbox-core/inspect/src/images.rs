@@ -133,19 +133,21 @@ impl Images {
             return None;
         }
         let (start, end) = range.split_once('-')?;
+        let (start, end) = (hex(start)?, hex(end)?);
         let what = match path {
             "[vdso]" => Mapped::Vdso,
             "[vsyscall]" => return None,
             path if path.starts_with('/') => self
-                .open(pid, range, path)
+                .open(pid, start, end, path)
                 .map_or(Mapped::Memory, |index| Mapped::File(index, offset)),
             _ => Mapped::Memory,
         };
-        Some(Mapping { start: hex(start)?, end: hex(end)?, what })
+        Some(Mapping { start, end, what })
     }
 
-    fn open(&mut self, pid: i32, range: &str, path: &str) -> Option<usize> {
-        let file = File::open(format!("/proc/{pid}/map_files/{range}")).ok()?;
+    fn open(&mut self, pid: i32, start: u64, end: u64, path: &str) -> Option<usize> {
+        // Without the zeros that `maps` begins numbers with.
+        let file = File::open(format!("/proc/{pid}/map_files/{start:x}-{end:x}")).ok()?;
         let metadata = file.metadata().ok().filter(|metadata| metadata.is_file())?;
         let key = (metadata.dev(), metadata.ino());
         let next = self.all.len();

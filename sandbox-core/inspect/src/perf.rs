@@ -1,9 +1,12 @@
 //! Records what the kernel samples in the cgroups of containers (perf_event_open(2)).
 //!
 //! The kernel samples by cgroup, so nothing is done to the processes, and those that start
-//! meanwhile are among them. All ends with the descriptors.
+//! meanwhile are among them. Where containers are in no cgroup that perf events know (a hybrid host
+//! whose version 1 has no perf_event), it samples the whole machine, and what is of no container
+//! is dropped at once. All ends with the descriptors.
 
-use std::fs::File;
+use std::collections::HashMap;
+use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,6 +16,7 @@ use anyhow::{Context, Result, bail};
 use perf_event::data::{Record, Sample};
 use perf_event::events::{Hardware, Software, Tracepoint};
 use perf_event::{Builder, SampleFlag, Sampler};
+use sandbox_core::cgroup::Cgroup;
 
 /// How often samples are taken from the buffers, and it is looked whether to stop: with many buffers
 /// that wakes up less than the kernel would.
@@ -62,8 +66,66 @@ pub struct Wanted {
 /// One container's cgroup.
 #[derive(Clone, Debug)]
 pub struct Watched {
-    /// The directory in the hierarchy with perf_event.
-    pub directory: PathBuf,
+    /// The directory in the hierarchy with perf_event, if the container is in it.
+    pub counted: Option<PathBuf>,
+    /// A directory that lists its processes.
+    pub listed: PathBuf,
+    /// The host PID of boot, which lives there beside the first container's processes, and longer.
+    pub boot: Option<i32>,
+}
+
+impl Watched {
+    /// Finds the directories of a container's cgroup. `None` if it is in none.
+    pub fn of(cgroup: &Cgroup, boot: Option<i32>) -> Option<Self> {
+        let any = || cgroup.paths().next();
+        let listed = cgroup.directory("pids").or_else(any)?.to_owned();
+        let counted = cgroup.directory("perf_event").map(Path::to_owned);
+        Some(Self { counted, listed, boot })
+    }
+}
+
+/// Which container a process is in, where the kernel does not choose.
+#[derive(Debug, Default)]
+struct Members(HashMap<i32, Option<usize>>);
+
+impl Members {
+    /// Reads anew who is in the containers.
+    fn refresh(&mut self, watched: &[Watched]) {
+        self.0.clear();
+        for (container, watched) in watched.iter().enumerate() {
+            each(&watched.listed, &mut |directory| {
+                let text = fs::read_to_string(directory.join("cgroup.procs")).unwrap_or_default();
+                self.0.extend(
+                    text.lines().filter_map(|pid| Some((pid.parse().ok()?, Some(container)))),
+                );
+            });
+        }
+    }
+
+    /// Returns the container of a process.
+    fn container(&mut self, pid: i32, watched: &[Watched]) -> Option<usize> {
+        if let Some(known) = self.0.get(&pid) {
+            return *known;
+        }
+        // It may have been forked since. That of the machine's other processes is said once.
+        let others: Vec<i32> =
+            self.0.iter().filter(|(_, c)| c.is_none()).map(|(pid, _)| *pid).collect();
+        self.refresh(watched);
+        for other in others.into_iter().chain([pid]) {
+            self.0.entry(other).or_insert(None);
+        }
+        self.0.get(&pid).copied().flatten()
+    }
+}
+
+/// Goes through a directory of cgroups and those below.
+fn each(directory: &Path, see: &mut impl FnMut(&Path)) {
+    see(directory);
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            each(&entry.path(), see);
+        }
+    }
 }
 
 /// One sample.
@@ -84,8 +146,6 @@ pub enum Seen<'a> {
     Sample(Sampled<'a>),
     /// A thread begins to run.
     Runs {
-        /// The index of the container.
-        container: usize,
         /// The thread.
         tid: i32,
         /// Nanoseconds of CLOCK_MONOTONIC.
@@ -120,8 +180,9 @@ pub struct Outcome {
 /// Running events.
 pub struct Recording {
     watched: Vec<Watched>,
-    /// By container and trigger.
-    samplers: Vec<(usize, usize, Sampler)>,
+    /// By container, if the kernel chooses its processes, and trigger.
+    samplers: Vec<(Option<usize>, usize, Sampler)>,
+    members: Members,
 }
 
 impl Recording {
@@ -131,17 +192,29 @@ impl Recording {
     /// The error says what the kernel lacks, and what to set.
     pub fn open(watched: &[Watched], triggers: &[(Trigger, Wanted)]) -> Result<Self> {
         let cpus = cpus()?;
-        let buffers = watched.len() * triggers.len() * cpus.len();
-        let size = (MEMORY / buffers.max(1)).clamp(32 << 10, 1 << 20);
+        let counted: Option<Vec<&Path>> =
+            watched.iter().map(|watched| watched.counted.as_deref()).collect();
+        let groups = match counted {
+            Some(directories) => {
+                directories.into_iter().enumerate().map(|(c, d)| (Some(c), Some(d))).collect()
+            }
+            None => vec![(None, None)],
+        };
+        let buffers = groups.len() * triggers.len() * cpus.len();
+        let size = (MEMORY / buffers.max(1)).clamp(32 << 10, 8 << 20);
         // Each is a power of two.
         let size = 1 << size.ilog2();
         let mut samplers = Vec::with_capacity(buffers);
-        for (container, Watched { directory }) in watched.iter().enumerate() {
-            let cgroup = File::open(directory)
-                .with_context(|| format!("open the cgroup {}", directory.display()))?;
+        for (container, directory) in groups {
+            let open = |directory: &Path| {
+                File::open(directory)
+                    .with_context(|| format!("open the cgroup {}", directory.display()))
+            };
+            let cgroup = directory.map(open).transpose()?;
             for (trigger, (kind, wanted)) in triggers.iter().enumerate() {
                 for cpu in &cpus {
-                    let Some(counter) = open_one(&cgroup, *cpu, *kind, *wanted, size)? else {
+                    let Some(counter) = open_one(cgroup.as_ref(), *cpu, *kind, *wanted, size)?
+                    else {
                         continue;
                     };
                     samplers.push((container, trigger, counter));
@@ -151,7 +224,7 @@ impl Recording {
         if samplers.is_empty() {
             bail!("no CPU counts events: perf_event_open found none of {} online", cpus.len());
         }
-        Ok(Self { watched: watched.to_vec(), samplers })
+        Ok(Self { watched: watched.to_vec(), samplers, members: Members::default() })
     }
 
     /// Lets the events count, and passes samples on until the time is over, until it is told to
@@ -190,13 +263,21 @@ impl Recording {
             for (container, trigger, sampler) in &mut self.samplers {
                 let (container, trigger) = (*container, *trigger);
                 while let Some(record) = sampler.next_record() {
-                    if let Some((tid, time)) = begins_to_run(&record) {
-                        pass_on(Seen::Runs { container, tid, time });
+                    if let Some((pid, tid, time)) = begins_to_run(&record) {
+                        if container
+                            .or_else(|| self.members.container(pid, &self.watched))
+                            .is_some()
+                        {
+                            pass_on(Seen::Runs { tid, time });
+                        }
                         continue;
                     }
                     // One that cannot be parsed is of a kind that was not asked for.
                     match record.parse_record() {
                         Ok(Record::Sample(sample)) => {
+                            let pid = sample.pid().and_then(|pid| i32::try_from(pid).ok());
+                            let found = || self.members.container(pid?, &self.watched);
+                            let Some(container) = container.or_else(found) else { continue };
                             samples += 1;
                             pass_on(Seen::Sample(Sampled { container, trigger, sample: &sample }));
                         }
@@ -213,37 +294,39 @@ impl Recording {
     }
 
     fn has_processes(&self) -> bool {
-        self.watched.iter().any(|watched| populated(&watched.directory))
+        self.watched.iter().any(populated)
     }
 }
 
 /// Reads a record of a thread that begins to run: who, and when.
-fn begins_to_run(record: &perf_event::Record<'_>) -> Option<(i32, u64)> {
+fn begins_to_run(record: &perf_event::Record<'_>) -> Option<(i32, i32, u64)> {
     if record.ty() != SWITCH || record.misc() & STOPS != 0 {
         return None;
     }
     // Who ran before (8 bytes), then the fields of a sample: process, thread, time.
     let data = record.to_contiguous();
-    let tid = u32::from_ne_bytes(data.get(12..16)?.try_into().ok()?);
+    let number = |at: usize| {
+        let bytes = data.get(at..at + 4)?.try_into().ok()?;
+        i32::try_from(u32::from_ne_bytes(bytes)).ok()
+    };
     let time = u64::from_ne_bytes(data.get(16..24)?.try_into().ok()?);
-    Some((i32::try_from(tid).ok()?, time))
+    Some((number(8)?, number(12)?, time))
 }
 
-/// Whether there is a process in a cgroup or below.
-fn populated(directory: &Path) -> bool {
-    let has = |directory: &Path| {
-        std::fs::read(directory.join("cgroup.procs")).is_ok_and(|text| !text.is_empty())
-    };
-    let below = || std::fs::read_dir(directory).into_iter().flatten().flatten();
-    has(directory)
-        || below()
-            .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
-            .any(|entry| populated(&entry.path()))
+/// Whether a container has a process.
+fn populated(watched: &Watched) -> bool {
+    let boot = watched.boot.map(|pid| pid.to_string());
+    let mut has = false;
+    each(&watched.listed, &mut |directory| {
+        let text = fs::read_to_string(directory.join("cgroup.procs")).unwrap_or_default();
+        has |= text.lines().any(|pid| Some(pid) != boot.as_deref());
+    });
+    has
 }
 
 /// Opens the event of one CPU. `None` if the CPU went offline.
 fn open_one(
-    cgroup: &File,
+    cgroup: Option<&File>,
     cpu: usize,
     trigger: Trigger,
     wanted: Wanted,
@@ -280,7 +363,7 @@ fn open_one(
 
 fn build<'a>(
     builder: &mut Builder<'a>,
-    cgroup: &'a File,
+    cgroup: Option<&'a File>,
     cpu: usize,
     wanted: Wanted,
 ) -> std::io::Result<perf_event::Counter> {
@@ -296,8 +379,11 @@ fn build<'a>(
         fields |= SampleFlag::RAW;
     }
     builder.context_switch(wanted.switches).sample_id_all(true);
+    match cgroup {
+        Some(cgroup) => builder.observe_cgroup(cgroup),
+        None => builder.any_pid().exclude_idle(true),
+    };
     builder
-        .observe_cgroup(cgroup)
         .one_cpu(cpu)
         .include_kernel()
         .clockid(perf_event::Clock::MONOTONIC)
@@ -307,7 +393,7 @@ fn build<'a>(
 
 /// Returns the error with what to do about it.
 fn refused(error: std::io::Error) -> anyhow::Error {
-    let paranoid = std::fs::read_to_string("/proc/sys/kernel/perf_event_paranoid");
+    let paranoid = fs::read_to_string("/proc/sys/kernel/perf_event_paranoid");
     let paranoid = paranoid.unwrap_or_default();
     let why = match (error.kind(), paranoid.trim()) {
         (_, "") => "this kernel has no perf events (CONFIG_PERF_EVENTS)".to_owned(),
@@ -326,7 +412,7 @@ fn refused(error: std::io::Error) -> anyhow::Error {
 /// Returns the CPUs that are online.
 fn cpus() -> Result<Vec<usize>> {
     let path = "/sys/devices/system/cpu/online";
-    let text = std::fs::read_to_string(path).with_context(|| format!("read {path}"))?;
+    let text = fs::read_to_string(path).with_context(|| format!("read {path}"))?;
     let number = |text: &str| text.parse::<usize>().with_context(|| format!("{path}: {text:?}"));
     let mut all = Vec::new();
     for range in text.trim().split(',') {

@@ -1,7 +1,6 @@
 //! Profiles: how often, or how long, a stack was seen.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
@@ -99,15 +98,14 @@ pub struct Profile {
 /// # Errors
 /// Fails if the kernel counts no events for them.
 pub fn cpu(
-    cgroups: &[PathBuf],
+    containers: &[Watched],
     frequency: u64,
     duration: Duration,
     stop: &AtomicBool,
 ) -> Result<Profile> {
-    let watched = watched(cgroups);
     let wanted = Wanted { stacks: true, user_stack: true, ..Wanted::default() };
     let trigger = Trigger::Cpu { frequency };
-    let mut recording = Recording::open(&watched, &[(trigger, wanted)])?;
+    let mut recording = Recording::open(containers, &[(trigger, wanted)])?;
     let mut gathered = Gathered::default();
     let each = 1_000_000_000 / frequency.max(1);
     let outcome = recording.run(duration, stop, |seen| {
@@ -118,11 +116,6 @@ pub fn cpu(
         }
     })?;
     Ok(gathered.finish(outcome))
-}
-
-/// Returns what to watch.
-pub(crate) fn watched(cgroups: &[PathBuf]) -> Vec<Watched> {
-    cgroups.iter().map(|directory| Watched { directory: directory.clone() }).collect()
 }
 
 impl Gathered {

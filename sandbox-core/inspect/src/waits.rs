@@ -4,7 +4,6 @@
 //! kernel says when it runs again (`PERF_RECORD_SWITCH_CPU_WIDE`). Both are events of its cgroup.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
@@ -12,8 +11,8 @@ use anyhow::{Context, Result};
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::images::Place;
-use crate::perf::{Recording, Sampled, Seen, Trigger, Wanted};
-use crate::profile::{Detail, Gathered, Profile, Weight, Who, watched};
+use crate::perf::{Recording, Sampled, Seen, Trigger, Wanted, Watched};
+use crate::profile::{Detail, Gathered, Profile, Weight, Who};
 use crate::symbols::Function;
 use crate::trace::tracepoint;
 
@@ -32,21 +31,21 @@ struct Begun {
 ///
 /// # Errors
 /// Fails if the kernel counts no events for these containers, or has no tracefs.
-pub fn block(cgroups: &[PathBuf], duration: Duration, stop: &AtomicBool) -> Result<Profile> {
-    take(cgroups, duration, stop, |_| Detail::Stack)
+pub fn block(containers: &[Watched], duration: Duration, stop: &AtomicBool) -> Result<Profile> {
+    take(containers, duration, stop, |_| Detail::Stack)
 }
 
 /// Profiles waits for locks of programs, by their addresses.
 ///
 /// # Errors
 /// As [`block`].
-pub fn mutex(cgroups: &[PathBuf], duration: Duration, stop: &AtomicBool) -> Result<Profile> {
+pub fn mutex(containers: &[Watched], duration: Duration, stop: &AtomicBool) -> Result<Profile> {
     // futex(2) takes the address first, and a thread in a call has its arguments in its registers.
     let lock = |sampled: &Sampled<'_>| {
         let registers = sampled.sample.regs_user().map(|registers| &*registers.regs);
         Detail::Lock(registers.and_then(|values| values.first().copied()).unwrap_or(0))
     };
-    let mut profile = take(cgroups, duration, stop, lock)?;
+    let mut profile = take(containers, duration, stop, lock)?;
     profile
         .lines
         .retain(|line| line.detail.as_deref() != Some(CPU) && line.stack.iter().any(is_lock));
@@ -54,7 +53,7 @@ pub fn mutex(cgroups: &[PathBuf], duration: Duration, stop: &AtomicBool) -> Resu
 }
 
 fn take(
-    cgroups: &[PathBuf],
+    containers: &[Watched],
     duration: Duration,
     stop: &AtomicBool,
     detail: impl Fn(&Sampled<'_>) -> Detail,
@@ -62,8 +61,7 @@ fn take(
     let (id, state) = tracepoint("sched/sched_switch", "prev_state")
         .context("find the tracepoint sched_switch (CONFIG_TRACING; tracefs)")?;
     let wanted = Wanted { stacks: true, user_stack: true, fields: true, switches: true };
-    let mut recording =
-        Recording::open(&watched(cgroups), &[(Trigger::Tracepoint { id }, wanted)])?;
+    let mut recording = Recording::open(containers, &[(Trigger::Tracepoint { id }, wanted)])?;
     let mut gathered = Gathered::default();
     let mut waiting: HashMap<i32, Begun> = HashMap::new();
     // Two CPUs' buffers are read one after the other: the end of a wait may come before it.
@@ -80,7 +78,7 @@ fn take(
                 None => _ = waiting.insert(begun.who.tid, begun),
             }
         }
-        Seen::Runs { tid, time, .. } => match waiting.remove(&tid) {
+        Seen::Runs { tid, time } => match waiting.remove(&tid) {
             Some(begun) if begun.at < time => finish(&mut gathered, begun, time),
             Some(later) => {
                 waiting.insert(tid, later);

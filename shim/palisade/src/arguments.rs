@@ -8,8 +8,8 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use clap_complete::engine::{ArgValueCompleter, CompletionCandidate};
 
 use crate::verbs::{
-    debug, doctor, events, exec, inspect, kill, list, logs, man, metrics, mounts, pause, ps, state,
-    top,
+    debug, doctor, events, exec, inspect, kill, list, logs, man, metrics, mounts, pause, ps, spans,
+    state, top,
 };
 use crate::{node, select};
 
@@ -118,6 +118,8 @@ pub(crate) enum Verb {
     Ps(ps::Ps),
     /// Prints the state of a container as OCI defines it, and of its pod
     State(state::State),
+    /// Shows or exports how long requests of containerd took
+    Spans(spans::Spans),
     /// Shows what pods and containers use, live
     Top(top::Top),
     /// Serves the metrics of all pods to Prometheus and others that read its format

@@ -2,6 +2,7 @@
 //! them, and what the kernel says of them. Asks no shim.
 
 mod names;
+pub(crate) mod watch;
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -13,6 +13,7 @@ pub(crate) mod metrics;
 pub(crate) mod mounts;
 pub(crate) mod pause;
 pub(crate) mod ps;
+pub(crate) mod spans;
 pub(crate) mod state;
 pub(crate) mod top;
 
@@ -38,6 +39,7 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<ExitCode> {
         Verb::Logs(flags) => logs::logs(common, flags).await,
         Verb::Mounts(flags) => mounts::mounts(common, flags).await,
         Verb::Ps(flags) => ps::ps(common, flags).await,
+        Verb::Spans(flags) => spans::spans(common, flags).await,
         Verb::State(flags) => state::state(common, flags).await,
         Verb::Top(flags) => top::top(common, flags).await,
         Verb::Metrics(flags) => metrics::metrics(common, flags).await,

@@ -1,6 +1,7 @@
 //! `palisade debug cpu-profile`, `block-profile` and `mutex-profile`: where the time of a pod's
 //! threads goes.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -11,7 +12,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use clap::Args;
 use sandbox_inspect::formats::{self, Measure};
-use sandbox_inspect::perf::End;
+use sandbox_inspect::perf::{End, Watched};
 use sandbox_inspect::profile::{self, Profile};
 use serde::Serialize;
 
@@ -110,8 +111,8 @@ pub(crate) async fn cpu(common: &Common, verb: &CpuProfile) -> Result<ExitCode> 
     let measure = Measure { counted: "samples", time: "cpu", title: "CPU time" };
     let frequency = verb.frequency;
     let period = Duration::from_secs(1) / u32::try_from(frequency).unwrap_or(1);
-    let take = move |cgroups: &[PathBuf], duration, stop: &_| {
-        profile::cpu(cgroups, frequency, duration, stop)
+    let take = move |containers: &[Watched], duration, stop: &_| {
+        profile::cpu(containers, frequency, duration, stop)
     };
     write(common, &verb.flags, measure, Some(period), take).await
 }
@@ -119,8 +120,8 @@ pub(crate) async fn cpu(common: &Common, verb: &CpuProfile) -> Result<ExitCode> 
 /// Profiles waits of all kinds.
 pub(crate) async fn block(common: &Common, verb: &BlockProfile) -> Result<ExitCode> {
     let measure = Measure { counted: "waits", time: "off_cpu", title: "Time off the CPU" };
-    let take = |cgroups: &[PathBuf], duration, stop: &_| {
-        sandbox_inspect::waits::block(cgroups, duration, stop)
+    let take = |containers: &[Watched], duration, stop: &_| {
+        sandbox_inspect::waits::block(containers, duration, stop)
     };
     write(common, &verb.flags, measure, None, take).await
 }
@@ -128,8 +129,8 @@ pub(crate) async fn block(common: &Common, verb: &BlockProfile) -> Result<ExitCo
 /// Profiles waits for locks.
 pub(crate) async fn mutex(common: &Common, verb: &MutexProfile) -> Result<ExitCode> {
     let measure = Measure { counted: "waits", time: "contended", title: "Time in contended locks" };
-    let take = |cgroups: &[PathBuf], duration, stop: &_| {
-        sandbox_inspect::waits::mutex(cgroups, duration, stop)
+    let take = |containers: &[Watched], duration, stop: &_| {
+        sandbox_inspect::waits::mutex(containers, duration, stop)
     };
     write(common, &verb.flags, measure, None, take).await
 }
@@ -140,7 +141,7 @@ async fn write(
     flags: &Flags,
     measure: Measure,
     period: Option<Duration>,
-    take: impl FnOnce(&[PathBuf], Duration, &AtomicBool) -> Result<Profile> + Send + 'static,
+    take: impl FnOnce(&[Watched], Duration, &AtomicBool) -> Result<Profile> + Send + 'static,
 ) -> Result<ExitCode> {
     let form = form(common.named, flags.output.as_deref());
     if form == Named::Pprof && flags.output.is_none() && std::io::stdout().is_terminal() {
@@ -149,11 +150,11 @@ async fn write(
     }
     let node = Node::of(common)?;
     let selected = select::find(&node, &flags.target.id)?;
-    let (names, cgroups) = containers(selected)?;
+    let (names, watched) = containers(selected)?;
     let output = flags.output.as_deref().map(|path| Output::create(path, flags.force));
     let output = output.transpose()?;
     let duration = flags.duration;
-    let profile = until_stopped(move |stop| take(&cgroups, duration, stop)).await?;
+    let profile = until_stopped(move |stop| take(&watched, duration, stop)).await?;
     let name = |index: usize| names.get(index).cloned().unwrap_or_default();
     let text = match form {
         Named::Pprof => formats::pprof(&profile, measure, period, name)?,
@@ -192,14 +193,13 @@ fn form(named: Named, output: Option<&Path>) -> Named {
 }
 
 /// Returns the names and the cgroups of what is profiled.
-fn containers(selected: Selected<'_>) -> Result<(Vec<String>, Vec<PathBuf>)> {
+fn containers(selected: Selected<'_>) -> Result<(Vec<String>, Vec<Watched>)> {
     let mut found = (Vec::new(), Vec::new());
     for container in ps::containers(selected) {
-        let directory = container.cgroup.directory("perf_event").with_context(|| {
-            format!("the container {} is in no cgroup that perf events know", container.id)
-        })?;
+        let watched = Watched::of(&container.cgroup, selected.pod().boot())
+            .with_context(|| format!("the container {} is in no cgroup", container.id))?;
         found.0.push(ps::called(container).to_owned());
-        found.1.push(directory.to_owned());
+        found.1.push(watched);
     }
     Ok(found)
 }
@@ -248,7 +248,7 @@ fn table(profile: &Profile, measure: Measure) -> String {
     }
     let total = profile.total().time.max(1);
     let mut rows: Vec<_> = functions.into_iter().collect();
-    rows.sort_by(|(_, a), (_, b)| (b.0, b.1).cmp(&(a.0, a.1)));
+    rows.sort_by_key(|(_, sums)| Reverse(*sums));
     let mut table = show::table(&["SELF", "SELF%", "TOTAL%", "FUNCTION", "FILE"]);
     let share = |time: u64| format!("{:.1}", 100.0 * time as f64 / total as f64);
     for ((name, file), (own, all)) in rows.into_iter().take(ROWS) {

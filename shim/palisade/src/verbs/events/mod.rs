@@ -3,7 +3,6 @@
 mod follow;
 mod line;
 mod victim;
-mod watch;
 
 use std::collections::HashSet;
 use std::process::ExitCode;
@@ -15,8 +14,8 @@ use tokio::sync::mpsc;
 
 use self::follow::{Key, Told};
 use self::line::Happened;
-use self::watch::Watch;
 use crate::arguments::{Common, Format, names};
+use crate::node::watch::Watch;
 use crate::node::{Node, state_root};
 use crate::{select, show};
 

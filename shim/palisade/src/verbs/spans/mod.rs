@@ -118,7 +118,7 @@ async fn of_one(pod: &Pod, sender: &mpsc::Sender<Sent>) -> Result<(), Failure> {
     let mut patience = PATIENCE;
     loop {
         let Ok(next) = timeout(patience, stream.recv()).await else {
-            return Err(shim.silent_for(patience));
+            return Err(shim.silent(patience));
         };
         let Some(span) = next.map_err(|error| shim.failure(error))? else { return Ok(()) };
         patience = SILENCE;
@@ -169,7 +169,8 @@ async fn pass_on(
 fn text(sent: &Sent) -> String {
     let span = &sent.span;
     let milliseconds = span.ended.saturating_sub(span.begun) as f64 / 1e6;
-    let step = if span.parent.is_empty() || span.error.is_empty() && is_step(span) { "  " } else { "" };
+    let step =
+        if span.parent.is_empty() || span.error.is_empty() && is_step(span) { "  " } else { "" };
     let error = match span.error.as_str() {
         "" => String::new(),
         error => format!("  {}", error.escape_debug()),

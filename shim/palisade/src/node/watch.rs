@@ -14,7 +14,7 @@ use tokio::io::unix::AsyncFd;
 const NO_NAMESPACES: [&str; 2] = ["ranges", "seccomp"];
 
 /// Watches the state of all pods.
-pub(super) struct Watch {
+pub(crate) struct Watch {
     root: PathBuf,
     inotify: AsyncFd<OwnedFd>,
 }
@@ -24,7 +24,7 @@ impl Watch {
         deprecated,
         reason = "unsound for types whose as_raw_fd changes or dangles; OwnedFd's does neither"
     )]
-    pub(super) fn new(root: &Path) -> Result<Self> {
+    pub(crate) fn new(root: &Path) -> Result<Self> {
         let inotify = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC)
             .context("inotify_init1 (fs.inotify.max_user_instances may be too low)")?;
         let inotify = AsyncFd::with_interest(inotify, Interest::READABLE)?;
@@ -33,7 +33,7 @@ impl Watch {
 
     /// Watches every directory in which a pod can appear. To be called before the pods are read,
     /// so that none is overlooked.
-    pub(super) fn cover(&self) -> Result<()> {
+    pub(crate) fn cover(&self) -> Result<()> {
         if !self.watch(&self.root)? {
             // The first pod of this node makes it.
             let parent = self.root.parent().unwrap_or(&self.root);
@@ -72,7 +72,7 @@ impl Watch {
     }
 
     /// Waits until something has changed in a directory that is watched.
-    pub(super) async fn changed(&mut self) -> Result<()> {
+    pub(crate) async fn changed(&mut self) -> Result<()> {
         let mut ready = self.inotify.readable().await.context("wait for inotify")?;
         let mut buffer = [MaybeUninit::uninit(); 4096];
         let mut reader = Reader::new(self.inotify.get_ref(), &mut buffer);
