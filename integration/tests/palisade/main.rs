@@ -8,6 +8,7 @@ mod metrics;
 mod naming;
 mod operator;
 mod profiles;
+mod spans;
 mod trace;
 
 use std::process::{Command, Output};
@@ -15,8 +16,11 @@ use std::process::{Command, Output};
 /// How one command ended.
 #[derive(Debug)]
 pub struct Ran {
+    /// Its exit status, if no signal ended it.
     pub code: Option<i32>,
+    /// What it printed.
     pub out: String,
+    /// What it said besides.
     pub errors: String,
 }
 

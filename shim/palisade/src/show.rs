@@ -36,7 +36,7 @@ pub(crate) fn print(table: &Table) -> Result<()> {
     line(&text(table))
 }
 
-/// Returns what [`print`] prints.
+/// Returns what [`print()`] prints.
 pub(crate) fn text(table: &Table) -> String {
     let lines: Vec<String> = table.lines().map(|line| harmless(line.trim_end())).collect();
     lines.join("\n")

@@ -1,28 +1,18 @@
 //! The level at which the shim and boot log, which an operator can change for a while.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use log::LevelFilter;
 use sandbox_core::control::message::{LogLevel, Request};
-use tokio::task::AbortHandle;
 
+use super::changed_level::Changed;
 use super::shim::Shim;
 use super::table::Sandbox;
 use crate::error::{Code, Error, Result};
 
 /// The time that boot has to take a new level: less than that which `palisade` waits for the shim.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// A level that holds for a while.
-#[derive(Default)]
-pub(crate) struct ForAWhile(Mutex<Option<Changed>>);
-
-struct Changed {
-    /// The level to return to.
-    before: LogLevel,
-    timer: AbortHandle,
-}
 
 /// Changes the level of both. After `time` that of before is back, or the one before that if it
 /// holds only for a while. Returns the level that was in force.
@@ -32,14 +22,14 @@ pub(crate) async fn set(
     time: Option<Duration>,
 ) -> Result<LogLevel> {
     let was = current();
-    let replaced = lock(shim).take();
+    let replaced = shim.log_level.lock().take();
     let lasting = replaced.map_or(was, |changed| {
         changed.timer.abort();
         changed.before
     });
     if let Some(time) = time {
         let timer = tokio::spawn(return_after(shim.clone(), lasting, time)).abort_handle();
-        *lock(shim) = Some(Changed { before: lasting, timer });
+        *shim.log_level.lock() = Some(Changed { before: lasting, timer });
     }
     log::set_max_level(level.into());
     let answered = tokio::time::timeout(ANSWER_TIMEOUT, tell_boot(shim, level)).await;
@@ -58,7 +48,7 @@ pub(crate) async fn set(
 
 async fn return_after(shim: Arc<Shim>, level: LogLevel, time: Duration) {
     tokio::time::sleep(time).await;
-    lock(&shim).take();
+    shim.log_level.lock().take();
     log::set_max_level(level.into());
     log::info!("the log level is that of before again");
     if let Err(error) = tell_boot(&shim, level).await {
@@ -83,8 +73,4 @@ fn current() -> LogLevel {
         LevelFilter::Debug => LogLevel::Debug,
         LevelFilter::Trace => LogLevel::Trace,
     }
-}
-
-fn lock(shim: &Shim) -> std::sync::MutexGuard<'_, Option<Changed>> {
-    shim.log_level.0.lock().unwrap_or_else(PoisonError::into_inner)
 }

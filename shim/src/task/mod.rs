@@ -9,6 +9,7 @@
 //! | [`lifecycle`] | a process's states and steps |
 //! | [`joining`] | the cgroups that a process joins |
 //! | [`boot`] | requests to boot |
+//! | [`changed_level`] | a level of the log that holds for a while |
 //! | [`create_plan`], [`pod`], [`container`] | things to be made, and things that exist |
 //! | [`table`], [`shim`] | the shim's state |
 //! | [`count`] | what `palisade metrics` shows of the shim |
@@ -24,6 +25,7 @@
 mod agent;
 mod allowance;
 mod boot;
+mod changed_level;
 mod close_io;
 mod connect;
 mod container;

@@ -8,7 +8,7 @@ use sandbox_core::sandbox::ReceivedFds;
 use tokio::sync::watch;
 
 use super::boot::BootClient;
-use super::log_level::ForAWhile;
+use super::changed_level::ForAWhile;
 use super::table::Table;
 use crate::error::Result;
 use crate::events::Events;

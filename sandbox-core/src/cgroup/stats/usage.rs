@@ -92,7 +92,7 @@ pub struct Pressure {
     pub io: Option<Psi>,
 }
 
-/// The open directories of a cgroup, in the order of [`HIERARCHIES`]; a single one on version 2.
+/// The open directories of a cgroup, in the order of `HIERARCHIES`; a single one on version 2.
 #[derive(Debug)]
 pub struct Meter {
     v2: bool,
