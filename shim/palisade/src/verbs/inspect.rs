@@ -17,7 +17,7 @@ use crate::{select, show};
 #[command(
     after_long_help = "Prints a JSON document, whatever --format says: namespaces, ID mappings, \
     capabilities, mounts (with the flags that are locked), the seccomp profile and which system \
-    calls the baseline refuses whatever their arguments, the cgroup, the CPUs and the memory that \
+    calls the baseline refuses, as far as that hangs on no argument, the cgroup, the CPUs and the memory that \
     the container is told, what the spec grants without effect, and each option in force with \
     where its value comes from: default, a file, config_body (of containerd's runtime options), \
     or an annotation.\n\n\

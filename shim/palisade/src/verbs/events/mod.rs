@@ -4,7 +4,7 @@ mod follow;
 mod line;
 mod victim;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -50,7 +50,8 @@ pub(crate) async fn events(common: &Common, flags: &Events) -> Result<ExitCode> 
     };
     let mut watch = Watch::new(&state_root(Some(common)))?;
     let (sender, mut told) = mpsc::channel(WAITING);
-    let mut followed = HashSet::new();
+    // Whether the end of each was told.
+    let mut followed: HashMap<Key, bool> = HashMap::new();
     loop {
         watch.cover()?;
         let mut pods = Node::of(common)?.pods;
@@ -58,17 +59,22 @@ pub(crate) async fn events(common: &Common, flags: &Events) -> Result<ExitCode> 
         if only.is_some() && pods.is_empty() && followed.is_empty() {
             return Ok(ExitCode::SUCCESS);
         }
-        // One whose shim died stays on disk, and is followed no more.
+        // One whose shim died may stay on disk, and is followed no more; one that is gone from
+        // there may have an end that was not told yet.
         let on_disk: HashSet<Key> = pods.iter().map(Key::of).collect();
-        followed.retain(|key| on_disk.contains(key));
+        followed.retain(|key, ended| on_disk.contains(key) || !*ended);
         for pod in pods.into_iter().filter(|pod| pod.state.is_some()) {
-            if followed.insert(Key::of(&pod)) {
+            followed.entry(Key::of(&pod)).or_insert_with(|| {
                 tokio::spawn(follow::follow(pod, sender.clone()));
-            }
+                false
+            });
         }
         let ended = print_until_change(common, &mut watch, &mut told).await?;
         if ended.is_some() && ended == only {
             return Ok(ExitCode::SUCCESS);
+        }
+        if let Some(ended) = ended.and_then(|key| followed.get_mut(&key)) {
+            *ended = true;
         }
     }
 }
