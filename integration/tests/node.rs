@@ -372,8 +372,15 @@ fn make_other(executable: &Path) {
 /// content of configuration files.
 fn files() -> BTreeMap<PathBuf, (u32, u64, Vec<u8>)> {
     let mut found = BTreeMap::new();
-    let folders =
-        ["/etc/containerd", "/etc/palisade", "/usr/bin", "/usr/sbin", "/usr/local", "/usr/share"];
+    let folders = [
+        "/etc/containerd",
+        "/etc/palisade",
+        "/usr/bin",
+        "/usr/lib/systemd/system",
+        "/usr/sbin",
+        "/usr/local",
+        "/usr/share",
+    ];
     let mut folders = folders.map(PathBuf::from).to_vec();
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
