@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -68,8 +69,8 @@ pub struct Wanted {
 pub struct Watched {
     /// The directory in the hierarchy with perf_event, if the container is in it.
     pub counted: Option<PathBuf>,
-    /// A directory that lists its processes.
-    pub listed: PathBuf,
+    /// The cgroup, which lists its processes.
+    pub cgroup: Arc<Cgroup>,
     /// The host PID of boot, which lives there beside the first container's processes, and longer.
     pub boot: Option<i32>,
 }
@@ -77,10 +78,10 @@ pub struct Watched {
 impl Watched {
     /// Finds the directories of a container's cgroup. `None` if it is in none.
     pub fn of(cgroup: &Cgroup, boot: Option<i32>) -> Option<Self> {
-        let any = || cgroup.paths().next();
-        let listed = cgroup.directory("pids").or_else(any)?.to_owned();
+        cgroup.paths().next()?;
         let counted = cgroup.directory("perf_event").map(Path::to_owned);
-        Some(Self { counted, listed, boot })
+        let cgroup = Arc::new(Cgroup::open(cgroup.saved().clone()).ok()?);
+        Some(Self { counted, cgroup, boot })
     }
 }
 
@@ -93,12 +94,8 @@ impl Members {
     fn refresh(&mut self, watched: &[Watched]) {
         self.0.clear();
         for (container, watched) in watched.iter().enumerate() {
-            each(&watched.listed, &mut |directory| {
-                let text = fs::read_to_string(directory.join("cgroup.procs")).unwrap_or_default();
-                self.0.extend(
-                    text.lines().filter_map(|pid| Some((pid.parse().ok()?, Some(container)))),
-                );
-            });
+            let pids = watched.cgroup.pids().unwrap_or_default();
+            self.0.extend(pids.into_iter().map(|pid| (pid.0, Some(container))));
         }
     }
 
@@ -115,16 +112,6 @@ impl Members {
             self.0.entry(other).or_insert(None);
         }
         self.0.get(&pid).copied().flatten()
-    }
-}
-
-/// Goes through a directory of cgroups and those below.
-fn each(directory: &Path, see: &mut impl FnMut(&Path)) {
-    see(directory);
-    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            each(&entry.path(), see);
-        }
     }
 }
 
@@ -315,13 +302,8 @@ fn begins_to_run(record: &perf_event::Record<'_>) -> Option<(i32, i32, u64)> {
 
 /// Whether a container has a process.
 fn populated(watched: &Watched) -> bool {
-    let boot = watched.boot.map(|pid| pid.to_string());
-    let mut has = false;
-    each(&watched.listed, &mut |directory| {
-        let text = fs::read_to_string(directory.join("cgroup.procs")).unwrap_or_default();
-        has |= text.lines().any(|pid| Some(pid) != boot.as_deref());
-    });
-    has
+    let pids = watched.cgroup.pids().unwrap_or_default();
+    pids.iter().any(|pid| Some(pid.0) != watched.boot)
 }
 
 /// Opens the event of one CPU. `None` if the CPU went offline.

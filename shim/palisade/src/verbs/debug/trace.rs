@@ -3,20 +3,18 @@
 use std::path::PathBuf;
 use std::pin::pin;
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result};
 use clap::Args;
 use operator_api::operator::EventsRequest;
 use sandbox_core::cgroup::Cgroup;
 use sandbox_inspect::trace::{self, Ended, Event, Recorded, Traced, Wanted};
 use serde::{Deserialize, Serialize};
-use tokio::signal::unix::{SignalKind, signal};
 
 use super::output::Output;
+use super::stop::until_stopped;
 use super::values;
 use crate::arguments::{Common, Format, Target};
 use crate::exit::Failure;
@@ -76,33 +74,22 @@ pub(crate) async fn trace(common: &Common, flags: &Trace) -> Result<ExitCode> {
     let selected = select::find(&node, &flags.target.id)?;
     let wanted = wanted(selected, flags)?;
     let (output, file) = Output::create(&flags.output, flags.force)?;
-    let stop = Arc::new(AtomicBool::new(false));
-    let stopped = Arc::clone(&stop);
     let (events, reports) = mpsc::channel();
-    let (done, mut recorded) = tokio::sync::oneshot::channel();
-    std::thread::spawn(move || {
-        let _ = done.send(trace::record(&wanted, file, &stopped, &reports));
-    });
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut hangup = signal(SignalKind::hangup())?;
+    let record = move |stop: &_| trace::record(&wanted, file, stop, &reports);
+    let mut recording = pin!(until_stopped(record));
     let mut listening = pin!(listen(selected.pod(), events));
     let mut listens = true;
     let recorded = loop {
         tokio::select! {
-            recorded = &mut recorded => break recorded,
+            recorded = &mut recording => break recorded,
             ended = &mut listening, if listens => {
                 listens = false;
                 if let Err(failure) = ended {
                     eprintln!("palisade: the trace lacks what the shim reports: {failure}");
                 }
             }
-            _ = interrupt.recv() => stop.store(true, Ordering::Relaxed),
-            _ = terminate.recv() => stop.store(true, Ordering::Relaxed),
-            _ = hangup.recv() => stop.store(true, Ordering::Relaxed),
         }
     };
-    let recorded = recorded.map_err(|_| anyhow!("the recording ended without an answer"))?;
     let recorded = recorded.context("record a trace")?;
     output.keep();
     match common.format {
