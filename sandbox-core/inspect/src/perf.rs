@@ -23,6 +23,9 @@ use sandbox_core::cgroup::Cgroup;
 /// that wakes up less than the kernel would.
 const TICK: Duration = Duration::from_millis(50);
 
+/// The same, where the kernel samples the whole machine, which may be busier than the containers.
+const TICK_OF_MACHINE: Duration = Duration::from_millis(10);
+
 /// The most memory of all buffers together.
 const MEMORY: usize = 64 << 20;
 
@@ -170,6 +173,7 @@ pub struct Recording {
     /// By container, if the kernel chooses its processes, and trigger.
     samplers: Vec<(Option<usize>, usize, Sampler)>,
     members: Members,
+    tick: Duration,
 }
 
 impl Recording {
@@ -181,14 +185,15 @@ impl Recording {
         let cpus = cpus()?;
         let counted: Option<Vec<&Path>> =
             watched.iter().map(|watched| watched.counted.as_deref()).collect();
-        let groups = match counted {
+        let (groups, tick, most) = match counted {
             Some(directories) => {
-                directories.into_iter().enumerate().map(|(c, d)| (Some(c), Some(d))).collect()
+                let groups = directories.into_iter().enumerate().map(|(c, d)| (Some(c), Some(d)));
+                (groups.collect(), TICK, 8 << 20)
             }
-            None => vec![(None, None)],
+            None => (vec![(None, None)], TICK_OF_MACHINE, MEMORY),
         };
         let buffers = groups.len() * triggers.len() * cpus.len();
-        let size = (MEMORY / buffers.max(1)).clamp(32 << 10, 8 << 20);
+        let size = (MEMORY / buffers.max(1)).clamp(32 << 10, most);
         // Each is a power of two.
         let size = 1 << size.ilog2();
         let mut samplers = Vec::with_capacity(buffers);
@@ -211,7 +216,7 @@ impl Recording {
         if samplers.is_empty() {
             bail!("no CPU counts events: perf_event_open found none of {} online", cpus.len());
         }
-        Ok(Self { watched: watched.to_vec(), samplers, members: Members::default() })
+        Ok(Self { watched: watched.to_vec(), samplers, members: Members::default(), tick })
     }
 
     /// Lets the events count, and passes samples on until the time is over, until it is told to
@@ -239,7 +244,7 @@ impl Recording {
             } else if !self.has_processes() {
                 Some(End::NoProcess)
             } else {
-                std::thread::sleep(left.min(TICK));
+                std::thread::sleep(left.min(self.tick));
                 None
             };
             if end.is_some() {
