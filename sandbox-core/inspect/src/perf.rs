@@ -23,7 +23,7 @@ use sandbox_core::cgroup::Cgroup;
 /// that wakes up less than the kernel would.
 const TICK: Duration = Duration::from_millis(50);
 
-/// The same, where the kernel samples the whole machine, which may be busier than the containers.
+/// The same for what the whole machine does, which may be busier than the containers.
 const TICK_OF_MACHINE: Duration = Duration::from_millis(10);
 
 /// The most memory of all buffers together.
@@ -88,33 +88,55 @@ impl Watched {
     }
 }
 
+/// The most records that are taken from one buffer before the next buffer has its turn, and the
+/// time is looked at: a busy machine may write them faster than they are taken.
+const TURN: usize = 4096;
+
 /// Which container a process is in, where the kernel does not choose.
 #[derive(Debug, Default)]
-struct Members(HashMap<i32, Option<usize>>);
+struct Members {
+    known: HashMap<i32, Option<usize>>,
+    /// Whether it was read in this turn.
+    fresh: bool,
+    /// When those in no container are forgotten.
+    forgets: Option<Instant>,
+}
+
+/// How long a process is taken to be in no container after it was found to be in none.
+const OUTSIDE: Duration = Duration::from_millis(500);
 
 impl Members {
     /// Reads anew who is in the containers.
     fn refresh(&mut self, watched: &[Watched]) {
-        self.0.clear();
+        self.known.retain(|_, container| container.is_none());
         for (container, watched) in watched.iter().enumerate() {
             let pids = watched.cgroup.pids().unwrap_or_default();
-            self.0.extend(pids.into_iter().map(|pid| (pid.0, Some(container))));
+            self.known.extend(pids.into_iter().map(|pid| (pid.0, Some(container))));
         }
+        self.fresh = true;
     }
 
     /// Returns the container of a process.
     fn container(&mut self, pid: i32, watched: &[Watched]) -> Option<usize> {
-        if let Some(known) = self.0.get(&pid) {
+        if let Some(known) = self.known.get(&pid) {
             return *known;
         }
-        // It may have been forked since. That of the machine's other processes is said once.
-        let others: Vec<i32> =
-            self.0.iter().filter(|(_, c)| c.is_none()).map(|(pid, _)| *pid).collect();
-        self.refresh(watched);
-        for other in others.into_iter().chain([pid]) {
-            self.0.entry(other).or_insert(None);
+        // It may have been forked since, but not every process of a busy machine is looked for.
+        if !self.fresh {
+            self.refresh(watched);
         }
-        self.0.get(&pid).copied().flatten()
+        *self.known.entry(pid).or_insert(None)
+    }
+
+    /// Lets the containers be read once more. From time to time it forgets who is in none: a number
+    /// is given to another process, and who was just forked may be in a container by now.
+    fn next_turn(&mut self) {
+        self.fresh = false;
+        let now = Instant::now();
+        if self.forgets.is_none_or(|at| at <= now) {
+            self.known.retain(|_, container| container.is_some());
+            self.forgets = Some(now + OUTSIDE);
+        }
     }
 }
 
@@ -190,7 +212,7 @@ impl Recording {
                 let groups = directories.into_iter().enumerate().map(|(c, d)| (Some(c), Some(d)));
                 (groups.collect(), TICK, 8 << 20)
             }
-            None => (vec![(None, None)], TICK_OF_MACHINE, MEMORY),
+            None => (vec![(None, None)], tick_of_machine(triggers), MEMORY),
         };
         let buffers = groups.len() * triggers.len() * cpus.len();
         let size = (MEMORY / buffers.max(1)).clamp(32 << 10, most);
@@ -252,9 +274,13 @@ impl Recording {
                     sampler.as_counter_mut().disable().context("PERF_EVENT_IOC_DISABLE")?;
                 }
             }
+            self.members.next_turn();
             for (container, trigger, sampler) in &mut self.samplers {
                 let (container, trigger) = (*container, *trigger);
-                while let Some(record) = sampler.next_record() {
+                // Nothing is added to them at the end.
+                let most = if end.is_some() { usize::MAX } else { TURN };
+                for _ in 0..most {
+                    let Some(record) = sampler.next_record() else { break };
                     if let Some((pid, tid, time)) = begins_to_run(&record) {
                         if container
                             .or_else(|| self.members.container(pid, &self.watched))
@@ -288,6 +314,12 @@ impl Recording {
     fn has_processes(&self) -> bool {
         self.watched.iter().any(populated)
     }
+}
+
+fn tick_of_machine(triggers: &[(Trigger, Wanted)]) -> Duration {
+    // How often samples of CPU time come is bounded, how often a tracepoint is passed is not.
+    let passed = triggers.iter().any(|(trigger, _)| matches!(trigger, Trigger::Tracepoint { .. }));
+    if passed { TICK_OF_MACHINE } else { TICK }
 }
 
 /// Reads a record of a thread that begins to run: who, and when.
