@@ -151,3 +151,56 @@ fn a_profile_of_a_pod_that_ends_is_kept() {
 fn libc_sigkill() -> i32 {
     nix::sys::signal::Signal::SIGKILL as i32
 }
+
+mod needs_pprof {
+    use std::path::Path;
+    use std::process::Command;
+
+    use integration::built::repository;
+    use integration::containerd::{Containerd, Version};
+
+    use super::hot;
+    use crate::shows;
+
+    /// Has `go tool pprof` read a profile.
+    fn pprof(view: &str, profile: &Path) -> String {
+        let mut pprof = Command::new(repository().join(".cache/pprof/pprof"));
+        let output = pprof.args([view, "-symbolize=none"]).arg(profile).output();
+        let output = output.expect("run pprof; ci/pprof fetches it");
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).expect("UTF-8")
+    }
+
+    /// The share of a function and of what it called, in percent, of `pprof -top`.
+    fn share(top: &str, function: &str) -> f64 {
+        let line = top.lines().find(|line| line.contains(function));
+        let line = line.unwrap_or_else(|| panic!("no {function} in {top}"));
+        let share = line.split_whitespace().nth(4).and_then(|word| word.strip_suffix('%'));
+        share.and_then(|share| share.parse().ok()).unwrap_or_else(|| panic!("{line}: {top}"))
+    }
+
+    /// A reader that others wrote finds the functions, what is counted, and whose it is.
+    #[test]
+    fn go_s_pprof_reads_profiles() {
+        let containerd = Containerd::start(Version::V2_1);
+        let _containers = ["spin", "lock", "sleep"].map(|how| hot(&containerd, how, how));
+        for (kind, id, function, counted) in [
+            ("cpu-profile", "spin", "hot_function", "Type: cpu"),
+            ("block-profile", "sleep", "sleepy_function", "Type: off_cpu"),
+            ("mutex-profile", "lock", "wants_the_lock", "Type: contended"),
+        ] {
+            let file = containerd.directory().join(format!("{kind}.pb.gz"));
+            let path = file.to_str().expect("ASCII");
+            let namespace = containerd.namespace();
+            shows(&["--namespace", &namespace, "debug", kind, id, "-d", "2s", "-o", path]);
+            let top = pprof("-top", &file);
+            assert!(top.lines().any(|line| line == counted), "{counted}: {top}");
+            assert!(share(&top, function) > 90.0, "{top}");
+            let tags = pprof("-tags", &file);
+            for tag in ["container", "pid", "thread", "tid"] {
+                assert!(tags.lines().any(|l| l.trim_start().starts_with(tag)), "{tag}: {tags}");
+            }
+            assert!(tags.contains(id), "{tags}");
+        }
+    }
+}
