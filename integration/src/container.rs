@@ -620,7 +620,8 @@ pub fn options(body: &str, path: &str) -> Any {
     Any { type_url: "runtimeoptions.v1.Options".to_owned(), value: options.encode_to_vec() }
 }
 
-fn any(type_url: &str, value: &Value) -> Any {
+/// Returns a value as containerd carries it: JSON with a name of its type.
+pub fn any(type_url: &str, value: &Value) -> Any {
     Any { type_url: type_url.to_owned(), value: value.to_string().into_bytes() }
 }
 

@@ -45,6 +45,8 @@ pub struct Containerd {
     user: Option<User>,
     /// Set if it is the node's own rather than private to the test.
     node: Option<Node>,
+    /// Set once [`Containerd::end`] has cleared it away.
+    is_ended: bool,
 }
 
 impl Containerd {
@@ -191,6 +193,7 @@ impl Containerd {
             starter: None,
             user: None,
             node: None,
+            is_ended: false,
             slot,
         };
         let options = options(&containerd.directory());
@@ -472,15 +475,14 @@ impl Containerd {
     }
 }
 
-impl Drop for Containerd {
-    fn drop(&mut self) {
-        if keep::keeps() && self.node.is_none() {
-            let client = self.ctr_command();
-            let (ctr, address) = (client.get_program().display(), self.address());
-            let command =
-                format!("{ctr} --address {} --namespace {}", address.display(), self.namespace());
-            return keep::report(&self.slot, &command);
-        }
+impl Containerd {
+    /// Ends it and clears away what it has left, which is returned.
+    pub fn end(mut self) -> Vec<String> {
+        self.is_ended = true;
+        self.finish()
+    }
+
+    fn finish(&self) -> Vec<String> {
         let mut left =
             if thread::panicking() { Vec::new() } else { leaks::left_of(&self.traces()) };
         if self.user.is_some() && !thread::panicking() {
@@ -491,11 +493,28 @@ impl Drop for Containerd {
             left.extend(user.left());
             user.remove_cgroup();
         }
-        if thread::panicking() || !left.is_empty() {
+        if !self.is_ended && (thread::panicking() || !left.is_empty()) {
             eprintln!("--- containerd {} logged:\n{}", self.version.number(), self.log());
         }
         leaks::clear_away(&self.slot);
         leaks::clear_sockets(&self.traces());
+        left
+    }
+}
+
+impl Drop for Containerd {
+    fn drop(&mut self) {
+        if self.is_ended {
+            return;
+        }
+        if keep::keeps() && self.node.is_none() {
+            let client = self.ctr_command();
+            let (ctr, address) = (client.get_program().display(), self.address());
+            let command =
+                format!("{ctr} --address {} --namespace {}", address.display(), self.namespace());
+            return keep::report(&self.slot, &command);
+        }
+        let left = self.finish();
         if !left.is_empty() {
             panic!("the test left behind:\n  {}", left.join("\n  "));
         }

@@ -1,7 +1,8 @@
 //! containerd's events, as a subscriber receives them.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::time::Duration;
 
 use containerd_client::events::*;
 use containerd_client::services::v1::{PublishRequest, SubscribeRequest};
@@ -140,12 +141,50 @@ async fn subscribe(address: PathBuf, namespace: String, to: Sender<TaskEvent>) {
     }
 }
 
+/// Passes the task events of a namespace on until the daemon ends. Calls `ready` once the
+/// subscription is in force.
+pub async fn stream(
+    address: &Path,
+    namespace: &str,
+    ready: impl FnOnce(),
+    mut take: impl FnMut(TaskEvent),
+) {
+    let Ok(client) = Client::from_path(address).await else { return };
+    let filters = vec![format!("namespace=={namespace}")];
+    let mut subscriber = client.events();
+    // Nothing is sent before there is an event.
+    let subscribed = tokio::select! {
+        subscribed = subscriber.subscribe(SubscribeRequest { filters }) => subscribed,
+        () = greet(&client, namespace) => return,
+    };
+    let Ok(subscribed) = subscribed else { return };
+    ready();
+    let mut stream = subscribed.into_inner();
+    while let Ok(Some(envelope)) = stream.message().await {
+        if envelope.topic.starts_with("/tasks/") {
+            take(decode(&envelope));
+        }
+    }
+}
+
+/// Publishes events of our own, until that fails.
+async fn greet(client: &Client, namespace: &str) {
+    while client.events().publish(greeting(namespace, GREETING)).await.is_ok() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+fn greeting(namespace: &str, topic: &str) -> Request<PublishRequest> {
+    let event = Some(to_any(&TaskPaused::default()));
+    let mut request = Request::new(PublishRequest { topic: topic.to_owned(), event });
+    let namespace = namespace.parse().expect("an ASCII name");
+    request.metadata_mut().insert("containerd-namespace", namespace);
+    request
+}
+
 impl Containerd {
     fn publish(&self, namespace: &str, topic: &str) {
-        let event = Some(to_any(&TaskPaused::default()));
-        let mut request = Request::new(PublishRequest { topic: topic.to_owned(), event });
-        let namespace = namespace.parse().expect("an ASCII name");
-        request.metadata_mut().insert("containerd-namespace", namespace);
+        let request = greeting(namespace, topic);
         let published =
             self.block_on(async { self.connect().await.events().publish(request).await });
         published.expect("publish an event");

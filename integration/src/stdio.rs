@@ -2,7 +2,7 @@
 //! makes them, and threads that read them.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex};
@@ -152,7 +152,12 @@ impl Reader {
         let seen = Arc::new((Mutex::new(Vec::new()), Condvar::new()));
         let (path, shared) = (path.to_owned(), Arc::clone(&seen));
         let thread = thread::spawn(move || {
-            let mut fifo = File::open(path).expect("open a FIFO for reading");
+            let mut fifo = match File::open(path) {
+                Ok(fifo) => fifo,
+                // The streams were dropped before.
+                Err(e) if e.kind() == ErrorKind::NotFound => return,
+                Err(e) => panic!("open a FIFO for reading: {e}"),
+            };
             let mut chunk = vec![0; 64 * 1024];
             while let Ok(n @ 1..) = fifo.read(&mut chunk) {
                 shared.0.lock().expect("no panic while locked").extend_from_slice(&chunk[..n]);

@@ -1,0 +1,194 @@
+//! Kills and stops processes at random.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use fastrand::Rng;
+use integration::containerd::Containerd;
+use integration::host::{self, HostProcess};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use rustix::process::{Resource, Rlimit, prlimit};
+
+use crate::history::Life;
+use crate::world::World;
+
+/// Strikes until the time is over.
+pub fn strike(
+    daemons: &[Containerd],
+    states: &[StateMount],
+    world: &Arc<World>,
+    seed: u64,
+    until: Instant,
+) {
+    let mut chance = Rng::with_seed(!seed);
+    while Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(chance.u64(20..400)));
+        match chance.u8(..64) {
+            0 => kill_daemon(&daemons[chance.usize(..daemons.len())], world),
+            1 => stop_daemon(&daemons[chance.usize(..daemons.len())], world, &mut chance),
+            2 => states[chance.usize(..states.len())].fill(world, &mut chance),
+            _ => strike_life(world, &mut chance),
+        }
+    }
+}
+
+/// A small file system for the state of the shims of one daemon.
+#[derive(Debug)]
+pub struct StateMount(PathBuf);
+
+impl StateMount {
+    /// Mounts it.
+    pub fn on(daemon: &Containerd) -> Self {
+        let place = Path::new("/run/palisade").join(daemon.namespace());
+        fs::create_dir_all(&place).expect("make a directory");
+        let data = Some("size=1m,mode=700");
+        mount(Some("soak"), &place, Some("tmpfs"), MsFlags::empty(), data).expect("mount a tmpfs");
+        Self(place)
+    }
+
+    /// Fills it for a while.
+    fn fill(&self, world: &World, chance: &mut Rng) {
+        world.count("fault: the state's file system is full for a while");
+        world.outage();
+        let filler = self.0.join(".filler");
+        let _ = fs::write(&filler, vec![0; 2 << 20]);
+        std::thread::sleep(Duration::from_millis(chance.u64(50..500)));
+        let _ = fs::remove_file(&filler);
+        world.outage();
+    }
+}
+
+impl Drop for StateMount {
+    fn drop(&mut self) {
+        let _ = umount2(&self.0, MntFlags::MNT_DETACH);
+    }
+}
+
+fn kill_daemon(daemon: &Containerd, world: &World) {
+    world.count("fault: containerd is killed");
+    world.outage();
+    daemon.kill();
+    daemon.launch();
+    world.outage();
+}
+
+/// A daemon that is stopped for less than its clients wait gives the same answers later.
+fn stop_daemon(daemon: &Containerd, world: &World, chance: &mut Rng) {
+    world.count("fault: containerd is stopped for a while");
+    pause(daemon.pid(), chance);
+}
+
+/// Strikes one of the lives, or a pod's shim.
+fn strike_life(world: &World, chance: &mut Rng) {
+    let lives: Vec<Arc<Life>> =
+        world.lives().into_iter().filter(|life| life.init.load(Ordering::SeqCst) > 0).collect();
+    if lives.is_empty() {
+        return;
+    }
+    let life = &lives[chance.usize(..lives.len())];
+    let init = life.init.load(Ordering::SeqCst);
+    match chance.u8(..7) {
+        0 => {
+            world.count("fault: init is killed");
+            life.strike("its init is killed", false);
+            end(init);
+        }
+        1 => {
+            let exec = life.exec.load(Ordering::SeqCst);
+            if exec > 0 {
+                world.count("fault: an exec is killed");
+                life.strike("its exec is killed", false);
+                end(exec);
+            }
+        }
+        2 => {
+            if let Some(shim) = shim_of(init) {
+                world.count("fault: a shim is killed");
+                life.strike("its shim is killed", true);
+                end(shim.pid);
+            }
+        }
+        3 => {
+            if let Some(helper) = helper_of(init, chance) {
+                world.count(&format!("fault: {} is killed", role(&helper)));
+                life.strike(&format!("{} is killed", role(&helper)), false);
+                end(helper.pid);
+            }
+        }
+        4 => {
+            if let Some(shim) = shim_of(init) {
+                world.count("fault: a shim has no descriptors left for a while");
+                life.strike("its shim has no descriptors left", false);
+                take_descriptors(shim.pid, chance);
+            }
+        }
+        5 => {
+            if let Some(shim) = shim_of(init) {
+                world.count("fault: a shim is stopped for a while");
+                life.note("FAULT: its shim is stopped for a while");
+                pause(shim.pid, chance);
+            }
+        }
+        _ => {
+            if let Some(helper) = helper_of(init, chance) {
+                world.count(&format!("fault: {} is stopped for a while", role(&helper)));
+                life.note(format!("FAULT: {} is stopped for a while", role(&helper)));
+                pause(helper.pid, chance);
+            }
+        }
+    }
+}
+
+/// Returns the shim above a process, while there is one. A shim of runc is not above the
+/// container's init, but its parent.
+pub fn shim_of(pid: i32) -> Option<HostProcess> {
+    let mut process = host::process(pid)?;
+    loop {
+        if process.args.first().is_some_and(|name| name.contains("containerd-shim")) {
+            return Some(process);
+        }
+        process = host::process(process.parent).filter(|parent| parent.pid > 1)?;
+    }
+}
+
+/// Returns one of the processes that a shim has for its pod: boot, the gofer, or one of theirs.
+fn helper_of(init: i32, chance: &mut Rng) -> Option<HostProcess> {
+    let shim = shim_of(init)?;
+    let children = host::children(shim.pid);
+    let helpers: Vec<HostProcess> = children
+        .into_iter()
+        .filter(|child| child.args.first().is_some_and(|name| name == "palisade-sandbox"))
+        .collect();
+    (!helpers.is_empty()).then(|| helpers[chance.usize(..helpers.len())].clone())
+}
+
+fn role(helper: &HostProcess) -> &'static str {
+    if helper.args.get(1).is_some_and(|role| role == "gofer") { "a gofer" } else { "boot" }
+}
+
+/// A process that ended meanwhile is left alone.
+fn end(pid: i32) {
+    let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+}
+
+/// Lets a process open a few files more, and no other.
+fn take_descriptors(pid: i32, chance: &mut Rng) {
+    let Some(process) = rustix::process::Pid::from_raw(pid) else { return };
+    let Ok(open) = fs::read_dir(format!("/proc/{pid}/fd")) else { return };
+    let most = Some(open.count() as u64 + chance.u64(..8));
+    let few = Rlimit { current: most, maximum: None };
+    let Ok(before) = prlimit(Some(process), Resource::Nofile, few) else { return };
+    std::thread::sleep(Duration::from_millis(chance.u64(10..1000)));
+    let _ = prlimit(Some(process), Resource::Nofile, before);
+}
+
+fn pause(pid: i32, chance: &mut Rng) {
+    let _ = kill(Pid::from_raw(pid), Signal::SIGSTOP);
+    std::thread::sleep(Duration::from_millis(chance.u64(10..1000)));
+    let _ = kill(Pid::from_raw(pid), Signal::SIGCONT);
+}
