@@ -9,9 +9,9 @@
 //! [`docker`] runs containers under Docker, [`rootless`] under a containerd of an ordinary user. [`shim`] calls the shim without a
 //! containerd. [`keep`] leaves what a failing test has made, to be looked at.
 //! [`attack`] has what hostile containers try, and shows that each attempt could
-//! succeed. [`trace`] finds the waits for the kernel. [`hostile`] names what a sandbox process does that was taken over.
+//! succeed. [`state_mount`] lets the state's file system be full. [`trace`] finds the waits for the kernel. [`hostile`] names what a sandbox process does that was taken over.
 //!
-//! All functions panic with a sentence if something is wrong: only tests and
+//! All functions panic with a sentence if something is wrong: only tests, the soak and
 //! the quickstart use them.
 
 pub mod attack;
@@ -37,6 +37,7 @@ pub mod sandbox;
 pub mod shim;
 pub mod slot;
 pub mod spec;
+pub mod state_mount;
 pub mod stdio;
 pub mod stream;
 pub mod trace;

@@ -13,6 +13,7 @@
 //! ```
 
 use std::fs::{File, OpenOptions};
+use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::atomic::Ordering::Relaxed;
@@ -115,11 +116,13 @@ impl Counters {
         let what = || format!("make {}", path.display());
         let mut new = OpenOptions::new();
         let file = new.read(true).write(true).create_new(true).mode(0o600).open(path);
-        let file = file.context(what)?;
-        file.set_len(SIZE as u64).context(what)?;
-        let counters = Self(SharedPage::map(&file, Access::Add).context(what)?);
-        counters.0.words()[0].store(VERSION, Relaxed);
-        Ok(counters)
+        let mut file = file.context(what)?;
+        // Written, so that it has its room: to count where the file system has none left would end
+        // the shim by SIGBUS.
+        let mut page = [0; SIZE];
+        page[..8].copy_from_slice(&VERSION.to_ne_bytes());
+        file.write_all(&page).context(what)?;
+        Ok(Self(SharedPage::map(&file, Access::Add).context(what)?))
     }
 
     /// Opens the counters of a sandbox to read them.

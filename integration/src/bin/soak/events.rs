@@ -54,7 +54,8 @@ impl Events {
                 let in_force = || {
                     // Who began before it is not told of everything.
                     if !is_first {
-                        world.outage();
+                        world.begin_outage();
+                        world.end_outage();
                     }
                     let _ = ready.send(());
                 };

@@ -1,7 +1,6 @@
 //! Kills and stops processes at random.
 
 use std::fs;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -9,7 +8,7 @@ use std::time::{Duration, Instant};
 use fastrand::Rng;
 use integration::containerd::Containerd;
 use integration::host::{self, HostProcess};
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use integration::state_mount::StateMount;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use rustix::process::{Resource, Rlimit, prlimit};
@@ -31,50 +30,28 @@ pub fn strike(
         match chance.u8(..64) {
             0 => kill_daemon(&daemons[chance.usize(..daemons.len())], world),
             1 => stop_daemon(&daemons[chance.usize(..daemons.len())], world, &mut chance),
-            2 => states[chance.usize(..states.len())].fill(world, &mut chance),
+            2 => fill(&states[chance.usize(..states.len())], world, &mut chance),
             _ => strike_life(world, &mut chance),
         }
     }
 }
 
-/// A small file system for the state of the shims of one daemon.
-#[derive(Debug)]
-pub struct StateMount(PathBuf);
-
-impl StateMount {
-    /// Mounts it.
-    pub fn on(daemon: &Containerd) -> Self {
-        let place = Path::new("/run/palisade").join(daemon.namespace());
-        fs::create_dir_all(&place).expect("make a directory");
-        let data = Some("size=1m,mode=700");
-        mount(Some("soak"), &place, Some("tmpfs"), MsFlags::empty(), data).expect("mount a tmpfs");
-        Self(place)
-    }
-
-    /// Fills it for a while.
-    fn fill(&self, world: &World, chance: &mut Rng) {
-        world.count("fault: the state's file system is full for a while");
-        world.outage();
-        let filler = self.0.join(".filler");
-        let _ = fs::write(&filler, vec![0; 2 << 20]);
-        std::thread::sleep(Duration::from_millis(chance.u64(50..500)));
-        let _ = fs::remove_file(&filler);
-        world.outage();
-    }
-}
-
-impl Drop for StateMount {
-    fn drop(&mut self) {
-        let _ = umount2(&self.0, MntFlags::MNT_DETACH);
-    }
+/// Fills the file system of a daemon's state for a while.
+fn fill(state: &StateMount, world: &World, chance: &mut Rng) {
+    world.count("fault: the state's file system is full for a while");
+    world.begin_outage();
+    state.fill_but(chance.usize(..4));
+    std::thread::sleep(Duration::from_millis(chance.u64(50..500)));
+    state.empty();
+    world.end_outage();
 }
 
 fn kill_daemon(daemon: &Containerd, world: &World) {
     world.count("fault: containerd is killed");
-    world.outage();
+    world.begin_outage();
     daemon.kill();
     daemon.launch();
-    world.outage();
+    world.end_outage();
 }
 
 /// A daemon that is stopped for less than its clients wait gives the same answers later.

@@ -65,6 +65,15 @@ impl Life {
         self.silenced.load(Ordering::SeqCst) || world.outages() != self.outages
     }
 
+    /// Whether its ID is in one of the sentences.
+    pub fn is_named_in(&self, sentences: &[String]) -> bool {
+        let is_end = |rest: &str| !rest.starts_with(|next: char| next.is_ascii_digit());
+        let names = |text: &String| {
+            text.match_indices(&self.id).any(|(at, id)| is_end(&text[at + id.len()..]))
+        };
+        sentences.iter().any(names)
+    }
+
     /// Returns what was noted last, one line each, with milliseconds since its begin.
     pub fn history(&self) -> String {
         let history = lock(&self.history);

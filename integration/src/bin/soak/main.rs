@@ -27,11 +27,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use integration::containerd::{Containerd, Version};
+use integration::state_mount::StateMount;
 use integration::{image, leaks};
 
 use api::Api;
 use events::Events;
-use faults::StateMount;
 use world::World;
 
 /// What is to be done.

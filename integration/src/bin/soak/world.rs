@@ -15,8 +15,13 @@ pub struct World {
     counts: Mutex<BTreeMap<String, u64>>,
     /// Answers that were wrong, each with the history of its container.
     wrong: Mutex<Vec<String>>,
-    /// How often a containerd was killed: what it was asked meanwhile may be done or not.
+    /// How often something that all lives need (a containerd, room for state) went away or came
+    /// back: what was asked meanwhile may be done or not.
     outages: AtomicU64,
+    /// How many such things are away now.
+    running_outages: AtomicU64,
+    /// Lives that have ended, and may have left something.
+    ended: Mutex<Vec<Arc<Life>>>,
 }
 
 /// The most wrong answers that are told with their histories.
@@ -31,12 +36,17 @@ impl World {
             counts: Mutex::default(),
             wrong: Mutex::default(),
             outages: AtomicU64::new(0),
+            running_outages: AtomicU64::new(0),
+            ended: Mutex::default(),
         }
     }
 
     /// Begins a life.
     pub fn begin(&self, id: &str) -> Arc<Life> {
         let life = Arc::new(Life::new(id, self.outages()));
+        if self.running_outages.load(Ordering::SeqCst) > 0 {
+            life.strike("something that all need is away", true);
+        }
         lock(&self.lives).push(Arc::clone(&life));
         life
     }
@@ -44,6 +54,9 @@ impl World {
     /// Ends a life.
     pub fn end(&self, life: &Arc<Life>) {
         lock(&self.lives).retain(|other| !Arc::ptr_eq(other, life));
+        if life.may_answer_anything(self) {
+            lock(&self.ended).push(Arc::clone(life));
+        }
     }
 
     /// Returns all lives now.
@@ -62,12 +75,19 @@ impl World {
         lock(&self.wrong).push(format!("{}: {what}\n{}", life.id, life.history()));
     }
 
-    /// Takes note that a containerd is about to be killed, or is back.
-    pub fn outage(&self) {
+    /// Takes note that something that all lives need is about to be away.
+    pub fn begin_outage(&self) {
+        self.running_outages.fetch_add(1, Ordering::SeqCst);
         self.outages.fetch_add(1, Ordering::SeqCst);
     }
 
-    /// Returns how often that was.
+    /// Takes note that it is back.
+    pub fn end_outage(&self) {
+        self.outages.fetch_add(1, Ordering::SeqCst);
+        self.running_outages.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    /// Returns a number that is another whenever an outage has begun or ended.
     pub fn outages(&self) -> u64 {
         self.outages.load(Ordering::SeqCst)
     }
@@ -88,6 +108,9 @@ impl World {
         }
         for what in left {
             println!("left (seed {}): {what}", self.seed);
+        }
+        for life in lock(&self.ended).iter().filter(|life| life.is_named_in(left)) {
+            println!("\nleft by (seed {}): {}\n{}", self.seed, life.id, life.history());
         }
         wrong.is_empty() && left.is_empty()
     }
