@@ -12,6 +12,7 @@ use super::hierarchy::Hierarchies;
 use super::path::{Driver, Place, place};
 use super::resources;
 use super::{Cgroup, Dir, file, systemd};
+use crate::directories::make_in;
 use crate::error::{Context, Error, FailureKind, Result};
 use crate::spec::plan::UnitProperty;
 
@@ -119,23 +120,23 @@ pub(super) fn make(dir: &Dir, v2: bool, made: &mut Made) -> Result<()> {
 }
 
 /// Makes a directory with its parents. If another process removes a parent
-/// meanwhile, the parent is made again, at most 16 times.
+/// meanwhile, the parent is made again.
 pub(super) fn make_dir(dir: &Path, made: &mut Made) -> io::Result<()> {
-    for _ in 0..16 {
-        match rustix::fs::mkdir(dir, Permissions::from_raw_mode(0o755)) {
-            Ok(()) => {
-                made.dirs.push(dir.to_owned());
-                return Ok(());
-            }
-            Err(Errno::EXIST) => return Ok(()),
-            Err(Errno::NOENT) => match dir.parent() {
-                Some(parent) => make_dir(parent, made)?,
-                None => return Err(Errno::NOENT.into()),
-            },
-            Err(e) => return Err(e.into()),
-        }
+    let make = || match rustix::fs::mkdir(dir, Permissions::from_raw_mode(0o755)) {
+        Ok(()) => Ok(true),
+        Err(Errno::EXIST) => Ok(false),
+        // The parent is being removed.
+        Err(Errno::NODEV) => Err(Errno::NOENT.into()),
+        Err(e) => Err(e.into()),
+    };
+    let is_new = match dir.parent() {
+        Some(parent) => make_in(parent, make, || make_dir(parent, made))?,
+        None => make()?,
+    };
+    if is_new {
+        made.dirs.push(dir.to_owned());
     }
-    Err(Errno::NOENT.into())
+    Ok(())
 }
 
 /// Copies the parent's CPUs and memory nodes, from the top down: a new cpuset

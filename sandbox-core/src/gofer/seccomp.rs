@@ -2,9 +2,10 @@
 
 use std::fs;
 use std::io::Write;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 
 use crate::control::gofer::SeccompJob;
+use crate::directories::make_below;
 use crate::error::{Context, Error, Result};
 use crate::spec::seccomp::{compile, join};
 
@@ -23,20 +24,14 @@ pub(super) fn ensure(job: &SeccompJob) -> Result<()> {
     let directory = job.output.parent().ok_or_else(|| {
         Error::internal(format!("a seccomp program cannot be written to {output}"))
     })?;
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(directory)
-        .context(|| format!("mkdir {}", directory.display()))?;
     let temporary = job.output.with_extension(format!("{}.new", std::process::id()));
-    fs::OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&temporary)
-        .and_then(|mut file| file.write_all(&program))
-        .and_then(|()| fs::rename(&temporary, &job.output))
+    let mut new = fs::OpenOptions::new();
+    new.write(true).create(true).truncate(true).mode(0o600);
+    let write = || {
+        let written = new.open(&temporary).and_then(|mut file| file.write_all(&program));
+        written.and_then(|()| fs::rename(&temporary, &job.output))
+    };
+    make_below(directory, 0o700, write)
         .inspect_err(|_| drop(fs::remove_file(&temporary)))
-        .context(|| format!("writing {output}"))
+        .context(|| format!("write {output}"))
 }

@@ -21,8 +21,12 @@ use std::os::fd::OwnedFd;
 
 use super::counters::Counters;
 use crate::cgroup::SavedCgroup;
+use crate::directories::make_below;
 use crate::error::{Context, Error, FailureKind, Result};
 use crate::types::HostPid;
+
+/// The mode of a directory for root only.
+pub(super) const PRIVATE: u32 = 0o700;
 
 /// The layout of the files below. A file of another version is refused.
 const VERSION: u32 = 1;
@@ -132,15 +136,10 @@ impl StateDirectory {
 
     /// Makes the directory, which also makes the sandbox's ID unique.
     pub fn create(&self) -> Result<()> {
-        let make = || DirBuilder::new().mode(0o700).create(&self.0);
-        let made = match make() {
-            Err(e) if e.kind() == ErrorKind::NotFound => {
-                make_private_directory(self.0.parent().unwrap_or(&self.0))?;
-                make()
-            }
-            other => other,
-        };
-        match made {
+        let namespace = self.0.parent().unwrap_or(&self.0);
+        // The last sandbox of a namespace takes the namespace's directory along.
+        let make = || DirBuilder::new().mode(PRIVATE).create(&self.0);
+        match make_below(namespace, PRIVATE, make) {
             Err(e) if e.kind() == ErrorKind::AlreadyExists => Err(Error::new(
                 FailureKind::Exists,
                 format!("a sandbox has its state in {} already", self.0.display()),
@@ -340,15 +339,6 @@ fn read_file<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
         .map_err(|e| Error::internal(format!("{} is torn or not Palisade's: {e}", path.display())))
 }
 
-/// Makes a directory and those above it, accessible to root only.
-pub(super) fn make_private_directory(path: &Path) -> Result<()> {
-    DirBuilder::new()
-        .mode(0o700)
-        .recursive(true)
-        .create(path)
-        .context(|| format!("mkdir {}", path.display()))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -362,6 +352,25 @@ mod tests {
         directory.remove().unwrap();
         directory.remove().unwrap();
         assert!(!root.path().join("k8s.io").exists());
+    }
+
+    /// The last sandbox of a namespace takes its directory along, in the moment in which another
+    /// comes.
+    #[test]
+    fn the_directory_of_a_namespace_may_be_taken_away() {
+        let root = tempfile::tempdir().unwrap();
+        let directory = StateDirectory::locate(root.path(), "ns", "a").unwrap();
+        std::thread::scope(|scope| {
+            let comes_and_goes = scope.spawn(|| {
+                for _ in 0..300 {
+                    directory.create().unwrap();
+                    directory.remove().unwrap();
+                }
+            });
+            while !comes_and_goes.is_finished() {
+                let _ = fs::remove_dir(root.path().join("ns"));
+            }
+        });
     }
 
     #[test]

@@ -20,13 +20,17 @@ use std::collections::HashSet;
 use std::collections::hash_map::DefaultHasher;
 use std::fs;
 use std::hash::{Hash, Hasher};
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::ops::Range;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fs::FlockOperation;
+use rustix::io::Errno;
 
+use super::state::PRIVATE;
+use crate::directories::make_below;
 use crate::error::{Context, Error, Result};
 use crate::spec::plan::{IdMapping, Mappings};
 use crate::types::{IdPool, Rootless};
@@ -186,13 +190,7 @@ fn sandboxes(pool: IdPool) -> u32 {
 fn take(directory: &Path, slices: Range<u32>, owner: &str) -> Result<bool> {
     let link = |slice: u32| directory.join(slice.to_string());
     for slice in slices.clone() {
-        let taken = match symlink(owner, link(slice)) {
-            Err(e) if e.kind() == ErrorKind::NotFound => {
-                super::state::make_private_directory(directory)?;
-                symlink(owner, link(slice))
-            }
-            other => other,
-        };
+        let taken = make_below(directory, PRIVATE, || symlink(owner, link(slice)));
         if let Err(error) = taken {
             (slices.start..slice).for_each(|taken| drop(fs::remove_file(link(taken))));
             return match error.kind() {
@@ -229,18 +227,39 @@ enum Attempt {
 /// Gives back the slices whose owner has no state on disk any more. Returns their number.
 /// Only called when all are taken.
 fn reclaim(state_root: &Path, directory: &Path) -> Result<usize> {
-    let mut freed = 0;
-    for entry in
-        fs::read_dir(directory).context(|| format!("read {}", directory.display()))?.flatten()
-    {
-        let Ok(owner) = fs::read_link(entry.path()) else {
-            continue;
-        };
-        if !state_root.join(&owner).exists() && fs::remove_file(entry.path()).is_ok() {
-            freed += 1;
+    let _alone = lock(directory)?;
+    let entries = fs::read_dir(directory).context(|| format!("read {}", directory.display()))?;
+    let given_back = entries.flatten().filter(|entry| {
+        let owner = fs::read_link(entry.path());
+        owner.is_ok_and(|owner| give_back(state_root, &entry.path(), &owner).unwrap_or(false))
+    });
+    Ok(given_back.count())
+}
+
+/// Gives a slice back, if it still belongs to an owner that has no state on disk. The caller holds
+/// the lock of the ranges. Returns whether it is given back.
+fn give_back(state_root: &Path, link: &Path, owner: &Path) -> io::Result<bool> {
+    // Looked at again after the state: an owner that lives gives its slice back before its state
+    // goes, and then another may take it. What has no owner is given back under the lock only.
+    let is_ownerless =
+        !state_root.join(owner).exists() && fs::read_link(link).is_ok_and(|still| still == owner);
+    if is_ownerless {
+        fs::remove_file(link)?;
+    }
+    Ok(is_ownerless)
+}
+
+/// Takes the lock of those who give back what has no owner. Waits two seconds at most.
+fn lock(directory: &Path) -> Result<fs::File> {
+    let what = || format!("lock {}", directory.display());
+    let lock = fs::File::open(directory).context(what)?;
+    for _ in 0..100 {
+        match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Err(Errno::AGAIN) => std::thread::sleep(Duration::from_millis(20)),
+            other => return other.map(|()| lock).context(what),
         }
     }
-    Ok(freed)
+    Err(Error::internal(format!("{}: another process gives ranges back there", what())))
 }
 
 /// What is taken of a pool.
@@ -282,25 +301,22 @@ impl Ranges {
 
 /// Gives back the slices whose owner has no state on disk. Returns their links.
 ///
-/// Nobody else may do so meanwhile, lest a slice that a new sandbox has just taken be given back:
-/// others who call this wait, and if all slices are taken, so that shims look for such by
-/// themselves, nothing is done.
+/// If all slices are taken, nothing is done: a shim that needs one then does this by itself, and
+/// so may one of a version before, which takes no lock.
 pub fn give_back_ownerless(state_root: &Path, pool: IdPool) -> Result<Vec<PathBuf>> {
     let directory = state_root.join("ranges");
-    let what = || format!("lock {}", directory.display());
-    let lock = match fs::File::open(&directory) {
-        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
-        other => other.context(what)?,
-    };
-    rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).context(what)?;
+    if !directory.exists() {
+        return Ok(Vec::new());
+    }
+    let _alone = lock(&directory)?;
     let ranges = Ranges::read(state_root, pool)?;
     if ranges.free == 0 {
         return Ok(Vec::new());
     }
     let mut given_back = Vec::new();
     for (link, owner) in ranges.ownerless {
-        if !state_root.join(owner).exists() {
-            fs::remove_file(&link).context(|| format!("give back {}", link.display()))?;
+        let gone = give_back(state_root, &link, Path::new(&owner));
+        if gone.context(|| format!("give back {}", link.display()))? {
             given_back.push(link);
         }
     }
@@ -438,6 +454,35 @@ mod tests {
         allocate(root.path(), 1, "ns/a").unwrap();
         fs::remove_dir_all(root.path().join("ns/a")).unwrap();
         allocate(root.path(), 1, "ns/b").unwrap();
+    }
+
+    /// It was seen as that of a dead sandbox, and another has taken it since.
+    #[test]
+    fn a_slice_that_another_has_taken_meanwhile_is_not_given_back() {
+        let root = tempfile::tempdir().unwrap();
+        let range = allocate(root.path(), 1, "ns/new").unwrap();
+        assert!(!give_back(root.path(), range.link(), Path::new("ns/dead")).unwrap());
+        assert!(range.link().is_symlink());
+        fs::remove_dir(root.path().join("ns/new")).unwrap();
+        assert!(give_back(root.path(), range.link(), Path::new("ns/new")).unwrap());
+    }
+
+    /// As in `state.rs`.
+    #[test]
+    fn the_directory_of_ranges_may_be_taken_away() {
+        let root = tempfile::tempdir().unwrap();
+        let directory = root.path().join("ranges");
+        std::thread::scope(|scope| {
+            let takes = scope.spawn(|| {
+                for _ in 0..300 {
+                    let range = allocate(root.path(), 1, "ns/a").unwrap();
+                    release(range.link(), "ns/a").unwrap();
+                }
+            });
+            while !takes.is_finished() {
+                let _ = fs::remove_dir(&directory);
+            }
+        });
     }
 
     #[test]
