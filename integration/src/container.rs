@@ -5,6 +5,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Mutex, MutexGuard};
+use std::time::Duration;
 
 use containerd_client::services::v1::container::Runtime;
 use containerd_client::services::v1::snapshots::{PrepareSnapshotRequest, RemoveSnapshotRequest};
@@ -180,6 +181,37 @@ impl<'a> NewContainer<'a> {
         });
         creation.abort();
         container
+    }
+
+    /// Starts to create the task, and disconnects after a while.
+    pub fn give_up_create(self, after: Duration) -> Container<'a> {
+        let (request, container) = self.prepare().expect("prepare a container");
+        let containerd = container.containerd;
+        let mut tasks = containerd.block_on(containerd.connect()).tasks();
+        let request = containerd.request(request);
+        containerd.block_on(async move {
+            let _ = tokio::time::timeout(after, tasks.create(request)).await;
+        });
+        container
+    }
+
+    /// Creates the task, while another client deletes it without a pause, from before it is there.
+    pub fn create_amid_deletes(self) -> Result<Container<'a>> {
+        let (request, container) = self.prepare().expect("prepare a container");
+        let containerd = container.containerd;
+        let [mut creator, mut deleter] =
+            [(); 2].map(|()| containerd.block_on(containerd.connect()).tasks());
+        let request = containerd.request(request);
+        let creation = containerd.spawn(async move { creator.create(request).await });
+        while !creation.is_finished() {
+            let request = DeleteTaskRequest { container_id: container.id.clone() };
+            let _ = containerd.block_on(deleter.delete(containerd.request(request)));
+        }
+        let created = containerd.block_on(creation).expect("the creating task");
+        created.map(|created| {
+            container.pid.store(pid(created.get_ref().pid), Ordering::Relaxed);
+            container
+        })
     }
 
     /// Creates the container without its task. Returns it with the request for

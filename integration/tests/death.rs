@@ -1,15 +1,19 @@
 //! The processes that hold a pod together are killed. The kernel ends the
 //! others, containerd learns of it, and nothing is left, which the end of each
-//! test checks.
+//! test checks. And a shim that holds nothing ends by itself.
 
 use std::fs;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use containerd_client::tonic::{Code, Status};
+use containerd_shim_protos::api::ConnectRequest;
 use integration::container::pidfd;
-use integration::containerd::Containerd;
+use integration::containerd::{Containerd, Version};
 use integration::events::{Subscriber, TaskEvent};
+use integration::shim::{Bundle, Shim};
 use integration::stdio::Streams;
 use integration::{host, on_each_containerd, sandbox, spec, wait};
 use k8s_cri::v1::ContainerState;
@@ -21,6 +25,7 @@ on_each_containerd!(
     a_killed_shim_ends_its_container,
     a_killed_boot_ends_every_process,
     a_boot_that_dies_while_a_container_is_made_leaves_no_process,
+    requests_that_meet_an_end_name_it,
     a_killed_init_ends_the_container,
     a_killed_shim_ends_its_pod,
     a_killed_boot_ends_its_pod,
@@ -90,9 +95,63 @@ fn a_boot_that_dies_while_a_container_is_made_leaves_no_process(containerd: Cont
             let born = Instant::now();
             while born.elapsed() < Duration::from_micros(25 * round) {}
             kill_now(boot);
-            let _ = made.join().expect("the thread");
+            if let Err(refused) = made.join().expect("the thread") {
+                names_the_end(&refused);
+            }
         });
         assert_eq!(first.wait().code, 137);
+    }
+}
+
+/// Asserts that an error is about the end of a container or of its pod, and not about what the
+/// kernel said to one step or other.
+#[track_caller]
+fn names_the_end(refused: &Status) {
+    let codes = [Code::FailedPrecondition, Code::NotFound];
+    assert!(codes.contains(&refused.code()), "{:?}: {}", refused.code(), refused.message());
+    assert!(!refused.message().contains("os error"), "{}", refused.message());
+}
+
+/// The requests of a client that does not know yet, at any moment of the end.
+fn requests_that_meet_an_end_name_it(containerd: Containerd) {
+    for round in 0..30 {
+        let id = format!("ends-{round}");
+        let container = containerd.container(&id, ["sleep", "1000"]).start();
+        let boot = sandbox::boot_of(container.shim()).pid;
+        let killed = if round % 2 == 0 { boot } else { container.pid() };
+        thread::scope(|scope| {
+            let execs = scope.spawn(|| {
+                (0..100)
+                    .map_while(|n| {
+                        let exec = format!("{id}-{n}");
+                        let exec = container.exec(&exec, spec::process(&["true"]), Streams::Null);
+                        let started = exec.and_then(|exec| exec.start());
+                        Some(started.err())
+                    })
+                    .flatten()
+                    .take(5)
+                    .collect::<Vec<_>>()
+            });
+            let updates = scope.spawn(|| {
+                let shares = serde_json::json!({ "cpu": { "shares": 512 } });
+                (0..1000)
+                    .filter_map(|_| container.update(&shares).err())
+                    .take(5)
+                    .collect::<Vec<_>>()
+            });
+            let pauses = scope.spawn(|| {
+                let both = || container.pause().and_then(|()| container.resume());
+                (0..1000).filter_map(|_| both().err()).take(5).collect::<Vec<_>>()
+            });
+            thread::sleep(Duration::from_micros(5000 + 300 * round));
+            kill_now(killed);
+            for refused in
+                [execs, updates, pauses].into_iter().flat_map(|them| them.join().expect("a thread"))
+            {
+                names_the_end(&refused);
+            }
+        });
+        assert_eq!(container.wait().code, 137);
     }
 }
 
@@ -192,4 +251,40 @@ fn boot_has_no_child_but_its_containers_processes(containerd: Containerd) {
         let all = fs::read_to_string(&children).expect("read boot's children");
         (all.trim() == init).then_some(())
     });
+}
+
+/// containerd kills `start` when its client gives up, and does not know of the shim that it has
+/// started. A shim that is needed is not ended.
+#[test]
+fn a_shim_that_nobody_needs_ends_itself() {
+    let containerd = Containerd::start(Version::V2_1);
+    let [unknown, connected, busy] =
+        ["unknown", "connected", "busy"].map(|id| Bundle::new(&containerd, id, "sleep 1000"));
+    let address = |bundle: &Bundle| {
+        fs::read_to_string(bundle.path.join("address")).expect("the shim's address")
+    };
+    let shim_pid = |shim: &Shim<'_>| {
+        let connect = ConnectRequest::default();
+        let connected = shim.tasks.connect(shim.context(), &connect).expect("ask for its process");
+        pidfd(connected.shim_pid.cast_signed())
+    };
+    let sandbox = connected.start_shim().expect("start a shim");
+    let container = busy.start_shim().expect("start a shim");
+    container.create().expect("create a container");
+    let lives = [shim_pid(&sandbox), shim_pid(&container)];
+    drop(container);
+    // One to which a client was connected, and has hung up.
+    let ends = shim_pid(&unknown.start_shim().expect("start a shim"));
+    assert!(wait::readable(&ends, wait::deadline()), "it lives on");
+    let socket = address(&unknown);
+    assert!(!Path::new(socket.trim_start_matches("unix://")).exists(), "its socket is left");
+    for shim in lives {
+        assert!(!wait::readable(&shim, Duration::ZERO), "a shim that is needed has ended");
+    }
+    sandbox.create().expect("create a container late");
+    sandbox.delete().expect("delete it");
+    sandbox.shutdown();
+    let container = busy.connect(&address(&busy)).expect("connect once more");
+    container.delete().expect("delete the container");
+    container.shutdown();
 }

@@ -10,8 +10,11 @@ use containerd_shim_protos::api::{
 };
 use integration::cgroup::Frozen;
 use integration::containerd::{Containerd, Version};
+use integration::events::{Subscriber, TaskEvent};
 use integration::shim::{Bundle, Shim};
-use integration::wait;
+use integration::{leaks, wait};
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
 use serde_json::json;
 
 fn containerd() -> Containerd {
@@ -95,6 +98,120 @@ fn a_shutdown_after_every_task_ends_the_shim_with_the_last() {
     wait::until("the shim is gone", || {
         shim.tasks.connect(shim.context(), &connect).is_err().then_some(())
     });
+}
+
+fn shut_down(shim: &Shim<'_>, id: &str) {
+    let shutdown = ShutdownRequest { id: id.into(), ..Default::default() };
+    shim.tasks.shutdown(shim.context(), &shutdown).expect("shut it down");
+}
+
+fn wait_for_the_end(shim: &Shim<'_>) {
+    wait::until("the shim is gone", || {
+        shim.tasks.connect(shim.context(), &ConnectRequest::default()).is_err().then_some(())
+    });
+}
+
+/// A Delete that overtakes a Create finds nothing. containerd then sends Shutdown and forgets the
+/// container, whatever has become of the Create.
+#[test]
+fn a_shutdown_ends_the_create_of_its_container() {
+    let containerd = containerd();
+    let events = Subscriber::new(&containerd);
+    let (begun, never) =
+        (containerd.directory().join("begun"), containerd.directory().join("never"));
+    mkfifo(&never, Mode::S_IRWXU).expect("mkfifo");
+    let script = format!(": > {}; read x < {}", begun.display(), never.display());
+    let bundle = Bundle::new(&containerd, "overtaken", "sleep 1000").spec(|spec| {
+        let hook = json!({ "path": "/bin/sh", "args": ["sh", "-c", script] });
+        spec["hooks"] = json!({ "createRuntime": [hook] });
+    });
+    let shim = bundle.start_shim().expect("start a shim");
+    let address = std::fs::read_to_string(bundle.path.join("address")).expect("its address");
+    std::thread::scope(|scope| {
+        let creating = scope.spawn(|| shim.create());
+        wait::until("it is being created", || begun.exists().then_some(()));
+        let other = bundle.connect(&address).expect("connect once more");
+        let delete = DeleteRequest { id: "another".into(), ..Default::default() };
+        other.tasks.delete(other.context(), &delete).expect_err("there is no such container");
+        shut_down(&other, "overtaken");
+        let error = creating.join().expect("the one that creates").expect_err("it is cancelled");
+        assert!(error.contains("cancelled"), "{error}");
+        wait_for_the_end(&other);
+    });
+    assert_eq!(leaks::left_of(&containerd.traces()), [""; 0]);
+    let after = containerd.container("after", ["true"]).create();
+    let created = TaskEvent::Create("after".into(), after.pid().cast_unsigned());
+    assert_eq!(events.next(), created, "of the other one nothing was published");
+}
+
+/// The same, once it is made, or even runs: its events are complete.
+#[test]
+fn a_shutdown_ends_its_container() {
+    let containerd = containerd();
+    let events = Subscriber::new(&containerd);
+    let id = || "forgotten".to_owned();
+    let is_delete = |event: &TaskEvent| matches!(event, TaskEvent::Delete(..));
+    for starts in [false, true] {
+        let bundle = Bundle::new(&containerd, "forgotten", "sleep 1000");
+        let shim = bundle.start_shim().expect("start a shim");
+        let pid = shim.create().expect("create it");
+        let mut wanted = vec![TaskEvent::Create(id(), pid)];
+        if starts {
+            start(&shim, "forgotten");
+            wanted.push(TaskEvent::Start(id(), pid));
+        }
+        shut_down(&shim, "forgotten");
+        wait_for_the_end(&shim);
+        wanted.extend([TaskEvent::Exit(id(), id(), 137), TaskEvent::Delete(id(), 137)]);
+        assert_eq!(events.until(is_delete), wanted);
+        assert_eq!(leaks::left_of(&containerd.traces()), [""; 0]);
+    }
+}
+
+/// Even where others live: containerd calls `delete` once its connection for a container is
+/// closed, and so it does for a container of a pod whose Create comes too late.
+#[test]
+fn what_containerd_forgets_of_a_pod_is_ended_alone() {
+    let containerd = containerd();
+    let bundle = root(&containerd);
+    let shim = bundle.start_shim().expect("start a shim");
+    let pid = shim.create().expect("create the root container");
+    start(&shim, "root");
+    let address = std::fs::read_to_string(bundle.path.join("address")).expect("its address");
+    let [one, two, three] = ["one", "two", "three"].map(|id| other(&containerd, id, pid));
+    for container in [&one, &two, &three] {
+        shim.create_with(&request(container)).expect("create a container");
+        start(&shim, &container.id);
+        std::fs::write(container.path.join("address"), &address).expect("write its address");
+    }
+    shut_down(&shim, "one");
+    assert!(two.delete().status.success());
+    assert!(!is_there(&shim, "one") && !is_there(&shim, "two"), "they are forgotten");
+    assert!(is_there(&shim, "three") && is_there(&shim, "root"), "others live");
+    end(&shim, "three");
+    end(&shim, "root");
+}
+
+/// It waits for its last events then, and would make what nobody takes away.
+#[test]
+fn a_shim_that_ends_creates_nothing_more() {
+    let containerd = containerd();
+    let bundle = Bundle::new(&containerd, "last", "sleep 1000");
+    let late = Bundle::new(&containerd, "late", "sleep 1000");
+    let shim = bundle.start_shim().expect("start a shim");
+    shim.create().expect("create a container");
+    containerd.kill();
+    shim.delete().expect("delete it");
+    let address = std::fs::read_to_string(bundle.path.join("address")).expect("its address");
+    let other = bundle.connect(&address).expect("connect once more");
+    let mut impatient = other.context();
+    impatient.timeout_nano = 300_000_000;
+    let shutdown = ShutdownRequest { id: "last".into(), ..Default::default() };
+    other.tasks.shutdown(impatient, &shutdown).expect_err("it waits for containerd");
+    let error = shim.create_with(&request(&late)).expect_err("it is about to end");
+    assert!(error.contains("is ending"), "{error}");
+    wait_for_the_end(&shim);
+    containerd.launch();
 }
 
 /// containerd 2.4 gives each shim five seconds in all when it starts

@@ -5,11 +5,15 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
 
 use integration::config::cni_conflist;
+use integration::container::pidfd;
 use integration::containerd::{Containerd, Version};
 use integration::cri::{pod_security, security};
-use integration::{leaks, on_each_containerd, spec, wait};
+use integration::{host, leaks, on_each_containerd, spec, wait};
 use k8s_cri::v1::{IdMapping, NamespaceMode, PodSandboxConfig, UserNamespace};
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
@@ -26,6 +30,8 @@ on_each_containerd!(
     a_hook_that_fails_is_quoted,
     a_create_that_its_client_cancels_is_rolled_back,
     a_cancelled_create_in_a_pod_is_rolled_back,
+    a_create_that_a_delete_overtakes_leaves_nothing,
+    a_namespace_s_directory_may_go_at_any_time,
 );
 
 /// Returns the first line of its user namespace's map.
@@ -270,4 +276,73 @@ fn a_cancelled_create_in_a_pod_is_rolled_back(containerd: Containerd) {
     assert_eq!(again.shim(), root.shim());
     again.start().expect("start it");
     assert_eq!(again.finish(), (0, "again\n".to_owned()));
+}
+
+/// containerd passes a Delete on as soon as it has started the shim, and then has the shim shut
+/// down. The harness looks for what is left.
+fn a_create_that_a_delete_overtakes_leaves_nothing(containerd: Containerd) {
+    for round in 0..20 {
+        let container = containerd.container(&format!("overtaken-{round}"), ["sleep", "1000"]);
+        let Err(refused) = container.create_amid_deletes().map(drop) else { continue };
+        assert!(!refused.message().contains("os error"), "{}", refused.message());
+    }
+    let root = containerd.container("root", ["sleep", "1000"]).start();
+    for round in 0..20 {
+        let container = containerd.container(&format!("beside-{round}"), ["sleep", "1000"]);
+        let container = container.spec(|spec| {
+            spec::join_sandbox(spec, "root", root.pid(), &["network"]);
+        });
+        drop(container.create_amid_deletes());
+    }
+    assert_eq!(root.exec_shell("look", "echo alive"), (0, "alive\n".to_owned()));
+    let state = PathBuf::from("/run/palisade").join(containerd.namespace()).join("root/containers");
+    wait::until("only the first container is there", || {
+        let entries = fs::read_dir(&state).expect("its state").flatten();
+        (entries.count() == 1).then_some(())
+    });
+}
+
+/// containerd kills `start` then, and does not know of the shim that it has started.
+#[test]
+fn clients_that_give_up_leave_no_shim() {
+    let containerd = Containerd::start(Version::V2_1);
+    let lives = containerd.container("lives", ["sleep", "1000"]).start();
+    let shim = pidfd(lives.shim());
+    for round in 0..40 {
+        let container = containerd.container(&format!("given-up-{round}"), ["sleep", "1000"]);
+        drop(container.give_up_create(Duration::from_millis(round)));
+    }
+    // Not before it has waited for a client in vain.
+    wait::until("no other shim is left", || {
+        let others = host::processes().into_iter().filter(|process| {
+            let is_shim =
+                process.args.iter().any(|arg| arg.ends_with("containerd-shim-palisade-v1"));
+            is_shim && process.args.contains(&containerd.address().display().to_string())
+        });
+        (others.count() == 1).then_some(())
+    });
+    assert!(!wait::readable(&shim, Duration::ZERO), "a shim with a container has ended");
+    assert_eq!(lives.exec_shell("look", "echo alive"), (0, "alive\n".to_owned()));
+}
+
+/// As by the last of other sandboxes, which takes it along.
+fn a_namespace_s_directory_may_go_at_any_time(containerd: Containerd) {
+    let directory = PathBuf::from("/run/palisade").join(containerd.namespace());
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                let _ = fs::remove_dir(&directory);
+            }
+        });
+        for round in 0..10 {
+            let container = containerd.container(&format!("comes-{round}"), ["true"]);
+            let container = container.try_create();
+            if let Err(error) = container.map(drop) {
+                done.store(true, Ordering::Relaxed);
+                panic!("{}", error.message());
+            }
+        }
+        done.store(true, Ordering::Relaxed);
+    });
 }

@@ -3,6 +3,7 @@
 use std::fs;
 use std::time::Duration;
 
+use containerd_client::tonic::Code;
 use containerd_client::types::v1::Status;
 use containerd_shim_protos::cgroups::metrics::Metrics;
 use containerd_shim_protos::cgroups_v2::metrics as v2;
@@ -15,6 +16,7 @@ use serde_json::json;
 on_each_containerd!(
     a_paused_container_does_not_run,
     a_paused_container_can_be_killed,
+    a_paused_container_that_was_killed_needs_no_resume,
     an_exec_waits_for_a_paused_container_to_resume_or_is_refused,
     pausing_twice_and_resuming_a_running_container_are_refused_or_harmless,
     killing_an_exec_resumes_nothing,
@@ -81,6 +83,19 @@ fn a_paused_container_can_be_killed(containerd: Containerd) {
     // On cgroup v1 a frozen process dies once it is thawed.
     let _ = container.resume();
     assert_eq!(container.wait().code, 137);
+}
+
+/// As under runc, which refuses a Resume after that too, with a code that says nothing.
+fn a_paused_container_that_was_killed_needs_no_resume(containerd: Containerd) {
+    for round in 0..5 {
+        let id = format!("killed-{round}");
+        let container = containerd.container(&id, ["sleep", "1000"]).start();
+        container.pause().expect("pause it");
+        container.kill(9).expect("kill it");
+        let refused = container.resume().expect_err("it is on its way to its end");
+        assert_eq!(refused.code(), Code::FailedPrecondition, "{refused}");
+        assert_eq!(container.wait().code, 137);
+    }
 }
 
 fn an_exec_waits_for_a_paused_container_to_resume_or_is_refused(containerd: Containerd) {

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use containerd_shim::Flags;
-use containerd_shim_protos::api::{ConnectRequest, DeleteResponse};
+use containerd_shim_protos::api::{ConnectRequest, DeleteRequest, DeleteResponse, ShutdownRequest};
 use containerd_shim_protos::protobuf::Message;
 use containerd_shim_protos::protobuf::well_known_types::timestamp::Timestamp;
 use containerd_shim_protos::sandbox_api::{SandboxStatusRequest, ShutdownSandboxRequest};
@@ -18,7 +18,7 @@ use containerd_shim_protos::shim_sync::{Client, TaskClient};
 use containerd_shim_protos::ttrpc::{self, context};
 
 use crate::answer::print;
-use crate::error::{Context, Result};
+use crate::error::{Code, Context, Result};
 use crate::exit::KILLED;
 use crate::{options, socket};
 
@@ -26,8 +26,8 @@ pub(crate) fn delete(flags: &Flags) -> Result<()> {
     let bundle = if flags.bundle.is_empty() { Path::new(".") } else { Path::new(&flags.bundle) };
     let address = fs::read_to_string(bundle.join("address")).unwrap_or_default();
     let pid = match living(&address) {
-        // Only containerd's connection for a container has ended. With 1.x a
-        // container of a living pod ends so.
+        // Only containerd's connection for a container has ended. Each container of a living
+        // pod ends so, after its Delete.
         Some(shim) => {
             shut_down(&shim, &flags.id);
             None
@@ -68,9 +68,8 @@ fn living(address: &str) -> Option<Client> {
     matches!(reply, Ok(_) | Err(ttrpc::Error::RpcStatus(_))).then_some(client)
 }
 
-/// Shuts down the sandbox of that ID, if it is one of the Sandbox service.
-/// containerd calls `delete` for it when it has dropped the shim, and then
-/// forgets it. No container's end would shut it down.
+/// Ends the container or the sandbox of that ID, if a living shim has it. containerd calls
+/// `delete` when it has dropped its connection for that ID, and then forgets it.
 fn shut_down(shim: &Client, id: &str) {
     let sandboxes = SandboxClient::new(shim.clone());
     let status = SandboxStatusRequest { sandbox_id: id.to_string(), ..Default::default() };
@@ -78,6 +77,18 @@ fn shut_down(shim: &Client, id: &str) {
         let request = ShutdownSandboxRequest { sandbox_id: id.to_string(), ..Default::default() };
         // The shutdown goes on even if no process receives the reply.
         let _ = sandboxes.shutdown_sandbox(within(REPLY_TIMEOUT / 2), &request);
+        return;
+    }
+    let tasks = TaskClient::new(shim.clone());
+    let request = DeleteRequest { id: id.to_string(), ..Default::default() };
+    match tasks.delete(within(REPLY_TIMEOUT), &request) {
+        // A container that runs: a Shutdown ends it first.
+        Err(ttrpc::Error::RpcStatus(status)) if status.code() == Code::FAILED_PRECONDITION => {
+            let request = ShutdownRequest { id: id.to_string(), ..Default::default() };
+            let _ = tasks.shutdown(within(REPLY_TIMEOUT), &request);
+        }
+        // As a rule it was deleted before.
+        _ => {}
     }
 }
 

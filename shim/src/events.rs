@@ -143,12 +143,15 @@ impl Events {
         ))
     }
 
+    /// Waits until everything is delivered.
+    pub(crate) async fn all_delivered(&self) {
+        let _ = self.queued.subscribe().wait_for(|queued| *queued == 0).await;
+    }
+
     /// Waits until everything is delivered, up to a timeout. Returns whether it
     /// is.
     pub(crate) async fn delivered(&self, timeout: Duration) -> bool {
-        let mut queued = self.queued.subscribe();
-        let empty = queued.wait_for(|queued| *queued == 0);
-        tokio::time::timeout(timeout, empty).await.is_ok()
+        tokio::time::timeout(timeout, self.all_delivered()).await.is_ok()
     }
 
     /// Waits in the same way before the shim ends, and logs the events that are

@@ -19,6 +19,7 @@ mod delete;
 mod error;
 mod events;
 mod exit;
+mod idle;
 mod info;
 mod listeners;
 mod logging;
@@ -32,6 +33,7 @@ mod socket;
 mod spans;
 mod start;
 mod stdio;
+mod tally;
 mod task;
 mod user_log_option;
 

@@ -12,12 +12,12 @@ use containerd_shim_protos::ttrpc::asynchronous::Server;
 use sandbox_core::sys::let_go;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::connections::Connections;
 use crate::error::{Context, Error, Result};
 use crate::events::Events;
 use crate::options::Options;
+use crate::tally::Tally;
 use crate::task::{self, End, Shim};
-use crate::{logging, operator, sandbox_service, socket};
+use crate::{connections, idle, logging, operator, sandbox_service, socket};
 
 /// The time that the replies to the last requests may take.
 const REPLIES_TIMEOUT: Duration = Duration::from_millis(500);
@@ -39,8 +39,9 @@ pub(crate) struct Serving {
     pub(crate) debug: bool,
 }
 
-/// Serves until containerd's Shutdown, or a signal.
+/// Serves until containerd's Shutdown, a signal, or a time in which nobody needs it.
 pub(crate) fn serve(serving: Serving, listener: UnixListener) -> Result<()> {
+    let own = socket::Own::of(&listener, &serving.address)?;
     listener.set_nonblocking(true).context(|| "FIONBIO on the listening socket")?;
     if let Err(error) = logging::init(Path::new("log"), &serving.id, serving.debug) {
         // There is no log to write this to.
@@ -53,9 +54,7 @@ pub(crate) fn serve(serving: Serving, listener: UnixListener) -> Result<()> {
         .enable_time()
         .build()
         .context(|| "start the event loop")?;
-    let address = serving.address.clone();
-    let outcome = runtime.block_on(run(serving, listener));
-    socket::remove(&address);
+    let outcome = runtime.block_on(run(serving, listener, &own));
     let_go::close_rest();
     outcome
 }
@@ -81,13 +80,13 @@ pub(crate) fn serve_by_hand(flags: &Flags) -> Result<()> {
     serve(serving, listener)
 }
 
-async fn run(serving: Serving, listener: UnixListener) -> Result<()> {
+async fn run(serving: Serving, listener: UnixListener, own: &socket::Own) -> Result<()> {
     let events = Events::new(&serving.namespace, &serving.id, &serving.events);
     tokio::spawn(task::close_what_is_let_go());
     tokio::spawn(task::give_memory_back());
     let shim = Shim::new(&serving.namespace, &serving.address, events, serving.options);
-    let connections = Connections::new();
-    let listener = connections.accept(listener)?;
+    let connections = Tally::default();
+    let listener = connections::accept(listener, &connections)?;
     let mut server = Server::new()
         .add_listener(listener)
         .register_service(task::services(&shim))
@@ -102,9 +101,12 @@ async fn run(serving: Serving, listener: UnixListener) -> Result<()> {
         _ = end.wait_for(|end| *end != End::No) => {}
         _ = terminate.recv() => task::end_by_signal(&shim).await,
         _ = interrupt.recv() => task::end_by_signal(&shim).await,
+        () = idle::unneeded(&shim, &connections, own) => task::end_unneeded(&shim).await,
     }
+    // While it listens: a `start` for the same ID makes a new one from now on.
+    own.remove();
     if *end.borrow() == End::OnceAlone {
-        let _ = tokio::time::timeout(HANGUP_TIMEOUT, connections.closed()).await;
+        let _ = tokio::time::timeout(HANGUP_TIMEOUT, connections.none()).await;
     }
     // Waits for the replies to the requests that are being carried out.
     let _ = tokio::time::timeout(REPLIES_TIMEOUT, server.shutdown()).await;

@@ -8,7 +8,7 @@
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{BufReader, ErrorKind};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -17,8 +17,11 @@ use containerd_shim::bootstrap::any_is;
 use containerd_shim::{Flags, StartOpts, api};
 use containerd_shim_protos::protobuf::Message;
 use nix::sched::CloneFlags;
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::OFlags;
-use rustix::process::{Signal, pidfd_send_signal, setpgid};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use rustix::process::{PidfdFlags, Signal, getpid, pidfd_open, pidfd_send_signal, setpgid};
+use sandbox_core::control::packet::{Received, receive_packet, send_packet};
 use sandbox_core::sandbox::Executable;
 use sandbox_core::sys::clone::{Cloned, SingleThreaded, clone_into};
 use sandbox_core::sys::descriptor::detach_stdio;
@@ -58,30 +61,37 @@ pub(crate) fn start(flags: &Flags) -> Result<()> {
     let result = dialect.encode(&address)?;
     // containerd 1.x reads this file after a restart.
     fs::write("address", &address).context(|| "write the bundle's address file")?;
-    let Some(listener) = socket::listen(&address)? else {
+    if socket::is_served(&address) {
         return print("address", &result);
-    };
-    let served = serve_and_print(options, &address, listener, &result);
+    }
+    let server = spawn(options, &address)?;
+    let served = listen_and_print(&server, &address, &result);
     if served.is_err() {
-        socket::remove(&address);
+        // No client would ever connect to a shim whose address is unknown.
+        let _ = pidfd_send_signal(&server.pidfd, Signal::KILL);
     }
     served
 }
 
-/// Brings up the serving process, and prints its address. Kills it if that fails: no
-/// client would ever connect to a shim whose address is unknown.
-fn serve_and_print(
-    options: StartOpts,
-    address: &str,
-    listener: UnixListener,
-    result: &[u8],
-) -> Result<()> {
-    let server = spawn(options, address, listener)?;
-    let printed = print("address", result);
-    if printed.is_err() {
-        let _ = pidfd_send_signal(&server, Signal::KILL);
+/// A serving process that waits for its listening socket. If it gets none, it ends.
+struct Server {
+    pidfd: OwnedFd,
+    channel: OwnedFd,
+}
+
+/// Makes the listening socket, hands it to the serving process, and prints its address.
+fn listen_and_print(server: &Server, address: &str, result: &[u8]) -> Result<()> {
+    // Another container's `start` may be faster.
+    let Some(listener) = socket::listen(address)? else {
+        return print("address", result);
+    };
+    let handed_over = send_packet(&server.channel, b"!", &[listener.as_fd()])
+        .context(|| "hand the serving process its socket")
+        .and_then(|()| print("address", result));
+    if handed_over.is_err() {
+        socket::remove(address);
     }
-    printed
+    handed_over
 }
 
 /// Returns the group's ID: the container's own if no annotation names one, or if there
@@ -106,43 +116,74 @@ fn group(config: &Path, id: &str) -> Result<String> {
 }
 
 /// Clones the serving process, with a process group of its own, containerd's
-/// oom_score_adj plus one, and no descriptor of this process but the socket. Returns its pidfd.
-fn spawn(options: StartOpts, address: &str, listener: UnixListener) -> Result<OwnedFd> {
+/// oom_score_adj plus one, and no descriptor of this process but its end of a channel.
+///
+/// It is there before its socket is, and removes that if this process ends in between:
+/// containerd kills it as soon as a client gives up, and nobody else would know of the socket.
+fn spawn(options: StartOpts, address: &str) -> Result<Server> {
     adjust_oom_score();
     // containerd 2.3 may send extensions for other programs.
     let config = Options::read(options.extensions.iter().find(|any| is_runtime_options(any)))?;
+    let flags = SocketFlags::CLOEXEC;
+    let (channel, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)
+        .context(|| "socketpair")?;
+    let starter = pidfd_open(getpid(), PidfdFlags::empty()).context(|| "pidfd_open of itself")?;
     let alone = SingleThreaded::prove().context(|| "clone the serving process")?;
     match clone_into(&alone, CloneFlags::empty(), None)
         .context(|| "clone3 of the serving process")?
     {
         Cloned::Parent { pid, pidfd } => match confine(&options, &config, pid) {
-            Ok(()) => Ok(pidfd),
+            Ok(()) => Ok(Server { pidfd, channel }),
             Err(error) => {
                 let _ = pidfd_send_signal(&pidfd, Signal::KILL);
                 Err(error)
             }
         },
         Cloned::Child => {
+            drop(channel);
             let debug = options.debug || config.debug;
             let StartOpts { id, namespace, ttrpc_address: events, .. } = options;
             let (address, options) = (address.to_string(), config);
-            become_server(Serving { id, namespace, events, address, options, debug }, listener)
+            let serving = Serving { id, namespace, events, address, options, debug };
+            become_server(serving, theirs, starter)
         }
     }
 }
 
 /// Serves as the child, and never returns into the code of `start`.
-fn become_server(serving: Serving, listener: UnixListener) -> ! {
+fn become_server(serving: Serving, channel: OwnedFd, starter: OwnedFd) -> ! {
     // containerd waits until the other ends of its pipes are closed.
     let detached = detach_stdio().and_then(|()| Ok(setpgid(None, None)?));
-    let served = detached
-        .context(|| "detach from containerd")
-        .and_then(|()| serve::serve(serving, listener));
+    let served =
+        detached.context(|| "detach from containerd").and_then(|()| {
+            match take_listener(channel)? {
+                Some(listener) => {
+                    drop(starter);
+                    serve::serve(serving, listener)
+                }
+                None => remove_socket_of(&starter, &serving.address),
+            }
+        });
     if let Err(error) = &served {
         // The parent has gone: only the log is left.
         log::error!("{error}");
     }
     exit_now(i32::from(served.is_err()))
+}
+
+/// Waits for the listening socket. `None` if the parent has ended, or needs no serving process.
+fn take_listener(channel: OwnedFd) -> Result<Option<UnixListener>> {
+    match receive_packet(&channel, 1, 1).context(|| "receive the listening socket")? {
+        Received::Packet { fds, .. } => Ok(fds.take().pop().map(UnixListener::from)),
+        Received::Closed | Received::WouldBlock => Ok(None),
+    }
+}
+
+/// Removes the socket that the parent has made and not handed over.
+fn remove_socket_of(parent: &OwnedFd, address: &str) -> Result<()> {
+    // The kernel may close its end of the channel before its socket.
+    poll(&mut [PollFd::new(parent, PollFlags::IN)], None).context(|| "wait for the parent")?;
+    socket::remove_dead(&socket::path(address))
 }
 
 /// Sets the oom_score_adj that the serving process inherits: containerd must

@@ -17,6 +17,7 @@
 mod child;
 mod clean_up;
 pub mod counters;
+mod ending;
 mod executable;
 mod gofer_run;
 mod held_mounts;
@@ -360,6 +361,11 @@ impl Sandbox {
     /// Returns a descriptor that is readable once boot has exited.
     pub fn pidfd(&self) -> BorrowedFd<'_> {
         self.pidfd.as_fd()
+    }
+
+    /// Whether boot is ending or has ended.
+    pub fn is_ending(&self) -> bool {
+        ending::is_ending(self.boot, self.pidfd())
     }
 
     /// Sends SIGKILL to boot; the kernel then kills the whole pod. Idempotent.

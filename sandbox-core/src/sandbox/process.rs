@@ -10,6 +10,7 @@ use rustix::fs::{AtFlags, FileType, StatxFlags, statx};
 use rustix::io::Errno;
 
 use super::HeldMounts;
+use super::ending::is_ending;
 use crate::control::message::{Done, Upward};
 use crate::control::packet::Unchecked;
 use crate::error::{Context, Error, FailureKind, Result};
@@ -157,6 +158,11 @@ fn is_master(fd: &OwnedFd) -> bool {
 }
 
 impl Process {
+    /// Whether it is ending or has ended.
+    pub fn is_ending(&self) -> bool {
+        is_ending(self.pid, self.pidfd.as_fd())
+    }
+
     /// Sends a signal of any number that the kernel knows. With 0, only checks that the
     /// process lives.
     ///

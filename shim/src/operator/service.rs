@@ -54,6 +54,6 @@ impl Operator for OperatorService {
         _: &TtrpcContext,
         request: SetLogLevelRequest,
     ) -> TtrpcResult<SetLogLevelResponse> {
-        to_the_end(set_log_level::set_log_level(self.0.clone(), request)).await
+        to_the_end(&self.0, set_log_level::set_log_level(self.0.clone(), request)).await
     }
 }

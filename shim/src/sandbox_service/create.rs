@@ -24,6 +24,7 @@ pub(super) fn create(
     request: CreateSandboxRequest,
 ) -> Result<CreateSandboxResponse> {
     let mut table = shim.table();
+    table.check_lives()?;
     if table.pod.is_some() || table.has_owner() {
         return Err(Error::exists("this shim has a sandbox already"));
     }

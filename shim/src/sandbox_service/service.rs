@@ -43,7 +43,7 @@ impl Sandbox for SandboxService {
     ) -> TtrpcResult<StartSandboxResponse> {
         let span = self.0.spans.request("StartSandbox", context, &r.sandbox_id);
         let counted = Counted::begin(Operation::CreatePod, &self.0);
-        to_the_end(span.record(counted.count(start::start(self.0.clone(), r)))).await
+        to_the_end(&self.0, span.record(counted.count(start::start(self.0.clone(), r)))).await
     }
     async fn platform(
         &self,
@@ -58,7 +58,7 @@ impl Sandbox for SandboxService {
         r: StopSandboxRequest,
     ) -> TtrpcResult<StopSandboxResponse> {
         let span = self.0.spans.request("StopSandbox", context, &r.sandbox_id);
-        to_the_end(span.record(stop::stop(self.0.clone(), r))).await
+        to_the_end(&self.0, span.record(stop::stop(self.0.clone(), r))).await
     }
     async fn wait_sandbox(
         &self,
@@ -83,7 +83,7 @@ impl Sandbox for SandboxService {
         r: ShutdownSandboxRequest,
     ) -> TtrpcResult<ShutdownSandboxResponse> {
         let span = self.0.spans.request("ShutdownSandbox", context, &r.sandbox_id);
-        to_the_end(span.record(shutdown::shutdown(self.0.clone(), r))).await
+        to_the_end(&self.0, span.record(shutdown::shutdown(self.0.clone(), r))).await
     }
     async fn sandbox_metrics(
         &self,

@@ -18,6 +18,7 @@ pub(super) async fn start(
     let _ours = turn.lock().await;
     let start = {
         let mut table = shim.table();
+        table.check_lives()?;
         let start = table.pod(id)?.start()?;
         table.begin_sandbox();
         start

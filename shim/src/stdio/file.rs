@@ -1,9 +1,11 @@
 //! `file://` output: appended to a file, which is made if it does not exist.
 
-use std::fs::{self, OpenOptions};
+use std::fs::OpenOptions;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+
+use sandbox_core::directories::make_below;
 
 use super::Owner;
 use crate::error::{Context, Error, Result};
@@ -15,15 +17,11 @@ pub(super) fn open(path: &str, owner: &Owner<'_>) -> Result<OwnedFd> {
     if !path.is_absolute() {
         return Err(Error::invalid(format!("stdio file://{shown}: expected an absolute path")));
     }
-    if let Some(parent) = path.parent() {
-        fs::create_dir_all(parent).context(|| format!("mkdir {}", parent.display()))?;
-    }
-    let file = OpenOptions::new()
-        .append(true)
-        .create(true)
-        .mode(0o600)
-        .open(path)
-        .context(|| format!("open {shown}"))?;
+    let mut appended = OpenOptions::new();
+    appended.append(true).create(true).mode(0o600);
+    let parent = path.parent().unwrap_or(path);
+    let file = make_below(parent, 0o777, || appended.open(path));
+    let file = file.context(|| format!("open {shown}"))?;
     // A device such as /dev/null belongs to all users and stays so.
     if file.metadata().context(|| format!("stat {shown}"))?.is_file() {
         owner.chown(&file).context(|| format!("chown {shown}"))?;
@@ -33,7 +31,7 @@ pub(super) fn open(path: &str, owner: &Owner<'_>) -> Result<OwnedFd> {
 
 #[cfg(test)]
 mod tests {
-    use std::fs::File;
+    use std::fs::{self, File};
     use std::io::Write;
     use std::os::unix::fs::MetadataExt;
 

@@ -23,7 +23,7 @@ use super::agent::Agent;
 use super::allowance::Allowance;
 use super::joining::CgroupsToJoin;
 use super::user_log::UserLogs;
-use crate::error::{Context, Error, Result};
+use crate::error::{Code, Context, Error, Result};
 use crate::ready::{readable, writable};
 use crate::stdio::Donated;
 
@@ -336,7 +336,23 @@ impl BootClient {
 
     fn gone_error(&self) -> Error {
         let reason = self.gone.borrow().clone().unwrap_or_default();
-        Error::internal(format!("the sandbox process of {} is gone{reason}", self.root))
+        Error::state(format!("the sandbox process of {} is gone{reason}", self.root))
+    }
+
+    /// Returns the error of a request that needed boot. If that is ending, this is the reason,
+    /// whatever the kernel said to what was tried.
+    pub(super) fn explain(&self, error: Error) -> Error {
+        if error.code != Code::UNKNOWN || !self.sandbox.is_ending() {
+            return error;
+        }
+        log::debug!("{}: {error}", self.root);
+        match self.gone.borrow().is_some() {
+            true => self.gone_error(),
+            false => Error::state(format!(
+                "sandbox {} is ending: its sandbox process was killed or has failed",
+                self.root
+            )),
+        }
     }
 
     /// Waits until boot is gone and all exits that follow from it are reported.

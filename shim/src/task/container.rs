@@ -17,7 +17,7 @@ use super::create_plan::CreatePlan;
 use super::joining::CgroupsToJoin;
 use super::lifecycle::{Asked, Program, State};
 use super::metrics;
-use crate::error::{Error, Result};
+use crate::error::{Code, Error, Result};
 use crate::exit::Exit;
 use crate::options::{OnPowerless, Options};
 use crate::stdio::{Io, Stdio};
@@ -112,6 +112,25 @@ impl Container {
             Some(init) if !self.init.state.has_ended() => Ok(processes_beside(init)?),
             _ => Ok(Vec::new()),
         }
+    }
+
+    /// Returns the error of a request that needed the container. If its init or the sandbox is
+    /// ending, this is the reason, whatever the kernel said to what was tried.
+    pub(super) fn explain(&self, error: Error) -> Error {
+        let is_ending = || match self.init.state.process() {
+            Some(init) => init.is_ending(),
+            None => self.init.state.has_ended(),
+        };
+        if error.code == Code::UNKNOWN && is_ending() {
+            log::debug!("container {}: {error}", self.id);
+            return self.not_running();
+        }
+        self.boot.explain(error)
+    }
+
+    /// Returns the error for a request that only a running container can carry out.
+    pub(super) fn not_running(&self) -> Error {
+        Error::state(format!("container {} init process is not running", self.id))
     }
 
     /// Opens the cgroups that an exec has to join.
@@ -255,7 +274,6 @@ pub(super) fn process_id(container: &str, exec: &str) -> ProcessId {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::Code;
 
     /// runc's shim marks a process as stopped when it reaps it.
     #[test]

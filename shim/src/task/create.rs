@@ -27,7 +27,11 @@ pub(super) async fn create(
 ) -> Result<CreateTaskResponse> {
     shim.events.has_room()?;
     let reservation = Reservation::take(&shim, &request.id)?;
-    let plan = read_plan(&shim, &request, reservation.boot())?;
+    let plan = read_plan(&shim, &request, reservation.boot());
+    let plan = plan.map_err(|error| match reservation.boot() {
+        Some(boot) => boot.explain(error),
+        None => error,
+    })?;
     powerless::check(plan.options.on_powerless, &plan.plan.host.powerless)?;
     let cancelled = reservation.cancelled();
     let container = make_container(&shim, &plan, reservation.boot(), cancelled).await?;

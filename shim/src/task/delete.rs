@@ -50,7 +50,7 @@ async fn delete_exec(shim: &Shim, request: &DeleteRequest) -> Result<DeleteRespo
     Ok(response(pid, exit))
 }
 
-async fn delete_container(shim: &Arc<Shim>, id: &str) -> Result<DeleteResponse> {
+pub(super) async fn delete_container(shim: &Arc<Shim>, id: &str) -> Result<DeleteResponse> {
     let (at_gate, boot, cgroup, plan, bundle) = {
         let mut table = shim.table();
         let container = table.container(id)?;

@@ -66,13 +66,9 @@ fn can_exec(container: &Container) -> Result<()> {
     }
     match &container.init.state {
         State::Paused(_) => Err(Error::state(format!("container {} is paused", container.id))),
-        state if state.has_ended() => Err(not_running(container)),
+        state if state.has_ended() => Err(container.not_running()),
         _ => Ok(()),
     }
-}
-
-fn not_running(container: &Container) -> Error {
-    Error::state(format!("container {} init process is not running", container.id))
 }
 
 /// An exec between Start and boot's reply.
@@ -94,8 +90,12 @@ pub(super) async fn start(shim: &Arc<Shim>, id: &ProcessId) -> Result<u32> {
             Ok(pid)
         }
         Err(error) => {
+            let explained = match shim.table().container(&id.container) {
+                Ok(container) => container.explain(error),
+                Err(_) => error,
+            };
             end_unstarted(shim, id);
-            Err(error)
+            Err(explained)
         }
     }
 }
@@ -110,7 +110,7 @@ fn begin(shim: &Shim, id: &ProcessId) -> Result<Begun> {
         State::Created(_) | State::Starting { .. } | State::Running(_)
     );
     if !joinable {
-        return Err(not_running(container));
+        return Err(container.not_running());
     }
     let (boot, container_plan) = (container.boot.clone(), container.plan.clone());
     let process = container.process(id.exec.as_deref())?;

@@ -54,6 +54,9 @@ pub(super) fn report(shim: &Arc<Shim>, id: &ProcessId, status: u32) -> Relevance
         Reported::Kept => return Relevance::Known,
         Reported::Ending(exit) => exit,
     };
+    if id.exec.is_none() {
+        thaw_ended(container);
+    }
     oom::publish(shim, container, exit.is_kill());
     let boot = container.boot.clone();
     drop(table);
@@ -65,6 +68,18 @@ pub(super) fn report(shim: &Arc<Shim>, id: &ProcessId, status: u32) -> Relevance
         tokio::spawn(in_order(shim.clone(), id.clone(), exit, pending(shim)));
     }
     Relevance::Known
+}
+
+/// Thaws the container whose init has ended, as runc's shim does: a client cannot resume it once
+/// its exit is published, and what is left of it, boot too, would not die on cgroup version 1.
+fn thaw_ended(container: &mut Container) {
+    if !container.init.state.is_frozen() {
+        return;
+    }
+    let cgroup = container.cgroup.clone();
+    if let Err(error) = container.init.state.resume(|| Ok(cgroup.thaw_if_there()?)) {
+        log::warn!("container {}: {error}", container.id);
+    }
 }
 
 /// Whether no other event and no output must come before this exit.

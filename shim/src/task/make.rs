@@ -38,6 +38,7 @@ pub(super) async fn make_container(
 ) -> Result<Container> {
     let mut rollback = Rollback::default();
     let container = cancel_on(cancelled, take_steps(shim, plan, existing, &mut rollback)).await;
+    let container = container.map_err(|error| rollback.explain(error));
     if container.is_err() {
         rollback.run(shim, plan).await;
     }
@@ -51,6 +52,7 @@ async fn take_steps(
     existing: Option<&Arc<BootClient>>,
     rollback: &mut Rollback,
 ) -> Result<Container> {
+    rollback.joined = existing.cloned();
     // The gofer of another container than the first gets ready meanwhile.
     let gofer = existing.map(|boot| boot.launch_gofer()).transpose()?.flatten();
     // First the cgroup: boot, or the init, starts in it.
@@ -75,7 +77,7 @@ async fn take_steps(
         }
         // Any other joins it, and waits for its turn to receive its mounts.
         Some(boot) => {
-            rollback.joined = Some(boot.clone());
+            rollback.recorded = true;
             add_container(boot, plan, &cgroup)?;
             let _span = step("open mounts");
             let delivered = boot.deliver_mounts(&plan.plan, plan.rootfs.clone(), gofer);
@@ -118,6 +120,7 @@ pub(crate) async fn make_sandbox(
 ) -> Result<Arc<BootClient>> {
     let mut rollback = Rollback::default();
     let boot = cancel_on(cancelled, make_alone(shim, plan, &mut rollback)).await;
+    let boot = boot.map_err(|error| rollback.explain(error));
     if boot.is_err() {
         rollback.run(shim, plan).await;
     }

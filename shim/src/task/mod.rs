@@ -84,4 +84,6 @@ pub(crate) use pod_files::{PodFiles, Wanted as WantedFiles};
 pub(crate) use rest::give_memory_back;
 pub(crate) use service::{services, to_the_end};
 pub(crate) use shim::{End, Shim, raised};
-pub(crate) use teardown::{end_by_signal, shut_down_pod, stop_pod, tear_down_if_unused};
+pub(crate) use teardown::{
+    end_by_signal, end_unneeded, shut_down_pod, stop_pod, tear_down_if_unused,
+};

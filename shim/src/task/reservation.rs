@@ -26,6 +26,7 @@ pub(super) struct Reservation {
 impl Reservation {
     pub(super) fn take(shim: &Arc<Shim>, id: &str) -> Result<Self> {
         let mut table = shim.table();
+        table.check_lives()?;
         // A container can only join a pod that runs.
         table.pod.as_ref().map(Pod::files).transpose()?;
         let boot = match &table.sandbox {

@@ -9,6 +9,7 @@ use super::boot::BootClient;
 use super::create_plan::CreatePlan;
 use super::shim::Shim;
 use super::{hooks, teardown};
+use crate::error::{Code, Error};
 
 /// The time that poststop hooks may delay the reply that a Create has failed.
 const POSTSTOP_TIMEOUT: Duration = Duration::from_secs(10);
@@ -20,13 +21,32 @@ pub(super) struct Rollback {
     pub(super) cgroup: Option<Arc<Cgroup>>,
     /// The sandbox that the Create has made.
     pub(super) made: Option<Arc<BootClient>>,
-    /// The sandbox that the container has joined.
+    /// The sandbox that the container joins.
     pub(super) joined: Option<Arc<BootClient>>,
+    /// Whether the container is recorded there, in the state and perhaps in boot.
+    pub(super) recorded: bool,
     /// Whether hooks have begun to run, whose work poststop hooks must undo.
     pub(super) hooked: bool,
 }
 
 impl Rollback {
+    /// Returns why a step has failed: if the sandbox is ending, because of that.
+    pub(super) fn explain(&self, error: Error) -> Error {
+        if let Some(joined) = &self.joined {
+            return joined.explain(error);
+        }
+        match &self.made {
+            Some(made) if error.code == Code::UNKNOWN && made.sandbox.is_ending() => {
+                Error::internal(format!(
+                    "the sandbox process of {} died while it was being made ({error}){}",
+                    made.root,
+                    made.sandbox.describe_end()
+                ))
+            }
+            _ => error,
+        }
+    }
+
     /// Removes all of them in the reverse order.
     pub(super) async fn run(self, shim: &Shim, plan: &CreatePlan) {
         let hooked = self.hooked;
@@ -45,7 +65,7 @@ impl Rollback {
             // This removes the root container's cgroup as well.
             return teardown::tear_down(&boot).await;
         }
-        if let Some(boot) = self.joined {
+        if let Some(boot) = self.joined.filter(|_| self.recorded) {
             teardown::forget(shim, &boot, id).await;
         }
         if let Some(cgroup) = self.cgroup {

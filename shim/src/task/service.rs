@@ -45,7 +45,7 @@ impl TaskService {
         F: Future<Output = Result<T>> + Send + 'static,
         T: Send + 'static,
     {
-        to_the_end(span.record(request(self.0.clone()))).await
+        to_the_end(&self.0, span.record(request(self.0.clone()))).await
     }
 
     /// Begins the span of a request.
@@ -57,9 +57,16 @@ impl TaskService {
 /// Runs a request to its end, even if its client goes: half a Create is worse
 /// than none.
 pub(crate) async fn to_the_end<T: Send + 'static>(
+    shim: &Shim,
     request: impl Future<Output = Result<T>> + Send + 'static,
 ) -> TtrpcResult<T> {
-    let outcome = tokio::spawn(request).await;
+    let counted = shim.requests.add();
+    let outcome = tokio::spawn(async move {
+        let outcome = request.await;
+        drop(counted);
+        outcome
+    });
+    let outcome = outcome.await;
     let crashed = |e| Error::internal(format!("the shim failed at this request: {e}"));
     Ok(outcome.map_err(crashed)??)
 }

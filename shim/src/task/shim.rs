@@ -14,6 +14,7 @@ use crate::error::Result;
 use crate::events::Events;
 use crate::options::Options;
 use crate::spans::Spans;
+use crate::tally::Tally;
 
 /// The shim of one sandbox.
 pub(crate) struct Shim {
@@ -30,6 +31,8 @@ pub(crate) struct Shim {
     pub(crate) end: watch::Sender<End>,
     /// The number of exits that are known and not published yet.
     pub(super) pending_exits: watch::Sender<usize>,
+    /// The requests that are carried out to their end, whether or not their client is there.
+    pub(crate) requests: Tally,
     /// A log level that an operator has set.
     pub(super) log_level: ForAWhile,
     table: Mutex<Table>,
@@ -61,6 +64,7 @@ impl Shim {
             options,
             end: watch::Sender::new(End::No),
             pending_exits: watch::Sender::default(),
+            requests: Tally::default(),
             log_level: ForAWhile::default(),
             table: Mutex::default(),
         })
@@ -69,6 +73,12 @@ impl Shim {
     /// Locks the table. A panic elsewhere leaves it as consistent as it was.
     pub(crate) fn table(&self) -> MutexGuard<'_, Table> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether there is no container, no Create and no record of a pod.
+    pub(crate) fn has_nothing(&self) -> bool {
+        let table = self.table();
+        table.is_empty() && table.pod.is_none()
     }
 
     /// Sends a request to boot and waits for the reply. Fails if boot is frozen

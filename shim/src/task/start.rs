@@ -37,8 +37,9 @@ async fn start_init(shim: &Arc<Shim>, process: &ProcessId) -> Result<u32> {
             shim.ask(&boot, request, &[]).await
         };
         if let Err(error) = exits::unless_exited(shim, process, reply).await {
+            let explained = boot.explain(error);
             exits::conclude(shim, process, Exit::not_run());
-            return Err(error);
+            return Err(explained);
         }
     }
     let (pid, bundle, early_exit) = {

@@ -39,6 +39,8 @@ pub(crate) struct Table {
     /// Whether a Shutdown came while there were containers whose sandbox is
     /// gone.
     pub(super) shutdown_pending: bool,
+    /// Whether the shim is about to end, so that it makes nothing more.
+    pub(super) is_ending: bool,
 }
 
 /// The one sandbox of this shim.
@@ -145,6 +147,16 @@ impl Table {
 }
 
 impl Table {
+    /// Refuses what would be left behind by a shim that is about to end.
+    pub(crate) fn check_lives(&self) -> Result<()> {
+        match self.is_ending {
+            false => Ok(()),
+            true => Err(Error::state(
+                "this shim is ending, since containerd has shut it down; create the container anew",
+            )),
+        }
+    }
+
     /// Returns the IDs of the containers that are being created.
     pub(super) fn reserved(&self) -> Vec<String> {
         let reserved =

@@ -24,6 +24,9 @@
 //!                            ▼                    │
 //!   Shutdown ──────────► shut down ◄── ShutdownSandbox, SIGTERM
 //! ```
+//!
+//! A Shutdown ends its own container first, if that is still there (`shutdown.rs`). A shim that
+//! shuts down makes nothing more.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -44,6 +47,9 @@ const ROLL_BACK_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The time that boot has to die of SIGKILL.
 const BOOT_EXIT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The time after which a boot that was killed may be frozen.
+const THAW_AFTER: Duration = Duration::from_millis(200);
 
 /// The time that boot has to forget a container.
 const FORGET_TIMEOUT: Duration = Duration::from_secs(5);
@@ -113,8 +119,11 @@ pub(super) async fn tear_down(boot: &BootClient) {
         }
     };
     warn("the end", boot.sandbox.kill());
-    let ended = tokio::time::timeout(BOOT_EXIT_TIMEOUT, readable(boot.sandbox.pidfd())).await;
-    if !matches!(ended, Ok(Ok(()))) {
+    if !ends(boot, THAW_AFTER).await {
+        // On cgroup version 1, frozen processes do not die.
+        warn("thawing", boot.cgroup.thaw_if_there());
+    }
+    if !ends(boot, BOOT_EXIT_TIMEOUT).await {
         // The state stays: `delete` finds the sandbox by it.
         return log::error!("sandbox {root} does not end {BOOT_EXIT_TIMEOUT:?} after SIGKILL");
     }
@@ -125,6 +134,12 @@ pub(super) async fn tear_down(boot: &BootClient) {
     warn("removal of the cgroup", boot.cgroup.remove());
     warn("the cgroup above", boot.sandbox.forbid_births(&boot.cgroup));
     warn("removal of the state", boot.sandbox.tear_down());
+}
+
+/// Whether boot ends within a time.
+async fn ends(boot: &BootClient, timeout: Duration) -> bool {
+    let ended = tokio::time::timeout(timeout, readable(boot.sandbox.pidfd())).await;
+    matches!(ended, Ok(Ok(())))
 }
 
 /// Kills boot, and waits until all that ended with it was reported.
@@ -234,9 +249,31 @@ async fn tear_down_all(shim: &Shim) {
     }
 }
 
+/// Cancels every Create that is under way, and waits until they are rolled back.
+async fn cancel_creates(shim: &Shim) {
+    let reserved = shim.table().reserved();
+    let cancelled = reserved.iter().map(|id| cancel_create(shim, id));
+    futures_util::future::join_all(cancelled).await;
+}
+
+/// Cancels a StartSandbox that is under way, and waits until it is rolled back.
+async fn cancel_start(shim: &Shim) {
+    let turn = {
+        let table = shim.table();
+        let Some(pod) = table.pod.as_ref() else { return };
+        if !matches!(pod.state(), PodState::Starting) {
+            return;
+        }
+        pod.stop();
+        pod.turn()
+    };
+    let _ = tokio::time::timeout(CANCEL_TIMEOUT, turn.lock()).await;
+}
+
 /// Shuts the shim down, once its sandbox is torn down and its events are
-/// published.
+/// published. It makes nothing more from now on.
 pub(super) async fn shut_down(shim: &Shim, end: End) {
+    shim.table().is_ending = true;
     finish_tear_down(shim).await;
     publish_rest(shim, LAST_EVENTS_TIMEOUT).await;
     shim.end.send_replace(end);
@@ -246,8 +283,10 @@ pub(super) async fn shut_down(shim: &Shim, end: End) {
 /// there are none now.
 pub(super) fn shut_down_if_pending(shim: &Arc<Shim>) {
     let now = {
-        let table = shim.table();
-        table.shutdown_pending && table.is_empty()
+        let mut table = shim.table();
+        let now = table.shutdown_pending && table.is_empty();
+        table.is_ending |= now;
+        now
     };
     if now {
         let shim = shim.clone();
@@ -258,6 +297,8 @@ pub(super) fn shut_down_if_pending(shim: &Arc<Shim>) {
 /// Shuts the shim down with its pod and all containers. Does so even if the pod
 /// was never created, since containerd wants the shim gone.
 pub(crate) async fn shut_down_pod(shim: &Arc<Shim>, id: &str) {
+    shim.table().is_ending = true;
+    cancel_creates(shim).await;
     if let Err(error) = stop_pod(shim, id).await {
         log::debug!("shutdown: {error}");
     }
@@ -269,8 +310,16 @@ pub(crate) async fn shut_down_pod(shim: &Arc<Shim>, id: &str) {
 /// node shuts down.
 pub(crate) async fn end_by_signal(shim: &Shim) {
     log::info!("ended by a signal");
+    shim.table().is_ending = true;
+    cancel_creates(shim).await;
+    cancel_start(shim).await;
     tear_down_all(shim).await;
     publish_rest(shim, LAST_EVENTS_TIMEOUT).await;
+}
+
+/// Waits for what is still going on in a shim that has nothing and that nobody can reach.
+pub(crate) async fn end_unneeded(shim: &Shim) {
+    finish_tear_down(shim).await;
 }
 
 /// Publishes the events that are left, within `timeout`.

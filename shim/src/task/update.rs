@@ -32,8 +32,9 @@ pub(super) fn update(shim: &Shim, request: &UpdateTaskRequest) -> Result<Empty> 
         true => with_share_of_boot(resources),
         false => resources,
     };
-    container.resources.update(&container.cgroup, &resources)?;
-    send_capacity(container)?;
+    let updated = container.resources.update(&container.cgroup, &resources);
+    updated.map_err(|error| container.explain(error.into()))?;
+    send_capacity(container).map_err(|error| container.explain(error))?;
     let new = |one: &Powerless| container.told_annotations.insert(one.field.clone());
     let new: Vec<_> = powerless.into_iter().filter(new).collect();
     powerless::tell(shim, &request.id, &new);

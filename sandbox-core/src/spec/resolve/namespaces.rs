@@ -6,6 +6,7 @@
 //! then shares, unless it has a user namespace ([`Resolved::host_namespaces`]). In
 //! the spec of a later container it is boot's.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{Linux, LinuxNamespace, LinuxNamespaceType as Type, Spec};
@@ -13,7 +14,7 @@ use oci_spec::runtime::{Linux, LinuxNamespace, LinuxNamespaceType as Type, Spec}
 use super::check::{absolute, refuse};
 use super::facts::{NamespaceId, SandboxFacts, own};
 use super::{Context, pod};
-use crate::error::Result;
+use crate::error::{Error, FailureKind, Result};
 use crate::spec::plan::{HostNamespaces, Namespaces, Network, TimeOffset};
 use crate::types::HostPid;
 
@@ -352,9 +353,24 @@ pub(super) fn time_offsets(linux: &Linux, namespaces: &Namespaces) -> Result<Vec
 }
 
 fn identify(kind: Type, path: &Path) -> Result<NamespaceId> {
-    NamespaceId::of(path).or_else(|error| {
-        refuse("linux.namespaces", format!("{}: {}: {error}", name(kind), path.display()))
+    NamespaceId::of(path).or_else(|error| match process_of(path) {
+        // containerd's CRI names the pod's namespaces by the process of its pause container.
+        Some(pid) if error.kind() == ErrorKind::NotFound => Err(Error::new(
+            FailureKind::State,
+            format!(
+                "linux.namespaces: {}: {}: process {pid} has ended, and the pod with it",
+                name(kind),
+                path.display()
+            ),
+        )),
+        _ => refuse("linux.namespaces", format!("{}: {}: {error}", name(kind), path.display())),
     })
+}
+
+/// Returns the process in a path such as `/proc/7/ns/ipc`.
+fn process_of(path: &Path) -> Option<u32> {
+    let (pid, _) = path.to_str()?.strip_prefix("/proc/")?.split_once("/ns/")?;
+    pid.parse().ok()
 }
 
 /// The namespaces that a spec may list.
