@@ -9,6 +9,7 @@ mod naming;
 mod operator;
 mod profiles;
 mod spans;
+mod stacks;
 mod trace;
 
 use std::process::{Command, Output};

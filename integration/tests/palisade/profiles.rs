@@ -10,7 +10,7 @@ use integration::{image, spec};
 use crate::{command, palisade, shows};
 
 /// Starts a container that spends its time as it is told.
-fn hot<'a>(containerd: &'a Containerd, id: &str, how: &str) -> Container<'a> {
+pub(crate) fn hot<'a>(containerd: &'a Containerd, id: &str, how: &str) -> Container<'a> {
     let program = image::sibling("hot");
     let new = containerd.container(id, ["/hot", how]);
     let bind = |spec: &mut serde_json::Value| {

@@ -4,9 +4,12 @@
 
 use std::collections::HashMap;
 use std::fs::{self, File};
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+
+use rustix::process::{Resource, getrlimit};
+
+/// The descriptors that are left for other things than programs.
+const SPARE: u64 = 300;
 
 /// Where an instruction is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -26,15 +29,12 @@ pub enum Place {
 pub struct Image {
     /// Its path as the process sees it.
     pub path: String,
+    /// A process that has it mapped.
+    pub(crate) pid: i32,
     file: File,
 }
 
 impl Image {
-    /// Returns a path by which this process reads the file.
-    pub fn opened(&self) -> PathBuf {
-        PathBuf::from(format!("/proc/self/fd/{}", self.file.as_raw_fd()))
-    }
-
     /// Returns the file.
     pub fn file(&self) -> &File {
         &self.file
@@ -64,13 +64,23 @@ pub enum Mapped {
 }
 
 /// All files that were seen.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Images {
     all: Vec<Image>,
+    /// How many are opened: a container can map more than this process may have open.
+    most: u64,
     /// By device and inode.
     known: HashMap<(u64, u64), usize>,
     /// By process.
     mappings: HashMap<i32, Vec<Mapping>>,
+}
+
+impl Default for Images {
+    fn default() -> Self {
+        let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+        let most = limit.saturating_sub(SPARE);
+        Self { all: Vec::new(), most, known: HashMap::new(), mappings: HashMap::new() }
+    }
 }
 
 impl Images {
@@ -98,6 +108,16 @@ impl Images {
         })
     }
 
+    /// Returns what a process has mapped at an address, as far as it was read.
+    pub(crate) fn mapped(&self, pid: i32, address: u64) -> Option<Mapped> {
+        self.mapping(pid, address).map(|mapping| mapping.what)
+    }
+
+    /// Whether a process has code at an address, as far as its mappings were read.
+    pub(crate) fn has_code(&self, pid: i32, address: u64) -> bool {
+        self.mapping(pid, address).is_some()
+    }
+
     /// Forgets what a process had mapped: it executes another program.
     pub fn forget(&mut self, pid: i32) {
         self.mappings.remove(&pid);
@@ -116,7 +136,8 @@ impl Images {
 
     /// Reads what a process has mapped with code. Nothing, if it has ended.
     fn read(&mut self, pid: i32) -> Vec<Mapping> {
-        let text = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default();
+        let text = fs::read(format!("/proc/{pid}/maps")).unwrap_or_default();
+        let text = String::from_utf8_lossy(&text);
         text.lines().filter_map(|line| self.parse(pid, line)).collect()
     }
 
@@ -153,7 +174,12 @@ impl Images {
         let next = self.all.len();
         let index = *self.known.entry(key).or_insert(next);
         if index == next {
-            self.all.push(Image { path: path.trim_end_matches(" (deleted)").to_owned(), file });
+            if self.all.len() as u64 >= self.most {
+                self.known.remove(&key);
+                return None;
+            }
+            let path = crate::calls::printable_name(path.trim_end_matches(" (deleted)"));
+            self.all.push(Image { path, pid, file });
         }
         Some(index)
     }

@@ -7,6 +7,7 @@
 #![deny(unsafe_code)]
 
 pub mod calls;
+mod copies;
 pub mod formats;
 pub mod images;
 pub mod memory;
@@ -14,7 +15,10 @@ pub mod mounts;
 pub mod perf;
 pub mod processes;
 pub mod profile;
+pub mod stacks;
+pub mod status;
 pub mod symbols;
 pub mod trace;
 pub mod unwind;
 pub mod waits;
+mod walk;

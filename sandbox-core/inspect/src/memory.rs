@@ -11,6 +11,8 @@ use sandbox_core::cgroup::Cgroup;
 use sandbox_core::types::HostPid;
 use serde::Serialize;
 
+use crate::status::Status;
+
 /// Bytes of memory, by kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Usage {
@@ -87,8 +89,7 @@ pub fn of_process(pid: HostPid) -> Option<OfProcess> {
     let mappings = mappings(BufReader::new(smaps));
     let mut total = Usage::default();
     mappings.values().for_each(|usage| total += *usage);
-    let status = fs::read_to_string(format!("/proc/{}/status", pid.0)).unwrap_or_default();
-    let page_tables = status.lines().find_map(|line| kibibytes(line.strip_prefix("VmPTE:")?));
+    let page_tables = Status::of(pid.0).and_then(|status| status.bytes("VmPTE"));
     Some(OfProcess { total, page_tables: page_tables.unwrap_or(0), mappings })
 }
 

@@ -35,6 +35,11 @@ const STACK: u32 = 16 << 10;
 /// `PERF_REG_X86_DI`, `BP`, `SP` and `IP` of the kernel's perf_regs.h, in the order of the values.
 const REGISTERS: u64 = 1 << 5 | 1 << 6 | 1 << 7 | 1 << 8;
 
+/// How often a single thread is sampled, in nanoseconds of its time on a CPU, and the buffer for it: one
+/// sample is all that is wanted.
+const PERIOD_OF_THREAD: u64 = 1_000_000;
+const BUFFER_OF_THREAD: usize = 64 << 10;
+
 /// `PERF_RECORD_SWITCH_CPU_WIDE`, and the flag of one who stops running.
 const SWITCH: u32 = 15;
 const STOPS: u16 = 1 << 13;
@@ -380,12 +385,19 @@ fn open_one(
     }
 }
 
-fn build<'a>(
-    builder: &mut Builder<'a>,
-    cgroup: Option<&'a File>,
-    cpu: usize,
-    wanted: Wanted,
-) -> std::io::Result<perf_event::Counter> {
+/// Opens an event that samples one thread, wherever it runs. It ends with what is returned.
+pub(crate) fn of_thread(tid: i32) -> Result<Sampler> {
+    let wanted = Wanted { stacks: true, user_stack: true, ..Wanted::default() };
+    let mut clock = Builder::new(Software::CPU_CLOCK);
+    select(&mut clock, wanted);
+    clock.observe_pid(tid).any_cpu().sample_period(PERIOD_OF_THREAD).include_kernel();
+    let mut counter = clock.build().map_err(refused)?;
+    counter.enable().context("PERF_EVENT_IOC_ENABLE")?;
+    counter.sampled(BUFFER_OF_THREAD).context("mmap of a perf event's buffer")
+}
+
+/// Sets what a sample has.
+fn select(builder: &mut Builder<'_>, wanted: Wanted) {
     let mut fields = SampleFlag::TID | SampleFlag::TIME | SampleFlag::CPU | SampleFlag::PERIOD;
     if wanted.stacks {
         fields |= SampleFlag::CALLCHAIN;
@@ -397,17 +409,22 @@ fn build<'a>(
     if wanted.fields {
         fields |= SampleFlag::RAW;
     }
+    builder.sample(fields);
+}
+
+fn build<'a>(
+    builder: &mut Builder<'a>,
+    cgroup: Option<&'a File>,
+    cpu: usize,
+    wanted: Wanted,
+) -> std::io::Result<perf_event::Counter> {
+    select(builder, wanted);
     builder.context_switch(wanted.switches).sample_id_all(true);
     match cgroup {
         Some(cgroup) => builder.observe_cgroup(cgroup),
         None => builder.any_pid().exclude_idle(true),
     };
-    builder
-        .one_cpu(cpu)
-        .include_kernel()
-        .clockid(perf_event::Clock::MONOTONIC)
-        .sample(fields)
-        .build()
+    builder.one_cpu(cpu).include_kernel().clockid(perf_event::Clock::MONOTONIC).build()
 }
 
 /// Returns the error with what to do about it.

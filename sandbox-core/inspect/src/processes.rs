@@ -8,6 +8,8 @@ use anyhow::{Context, Result};
 use sandbox_core::cgroup::Cgroup;
 use sandbox_core::types::HostPid;
 
+use crate::status::Status;
+
 /// The most of a command line that is read.
 const COMMAND: usize = 4096;
 
@@ -46,7 +48,7 @@ impl Process {
     pub fn read(pid: HostPid) -> Option<Self> {
         let read = |name: &str| fs::read(format!("/proc/{}/{name}", pid.0)).ok();
         let text = |name: &str| Some(String::from_utf8_lossy(&read(name)?).into_owned());
-        let mut process = parse(pid, &text("stat")?, &text("status")?)?;
+        let mut process = parse(pid, &text("stat")?, &Status::of(pid.0)?)?;
         process.user_inside = inside(&text("uid_map")?, process.user);
         if let Some(command) = command(&read_some(&format!("/proc/{}/cmdline", pid.0))) {
             process.command = command;
@@ -79,29 +81,24 @@ pub fn first(processes: &[Process], boot: Option<i32>) -> Option<&Process> {
     processes.iter().find(not_boot).or_else(|| processes.first())
 }
 
-fn parse(pid: HostPid, stat: &str, status: &str) -> Option<Process> {
+fn parse(pid: HostPid, stat: &str, status: &Status) -> Option<Process> {
     // The name can contain anything, also a parenthesis.
     let (name, rest) = (stat.find('(')?, stat.rfind(')')?);
     let fields: Vec<&str> = stat.get(rest + 2..)?.split(' ').collect();
     // Counted as in the manual, which begins with 1, and the state is the third.
     let field = |number: usize| fields.get(number - 3)?.trim().parse::<u64>().ok();
-    let line =
-        |key: &str| status.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'));
-    let kibibytes = |key: &str| {
-        line(key).and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok()).unwrap_or(0)
-    };
     Some(Process {
         pid,
-        inside: line("NSpid")?.split_whitespace().last()?.parse().ok()?,
+        inside: status.inside()?,
         parent: HostPid(field(4)?.try_into().ok()?),
-        user: line("Uid")?.split_whitespace().nth(1)?.parse().ok()?,
+        user: status.number("Uid", 1)?,
         user_inside: None,
         threads: field(20)?,
         state: fields.first()?.chars().next()?,
         cpu: Duration::from_millis(1000 * (field(14)? + field(15)?) / ticks()),
         started: field(22)?,
-        memory: kibibytes("VmRSS") << 10,
-        swapped: kibibytes("VmSwap") << 10,
+        memory: status.bytes("VmRSS").unwrap_or(0),
+        swapped: status.bytes("VmSwap").unwrap_or(0),
         command: format!("[{}]", crate::calls::printable(stat.get(name + 1..rest)?.as_bytes())),
     })
 }
@@ -151,8 +148,8 @@ mod tests {
     #[test]
     fn a_process_is_read_though_its_name_is_hostile() {
         let stat = "7 (a) R 1 (\n) S 3 7 7 0 -1 0 1 2 3 4 150 50 0 0 20 0 2 0 700 9 9";
-        let status = "Name:\tx\nUid:\t1\t100033\t1\t1\nNSpid:\t7\t12\t4\nVmRSS:\t  12 kB\n";
-        let process = parse(HostPid(7), stat, status).unwrap();
+        let status = b"Name:\tx\nUid:\t1\t100033\t1\t1\nNSpid:\t7\t12\t4\nVmRSS:\t  12 kB\n";
+        let process = parse(HostPid(7), stat, &Status::parse(status)).unwrap();
         assert_eq!(process.command, r"[a) R 1 (\n]");
         assert_eq!((process.inside, process.parent, process.user), (4, HostPid(3), 100_033));
         assert_eq!((process.threads, process.state, process.memory), (2, 'S', 12 << 10));

@@ -5,20 +5,14 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use anyhow::Result;
-use perf_event::data::Sample;
 
-use crate::images::{Images, Place};
+use crate::images::Place;
 use crate::perf::{Outcome, Recording, Sampled, Seen, Trigger, Wanted, Watched};
 use crate::symbols::{Function, Symbols};
-use crate::unwind::{Registers, Stacks};
+use crate::walk::Walker;
 
 /// The largest frequency, which costs every CPU that is busy some percent.
 pub const MOST_SAMPLES: u64 = 1000;
-
-/// The kernel's marks between the parts of a stack (`PERF_CONTEXT_*`).
-const KERNEL: u64 = -128_i64 as u64;
-const USER: u64 = -512_i64 as u64;
-const MARKS: u64 = -4095_i64 as u64;
 
 /// Who was seen.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -63,8 +57,7 @@ pub(crate) enum Detail {
 /// Gathers stacks.
 #[derive(Default)]
 pub struct Gathered {
-    images: Images,
-    stacks: Stacks,
+    walker: Walker,
     names: HashMap<i32, String>,
     found: HashMap<Key, Weight>,
 }
@@ -128,7 +121,7 @@ impl Gathered {
         weight: Weight,
     ) {
         let tid = who.tid;
-        self.names.entry(tid).or_insert_with(|| name(tid));
+        self.names.entry(tid).or_insert_with(|| crate::status::name(tid));
         let sum = self.found.entry(Key { who, stack, detail }).or_default();
         sum.count += weight.count;
         sum.time += weight.time;
@@ -140,47 +133,14 @@ impl Gathered {
         let number = |number: Option<u32>| number.and_then(|n| i32::try_from(n).ok());
         let (pid, tid) = (number(sample.pid())?, number(sample.tid())?);
         let who = Who { container: sampled.container, pid, tid };
-        Some((who, self.places(pid, sample)))
-    }
-
-    fn places(&mut self, pid: i32, sample: &Sample<'_>) -> Vec<Place> {
-        let (kernel, by_pointers) = parts(sample.callchain().unwrap_or_default());
-        let by_table = self.unwound(pid, sample);
-        let user = if by_table.len() > by_pointers.len() { by_table } else { by_pointers };
-        // The first address is where the thread is; the others lie behind a call.
-        let back = |index: usize, address: u64| address.saturating_sub(u64::from(index > 0));
-        let in_kernel = kernel.iter().enumerate().map(|(at, a)| Place::Kernel(back(at, *a)));
-        let mut places: Vec<Place> = in_kernel.collect();
-        for (at, address) in user.iter().enumerate() {
-            let address = back(at, *address);
-            places.push(self.images.place(pid, address).unwrap_or(Place::Memory(pid, address)));
-        }
-        places
-    }
-
-    /// Unwinds the program's stack from the copy in the sample.
-    fn unwound(&mut self, pid: i32, sample: &Sample<'_>) -> Vec<u64> {
-        let registers = sample.regs_user().map(|registers| &*registers.regs);
-        let (Some([_, bp, sp, ip]), Some(copy)) = (registers, sample.stack_user()) else {
-            return Vec::new();
-        };
-        let (bp, sp, ip) = (*bp, *sp, *ip);
-        // It is learnt what the process has mapped.
-        if self.images.place(pid, ip).is_none() {
-            return Vec::new();
-        }
-        let read = |address: u64| {
-            let at = usize::try_from(address.checked_sub(sp)?).ok()?;
-            let bytes = copy.get(at..at.checked_add(8)?)?;
-            Some(u64::from_ne_bytes(bytes.try_into().ok()?))
-        };
-        self.stacks.unwind(&self.images, pid, Registers { ip, sp, bp }, read)
+        let walked = self.walker.sample(pid, sample);
+        Some((who, [walked.kernel, walked.user].concat()))
     }
 
     /// Gives the functions their names.
     pub(crate) fn finish(self, outcome: Outcome) -> Profile {
         let mut symbols = Symbols::default();
-        let Self { images, names, found, .. } = self;
+        let Self { walker: Walker { images, .. }, names, found } = self;
         let mut lines: Vec<Line> = found
             .into_iter()
             .map(|(Key { who, stack, detail }, weight)| {
@@ -206,43 +166,5 @@ impl Profile {
             count: sum.count + line.weight.count,
             time: sum.time + line.weight.time,
         })
-    }
-}
-
-/// Divides a stack into the kernel's part and the program's.
-fn parts(chain: &[u64]) -> (Vec<u64>, Vec<u64>) {
-    let (mut kernel, mut user) = (Vec::new(), Vec::new());
-    let mut now: Option<&mut Vec<u64>> = None;
-    for address in chain {
-        match *address {
-            KERNEL => now = Some(&mut kernel),
-            USER => now = Some(&mut user),
-            mark if mark >= MARKS => now = None,
-            address => {
-                if let Some(part) = &mut now {
-                    part.push(address);
-                }
-            }
-        }
-    }
-    (kernel, user)
-}
-
-/// Returns the name of a thread that may have ended.
-fn name(tid: i32) -> String {
-    let read = std::fs::read(format!("/proc/{tid}/comm")).unwrap_or_default();
-    crate::calls::printable(read.trim_ascii_end())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_stack_has_a_part_in_the_kernel_and_one_in_the_program() {
-        let chain = [KERNEL, 0xffff_ffff_8100_0000, USER, 0x40_1000, 0x40_2000];
-        assert_eq!(parts(&chain), (vec![0xffff_ffff_8100_0000], vec![0x40_1000, 0x40_2000]));
-        assert_eq!(parts(&[USER, 1]), (vec![], vec![1]));
-        assert_eq!(parts(&[]), (vec![], vec![]));
     }
 }

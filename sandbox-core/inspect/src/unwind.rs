@@ -5,13 +5,25 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use framehop::x86_64::{CacheX86_64, UnwindRegsX86_64, UnwinderX86_64};
-use framehop::{ExplicitModuleSectionInfo, Module, Unwinder};
+use framehop::{ExplicitModuleSectionInfo, FrameAddress, Module, Unwinder};
 use object::read::{Object, ObjectSection, ObjectSegment, ReadCache};
 
 use crate::images::{Image, Images, Mapped};
 
 /// The most frames of a stack.
 pub const DEEPEST: usize = 256;
+
+/// The largest section that is read: a container can write any number there.
+const LARGEST_SECTION: u64 = 128 << 20;
+
+/// The largest stack: what is further away is no frame pointer.
+const LARGEST_STACK: u64 = 64 << 20;
+
+/// How far a return address is looked for.
+const SEARCHED: u64 = 16 << 10;
+
+/// Stands for a frame pointer that is not known. No stack is there, so whatever needs it fails.
+const UNKNOWN: u64 = 8;
 
 /// The bytes of a section. Files are shared by processes.
 type Bytes = Arc<[u8]>;
@@ -23,8 +35,27 @@ pub struct Registers {
     pub ip: u64,
     /// `rsp`
     pub sp: u64,
-    /// `rbp`
-    pub bp: u64,
+    /// `rbp`, if it is known.
+    pub bp: Option<u64>,
+}
+
+/// A stack.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Unwound {
+    /// The addresses, the innermost first: return addresses point behind the call.
+    pub frames: Vec<u64>,
+    /// The first frame that was found by a guess.
+    pub guessed: Option<usize>,
+    /// Why it ends before its beginning.
+    pub ends: Option<String>,
+}
+
+/// What can be read of a thread.
+pub trait Memory {
+    /// Returns the eight bytes at an address of its stack.
+    fn word(&mut self, address: u64) -> Option<u64>;
+    /// Whether an instruction that calls is right before an address.
+    fn has_call_before(&mut self, address: u64) -> bool;
 }
 
 /// What is known of files and of processes.
@@ -51,33 +82,72 @@ struct Sections {
 }
 
 impl Stacks {
-    /// Returns the addresses of a stack, the innermost first: return addresses point behind the
-    /// call. `read` returns the eight bytes at an address of the stack.
+    /// Unwinds a stack.
+    ///
+    /// Where the frame pointer is needed and not known, the nearest return address on the stack
+    /// counts, and what lies before it is the caller's frame pointer.
     pub fn unwind(
         &mut self,
         images: &Images,
         pid: i32,
         registers: Registers,
-        mut read: impl FnMut(u64) -> Option<u64>,
-    ) -> Vec<u64> {
+        memory: &mut impl Memory,
+    ) -> Unwound {
         let mappings = images.mappings(pid);
         let known = self.processes.get(&pid).is_some_and(|p| p.mappings == mappings.len());
         if !known {
             let process = self.process(images, pid);
             self.processes.insert(pid, process);
         }
-        let Some(process) = self.processes.get_mut(&pid) else { return Vec::new() };
-        let mut read = |address| read(address).ok_or(());
-        let first = UnwindRegsX86_64::new(registers.ip, registers.sp, registers.bp);
-        let mut frames =
-            process.unwinder.iter_frames(registers.ip, first, &mut process.cache, &mut read);
-        let mut found = Vec::new();
-        while found.len() < DEEPEST
-            && let Ok(Some(frame)) = frames.next()
-        {
-            found.push(frame.address());
+        let Some(process) = self.processes.get_mut(&pid) else { return Unwound::default() };
+        let Registers { ip, sp, bp } = registers;
+        let mut at = UnwindRegsX86_64::new(ip, sp, bp.unwrap_or(UNKNOWN));
+        let mut address = FrameAddress::from_instruction_pointer(ip);
+        let mut found = Unwound { frames: vec![ip], ..Unwound::default() };
+        let code = |address| images.has_code(pid, address);
+        // Of its function nothing is known: of a JIT's, or one of Go's.
+        let bare = match images.mapped(pid, ip) {
+            Some(Mapped::File(index, _)) => !matches!(self.files.get(&index), Some(Some(_))),
+            _ => true,
+        };
+        loop {
+            if found.frames.len() == DEEPEST {
+                found.ends = Some(format!("only {DEEPEST} frames are shown"));
+                return found;
+            }
+            let before = at;
+            let mut bytes = |address| memory.word(address).ok_or(());
+            let outcome =
+                process.unwinder.unwind_frame(address, &mut at, &mut process.cache, &mut bytes);
+            let next = match outcome {
+                Ok(None) => return found,
+                // What is no code was no return address. After a guess, it may be any.
+                Ok(Some(next))
+                    if code(next.wrapping_sub(1))
+                        && (found.guessed.is_none() || memory.has_call_before(next)) =>
+                {
+                    next
+                }
+                other => {
+                    let is_leaf = bare && found.frames.len() == 1;
+                    let guessed = bp.is_none().then(|| guess(before.sp(), is_leaf, code, memory));
+                    let Some((next, sp, bp)) = guessed.flatten() else {
+                        found.ends = Some(match other {
+                            _ if before.bp() == UNKNOWN => "its frame pointer is not known".into(),
+                            Ok(next) => format!("no code is at {:#x}", next.unwrap_or(0)),
+                            Err(error) => why(error),
+                        });
+                        return found;
+                    };
+                    found.guessed.get_or_insert(found.frames.len());
+                    at = UnwindRegsX86_64::new(next, sp, bp);
+                    next
+                }
+            };
+            found.frames.push(next);
+            let Some(next) = FrameAddress::from_return_address(next) else { return found };
+            address = next;
         }
-        found
     }
 
     /// Forgets a process, which executes another program.
@@ -108,14 +178,58 @@ impl Stacks {
     }
 }
 
+/// Looks for the nearest return address from the top of a stack on: at the top itself if the function
+/// may be one without a frame. Returns it, and the caller's stack pointer and frame pointer.
+fn guess(
+    sp: u64,
+    is_leaf: bool,
+    code: impl Fn(u64) -> bool,
+    memory: &mut impl Memory,
+) -> Option<(u64, u64, u64)> {
+    let first = if is_leaf { sp } else { sp.checked_add(8)? };
+    for at in (first..sp.saturating_add(SEARCHED)).step_by(8) {
+        let back = memory.word(at)?;
+        if !code(back.wrapping_sub(1)) || !memory.has_call_before(back) {
+            continue;
+        }
+        // The caller may use the register for something else.
+        let saved = at.checked_sub(8).filter(|saved| *saved >= sp).and_then(|s| memory.word(s));
+        let plausible = |bp: &u64| *bp > at && *bp - at < LARGEST_STACK && bp.is_multiple_of(8);
+        return Some((back, at + 8, saved.filter(plausible).unwrap_or(UNKNOWN)));
+    }
+    None
+}
+
+/// Whether an instruction that calls ends where these bytes do: `call rel32`, or `call r/m64`.
+pub(crate) fn ends_with_call(bytes: [u8; 7]) -> bool {
+    let indirect = |length: usize| {
+        let at = 7 - length;
+        bytes[at] == 0xff && bytes[at + 1] >> 3 & 7 == 2
+    };
+    bytes[2] == 0xe8 || (2..=7).any(indirect)
+}
+
+/// Returns why a stack ends, for people.
+fn why(error: framehop::Error) -> String {
+    match error {
+        framehop::Error::CouldNotReadStack(at) => {
+            format!("its memory at {at:#x} was not read, or is none of the stack")
+        }
+        framehop::Error::FramepointerUnwindingMovedBackwards => {
+            "the function has neither unwind information nor a frame pointer".to_owned()
+        }
+        other => format!("the stack makes no sense here: {other}"),
+    }
+}
+
 /// Reads the sections of a file that say how to unwind.
 fn sections(image: &Image) -> Option<Sections> {
     let cache = ReadCache::new(image.file().try_clone().ok()?);
     let file = object::File::parse(&cache).ok()?;
     let section = |name: &str| {
-        let section = file.section_by_name(name)?;
+        let section = file.section_by_name(name).filter(|s| s.size() <= LARGEST_SECTION)?;
         let data: Bytes = section.data().ok()?.into();
-        Some((section.address()..section.address() + section.size(), data))
+        Some((section.address()..section.address().checked_add(section.size())?, data))
     };
     let (eh_frame_svma, eh_frame) = section(".eh_frame")?;
     let (eh_frame_hdr_svma, eh_frame_hdr) = section(".eh_frame_hdr").unzip();
@@ -131,7 +245,46 @@ fn sections(image: &Image) -> Option<Sections> {
         eh_frame_hdr,
         ..Default::default()
     };
-    let segments =
-        file.segments().map(|s| (s.address()..s.address() + s.size(), s.file_range().0)).collect();
+    let end = |s: &object::Segment<'_, '_, _>| s.address().saturating_add(s.size());
+    let segments = file.segments().map(|s| (s.address()..end(&s), s.file_range().0)).collect();
     Some(Sections { info, segments })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A stack at 0x1000, and calls before these addresses.
+    struct Made<'a>(&'a [u64], &'a [u64]);
+
+    impl Memory for Made<'_> {
+        fn word(&mut self, address: u64) -> Option<u64> {
+            let at = usize::try_from(address.checked_sub(0x1000)? / 8).ok()?;
+            self.0.get(at).copied()
+        }
+
+        fn has_call_before(&mut self, address: u64) -> bool {
+            self.1.contains(&address)
+        }
+    }
+
+    #[test]
+    fn the_nearest_return_address_is_found() {
+        let code = |address: u64| (0x5000..0x6000).contains(&address);
+        // A function's address that nobody returns to, then a frame, and one without a pointer.
+        let mut made = Made(&[7, 0x5008, 0x1030, 0x5010, 3, 9, 0x5020], &[0x5010, 0x5020, 0x9000]);
+        assert_eq!(guess(0x1000, false, code, &mut made), Some((0x5010, 0x1020, 0x1030)));
+        assert_eq!(guess(0x1018, true, code, &mut made), Some((0x5010, 0x1020, UNKNOWN)));
+        assert_eq!(guess(0x1018, false, code, &mut made), Some((0x5020, 0x1038, UNKNOWN)));
+        assert_eq!(guess(0x1000, false, |_| false, &mut made), None);
+    }
+
+    #[test]
+    fn calls_are_known() {
+        assert!(ends_with_call([0, 0, 0xe8, 1, 2, 3, 4]), "call rel32");
+        assert!(ends_with_call([0, 0, 0, 0, 0, 0xff, 0xd0]), "call *%rax");
+        assert!(ends_with_call([0, 0xff, 0x15, 1, 2, 3, 4]), "call *rel32(%rip)");
+        assert!(!ends_with_call([0x90; 7]), "nop");
+        assert!(!ends_with_call([0, 0, 0, 0, 0, 0xff, 0xe0]), "jmp *%rax");
+    }
 }

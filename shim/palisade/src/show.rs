@@ -51,7 +51,8 @@ pub(crate) fn raw(bytes: &[u8]) -> Result<()> {
     }
 }
 
-fn harmless(text: &str) -> String {
+/// Takes out what would control a terminal.
+pub(crate) fn harmless(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }
 

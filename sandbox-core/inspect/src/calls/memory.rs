@@ -40,6 +40,18 @@ pub fn printable(bytes: &[u8]) -> String {
     all
 }
 
+/// As [`printable`], for names that are shown without quotes: it leaves quotes as they are.
+pub fn printable_name(name: &str) -> String {
+    let mut all = String::new();
+    for c in name.chars() {
+        match c {
+            '\'' | '"' | '\\' => all.push(c),
+            c => all.extend(c.escape_debug()),
+        }
+    }
+    all
+}
+
 fn read(inside: &dyn Inside, address: u64, length: usize) -> Option<Vec<u8>> {
     let mut bytes = vec![0; length];
     let all = address != 0 && inside.read(address, &mut bytes) == length;

@@ -6,9 +6,11 @@
 //! |---|---|
 //! | `table.rs` | the calls and the kinds of their arguments |
 //! | `names.rs` | the names of values and bits |
+//! | `doing.rs` | the call that a thread is in |
 //! | `inside.rs` | the memory and the open files of the thread |
 //! | `memory.rs` | what pointers point at |
 
+mod doing;
 mod inside;
 mod memory;
 mod names;
@@ -19,8 +21,9 @@ use sandbox_core::spec::baseline::name_of;
 pub use sandbox_core::spec::baseline::native;
 use sandbox_core::types::Call;
 
+pub use doing::Doing;
 pub use inside::{Inside, Nothing, Process};
-pub use memory::printable;
+pub use memory::{printable, printable_name};
 
 use table::Kind;
 

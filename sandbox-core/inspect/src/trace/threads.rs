@@ -1,14 +1,14 @@
 //! The threads that are recorded, with their processes and containers.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs;
 
 use anyhow::Result;
 use sandbox_core::types::{Call, HostPid};
 
 use super::Wanted;
-use crate::calls::{native, printable};
+use crate::calls::Doing;
 use crate::processes::Process;
+use crate::status::{self, Status};
 
 /// The most threads that are known: what a container forks costs us no more.
 const MOST: usize = 100_000;
@@ -140,12 +140,9 @@ impl Threads {
         let Some(process) = Process::read(HostPid(pid)) else { return Vec::new() };
         let of = OfProcess { container, command: process.command, described: false };
         self.processes.insert(pid, of);
-        let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
-        let ids: Vec<i32> =
-            tasks.filter_map(|task| task.file_name().to_str()?.parse().ok()).collect();
+        let ids = status::threads(pid);
         for id in &ids {
-            let name = fs::read(format!("/proc/{pid}/task/{id}/comm")).unwrap_or_default();
-            self.add_thread(*id, pid, printable(name.trim_ascii_end()));
+            self.add_thread(*id, pid, status::name(*id));
         }
         ids
     }
@@ -159,36 +156,13 @@ impl Threads {
 
 /// Returns the process of a thread.
 fn process_of(thread: i32) -> Option<i32> {
-    let status = fs::read_to_string(format!("/proc/{thread}/status")).ok()?;
-    status.lines().find_map(|line| line.strip_prefix("Tgid:")?.trim().parse().ok())
+    Status::of(thread)?.number("Tgid", 0)
 }
 
-/// Returns the call that a thread is in (`/proc/PID/syscall`), if it waits in one.
+/// Returns the call that a thread waits in, if it waits in one.
 pub(super) fn call_of(thread: i32) -> Option<Call> {
-    parse_call(&fs::read_to_string(format!("/proc/{thread}/syscall")).ok()?)
-}
-
-fn parse_call(text: &str) -> Option<Call> {
-    let mut words = text.split_whitespace();
-    // `running` is no call, and a thread that waits in none has a number below 0.
-    let number = words.next()?.parse().ok()?;
-    let mut arguments = [0; 6];
-    for argument in &mut arguments {
-        *argument = u64::from_str_radix(words.next()?.strip_prefix("0x")?, 16).ok()?;
-    }
-    Some(native(number, arguments))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_call_of_a_thread_is_read() {
-        let call =
-            parse_call("232 0x4 0x7f 0x1 0xffffffffffffffff 0x0 0x8 0x7ffd 0x7f01\n").unwrap();
-        assert_eq!((call.number, call.arguments[3]), (232, u64::MAX));
-        assert_eq!(parse_call("running\n"), None);
-        assert_eq!(parse_call("-1 0x7ffd 0x7f01\n"), None);
+    match Doing::of(thread).ok()? {
+        Doing::Waits { call, .. } => call,
+        Doing::Runs => None,
     }
 }

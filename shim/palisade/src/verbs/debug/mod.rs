@@ -4,16 +4,21 @@ mod log_level;
 mod memory;
 mod output;
 mod profile;
+mod stacks;
 mod stop;
 mod trace;
 mod values;
 
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::Subcommand;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::arguments::Common;
+
+/// The open files that are enough.
+const MOST_FILES: u64 = 16_384;
 
 /// The verbs below `debug`.
 #[derive(Debug, Subcommand)]
@@ -22,6 +27,8 @@ pub(crate) enum Debug {
     LogLevel(log_level::LogLevel),
     /// Shows what memory the processes of a pod or a container have, by mapping
     Memory(memory::Memory),
+    /// Shows what each thread of a pod does now: its call, what it waits for, and its stack
+    Stacks(stacks::Stacks),
     /// Shows in which functions the CPU time of a pod goes
     CpuProfile(profile::CpuProfile),
     /// Shows where the threads of a pod wait, and what for
@@ -41,9 +48,17 @@ impl Debug {
 
 /// Carries out what was typed.
 pub(crate) async fn debug(common: &Common, verb: &Debug) -> Result<ExitCode> {
+    // Events, and the programs of a pod, take more descriptors than most shells allow.
+    let limit = getrlimit(Resource::Nofile);
+    let current = limit.maximum.map_or(MOST_FILES, |most| most.min(MOST_FILES));
+    if limit.current.is_some_and(|now| now < current) {
+        let raised = Rlimit { current: Some(current), ..limit };
+        setrlimit(Resource::Nofile, raised).context("raise the number of open files")?;
+    }
     match verb {
         Debug::LogLevel(flags) => log_level::log_level(common, flags).await,
         Debug::Memory(flags) => memory::memory(common, flags).await,
+        Debug::Stacks(flags) => stacks::stacks(common, flags).await,
         Debug::CpuProfile(flags) => profile::cpu(common, flags).await,
         Debug::BlockProfile(flags) => profile::block(common, flags).await,
         Debug::MutexProfile(flags) => profile::mutex(common, flags).await,

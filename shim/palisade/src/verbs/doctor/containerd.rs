@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::Result;
+use sandbox_inspect::status::Status;
 use toml::{Table, Value};
 
 use super::executables::SHIM;
@@ -298,10 +299,9 @@ fn missing_shim(configuration: &Configuration, path: &str) -> Option<String> {
 
 /// Without CAP_SYS_RESOURCE nobody can give the pause container the kubelet's score.
 fn oom_score(configuration: &Configuration, table: &Table) -> Option<Finding> {
-    let process = configuration.daemon.as_ref().map_or("self".into(), |d| d.pid.to_string());
-    let status = fs::read_to_string(format!("/proc/{process}/status")).ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"))?;
-    let has = u64::from_str_radix(line.trim(), 16).ok()? & SYS_RESOURCE != 0;
+    let myself = std::process::id().cast_signed();
+    let status = Status::of(configuration.daemon.as_ref().map_or(myself, |daemon| daemon.pid))?;
+    let has = u64::from_str_radix(status.line("CapEff")?, 16).ok()? & SYS_RESOURCE != 0;
     let plugins = table.get("plugins")?;
     let restricted = ["io.containerd.cri.v1.runtime", "io.containerd.grpc.v1.cri"]
         .iter()
