@@ -364,3 +364,7 @@ impl Program {
 #[cfg(test)]
 #[path = "lifecycle_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "lifecycle_properties.rs"]
+mod properties;

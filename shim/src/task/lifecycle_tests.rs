@@ -8,7 +8,7 @@ use sandbox_core::types::{HostPid, IdPool, Userns};
 use super::*;
 use crate::error::Code;
 
-fn process() -> Arc<Process> {
+pub(super) fn process() -> Arc<Process> {
     let pidfd = pidfd_open(getpid(), PidfdFlags::empty()).unwrap();
     Arc::new(Process { pid: HostPid(getpid().as_raw_nonzero().get()), pidfd })
 }
@@ -31,11 +31,11 @@ fn plan() -> Box<ProcessPlan> {
 }
 
 /// The states in which a test begins or ends: one of each.
-fn init() -> State {
+pub(super) fn init() -> State {
     State::Created(Program::Process(process()))
 }
 
-fn exec() -> State {
+pub(super) fn exec() -> State {
     State::Planned { plan: plan(), asked: Asked::default() }
 }
 
