@@ -2,9 +2,11 @@
 //! seen, through the kernel, so that its symbols can be read whatever its path means on the host,
 //! and after the process has ended.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
+use std::ops::Range;
 use std::os::unix::fs::MetadataExt;
+use std::sync::Arc;
 
 use rustix::process::{Resource, getrlimit};
 
@@ -73,13 +75,21 @@ pub struct Images {
     known: HashMap<(u64, u64), usize>,
     /// By process.
     mappings: HashMap<i32, Vec<Mapping>>,
+    /// By process: memory that a file system in user space serves, which may never answer.
+    served: HashMap<i32, Arc<[Range<u64>]>>,
 }
 
 impl Default for Images {
     fn default() -> Self {
         let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
         let most = limit.saturating_sub(SPARE);
-        Self { all: Vec::new(), most, known: HashMap::new(), mappings: HashMap::new() }
+        Self {
+            all: Vec::new(),
+            most,
+            known: HashMap::new(),
+            mappings: HashMap::new(),
+            served: HashMap::new(),
+        }
     }
 }
 
@@ -106,6 +116,16 @@ impl Images {
             Mapped::Vdso => Place::Vdso(address - mapping.start),
             Mapped::Memory => Place::Memory(pid, address),
         })
+    }
+
+    /// Returns the memory of a process that a file system in user space serves. Whoever reads it may
+    /// wait for ever, so long as the container lives.
+    pub(crate) fn served(&mut self, pid: i32) -> Arc<[Range<u64>]> {
+        if !self.served.contains_key(&pid) {
+            let mappings = self.read(pid);
+            self.mappings.insert(pid, mappings);
+        }
+        self.served.get(&pid).cloned().unwrap_or_default()
     }
 
     /// Returns what a process has mapped at an address, as far as it was read.
@@ -138,7 +158,12 @@ impl Images {
     fn read(&mut self, pid: i32) -> Vec<Mapping> {
         let text = fs::read(format!("/proc/{pid}/maps")).unwrap_or_default();
         let text = String::from_utf8_lossy(&text);
-        text.lines().filter_map(|line| self.parse(pid, line)).collect()
+        let devices = served_devices(pid);
+        let is_served = |line: &&str| line.split(' ').nth(3).is_some_and(|d| devices.contains(d));
+        let range = |line: &str| start_and_end(line.split(' ').next()?);
+        let served = text.lines().filter(is_served).filter_map(range).map(|(from, to)| from..to);
+        self.served.insert(pid, served.collect());
+        text.lines().filter(|line| !is_served(line)).filter_map(|l| self.parse(pid, l)).collect()
     }
 
     /// Parses a line, as in `7f00-7f10 r-xp 00001000 fd:00 123   /usr/lib/libc.so.6`.
@@ -153,8 +178,7 @@ impl Images {
         if flags.as_bytes().get(2) != Some(&b'x') {
             return None;
         }
-        let (start, end) = range.split_once('-')?;
-        let (start, end) = (hex(start)?, hex(end)?);
+        let (start, end) = start_and_end(range)?;
         let what = match path {
             "[vdso]" => Mapped::Vdso,
             "[vsyscall]" => return None,
@@ -185,9 +209,53 @@ impl Images {
     }
 }
 
+fn start_and_end(range: &str) -> Option<(u64, u64)> {
+    let (start, end) = range.split_once('-')?;
+    Some((u64::from_str_radix(start, 16).ok()?, u64::from_str_radix(end, 16).ok()?))
+}
+
+/// Returns the devices of file systems in user space that a process has mounted, but for that of its
+/// root, which the host provides.
+fn served_devices(pid: i32) -> HashSet<String> {
+    let text = fs::read(format!("/proc/{pid}/mountinfo")).unwrap_or_default();
+    devices(&String::from_utf8_lossy(&text))
+}
+
+/// Parses lines as in `36 35 0:50 /root /at rw,noatime shared:1 - fuse.name source rw`.
+fn devices(mounts: &str) -> HashSet<String> {
+    let (mut found, mut root) = (HashSet::new(), "");
+    for line in mounts.lines() {
+        let mut words = line.split(' ');
+        let (Some(device), Some(at)) = (words.nth(2), words.nth(1)) else { continue };
+        let kind = line.split_once(" - ").and_then(|(_, rest)| rest.split(' ').next());
+        if at == "/" {
+            root = device;
+        }
+        if kind.is_some_and(|kind| kind.starts_with("fuse")) {
+            found.insert(device);
+        }
+    }
+    found.remove(root);
+    // `maps` has both numbers in hexadecimal digits.
+    let padded = |device: &str| {
+        let (major, minor) = device.split_once(':')?;
+        let (major, minor) = (major.parse::<u32>().ok()?, minor.parse::<u32>().ok()?);
+        Some(format!("{major:02x}:{minor:02x}"))
+    };
+    found.into_iter().filter_map(padded).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn devices_of_file_systems_in_user_space_are_found() {
+        let mounts = "1 0 0:35 / / rw - fuse.overlayfs fuse-overlayfs rw\n\
+            2 1 0:300 / /proc rw,nosuid - proc proc rw\n\
+            3 1 0:18 /x /proc/meminfo rw shared:1 - fuse palisade rw\n";
+        assert_eq!(devices(mounts), HashSet::from(["00:12".to_owned()]));
+    }
 
     #[test]
     fn an_address_of_this_program_is_found_in_its_file() {

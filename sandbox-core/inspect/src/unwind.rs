@@ -22,6 +22,9 @@ const LARGEST_STACK: u64 = 64 << 20;
 /// How far a return address is looked for.
 const SEARCHED: u64 = 16 << 10;
 
+/// How many return addresses are tried.
+const GUESSES: usize = 16;
+
 /// Stands for a frame pointer that is not known. No stack is there, so whatever needs it fails.
 const UNKNOWN: u64 = 8;
 
@@ -44,8 +47,8 @@ pub struct Registers {
 pub struct Unwound {
     /// The addresses, the innermost first: return addresses point behind the call.
     pub frames: Vec<u64>,
-    /// The first frame that was found by a guess.
-    pub guessed: Option<usize>,
+    /// The frames that were found by a guess.
+    pub guessed: Vec<usize>,
     /// Why it ends before its beginning.
     pub ends: Option<String>,
 }
@@ -85,7 +88,7 @@ impl Stacks {
     /// Unwinds a stack.
     ///
     /// Where the frame pointer is needed and not known, the nearest return address on the stack
-    /// counts, and what lies before it is the caller's frame pointer.
+    /// counts from which one gets further, and what lies before it is the caller's frame pointer.
     pub fn unwind(
         &mut self,
         images: &Images,
@@ -124,14 +127,15 @@ impl Stacks {
                 // What is no code was no return address. After a guess, it may be any.
                 Ok(Some(next))
                     if code(next.wrapping_sub(1))
-                        && (found.guessed.is_none() || memory.has_call_before(next)) =>
+                        && (found.guessed.is_empty() || memory.has_call_before(next)) =>
                 {
                     next
                 }
                 other => {
                     let is_leaf = bare && found.frames.len() == 1;
-                    let guessed = bp.is_none().then(|| guess(before.sp(), is_leaf, code, memory));
-                    let Some((next, sp, bp)) = guessed.flatten() else {
+                    let guessed =
+                        bp.is_none().then(|| process.guess(&before, is_leaf, code, memory));
+                    let Some((next, registers)) = guessed.flatten() else {
                         found.ends = Some(match other {
                             _ if before.bp() == UNKNOWN => "its frame pointer is not known".into(),
                             Ok(next) => format!("no code is at {:#x}", next.unwrap_or(0)),
@@ -139,8 +143,8 @@ impl Stacks {
                         });
                         return found;
                     };
-                    found.guessed.get_or_insert(found.frames.len());
-                    at = UnwindRegsX86_64::new(next, sp, bp);
+                    found.guessed.push(found.frames.len());
+                    at = registers;
                     next
                 }
             };
@@ -178,16 +182,58 @@ impl Stacks {
     }
 }
 
-/// Looks for the nearest return address from the top of a stack on: at the top itself if the function
-/// may be one without a frame. Returns it, and the caller's stack pointer and frame pointer.
-fn guess(
+impl Process {
+    /// Guesses who has called a function whose frame pointer is not known.
+    fn guess(
+        &mut self,
+        registers: &UnwindRegsX86_64,
+        is_leaf: bool,
+        code: impl Fn(u64) -> bool + Copy,
+        memory: &mut impl Memory,
+    ) -> Option<(u64, UnwindRegsX86_64)> {
+        let mut from = registers.sp();
+        if !is_leaf {
+            from = from.checked_add(8)?;
+        }
+        let end = registers.sp().saturating_add(SEARCHED);
+        let mut nearest = None;
+        for _ in 0..GUESSES {
+            let Some((next, sp, bp)) = return_address(registers.sp(), from..end, code, memory)
+            else {
+                break;
+            };
+            let guessed = (next, UnwindRegsX86_64::new(next, sp, bp));
+            nearest.get_or_insert(guessed);
+            // What an earlier call has left there leads nowhere.
+            if let Some(address) = FrameAddress::from_return_address(next) {
+                let mut further = guessed.1;
+                let mut bytes = |address| memory.word(address).ok_or(());
+                match self.unwinder.unwind_frame(address, &mut further, &mut self.cache, &mut bytes)
+                {
+                    Ok(None) => return Some(guessed),
+                    Ok(Some(caller))
+                        if code(caller.wrapping_sub(1)) && memory.has_call_before(caller) =>
+                    {
+                        return Some(guessed);
+                    }
+                    _ => {}
+                }
+            }
+            from = sp;
+        }
+        nearest
+    }
+}
+
+/// Looks for a return address in a part of a stack. Returns it, and the caller's stack pointer and
+/// frame pointer.
+fn return_address(
     sp: u64,
-    is_leaf: bool,
+    part: Range<u64>,
     code: impl Fn(u64) -> bool,
     memory: &mut impl Memory,
 ) -> Option<(u64, u64, u64)> {
-    let first = if is_leaf { sp } else { sp.checked_add(8)? };
-    for at in (first..sp.saturating_add(SEARCHED)).step_by(8) {
+    for at in part.step_by(8) {
         let back = memory.word(at)?;
         if !code(back.wrapping_sub(1)) || !memory.has_call_before(back) {
             continue;
@@ -273,10 +319,11 @@ mod tests {
         let code = |address: u64| (0x5000..0x6000).contains(&address);
         // A function's address that nobody returns to, then a frame, and one without a pointer.
         let mut made = Made(&[7, 0x5008, 0x1030, 0x5010, 3, 9, 0x5020], &[0x5010, 0x5020, 0x9000]);
-        assert_eq!(guess(0x1000, false, code, &mut made), Some((0x5010, 0x1020, 0x1030)));
-        assert_eq!(guess(0x1018, true, code, &mut made), Some((0x5010, 0x1020, UNKNOWN)));
-        assert_eq!(guess(0x1018, false, code, &mut made), Some((0x5020, 0x1038, UNKNOWN)));
-        assert_eq!(guess(0x1000, false, |_| false, &mut made), None);
+        let mut find = |sp, from| return_address(sp, from..0x1100, code, &mut made);
+        assert_eq!(find(0x1000, 0x1008), Some((0x5010, 0x1020, 0x1030)));
+        assert_eq!(find(0x1018, 0x1018), Some((0x5010, 0x1020, UNKNOWN)));
+        assert_eq!(find(0x1018, 0x1020), Some((0x5020, 0x1038, UNKNOWN)));
+        assert_eq!(return_address(0x1000, 0x1008..0x1100, |_| false, &mut made), None);
     }
 
     #[test]

@@ -24,8 +24,8 @@ pub(crate) struct Walked {
     pub(crate) kernel: Vec<Place>,
     /// The program's part.
     pub(crate) user: Vec<Place>,
-    /// The first of the program's that was found by a guess.
-    pub(crate) guessed: Option<usize>,
+    /// Those of the program's that were found by a guess.
+    pub(crate) guessed: Vec<usize>,
     /// Why the program's part ends before its beginning.
     pub(crate) ends: Option<String>,
 }

@@ -2,6 +2,8 @@
 
 use std::fs;
 use std::io::IoSliceMut;
+use std::ops::Range;
+use std::sync::Arc;
 
 use nix::sys::uio::{RemoteIoVec, process_vm_readv};
 use nix::unistd::Pid;
@@ -30,15 +32,22 @@ impl Inside for Nothing {
 }
 
 /// A process that lives. What is read from it can change meanwhile: it is for people's eyes.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Process {
     pid: HostPid,
+    spared: Arc<[Range<u64>]>,
 }
 
 impl Process {
     /// Takes a process, which may be a thread's ID. One that may not be looked at has no memory.
     pub fn open(pid: HostPid) -> Self {
-        Self { pid }
+        Self { pid, spared: Arc::default() }
+    }
+
+    /// Does not read these parts of its memory.
+    #[must_use]
+    pub fn sparing(self, spared: Arc<[Range<u64>]>) -> Self {
+        Self { spared, ..self }
     }
 }
 
@@ -46,6 +55,10 @@ impl Inside for Process {
     fn read(&self, address: u64, into: &mut [u8]) -> usize {
         // Not /proc/PID/mem: where a page comes from a file system that never answers, waiting for it
         // by that would outlast even a kill of this command.
+        let end = address.saturating_add(into.len() as u64);
+        if self.spared.iter().any(|part| part.start < end && address < part.end) {
+            return 0;
+        }
         let Ok(base) = usize::try_from(address) else { return 0 };
         let from = [RemoteIoVec { base, len: into.len() }];
         let pid = Pid::from_raw(self.pid.0);

@@ -16,6 +16,9 @@ use crate::unwind::{Memory, ends_with_call};
 const STACK: usize = 64 << 10;
 const STEP: usize = 4 << 10;
 
+/// How often code is looked at for a stack.
+const LOOKS: u32 = 1000;
+
 /// How often a thread is read that moves meanwhile.
 const TRIES: u32 = 3;
 
@@ -69,7 +72,8 @@ impl Looker {
         call: Option<Call>,
         (ip, sp): (u64, u64),
     ) {
-        let process = Process::open(HostPid(thread.tid));
+        let served = self.walker.images.served(thread.pid);
+        let process = Process::open(HostPid(thread.tid)).sparing(served);
         thread.wchan = wchan(thread.tid);
         thread.kernel = kernel(thread.tid);
         if is_32_bit(thread.pid) {
@@ -81,7 +85,7 @@ impl Looker {
         thread.call = call.map(|call| calls::describe(&call, &process));
         thread.waits = call.and_then(|call| calls::waits(&call, &process)).map(calls::Waits::name);
         thread.waits_for = purpose::of(thread, status, call.as_ref(), &process, &mut self.sockets);
-        let mut copy = Copy { process, sp, bytes: Vec::new(), ended: false };
+        let mut copy = Copy { process, sp, bytes: Vec::new(), ended: false, looks: LOOKS };
         let walked = self.walker.waiting(thread.pid, (ip, sp), &mut copy);
         self.fill(thread, walked);
     }
@@ -93,6 +97,8 @@ struct Copy {
     sp: u64,
     bytes: Vec<u8>,
     ended: bool,
+    /// How often code may still be looked at: a stack can be full of what looks like it.
+    looks: u32,
 }
 
 impl Memory for Copy {
@@ -112,6 +118,10 @@ impl Memory for Copy {
     }
 
     fn has_call_before(&mut self, address: u64) -> bool {
+        if self.looks == 0 {
+            return false;
+        }
+        self.looks -= 1;
         let mut bytes = [0; 7];
         self.process.read(address.wrapping_sub(7), &mut bytes) == 7 && ends_with_call(bytes)
     }
@@ -158,7 +168,7 @@ mod tests {
         let large = vec![7u64; STACK / 4];
         let sp = large.as_ptr().addr() as u64;
         let process = Process::open(HostPid(std::process::id().cast_signed()));
-        let mut copy = Copy { process, sp, bytes: Vec::new(), ended: false };
+        let mut copy = Copy { process, sp, bytes: Vec::new(), ended: false, looks: 1 };
         assert_eq!(copy.word(sp), Some(7));
         assert_eq!(copy.bytes.len(), STEP, "only what is needed");
         assert_eq!(copy.word(sp + STACK as u64 - 8), Some(7));

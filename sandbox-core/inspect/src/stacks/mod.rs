@@ -23,6 +23,9 @@ use crate::walk::{Walked, Walker};
 /// The most threads that are looked at.
 pub const MOST: usize = 50_000;
 
+/// The most bytes of names on all stacks together: a container chooses how long they are.
+const BYTES: usize = 256 << 20;
+
 /// One thread.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Thread {
@@ -61,7 +64,7 @@ pub struct Frame {
     pub file: String,
     /// Where it is in its source, if debug information says it.
     pub line: Option<String>,
-    /// Whether it, or one further in, was found by a guess.
+    /// Whether it was found by a guess, on which those further out rest.
     pub guessed: bool,
 }
 
@@ -88,7 +91,7 @@ pub fn look(processes: &[i32], stop: &AtomicBool, mut pass_on: impl FnMut(Found)
     let mut seen = Seen::default();
     let mut looker = Looker::default();
     let mut busy = Vec::new();
-    let mut left = MOST;
+    let (mut left, mut bytes) = (MOST, 0);
     for (index, pid) in processes.iter().enumerate() {
         let mut threads = status::threads(*pid);
         seen.left_out += threads.len().saturating_sub(left);
@@ -99,8 +102,15 @@ pub fn look(processes: &[i32], stop: &AtomicBool, mut pass_on: impl FnMut(Found)
                 return seen;
             }
             pass_on(Found::Begins(index, tid));
+            if bytes > BYTES {
+                seen.left_out += 1;
+                continue;
+            }
             match looker.blocked(*pid, tid) {
-                Some(blocked::Read::Waits(thread)) => pass_on(Found::Thread(index, thread)),
+                Some(blocked::Read::Waits(thread)) => {
+                    bytes += size(&thread);
+                    pass_on(Found::Thread(index, thread));
+                }
                 Some(blocked::Read::Runs(thread)) => busy.push((index, thread)),
                 None => seen.ended += 1,
             }
@@ -130,7 +140,7 @@ impl Looker {
             thread.kernel.extend(names(place).into_iter().map(|function| function.name));
         }
         for (at, place) in walked.user.iter().enumerate() {
-            let guessed = walked.guessed.is_some_and(|first| at >= first);
+            let guessed = walked.guessed.contains(&at);
             let frame = |Function { name, file, line }| Frame {
                 function: name,
                 file,
@@ -141,6 +151,15 @@ impl Looker {
         }
         thread.ends_early = walked.ends;
     }
+}
+
+/// Returns about how many bytes a thread takes.
+fn size(thread: &Thread) -> usize {
+    let of = |frame: &Frame| {
+        let line = frame.line.as_ref().map_or(0, String::len);
+        size_of::<Frame>() + frame.function.len() + frame.file.len() + line
+    };
+    thread.user.iter().map(of).sum()
 }
 
 /// Returns what is known of a thread before it is known what it does. `None` if it has ended, or

@@ -43,8 +43,8 @@ const WIDEST: usize = 60;
     that runs is sampled by the kernel when it is next on a CPU. Functions have names where the \
     program's file has symbols, debug information is installed below /usr/lib/debug of the \
     container or of this machine, or a JIT writes /tmp/perf-PID.map. A stack that cannot be \
-    followed to its beginning says where and why. Frames behind a ? were found by a guess: the \
-    kernel does not say where the frame pointer of a thread is that waits."
+    followed to its beginning says where and why. A frame with a ? was found by a guess, on which \
+    those below it rest: the kernel does not show the frame pointer of a thread that waits."
 )]
 pub(crate) struct Stacks {
     #[command(flatten)]
@@ -195,7 +195,8 @@ async fn look(processes: &mut [Looked]) -> Result<Option<Failure>> {
             }
             Ok(Some(Err(Seen { left_out: 0, .. }))) => break None,
             Ok(Some(Err(Seen { left_out, .. }))) => {
-                let why = format!("{left_out} threads are left out: more than {}", stacks::MOST);
+                let why =
+                    format!("{left_out} threads are left out: they are too many; --pid chooses");
                 break Some(Failure::Failed(why));
             }
             Ok(None) => return Err(anyhow!("looking at the threads ended without an answer")),
@@ -293,8 +294,15 @@ fn of_threads(threads: &[&Thread]) -> Vec<String> {
 fn of_frame(frame: &Frame, width: usize) -> String {
     let Frame { function, file, line, guessed } = frame;
     let mark = if *guessed { "?" } else { " " };
-    let line = line.as_ref().map_or_else(String::new, |line| format!("  {line}"));
+    // A file whose mount is gone has no path: boot's.
+    let file = if file == "/" { "-" } else { file };
+    let line = line.as_ref().map_or_else(String::new, |line| format!("  {}", end_of(line)));
     format!("    {mark} {function:width$}  {file}{line}")
+}
+
+/// Returns the last two parts of the path of a source, which is long and of the machine that built it.
+fn end_of(line: &str) -> &str {
+    line.rmatch_indices('/').nth(1).map_or(line, |(at, _)| &line[at + 1..])
 }
 
 /// Returns a state in a word.
@@ -320,7 +328,7 @@ mod tests {
         let frame = Frame {
             function: function.into(),
             file: "/bin/x".into(),
-            line: Some("x.c:7".into()),
+            line: Some("/build/far/src/x.c:7".into()),
             guessed: false,
         };
         let (name, state) = ("x".into(), "S".into());
@@ -341,7 +349,7 @@ mod tests {
         let lines = of_threads(&groups[0]);
         assert!(lines[0].starts_with("  2 threads, waiting: \"x\" 1 (1 inside), "), "{lines:?}");
         assert_eq!(lines[1], "    in futex(1)   (1 with other arguments)");
-        assert_eq!(lines[2], "      wait  /bin/x  x.c:7");
+        assert_eq!(lines[2], "      wait  /bin/x  src/x.c:7");
     }
 
     #[test]
