@@ -253,6 +253,27 @@ fn boot_has_no_child_but_its_containers_processes(containerd: Containerd) {
     });
 }
 
+/// Returns the process that serves a connection.
+fn connected_to(shim: &Shim<'_>) -> i32 {
+    let connect = ConnectRequest::default();
+    let connected = shim.tasks.connect(shim.context(), &connect).expect("ask for its process");
+    connected.shim_pid.cast_signed()
+}
+
+/// Returns how often a process has gone to sleep, once it sleeps.
+fn settled(pid: i32) -> String {
+    let count = || {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("its status");
+        let line = status.lines().find(|line| line.starts_with("voluntary_ctxt_switches"));
+        line.expect("its count of switches").to_owned()
+    };
+    wait::until("it sleeps", || {
+        let before = count();
+        thread::sleep(Duration::from_millis(200));
+        (count() == before).then_some(before)
+    })
+}
+
 /// containerd kills `start` when its client gives up, and does not know of the shim that it has
 /// started. A shim that is needed is not ended.
 #[test]
@@ -263,21 +284,20 @@ fn a_shim_that_nobody_needs_ends_itself() {
     let address = |bundle: &Bundle| {
         fs::read_to_string(bundle.path.join("address")).expect("the shim's address")
     };
-    let shim_pid = |shim: &Shim<'_>| {
-        let connect = ConnectRequest::default();
-        let connected = shim.tasks.connect(shim.context(), &connect).expect("ask for its process");
-        pidfd(connected.shim_pid.cast_signed())
-    };
+    let shim_pid = |shim: &Shim<'_>| pidfd(connected_to(shim));
     let sandbox = connected.start_shim().expect("start a shim");
     let container = busy.start_shim().expect("start a shim");
     container.create().expect("create a container");
+    let busy_pid = connected_to(&container);
     let lives = [shim_pid(&sandbox), shim_pid(&container)];
     drop(container);
+    let woken = settled(busy_pid);
     // One to which a client was connected, and has hung up.
     let ends = shim_pid(&unknown.start_shim().expect("start a shim"));
     assert!(wait::readable(&ends, wait::deadline()), "it lives on");
     let socket = address(&unknown);
     assert!(!Path::new(socket.trim_start_matches("unix://")).exists(), "its socket is left");
+    assert_eq!(settled(busy_pid), woken, "a shim with a container was woken up");
     for shim in lives {
         assert!(!wait::readable(&shim, Duration::ZERO), "a shim that is needed has ended");
     }

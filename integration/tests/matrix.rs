@@ -13,10 +13,12 @@ use integration::config::cni_conflist;
 use integration::container::pidfd;
 use integration::containerd::{Containerd, Version};
 use integration::cri::{pod_security, security};
+use integration::host::HostProcess;
 use integration::{host, leaks, on_each_containerd, spec, wait};
 use k8s_cri::v1::{IdMapping, NamespaceMode, PodSandboxConfig, UserNamespace};
+use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::Mode;
-use nix::unistd::mkfifo;
+use nix::unistd::{Pid, mkfifo};
 use serde_json::{Value, json};
 
 on_each_containerd!(starting
@@ -31,6 +33,7 @@ on_each_containerd!(
     a_create_that_its_client_cancels_is_rolled_back,
     a_cancelled_create_in_a_pod_is_rolled_back,
     a_create_that_a_delete_overtakes_leaves_nothing,
+    a_create_that_its_shim_s_sigterm_overtakes_is_rolled_back,
     a_namespace_s_directory_may_go_at_any_time,
 );
 
@@ -261,6 +264,32 @@ fn a_create_that_its_client_cancels_is_rolled_back(containerd: Containerd) {
     assert_eq!(again.finish(), (0, "again\n".to_owned()));
 }
 
+/// As when the node shuts down.
+fn a_create_that_its_shim_s_sigterm_overtakes_is_rolled_back(containerd: Containerd) {
+    let (hooks, begun) = endless_hooks(&containerd);
+    let container = containerd.shell("overtaken", "true").spec(|s| s["hooks"] = hooks);
+    thread::scope(|scope| {
+        let creating = scope.spawn(|| container.try_create().map(drop));
+        wait::until("its hook runs", || begun.exists().then_some(()));
+        let all = shims(&containerd);
+        let [shim] = &all[..] else { panic!("one shim: {all:?}") };
+        kill(Pid::from_raw(*shim), Signal::SIGTERM).expect("end the shim");
+        creating.join().expect("the one that creates").expect_err("it is cancelled");
+    });
+    assert_eq!(leaks::left_of(&containerd.traces()), [""; 0]);
+    assert!(containerd.directory().join("tidied").is_file());
+}
+
+/// Returns the shims of a containerd.
+fn shims(containerd: &Containerd) -> Vec<i32> {
+    let address = containerd.address().display().to_string();
+    let is_shim = |process: &HostProcess| {
+        let program = process.args.first().map(String::as_str).unwrap_or_default();
+        program.ends_with("containerd-shim-palisade-v1") && process.args.contains(&address)
+    };
+    host::processes().into_iter().filter(is_shim).map(|process| process.pid).collect()
+}
+
 fn a_cancelled_create_in_a_pod_is_rolled_back(containerd: Containerd) {
     let root = containerd.container("root", ["sleep", "1000"]).start();
     let beside = |spec: &mut Value| {
@@ -313,14 +342,7 @@ fn clients_that_give_up_leave_no_shim() {
         drop(container.give_up_create(Duration::from_millis(round)));
     }
     // Not before it has waited for a client in vain.
-    wait::until("no other shim is left", || {
-        let others = host::processes().into_iter().filter(|process| {
-            let is_shim =
-                process.args.iter().any(|arg| arg.ends_with("containerd-shim-palisade-v1"));
-            is_shim && process.args.contains(&containerd.address().display().to_string())
-        });
-        (others.count() == 1).then_some(())
-    });
+    wait::until("no other shim is left", || (shims(&containerd).len() == 1).then_some(()));
     assert!(!wait::readable(&shim, Duration::ZERO), "a shim with a container has ended");
     assert_eq!(lives.exec_shell("look", "echo alive"), (0, "alive\n".to_owned()));
 }

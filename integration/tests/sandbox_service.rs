@@ -22,10 +22,11 @@ use containerd_shim_protos::sandbox_api::{
 use integration::containerd::{Containerd, Version};
 use integration::cri::pod_security;
 use integration::shim::{Bundle, Shim};
-use integration::{cgroup, host, wait};
+use integration::{cgroup, host, leaks, wait};
 use k8s_cri::v1::{IdMapping, NamespaceMode, PodSandboxConfig, UserNamespace};
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::stat::Mode;
+use nix::unistd::{Pid, mkfifo};
 use prost::Message;
 use serde_json::json;
 
@@ -184,6 +185,54 @@ fn a_sandbox_s_life() {
     wait::until("the shim is gone", || sandbox.status().is_err().then_some(()));
 }
 
+/// Returns the bundle of a container that joins a sandbox.
+fn container_of(containerd: &Containerd, boot: i32, id: &str, script: &str) -> Bundle {
+    Bundle::new(containerd, id, script).spec(|spec| {
+        let shared = [("network", "net"), ("ipc", "ipc"), ("uts", "uts")];
+        let shared = shared
+            .map(|(kind, file)| json!({ "type": kind, "path": format!("/proc/{boot}/ns/{file}") }));
+        let own = [json!({ "type": "mount" }), json!({ "type": "pid" })];
+        spec["linux"]["namespaces"] = [&shared[..], &own[..]].concat().into();
+    })
+}
+
+fn create_request(bundle: &Bundle) -> CreateTaskRequest {
+    CreateTaskRequest {
+        id: bundle.id.clone(),
+        bundle: bundle.path.to_string_lossy().into_owned(),
+        ..Default::default()
+    }
+}
+
+/// The Create is rolled back, and nothing more is created.
+#[test]
+fn shutting_a_sandbox_down_ends_the_create_of_its_container() {
+    let containerd = containerd();
+    let bundle = Bundle::of_sandbox(&containerd);
+    let sandbox = Sandbox::of(&bundle);
+    let boot = sandbox.run(&config(&containerd, "ends"));
+    let (begun, never) =
+        (containerd.directory().join("begun"), containerd.directory().join("never"));
+    mkfifo(&never, Mode::S_IRWXU).expect("mkfifo");
+    let script = format!(": > {}; read x < {}", begun.display(), never.display());
+    let container = container_of(&containerd, boot, "late", "sleep 1000").spec(|spec| {
+        let hook = json!({ "path": "/bin/sh", "args": ["sh", "-c", script] });
+        spec["hooks"] = json!({ "createRuntime": [hook] });
+    });
+    let address = std::fs::read_to_string(bundle.path.join("address")).expect("its address");
+    thread::scope(|scope| {
+        let creating = scope.spawn(|| {
+            let other = bundle.connect(&address).expect("connect once more");
+            other.create_with(&create_request(&container))
+        });
+        wait::until("its hook runs", || begun.exists().then_some(()));
+        sandbox.shut_down().expect("shut it down");
+        let error = creating.join().expect("the one that creates").expect_err("it is cancelled");
+        assert!(error.contains("cancelled"), "{error}");
+    });
+    assert_eq!(leaks::left_of(&containerd.traces()), [""; 0]);
+}
+
 /// containerd 2.4 makes the kubelet's pod statistics of it, and its own sandboxes return the
 /// pod's cgroup.
 #[test]
@@ -196,19 +245,8 @@ fn its_metrics_count_the_whole_pod() {
     assert!(sandbox.memory() < USED, "a sandbox alone: {}", sandbox.memory());
 
     let script = "head -c 33554432 /dev/zero > /dev/shm/x; sleep 1000";
-    let container = Bundle::new(&containerd, "eats", script).spec(|spec| {
-        let shared = [("network", "net"), ("ipc", "ipc"), ("uts", "uts")];
-        let shared = shared
-            .map(|(kind, file)| json!({ "type": kind, "path": format!("/proc/{boot}/ns/{file}") }));
-        let own = [json!({ "type": "mount" }), json!({ "type": "pid" })];
-        spec["linux"]["namespaces"] = [&shared[..], &own[..]].concat().into();
-    });
-    let request = CreateTaskRequest {
-        id: container.id.clone(),
-        bundle: container.path.to_string_lossy().into_owned(),
-        ..Default::default()
-    };
-    sandbox.shim.create_with(&request).expect("create a container");
+    let container = container_of(&containerd, boot, "eats", script);
+    sandbox.shim.create_with(&create_request(&container)).expect("create a container");
     let start = StartRequest { id: container.id.clone(), ..Default::default() };
     sandbox.shim.tasks.start(sandbox.shim.context(), &start).expect("start it");
     wait::until("the pod's metrics count it", || (sandbox.memory() >= USED).then_some(()));

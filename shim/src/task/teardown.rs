@@ -122,10 +122,10 @@ pub(super) async fn tear_down(boot: &BootClient) {
     if !ends(boot, THAW_AFTER).await {
         // On cgroup version 1, frozen processes do not die.
         warn("thawing", boot.cgroup.thaw_if_there());
-    }
-    if !ends(boot, BOOT_EXIT_TIMEOUT).await {
-        // The state stays: `delete` finds the sandbox by it.
-        return log::error!("sandbox {root} does not end {BOOT_EXIT_TIMEOUT:?} after SIGKILL");
+        if !ends(boot, BOOT_EXIT_TIMEOUT).await {
+            // The state stays: `delete` finds the sandbox by it.
+            return log::error!("sandbox {root} does not end {BOOT_EXIT_TIMEOUT:?} after SIGKILL");
+        }
     }
     if boot.sandbox.has_host_pids() {
         warn("the end of the processes", boot.cgroup.kill_all());
