@@ -1,7 +1,7 @@
 //! Spends its time where it says. Tests bind this program into a container, and profile it.
 
 use std::hint::black_box;
-use std::io::{Read, Write};
+use std::io::Read;
 use std::os::fd::AsRawFd;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -21,8 +21,7 @@ fn main() {
         Some("hang") => hang(),
         Some("crowd") => crowd(),
         Some("jit") => jit(),
-        Some("served") => writes_what_a_view_serves(),
-        _ => panic!("spin, lock, sleep, hang, crowd, jit or served"),
+        _ => panic!("spin, lock, sleep, hang, crowd or jit"),
     }
 }
 
@@ -152,19 +151,4 @@ fn jit() {
 fn calls_what_was_compiled(compiled: extern "C" fn()) {
     compiled();
     black_box(());
-}
-
-/// Waits until a full pipe has room for what is in a view, which nobody has read so far.
-#[inline(never)]
-fn writes_what_a_view_serves() {
-    use rustix::mm::{MapFlags, ProtFlags, mmap};
-    let view = fs::File::open("/proc/meminfo").expect("a view");
-    let (access, flags) = (ProtFlags::READ, MapFlags::PRIVATE);
-    // SAFETY: the kernel chooses the place.
-    let at = unsafe { mmap(std::ptr::null_mut(), 4096, access, flags, &view, 0) }.expect("mmap");
-    let (_reader, mut writer) = std::io::pipe().expect("a pipe");
-    writer.write_all(&[0; 64 << 10]).expect("fill it");
-    // SAFETY: a mapped page that nobody writes to.
-    let mapped = unsafe { std::slice::from_raw_parts(at.cast::<u8>(), 8) };
-    writer.write_all(mapped).expect("it never comes to that");
 }

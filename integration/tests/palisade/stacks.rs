@@ -307,25 +307,6 @@ fn strip(stripped: &Path, debug: &Path) {
     run(Command::new("strip").arg("-o").arg(stripped).arg(&program));
 }
 
-/// A view is served by boot. Reading memory that is mapped from one would wait for it.
-#[test]
-fn memory_that_a_stopped_sandbox_serves_is_not_waited_for() {
-    let containerd = Containerd::start(Version::V2_1);
-    let container = hot(&containerd, "served", "served");
-    let boot = sandbox::boot_of(container.shim()).pid;
-    let thread = until_in(&containerd, "served", "hot", "writes_what_a_view_serves");
-    let maps = fs::read_to_string(format!("/proc/{}/maps", container.pid())).expect("maps");
-    let line = maps.lines().find(|line| line.ends_with("/meminfo")).expect("the view is mapped");
-    let at = line.split('-').next().expect("an address").trim_start_matches('0');
-    assert!(text(&thread, "call").contains(&format!(", 0x{at}, 8)")), "{thread}");
-    signal(boot, Signal::STOP);
-    let (ran, document) = stacks(&containerd, &["served"]);
-    signal(boot, Signal::CONT);
-    assert_eq!((ran.code, ran.errors.as_str()), (Some(0), ""), "{ran:?}");
-    let still = of_part(&document, "container");
-    assert!(still.iter().any(|one| one["call"] == thread["call"]), "{}", ran.out);
-}
-
 #[test]
 fn a_pod_that_ends_meanwhile_is_no_fault() {
     let containerd = Containerd::start(Version::V2_1);
