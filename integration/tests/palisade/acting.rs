@@ -57,6 +57,89 @@ fn a_program_runs_as_the_containers_own_process_does(containerd: Containerd) {
 }
 
 #[test]
+fn a_user_is_looked_up_in_the_container() {
+    let containerd = Containerd::start(Version::V2_1);
+    let script = "echo web:x:33:34:Web:/srv:/bin/sh >>/etc/passwd
+        echo web:x:34: >>/etc/group; echo log:x:44:root,web >>/etc/group
+        echo ready; exec sleep 1000";
+    let container = containerd.shell("users", script).start();
+    container.stdio().wait_for_output("ready");
+    let of = |user: &str, script: &str| {
+        in_namespace(&containerd, &["exec", "-u", user, "users", "sh", "-c", script])
+    };
+    for (user, wanted) in [
+        ("web", "33 34 34 44 /srv\n"),
+        ("33", "33 34 34 44 /srv\n"),
+        ("web:log", "33 44 44 /srv\n"),
+        ("web:7", "33 7 7 /srv\n"),
+        ("8:log", "8 44 44 /\n"),
+        ("8", "8 0 0 /\n"),
+    ] {
+        let ran = of(user, "echo $(id -u) $(id -g) $(id -G) $HOME");
+        assert_eq!((ran.code, ran.out.as_str()), (Some(0), wanted), "{user}: {ran:?}");
+    }
+    for (user, wanted) in [
+        ("webs", "no such user in the container's /etc/passwd"),
+        ("web:logs", "no group \"logs\" in the container's /etc/group"),
+    ] {
+        let ran = of(user, "true");
+        assert_eq!(ran.code, Some(125), "{ran:?}");
+        assert!(ran.errors.contains(wanted), "{ran:?}");
+    }
+    // The files are the container's: it may make anything of them.
+    let hostile = [
+        ("ln -sf /proc/1/root/etc/group /etc/passwd", "/etc/passwd"),
+        ("rm /etc/passwd; mkfifo /etc/passwd", "is a Fifo; expected a regular file"),
+        ("rm /etc/passwd; ln -s /dev/zero /etc/passwd", "is a CharacterDevice"),
+        ("rm /etc/passwd; dd if=/dev/zero of=/etc/passwd bs=1M count=5", "more than 4 MiB"),
+    ];
+    for (make, wanted) in hostile {
+        assert_eq!(of("0:0", make).code, Some(0), "{make}");
+        let ran = of("web", "true");
+        assert_eq!(ran.code, Some(125), "{make}: {ran:?}");
+        assert!(ran.errors.contains(wanted), "{make}: {ran:?}");
+        assert!(ran.errors.contains("--user UID:GID"), "{make}: {ran:?}");
+    }
+    drop(container);
+}
+
+/// The shim forgets it, and so the name can be had again, and no process stays.
+#[test]
+fn a_detached_program_runs_on_and_is_forgotten_when_it_ends() {
+    let containerd = Containerd::start(Version::V2_1);
+    let container = containerd.shell("later", "mkfifo /go; echo ready; exec sleep 1000").start();
+    container.stdio().wait_for_output("ready");
+    let script = "read line </go; echo $line >/proc/1/fd/1; exit 3";
+    let ran = in_namespace(&containerd, &["exec", "--detach", "later", "sh", "-c", script]);
+    assert_eq!((ran.code, ran.errors.as_str()), (Some(0), ""), "{ran:?}");
+    let name = ran.out.trim();
+    assert!(name.starts_with("palisade:"), "{ran:?}");
+    assert_eq!(container.processes().len(), 2);
+    containerd.kill();
+    let signal =
+        |signal: &str| in_namespace(&containerd, &["kill", "later", signal, "--exec-id", name]);
+    // It is there by its name.
+    assert_eq!(signal("CONT").code, Some(0));
+    let go = in_namespace(&containerd, &["exec", "later", "sh", "-c", "echo went >/go"]);
+    assert_eq!(go.code, Some(0), "{go:?}");
+    container.stdio().wait_for_output("went");
+    let gone = || {
+        let ran = signal("CONT");
+        ran.errors.contains("does not exist").then_some(ran)
+    };
+    assert_eq!(wait::until("it is forgotten", gone).code, Some(3));
+    // What does not start leaves nothing either.
+    let ran = in_namespace(&containerd, &["exec", "-d", "later", "/no/such"]);
+    assert_eq!((ran.code, ran.out.as_str()), (Some(127), ""), "{ran:?}");
+    containerd.launch();
+    assert_eq!(container.processes().len(), 1);
+    // One that runs ends with its container.
+    let ran = in_namespace(&containerd, &["exec", "-d", "later", "sleep", "1001"]);
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    drop(container);
+}
+
+#[test]
 fn input_goes_in_to_its_end_and_output_comes_out_whole() {
     let containerd = Containerd::start(Version::V2_1);
     let container = containerd.shell("pipe", "exec sleep 1000").start();
@@ -184,7 +267,8 @@ fn kill_pause_and_resume_need_no_containerd() {
     for (args, wanted) in [
         (&["kill", "act", "NONSENSE"][..], "expected a name such as TERM"),
         (&["kill", "act", "9", "--all", "--exec-id", "x"], "cannot be used with"),
-        (&["exec", "--user", "web", "act", "true"], "expected UID"),
+        (&["exec", "--user", "1:", "act", "true"], "expected USER"),
+        (&["exec", "-dt", "act", "true"], "cannot be used with"),
     ] {
         let ran = in_namespace(&containerd, args);
         assert_eq!(ran.code, Some(2), "{ran:?}");

@@ -5,6 +5,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use integration::containerd::{Containerd, Version};
 use integration::{built, host, wait};
@@ -218,6 +219,61 @@ fn what_a_dead_pod_leaves_is_removed_and_a_living_one_is_not_touched() {
     containerd.launch();
     assert_eq!(living.exec_shell("check", "echo alive"), (0, "alive\n".to_owned()));
     drop((dead, living));
+}
+
+/// A pod that is being made has a state before it names a shim, a range before it has a state, and
+/// a socket before anybody listens: none of it is a leftover.
+#[test]
+fn pods_that_start_lose_nothing_to_one_who_clears_away() {
+    let containerd = Containerd::start(Version::V2_1);
+    let namespace = containerd.namespace();
+    // The sockets are those of all containerds; states and IDs only of this test's.
+    let elsewhere = tempfile::tempdir().unwrap();
+    let sockets = elsewhere.path().to_str().unwrap();
+    let (begun, done) = (AtomicUsize::new(0), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        let clear = |args: &[&str]| {
+            while !done.load(Ordering::Relaxed) {
+                let all = findings(&[args, &["--fix-leftovers"]].concat());
+                let of_ours = |f: &&Value| {
+                    let text = f.to_string();
+                    text.contains("could not remove") || text.contains(&namespace)
+                };
+                assert_eq!(all.iter().find(of_ours), None);
+                begun.fetch_add(1, Ordering::Relaxed);
+            }
+        };
+        scope.spawn(|| clear(&["--namespace", &namespace]));
+        scope.spawn(|| clear(&["--state", sockets]));
+        // It ends the threads when a start panics, too.
+        let end = Ending(&done);
+        wait::until("both clear away", || (begun.load(Ordering::Relaxed) > 1).then_some(()));
+        let mut kept = Vec::new();
+        for round in 0..12 {
+            let before = begun.load(Ordering::Relaxed);
+            let id = format!("starts{round}");
+            let container = containerd.shell(&id, "echo up; exec sleep 1000").start();
+            container.stdio().wait_for_output("up");
+            let (state, _) = state_of(&containerd, &id);
+            assert!(Path::new(&state).join("containers").exists());
+            // Once more, with the container at rest.
+            wait::until("somebody has cleared away", || {
+                (begun.load(Ordering::Relaxed) > before).then_some(())
+            });
+            assert_eq!(container.exec_shell("check", "echo here"), (0, "here\n".to_owned()));
+            kept.push(container);
+        }
+        drop(end);
+    });
+    assert!(begun.load(Ordering::Relaxed) >= 12);
+}
+
+struct Ending<'a>(&'a AtomicBool);
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 /// Returns a process as the state names it.

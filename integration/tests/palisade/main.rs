@@ -10,6 +10,7 @@ mod operator;
 mod profiles;
 mod spans;
 mod stacks;
+mod terminals;
 mod trace;
 
 use std::process::{Command, Output};

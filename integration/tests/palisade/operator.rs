@@ -7,6 +7,7 @@ use std::thread;
 
 use integration::container::options;
 use integration::containerd::{Containerd, Version};
+use integration::cri::security;
 use integration::stdio::Streams;
 use integration::{host, on_each_containerd, sandbox, spec, wait};
 use nix::sys::signal::{Signal, kill};
@@ -45,13 +46,21 @@ impl Followed {
     /// Waits for an event of a container's or, without one, of a pod's. Returns it.
     #[track_caller]
     fn wait_for(&self, container: &str, kind: &str) -> Value {
+        self.until(container, kind).pop().expect("the event")
+    }
+
+    /// As [`Self::wait_for`]. Returns what came before it, too.
+    #[track_caller]
+    fn until(&self, container: &str, kind: &str) -> Vec<Value> {
         let mut others = Vec::new();
         loop {
             match self.lines.recv_timeout(wait::deadline()) {
                 Ok(event) if event["type"] == kind => {
                     let of = event.get("container").unwrap_or(&event["pod"]);
-                    if of == container {
-                        return event;
+                    let is_it = of == container;
+                    others.push(event);
+                    if is_it {
+                        return others;
                     }
                 }
                 Ok(event) => others.push(event),
@@ -125,6 +134,36 @@ fn events_tell_that_memory_ran_out() {
 fn kernel_log_has(text: &str) -> bool {
     let output = std::process::Command::new("dmesg").output();
     output.is_ok_and(|output| String::from_utf8_lossy(&output.stdout).contains(text))
+}
+
+#[test]
+fn events_tell_what_is_refused_and_what_has_no_effect() {
+    let containerd = Containerd::start_with_option_file(Version::V2_1, "");
+    let pod = containerd.pod_with("told", |config| {
+        config.annotations.extend([("dev.palisade.user_log".into(), "pod".into())]);
+    });
+    let events = Followed::of(&containerd, &["--pod", &pod.id]);
+    events.wait_for(&pod.id, "pod");
+    // A container that asks for nothing that it does not get.
+    let plain = pod.shell("plain", "exec sleep 1000");
+    let clock = pod.container("clock", "unshare -m true; exec sleep 1000", |config| {
+        let add = security(config).capabilities.get_or_insert_default();
+        add.add_capabilities.push("SYS_TIME".into());
+    });
+    let powerless = events.wait_for(&clock.id, "powerless");
+    let field = powerless["field"].as_str().expect("a field");
+    assert!(field.contains("capabilities"), "{powerless}");
+    assert!(powerless.to_string().contains("CAP_SYS_TIME"), "{powerless}");
+    assert_eq!(powerless["container_name"], "clock", "{powerless}");
+    let refused = events.wait_for(&clock.id, "refused");
+    assert!(refused.to_string().contains("unshare(CLONE_NEWNS)"), "{refused}");
+    assert_eq!((&refused["pod_name"], &refused["program"]), (&"told".into(), &"unshare".into()));
+    // Each was told once, and of the other container nothing was.
+    clock.stop(std::time::Duration::ZERO).expect("stop it");
+    let rest = events.until(&clock.id, "exit");
+    let of = |event: &&Value| ["powerless", "refused"].iter().any(|kind| event["type"] == **kind);
+    assert_eq!(rest.iter().find(of), None);
+    drop(plain);
 }
 
 #[test]

@@ -9,7 +9,7 @@ use integration::{on_each_containerd, sandbox, wait};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use crate::{Ran, command, palisade};
+use crate::{Ran, command, json, palisade};
 
 on_each_containerd!(memory_is_shown_by_mapping);
 
@@ -233,6 +233,33 @@ fn a_trace_ends_early_and_says_so() {
         assert_eq!(ran.code, Some(2));
         assert!(ran.errors.contains(flag) && ran.errors.contains(expected), "{}", ran.errors);
     }
+}
+
+/// Each verb below `debug` writes one document for programs, of a pod that is named as people do.
+#[test]
+fn every_verb_of_debug_writes_json() {
+    let containerd = Containerd::start(Version::V2_1);
+    let name = format!("looked-into-{}", std::process::id());
+    let pod = containerd.pod(&name);
+    let busy = pod.shell("busy", "while :; do usleep 1000; done");
+    let to = place(&containerd);
+    let to = to.to_str().expect("a path");
+    let debug = |verb: &str, more: &[&str]| json(&[&["debug", verb, &name], more].concat());
+
+    let level = debug("log-level", &["debug", "--for", "30s"]);
+    assert_eq!((&level["level"], &level["seconds"]), (&"debug".into(), &30.into()), "{level}");
+    assert_eq!(debug("log-level", &["info"])["before"], "debug");
+    let memory = debug("memory", &[]);
+    let has_busy = |row: &Value| row.to_string().contains("usleep");
+    assert!(memory.as_array().expect("a list").iter().any(has_busy), "{memory}");
+    for kind in ["cpu-profile", "block-profile", "mutex-profile"] {
+        let profile = debug(kind, &["--duration", "300ms"]);
+        assert!(profile["stacks"].is_array() && profile["lost"].is_u64(), "{kind}: {profile}");
+    }
+    let recorded = debug("trace", &["--duration", "300ms", "-o", to]);
+    assert_eq!(recorded["ended"], "time", "{recorded}");
+    assert!(Path::new(to).exists());
+    drop(busy);
 }
 
 fn memory_is_shown_by_mapping(containerd: Containerd) {

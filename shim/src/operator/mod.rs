@@ -2,6 +2,7 @@
 //! request. None of it costs a pod anything before it is asked for.
 
 mod events;
+mod exec_detached;
 mod inspect;
 mod service;
 mod set_log_level;

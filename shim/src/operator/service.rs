@@ -7,12 +7,12 @@ use async_trait::async_trait;
 use containerd_shim_protos::ttrpc::Result as TtrpcResult;
 use containerd_shim_protos::ttrpc::asynchronous::{ServerStreamSender, Service, TtrpcContext};
 use operator_api::operator::{
-    Event, EventsRequest, InspectRequest, InspectResponse, SetLogLevelRequest, SetLogLevelResponse,
-    Span, SpansRequest,
+    Event, EventsRequest, ExecDetachedRequest, ExecDetachedResponse, InspectRequest,
+    InspectResponse, SetLogLevelRequest, SetLogLevelResponse, Span, SpansRequest,
 };
 use operator_api::operator_ttrpc::{Operator, create_operator};
 
-use super::{events, inspect, set_log_level, spans};
+use super::{events, exec_detached, inspect, set_log_level, spans};
 use crate::task::{Shim, to_the_end};
 
 struct OperatorService(Arc<Shim>);
@@ -30,6 +30,13 @@ impl Operator for OperatorService {
         request: InspectRequest,
     ) -> TtrpcResult<InspectResponse> {
         Ok(inspect::inspect(&self.0, &request)?)
+    }
+    async fn exec_detached(
+        &self,
+        _: &TtrpcContext,
+        request: ExecDetachedRequest,
+    ) -> TtrpcResult<ExecDetachedResponse> {
+        to_the_end(exec_detached::exec_detached(self.0.clone(), request)).await
     }
     async fn events(
         &self,

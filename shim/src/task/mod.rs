@@ -18,6 +18,7 @@
 //! | [`let_go`], [`rest`] | the last closes of mounts, and memory that is no longer used |
 //! | [`listen`], [`relay`], [`log_level`] | boot's messages and log |
 //! | [`powerless`], [`user_log`] | what a spec grants in vain, and what is refused |
+//! | [`exec_detached`] | an exec that no client deletes |
 //! | [`reservation`], [`rollback`], [`make`] | the parts of Create and StartSandbox |
 //!
 //! A file uses those above it in this table, and the requests use all of them.
@@ -34,6 +35,7 @@ mod create;
 mod create_plan;
 mod delete;
 mod exec;
+mod exec_detached;
 mod exits;
 mod hooks;
 mod inspect;
@@ -75,6 +77,7 @@ mod wait;
 pub(crate) use boot::BootClient;
 pub(crate) use count::Counted;
 pub(crate) use create_plan::{CreateContext, CreatePlan, Wanted};
+pub(crate) use exec_detached::exec_detached;
 pub(crate) use inspect::inspect;
 pub(crate) use let_go::close_what_is_let_go;
 pub(crate) use make::make_sandbox;

@@ -83,31 +83,43 @@ fn interval(text: &str) -> Result<Duration, String> {
     if whole { Ok(Duration::from_secs_f64(seconds)) } else { Err(expected()) }
 }
 
+/// What the terminal tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Told {
+    Typed(u8),
+    /// Its window has another size.
+    Resized,
+}
+
 /// Shows what is used until a key or a signal ends it.
 pub(crate) async fn top(common: &Common, flags: &Top) -> Result<ExitCode> {
     let mut sort = flags.sort;
     let mut before = Sample::take(&chosen(common, flags)?);
+    // Before the terminal is taken, which no signal may leave as it is then.
+    let mut ends = [signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?];
+    let mut hangup = signal(SignalKind::hangup())?;
+    let mut resized = signal(SignalKind::window_change())?;
     let mut screen = match common.format {
         Format::Table if !flags.once && std::io::stdout().is_terminal() => Some(Screen::begin()?),
         _ => None,
     };
-    let mut ends = [signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?];
-    let mut hangup = signal(SignalKind::hangup())?;
     let mut next = Instant::now() + flags.interval;
     loop {
         let [interrupt, terminate] = &mut ends;
-        let key = tokio::select! {
+        let at_once = tokio::select! {
             () = tokio::time::sleep_until(next.into()) => None,
-            key = Screen::key(&mut screen) => Some(key),
+            key = Screen::key(&mut screen) => Some(Told::Typed(key)),
+            _ = resized.recv(), if screen.is_some() => Some(Told::Resized),
             _ = interrupt.recv() => return Ok(ExitCode::SUCCESS),
             _ = terminate.recv() => return Ok(ExitCode::SUCCESS),
             _ = hangup.recv() => return Ok(ExitCode::SUCCESS),
         };
-        if key == Some(b'q') {
-            return Ok(ExitCode::SUCCESS);
+        match at_once {
+            Some(Told::Typed(b'q')) => return Ok(ExitCode::SUCCESS),
+            Some(Told::Typed(key)) => sort = sort_of(key).unwrap_or(sort),
+            Some(Told::Resized) | None => {}
         }
-        sort = key.and_then(sort_of).unwrap_or(sort);
-        // A key shows what is known in another order at once.
+        // A key shows what is known in another order at once, and a window is filled at once.
         let node = chosen(common, flags)?;
         let now = Sample::take(&node);
         let mut rows = now.rows(&before, &node, flags.by == By::Pod);
@@ -120,7 +132,7 @@ pub(crate) async fn top(common: &Common, flags: &Top) -> Result<ExitCode> {
         if flags.once {
             return Ok(ExitCode::SUCCESS);
         }
-        if key.is_none() {
+        if at_once.is_none() {
             before = now;
             next += flags.interval;
             // A machine that slept is not asked for what it missed.

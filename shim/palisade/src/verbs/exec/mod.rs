@@ -5,10 +5,12 @@
 //! | `process.rs` | the process that is asked for, made from the container's own |
 //! | `streams.rs` | input and output: FIFOs of the command's own |
 //! | `terminal.rs` | this command's terminal |
+//! | `user.rs` | the user, looked up in the container |
 
 mod process;
 mod streams;
 mod terminal;
+mod user;
 
 use std::fs;
 use std::path::PathBuf;
@@ -19,16 +21,18 @@ use anyhow::{Context, Result};
 use clap::Args;
 use containerd_shim_protos::api::{
     CloseIORequest, ConnectRequest, DeleteRequest, ExecProcessRequest, KillRequest,
-    ResizePtyRequest, StartRequest, WaitRequest,
+    ResizePtyRequest, StartRequest, StateRequest, WaitRequest,
 };
+use operator_api::operator::ExecDetachedRequest;
 use protobuf::well_known_types::any::Any;
+use serde_json::Value;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::arguments::{Common, Format, Target};
 use crate::exit::Failure;
 use crate::node::{self, Container, Node, Pod};
-use crate::select;
 use crate::shim::{PATIENCE, Shim, bounded};
+use crate::{select, show};
 use streams::{Event, Streams};
 use terminal::RawMode;
 
@@ -59,9 +63,14 @@ pub(crate) struct Exec {
     /// Gives the program a terminal
     #[arg(long, short)]
     tty: bool,
-    /// The user in the container, in numbers
-    #[arg(long, short, value_name = "UID[:GID]", value_parser = process::user)]
-    user: Option<(u32, Option<u32>)>,
+    /// Prints the name of the exec, and does not wait for its end. What the program reads and
+    /// prints is /dev/null
+    #[arg(long, short, conflicts_with_all = ["interactive", "tty"])]
+    detach: bool,
+    /// The user in the container, and its group: names of the container's own /etc/passwd and
+    /// /etc/group, or numbers
+    #[arg(long, short, value_name = "USER[:GROUP]", value_parser = user::parse)]
+    user: Option<user::User>,
     /// The directory in the container
     #[arg(long, short = 'w', value_name = "DIRECTORY", value_parser = process::directory)]
     cwd: Option<String>,
@@ -102,17 +111,50 @@ async fn run(common: &Common, flags: &Exec) -> Result<u8> {
     let node = Node::of(common)?;
     let (pod, container) = select::find(&node, &flags.target.id)?.one_container()?;
     let shim = Shim::connect(pod).await?;
+    let user = match &flags.user {
+        Some(user) => Some(user.of_container(init(&shim, container).await?)?),
+        None => None,
+    };
+    let process = process::make(flags, user, &container.bundle)?;
+    if flags.detach {
+        return detach(&shim, container, &process).await;
+    }
     let directory = OwnDirectory::make(common)?;
     let streams = Streams::make(&directory.path, flags.interactive, flags.tty)?;
     let signals = Signals::listen()?;
     let mut exec = Running { shim, pod, container, name: directory.name.clone(), begun: false };
-    let outcome = exec.carry_out(flags, streams, signals).await;
+    let outcome = exec.carry_out(flags, &process, streams, signals).await;
     exec.delete().await;
     outcome
 }
 
-/// A directory for FIFOs, which nobody but this user enters. Its name, which is the exec's too,
-/// has a `:` in it, which containerd's IDs may not have: so it meets none.
+/// Returns the PID of a container's first process.
+async fn init(shim: &Shim, container: &Container) -> Result<u32> {
+    let request = StateRequest { id: container.id.clone(), ..Default::default() };
+    Ok(shim.ask(shim.task().state(bounded(), &request)).await?.pid)
+}
+
+/// Has the shim run a process that nobody waits for.
+async fn detach(shim: &Shim, container: &Container, process: &Value) -> Result<u8> {
+    let request = ExecDetachedRequest {
+        id: container.id.clone(),
+        exec_id: new_name(),
+        process: serde_json::to_vec(process)?,
+        ..Default::default()
+    };
+    shim.ask(shim.operator().exec_detached(bounded(), &request)).await?;
+    show::line(&request.exec_id)?;
+    Ok(0)
+}
+
+/// Returns a name for an exec. It has a `:` in it, which containerd's IDs may not have: so it meets
+/// none.
+fn new_name() -> String {
+    let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default().as_nanos();
+    format!("palisade:{}:{now}", std::process::id())
+}
+
+/// A directory for FIFOs, which nobody but this user enters. Its name is the exec's, too.
 struct OwnDirectory {
     path: PathBuf,
     name: String,
@@ -121,8 +163,7 @@ struct OwnDirectory {
 impl OwnDirectory {
     fn make(common: &Common) -> Result<Self> {
         use std::os::unix::fs::DirBuilderExt;
-        let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default().as_nanos();
-        let name = format!("palisade:{}:{now}", std::process::id());
+        let name = new_name();
         // No namespace of containerd's begins with a dot.
         let path = node::state_root(Some(common)).join(format!(".exec-{name}"));
         let made = fs::DirBuilder::new().mode(0o700).create(&path);
@@ -171,10 +212,10 @@ impl Running<'_> {
     async fn carry_out(
         &mut self,
         flags: &Exec,
+        process: &Value,
         mut streams: Streams,
         mut signals: Signals,
     ) -> Result<u8> {
-        let process = process::make(flags, &self.container.bundle)?;
         let request = ExecProcessRequest {
             id: self.container.id.clone(),
             exec_id: self.name.clone(),
@@ -182,7 +223,7 @@ impl Running<'_> {
             stdin: streams.stdin(),
             stdout: streams.stdout(),
             stderr: streams.stderr(),
-            spec: Some(Any { value: serde_json::to_vec(&process)?, ..Default::default() }).into(),
+            spec: Some(Any { value: serde_json::to_vec(process)?, ..Default::default() }).into(),
             ..Default::default()
         };
         self.shim.ask(self.shim.task().exec(bounded(), &request)).await?;

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::{Exec, terminal};
 
 /// Makes the process from the spec in the container's bundle, as `ctr task exec` does.
-pub(super) fn make(flags: &Exec, bundle: &Path) -> Result<Value> {
+pub(super) fn make(flags: &Exec, user: Option<Value>, bundle: &Path) -> Result<Value> {
     let path = bundle.join("config.json");
     let text = fs::read(&path).with_context(|| format!("read {}", path.display()))?;
     let mut spec: Value =
@@ -18,10 +18,10 @@ pub(super) fn make(flags: &Exec, bundle: &Path) -> Result<Value> {
     if !process.is_object() {
         bail!("{}: the container has no process", path.display());
     }
-    Ok(change(process, flags))
+    Ok(change(process, flags, user))
 }
 
-fn change(mut process: Value, flags: &Exec) -> Value {
+fn change(mut process: Value, flags: &Exec, user: Option<Value>) -> Value {
     process["args"] = json!(flags.command);
     process["terminal"] = json!(flags.tty);
     // That of the container's own process, and what it was started with.
@@ -34,9 +34,8 @@ fn change(mut process: Value, flags: &Exec) -> Value {
     if let Some(cwd) = &flags.cwd {
         process["cwd"] = json!(cwd);
     }
-    if let Some((uid, gid)) = flags.user {
-        // Further groups are the container's user's.
-        process["user"] = json!({"uid": uid, "gid": gid.unwrap_or(0)});
+    if let Some(user) = user {
+        process["user"] = user;
     }
     let mut variables: Vec<String> =
         serde_json::from_value(process["env"].take()).unwrap_or_default();
@@ -50,15 +49,6 @@ fn change(mut process: Value, flags: &Exec) -> Value {
     }
     process["env"] = json!(variables);
     process
-}
-
-/// Parses `UID` or `UID:GID`.
-pub(super) fn user(text: &str) -> Result<(u32, Option<u32>), String> {
-    let wrong = |_| "expected UID or UID:GID in numbers, such as 1000:1000".to_owned();
-    match text.split_once(':') {
-        None => Ok((text.parse().map_err(wrong)?, None)),
-        Some((uid, gid)) => Ok((uid.parse().map_err(wrong)?, Some(gid.parse().map_err(wrong)?))),
-    }
 }
 
 /// Parses a directory in a container.
@@ -96,7 +86,8 @@ mod tests {
             "user": {"uid": 5, "gid": 6, "additionalGids": [7]},
             "capabilities": {"bounding": ["CAP_CHOWN"]}, "consoleSize": {"width": 1, "height": 2},
         });
-        change(process, &line.exec)
+        let user = line.exec.user.as_ref().map(|user| user.of_container(0).unwrap());
+        change(process, &line.exec, user)
     }
 
     #[test]
@@ -122,10 +113,6 @@ mod tests {
 
     #[test]
     fn a_wrong_flag_says_what_was_expected() {
-        assert_eq!(user("0"), Ok((0, None)));
-        for wrong in ["", "web", "1:", ":1", "1:2:3", "-1"] {
-            assert!(user(wrong).unwrap_err().contains("UID:GID"), "{wrong}");
-        }
         assert!(directory("tmp").is_err());
         assert!(variable("A").is_err() && variable("=1").is_err());
     }
