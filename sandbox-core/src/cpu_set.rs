@@ -4,15 +4,15 @@ use std::fmt::Write;
 
 /// A set of CPUs, as a bit map without empty words at its end.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct CpuSet(Vec<u64>);
+pub struct CpuSet(Vec<u64>);
 
 impl CpuSet {
     /// No CPU has this number or a higher one: far beyond what Linux can be built for.
-    pub(crate) const END: u32 = 1 << 16;
+    pub const END: u32 = 1 << 16;
 
     /// Parses a list such as `0-2,5` (cpuset(7), "List format"). `None` if it is none, or has a
     /// number of [`CpuSet::END`] or above.
-    pub(crate) fn parse(list: &str) -> Option<CpuSet> {
+    pub fn parse(list: &str) -> Option<CpuSet> {
         let mut set = CpuSet::default();
         for range in list.trim().split(',').filter(|r| !r.is_empty()) {
             let (first, last) = range.split_once('-').unwrap_or((range, range));
@@ -114,7 +114,7 @@ impl CpuSet {
     }
 
     /// Returns its CPUs, the lowest first.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = u32> {
+    pub fn iter(&self) -> impl Iterator<Item = u32> {
         (0..).zip(&self.0).flat_map(|(at, word): (u32, &u64)| {
             let mut rest = *word;
             std::iter::from_fn(move || {

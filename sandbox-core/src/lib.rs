@@ -33,7 +33,7 @@
 //! | `places` | boot, newborns, and the gofer for hooks | the caller | a root, held open | finds and makes mount points below that root |
 //! | [`control`] | both ends of each channel | the caller | the socket that it is given | encodes, sends and receives; takes what comes from boot for hostile |
 //! | [`directories`] | the shim and the gofer | the caller | | makes the directories that processes share |
-//! | `spec::plan`, [`types`], `cpu_set`, [`error`] | all | | plain data | only `Mappings` writes: the ID maps of a process |
+//! | `spec::plan`, [`types`], [`cpu_set`], [`error`] | all | | plain data | only `Mappings` writes: the ID maps of a process |
 //! | [`sys`] | the caller | | what it is given | one system call each, by safe types; decides nothing |
 //!
 //! `ci/layers` holds what these rooms import: the host's (`spec`, `cgroup`, `network`,
@@ -46,7 +46,7 @@ pub mod boot;
 pub mod cgroup;
 mod container;
 pub mod control;
-mod cpu_set;
+pub mod cpu_set;
 pub mod directories;
 pub mod error;
 pub mod gofer;

@@ -231,18 +231,18 @@ fn pods_that_start_lose_nothing_to_one_who_clears_away() {
     let elsewhere = tempfile::tempdir().unwrap();
     let sockets = elsewhere.path().to_str().unwrap();
     let (begun, done) = (AtomicUsize::new(0), AtomicBool::new(false));
+    let clear = |args: &[&str]| {
+        while !done.load(Ordering::Relaxed) {
+            let all = findings(&[args, &["--fix-leftovers"]].concat());
+            let of_ours = |f: &&Value| {
+                let text = f.to_string();
+                text.contains("could not remove") || text.contains(&namespace)
+            };
+            assert_eq!(all.iter().find(of_ours), None);
+            begun.fetch_add(1, Ordering::Relaxed);
+        }
+    };
     std::thread::scope(|scope| {
-        let clear = |args: &[&str]| {
-            while !done.load(Ordering::Relaxed) {
-                let all = findings(&[args, &["--fix-leftovers"]].concat());
-                let of_ours = |f: &&Value| {
-                    let text = f.to_string();
-                    text.contains("could not remove") || text.contains(&namespace)
-                };
-                assert_eq!(all.iter().find(of_ours), None);
-                begun.fetch_add(1, Ordering::Relaxed);
-            }
-        };
         scope.spawn(|| clear(&["--namespace", &namespace]));
         scope.spawn(|| clear(&["--state", sockets]));
         // It ends the threads when a start panics, too.

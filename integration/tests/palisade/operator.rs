@@ -27,8 +27,12 @@ struct Followed {
 impl Followed {
     /// Follows a containerd's pods.
     fn of(containerd: &Containerd, more: &[&str]) -> Self {
-        let args = ["--namespace", &containerd.namespace(), "--format", "json", "events"];
-        let args = [&args, more].concat();
+        let args = [&["--namespace", &containerd.namespace()], more].concat();
+        Self::with(&args)
+    }
+
+    fn with(more: &[&str]) -> Self {
+        let args = [&["--format", "json", "events"], more].concat();
         let mut command = command(&args).stdout(Stdio::piped()).spawn().expect("run palisade");
         let out = BufReader::new(command.stdout.take().expect("its output"));
         let (sender, lines) = channel();
@@ -142,7 +146,7 @@ fn events_tell_what_is_refused_and_what_has_no_effect() {
     let pod = containerd.pod_with("told", |config| {
         config.annotations.extend([("dev.palisade.user_log".into(), "pod".into())]);
     });
-    let events = Followed::of(&containerd, &["--pod", &pod.id]);
+    let events = Followed::with(&["--pod", &pod.id]);
     events.wait_for(&pod.id, "pod");
     // A container that asks for nothing that it does not get.
     let plain = pod.shell("plain", "exec sleep 1000");
@@ -220,6 +224,7 @@ fn a_plan_says_where_its_values_come_from_and_no_secrets() {
     let containerd = Containerd::start(Version::V2_1);
     let container = containerd.container("planned", ["sleep", "1000"]).spec(|s| {
         s["process"]["env"] = serde_json::json!(["PATH=/bin", "PASSWORD=hunter2"]);
+        s["linux"]["resources"]["memory"] = serde_json::json!({ "limit": 64 << 20 });
         s["annotations"]["dev.palisade.on_powerless"] = serde_json::json!("refuse");
     });
     let container = container.options(options("user_log = 'pod'", "")).start();
@@ -244,6 +249,33 @@ fn a_plan_says_where_its_values_come_from_and_no_secrets() {
     let first = &it["id_mappings"]["uids"][0];
     assert_eq!(first["inside"], 0, "{it:#}");
     assert_ne!(first["outside"], 0, "root inside is nobody outside: {it:#}");
+
+    let why = &it["from"];
+    for (at, wanted) in [
+        ("/process/user", "spec process.user"),
+        ("/process/rlimits", "spec process.rlimits"),
+        ("/process/apparmor_profile", "default"),
+        ("/namespaces/pid", "spec linux.namespaces"),
+        ("/namespaces/user", "option userns = auto (default)"),
+        ("/id_mappings", "option id_range_start"),
+        ("/seccomp/baseline", "option baseline = strict (default)"),
+        ("/cgroup/paths", "spec linux.cgroupsPath, option cgroup_driver"),
+        ("/views", "option views = auto (default)"),
+        ("/sysctls/user.max_user_namespaces", "option baseline"),
+    ] {
+        let from = why.pointer(at).and_then(Value::as_str).unwrap_or_default();
+        assert!(from.starts_with(wanted) || from.contains(wanted), "{at}: {why:#}");
+    }
+    // Each part of the plan says where it is from.
+    let told = ["id", "bundle", "pid", "from", "options", "powerless"];
+    for part in it.as_object().expect("a plan").keys().filter(|key| !told.contains(&key.as_str())) {
+        assert!(!why[part].is_null(), "{part}: {why:#}");
+    }
+    container.update(&serde_json::json!({"memory": {"limit": 48 << 20}})).expect("update it");
+    let cgroup = &show(&[])["containers"][0]["cgroup"];
+    let limit = |when: &str| cgroup[when]["memory"]["limit"].as_i64();
+    assert_eq!(limit("resources_now"), Some(48 << 20), "{cgroup:#}");
+    assert_eq!(limit("resources_at_create"), Some(64 << 20), "{cgroup:#}");
 
     let plan = show(&["--values"]).to_string();
     assert!(plan.contains("hunter2") && plan.contains("sleep"), "{plan}");

@@ -18,6 +18,7 @@ use perf_event::data::{Record, Sample};
 use perf_event::events::{Hardware, Software, Tracepoint};
 use perf_event::{Builder, SampleFlag, Sampler};
 use sandbox_core::cgroup::Cgroup;
+use sandbox_core::cpu_set::CpuSet;
 
 /// How often samples are taken from the buffers, and it is looked whether to stop: with many buffers
 /// that wakes up less than the kernel would.
@@ -449,11 +450,7 @@ fn refused(error: std::io::Error) -> anyhow::Error {
 fn cpus() -> Result<Vec<usize>> {
     let path = "/sys/devices/system/cpu/online";
     let text = fs::read_to_string(path).with_context(|| format!("read {path}"))?;
-    let number = |text: &str| text.parse::<usize>().with_context(|| format!("{path}: {text:?}"));
-    let mut all = Vec::new();
-    for range in text.trim().split(',') {
-        let (first, last) = range.split_once('-').unwrap_or((range, range));
-        all.extend(number(first)?..=number(last)?);
-    }
-    Ok(all)
+    let set =
+        CpuSet::parse(&text).with_context(|| format!("{path}: {text:?} is no list of CPUs"))?;
+    Ok(set.iter().map(|cpu| cpu as usize).collect())
 }

@@ -20,6 +20,11 @@ impl ResourcesInForce {
         ResourcesInForce(limits)
     }
 
+    /// Returns them. Devices are not among them.
+    pub fn get(&self) -> &LinuxResources {
+        &self.0
+    }
+
     /// As [`Cgroup::update`]. After a failure it restores the limits that the
     /// spec or an update has mentioned, and those of the CPU.
     pub fn update(&mut self, cgroup: &Cgroup, change: &LinuxResources) -> Result<()> {

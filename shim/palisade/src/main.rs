@@ -7,6 +7,7 @@
 //! | `node/` | the pods of this node, from the state on disk and the kernel |
 //! | `select.rs` | the pod or container that a name on the command line means |
 //! | `shim.rs` | calls of a pod's shim, which never wait for ever |
+//! | `follow.rs` | what shims send in streams, until they end |
 //! | `show.rs` | tables and JSON |
 //! | `metrics/` | what `palisade metrics` serves |
 //! | `exit.rs` | exit statuses |
@@ -18,6 +19,7 @@
 
 mod arguments;
 mod exit;
+mod follow;
 mod metrics;
 mod node;
 mod select;

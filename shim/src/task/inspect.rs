@@ -1,5 +1,7 @@
 //! Inspect: returns how containers were planned, as JSON for operators.
 
+mod from;
+
 use std::fs;
 
 use rustix::mount::MountAttrFlags;
@@ -49,6 +51,8 @@ fn of(container: &Container, values: bool) -> Value {
     let (inner, host) = (&plan.container, &plan.host);
     let capacity = container.cgroup.capacity(container.capacity_policy).ok();
     let paths: Vec<_> = container.cgroup.paths().collect();
+    let options = container.options.explained(&host.annotations);
+    let options = from::Options(options);
     let sysctls = [&inner.sysctls[..], &inner.user_sysctls, &host.network_sysctls].concat();
     json!({
         "id": container.id,
@@ -78,13 +82,18 @@ fn of(container: &Container, values: bool) -> Value {
         "readonly_paths": inner.readonly_paths,
         "sysctls": sysctls,
         "seccomp": seccomp(plan),
-        "cgroup": { "paths": paths, "resources_at_create": host.resources },
+        "cgroup": {
+            "paths": paths,
+            "resources_at_create": host.resources,
+            "resources_now": container.resources.get(),
+        },
         "capacity": capacity.map(|capacity| {
             json!({ "cpus": capacity.cpus, "memory": capacity.memory })
         }),
         "views": inner.views,
-        "options": container.options.explained(&host.annotations),
         "powerless": host.powerless,
+        "from": from::of(plan, &options),
+        "options": options.0,
     })
 }
 

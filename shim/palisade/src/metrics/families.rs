@@ -11,7 +11,8 @@ use sandbox_core::cgroup::stats::{CpuTimes, MemoryUsage, PidsStat, Psi};
 use sandbox_core::sandbox::counters::{BOUNDS, Histogram, Operation};
 
 use super::kept::Labels;
-use super::scrape::{CgroupSample, Condition, Interface, PodSample, Process, Scrape};
+use super::scrape::{CgroupSample, Condition, PodSample, Process, Scrape};
+use crate::node::network::Interface;
 
 /// More labels of one value.
 type More<'a> = &'a [(&'a str, &'a str)];

@@ -9,6 +9,7 @@ use sandbox_core::sandbox::state::Identity;
 use super::kept::{Kept, KeptPod, Labels};
 use super::totals::Totals;
 use crate::node::living;
+use crate::node::network::{Interface, interfaces};
 
 /// All that was read.
 #[derive(Debug)]
@@ -80,15 +81,6 @@ pub(super) struct CgroupSample {
     /// The time of the container's creation; `None` for a pod.
     pub(super) created: Option<f64>,
     pub(super) usage: Usage,
-}
-
-/// One network interface: a line of `/proc/PID/net/dev`.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Interface {
-    pub(super) name: String,
-    /// Bytes, packets, errors and drops.
-    pub(super) received: [u64; 4],
-    pub(super) sent: [u64; 4],
 }
 
 impl Scrape {
@@ -177,21 +169,6 @@ impl Process {
     }
 }
 
-/// Reads the interfaces of a process's network, without the loopback.
-fn interfaces(pid: i32) -> Vec<Interface> {
-    let text = fs::read_to_string(format!("/proc/{pid}/net/dev")).unwrap_or_default();
-    text.lines().filter_map(interface).filter(|interface| interface.name != "lo").collect()
-}
-
-/// Parses a line such as `  eth0: 1 2 3 4 0 0 0 0 5 6 7 8 0 0 0 0`.
-fn interface(line: &str) -> Option<Interface> {
-    let (name, numbers) = line.split_once(':')?;
-    let numbers: Vec<u64> =
-        numbers.split_ascii_whitespace().map(str::parse).collect::<Result<_, _>>().ok()?;
-    let four = |at: usize| numbers.get(at..at + 4)?.try_into().ok();
-    Some(Interface { name: name.trim().to_owned(), received: four(0)?, sent: four(8)? })
-}
-
 /// Reads the names of the block devices.
 fn devices() -> Vec<((u64, u64), String)> {
     let text = fs::read_to_string("/proc/diskstats").unwrap_or_default();
@@ -209,13 +186,6 @@ mod tests {
 
     #[test]
     fn the_kernels_lines_are_read() {
-        let eth0 = interface("  eth0: 10 2 3 4 0 0 0 0 50 6 7 8 0 0 0 0").unwrap();
-        assert_eq!(
-            (eth0.name.as_str(), eth0.received, eth0.sent),
-            ("eth0", [10, 2, 3, 4], [50, 6, 7, 8])
-        );
-        assert_eq!(interface(" face |bytes    packets errs drop fifo frame"), None);
-        assert_eq!(interface("x: 1 2"), None);
         let page = rustix::param::page_size() as u64;
         let process = Process::parse("900 50 40 1 0 2 0\n").unwrap();
         assert_eq!((process.resident, process.anonymous), (50 * page, 10 * page));

@@ -2,6 +2,7 @@
 //! them, and what the kernel says of them. Asks no shim.
 
 mod names;
+pub(crate) mod network;
 pub(crate) mod watch;
 
 use std::fs;

@@ -2,11 +2,12 @@
 
 use std::time::SystemTime;
 
+use operator_api::operator::Event;
 use operator_api::time::rfc3339_millis;
 use serde_json::{Map, Value};
 
-use super::follow::{Told, What};
 use super::victim;
+use crate::follow::{Told, What};
 use crate::node::Node;
 use crate::select::short;
 
@@ -19,19 +20,20 @@ pub(super) struct Happened(Map<String, Value>);
 
 impl Happened {
     /// Reads what was told.
-    pub(super) fn read(told: &Told) -> Self {
+    pub(super) fn read(told: &Told<Event>) -> Self {
         let (kind, detail) = match &told.what {
-            What::Event(json) => {
+            What::Sent(event) => {
+                let json = event.json.as_str();
                 if let Ok(Value::Object(object)) = serde_json::from_str(json) {
                     return Self(object);
                 }
-                ("unknown", Some(("text", Value::from(json.as_str()))))
+                ("unknown", Some(("text", Value::from(json))))
             }
             What::Begun => ("pod", None),
             What::Missed(number) => ("missed", Some(("events", (*number).into()))),
             What::Ended => ("pod-end", None),
             What::Died => ("shim-died", None),
-            What::NoAnswer(why) => ("no-answer", Some(("reason", why.as_str().into()))),
+            What::NoAnswer(why) => ("no-answer", Some(("reason", why.to_string().into()))),
         };
         let mut object = Map::new();
         object.insert("time".into(), rfc3339_millis(SystemTime::now()).into());
@@ -124,10 +126,14 @@ fn plain(value: &Value) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::follow::Key;
     use super::*;
+    use crate::follow::Key;
 
-    fn happened(what: What) -> Happened {
+    fn sent(json: &str) -> What<Event> {
+        What::Sent(Event { json: json.into(), ..Default::default() })
+    }
+
+    fn happened(what: What<Event>) -> Happened {
         let pod = Key { namespace: "k8s.io".into(), id: "a".repeat(64) };
         Happened::read(&Told { pod, what })
     }
@@ -136,7 +142,7 @@ mod tests {
     fn a_line_for_people_says_when_where_what() {
         let event = r#"{"time":"T","namespace":"n","pod":"pod","container":"web","exec":"e",
             "type":"exit","pid":7,"status":137,"signal":9}"#;
-        let line = happened(What::Event(event.into())).text();
+        let line = happened(sent(event)).text();
         assert_eq!(line, "T  pod/web  exit  exec=e  pid=7  signal=9  status=137");
         let line = happened(What::Missed(3)).text();
         assert!(line.ends_with("Z  aaaaaaaaaaaa  missed  events=3"), "{line}");
@@ -145,14 +151,14 @@ mod tests {
     #[test]
     fn no_name_changes_the_terminal() {
         let event = r#"{"type":"refused","program":"a\u001b[31m\n\"b"}"#;
-        let line = happened(What::Event(event.into())).text();
+        let line = happened(sent(event)).text();
         assert!(line.ends_with(r#"refused  program="a\u{1b}[31m\n\"b""#), "{line}");
         assert!(!line.contains('\u{1b}'));
     }
 
     #[test]
     fn what_is_no_json_is_passed_on_as_text() {
-        let json = happened(What::Event("?".into())).json();
+        let json = happened(sent("?")).json();
         let value: Value = serde_json::from_str(&json).unwrap();
         assert_eq!((&value["type"], &value["text"]), (&"unknown".into(), &"?".into()));
     }

@@ -3,34 +3,23 @@
 mod export;
 mod otlp;
 
-use std::collections::HashSet;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Result;
 use clap::Args;
 use clap_complete::engine::ArgValueCompleter;
-use operator_api::operator::{Span, SpansRequest};
-use tokio::sync::mpsc;
+use operator_api::operator::Span;
 use tokio::time::timeout;
-use ttrpc::context;
 
 use self::export::Endpoint;
 use crate::arguments::{Common, Format, names};
 use crate::exit::Failure;
-use crate::node::watch::Watch;
-use crate::node::{Node, Pod, state_root};
-use crate::shim::{PATIENCE, Shim};
+use crate::follow::{Followed, Key, Told, What};
 use crate::{select, show};
-
-/// The spans that wait to be exported, of all pods.
-const WAITING: usize = 1024;
 
 /// The time in which spans gather for one request to the collector, and the most of them.
 const BATCH: (Duration, usize) = (Duration::from_secs(1), 512);
-
-/// The time within which a shim sends something: it does so every 20 seconds.
-const SILENCE: Duration = Duration::from_secs(60);
 
 /// Shows or exports the spans of requests to shims: Create, Start, Exec, Delete and others, with
 /// their steps. Shims keep spans only with the option `spans = true`, the newest 256 each; a pod
@@ -54,114 +43,68 @@ pub(crate) struct Spans {
 /// A span, and the pod whose shim has sent it.
 #[derive(Clone, Debug)]
 struct Sent {
-    namespace: String,
-    pod: String,
+    pod: Key,
     span: Span,
 }
 
 /// Follows the pods.
 pub(crate) async fn spans(common: &Common, flags: &Spans) -> Result<ExitCode> {
-    let only = match &flags.pod {
-        None => None,
-        Some(name) => {
-            let node = Node::of(common)?;
-            let pod = select::find(&node, name)?.pod();
-            Some((pod.namespace.clone(), pod.id.clone()))
-        }
-    };
-    let (sender, receiver) = mpsc::channel(WAITING);
-    let follow = follow(common, only, sender);
-    let pass_on = pass_on(common, flags.export.as_ref(), receiver);
-    let ((), ()) = tokio::try_join!(follow, pass_on)?;
-    Ok(ExitCode::SUCCESS)
-}
-
-/// Follows all pods, also those that come later, or one until it ends.
-async fn follow(
-    common: &Common,
-    only: Option<(String, String)>,
-    sender: mpsc::Sender<Sent>,
-) -> Result<()> {
-    let mut watch = Watch::new(&state_root(Some(common)))?;
-    let mut followed = HashSet::new();
-    loop {
-        watch.cover()?;
-        let node = Node::of(common)?;
-        for pod in node.pods.into_iter().filter(|pod| pod.state.is_some()) {
-            let key = (pod.namespace.clone(), pod.id.clone());
-            match &only {
-                Some(only) if *only == key => return Ok(of_one(&pod, &sender).await?),
-                Some(_) => {}
-                None if followed.insert(key) => {
-                    let sender = sender.clone();
-                    tokio::spawn(async move {
-                        if let Err(failure) = of_one(&pod, &sender).await {
-                            eprintln!("palisade: {failure}");
-                        }
-                    });
-                }
-                None => {}
-            }
-        }
-        if let Some((_, id)) = only {
-            return Err(Failure::NotFound(format!("the pod {id} has ended")).into());
-        }
-        watch.changed().await?;
-    }
-}
-
-/// Passes on the spans of one pod, until its shim ends.
-async fn of_one(pod: &Pod, sender: &mpsc::Sender<Sent>) -> Result<(), Failure> {
-    let shim = Shim::connect(pod).await?;
-    let unbounded = context::with_duration(Duration::ZERO);
-    let mut stream = shim.ask(shim.operator().spans(unbounded, &SpansRequest::new())).await?;
-    let mut patience = PATIENCE;
-    loop {
-        let Ok(next) = timeout(patience, stream.recv()).await else {
-            return Err(shim.silent(patience));
-        };
-        let Some(span) = next.map_err(|error| shim.failure(error))? else { return Ok(()) };
-        patience = SILENCE;
-        if span.missed > 0 {
-            eprintln!("palisade: the pod {}: {} spans are no longer kept", pod.id, span.missed);
-        }
-        if span.id.is_empty() {
-            continue;
-        }
-        let sent = Sent { namespace: pod.namespace.clone(), pod: pod.id.clone(), span };
-        if sender.send(sent).await.is_err() {
-            return Ok(());
-        }
-    }
-}
-
-/// Prints spans or exports them, until no pod is followed any more.
-async fn pass_on(
-    common: &Common,
-    endpoint: Option<&Endpoint>,
-    mut receiver: mpsc::Receiver<Sent>,
-) -> Result<()> {
-    let Some(endpoint) = endpoint else {
-        while let Some(sent) = receiver.recv().await {
+    let mut followed = Followed::begin(common, flags.pod.as_deref())?;
+    let Some(endpoint) = &flags.export else {
+        while let Some(sent) = next(&mut followed, flags).await? {
             match common.format {
                 Format::Json => show::line(&otlp::one(&sent).to_string())?,
                 Format::Table => show::line(&text(&sent))?,
             }
         }
-        return Ok(());
+        return Ok(ExitCode::SUCCESS);
     };
-    while let Some(first) = receiver.recv().await {
+    while let Some(first) = next(&mut followed, flags).await? {
         let mut batch = vec![first];
         let gather = async {
             while batch.len() < BATCH.1
-                && let Some(sent) = receiver.recv().await
+                && let Some(sent) = next(&mut followed, flags).await?
             {
                 batch.push(sent);
             }
+            Ok::<_, anyhow::Error>(())
         };
-        let _ = timeout(BATCH.0, gather).await;
+        let gathered = timeout(BATCH.0, gather).await;
         endpoint.send(&otlp::request(&batch)).await?;
+        gathered.unwrap_or(Ok(()))?;
     }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Waits for the next span. Says on the way which shims sent none, and why. `None` once the only
+/// pod has ended.
+///
+/// # Errors
+/// The error says why the only pod cannot be followed.
+async fn next(followed: &mut Followed<'_, Span>, flags: &Spans) -> Result<Option<Sent>> {
+    while let Some(Told { pod, what }) = followed.next().await? {
+        match what {
+            What::Sent(span) => return Ok(Some(Sent { pod, span })),
+            What::Missed(number) => {
+                eprintln!("palisade: the pod {}: {number} spans are no longer kept", pod.id);
+            }
+            What::Died => {
+                let why = format!("the shim of the pod {} has died; it sends no more", pod.id);
+                report(Failure::NoAnswer(why), flags)?;
+            }
+            What::NoAnswer(failure) => report(failure, flags)?,
+            What::Begun | What::Ended => {}
+        }
+    }
+    Ok(None)
+}
+
+/// Says why a pod is followed no more: that ends this command if it is the only one.
+fn report(failure: Failure, flags: &Spans) -> Result<()> {
+    if flags.pod.is_some() {
+        return Err(failure.into());
+    }
+    eprintln!("palisade: {failure}");
     Ok(())
 }
 
@@ -175,7 +118,7 @@ fn text(sent: &Sent) -> String {
         "" => String::new(),
         error => format!("  {}", error.escape_debug()),
     };
-    let (pod, name) = (select::short(&sent.pod), &span.name);
+    let (pod, name) = (select::short(&sent.pod.id), &span.name);
     let container = select::short(&span.container);
     format!("{milliseconds:>10.3} ms  {pod}/{container}  {step}{name}{error}")
 }

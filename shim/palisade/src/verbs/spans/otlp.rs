@@ -16,7 +16,7 @@ const FAILED: u8 = 2;
 pub(super) fn request(spans: &[Sent]) -> Value {
     let mut pods: BTreeMap<(&str, &str), Vec<Value>> = BTreeMap::new();
     for sent in spans {
-        pods.entry((&sent.namespace, &sent.pod)).or_default().push(one(sent));
+        pods.entry((&sent.pod.namespace, &sent.pod.id)).or_default().push(one(sent));
     }
     let resource = |((namespace, pod), spans): ((&str, &str), Vec<Value>)| {
         json!({
@@ -70,6 +70,7 @@ mod tests {
     use operator_api::operator::Span;
 
     use super::*;
+    use crate::follow::Key;
 
     #[test]
     fn a_span_has_the_form_of_otlp() {
@@ -84,8 +85,9 @@ mod tests {
             error: "process.args: expected a program".into(),
             ..Default::default()
         };
-        let sent = Sent { namespace: "k8s.io".into(), pod: "pod".into(), span };
-        let request = request(&[sent.clone(), Sent { pod: "other".into(), ..sent }]);
+        let pod = |id: &str| Key { namespace: "k8s.io".into(), id: id.into() };
+        let sent = Sent { pod: pod("pod"), span };
+        let request = request(&[sent.clone(), Sent { pod: pod("other"), ..sent }]);
         let [other, pod] = request["resourceSpans"].as_array().unwrap().as_slice() else {
             panic!("{request}")
         };

@@ -5,27 +5,17 @@ use std::fs;
 use std::time::Instant;
 
 use sandbox_core::cgroup::CapacityPolicy;
-use sandbox_core::cgroup::stats::Stats;
+use sandbox_core::cgroup::stats::Usage;
 use serde::Serialize;
 
+use crate::node::network::{self, Interface};
 use crate::node::{Container, Node, Pod};
 
 /// What all containers had used at a moment.
 pub(super) struct Sample {
     at: Instant,
     /// By pod and container.
-    used: HashMap<(String, String), Used>,
-}
-
-/// What one container had used.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-struct Used {
-    /// Nanoseconds.
-    cpu: u64,
-    memory: u64,
-    processes: u64,
-    block_read: u64,
-    block_written: u64,
+    used: HashMap<(String, String), Usage>,
 }
 
 /// What a pod has received and sent, in bytes.
@@ -62,7 +52,7 @@ impl Sample {
         let at = Instant::now();
         let used = node.pods.iter().flat_map(|pod| {
             let of = |container: &Container| {
-                let used = Used::of(&container.cgroup.stats().ok()?);
+                let used = container.cgroup.meter().ok()??.read().ok()??;
                 Some(((pod.id.clone(), container.id.clone()), used))
             };
             pod.containers.iter().filter_map(of).collect::<Vec<_>>()
@@ -80,8 +70,8 @@ impl Sample {
                 let key = (pod.id.clone(), container.id.clone());
                 let now = self.used.get(&key)?;
                 // One that was made meanwhile has used all of it since.
-                let then = before.used.get(&key).copied().unwrap_or_default();
-                let cpu = now.cpu.saturating_sub(then.cpu) as f64;
+                let then = before.used.get(&key).map_or(0, cpu);
+                let cpu = cpu(now).saturating_sub(then) as f64;
                 Some(Row { network, ..row(pod, container, now, 100.0 * cpu / elapsed) })
             };
             let all: Vec<Row> = pod.containers.iter().filter_map(of).collect();
@@ -94,42 +84,13 @@ impl Sample {
     }
 }
 
-impl Used {
-    fn of(stats: &Stats) -> Self {
-        match stats {
-            Stats::V1(stats) => {
-                let memory = stats.memory.as_ref();
-                let usage = memory.and_then(|memory| memory.usage).map_or(0, |usage| usage.usage);
-                let inactive = memory.map_or(0, |memory| memory.total_inactive_file);
-                let entries = stats.blkio.get("io_service_bytes_recursive");
-                let bytes = |op: &str| {
-                    let of_op = entries.into_iter().flatten().filter(|entry| entry.op == op);
-                    of_op.map(|entry| entry.value).sum()
-                };
-                Self {
-                    cpu: stats.cpu_usage.as_ref().map_or(0, |cpu| cpu.total),
-                    memory: usage.saturating_sub(inactive),
-                    processes: stats.pids.map_or(0, |pids| pids.current),
-                    block_read: bytes("Read"),
-                    block_written: bytes("Write"),
-                }
-            }
-            Stats::V2(stats) => {
-                let memory = stats.memory.unwrap_or_default();
-                let devices = || stats.io.iter().flat_map(|io| &io.usage);
-                Self {
-                    cpu: stats.cpu.map_or(0, |cpu| cpu.usage_usec.saturating_mul(1000)),
-                    memory: memory.usage.saturating_sub(memory.inactive_file),
-                    processes: stats.pids.map_or(0, |pids| pids.current),
-                    block_read: devices().map(|device| device.rbytes).sum(),
-                    block_written: devices().map(|device| device.wbytes).sum(),
-                }
-            }
-        }
-    }
+/// Returns the CPU time, in nanoseconds.
+fn cpu(used: &Usage) -> u64 {
+    used.cpu.map_or(0, |cpu| cpu.total)
 }
 
-fn row(pod: &Pod, container: &Container, used: &Used, cpu_percent: f64) -> Row {
+fn row(pod: &Pod, container: &Container, used: &Usage, cpu_percent: f64) -> Row {
+    let memory = used.memory.map_or(0, |memory| memory.working_set());
     let capacity = container.cgroup.capacity(CapacityPolicy::default()).ok();
     let limit = capacity.filter(|capacity| capacity.limited.memory);
     let memory_limit = limit.map(|capacity| capacity.memory);
@@ -140,13 +101,13 @@ fn row(pod: &Pod, container: &Container, used: &Used, cpu_percent: f64) -> Row {
         pod: pod.name().to_owned(),
         name: container.name().to_owned(),
         cpu_percent,
-        cpu_seconds: used.cpu as f64 / 1e9,
-        memory: used.memory,
+        cpu_seconds: cpu(used) as f64 / 1e9,
+        memory,
         memory_limit,
-        memory_percent: share(used.memory, memory_limit),
-        processes: used.processes,
-        block_read: used.block_read,
-        block_written: used.block_written,
+        memory_percent: share(memory, memory_limit),
+        processes: used.threads.map_or(used.processes, |threads| threads.current),
+        block_read: used.io.iter().map(|device| device.rbytes).sum(),
+        block_written: used.io.iter().map(|device| device.wbytes).sum(),
         network: None,
     }
 }
@@ -184,35 +145,14 @@ fn network(pod: &Pod) -> Option<Network> {
     if Some(own) == of("self") {
         return None;
     }
-    Some(traffic(&fs::read_to_string(format!("/proc/{boot}/net/dev")).ok()?))
-}
-
-/// Adds up the devices of proc_pid_net(5) but the one that leads back to itself.
-fn traffic(table: &str) -> Network {
-    let mut all = Network { received: 0, sent: 0 };
-    for line in table.lines() {
-        let Some((device, counts)) = line.split_once(':') else { continue };
-        let counts: Vec<u64> =
-            counts.split_whitespace().map(|count| count.parse().unwrap_or(0)).collect();
-        if device.trim() != "lo" {
-            all.received += counts.first().unwrap_or(&0);
-            all.sent += counts.get(8).unwrap_or(&0);
-        }
-    }
-    all
+    let all = network::interfaces(boot);
+    let sum = |bytes: fn(&Interface) -> u64| all.iter().map(bytes).sum();
+    Some(Network { received: sum(|one| one.received[0]), sent: sum(|one| one.sent[0]) })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn all_devices_but_loopback_count() {
-        let table = "Inter-|   Receive  |  Transmit\n face |bytes |bytes\n    \
-            lo: 5 1 0 0 0 0 0 0 5 1 0 0 0 0 0 0\n  eth0: 7 1 0 0 0 0 0 0 9 1 0 0 0 0 0 0\n  \
-            net1:1 1 0 0 0 0 0 0 2 1 0 0 0 0 0 0\n";
-        assert_eq!(traffic(table), Network { received: 8, sent: 11 });
-    }
 
     #[test]
     fn a_pod_is_limited_if_all_its_containers_are() {
