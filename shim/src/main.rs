@@ -74,8 +74,8 @@ fn run() -> Result<()> {
         "delete" => delete::delete(&flags),
         "options" => check_options::check_options(),
         "" => serve::serve_by_hand(&flags),
-        action => {
-            Err(Error::invalid(format!("unknown action {action:?}: expected start or delete")))
-        }
+        action => Err(Error::invalid(format!(
+            "unknown action {action:?}: expected start, delete or options"
+        ))),
     }
 }

@@ -2,6 +2,7 @@
 
 mod acting;
 mod doctor;
+mod documents;
 mod list;
 mod looking;
 mod metrics;

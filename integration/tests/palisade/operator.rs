@@ -27,7 +27,8 @@ struct Followed {
 impl Followed {
     /// Follows a containerd's pods.
     fn of(containerd: &Containerd, more: &[&str]) -> Self {
-        let args = [&["--namespace", &containerd.namespace()], more].concat();
+        let namespace = containerd.namespace();
+        let args = [&["--namespace", namespace.as_str()], more].concat();
         Self::with(&args)
     }
 
@@ -258,7 +259,7 @@ fn a_plan_says_where_its_values_come_from_and_no_secrets() {
         ("/namespaces/pid", "spec linux.namespaces"),
         ("/namespaces/user", "option userns = auto (default)"),
         ("/id_mappings", "option id_range_start"),
-        ("/seccomp/baseline", "option baseline = strict (default)"),
+        ("/seccomp/baseline", "option baseline = default (default)"),
         ("/cgroup/paths", "spec linux.cgroupsPath, option cgroup_driver"),
         ("/views", "option views = auto (default)"),
         ("/sysctls/user.max_user_namespaces", "option baseline"),

@@ -66,7 +66,7 @@ impl Terminal {
 fn screen(text: &str) -> Option<Vec<&str>> {
     let (before, _) = text.rsplit_once("q ends;")?;
     let (_, last) = before.rsplit_once("\x1b[H")?;
-    Some(last.split("\x1b[K\r\n").collect())
+    Some(last.split("\x1b[K").map(str::trim_start).collect())
 }
 
 fn place(screen: &[&str], id: &str) -> Option<usize> {

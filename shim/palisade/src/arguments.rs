@@ -144,3 +144,39 @@ pub(crate) fn names(current: &std::ffi::OsStr) -> Vec<CompletionCandidate> {
     let all = select::names(&node);
     all.into_iter().filter(|n| n.starts_with(&*current)).map(CompletionCandidate::new).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OPERATING: &str = include_str!("../../../docs/operating.md");
+
+    /// Returns the commands of a document: lines of consoles that begin with `# palisade`, and
+    /// what stands between backquotes.
+    fn commands(document: &str) -> Vec<String> {
+        let lines = document.lines().filter_map(|line| line.strip_prefix("# "));
+        let quoted = document.split('`').skip(1).step_by(2);
+        let ours = |text: &&str| {
+            text.starts_with("palisade ") && !text.contains("VERB") && !text.contains('\n')
+        };
+        let before_others = |text: &str| text.split(['|', '&', '#', '>']).next().map(str::to_owned);
+        lines.chain(quoted).filter(ours).filter_map(before_others).collect()
+    }
+
+    #[test]
+    fn every_command_of_the_document_for_operators_is_one() {
+        let all = commands(OPERATING);
+        assert!(all.len() > 30, "{all:#?}");
+        for command in &all {
+            let words = command.split_whitespace().map(|word| word.trim_matches(['\'', '"']));
+            if let Err(error) = Arguments::try_parse_from(words) {
+                panic!("{command}: {error}");
+            }
+        }
+        for verb in Arguments::command().get_subcommands().filter(|verb| !verb.is_hide_set()) {
+            let verb = verb.get_name();
+            let is_it = |command: &String| command.split_whitespace().nth(1) == Some(verb);
+            assert!(all.iter().any(is_it), "docs/operating.md has no palisade {verb}");
+        }
+    }
+}

@@ -36,7 +36,7 @@ impl Operator for OperatorService {
         _: &TtrpcContext,
         request: ExecDetachedRequest,
     ) -> TtrpcResult<ExecDetachedResponse> {
-        to_the_end(exec_detached::exec_detached(self.0.clone(), request)).await
+        to_the_end(&self.0, exec_detached::exec_detached(self.0.clone(), request)).await
     }
     async fn events(
         &self,

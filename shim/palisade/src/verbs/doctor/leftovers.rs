@@ -5,6 +5,7 @@
 //! | a sandbox's state, with the cgroups, IDs and socket that it names | the shim and the sandbox process that it names have ended, by the inodes of their pidfds |
 //! | state that names no shim | no shim lives that has not recorded itself elsewhere |
 //! | an ID range | its owner has no state |
+//! | a cgroup of Palisade's by its name | no state names it, it has no process, it is old (`strays.rs`) |
 //! | a socket of a shim's | nothing listens, and no socket of the kernel's has that name |
 //! | a program of seccomp's half written | the gofer that wrote it has ended |
 //! | FIFOs of `palisade exec` | the command that made them has ended |
@@ -26,7 +27,7 @@ use sandbox_core::sandbox::state::{State, StateDirectory, sandboxes};
 use sandbox_core::sandbox::{Claim, Ranges, give_back_ownerless};
 
 use super::executables::{Options, SHIM};
-use super::{Finding, ids};
+use super::{Finding, ids, strays};
 use crate::node::living;
 
 /// The directory of containerd's shims' sockets.
@@ -101,6 +102,11 @@ fn of_no_namespace(scope: Scope<'_>) -> Vec<Finding> {
         let found = format!("{} of {owner}, which has no state", link.display());
         let why = "fewer pods fit";
         findings.push(Finding::warning("ID range without owner", found, why, MEND));
+    }
+    for cgroup in stray_cgroups(scope.state_root) {
+        let found = cgroup.display().to_string();
+        let why = "the kernel keeps its counters, and containers of the same name meet its limits";
+        findings.push(Finding::warning("cgroup that no pod has", found, why, MEND));
     }
     for socket in dead_sockets() {
         let found = socket.display().to_string();
@@ -247,6 +253,10 @@ fn fix_of_no_namespace(scope: Scope<'_>) -> Vec<Finding> {
         let removal = fs::remove_dir_all(&directory);
         remove(directory, removal);
     }
+    for cgroup in stray_cgroups(scope.state_root) {
+        let removal = strays::remove(&cgroup);
+        remove(cgroup, removal);
+    }
     done
 }
 
@@ -327,6 +337,15 @@ fn abandoned_fifos(state_root: &Path) -> Vec<PathBuf> {
         pid.is_some_and(has_ended)
     };
     entries.map(|entry| entry.path()).filter(is_abandoned).collect()
+}
+
+/// Returns the cgroups that nobody will remove any more. While a shim lives that no state names,
+/// any may be its: then none counts.
+fn stray_cgroups(state_root: &Path) -> Vec<PathBuf> {
+    if unrecorded_shims(state_root) {
+        return Vec::new();
+    }
+    strays::find(state_root).unwrap_or_default()
 }
 
 /// Whether there is no process with a PID.

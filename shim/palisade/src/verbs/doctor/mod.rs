@@ -8,7 +8,7 @@
 //! | `ids.rs` | the host IDs for pods |
 //! | `containerd.rs` | containerd and its configuration |
 //! | `executables.rs` | Palisade's own files |
-//! | `leftovers.rs` | what is left of dead shims |
+//! | `leftovers.rs` | what is left of dead shims (`strays.rs`: cgroups) |
 //!
 //! `program.rs` runs other programs for a bounded time.
 
@@ -20,6 +20,7 @@ mod kernel;
 mod leftovers;
 mod limits;
 mod program;
+mod strays;
 mod trial;
 
 use std::path::PathBuf;
