@@ -261,7 +261,7 @@ fn a_plan_says_where_its_values_come_from_and_no_secrets() {
         ("/id_mappings", "option id_range_start"),
         ("/seccomp/baseline", "option baseline = default (default)"),
         ("/cgroup/paths", "spec linux.cgroupsPath, option cgroup_driver"),
-        ("/views", "option views = auto (default)"),
+        ("/views", "option views = on (default)"),
         ("/sysctls/user.max_user_namespaces", "option baseline"),
     ] {
         let from = why.pointer(at).and_then(Value::as_str).unwrap_or_default();

@@ -11,7 +11,7 @@ use rustix::termios::tcsetwinsize;
 use crate::command;
 
 /// A terminal, and the command whose it is.
-struct Terminal {
+pub struct Terminal {
     pty: OpenptyResult,
     before: Termios,
     child: Child,
@@ -20,7 +20,7 @@ struct Terminal {
 
 impl Terminal {
     /// Runs `palisade` at a new terminal of this size.
-    fn run(rows: u16, columns: u16, args: &[&str]) -> Self {
+    pub fn run(rows: u16, columns: u16, args: &[&str]) -> Self {
         let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
         let pty = openpty(&size, None).expect("make a terminal");
         let before = tcgetattr(&pty.slave).expect("its modes");
@@ -31,7 +31,7 @@ impl Terminal {
         Self { pty, before, child, seen: String::new() }
     }
 
-    fn type_in(&self, keys: &str) {
+    pub fn type_in(&self, keys: &str) {
         nix::unistd::write(&self.pty.master, keys.as_bytes()).expect("type");
     }
 
@@ -55,7 +55,7 @@ impl Terminal {
 
     /// Waits for the end, which must leave the terminal as it was.
     #[track_caller]
-    fn ends_with(&mut self, code: i32) {
+    pub fn ends_with(&mut self, code: i32) {
         assert_eq!(self.child.wait().expect("wait for palisade").code(), Some(code));
         let after = tcgetattr(&self.pty.slave).expect("its modes");
         assert_eq!(self.before, after);

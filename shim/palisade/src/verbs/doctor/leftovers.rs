@@ -80,8 +80,7 @@ pub(super) fn look(scope: Scope<'_>) -> Vec<Finding> {
         }
         Ok(found) => {
             for (namespace, directory) in found {
-                let state = directory.read().ok();
-                let owner = owner(state.as_ref().and_then(Option::as_ref), scope.state_root);
+                let owner = judge(|| directory.read().ok().flatten(), scope.state_root);
                 findings.extend(describe(&namespace, &directory, &owner));
             }
         }
@@ -143,6 +142,18 @@ fn describe(namespace: &str, directory: &StateDirectory, owner: &Owner) -> Optio
              still knows the pod",
             MEND,
         )),
+    }
+}
+
+/// Judges a sandbox whose shim may be about to record itself: one that is nobody's is looked at
+/// again after all living shims were found to have done so.
+fn judge(state: impl Fn() -> Option<State>, state_root: &Path) -> Owner {
+    match owner(state().as_ref(), state_root) {
+        Owner::Nobody => match state() {
+            Some(state) => owner(Some(&state), state_root),
+            None => Owner::Nobody,
+        },
+        known => known,
     }
 }
 
@@ -271,7 +282,7 @@ fn remove_state(state_root: &Path, namespace: &str, id: &str) -> Result<Removal>
         return Ok(Removal::Left(Owner::Living));
     };
     let state = claim.state()?;
-    match owner(state.as_ref(), state_root) {
+    match judge(|| claim.state().ok().flatten(), state_root) {
         Owner::Nobody => {
             claim.clean_up()?;
             if let Some(path) =
