@@ -143,13 +143,20 @@ fn reader(path: &str) -> Option<Reader> {
 /// A thread that reads a FIFO to its end.
 #[derive(Debug)]
 struct Reader {
-    seen: Arc<(Mutex<Vec<u8>>, Condvar)>,
+    seen: Arc<(Mutex<Seen>, Condvar)>,
     thread: JoinHandle<()>,
+}
+
+/// What was read so far.
+#[derive(Debug, Default)]
+struct Seen {
+    bytes: Vec<u8>,
+    is_all: bool,
 }
 
 impl Reader {
     fn start(path: &Path) -> Reader {
-        let seen = Arc::new((Mutex::new(Vec::new()), Condvar::new()));
+        let seen = Arc::<(Mutex<Seen>, Condvar)>::default();
         let (path, shared) = (path.to_owned(), Arc::clone(&seen));
         let thread = thread::spawn(move || {
             let mut fifo = match File::open(path) {
@@ -160,26 +167,31 @@ impl Reader {
             };
             let mut chunk = vec![0; 64 * 1024];
             while let Ok(n @ 1..) = fifo.read(&mut chunk) {
-                shared.0.lock().expect("no panic while locked").extend_from_slice(&chunk[..n]);
+                let mut seen = shared.0.lock().expect("no panic while locked");
+                seen.bytes.extend_from_slice(&chunk[..n]);
+                drop(seen);
                 shared.1.notify_all();
             }
+            shared.0.lock().expect("no panic while locked").is_all = true;
+            shared.1.notify_all();
         });
         Reader { seen, thread }
     }
 
     fn wait_for(&self, text: &str) -> String {
         let (lock, changed) = &*self.seen;
-        let missing = |seen: &mut Vec<u8>| !String::from_utf8_lossy(seen).contains(text);
+        let has = |seen: &Seen| String::from_utf8_lossy(&seen.bytes).contains(text);
         let seen = lock.lock().expect("no panic while locked");
-        let (seen, timeout) =
-            changed.wait_timeout_while(seen, deadline(), missing).expect("no panic");
-        let seen = String::from_utf8_lossy(&seen).into_owned();
-        assert!(!timeout.timed_out(), "waited in vain for {text:?}; so far: {seen:?}");
+        let wanted = |seen: &mut Seen| !seen.is_all && !has(seen);
+        let (seen, _) = changed.wait_timeout_while(seen, deadline(), wanted).expect("no panic");
+        let found = has(&seen);
+        let seen = String::from_utf8_lossy(&seen.bytes).into_owned();
+        assert!(found, "waited in vain for {text:?}; so far: {seen:?}");
         seen
     }
 
     fn into_end(self) -> Vec<u8> {
         self.thread.join().expect("read a FIFO");
-        std::mem::take(&mut *self.seen.0.lock().expect("no panic while locked"))
+        std::mem::take(&mut self.seen.0.lock().expect("no panic while locked").bytes)
     }
 }
