@@ -29,6 +29,7 @@ pub mod host;
 pub mod hostile;
 pub mod image;
 pub mod keep;
+pub mod killer;
 pub mod leaks;
 pub mod node;
 pub mod prepared;

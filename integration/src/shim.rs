@@ -3,6 +3,7 @@
 //! on.
 
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
@@ -63,11 +64,16 @@ impl Bundle {
 
     /// Changes its spec.
     pub fn spec(self, change: impl FnOnce(&mut Value)) -> Bundle {
+        self.respec(change);
+        self
+    }
+
+    /// Changes its spec, also after a container was made of it.
+    pub fn respec(&self, change: impl FnOnce(&mut Value)) {
         let text = fs::read(self.config()).expect("read config.json");
         let mut spec = serde_json::from_slice(&text).expect("config.json is JSON");
         change(&mut spec);
         self.write(&spec);
-        self
     }
 
     /// Starts the shim by a line of shell to which its command is appended.
@@ -140,6 +146,23 @@ impl Bundle {
         command.output().expect("run the shim's delete")
     }
 
+    /// Prepares `delete` in a process that waits until it is told to go on. Returns its ID.
+    pub fn delete_when_told(&self) -> (i32, Told) {
+        let mut command = Command::new("sh");
+        let delete = self.command("delete");
+        command
+            .args(["-c", "read _; exec \"$@\"", "sh"])
+            .arg(delete.get_program())
+            .args(delete.get_args())
+            .args(["-bundle", &self.path.to_string_lossy()])
+            .current_dir(&self.path)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        let child = command.spawn().expect("run a shell");
+        (child.id().cast_signed(), Told(child))
+    }
+
     /// Returns why this bundle cannot become a container: the error of the step
     /// that refuses it. Cleans up as containerd would.
     #[track_caller]
@@ -180,6 +203,17 @@ fn address_in(output: &Output) -> String {
     match serde_json::from_str::<Value>(&text) {
         Ok(reply) => reply["address"].as_str().expect("an address in the reply").to_owned(),
         Err(_) => text,
+    }
+}
+
+/// A process that waits until it is told to go on.
+#[derive(Debug)]
+pub struct Told(std::process::Child);
+
+impl Told {
+    /// Tells it, and leaves it to the one who traces it.
+    pub fn go(mut self) {
+        self.0.stdin.take().expect("its input").write_all(b"\n").expect("tell it");
     }
 }
 

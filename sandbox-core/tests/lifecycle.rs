@@ -16,6 +16,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Signal, pidfd_send_signal};
 use sandbox_core::cgroup::{Cgroup, Driver};
 use sandbox_core::control::message::{Donations, Done, Request, Upward};
+use sandbox_core::sandbox::state::StateDirectory;
 use sandbox_core::sandbox::{Config, NewSandbox, Process, ReceiveOutcome, ReceivedFds, Sandbox};
 use sandbox_core::spec::plan::Plan;
 use sandbox_core::spec::{self, Context, ProcessDefaults};
@@ -86,7 +87,10 @@ impl Fixture {
         let path = format!("/palisade-test-{}", self.id);
         let cgroup =
             Cgroup::create(&self.id, &path, Driver::Cgroupfs, &plan.host.resources, &[]).unwrap();
+        let directory = StateDirectory::locate(&config.state_root, "test", &self.id).unwrap();
+        directory.create().unwrap();
         let sandbox = Sandbox::spawn(NewSandbox {
+            directory: &directory,
             address: "unix:///nowhere",
             id: &self.id,
             namespace: "test",

@@ -17,6 +17,8 @@ use containerd_shim_protos::sandbox_sync::SandboxClient;
 use containerd_shim_protos::shim_sync::{Client, TaskClient};
 use containerd_shim_protos::ttrpc::{self, context};
 
+use sandbox_core::sandbox::Claim;
+
 use crate::answer::print;
 use crate::error::{Code, Context, Result};
 use crate::exit::KILLED;
@@ -33,10 +35,11 @@ pub(crate) fn delete(flags: &Flags) -> Result<()> {
             None
         }
         None => {
-            let root = options::state_root();
-            let pid = sandbox_core::sandbox::clean_up(&root, &flags.namespace, &flags.id)?;
+            let claim = Claim::of(&options::state_root(), &flags.namespace, &flags.id)?;
+            // First, since this process may be killed as well.
+            claim.as_ref().map_or(Ok(()), Claim::note)?;
             socket::remove(&address);
-            pid
+            claim.map_or(Ok(None), Claim::clean_up)?
         }
     };
     let response = DeleteResponse {

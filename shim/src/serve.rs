@@ -9,12 +9,13 @@ use std::time::Duration;
 
 use containerd_shim::Flags;
 use containerd_shim_protos::ttrpc::asynchronous::Server;
+use sandbox_core::sandbox::{self, Finished};
 use sandbox_core::sys::let_go;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::error::{Context, Error, Result};
 use crate::events::Events;
-use crate::options::Options;
+use crate::options::{self, Options};
 use crate::tally::Tally;
 use crate::task::{self, End, Shim};
 use crate::{connections, idle, logging, operator, sandbox_service, socket};
@@ -80,10 +81,32 @@ pub(crate) fn serve_by_hand(flags: &Flags) -> Result<()> {
     serve(serving, listener)
 }
 
+/// Finishes what the clean-ups of dead shims of this namespace could not. As a rule there is
+/// nothing.
+fn finish_what_is_left(namespace: &str) {
+    for finished in sandbox::finish(&options::state_root(), namespace) {
+        let Finished { id, left, address, outcome } = finished;
+        // A shim that was started for the same group meanwhile may have a new one there.
+        if let Some(address) = address
+            && let Err(error) = socket::remove_dead(&socket::path(&address))
+        {
+            log::warn!("sandbox {id}: {error}");
+        }
+        match outcome {
+            Ok(()) => log::info!("removed what was left of sandbox {id}: {left}"),
+            Err(error) => log::warn!(
+                "sandbox {id} has left {left}, which cannot be removed yet: {error}; the next \
+                 shim of this namespace tries again, or palisade doctor --fix-leftovers"
+            ),
+        }
+    }
+}
+
 async fn run(serving: Serving, listener: UnixListener, own: &socket::Own) -> Result<()> {
     let events = Events::new(&serving.namespace, &serving.id, &serving.events);
     tokio::spawn(task::close_what_is_let_go());
     tokio::spawn(task::give_memory_back());
+    finish_what_is_left(&serving.namespace);
     let shim = Shim::new(&serving.namespace, &serving.address, events, serving.options);
     let connections = Tally::default();
     let listener = connections::accept(listener, &connections)?;

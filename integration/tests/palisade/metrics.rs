@@ -437,7 +437,9 @@ impl Pods {
                 let cgroup = cgroup.expect("make a cgroup");
                 let saved = cgroup.saved().clone();
                 pods.0.push(cgroup);
-                directory.add_container(&container, &root.join("bundle"), saved).expect("add it");
+                let bundle = root.join("bundle");
+                directory.plan_container(&container, &bundle, &saved).expect("write it down");
+                directory.add_container(&container).expect("add it");
             }
             let state = State { shim: Some(identity), ..State::new(&id, identity, 0) };
             directory.write(&state).expect("write the state");

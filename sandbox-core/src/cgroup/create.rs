@@ -9,32 +9,42 @@ use rustix::fs::Mode as Permissions;
 use rustix::io::Errno;
 
 use super::hierarchy::Hierarchies;
-use super::path::{Driver, Place, place};
+use super::path::{Driver, Place, Unit, place};
+use super::planned::{Planned, Way};
 use super::resources;
 use super::{Cgroup, Dir, file, systemd};
 use crate::directories::make_in;
 use crate::error::{Context, Error, FailureKind, Result};
 use crate::spec::plan::UnitProperty;
 
-/// See [`Cgroup::create`].
-pub(super) fn create(
-    id: &str,
-    cgroups_path: &str,
-    driver: Driver,
+/// See [`Cgroup::plan`].
+pub(super) fn plan(id: &str, cgroups_path: &str, driver: Driver) -> Result<Planned> {
+    let hierarchies = Hierarchies::of_host()?;
+    let (cgroup, way) = match place(id, cgroups_path, driver)? {
+        Place::Unit(unit) => (systemd::expected(&unit, hierarchies)?, Way::Unit(unit)),
+        Place::Absolute(below) => (hierarchies.cgroup(|_| Ok(below.clone()))?, Way::Mkdir),
+        Place::Relative(below) => (beside_caller(hierarchies, &below)?, Way::Mkdir),
+    };
+    Ok(Planned::new(id, cgroup.saved, way))
+}
+
+/// Makes a cgroup that was planned, but for its groups of resctrl.
+pub(super) fn make_planned(
+    planned: &Planned,
+    unit: Option<&Unit>,
     resources: &LinuxResources,
     properties: &[UnitProperty],
 ) -> Result<Cgroup> {
     let hierarchies = Hierarchies::of_host()?;
     resources::check(hierarchies.mode.is_v2(), resources)?;
     let mut made = Made::default();
-    let cgroup = match place(id, cgroups_path, driver)? {
-        Place::Unit(unit) => {
-            let cgroup = systemd::create(id, &unit, hierarchies, resources, properties)?;
+    let cgroup = match unit {
+        Some(unit) => {
+            let cgroup = systemd::create(planned.id(), unit, hierarchies, resources, properties)?;
             made.unit = cgroup.saved.unit.clone();
             cgroup
         }
-        Place::Absolute(below) => hierarchies.cgroup(|_| Ok(below.clone()))?,
-        Place::Relative(below) => beside_caller(hierarchies, &below)?,
+        None => Cgroup::of(planned.without_resctrl()),
     };
     for dir in &cgroup.saved.dirs {
         make(dir, cgroup.saved.v2, &mut made)?;

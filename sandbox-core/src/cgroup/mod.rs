@@ -9,6 +9,7 @@
 //! | `hierarchy.rs` | the hierarchies of the host |
 //! | `path.rs` | the meaning of `linux.cgroupsPath` |
 //! | `undelegated.rs` | makes a cgroup where that was delegated to the shim's user |
+//! | `planned.rs` | a cgroup before it is made |
 //! | `create.rs`, `systemd.rs` | make a cgroup, all or nothing |
 //! | `resources/` | write `linux.resources` into it |
 //! | `derive.rs` | derive its capacity: CPUs and memory |
@@ -66,6 +67,7 @@ mod hierarchy;
 mod in_force;
 mod oom;
 mod path;
+mod planned;
 mod processes;
 mod properties;
 mod remove;
@@ -88,7 +90,7 @@ use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Context, Error, Result};
-use crate::spec::plan::{IntelRdt, Powerless, UnitProperty};
+use crate::spec::plan::{Powerless, UnitProperty};
 use crate::sys::child::Child;
 
 pub use derive::CapacityPolicy;
@@ -96,6 +98,8 @@ pub use hierarchy::Mode;
 pub use in_force::ResourcesInForce;
 pub use oom::OomWatch;
 pub use path::Driver;
+pub use planned::Planned;
+use planned::Way;
 pub use view_sources::OpenedSources;
 
 /// One container's cgroup: a directory in each hierarchy of version 1, or a
@@ -137,14 +141,52 @@ struct Dir {
 }
 
 impl Cgroup {
-    /// Makes the cgroup of container `id` and limits it. An error leaves
-    /// nothing behind.
+    /// Plans the cgroup of container `id`. Makes nothing.
+    pub fn plan(id: &str, cgroups_path: &str, driver: Driver) -> Result<Planned> {
+        create::plan(id, cgroups_path, driver)
+    }
+
+    /// As [`Cgroup::plan`], for a shim that is not root of the host: in the hierarchies that
+    /// were delegated to its user, which may be none. What is lost is among
+    /// [`Cgroup::powerless`].
+    pub fn plan_where_delegated(id: &str, cgroups_path: &str, driver: Driver) -> Result<Planned> {
+        undelegated::plan(id, cgroups_path, driver)
+    }
+
+    /// Makes a cgroup that was planned, and limits it. An error leaves nothing behind.
     ///
     /// A cgroup that exists already is used if it is empty and not frozen, as
     /// with runc since 1.1.
     ///
     /// `properties` are set on the systemd unit, if there is one, and take
     /// precedence over those that Palisade sets.
+    pub fn make(
+        planned: &Planned,
+        resources: &LinuxResources,
+        properties: &[UnitProperty],
+    ) -> Result<Cgroup> {
+        let mut cgroup = match planned.way() {
+            Way::Mkdir => create::make_planned(planned, None, resources, properties),
+            Way::Unit(unit) => create::make_planned(planned, Some(unit), resources, properties),
+            Way::WhereDelegated(why) => {
+                undelegated::make_planned(planned.without_resctrl(), why.clone(), resources)
+            }
+        }?;
+        if let Some((root, wanted)) = planned.resctrl() {
+            match resctrl::make(root, planned.id(), wanted) {
+                Ok(groups) => cgroup.saved.resctrl = Some(groups),
+                Err(error) => {
+                    if let Err(left) = cgroup.remove() {
+                        log::warn!("container {}: {left}", planned.id());
+                    }
+                    return Err(error);
+                }
+            }
+        }
+        Ok(cgroup)
+    }
+
+    /// Plans a cgroup and makes it, for one that need not be written down before.
     pub fn create(
         id: &str,
         cgroups_path: &str,
@@ -152,32 +194,12 @@ impl Cgroup {
         resources: &LinuxResources,
         properties: &[UnitProperty],
     ) -> Result<Cgroup> {
-        create::create(id, cgroups_path, driver, resources, properties)
-    }
-
-    /// As [`Cgroup::create`], for a shim that is not root of the host: in the hierarchies that
-    /// were delegated to its user, which may be none. What is lost is among
-    /// [`Cgroup::powerless`].
-    pub fn create_where_delegated(
-        id: &str,
-        cgroups_path: &str,
-        driver: Driver,
-        resources: &LinuxResources,
-    ) -> Result<Cgroup> {
-        undelegated::create(id, cgroups_path, driver, resources)
+        Self::make(&Self::plan(id, cgroups_path, driver)?, resources, properties)
     }
 
     /// Whether the container has no cgroup of its own in any hierarchy.
     pub fn is_absent(&self) -> bool {
         self.saved.dirs.is_empty()
-    }
-
-    /// Makes or finds the container's groups of the resctrl file system, which are removed
-    /// with the cgroup. An error leaves none behind.
-    pub fn add_resctrl(&mut self, id: &str, wanted: &IntelRdt) -> Result<()> {
-        let groups = resctrl::make(&resctrl::root_of_host()?, id, wanted)?;
-        self.saved.resctrl = Some(groups);
-        Ok(())
     }
 
     /// Opens the files by which a process joins these groups, in the same way as
@@ -326,7 +348,7 @@ impl Cgroup {
     }
 
     /// Returns a name for messages.
-    fn name(&self) -> String {
+    pub fn name(&self) -> String {
         match self.any_dir() {
             Some(dir) => format!("cgroup {}", dir.display()),
             None => "the container's cgroup, which it has not".into(),

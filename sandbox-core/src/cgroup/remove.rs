@@ -21,12 +21,17 @@ impl Cgroup {
     /// are about to end; then the error says how many are left. Parents stay,
     /// as with runc: they belong to the kubelet or the administrator.
     pub fn remove(&self) -> Result<()> {
+        self.remove_within(REMOVAL_TIMEOUT)
+    }
+
+    /// As [`Cgroup::remove`], but waits this long at most.
+    pub fn remove_within(&self, patience: Duration) -> Result<()> {
         if let Some(unit) = &self.saved.unit {
             systemd::stop(unit)?;
         }
         // Processes that are left there fall back to the class of all others.
         let shares = self.saved.resctrl.as_ref().map_or(Ok(()), |groups| groups.remove());
-        let deadline = Instant::now() + REMOVAL_TIMEOUT;
+        let deadline = Instant::now() + patience;
         let mut pause = Duration::from_micros(200);
         let mut left: Vec<&Path> = self.paths().collect();
         loop {
@@ -46,7 +51,7 @@ impl Cgroup {
             }
             let now = Instant::now();
             if now >= deadline {
-                return self.refused(&left);
+                return self.refused(&left, patience);
             }
             // Wait for an event if there is one: the exit of a listed process.
             // In its last moments a process is not listed any more.
@@ -60,13 +65,12 @@ impl Cgroup {
         }
     }
 
-    fn refused(&self, left: &[&Path]) -> Result<()> {
+    fn refused(&self, left: &[&Path], patience: Duration) -> Result<()> {
         let count = self.pids()?.len();
         let dirs: Vec<_> = left.iter().map(|d| d.display().to_string()).collect();
         Err(Error::internal(format!(
-            "rmdir {}: still busy after {} s, with {count} processes",
-            dirs.join(" "),
-            REMOVAL_TIMEOUT.as_secs()
+            "rmdir {}: still busy after {patience:?}, with {count} processes",
+            dirs.join(" ")
         )))
     }
 }

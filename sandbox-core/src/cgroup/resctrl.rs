@@ -53,6 +53,29 @@ fn elsewhere(mounts: &str) -> Option<PathBuf> {
     mounts.lines().find_map(place)
 }
 
+/// Returns the groups that [`make`] makes or finds.
+pub(super) fn plan(root: &Path, id: &str, wanted: &IntelRdt) -> Groups {
+    let class = class(root, id, wanted);
+    let mut groups = Groups::default();
+    if wanted.class.is_none() && !class.is_dir() {
+        groups.made.push(class.clone());
+    }
+    groups.joined.push(class.clone());
+    if wanted.monitoring {
+        groups.add_monitor(class.join("mon_groups").join(id));
+    }
+    groups
+}
+
+/// Returns the directory of the class that is wanted.
+fn class(root: &Path, id: &str, wanted: &IntelRdt) -> PathBuf {
+    match wanted.class.as_deref() {
+        Some("/") => root.to_owned(),
+        Some(name) => root.join(name),
+        None => root.join(id),
+    }
+}
+
 /// Makes or finds the groups of container `id` below `root`, and writes the schemata. An
 /// error leaves nothing behind.
 pub(super) fn make(root: &Path, id: &str, wanted: &IntelRdt) -> Result<Groups> {
@@ -74,11 +97,7 @@ pub(super) fn make(root: &Path, id: &str, wanted: &IntelRdt) -> Result<Groups> {
 
 fn make_all(root: &Path, id: &str, wanted: &IntelRdt, groups: &mut Groups) -> Result<()> {
     let named = wanted.class.as_deref();
-    let class = match named {
-        Some("/") => root.to_owned(),
-        Some(name) => root.join(name),
-        None => root.join(id),
-    };
+    let class = class(root, id, wanted);
     // Who names a class makes it and takes it away, unless the spec says what is in it.
     if named.is_some() && wanted.schemata.is_empty() && !class.is_dir() {
         return Err(Error::invalid(format!(
@@ -102,8 +121,7 @@ fn make_all(root: &Path, id: &str, wanted: &IntelRdt, groups: &mut Groups) -> Re
     if wanted.monitoring {
         let monitor = class.join("mon_groups").join(id);
         make_directory(&monitor)?;
-        groups.made.insert(0, monitor.clone());
-        groups.joined.push(monitor);
+        groups.add_monitor(monitor);
     }
     Ok(())
 }
@@ -170,6 +188,12 @@ fn has(line: &str, wanted: &str) -> bool {
 }
 
 impl Groups {
+    /// Adds the container's own group within its class, which is removed first.
+    fn add_monitor(&mut self, monitor: PathBuf) {
+        self.made.insert(0, monitor.clone());
+        self.joined.push(monitor);
+    }
+
     /// Opens the files by which a process joins: it writes "0" into each.
     pub(super) fn tasks(&self) -> Result<Vec<OwnedFd>> {
         let open = |group: &PathBuf| {
@@ -281,6 +305,23 @@ mod tests {
         monitored.remove().unwrap();
         assert!(!monitor.exists() && root.path().join("gold").exists());
         assert!(monitored.are_plain());
+    }
+
+    #[test]
+    fn what_is_planned_is_what_is_made() {
+        let root = root();
+        fs::create_dir(root.path().join("there")).unwrap();
+        for (id, class, monitoring) in [
+            ("c1", None, false),
+            ("there", None, false),
+            ("c2", Some("gold"), true),
+            ("c3", Some("/"), false),
+            ("c4", Some("/"), true),
+        ] {
+            let wanted = wanted(class, &[], monitoring);
+            let planned = plan(root.path(), id, &wanted);
+            assert_eq!(planned, make(root.path(), id, &wanted).unwrap(), "{id}");
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! Each call opens a connection and closes it again, so the shim keeps no
 //! descriptor through which a sandbox could reach systemd.
 
+use std::path::Path;
 use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -79,12 +80,21 @@ fn holder() -> std::io::Result<Child> {
 /// its own root need not be the hierarchy's.
 fn placed(bus: &mut Bus, unit: &Unit, hierarchies: &Hierarchies) -> Result<Cgroup> {
     let reported = bus.control_group(&unit.name)?;
-    let mut below = reported.trim_start_matches('/').into();
+    // A slice without processes may have no cgroup yet.
     if reported.is_empty() {
-        // A slice without processes may have no cgroup yet.
-        below = expand_slice(&unit.slice).unwrap_or_default().join(&unit.name);
+        return expected(unit, hierarchies);
     }
-    let mut cgroup = hierarchies.cgroup(|_| Ok(below.clone()))?;
+    at(Path::new(reported.trim_start_matches('/')), unit, hierarchies)
+}
+
+/// Returns the cgroup in which systemd puts the unit, where its own root is the hierarchy's.
+pub(super) fn expected(unit: &Unit, hierarchies: &Hierarchies) -> Result<Cgroup> {
+    let slice = expand_slice(&unit.slice).unwrap_or_default();
+    at(&slice.join(&unit.name), unit, hierarchies)
+}
+
+fn at(below: &Path, unit: &Unit, hierarchies: &Hierarchies) -> Result<Cgroup> {
+    let mut cgroup = hierarchies.cgroup(|_| Ok(below.to_owned()))?;
     cgroup.saved.unit = Some(unit.name.clone());
     Ok(cgroup)
 }

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use super::create::{Made, beside_caller, check_unused, make, make_dir};
 use super::hierarchy::Hierarchies;
 use super::path::{Driver, Place, place};
+use super::planned::{Planned, Way};
 use super::{Cgroup, SavedCgroup, file, resources};
 use crate::error::{Context, Result};
 use crate::spec::plan::Powerless;
@@ -21,15 +22,37 @@ use crate::spec::plan::Powerless;
 const DELEGATE: &str = "delegate a cgroup of version 2 to containerd's user (systemd's \
      Delegate=yes), and name one in there by linux.cgroupsPath, or leave that out";
 
-/// See [`Cgroup::create_where_delegated`].
-pub(super) fn create(
-    id: &str,
-    cgroups_path: &str,
-    driver: Driver,
+/// See [`Cgroup::plan_where_delegated`].
+pub(super) fn plan(id: &str, cgroups_path: &str, driver: Driver) -> Result<Planned> {
+    let place = place(id, cgroups_path, driver)?;
+    let none = |why: String| Planned::new(id, absent().saved, Way::WhereDelegated(Some(why)));
+    let hierarchies = match Hierarchies::of_host() {
+        Ok(hierarchies) => hierarchies,
+        Err(error) => return Ok(none(error.to_string())),
+    };
+    let cgroup = match place {
+        Place::Unit(_) => {
+            let why = "a unit of systemd, and the host's systemd serves its root alone";
+            return Ok(none(format!("{cgroups_path:?} names {why}")));
+        }
+        // Without a path, it is below the cgroup that was delegated.
+        Place::Absolute(below) if cgroups_path.is_empty() => beside_caller(hierarchies, &below)?,
+        Place::Absolute(below) => hierarchies.cgroup(|_| Ok(below.clone()))?,
+        Place::Relative(below) => beside_caller(hierarchies, &below)?,
+    };
+    Ok(Planned::new(id, cgroup.saved, Way::WhereDelegated(None)))
+}
+
+/// Makes a cgroup that was planned, where that is delegated; `why` says why it is planned
+/// nowhere.
+pub(super) fn make_planned(
+    planned: SavedCgroup,
+    why: Option<String>,
     wanted: &LinuxResources,
 ) -> Result<Cgroup> {
     let mut made = Made::default();
-    let (mut cgroup, why) = find(id, cgroups_path, driver, &mut made)?;
+    let (mut cgroup, refused) = make_some(planned, &mut made)?;
+    let why = why.or(refused);
     if !cgroup.is_absent() {
         check_unused(&cgroup, &made)?;
     }
@@ -51,27 +74,8 @@ pub(super) fn create(
 }
 
 /// Makes the directories that may be made. Also returns why another could not.
-fn find(
-    id: &str,
-    cgroups_path: &str,
-    driver: Driver,
-    made: &mut Made,
-) -> Result<(Cgroup, Option<String>)> {
-    let place = place(id, cgroups_path, driver)?;
-    let hierarchies = match Hierarchies::of_host() {
-        Ok(hierarchies) => hierarchies,
-        Err(error) => return Ok((absent(), Some(error.to_string()))),
-    };
-    let mut cgroup = match place {
-        Place::Unit(_) => {
-            let why = "a unit of systemd, and the host's systemd serves its root alone";
-            return Ok((absent(), Some(format!("{cgroups_path:?} names {why}"))));
-        }
-        // Without a path, it is below the cgroup that was delegated.
-        Place::Absolute(below) if cgroups_path.is_empty() => beside_caller(hierarchies, &below)?,
-        Place::Absolute(below) => hierarchies.cgroup(|_| Ok(below.clone()))?,
-        Place::Relative(below) => beside_caller(hierarchies, &below)?,
-    };
+fn make_some(planned: SavedCgroup, made: &mut Made) -> Result<(Cgroup, Option<String>)> {
+    let mut cgroup = Cgroup::of(planned);
     let (v2, mut why) = (cgroup.saved.v2, None);
     let mut dirs = Vec::new();
     for dir in std::mem::take(&mut cgroup.saved.dirs) {

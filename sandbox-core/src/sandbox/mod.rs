@@ -27,20 +27,21 @@ mod process;
 mod spawn;
 pub mod state;
 mod time_visit;
+mod unfinished;
 mod users;
 
 use std::collections::VecDeque;
 use std::io::ErrorKind;
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use rustix::io::Errno;
 use rustix::process::{Signal, WaitIdOptions, pidfd_send_signal, waitid};
 
-use crate::cgroup::{Cgroup, SavedCgroup};
+use crate::cgroup::Cgroup;
 use crate::control::donation::STARTED;
 use crate::control::encoding::Message;
 use crate::control::gofer::RootfsMount;
@@ -52,7 +53,7 @@ use crate::network::raw_sockets::RawSockets;
 use crate::spec::plan::{Mappings, Plan};
 use crate::types::{HostPid, IdPool, OVERFLOW_ID, Userns};
 
-pub use clean_up::{Claim, clean_up};
+pub use clean_up::{Claim, Finished, finish, leave_unfinished};
 use counters::Counters;
 pub use executable::Executable;
 use gofer_run::Gofer;
@@ -96,6 +97,8 @@ pub struct NewSandbox<'a> {
     pub address: &'a str,
     /// The root container's plan.
     pub plan: &'a Plan,
+    /// The sandbox's state, which is made first: [`StateDirectory::create`].
+    pub directory: &'a StateDirectory,
     /// The root container's cgroup, which boot joins.
     pub cgroup: &'a Cgroup,
     /// The number of CPUs that the sandbox is told it has.
@@ -177,8 +180,7 @@ impl Sandbox {
     /// is up: [`Sandbox::gofer`] may run while boot starts.
     ///
     /// # Errors
-    /// `Exists` if there is state of a sandbox with this ID. After an error,
-    /// nothing is left of the sandbox.
+    /// After an error, nothing is left of the sandbox but its directory.
     pub fn spawn(new: NewSandbox<'_>) -> Result<Sandbox> {
         spawn::spawn(new)
     }
@@ -486,28 +488,34 @@ impl Sandbox {
         opened.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::PERM))
     }
 
-    /// Records a container in the state, where the shim's `delete` command
-    /// finds it.
-    pub fn add_container(&self, id: &str, bundle: &Path, cgroup: SavedCgroup) -> Result<()> {
-        self.directory.add_container(id, bundle, cgroup)
-    }
-
-    /// Removes the record of a container.
-    pub fn remove_container(&self, id: &str) -> Result<()> {
-        self.directory.remove_container(id)
+    /// Returns its state on disk, in which all is on record that `delete` takes away.
+    pub fn directory(&self) -> &StateDirectory {
+        &self.directory
     }
 
     /// Kills the processes that are left, waits until the kernel has removed
     /// them, gives the ID range back and removes the state. Idempotent.
     pub fn tear_down(&self) -> Result<()> {
-        self.kill()?;
-        gofer_run::end(self);
-        self.collect(WaitIdOptions::empty())?;
-        drop(lock(&self.boot_mounts).take());
+        self.end()?;
         if let Some(link) = &self.id_range {
             users::release(link, &self.owner)?;
         }
         self.directory.remove()
+    }
+
+    /// Does as [`Sandbox::tear_down`] where something could not be removed: the state stays, and
+    /// a note for [`finish`].
+    pub fn leave_unfinished(&self) -> Result<()> {
+        leave_unfinished(&self.directory)?;
+        self.end()
+    }
+
+    fn end(&self) -> Result<()> {
+        self.kill()?;
+        gofer_run::end(self);
+        self.collect(WaitIdOptions::empty())?;
+        drop(lock(&self.boot_mounts).take());
+        Ok(())
     }
 }
 

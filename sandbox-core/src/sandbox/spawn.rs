@@ -1,12 +1,14 @@
 //! Makes boot, as the shim: from the plan of the root container to a process in
 //! its own namespaces. `child/boot.rs` holds the code that the clone runs.
 
+use std::cell::Cell;
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Mutex, OnceLock};
 
 use nix::sched::CloneFlags;
 use rustix::fs::{MemfdFlags, SealFlags};
+use rustix::io::Errno;
 use rustix::net::{Shutdown, shutdown};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::time::{ClockId, clock_gettime};
@@ -14,7 +16,7 @@ use rustix::time::{ClockId, clock_gettime};
 use super::child::boot::{BootEnds, ChildArgs, become_boot, open_fuse};
 use super::executable::Executable;
 use super::gofer_run::LaunchedGofer;
-use super::state::{Identity, State, StateDirectory};
+use super::state::{Identity, State};
 use super::time_visit::TimeVisit;
 use super::users::{self, IdRange, Spares};
 use super::{NewSandbox, PANIC_LOG_SIZE, Sandbox, UserNamespace, open_namespace};
@@ -33,7 +35,7 @@ use crate::types::HostPid;
 pub(super) fn spawn(new: NewSandbox<'_>) -> Result<Sandbox> {
     let executable = Executable::open(&new.config.palisade)?;
     let claim = Claim::make(&new)?;
-    let counters = claim.directory.make_counters()?;
+    let counters = new.directory.make_counters()?;
     let channels = Channels::make(new.config.user_log)?;
     let birth = birth(&new, &claim);
     let certificate =
@@ -50,7 +52,7 @@ pub(super) fn spawn(new: NewSandbox<'_>) -> Result<Sandbox> {
         now: clock_gettime(ClockId::Boottime).tv_sec,
     };
     let directory = cgroup.directory.as_ref().map(AsFd::as_fd);
-    let (boot, pidfd) = clone_boot(args, directory, &channels.boot, &claim)?;
+    let (boot, pidfd) = clone_boot(args, directory, &channels, &claim)?;
     let boot_process = KillOnDrop::new(pidfd);
     let_go_on(&new, boot, &claim, &channels)?;
     // Nothing here waits for the clone, which may be frozen with its cgroup.
@@ -62,11 +64,11 @@ pub(super) fn spawn(new: NewSandbox<'_>) -> Result<Sandbox> {
     let shim = Some(Identity::of_this_process()?);
     let address = new.address.to_owned();
     let state = State { id_range, own_id, shim, address, ..State::new(new.id, identity, original) };
-    claim.directory.write(&state)?;
+    new.directory.write(&state)?;
     let user_namespace = user_namespace(&claim);
     Ok(Sandbox {
-        owner: owner(&new),
-        directory: claim.keep(),
+        owner: claim.keep(),
+        directory: new.directory.clone(),
         counters,
         state_root: new.config.state_root.clone(),
         boot,
@@ -95,10 +97,8 @@ pub(super) fn spawn(new: NewSandbox<'_>) -> Result<Sandbox> {
     })
 }
 
-/// A new sandbox's state directory and ID range. Dropping it gives them back, unless
-/// they are kept.
+/// A new sandbox's ID range. Dropping it gives that back, unless it is kept.
 struct Claim {
-    directory: StateDirectory,
     range: Option<IdRange>,
     /// The IDs of a sandbox with a user namespace.
     ids: Option<Ids>,
@@ -120,10 +120,8 @@ struct Ids {
 
 impl Claim {
     fn make(new: &NewSandbox<'_>) -> Result<Self> {
-        let directory = StateDirectory::locate(&new.config.state_root, new.namespace, new.id)?;
-        directory.create()?;
-        let owner = owner(new);
-        let mut claim = Self { directory, range: None, ids: None, owner, kept: false };
+        let owner = format!("{}/{}", new.namespace, new.id);
+        let mut claim = Self { range: None, ids: None, owner, kept: false };
         if new.plan.container.user_namespace {
             claim.take_ids(new)?;
         }
@@ -172,9 +170,10 @@ impl Claim {
         self.range.as_ref().map(|range| range.link().to_owned())
     }
 
-    fn keep(mut self) -> StateDirectory {
+    /// Keeps it, and returns its owner.
+    fn keep(mut self) -> String {
         self.kept = true;
-        self.directory.clone()
+        std::mem::take(&mut self.owner)
     }
 }
 
@@ -186,12 +185,7 @@ impl Drop for Claim {
         if let Some(range) = &self.range {
             let _ = users::release(range.link(), &self.owner);
         }
-        let _ = self.directory.remove();
     }
-}
-
-fn owner(new: &NewSandbox<'_>) -> String {
-    format!("{}/{}", new.namespace, new.id)
 }
 
 /// The two ends of each channel.
@@ -205,7 +199,8 @@ struct ShimEnds {
     mounts: OwnedFd,
     start_sync: OwnedFd,
     log: OwnedFd,
-    go: OwnedFd,
+    /// Taken by the one who writes or closes it: the clone has a copy.
+    go: Cell<Option<OwnedFd>>,
     user_log: Option<OwnedFd>,
 }
 
@@ -227,7 +222,7 @@ impl Channels {
         }
         ask_for_processes(&control).context(|| "setsockopt SO_PASSCRED")?;
         Ok(Self {
-            shim: ShimEnds { control, mounts, start_sync, log, go, user_log },
+            shim: ShimEnds { control, mounts, start_sync, log, go: Some(go).into(), user_log },
             boot: BootEnds {
                 control: boot_control,
                 mounts: boot_mounts,
@@ -291,7 +286,7 @@ impl JoinCgroup {
 fn clone_boot(
     args: ChildArgs<'_>,
     cgroup: Option<BorrowedFd<'_>>,
-    ends: &BootEnds,
+    channels: &Channels,
     claim: &Claim,
 ) -> Result<(HostPid, OwnedFd)> {
     let host = &args.new.plan.host;
@@ -329,7 +324,11 @@ fn clone_boot(
     }
     match cloned.context(|| "clone3 of the sandbox process")? {
         Cloned::Parent { pid, pidfd } => Ok((HostPid(pid), pidfd)),
-        Cloned::Child => become_boot(args, ends, claim.mappings(), claim.own()),
+        Cloned::Child => {
+            // Only the shim's end is left then, so that its end is seen.
+            let go = channels.shim.go.take();
+            become_boot(args, &channels.boot, go, claim.mappings(), claim.own())
+        }
     }
 }
 
@@ -355,7 +354,8 @@ fn let_go_on(
         let reason = new.plan.host.no_user_namespace.as_deref().unwrap_or("the options say so");
         log::warn!("sandbox {} runs without a user namespace: {reason}", new.id);
     }
-    let gone_on = rustix::io::write(&channels.shim.go, b"!");
+    let go = channels.shim.go.take();
+    let gone_on = go.map_or(Err(Errno::BADF), |go| rustix::io::write(&go, b"!"));
     gone_on.map(drop).context(|| "let the sandbox process go on")
 }
 

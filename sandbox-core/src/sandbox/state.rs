@@ -1,9 +1,17 @@
 //! A sandbox's state on disk, for `delete` and for people, if the shim is gone:
 //! `<state root>/<namespace>/<sandbox>/`.
 //!
-//! `state.json` holds the facts that never change and is written once.
-//! `containers/<id>.json` exists as long as the container does. `counters` is what the shim counts
-//! (`counters.rs`).
+//! `state.json` holds the facts that never change and is written once. `counters` is what the
+//! shim counts (`counters.rs`). Each container has one file below `containers/`, so that whatever
+//! is made is on record before it is made, and until it is gone:
+//!
+//! | `<id>.` | the container |
+//! |---|---|
+//! | `new` | is being made: its cgroup may be there |
+//! | `json` | is made, up to its init |
+//! | `old` | is deleted, and its cgroup is there still: boot is in it, or it could not be removed |
+//!
+//! An ID range is on record by its link, which names its owner (`users.rs`).
 
 use std::fs::{self, DirBuilder, File};
 use std::io::{ErrorKind, Write};
@@ -94,6 +102,28 @@ pub struct ContainerState {
     pub cgroup: SavedCgroup,
 }
 
+/// The result of an attempt to lock a directory.
+enum Lock {
+    Taken(OwnedFd),
+    NoDirectory,
+    OfAnother,
+    /// Whoever held it before has removed the directory.
+    OfARemoved,
+}
+
+/// What the file of a container is called after its ID, as the table above says.
+const NEW: &str = "new";
+const RECORD: &str = "json";
+const OLD: &str = "old";
+
+impl ContainerState {
+    fn encode(bundle: &Path, cgroup: &SavedCgroup) -> Result<Vec<u8>> {
+        let (bundle, cgroup) = (bundle.to_owned(), cgroup.clone());
+        let state = ContainerState { version: VERSION, bundle, cgroup };
+        serde_json::to_vec(&state).context(|| "encode the state of a container")
+    }
+}
+
 impl Identity {
     /// Reads the identity from a pidfd.
     pub fn of(pid: HostPid, pidfd: impl AsFd) -> Result<Self> {
@@ -153,22 +183,39 @@ impl StateDirectory {
     /// Takes the lock of those who clean up. `None` if there is no directory. Waits two seconds
     /// at most, since containerd allows five for `delete`.
     pub fn lock(&self) -> Result<Option<OwnedFd>> {
-        let what = || format!("lock {}", self.0.display());
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         for _ in 0..100 {
-            let lock = match rustix::fs::open(&self.0, flags, Mode::empty()) {
-                Err(Errno::NOENT) => return Ok(None),
-                other => other.context(what)?,
-            };
-            match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-                Err(Errno::AGAIN) => std::thread::sleep(Duration::from_millis(20)),
-                Err(error) => return Err(error).context(what),
-                // Whoever held it before may have removed the directory.
-                Ok(()) if self.is_at(&lock) => return Ok(Some(lock)),
-                Ok(()) => {}
+            match self.take_lock()? {
+                Lock::Taken(lock) => return Ok(Some(lock)),
+                Lock::NoDirectory => return Ok(None),
+                Lock::OfAnother => std::thread::sleep(Duration::from_millis(20)),
+                Lock::OfARemoved => {}
             }
         }
-        Err(Error::internal(format!("{}: another process cleans up there", what())))
+        let path = self.0.display();
+        Err(Error::internal(format!("lock {path}: another process cleans up there")))
+    }
+
+    /// As [`StateDirectory::lock`], but does not wait: `None` as well if another process has it.
+    pub(super) fn try_lock(&self) -> Result<Option<OwnedFd>> {
+        match self.take_lock()? {
+            Lock::Taken(lock) => Ok(Some(lock)),
+            Lock::NoDirectory | Lock::OfAnother | Lock::OfARemoved => Ok(None),
+        }
+    }
+
+    fn take_lock(&self) -> Result<Lock> {
+        let what = || format!("lock {}", self.0.display());
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let lock = match rustix::fs::open(&self.0, flags, Mode::empty()) {
+            Err(Errno::NOENT) => return Ok(Lock::NoDirectory),
+            other => other.context(what)?,
+        };
+        match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Err(Errno::AGAIN) => Ok(Lock::OfAnother),
+            Err(error) => Err(error).context(what),
+            Ok(()) if self.is_at(&lock) => Ok(Lock::Taken(lock)),
+            Ok(()) => Ok(Lock::OfARemoved),
+        }
     }
 
     fn is_at(&self, lock: &OwnedFd) -> bool {
@@ -178,7 +225,8 @@ impl StateDirectory {
 
     /// Writes the immutable facts.
     pub fn write(&self, state: &State) -> Result<()> {
-        self.write_file("state.json", state)
+        let json = serde_json::to_vec(state).context(|| "encode state.json")?;
+        self.write_file("state.json", &json)
     }
 
     /// Reads the immutable facts. `None` if there are none.
@@ -203,21 +251,70 @@ impl StateDirectory {
         Counters::open(&self.0.join("counters"))
     }
 
-    /// Records a container.
-    pub fn add_container(&self, id: &str, bundle: &Path, cgroup: SavedCgroup) -> Result<()> {
-        let state = ContainerState { version: VERSION, bundle: bundle.to_owned(), cgroup };
-        self.write_file(&container_file(id), &state)
+    /// Writes down a container that is about to be made, with the cgroup that it will have. A
+    /// file that is torn, since this was cut off, stands for nothing that was made.
+    pub fn plan_container(&self, id: &str, bundle: &Path, cgroup: &SavedCgroup) -> Result<()> {
+        let path = self.0.join(container_file(id, NEW));
+        fs::write(&path, ContainerState::encode(bundle, cgroup)?)
+            .context(|| format!("write {}", path.display()))
     }
 
-    /// Removes the record of a container. Idempotent.
+    /// Writes down that its cgroup came to be another than planned.
+    pub fn correct_container(&self, id: &str, bundle: &Path, cgroup: &SavedCgroup) -> Result<()> {
+        self.write_file(&container_file(id, NEW), &ContainerState::encode(bundle, cgroup)?)
+    }
+
+    /// Records a container that was written down.
+    pub fn add_container(&self, id: &str) -> Result<()> {
+        let [from, to] = [NEW, RECORD].map(|stage| self.0.join(container_file(id, stage)));
+        fs::rename(&from, &to).context(|| format!("rename {} to {}", from.display(), to.display()))
+    }
+
+    /// Ends the record of a container that is deleted, but not that of its cgroup. Idempotent.
+    pub fn retire_container(&self, id: &str) -> Result<()> {
+        let [from, to] = [RECORD, OLD].map(|stage| self.0.join(container_file(id, stage)));
+        match fs::rename(&from, &to) {
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
+            other => other.context(|| format!("rename {} to {}", from.display(), to.display())),
+        }
+    }
+
+    /// Removes the record of a container whose cgroup is gone. Idempotent.
     pub fn remove_container(&self, id: &str) -> Result<()> {
-        let path = self.0.join(container_file(id));
+        self.remove_file(&container_file(id, RECORD))
+    }
+
+    /// Removes what was written down of a container that could not be made, once its cgroup is
+    /// gone. Idempotent.
+    pub fn forget_plan(&self, id: &str) -> Result<()> {
+        self.remove_file(&container_file(id, NEW))?;
+        self.remove_container(id)
+    }
+
+    fn remove_file(&self, name: &str) -> Result<()> {
+        let path = self.0.join(name);
         match fs::remove_file(&path) {
             Err(e) if e.kind() != ErrorKind::NotFound => {
                 Err(e).context(|| format!("remove {}", path.display()))
             }
             _ => Ok(()),
         }
+    }
+
+    /// Reads the cgroups of all containers, also of those that are being made, or deleted.
+    pub(super) fn cgroups(&self) -> Result<Vec<SavedCgroup>> {
+        let mut found = Vec::new();
+        for path in entries(&self.0.join("containers"))? {
+            let stage = path.extension().and_then(|stage| stage.to_str()).unwrap_or_default();
+            let state: Option<ContainerState> = match stage {
+                // Cut off before anything was made.
+                NEW => read_file(&path).unwrap_or_default(),
+                RECORD | OLD => read_file(&path)?,
+                _ => None,
+            };
+            found.extend(state.map(|state| state.cgroup));
+        }
+        Ok(found)
     }
 
     /// Reads the recorded containers, with their IDs, in no order. Leaves out what is removed
@@ -242,7 +339,7 @@ impl StateDirectory {
     pub fn container_ids(&self) -> Result<Vec<String>> {
         let paths = entries(&self.0.join("containers"))?;
         let id = |path: &PathBuf| {
-            let is_record = path.extension().is_some_and(|x| x == "json");
+            let is_record = path.extension().is_some_and(|stage| stage == RECORD);
             Some(path.file_stem().filter(|_| is_record)?.to_str()?.to_owned())
         };
         Ok(paths.iter().filter_map(id).collect())
@@ -253,7 +350,7 @@ impl StateDirectory {
     /// # Errors
     /// The error names a file that cannot be read, or is none of Palisade's.
     pub fn container(&self, id: &str) -> Result<Option<ContainerState>> {
-        read_file(&self.0.join(container_file(id)))
+        read_file(&self.0.join(container_file(id, RECORD)))
     }
 
     /// Returns its path.
@@ -275,13 +372,11 @@ impl StateDirectory {
         }
     }
 
-    fn write_file(&self, name: &str, state: &impl Serialize) -> Result<()> {
+    fn write_file(&self, name: &str, json: &[u8]) -> Result<()> {
         let path = self.0.join(name);
         let temporary = path.with_extension("tmp");
-        let json = serde_json::to_vec(state)
-            .map_err(|e| Error::internal(format!("encode {name}: {e}")))?;
         File::create(&temporary)
-            .and_then(|mut file| file.write_all(&json))
+            .and_then(|mut file| file.write_all(json))
             .and_then(|()| fs::rename(&temporary, &path))
             .context(|| format!("write {}", path.display()))
     }
@@ -325,8 +420,8 @@ fn entries(directory: &Path) -> Result<Vec<PathBuf>> {
     }
 }
 
-fn container_file(id: &str) -> String {
-    format!("containers/{id}.json")
+fn container_file(id: &str, stage: &str) -> String {
+    format!("containers/{id}.{stage}")
 }
 
 fn read_file<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {

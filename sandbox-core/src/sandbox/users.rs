@@ -219,6 +219,22 @@ pub fn release(link: &Path, owner: &str) -> Result<()> {
     Ok(())
 }
 
+/// Gives back all slices of an owner of whom nothing else is known, since its shim ended before
+/// it had recorded them. Goes through the links of all sandboxes.
+pub(super) fn release_all(state_root: &Path, owner: &str) -> Result<()> {
+    let directory = state_root.join("ranges");
+    let entries = match fs::read_dir(&directory) {
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
+        other => other.context(|| format!("read {}", directory.display()))?,
+    };
+    for link in entries.flatten().map(|entry| entry.path()) {
+        if fs::read_link(&link).is_ok_and(|to| to == Path::new(owner)) {
+            fs::remove_file(&link).context(|| format!("give back ID range {}", link.display()))?;
+        }
+    }
+    Ok(())
+}
+
 enum Attempt {
     First,
     AfterReclaim,
@@ -491,6 +507,21 @@ mod tests {
         let range = allocate(root.path(), 1, "ns/a").unwrap();
         release(range.link(), "ns/b").unwrap();
         assert!(range.link().is_symlink());
+    }
+
+    #[test]
+    fn all_that_an_owner_has_is_given_back_whatever_it_had_recorded() {
+        let root = tempfile::tempdir().unwrap();
+        release_all(root.path(), "ns/a").unwrap();
+        allocate(root.path(), 3, "ns/a").unwrap();
+        allocate(root.path(), 3, "ns/b").unwrap();
+        // It was killed between two of its links.
+        let torn = root.path().join("ranges/1000");
+        symlink("ns/a", torn).unwrap();
+        release_all(root.path(), "ns/a").unwrap();
+        let owners = fs::read_dir(root.path().join("ranges")).unwrap().flatten();
+        let owners: Vec<_> = owners.map(|link| fs::read_link(link.path()).unwrap()).collect();
+        assert_eq!(owners, [Path::new("ns/b"); 2]);
     }
 
     /// A slice in the middle that is taken leaves none of the others taken.

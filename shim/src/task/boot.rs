@@ -56,6 +56,8 @@ pub(crate) struct BootClient {
     facts: OnceLock<SandboxFacts>,
     /// The root container's cgroup, in which boot stays until its end.
     pub(crate) cgroup: Arc<Cgroup>,
+    /// The cgroups of deleted containers that were busy then.
+    left: Mutex<Vec<Arc<Cgroup>>>,
     /// A sandbox takes the mounts of one gofer at a time.
     gofers: tokio::sync::Mutex<()>,
     /// The reason why boot is gone, once it is.
@@ -95,6 +97,7 @@ impl BootClient {
             root: root.to_string(),
             facts: OnceLock::new(),
             cgroup,
+            left: Mutex::default(),
             gofers: tokio::sync::Mutex::default(),
             gone: watch::Sender::new(None),
             requests: Mutex::default(),
@@ -294,6 +297,19 @@ impl BootClient {
     /// Ends that.
     pub(super) fn forbid_raw_sockets(&self, id: &str) {
         lock(&self.raw_sockets_for).remove(id);
+    }
+
+    /// Leaves the cgroup of a container that is deleted for the sandbox's end, on disk as well.
+    pub(super) fn leave(&self, id: &str, cgroup: Arc<Cgroup>) {
+        if let Err(error) = self.sandbox.directory().retire_container(id) {
+            log::warn!("container {id}: {error}");
+        }
+        lock(&self.left).push(cgroup);
+    }
+
+    /// Takes what was left.
+    pub(super) fn take_left(&self) -> Vec<Arc<Cgroup>> {
+        std::mem::take(&mut lock(&self.left))
     }
 
     /// Takes a place among those who wait for a raw socket, if the container may have one.

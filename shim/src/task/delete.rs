@@ -71,11 +71,7 @@ pub(super) async fn delete_container(shim: &Arc<Shim>, id: &str) -> Result<Delet
     }
     let read = shim.table().container(id)?.init.io.read_to_end();
     read.await;
-    if boot.root != id
-        && let Err(error) = cgroup.remove()
-    {
-        log::warn!("container {id}: {error}");
-    }
+    teardown::take_cgroup_away(&boot, id, &cgroup);
     let keeps_busy = shim.table().container(id)?.keeps_busy;
     if keeps_busy && tokio::time::timeout(RELEASE_TIMEOUT, release(&boot)).await.is_err() {
         log::warn!("container {id}: its mounts are not gone {RELEASE_TIMEOUT:?} after its end");

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use sandbox_core::cgroup::Cgroup;
 use sandbox_core::control::message::{Done, Request};
+use sandbox_core::sandbox::state::StateDirectory;
 use sandbox_core::sandbox::{self, HeldMounts, NewSandbox, ReceivedFds};
 use sandbox_core::spec::plan::Powerless;
 use sandbox_core::types::Capacity;
@@ -55,9 +56,14 @@ async fn take_steps(
     rollback.joined = existing.cloned();
     // The gofer of another container than the first gets ready meanwhile.
     let gofer = existing.map(|boot| boot.launch_gofer()).transpose()?.flatten();
-    // First the cgroup: boot, or the init, starts in it.
+    // First the state, in which all is written down before it is made.
+    let state = match existing {
+        None => rollback.state.insert(make_state(shim, plan)?).clone(),
+        Some(boot) => boot.sandbox.directory().clone(),
+    };
+    // Then the cgroup: boot, or the init, starts in it.
     let span = step("make the cgroup");
-    let cgroup = rollback.cgroup.insert(make_cgroup(plan)?).clone();
+    let cgroup = rollback.cgroup.insert(make_cgroup(plan, &state)?).clone();
     drop(span);
     settle(shim, plan, &cgroup.powerless(&plan.plan.container)?)?;
     check_members(plan, &cgroup)?;
@@ -70,15 +76,16 @@ async fn take_steps(
     let (boot, prepared) = match existing {
         // The first container makes the sandbox, and is its root.
         None => {
-            let boot = &*rollback.made.insert(spawn_boot(shim, plan, &cgroup, capacity).await?);
-            let up = start_boot(shim, plan, boot, &cgroup);
+            let boot = spawn_boot(shim, plan, &state, &cgroup, capacity).await?;
+            let boot = &*rollback.made.insert(boot);
+            let up = start_boot(shim, plan, boot);
             let ((), prepared) = tokio::try_join!(up, prepare(shim, plan, boot, &cgroup))?;
             (boot, prepared)
         }
         // Any other joins it, and waits for its turn to receive its mounts.
         Some(boot) => {
             rollback.recorded = true;
-            add_container(boot, plan, &cgroup)?;
+            state.add_container(&plan.id)?;
             let _span = step("open mounts");
             let delivered = boot.deliver_mounts(&plan.plan, plan.rootfs.clone(), gofer);
             let (found, prepared) =
@@ -132,11 +139,13 @@ async fn make_alone(
     plan: &CreatePlan,
     rollback: &mut Rollback,
 ) -> Result<Arc<BootClient>> {
-    let cgroup = rollback.cgroup.insert(make_cgroup(plan)?).clone();
+    let state = rollback.state.insert(make_state(shim, plan)?).clone();
+    let cgroup = rollback.cgroup.insert(make_cgroup(plan, &state)?).clone();
     settle(shim, plan, &cgroup.powerless(&plan.plan.container)?)?;
     let capacity = cgroup.capacity(plan.capacity_policy())?;
-    let boot = rollback.made.insert(spawn_boot(shim, plan, &cgroup, capacity).await?);
-    start_boot(shim, plan, boot, &cgroup).await?;
+    let boot = spawn_boot(shim, plan, &state, &cgroup, capacity).await?;
+    let boot = rollback.made.insert(boot);
+    start_boot(shim, plan, boot).await?;
     boot.sandbox.move_net_devices(&plan.plan)?;
     ask_to_create(shim, plan, boot, CgroupsToJoin::default(), &Donated::default(), capacity)
         .await?;
@@ -144,16 +153,34 @@ async fn make_alone(
     Ok(boot.clone())
 }
 
-fn make_cgroup(plan: &CreatePlan) -> Result<Arc<Cgroup>> {
+/// Makes the state of a new sandbox, which also makes its ID unique.
+fn make_state(shim: &Shim, plan: &CreatePlan) -> Result<StateDirectory> {
+    let root = options::state_root();
+    let state = StateDirectory::locate(&root, &shim.namespace, &plan.id)?;
+    state.create()?;
+    Ok(state)
+}
+
+/// Makes the container's cgroup. If this process ends at any moment, its `delete` finds it.
+fn make_cgroup(plan: &CreatePlan, state: &StateDirectory) -> Result<Arc<Cgroup>> {
     let host = &plan.plan.host;
-    let (resources, properties) = (&host.resources, &host.unit_properties);
     let (driver, path) = (plan.driver(), &host.cgroups_path);
-    let mut cgroup = match rootless::of_this_process() {
-        None => Cgroup::create(&plan.id, path, driver, resources, properties),
-        Some(_) => Cgroup::create_where_delegated(&plan.id, path, driver, resources),
+    let mut planned = match rootless::of_this_process() {
+        None => Cgroup::plan(&plan.id, path, driver),
+        Some(_) => Cgroup::plan_where_delegated(&plan.id, path, driver),
     }?;
-    if let Some(rdt) = &host.intel_rdt
-        && let Err(error) = cgroup.add_resctrl(&plan.id, rdt)
+    if let Some(rdt) = &host.intel_rdt {
+        planned = planned.with_resctrl(rdt)?;
+    }
+    let bundle = Path::new(&plan.bundle);
+    // One that is there may be another container's, and is only taken if it is not.
+    let is_new = !planned.exists();
+    if is_new {
+        state.plan_container(&plan.id, bundle, planned.saved())?;
+    }
+    let cgroup = Cgroup::make(&planned, &host.resources, &host.unit_properties)?;
+    if (!is_new || cgroup.saved() != planned.saved())
+        && let Err(error) = state.correct_container(&plan.id, bundle, cgroup.saved())
     {
         if let Err(left) = cgroup.remove() {
             log::warn!("container {}: {left}", plan.id);
@@ -180,6 +207,7 @@ fn check_members(plan: &CreatePlan, cgroup: &Cgroup) -> Result<()> {
 async fn spawn_boot(
     shim: &Shim,
     plan: &CreatePlan,
+    state: &StateDirectory,
     cgroup: &Arc<Cgroup>,
     capacity: Capacity,
 ) -> Result<Arc<BootClient>> {
@@ -191,6 +219,7 @@ async fn spawn_boot(
         namespace: &shim.namespace,
         address: &shim.address,
         plan: &plan.plan,
+        directory: state,
         cgroup,
         cpus: capacity.cpus,
         memory: capacity.memory,
@@ -206,16 +235,11 @@ async fn spawn_boot(
 
 /// Waits until boot is up. At the same time a gofer opens the first container's
 /// mounts.
-async fn start_boot(
-    shim: &Arc<Shim>,
-    plan: &CreatePlan,
-    boot: &Arc<BootClient>,
-    cgroup: &Cgroup,
-) -> Result<()> {
+async fn start_boot(shim: &Arc<Shim>, plan: &CreatePlan, boot: &Arc<BootClient>) -> Result<()> {
     let _span = step("start the sandbox process and open mounts");
     boot.enter_namespaces(&plan.plan).await?;
     let gofer = boot.sandbox.gofer(&plan.plan, plan.rootfs.clone(), None)?;
-    add_container(boot, plan, cgroup)?;
+    boot.sandbox.directory().add_container(&plan.id)?;
     readable(boot.sandbox.start_sync()).await?;
     boot.sandbox.finish_start()?;
     readable(gofer.as_fd()).await?;
@@ -233,13 +257,6 @@ fn settle(shim: &Shim, plan: &CreatePlan, found: &[Powerless]) -> Result<()> {
     powerless::check(plan.options.on_powerless, found)?;
     powerless::tell(shim, &plan.id, found);
     Ok(())
-}
-
-/// Writes the container into the sandbox's state, where the shim's `delete` command
-/// finds it.
-fn add_container(boot: &BootClient, plan: &CreatePlan, cgroup: &Cgroup) -> Result<()> {
-    let bundle = Path::new(&plan.bundle);
-    Ok(boot.sandbox.add_container(&plan.id, bundle, cgroup.saved().clone())?)
 }
 
 /// What a container's init is made with.

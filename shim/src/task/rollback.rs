@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sandbox_core::cgroup::Cgroup;
+use sandbox_core::sandbox::{self, state::StateDirectory};
 
 use super::boot::BootClient;
 use super::create_plan::CreatePlan;
@@ -17,6 +18,8 @@ const POSTSTOP_TIMEOUT: Duration = Duration::from_secs(10);
 /// The things that a Create has made so far.
 #[derive(Default)]
 pub(super) struct Rollback {
+    /// The state of the sandbox that the Create was to make.
+    pub(super) state: Option<StateDirectory>,
     /// The container's cgroup.
     pub(super) cgroup: Option<Arc<Cgroup>>,
     /// The sandbox that the Create has made.
@@ -65,16 +68,30 @@ impl Rollback {
             // This removes the root container's cgroup as well.
             return teardown::tear_down(&boot).await;
         }
-        if let Some(boot) = self.joined.filter(|_| self.recorded) {
-            teardown::forget(shim, &boot, id).await;
+        if let Some(boot) = self.joined.as_ref().filter(|_| self.recorded) {
+            teardown::forget(shim, boot, id).await;
         }
-        if let Some(cgroup) = self.cgroup {
+        let removed = self.cgroup.as_ref().map_or(Ok(()), |cgroup| {
             // All processes in it are the container's: a boot that does not reply
             // may leave some.
             let killed = cgroup.kill_now();
-            if let Err(error) = cgroup.remove().and(killed) {
-                log::warn!("container {id}: {error}");
-            }
+            cgroup.remove().and(killed)
+        });
+        // What could not be removed stays on record.
+        let (gone, left) = (removed.is_ok(), self.cgroup);
+        warn(id, removed);
+        match (self.joined, self.state) {
+            (Some(boot), _) if gone => warn(id, boot.sandbox.directory().forget_plan(id)),
+            (Some(boot), _) => left.into_iter().for_each(|cgroup| boot.leave(id, cgroup)),
+            (None, Some(state)) if gone => warn(id, state.remove()),
+            (None, Some(state)) => warn(id, sandbox::leave_unfinished(&state)),
+            (None, None) => {}
         }
+    }
+}
+
+fn warn(id: &str, outcome: sandbox_core::Result<()>) {
+    if let Err(error) = outcome {
+        log::warn!("container {id}: {error}");
     }
 }

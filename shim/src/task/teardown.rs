@@ -4,7 +4,7 @@
 //! |---|---|
 //! | cancel | a Create whose client has gone, a StartSandbox that StopSandbox overtakes |
 //! | roll back | what a failed or cancelled Create had made (`rollback.rs`) |
-//! | forget | a container, in boot and in the sandbox's state |
+//! | forget | a container, in boot and in the shim; its record on disk goes after its cgroup |
 //! | tear down | a sandbox: boot, the root container's cgroup, the state |
 //! | shut down | the shim |
 //!
@@ -31,7 +31,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use sandbox_core::cgroup::Cgroup;
 use sandbox_core::control::message::Request;
+use sandbox_core::sandbox;
 use tokio::time::Instant;
 
 use super::boot::BootClient;
@@ -89,22 +91,38 @@ pub(super) async fn forget(shim: &Shim, boot: &BootClient, id: &str) {
         Ok(Err(error)) => log::debug!("container {id}: {error}"),
         Err(_) => log::warn!("container {id}: the sandbox does not reply"),
     }
-    remove_state(boot, id);
+    drop_rest(boot, id);
 }
 
 /// Makes boot forget a container that has ended, without a wait: boot keeps
 /// nothing of it that a client would have to wait for, or boot is frozen.
 pub(super) fn forget_ended(boot: &BootClient, id: &str) {
     boot.send(Request::Delete { container: id.to_string() });
-    remove_state(boot, id);
+    drop_rest(boot, id);
 }
 
-fn remove_state(boot: &BootClient, id: &str) {
+fn drop_rest(boot: &BootClient, id: &str) {
     boot.forget_agent(id);
     boot.take_viewed(id);
     boot.forbid_raw_sockets(id);
     boot.user_logs.forget(id);
-    if let Err(error) = boot.sandbox.remove_container(id) {
+}
+
+/// Takes away the cgroup of a container that boot has forgotten, and then its record on disk. The
+/// root's stays as long as boot is in it.
+pub(super) fn take_cgroup_away(boot: &BootClient, id: &str, cgroup: &Arc<Cgroup>) {
+    let state = boot.sandbox.directory();
+    let done = match boot.root == id {
+        true => state.retire_container(id),
+        false => match cgroup.remove() {
+            Ok(()) => state.remove_container(id),
+            Err(error) => {
+                boot.leave(id, cgroup.clone());
+                Err(error)
+            }
+        },
+    };
+    if let Err(error) = done {
         log::warn!("container {id}: {error}");
     }
 }
@@ -112,28 +130,59 @@ fn remove_state(boot: &BootClient, id: &str) {
 /// Tears a sandbox down: takes boot, the root container's cgroup and the sandbox's
 /// state away.
 pub(super) async fn tear_down(boot: &BootClient) {
+    if end_boot(boot).await {
+        take_rest_away(boot, Vec::new());
+    }
+}
+
+/// Kills boot. Returns whether it has ended.
+async fn end_boot(boot: &BootClient) -> bool {
     let root = &boot.root;
-    let warn = |what: &str, outcome: std::result::Result<(), sandbox_core::Error>| {
-        if let Err(error) = outcome {
-            log::warn!("{what} of sandbox {root}: {error}");
-        }
-    };
-    warn("the end", boot.sandbox.kill());
+    warn(boot, "the end", boot.sandbox.kill());
     if !ends(boot, THAW_AFTER).await {
         // On cgroup version 1, frozen processes do not die.
-        warn("thawing", boot.cgroup.thaw_if_there());
-        if !ends(boot, BOOT_EXIT_TIMEOUT).await {
-            // The state stays: `delete` finds the sandbox by it.
-            return log::error!("sandbox {root} does not end {BOOT_EXIT_TIMEOUT:?} after SIGKILL");
-        }
+        warn(boot, "thawing", boot.cgroup.thaw_if_there());
     }
+    let ended = ends(boot, BOOT_EXIT_TIMEOUT).await;
+    if !ended {
+        // The state stays: `delete` finds the sandbox by it.
+        log::error!("sandbox {root} does not end {BOOT_EXIT_TIMEOUT:?} after SIGKILL");
+        let directory = boot.sandbox.directory();
+        warn(boot, "a note of that", sandbox::leave_unfinished(directory));
+    }
+    ended
+}
+
+/// Takes away all that a sandbox has left: the cgroups of these containers, of deleted ones that
+/// were busy then, and of the root, and then the state, by which they are found.
+fn take_rest_away(boot: &BootClient, others: Vec<Arc<Cgroup>>) {
     if boot.sandbox.has_host_pids() {
-        warn("the end of the processes", boot.cgroup.kill_all());
+        warn(boot, "the end of the processes", boot.cgroup.kill_all());
     }
-    // The cgroup first: its directory shows whether something is left.
-    warn("removal of the cgroup", boot.cgroup.remove());
-    warn("the cgroup above", boot.sandbox.forbid_births(&boot.cgroup));
-    warn("removal of the state", boot.sandbox.tear_down());
+    let mut all_gone = true;
+    for cgroup in others.iter().chain(&boot.take_left()).chain([&boot.cgroup]) {
+        all_gone &= warn(boot, "removal of the cgroup", cgroup.remove());
+    }
+    warn(boot, "the cgroup above", boot.sandbox.forbid_births(&boot.cgroup));
+    if all_gone {
+        warn(boot, "removal of the state", boot.sandbox.tear_down());
+        return;
+    }
+    log::error!(
+        "sandbox {} is left for the next shim of this namespace, or for \
+         palisade doctor --fix-leftovers: its state is in {}",
+        boot.root,
+        boot.sandbox.directory().path().display()
+    );
+    warn(boot, "a note of that", boot.sandbox.leave_unfinished());
+}
+
+/// Logs a step that failed. Returns whether it succeeded.
+fn warn(boot: &BootClient, what: &str, outcome: sandbox_core::Result<()>) -> bool {
+    if let Err(error) = &outcome {
+        log::warn!("{what} of sandbox {}: {error}", boot.root);
+    }
+    outcome.is_ok()
 }
 
 /// Whether boot ends within a time.
@@ -241,11 +290,10 @@ async fn tear_down_all(shim: &Shim) {
         let others = table.containers().filter(|c| !c.is_root());
         (boot.clone(), others.map(|c| c.cgroup.clone()).collect::<Vec<_>>())
     };
-    tear_down(&boot).await;
-    // Once boot counts as ended, `listen` has reported all exits.
-    let _ = tokio::time::timeout(EXITS_TIMEOUT, boot.ended()).await;
-    for cgroup in cgroups {
-        let _ = cgroup.remove();
+    if end_boot(&boot).await {
+        // Once boot counts as ended, `listen` has reported all exits.
+        let _ = tokio::time::timeout(EXITS_TIMEOUT, boot.ended()).await;
+        take_rest_away(&boot, cgroups);
     }
 }
 

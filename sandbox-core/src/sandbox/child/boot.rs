@@ -51,10 +51,11 @@ pub(in crate::sandbox) struct BootEnds {
 pub(in crate::sandbox) fn become_boot(
     args: ChildArgs<'_>,
     ends: &BootEnds,
+    go_of_shim: Option<OwnedFd>,
     users: Option<&Mappings>,
     own: Option<u32>,
 ) -> ! {
-    let error = match prepare(args, ends, users, own) {
+    let error = match prepare(args, ends, go_of_shim, users, own) {
         Ok(command_line) => execute(args.executable, &command_line),
         Err(error) => error,
     };
@@ -73,11 +74,14 @@ fn execute(palisade: &Executable, args: &[CString]) -> Error {
 fn prepare(
     args: ChildArgs<'_>,
     ends: &BootEnds,
+    go_of_shim: Option<OwnedFd>,
     users: Option<&Mappings>,
     own: Option<u32>,
 ) -> Result<Vec<CString>> {
-    // The shim may die before it has written the maps.
+    // The shim may die before it has written the maps, or have died before this child asks for
+    // the signal: then there is nobody left who could let it go on.
     die_with_parent().context(|| "prctl PR_SET_PDEATHSIG")?;
+    drop(go_of_shim);
     // The gofer's must be the last one, and it may end before boot's execve.
     args.executable.leave_mount();
     // boot inherits no descriptor of the shim, whatever flags it was opened with.
