@@ -139,11 +139,12 @@ pub(super) async fn tear_down(boot: &BootClient) {
 async fn end_boot(boot: &BootClient) -> bool {
     let root = &boot.root;
     warn(boot, "the end", boot.sandbox.kill());
-    if !ends(boot, THAW_AFTER).await {
+    let mut ended = ends(boot, THAW_AFTER).await;
+    if !ended {
         // On cgroup version 1, frozen processes do not die.
         warn(boot, "thawing", boot.cgroup.thaw_if_there());
+        ended = ends(boot, BOOT_EXIT_TIMEOUT).await;
     }
-    let ended = ends(boot, BOOT_EXIT_TIMEOUT).await;
     if !ended {
         // The state stays: `delete` finds the sandbox by it.
         log::error!("sandbox {root} does not end {BOOT_EXIT_TIMEOUT:?} after SIGKILL");
