@@ -34,6 +34,7 @@
 //! | [`control`] | both ends of each channel | the caller | the socket that it is given | encodes, sends and receives; takes what comes from boot for hostile |
 //! | [`directories`] | the shim and the gofer | the caller | | makes the directories that processes share |
 //! | `spec::plan`, [`types`], [`cpu_set`], [`error`] | all | | plain data | only `Mappings` writes: the ID maps of a process |
+//! | `sys::heap` | the shim and boot, as their allocator | the caller | while a heap profile is taken, the table that it fills | its own stack, of which it copies words into the table |
 //! | [`sys`] | the caller | | what it is given | one system call each, by safe types; decides nothing |
 //!
 //! `ci/layers` holds what these rooms import: the host's (`spec`, `cgroup`, `network`,

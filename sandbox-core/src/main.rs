@@ -8,6 +8,11 @@ use sandbox_core::boot;
 use sandbox_core::control::donation::BootFlags;
 use sandbox_core::gofer;
 use sandbox_core::sys::descriptor::{adopt, cloexec_from};
+use sandbox_core::sys::heap;
+
+/// The system's allocator, into which `palisade debug heap-profile` looks.
+#[global_allocator]
+static ALLOCATOR: heap::Sampling = heap::Sampling;
 
 const USAGE: &str = "\
 palisade-sandbox: the sandbox process of the containerd runtime io.containerd.palisade.v1
@@ -19,6 +24,7 @@ containerd-shim-palisade-v1 starts this program:
   palisade-sandbox --version                                 prints the version";
 
 fn main() -> ExitCode {
+    heap::stack_begins_here();
     let args: Vec<OsString> = std::env::args_os().skip(1).collect();
     let given = |flag: &str| args.iter().any(|arg| arg == flag);
     if given("boot") {

@@ -40,13 +40,19 @@ mod user_log_option;
 use std::process::ExitCode;
 
 use containerd_shim::Flags;
+use sandbox_core::sys::heap;
 
 use crate::error::{Error, Result};
 
 /// The runtime's name in containerd's configuration.
 const RUNTIME: &str = "io.containerd.palisade.v1";
 
+/// The system's allocator, into which `palisade debug heap-profile` looks.
+#[global_allocator]
+static ALLOCATOR: heap::Sampling = heap::Sampling;
+
 fn main() -> ExitCode {
+    heap::stack_begins_here();
     sandbox_core::sys::confine::refuse_new_code();
     match run() {
         Ok(()) => ExitCode::SUCCESS,

@@ -3,6 +3,7 @@
 mod acting;
 mod doctor;
 mod documents;
+mod heap;
 mod list;
 mod looking;
 mod metrics;

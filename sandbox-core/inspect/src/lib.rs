@@ -9,6 +9,7 @@
 pub mod calls;
 mod copies;
 pub mod formats;
+pub mod heap;
 pub mod images;
 pub mod memory;
 pub mod mounts;

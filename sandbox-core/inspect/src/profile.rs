@@ -9,6 +9,7 @@ use anyhow::Result;
 use crate::images::Place;
 use crate::perf::{Outcome, Recording, Sampled, Seen, Trigger, Wanted, Watched};
 use crate::symbols::{Function, Symbols};
+use crate::unwind::{Memory, Registers};
 use crate::walk::Walker;
 
 /// The largest frequency, which costs every CPU that is busy some percent.
@@ -30,7 +31,7 @@ pub struct Who {
 pub struct Weight {
     /// How often it was seen.
     pub count: u64,
-    /// Nanoseconds.
+    /// Nanoseconds; of a heap profile, bytes.
     pub time: u64,
 }
 
@@ -112,6 +113,22 @@ pub fn cpu(
 }
 
 impl Gathered {
+    /// Learns what is to be known of a process, before it ends.
+    pub(crate) fn learn(&mut self, pid: i32) {
+        self.walker.learn(pid);
+        self.names.entry(pid).or_insert_with(|| crate::status::name(pid));
+    }
+
+    /// Returns the stack of a process whose registers and memory were copied.
+    pub(crate) fn copied(
+        &mut self,
+        pid: i32,
+        registers: Registers,
+        memory: &mut impl Memory,
+    ) -> Vec<Place> {
+        self.walker.copied(pid, registers, memory).user
+    }
+
     /// Adds a stack.
     pub(crate) fn add(
         &mut self,

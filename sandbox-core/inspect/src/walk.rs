@@ -61,6 +61,25 @@ impl Walker {
         self.places(pid, unwound)
     }
 
+    /// Learns what a process has mapped, before it ends.
+    pub(crate) fn learn(&mut self, pid: i32) {
+        self.images.place(pid, 0);
+    }
+
+    /// Walks a stack whose registers and memory were copied.
+    pub(crate) fn copied(
+        &mut self,
+        pid: i32,
+        registers: Registers,
+        memory: &mut impl Memory,
+    ) -> Walked {
+        let unwound = match self.images.place(pid, registers.ip) {
+            Some(_) => self.stacks.unwind(&self.images, pid, registers, memory),
+            None => Unwound::default(),
+        };
+        self.places(pid, unwound)
+    }
+
     fn places(&mut self, pid: i32, unwound: Unwound) -> Walked {
         let Unwound { frames, guessed, ends } = unwound;
         let mut user = Vec::with_capacity(frames.len());

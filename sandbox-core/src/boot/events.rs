@@ -183,6 +183,7 @@ impl Boot {
                 self.set_log_level(number, level);
                 Ok(())
             }
+            Request::HeapProfile { every } => self.heap_profile(number, every, fds),
         }
     }
 }

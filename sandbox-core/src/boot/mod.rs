@@ -9,6 +9,7 @@ mod delete;
 mod descriptors;
 mod events;
 mod exec;
+mod heap_profile;
 mod listener;
 mod logger;
 mod mounts_channel;

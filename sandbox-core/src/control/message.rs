@@ -6,7 +6,7 @@
 //! holds; the shim looks every string up in its own tables and uses none as a
 //! path.
 
-use std::num::NonZeroU8;
+use std::num::{NonZeroU8, NonZeroU32};
 
 use serde::{Deserialize, Serialize};
 
@@ -105,6 +105,13 @@ pub enum Request {
         /// The least important records that it logs.
         level: LogLevel,
     },
+    /// Switches the sampler of boot's allocator on or off (`sys::heap`).
+    ///
+    /// Descriptors: the table that it fills, if it is switched on.
+    HeapProfile {
+        /// One in so many bytes is sampled; `None` switches it off.
+        every: Option<NonZeroU32>,
+    },
 }
 
 /// How important a record of boot's log is.
@@ -147,6 +154,7 @@ impl Request {
             Self::Delete { .. } => "delete",
             Self::Update { .. } => "update",
             Self::SetLogLevel { .. } => "set-log-level",
+            Self::HeapProfile { .. } => "heap-profile",
         }
     }
 }

@@ -9,6 +9,7 @@ pub mod classic_bpf;
 pub mod clone;
 pub mod confine;
 pub mod descriptor;
+pub mod heap;
 pub mod kernel;
 pub mod let_go;
 pub mod loop_device;

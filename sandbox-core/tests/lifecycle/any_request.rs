@@ -4,6 +4,7 @@
 //! Without `PALISADE_FUZZ_SECONDS`, which `ci/fuzz` sets, a few hundred that are always the same.
 
 use std::fs;
+use std::num::NonZeroU32;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -113,6 +114,8 @@ fn honest(pod: &Pod) -> Vec<Vec<u8>> {
         Request::ListenerHandedOver { of: 3, refused: Some("no agent".into()) },
         Request::Update { container: Some(container.clone()), capacity: CAPACITY },
         Request::SetLogLevel { level: LogLevel::Trace },
+        Request::HeapProfile { every: NonZeroU32::new(4096) },
+        Request::HeapProfile { every: None },
         Request::Delete { container },
         Request::Delete { container: "other".into() },
     ];

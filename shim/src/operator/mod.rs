@@ -3,6 +3,7 @@
 
 mod events;
 mod exec_detached;
+mod heap_profile;
 mod inspect;
 mod service;
 mod set_log_level;

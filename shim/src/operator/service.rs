@@ -7,12 +7,14 @@ use async_trait::async_trait;
 use containerd_shim_protos::ttrpc::Result as TtrpcResult;
 use containerd_shim_protos::ttrpc::asynchronous::{ServerStreamSender, Service, TtrpcContext};
 use operator_api::operator::{
-    Event, EventsRequest, ExecDetachedRequest, ExecDetachedResponse, InspectRequest,
-    InspectResponse, SetLogLevelRequest, SetLogLevelResponse, Span, SpansRequest,
+    EndHeapProfileRequest, EndHeapProfileResponse, Event, EventsRequest, ExecDetachedRequest,
+    ExecDetachedResponse, HeapPart, HeapProfileRequest, InspectRequest, InspectResponse,
+    SetLogLevelRequest, SetLogLevelResponse, Span, SpansRequest,
 };
 use operator_api::operator_ttrpc::{Operator, create_operator};
 
-use super::{events, exec_detached, inspect, set_log_level, spans};
+use super::{events, exec_detached, heap_profile, inspect, set_log_level, spans};
+use crate::error::Error;
 use crate::task::{Shim, to_the_end};
 
 struct OperatorService(Arc<Shim>);
@@ -62,5 +64,25 @@ impl Operator for OperatorService {
         request: SetLogLevelRequest,
     ) -> TtrpcResult<SetLogLevelResponse> {
         to_the_end(&self.0, set_log_level::set_log_level(self.0.clone(), request)).await
+    }
+
+    async fn heap_profile(
+        &self,
+        _: &TtrpcContext,
+        request: HeapProfileRequest,
+        client: ServerStreamSender<HeapPart>,
+    ) -> TtrpcResult<()> {
+        Ok(heap_profile::heap_profile(self.0.clone(), request, client).await?)
+    }
+
+    async fn end_heap_profile(
+        &self,
+        _: &TtrpcContext,
+        _: EndHeapProfileRequest,
+    ) -> TtrpcResult<EndHeapProfileResponse> {
+        if !self.0.heap_profile.end() {
+            return Err(Error::state("no heap profile of this pod is being taken").into());
+        }
+        Ok(EndHeapProfileResponse::default())
     }
 }

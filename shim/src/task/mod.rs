@@ -9,14 +9,14 @@
 //! | [`lifecycle`] | a process's states and steps |
 //! | [`joining`] | the cgroups that a process joins |
 //! | [`boot`] | requests to boot |
-//! | [`changed_level`] | a level of the log that holds for a while |
+//! | [`changed_level`], [`one_heap_profile`] | a level of the log that holds for a while, a profile that is being taken |
 //! | [`create_plan`], [`pod`], [`container`] | things to be made, and things that exist |
 //! | [`table`], [`shim`] | the shim's state |
 //! | [`count`] | what `palisade metrics` shows of the shim |
 //! | [`oom`], [`exits`] | the end of a process, and the order of its events |
 //! | [`teardown`] | every ending |
 //! | [`let_go`], [`rest`] | the last closes of mounts, and memory that is no longer used |
-//! | [`listen`], [`relay`], [`log_level`] | boot's messages and log |
+//! | [`listen`], [`relay`], [`log_level`], [`heap_profile`] | boot's messages and log, and what it allocates |
 //! | [`powerless`], [`user_log`] | what a spec grants in vain, and what is refused |
 //! | [`exec_detached`] | an exec that no client deletes |
 //! | [`reservation`], [`rollback`], [`make`] | the parts of Create and StartSandbox |
@@ -37,6 +37,7 @@ mod delete;
 mod exec;
 mod exec_detached;
 mod exits;
+pub(crate) mod heap_profile;
 mod hooks;
 mod inspect;
 mod joining;
@@ -47,6 +48,7 @@ mod listen;
 pub(crate) mod log_level;
 mod make;
 mod metrics;
+mod one_heap_profile;
 mod oom;
 mod pause;
 mod pids;

@@ -9,6 +9,7 @@ use tokio::sync::watch;
 
 use super::boot::BootClient;
 use super::changed_level::ForAWhile;
+use super::one_heap_profile::OneHeapProfile;
 use super::table::Table;
 use crate::error::Result;
 use crate::events::Events;
@@ -35,6 +36,8 @@ pub(crate) struct Shim {
     pub(crate) requests: Tally,
     /// A log level that an operator has set.
     pub(super) log_level: ForAWhile,
+    /// A heap profile that is being taken.
+    pub(crate) heap_profile: OneHeapProfile,
     table: Mutex<Table>,
 }
 
@@ -66,6 +69,7 @@ impl Shim {
             pending_exits: watch::Sender::default(),
             requests: Tally::default(),
             log_level: ForAWhile::default(),
+            heap_profile: OneHeapProfile::default(),
             table: Mutex::default(),
         })
     }

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use inferno::flamegraph::{self, Options};
 
-use super::{Measure, folded};
+use super::{Measure, Unit, folded};
 use crate::profile::Profile;
 
 /// Returns the picture.
@@ -17,8 +17,11 @@ pub fn flame(
 ) -> Result<Vec<u8>> {
     let mut options = Options::default();
     options.title = measure.title.to_owned();
-    options.count_name = "µs".to_owned();
-    let text = folded(profile, container);
+    options.count_name = match measure.unit {
+        Unit::Nanoseconds => "µs".to_owned(),
+        Unit::Bytes => "bytes".to_owned(),
+    };
+    let text = folded(profile, measure, container);
     let mut picture = Vec::new();
     flamegraph::from_lines(&mut options, text.lines(), &mut picture)
         .context("draw a flame graph: the profile has no stack")?;

@@ -1,15 +1,20 @@
 //! One line for each stack: the frames from the outermost to the innermost, with semicolons
 //! between, and a number. What flamegraph.pl, inferno and speedscope read.
 
+use super::{Measure, Unit};
 use crate::profile::{Line, Profile};
 
 /// Returns the lines. A stack begins with the container and the thread, whose names `container`
-/// tells by index; the number is of microseconds.
-pub fn folded(profile: &Profile, container: impl Fn(usize) -> String) -> String {
+/// tells by index; the number is of microseconds or of bytes.
+pub fn folded(profile: &Profile, measure: Measure, container: impl Fn(usize) -> String) -> String {
+    let number = |weight: u64| match measure.unit {
+        Unit::Nanoseconds => weight.div_ceil(1000),
+        Unit::Bytes => weight,
+    };
     let mut text = String::new();
     for line in &profile.lines {
         text += &frames(line, &container).join(";");
-        text += &format!(" {}\n", line.weight.time.div_ceil(1000));
+        text += &format!(" {}\n", number(line.weight.time));
     }
     text
 }

@@ -8,13 +8,24 @@ pub use flame::flame;
 pub use folded::folded;
 pub use pprof::pprof;
 
+/// What a weight is measured in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unit {
+    /// Time.
+    Nanoseconds,
+    /// Memory.
+    Bytes,
+}
+
 /// What a profile measures, as it is written.
 #[derive(Clone, Copy, Debug)]
 pub struct Measure {
     /// What is counted, as in `samples`.
     pub counted: &'static str,
-    /// What the time is, as in `cpu`.
+    /// What the time or the memory is, as in `cpu`.
     pub time: &'static str,
+    /// What it is measured in.
+    pub unit: Unit,
     /// What a picture is called.
     pub title: &'static str,
 }

@@ -2,14 +2,14 @@
 
 use std::collections::HashMap;
 use std::io::Write;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use prost::Message;
 
-use super::Measure;
+use super::{Measure, Unit};
 use crate::profile::Profile;
 use crate::symbols::Function as Named;
 
@@ -114,15 +114,15 @@ struct Tables {
     mappings: HashMap<String, u64>,
 }
 
-/// Returns the profile, compressed by gzip. `period` is the time that one sample stands for, if
-/// that is the same for all.
+/// Returns the profile, compressed by gzip. `period` is what one sample stands for, if that is the
+/// same for all.
 ///
 /// # Errors
 /// Does not fail: the error is that of a writer.
 pub fn pprof(
     profile: &Profile,
     measure: Measure,
-    period: Option<Duration>,
+    period: Option<u64>,
     container: impl Fn(usize) -> String,
 ) -> Result<Vec<u8>> {
     let mut tables = Tables {
@@ -135,7 +135,11 @@ pub fn pprof(
     // The first text is empty.
     tables.string("");
     let counts = tables.value_type(measure.counted, "count");
-    let times = tables.value_type(measure.time, "nanoseconds");
+    let unit = match measure.unit {
+        Unit::Nanoseconds => "nanoseconds",
+        Unit::Bytes => "bytes",
+    };
+    let times = tables.value_type(measure.time, unit);
     tables.proto.sample_types = vec![counts, times.clone()];
     for line in &profile.lines {
         let locations = line.stack.iter().map(|function| tables.location(function)).collect();
@@ -157,7 +161,7 @@ pub fn pprof(
     tables.proto.duration = signed(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX));
     if let Some(period) = period {
         tables.proto.period_type = Some(times);
-        tables.proto.period = signed(u64::try_from(period.as_nanos()).unwrap_or(u64::MAX));
+        tables.proto.period = signed(period);
     }
     let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
     encoder.write_all(&tables.proto.encode_to_vec())?;

@@ -1,5 +1,6 @@
 //! `palisade debug`: looks inside the processes of a pod, from the host.
 
+mod heap_profile;
 mod log_level;
 mod memory;
 mod output;
@@ -35,6 +36,8 @@ pub(crate) enum Debug {
     BlockProfile(profile::BlockProfile),
     /// Shows for which locks the threads of a pod wait
     MutexProfile(profile::MutexProfile),
+    /// Shows what the shim and the sandbox process of a pod allocate and hold, by call site
+    HeapProfile(heap_profile::HeapProfile),
     /// Records what the threads of a pod do, for ui.perfetto.dev
     Trace(trace::Trace),
 }
@@ -42,7 +45,13 @@ pub(crate) enum Debug {
 impl Debug {
     /// Whether the verb writes a profile, which has forms of its own.
     pub(crate) fn is_profile(&self) -> bool {
-        matches!(self, Self::CpuProfile(_) | Self::BlockProfile(_) | Self::MutexProfile(_))
+        matches!(
+            self,
+            Self::CpuProfile(_)
+                | Self::BlockProfile(_)
+                | Self::MutexProfile(_)
+                | Self::HeapProfile(_)
+        )
     }
 }
 
@@ -62,6 +71,7 @@ pub(crate) async fn debug(common: &Common, verb: &Debug) -> Result<ExitCode> {
         Debug::CpuProfile(flags) => profile::cpu(common, flags).await,
         Debug::BlockProfile(flags) => profile::block(common, flags).await,
         Debug::MutexProfile(flags) => profile::mutex(common, flags).await,
+        Debug::HeapProfile(flags) => heap_profile::heap_profile(common, flags).await,
         Debug::Trace(flags) => trace::trace(common, flags).await,
     }
 }

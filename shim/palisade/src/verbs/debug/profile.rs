@@ -3,6 +3,7 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -11,7 +12,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::Args;
-use sandbox_inspect::formats::{self, Measure};
+use sandbox_inspect::formats::{self, Measure, Unit};
 use sandbox_inspect::perf::{End, Watched};
 use sandbox_inspect::profile::{self, Profile};
 use serde::Serialize;
@@ -33,17 +34,24 @@ const ROWS: usize = 30;
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Flags {
     #[command(flatten)]
-    target: Target,
+    pub(super) target: Target,
     /// How long
     #[arg(long, short, default_value = "10s", value_parser = values::duration)]
-    duration: Duration,
+    pub(super) duration: Duration,
     /// The file to write. Its form is that of --format, or of its name: .svg, .folded, and pprof's
     /// otherwise. Without it, a table or what --format says is printed
     #[arg(long, short)]
-    output: Option<PathBuf>,
+    pub(super) output: Option<PathBuf>,
     /// Writes over a file that exists
     #[arg(long)]
     force: bool,
+}
+
+impl Flags {
+    /// Makes the file to write, if one is named.
+    pub(super) fn create_output(&self) -> Result<Option<(Output, File)>> {
+        self.output.as_deref().map(|path| Output::create(path, self.force)).transpose()
+    }
 }
 
 /// Flags of `palisade debug cpu-profile`.
@@ -108,9 +116,10 @@ struct Stack {
 
 /// Profiles the use of CPUs.
 pub(crate) async fn cpu(common: &Common, verb: &CpuProfile) -> Result<ExitCode> {
-    let measure = Measure { counted: "samples", time: "cpu", title: "CPU time" };
+    let measure =
+        Measure { counted: "samples", time: "cpu", unit: Unit::Nanoseconds, title: "CPU time" };
     let frequency = verb.frequency;
-    let period = Duration::from_secs(1) / u32::try_from(frequency).unwrap_or(1);
+    let period = 1_000_000_000 / frequency;
     let take = move |containers: &[Watched], duration, stop: &_| {
         profile::cpu(containers, frequency, duration, stop)
     };
@@ -119,7 +128,12 @@ pub(crate) async fn cpu(common: &Common, verb: &CpuProfile) -> Result<ExitCode> 
 
 /// Profiles waits of all kinds.
 pub(crate) async fn block(common: &Common, verb: &BlockProfile) -> Result<ExitCode> {
-    let measure = Measure { counted: "waits", time: "off_cpu", title: "Time off the CPU" };
+    let measure = Measure {
+        counted: "waits",
+        time: "off_cpu",
+        unit: Unit::Nanoseconds,
+        title: "Time off the CPU",
+    };
     let take = |containers: &[Watched], duration, stop: &_| {
         sandbox_inspect::waits::block(containers, duration, stop)
     };
@@ -128,7 +142,12 @@ pub(crate) async fn block(common: &Common, verb: &BlockProfile) -> Result<ExitCo
 
 /// Profiles waits for locks.
 pub(crate) async fn mutex(common: &Common, verb: &MutexProfile) -> Result<ExitCode> {
-    let measure = Measure { counted: "waits", time: "contended", title: "Time in contended locks" };
+    let measure = Measure {
+        counted: "waits",
+        time: "contended",
+        unit: Unit::Nanoseconds,
+        title: "Time in contended locks",
+    };
     let take = |containers: &[Watched], duration, stop: &_| {
         sandbox_inspect::waits::mutex(containers, duration, stop)
     };
@@ -140,46 +159,57 @@ async fn write(
     common: &Common,
     flags: &Flags,
     measure: Measure,
-    period: Option<Duration>,
+    period: Option<u64>,
     take: impl FnOnce(&[Watched], Duration, &AtomicBool) -> Result<Profile> + Send + 'static,
 ) -> Result<ExitCode> {
-    let form = form(common.named, flags.output.as_deref());
-    if form == Named::Pprof && flags.output.is_none() && std::io::stdout().is_terminal() {
-        let why = "--format pprof: not to a terminal; name a file with -o".to_owned();
-        return Err(Failure::Failed(why).into());
-    }
+    let form = form(common.named, flags)?;
     let node = Node::of(common)?;
     let selected = select::find(&node, &flags.target.id)?;
     let (names, watched) = containers(selected)?;
-    let output = flags.output.as_deref().map(|path| Output::create(path, flags.force));
-    let output = output.transpose()?;
+    let output = flags.create_output()?;
     let duration = flags.duration;
     let profile = until_stopped(move |stop| take(&watched, duration, stop)).await?;
     let name = |index: usize| names.get(index).cloned().unwrap_or_default();
     let text = match form {
         Named::Pprof => formats::pprof(&profile, measure, period, name)?,
-        Named::Folded => formats::folded(&profile, name).into_bytes(),
+        Named::Folded => formats::folded(&profile, measure, name).into_bytes(),
         Named::Svg => formats::flame(&profile, measure, name)?,
         Named::Json => serde_json::to_vec_pretty(&document(&profile, name))?,
         Named::Table => table(&profile, measure).into_bytes(),
     };
-    match output {
-        Some((output, mut file)) => {
-            let path = flags.output.clone().unwrap_or_default();
-            file.write_all(&text).with_context(|| format!("write {}", path.display()))?;
-            output.keep();
-            let (count, took) = (profile.total().count, profile.outcome.took.as_secs_f64());
-            let what = measure.counted;
-            show::line(&format!("{}: {count} {what} in {took:.1} s", path.display()))?;
-        }
-        None => show::raw(&text)?,
-    }
+    print(flags, output, &text, &profile, measure)?;
     warn(&profile, measure);
     Ok(ExitCode::SUCCESS)
 }
 
+/// Writes a profile to the file that was named, or prints it.
+pub(super) fn print(
+    flags: &Flags,
+    output: Option<(Output, File)>,
+    text: &[u8],
+    profile: &Profile,
+    measure: Measure,
+) -> Result<()> {
+    let Some((output, mut file)) = output else { return show::raw(text) };
+    let path = flags.output.clone().unwrap_or_default();
+    file.write_all(text).with_context(|| format!("write {}", path.display()))?;
+    output.keep();
+    let (count, took) = (profile.total().count, profile.outcome.took.as_secs_f64());
+    let what = measure.counted;
+    show::line(&format!("{}: {count} {what} in {took:.1} s", path.display()))
+}
+
 /// Returns the form in which to write.
-fn form(named: Named, output: Option<&Path>) -> Named {
+pub(super) fn form(named: Named, flags: &Flags) -> Result<Named> {
+    let form = form_of(named, flags.output.as_deref());
+    if form == Named::Pprof && flags.output.is_none() && std::io::stdout().is_terminal() {
+        let why = "--format pprof: not to a terminal; name a file with -o".to_owned();
+        return Err(Failure::Failed(why).into());
+    }
+    Ok(form)
+}
+
+fn form_of(named: Named, output: Option<&Path>) -> Named {
     let by_name = |path: &Path| match path.extension().and_then(|end| end.to_str()) {
         Some("svg") => Named::Svg,
         Some("folded" | "txt") => Named::Folded,
