@@ -51,6 +51,8 @@ fn kill_daemon(daemon: &Containerd, world: &World) {
     world.begin_outage();
     daemon.kill();
     daemon.launch();
+    // CRI takes a little longer, and refuses requests until then.
+    daemon.prepare_cri();
     world.end_outage();
 }
 
