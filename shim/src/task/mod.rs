@@ -18,7 +18,7 @@
 //! | [`let_go`], [`rest`] | the last closes of mounts, and memory that is no longer used |
 //! | [`listen`], [`relay`], [`log_level`], [`heap_profile`] | boot's messages and log, and what it allocates |
 //! | [`powerless`], [`user_log`] | what a spec grants in vain, and what is refused |
-//! | [`exec_detached`] | an exec that no client deletes |
+//! | [`exec_detached`](mod@exec_detached) | an exec that no client deletes |
 //! | [`reservation`], [`rollback`], [`make`] | the parts of Create and StartSandbox |
 //!
 //! A file uses those above it in this table, and the requests use all of them.
