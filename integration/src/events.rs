@@ -1,7 +1,7 @@
 //! containerd's events, as a subscriber receives them.
 
-use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::path::Path;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::Duration;
 
 use containerd_client::events::*;
@@ -13,7 +13,7 @@ use prost::Message;
 use tokio::task::JoinHandle;
 
 use crate::containerd::Containerd;
-use crate::wait::{self, deadline};
+use crate::wait::deadline;
 
 /// An event of a task. Its fields are the container's ID, then the details.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,17 +69,18 @@ impl Subscriber {
         Self::of_namespace(containerd, "k8s.io")
     }
 
-    /// Subscribes, and publishes events of our own until one arrives:
-    /// containerd sends nothing before there is an event.
     fn of_namespace(containerd: &Containerd, namespace: &str) -> Subscriber {
         let (sender, received) = channel();
-        let subscription = subscribe(containerd.address(), namespace.to_owned(), sender);
-        let subscriber = Subscriber { received, stream: containerd.spawn(subscription) };
-        wait::until("the subscription is in force", || {
-            containerd.publish(namespace, GREETING);
-            subscriber.received.try_recv().ok()
+        let (in_force, is_in_force) = channel();
+        let (address, namespace) = (containerd.address(), namespace.to_owned());
+        let stream = containerd.spawn(async move {
+            let ready = || _ = in_force.send(());
+            // It ends with the subscriber.
+            let take = |event| _ = sender.send(event);
+            stream(&address, &namespace, ready, take).await;
         });
-        subscriber
+        is_in_force.recv_timeout(deadline()).expect("the subscription is in force");
+        Subscriber { received, stream }
     }
 
     /// Returns the next event.
@@ -118,31 +119,8 @@ const GREETING: &str = "/palisade-test/greeting";
 const POWERLESS: &str = "/palisade/powerless";
 const REFUSED: &str = "/palisade/refused";
 
-/// Forwards events. The first of our own is forwarded as an event that is
-/// ignored.
-async fn subscribe(address: PathBuf, namespace: String, to: Sender<TaskEvent>) {
-    let filters = vec![format!("namespace=={namespace}")];
-    let client = Client::from_path(address).await.expect("connect to containerd");
-    let subscribed = client.events().subscribe(SubscribeRequest { filters }).await;
-    let mut stream = subscribed.expect("subscribe to events").into_inner();
-    let mut greeted = false;
-    while let Ok(Some(envelope)) = stream.message().await {
-        let event = match envelope.topic.as_str() {
-            GREETING if greeted => continue,
-            GREETING => TaskEvent::Resumed(String::new()),
-            topic if topic.starts_with("/tasks/") => decode(&envelope),
-            POWERLESS | REFUSED => decode(&envelope),
-            _ => continue,
-        };
-        greeted = true;
-        if to.send(event).is_err() {
-            break;
-        }
-    }
-}
-
-/// Passes the task events of a namespace on until the daemon ends. Calls `ready` once the
-/// subscription is in force.
+/// Passes the events of a namespace on until the daemon ends. Calls `ready` once the subscription
+/// is in force.
 pub async fn stream(
     address: &Path,
     namespace: &str,
@@ -161,34 +139,27 @@ pub async fn stream(
     ready();
     let mut stream = subscribed.into_inner();
     while let Ok(Some(envelope)) = stream.message().await {
-        if envelope.topic.starts_with("/tasks/") {
-            take(decode(&envelope));
+        match envelope.topic.as_str() {
+            topic if topic.starts_with("/tasks/") => take(decode(&envelope)),
+            POWERLESS | REFUSED => take(decode(&envelope)),
+            _ => {}
         }
     }
 }
 
 /// Publishes events of our own, until that fails.
 async fn greet(client: &Client, namespace: &str) {
-    while client.events().publish(greeting(namespace, GREETING)).await.is_ok() {
+    while client.events().publish(greeting(namespace)).await.is_ok() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
 
-fn greeting(namespace: &str, topic: &str) -> Request<PublishRequest> {
+fn greeting(namespace: &str) -> Request<PublishRequest> {
     let event = Some(to_any(&TaskPaused::default()));
-    let mut request = Request::new(PublishRequest { topic: topic.to_owned(), event });
+    let mut request = Request::new(PublishRequest { topic: GREETING.to_owned(), event });
     let namespace = namespace.parse().expect("an ASCII name");
     request.metadata_mut().insert("containerd-namespace", namespace);
     request
-}
-
-impl Containerd {
-    fn publish(&self, namespace: &str, topic: &str) {
-        let request = greeting(namespace, topic);
-        let published =
-            self.block_on(async { self.connect().await.events().publish(request).await });
-        published.expect("publish an event");
-    }
 }
 
 fn decode(envelope: &Envelope) -> TaskEvent {
