@@ -7,22 +7,28 @@ const BOOT: &str = "palisade-sandbox";
 
 /// Returns the shim above a process of a container.
 pub fn shim_of(pid: i32) -> i32 {
-    let mut ancestor = pid;
-    loop {
-        let process = host::process(ancestor).expect("an ancestor of a running process");
-        if process.args.first().is_some_and(|name| name.contains("containerd-shim")) {
-            return ancestor;
-        }
-        assert!(process.parent > 1, "no shim above process {pid}");
-        ancestor = process.parent;
+    shim_above(pid).unwrap_or_else(|| panic!("no shim above process {pid}")).pid
+}
+
+/// Returns the shim above a process, while there is one.
+pub fn shim_above(pid: i32) -> Option<HostProcess> {
+    let mut process = host::process(pid)?;
+    while !process.args.first().is_some_and(|name| name.contains("containerd-shim")) {
+        process = host::process(process.parent).filter(|parent| parent.pid > 1)?;
     }
+    Some(process)
 }
 
 /// Returns the boot that a shim started.
 pub fn boot_of(shim: i32) -> HostProcess {
-    let children = host::children(shim);
-    let boot = children.iter().find(|child| child.args.first().is_some_and(|name| name == BOOT));
-    boot.cloned().unwrap_or_else(|| panic!("no {BOOT} among the children of {shim}: {children:?}"))
+    let first = sandboxes_of(shim).into_iter().next();
+    first.unwrap_or_else(|| panic!("no {BOOT} among the children of {shim}"))
+}
+
+/// Returns the processes that a shim has for its pod: boot, and the gofer while there is one.
+pub fn sandboxes_of(shim: i32) -> Vec<HostProcess> {
+    let is_ours = |child: &HostProcess| child.args.first().is_some_and(|name| name == BOOT);
+    host::children(shim).into_iter().filter(is_ours).collect()
 }
 
 /// Returns the value of a flag `--name=value` of boot's command line.

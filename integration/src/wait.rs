@@ -25,14 +25,22 @@ pub fn patience(seconds: u32) -> Duration {
 }
 
 /// Calls `look` until it returns something.
-pub fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let give_up_at = Instant::now() + deadline();
+pub fn until<T>(what: &str, look: impl FnMut() -> Option<T>) -> T {
+    let found = try_until(deadline(), look);
+    found.unwrap_or_else(|| panic!("waited {:?} in vain for: {what}", deadline()))
+}
+
+/// Calls `look` until it returns something, for so long.
+pub fn try_until<T>(patience: Duration, mut look: impl FnMut() -> Option<T>) -> Option<T> {
+    let give_up_at = Instant::now() + patience;
     let mut pause = Duration::from_millis(1);
     loop {
         if let Some(found) = look() {
-            return found;
+            return Some(found);
         }
-        assert!(Instant::now() < give_up_at, "waited {:?} in vain for: {what}", deadline());
+        if Instant::now() >= give_up_at {
+            return None;
+        }
         std::thread::sleep(pause);
         pause = (pause * 2).min(Duration::from_millis(50));
     }

@@ -311,9 +311,7 @@ impl Container<'_> {
     }
 
     pub(crate) fn exec(&mut self, chance: &mut Rng) {
-        let (code, lines) = (chance.u8(..), [0, 3, 3000][chance.usize(..3)]);
-        let script =
-            if lines == 0 { format!("exit {code}") } else { format!("seq 1 {lines}; exit {code}") };
+        let (script, code, lines) = counting(chance);
         self.exec_of(&script, code.into(), lines);
     }
 
@@ -544,23 +542,21 @@ impl Container<'_> {
     }
 }
 
+/// A line of shell that prints the numbers up to one and ends with a code, both of which chance
+/// chooses.
+pub fn counting(chance: &mut Rng) -> (String, u8, u32) {
+    let (code, lines) = (chance.u8(..), [0, 3, 3000][chance.usize(..3)]);
+    (format!("seq 1 {lines}; exit {code}"), code, lines)
+}
+
 /// What `seq` prints.
-fn numbers(last: u32) -> String {
+pub fn numbers(last: u32) -> String {
     (1..=last).map(|number| format!("{number}\n")).collect()
 }
 
 /// Does something until it succeeds; `false` if it never does.
 pub fn repeat(mut act: impl FnMut() -> bool) -> bool {
-    let until = std::time::Instant::now() + 2 * wait::deadline();
-    let mut pause = Duration::from_millis(2);
-    while !act() {
-        if std::time::Instant::now() > until {
-            return false;
-        }
-        std::thread::sleep(pause);
-        pause = (pause * 2).min(Duration::from_millis(200));
-    }
-    true
+    wait::try_until(2 * wait::deadline(), || act().then_some(())).is_some()
 }
 
 /// Waits for something that may never come in another thread.

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 use integration::containerd::Containerd;
-use integration::host::{self, HostProcess};
+use integration::host::HostProcess;
+use integration::sandbox::{sandboxes_of, shim_above};
 use integration::state_mount::StateMount;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -86,7 +87,7 @@ fn strike_life(world: &World, chance: &mut Rng) {
             }
         }
         2 => {
-            if let Some(shim) = shim_of(init) {
+            if let Some(shim) = shim_above(init) {
                 world.count("fault: a shim is killed");
                 life.strike("its shim is killed", true);
                 end(shim.pid);
@@ -100,14 +101,14 @@ fn strike_life(world: &World, chance: &mut Rng) {
             }
         }
         4 => {
-            if let Some(shim) = shim_of(init) {
+            if let Some(shim) = shim_above(init) {
                 world.count("fault: a shim has no descriptors left for a while");
                 life.strike("its shim has no descriptors left", false);
                 take_descriptors(shim.pid, chance);
             }
         }
         5 => {
-            if let Some(shim) = shim_of(init) {
+            if let Some(shim) = shim_above(init) {
                 world.count("fault: a shim is stopped for a while");
                 life.note("FAULT: its shim is stopped for a while");
                 pause(shim.pid, chance);
@@ -123,26 +124,9 @@ fn strike_life(world: &World, chance: &mut Rng) {
     }
 }
 
-/// Returns the shim above a process, while there is one. A shim of runc is not above the
-/// container's init, but its parent.
-pub fn shim_of(pid: i32) -> Option<HostProcess> {
-    let mut process = host::process(pid)?;
-    loop {
-        if process.args.first().is_some_and(|name| name.contains("containerd-shim")) {
-            return Some(process);
-        }
-        process = host::process(process.parent).filter(|parent| parent.pid > 1)?;
-    }
-}
-
-/// Returns one of the processes that a shim has for its pod: boot, the gofer, or one of theirs.
+/// Returns one of the processes that a shim has for its pod.
 fn helper_of(init: i32, chance: &mut Rng) -> Option<HostProcess> {
-    let shim = shim_of(init)?;
-    let children = host::children(shim.pid);
-    let helpers: Vec<HostProcess> = children
-        .into_iter()
-        .filter(|child| child.args.first().is_some_and(|name| name == "palisade-sandbox"))
-        .collect();
+    let helpers = sandboxes_of(shim_above(init)?.pid);
     (!helpers.is_empty()).then(|| helpers[chance.usize(..helpers.len())].clone())
 }
 

@@ -5,10 +5,10 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use integration::host;
+use integration::sandbox::{sandboxes_of, shim_above};
 
 use crate::api::Api;
 use crate::containers::Container;
-use crate::faults::shim_of;
 
 /// How often each is asked for.
 #[derive(Clone, Copy, Debug)]
@@ -45,7 +45,7 @@ pub fn live(api: &Api<'_>, times: Times) -> bool {
         return false;
     }
     let init = container.life.init.load(Ordering::SeqCst);
-    let Some(shim) = shim_of(init).map(|shim| shim.pid) else { return false };
+    let Some(shim) = shim_above(init).map(|shim| shim.pid) else { return false };
     // What is made once, at the first of each, is there from then on.
     let tenth = times.execs.div_ceil(10);
     let mut chance = fastrand::Rng::with_seed(0);
@@ -91,9 +91,7 @@ pub fn live(api: &Api<'_>, times: Times) -> bool {
 
 /// Returns what the shim and boot use.
 fn usage(shim: i32) -> Vec<(&'static str, Usage)> {
-    let boot = host::children(shim)
-        .into_iter()
-        .find(|child| child.args.first().is_some_and(|name| name == "palisade-sandbox"));
+    let boot = sandboxes_of(shim).into_iter().next();
     let of = |pid: i32| {
         let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
         let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:"));

@@ -11,7 +11,7 @@ use k8s_cri::v1::*;
 use tonic::transport::Channel;
 
 use crate::api::{Api, Failure};
-use crate::containers::repeat;
+use crate::containers::{counting, numbers, repeat};
 use crate::history::Life;
 
 /// One pod.
@@ -147,15 +147,13 @@ impl Pod<'_> {
     }
 
     fn exec(&self, id: &str, chance: &mut Rng) {
-        let (code, lines) = (chance.u8(..), [0, 3, 3000][chance.usize(..3)]);
-        let script =
-            if lines == 0 { format!("exit {code}") } else { format!("seq 1 {lines}; exit {code}") };
+        let (script, code, lines) = counting(chance);
         let request = ExecSyncRequest {
             container_id: id.to_owned(),
             cmd: ["sh", "-c", &script].map(str::to_owned).to_vec(),
             timeout: 0,
         };
-        let expected: String = (1..=lines).map(|number: u32| format!("{number}\n")).collect();
+        let expected = numbers(lines);
         match cri!(self, "ExecSync", exec_sync, request) {
             Ok(done) => {
                 let is_right =
