@@ -1,15 +1,27 @@
 //! Events: each is published once, and in order.
 
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use containerd_client::tonic::Code;
+use containerd_client::types::v1::Status;
 use integration::containerd::Containerd;
 use integration::cri::resources;
 use integration::events::{Subscriber, TaskEvent};
 use integration::stdio::Streams;
-use integration::{on_each_containerd, spec};
+use integration::{on_each_containerd, spec, wait};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
 use serde_json::json;
 
 on_each_containerd!(
     a_container_s_life,
     a_process_that_ends_at_once,
+    an_end_is_in_the_state_before_its_event_and_delete_comes_after_it,
     execs_end_before_the_container,
     pause_and_resume,
     out_of_memory_comes_before_the_end,
@@ -60,6 +72,55 @@ fn a_process_that_ends_at_once(containerd: Containerd) {
         let pid = process.pid().unsigned_abs();
         assert_eq!(seen.next(), Some(&TaskEvent::ExecStarted(id(), exec.clone(), pid)));
         assert_eq!(seen.next(), Some(&TaskEvent::Exit(id(), exec.clone(), 0)));
+    }
+}
+
+/// The exit of a process waits for the client that has yet to read its output. Its state does not:
+/// a client that asks must not take it for alive.
+fn an_end_is_in_the_state_before_its_event_and_delete_comes_after_it(containerd: Containerd) {
+    let events = Subscriber::new(&containerd);
+    let place = containerd.directory().join("unread");
+    mkfifo(&place, Mode::S_IRWXU).expect("mkfifo");
+    let floods = containerd.container("floods", ["yes"]).streams(Streams::Terminal);
+    let container = floods.output_to(&place.to_string_lossy()).start();
+    let unread = File::options().read(true).write(true).open(&place).expect("open the FIFO");
+    wait::until("the FIFO is full", || (!takes_more(&unread)).then_some(()));
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let waits = scope.spawn(|| container.wait().code);
+        container.kill(9).expect("kill it");
+        let state = wait::until("the state says that it has ended", || {
+            let state = container.state().expect("ask for the state");
+            (state.status() == Status::Stopped).then_some(state)
+        });
+        assert_eq!(state.exit_status, 137);
+        assert!(state.exited_at.is_some_and(|at| at.seconds > 0), "{state:?}");
+        assert_eq!(container.kill(9).expect_err("it has ended").code(), Code::NotFound);
+        let deletes = scope.spawn(|| container.delete_task().expect("delete it"));
+        container.processes();
+        assert!(!waits.is_finished() && !deletes.is_finished(), "nobody has read the output");
+        scope.spawn(|| read_until(&done, &unread));
+        assert_eq!((waits.join().expect("wait"), deletes.join().expect("delete")), (137, 137));
+        done.store(true, Ordering::Relaxed);
+    });
+    let seen = events.until(is_delete_of("floods"));
+    let exit = TaskEvent::Exit("floods".into(), "floods".into(), 137);
+    assert_eq!(seen[seen.len() - 2..], [exit, TaskEvent::Delete("floods".into(), 137)]);
+}
+
+/// Whether somebody who writes to a FIFO would not wait.
+fn takes_more(fifo: &File) -> bool {
+    let mut polled = [PollFd::new(fifo.as_fd(), PollFlags::POLLOUT)];
+    poll(&mut polled, PollTimeout::ZERO).expect("poll") == 1
+}
+
+/// Reads what comes, until it is done.
+fn read_until(done: &AtomicBool, mut from: &File) {
+    let mut chunk = [0; 4096];
+    while !done.load(Ordering::Relaxed) {
+        if wait::readable(from, Duration::from_millis(10)) {
+            let _ = from.read(&mut chunk).expect("read");
+        }
     }
 }
 

@@ -2,14 +2,12 @@
 //! that happens meanwhile is lost.
 
 use std::fs;
-use std::time::{Duration, Instant};
 
 use integration::container::pidfd;
 use integration::containerd::Containerd;
 use integration::cri::PodContainer;
 use integration::events::{Subscriber, TaskEvent};
 use integration::{on_each_containerd, wait};
-use k8s_cri::v1::ContainerState;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -105,7 +103,8 @@ fn an_exit_in_between_is_published_afterwards(containerd: Containerd) {
     assert_eq!(container.delete_task().expect("delete it"), 137);
 }
 
-/// Even if no client could read its last output meanwhile.
+/// Even if no client could read its last output meanwhile. containerd up to 1.7 loses an exit that
+/// is published while it loads the container, unless State has said that it stopped.
 fn a_pod_s_exit_in_between_is_published_afterwards(containerd: Containerd) {
     let pod = containerd.pod("goes-on");
     let script = "trap 'echo last words; exit 7' TERM; echo ready; while :; do sleep 0.01; done";
@@ -116,21 +115,6 @@ fn a_pod_s_exit_in_between_is_published_afterwards(containerd: Containerd) {
     end_from_the_host(process, Signal::SIGTERM);
     containerd.launch();
     cri_answers_again(&two);
-    // containerd loses the end of a container that it is told of while it loads that container,
-    // after it began to wait and before it is in its store: the next start finds it.
-    wait::until("the container's end is known", || {
-        let until = Instant::now() + wait::patience(5);
-        while one.status().state() != ContainerState::ContainerExited {
-            if Instant::now() > until {
-                containerd.kill();
-                containerd.launch();
-                cri_answers_again(&two);
-                return None;
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        Some(())
-    });
     assert_eq!(one.wait().exit_code, 7);
     one.wait_for_log("last words");
     assert_eq!(two.ask("echo alive"), "alive");

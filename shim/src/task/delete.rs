@@ -1,5 +1,6 @@
 //! Delete: forgets a process that has ended, or was never started. With the
-//! last container, the sandbox is torn down.
+//! last container, the sandbox is torn down. State shows the end of a process
+//! before its exit is published, so a Delete waits for that.
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -34,6 +35,7 @@ pub(super) async fn delete(shim: Arc<Shim>, request: DeleteRequest) -> Result<De
 
 async fn delete_exec(shim: &Shim, request: &DeleteRequest) -> Result<DeleteResponse> {
     let id = ProcessId::exec(&request.id, &request.exec_id);
+    exits::published(shim, &id).await?;
     let read = {
         let mut table = shim.table();
         let process = table.process(&id)?;
@@ -51,6 +53,7 @@ async fn delete_exec(shim: &Shim, request: &DeleteRequest) -> Result<DeleteRespo
 }
 
 pub(super) async fn delete_container(shim: &Arc<Shim>, id: &str) -> Result<DeleteResponse> {
+    exits::published(shim, &ProcessId::init(id)).await?;
     let (at_gate, boot, cgroup, plan, bundle) = {
         let mut table = shim.table();
         let container = table.container(id)?;
@@ -79,7 +82,7 @@ pub(super) async fn delete_container(shim: &Arc<Shim>, id: &str) -> Result<Delet
     let (pid, exit) = {
         let mut table = shim.table();
         let container = table.container(id)?;
-        let known = (container.init.pid, container.init.state.published_exit());
+        let known = (container.init.pid, container.init.state.known_exit());
         table.remove(id);
         teardown::tear_down_if_empty(&mut table, &boot);
         known

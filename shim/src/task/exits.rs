@@ -137,6 +137,22 @@ async fn in_order(shim: Arc<Shim>, id: ProcessId, exit: Exit, _pending: Pending)
     conclude(&shim, &id, exit);
 }
 
+/// Waits until the exit of a process that has ended is published; not at all for one that has
+/// not ended, or is ended at its gate by the caller.
+pub(super) async fn published(shim: &Shim, id: &ProcessId) -> Result<()> {
+    let mut exit = {
+        let mut table = shim.table();
+        let process = table.process(id)?;
+        if !process.state.is_ending() || process.state.is_at_gate() {
+            return Ok(());
+        }
+        process.exit.subscribe()
+    };
+    // If another Delete took the process away, the caller finds none.
+    let _ = exit.wait_for(Option::is_some).await;
+    Ok(())
+}
+
 /// Makes sure that the exit of a process that is being killed is published,
 /// even if a boot that was taken over does not report it, or never replies to
 /// its Start.

@@ -22,10 +22,12 @@
 //!
 //! An exit has two steps. `report_exit`: the process has ended, and the events
 //! and the output that come before its exit are being published. `exit`: the
-//! exit is published. A process whose start is not published yet keeps a
-//! reported exit until then (`early`). If no exit was reported, `exit` stops the
-//! process from any state in which it lives: its start has failed, or boot does
-//! not report its end.
+//! exit is published. Clients see the end with the first step, as runc's shim
+//! shows it. containerd 1.6 and 1.7 lose an exit that is published while they
+//! start and load its container, unless State says before that it has stopped.
+//! A process whose start is not published yet keeps a reported exit until then
+//! (`early`). If no exit was reported, `exit` stops the process from any state
+//! in which it lives: its start has failed, or boot does not report its end.
 //!
 //! Only a container's init is paused: its exec'd processes are frozen with it
 //! and show its state.
@@ -56,9 +58,9 @@ pub(super) enum State {
     Running(Program),
     /// A process whose container's cgroup is frozen.
     Paused(Program),
-    /// A process that has ended and whose exit is not published yet. `shown`:
-    /// its status until then.
-    Ending { program: Program, shown: Status, exit: Exit },
+    /// A process that has ended and whose exit is not published yet. `before`:
+    /// its status when it ended.
+    Ending { program: Program, before: Status, exit: Exit },
     /// A process whose exit is published, or that never ran.
     Stopped(Exit),
     /// A process that is being deleted. An exec may be deleted before it ran.
@@ -163,9 +165,9 @@ impl State {
                 Ok(()) => (Self::Running(program), Ok(())),
                 Err(error) => (Self::Paused(program), Err(error)),
             },
-            Self::Ending { program, shown: Status::PAUSED, exit } => match thaw() {
-                Ok(()) => (Self::Ending { program, shown: Status::RUNNING, exit }, Ok(())),
-                Err(error) => (Self::Ending { program, shown: Status::PAUSED, exit }, Err(error)),
+            Self::Ending { program, before: Status::PAUSED, exit } => match thaw() {
+                Ok(()) => (Self::Ending { program, before: Status::RUNNING, exit }, Ok(())),
+                Err(error) => (Self::Ending { program, before: Status::PAUSED, exit }, Err(error)),
             },
             state => state.refuse("resume"),
         })
@@ -186,11 +188,11 @@ impl State {
             }
             Self::Created(_) | Self::Running(_) | Self::Paused(_) => {}
         }
-        let shown = self.shown();
+        let before = self.shown();
         let ending = self.step(|state| match state {
             Self::Created(program) | Self::Running(program) | Self::Paused(program) => {
                 let exit = Exit::now(program.exit_status(status));
-                (Self::Ending { program, shown, exit }, Ok(exit))
+                (Self::Ending { program, before, exit }, Ok(exit))
             }
             state => state.refuse("end"),
         });
@@ -233,7 +235,7 @@ impl State {
     /// Whether this is an init that was never started and whose exit is not
     /// published.
     pub(super) fn is_at_gate(&self) -> bool {
-        matches!(self, Self::Created(_) | Self::Ending { shown: Status::CREATED, .. })
+        matches!(self, Self::Created(_) | Self::Ending { before: Status::CREATED, .. })
     }
 
     /// Whether a Start is under way.
@@ -249,30 +251,35 @@ impl State {
 
     /// Whether its cgroup is frozen.
     pub(super) fn is_frozen(&self) -> bool {
-        self.shown() == Status::PAUSED
+        matches!(self, Self::Paused(_) | Self::Ending { before: Status::PAUSED, .. })
     }
 
     /// Whether it has ended, published or not.
     pub(super) fn has_ended(&self) -> bool {
-        matches!(self, Self::Ending { .. }) || self.is_exit_published()
+        self.is_ending() || self.is_exit_published()
     }
 
-    /// Whether clients can see its exit.
+    /// Whether it has ended and its exit is not published yet.
+    pub(super) fn is_ending(&self) -> bool {
+        matches!(self, Self::Ending { .. })
+    }
+
+    /// Whether its exit is published, or will never be.
     pub(super) fn is_exit_published(&self) -> bool {
         matches!(self, Self::Stopped(_) | Self::Deleting(_))
     }
 
-    /// Returns the exit, once it is published.
-    pub(super) fn published_exit(&self) -> Option<Exit> {
+    /// Returns the exit, once the process has ended.
+    pub(super) fn known_exit(&self) -> Option<Exit> {
         match self {
-            Self::Stopped(exit) => Some(*exit),
+            Self::Ending { exit, .. } | Self::Stopped(exit) => Some(*exit),
             Self::Deleting(exit) => *exit,
             _ => None,
         }
     }
 
     /// Returns the status that clients see. It changes only after a Start has
-    /// succeeded.
+    /// succeeded, and as soon as the process has ended.
     pub(super) fn shown(&self) -> Status {
         match self {
             Self::Planned { .. }
@@ -281,8 +288,7 @@ impl State {
             | Self::Starting { .. } => Status::CREATED,
             Self::Running(_) => Status::RUNNING,
             Self::Paused(_) => Status::PAUSED,
-            Self::Ending { shown, .. } => *shown,
-            Self::Stopped(_) | Self::Deleting(_) => Status::STOPPED,
+            Self::Ending { .. } | Self::Stopped(_) | Self::Deleting(_) => Status::STOPPED,
         }
     }
 

@@ -67,8 +67,13 @@ impl Model {
         self.lives() && self.start_was_asked && !self.is_up
     }
 
+    /// Its exit, as soon as that is known.
+    fn exit(&self) -> Option<u32> {
+        self.published.or(self.reported.filter(|_| !self.is_early))
+    }
+
     fn shown(&self) -> Status {
-        match (self.published, self.is_deleted) {
+        match (self.exit(), self.is_deleted) {
             (Some(_), _) | (_, true) => Status::STOPPED,
             _ if self.is_frozen => Status::PAUSED,
             _ if self.is_up => Status::RUNNING,
@@ -79,7 +84,6 @@ impl Model {
     /// Lets something happen. Returns whether a client may have that; `None` if nobody is
     /// answered.
     fn happens(&mut self, event: Event) -> Option<bool> {
-        let before = self.clone();
         let may = match event {
             Event::Start => {
                 !self.start_was_asked
@@ -120,8 +124,7 @@ impl Model {
                 return Some(works);
             }
             Event::Publish(assumed) => {
-                let reported = self.reported.filter(|_| !before.is_early);
-                self.published = Some(reported.unwrap_or(assumed.into()));
+                self.published = Some(self.exit().unwrap_or(assumed.into()));
                 self.is_frozen = false;
             }
             Event::Delete => self.is_deleted = true,
@@ -175,8 +178,10 @@ proptest! {
                 (model.happens(*event), apply(&mut state, is_init, *event));
             prop_assert_eq!(answered, expected, "{}", told);
             prop_assert_eq!(state.shown(), model.shown(), "{}", told);
-            let exit = state.published_exit().map(|exit| exit.status);
-            prop_assert_eq!(exit, model.published, "{}", told);
+            let exit = state.known_exit().map(|exit| exit.status);
+            prop_assert_eq!(exit, model.exit(), "{}", told);
+            let is_to_publish = model.lives() && model.is_ending();
+            prop_assert_eq!(state.is_ending(), is_to_publish, "{}", told);
             prop_assert_eq!(state.is_frozen(), model.is_frozen, "{}", told);
             prop_assert_eq!(
                 state.is_exit_published(), model.published.is_some() || model.is_deleted,

@@ -130,23 +130,22 @@ fn an_impossible_step_is_a_failed_precondition_and_changes_nothing() {
 }
 
 #[test]
-fn clients_see_a_status_until_the_exit_is_published() {
+fn clients_see_that_a_process_has_ended_before_its_exit_is_published() {
     let shown = |state: State| state.shown();
     for state in [init(), exec(), starting(), spawning()] {
         assert_eq!(shown(state), Status::CREATED);
     }
     assert_eq!((shown(running()), shown(paused())), (Status::RUNNING, Status::PAUSED));
-    for (state, status) in
-        [(init(), Status::CREATED), (running(), Status::RUNNING), (paused(), Status::PAUSED)]
-    {
-        let mut state = state;
-        assert!(matches!(state.report_exit(0), Reported::Ending(_)));
-        assert!(state.has_ended() && !state.is_exit_published());
-        assert_eq!((state.published_exit(), shown(state)), (None, status));
+    for mut state in [init(), running(), paused(), running_exec()] {
+        assert_eq!(state.known_exit(), None);
+        let exit = ending_exit(&mut state, 3);
+        assert!(state.has_ended() && state.is_ending() && !state.is_exit_published());
+        assert_eq!((state.known_exit(), shown(state)), (Some(exit), Status::STOPPED));
     }
     for state in [stopped(), deleting()] {
         assert!(state.has_ended() && state.is_exit_published() && !state.is_alive());
-        assert_eq!(state.published_exit().unwrap().status, crate::exit::KILLED);
+        assert!(!state.is_ending());
+        assert_eq!(state.known_exit().unwrap().status, crate::exit::KILLED);
         assert_eq!(shown(state), Status::STOPPED);
     }
 }

@@ -17,11 +17,11 @@ pub(super) fn state(shim: &Shim, request: &StateRequest) -> Result<StateResponse
     let id = process_id(&request.id, &request.exec_id);
     let process = container.process(id.exec.as_deref())?;
     // A process that is frozen with its container is shown as paused.
-    let status = match is_frozen && process.state.is_alive() {
+    let status = match is_frozen && process.state.is_alive() && !process.state.has_ended() {
         true => Status::PAUSED,
         false => process.state.shown(),
     };
-    let exit = process.state.published_exit();
+    let exit = process.state.known_exit();
     let stdio = &process.stdio;
     Ok(StateResponse {
         id: id.exec.unwrap_or(id.container),
