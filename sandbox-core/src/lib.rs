@@ -22,6 +22,9 @@
 //! | `sandbox::child::boot` | a clone of the shim, until it executes boot | root of the host, then ID 0 of U1; in boot's namespaces | all that the shim holds; hands on boot's ends of the channels and the birth certificate | joins the root container's cgroup on version 1 |
 //! | `sys::spawn`'s child | a clone of the shim, in its memory, until it executes the gofer | root of the host | all that the shim holds; hands on its request's socket | nothing |
 //! | `sys::let_go`'s child | a clone of the shim, in its memory | root of the host | the descriptors that are to be closed | nothing: it closes them |
+//! | [`dump`] | the shim | root of the host | what `/proc` shows of a container's processes | nothing |
+//! | `dump::criu`'s child, and criu | a clone of the shim, until it executes criu | root of the host, inside the container's network, UTS and, if the pod's, IPC namespaces | the container's processes, which criu stops; the folder of the image | writes the image |
+//! | `dump::visit`'s child | a clone of the shim, in a container's mounts | root of the host; to save a tmpfs, root of U2, where nothing of the pod can name it | a tmpfs, and its archive in the image | nothing: it reads |
 //! | [`gofer`], `spec::seccomp::compile` | `palisade-sandbox gofer` | root of the host; once no hook is left to run with 15 capabilities, no_new_privs, a filter, and no way to the processes beside it (Landlock) | its request's socket, the mounts channel, U1, the pod's network and PID namespaces | opens what the plan names and makes mounts of it; keeps seccomp programs below `/run/palisade` |
 //! | `gofer::child` | clones of the gofer, in a new mount or user namespace, or in boot's PID namespace | as the gofer | as the gofer | makes one mount or namespace and ends |
 //! | [`boot`] | `palisade-sandbox boot`, PID 1 of the pod | its own ID in U1, with ten capabilities there; an empty root | control, mounts channel, start-sync, logs, its own PID namespace | the pod's processes, mounts and names; nothing of the host |
@@ -29,6 +32,7 @@
 //! | `container::steps` | boot and newborns | the caller; files are made as the container's root | a root, held open | mounts and files below that root; names of the caller's namespaces |
 //! | `newborn` | a clone of boot, until it executes the user's program | as boot, then root of U2, then the user and capabilities of the plan | all that boot holds, close-on-exec; its channel to boot | the container's namespaces and root, which it enters; itself |
 //! | `views` | boot | as boot | descriptors of cgroup files, boot's own proc, the device of its own file system, two directories of the host's sysfs | nothing: it makes texts of what it reads, and replies to the kernel |
+//! | [`checkpoint`] | the shim and its clones, boot and newborns | the caller | an image's folder, a tmpfs, a socket to criu | reads and writes files of that folder and in that tmpfs; takes both, and what criu says, for hostile |
 //! | `hook_process` | the gofer and newborns | the caller | | executes a hook and waits for its end |
 //! | `places` | boot, newborns, and the gofer for hooks | the caller | a root, held open | finds and makes mount points below that root |
 //! | [`control`] | both ends of each channel | the caller | the socket that it is given | encodes, sends and receives; takes what comes from boot for hostile |
@@ -45,10 +49,12 @@
 
 pub mod boot;
 pub mod cgroup;
+pub mod checkpoint;
 mod container;
 pub mod control;
 pub mod cpu_set;
 pub mod directories;
+pub mod dump;
 pub mod error;
 pub mod gofer;
 mod hook_process;

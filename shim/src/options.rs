@@ -76,6 +76,10 @@ pub(crate) struct Options {
     views: ViewsOption,
     /// Whether the shim keeps the spans of its requests.
     pub(crate) spans: bool,
+    /// Whether containers may be saved.
+    pub(crate) checkpoint: bool,
+    /// The executable of criu; empty for the one in PATH.
+    pub(crate) criu: PathBuf,
     /// Keys that annotations may also loosen.
     allow_annotations: Vec<String>,
     #[serde(skip)]
@@ -208,6 +212,8 @@ impl Default for Options {
             user_log_format: UserLogFormat::Text,
             views: ViewsOption::On,
             spans: false,
+            checkpoint: false,
+            criu: PathBuf::new(),
             allow_annotations: Vec::new(),
             given: Given::default(),
         }
@@ -257,7 +263,7 @@ impl Options {
     pub(crate) fn explained(&self, annotations: &HashMap<String, String>) -> Value {
         let lower = |value: &dyn Debug| Value::from(format!("{value:?}").to_lowercase());
         let parts: Vec<_> = self.baseline_allow.0.names().collect();
-        let values: [(&str, Value); 15] = [
+        let values: [(&str, Value); 17] = [
             ("userns", lower(&self.userns)),
             ("id_range_start", self.id_range_start.into()),
             ("id_range_size", self.id_range_size.into()),
@@ -272,6 +278,8 @@ impl Options {
             ("baseline_allow", json!(parts)),
             ("user_log", self.user_log.name().into()),
             ("views", lower(&self.views)),
+            ("checkpoint", self.checkpoint.into()),
+            ("criu", self.criu.to_string_lossy().into()),
             ("allow_annotations", json!(self.allow_annotations)),
         ];
         let one = |(key, value): (&str, Value)| {
@@ -312,6 +320,12 @@ impl Options {
                 "id_range_size = {}: the range ends beyond the last ID, {}",
                 options.id_range_size,
                 u32::MAX
+            )));
+        }
+        if !options.criu.as_os_str().is_empty() && !options.criu.is_absolute() {
+            return Err(Error::invalid(format!(
+                "criu = {:?}: expected an absolute path, or nothing for the one in PATH",
+                options.criu
             )));
         }
         for key in &options.allow_annotations {
@@ -403,9 +417,20 @@ impl Options {
                 tightens = new >= self.views;
                 self.views = new;
             }
+            "checkpoint" => {
+                let new = parsed(key, value)?;
+                if new && !self.checkpoint {
+                    return Err(Error::invalid(format!(
+                        "annotation {ANNOTATIONS}{key}={value:?}: a pod may only forbid that it is \
+                         saved; that pods may be is said by the node's options"
+                    )));
+                }
+                tightens = true;
+                self.checkpoint = new;
+            }
             _ => {
                 return Err(Error::invalid(format!(
-                    "annotation {ANNOTATIONS}{key} is unknown; known are {}",
+                    "annotation {ANNOTATIONS}{key} is unknown; known are checkpoint, {}",
                     ANNOTATABLE.join(", ")
                 )));
             }
@@ -456,7 +481,8 @@ impl Options {
     }
 }
 
-/// The keys that an annotation may name.
+/// The keys that an annotation may name, and loosen if the node allows it. `checkpoint` is one that
+/// it may only tighten.
 const ANNOTATABLE: [&str; 9] = [
     "userns",
     "debug",
@@ -722,6 +748,25 @@ mod tests {
         );
         let error = Options::parse("views = 'yes'").unwrap_err().to_string();
         assert!(error.contains("views = \"yes\": expected"), "{error}");
+    }
+
+    #[test]
+    fn a_pod_forbids_that_it_is_saved_and_never_allows_it() {
+        let pod = |node: &str, value: &str| {
+            let node = Options::parse(node).unwrap();
+            node.annotated(&annotations(&[("checkpoint", value)])).map(|options| options.checkpoint)
+        };
+        assert!(!Options::parse("").unwrap().checkpoint);
+        assert!(!pod("checkpoint = true", "false").unwrap());
+        assert!(pod("checkpoint = true", "true").unwrap());
+        assert!(!pod("", "false").unwrap());
+        assert!(pod("", "true").unwrap_err().to_string().contains("dev.palisade.checkpoint"));
+        assert!(Options::parse("allow_annotations = ['checkpoint']").is_err());
+        assert!(pod("", "yes").is_err());
+        let error = Options::parse("criu = 'bin/criu'").unwrap_err().to_string();
+        assert!(error.contains("criu") && error.contains("absolute"), "{error}");
+        let criu = Options::parse("criu = '/opt/criu'").unwrap().criu;
+        assert_eq!(criu, PathBuf::from("/opt/criu"));
     }
 
     /// Returns all keys, from an error of the parser.

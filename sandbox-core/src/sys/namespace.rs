@@ -23,7 +23,18 @@ pub fn owner(namespace: impl AsFd) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Opens the PID namespace above another: `NS_GET_PARENT`.
+/// Returns the user who made a user namespace, and has all capabilities over it from the one
+/// above: `NS_GET_OWNER_UID`.
+pub fn maker(user_namespace: impl AsFd) -> io::Result<u32> {
+    let mut uid: libc::uid_t = 0;
+    let fd = user_namespace.as_fd().as_raw_fd();
+    // SAFETY: the kernel writes a uid_t, which outlives the call; the descriptor is borrowed from
+    // the caller.
+    check(unsafe { libc::ioctl(fd, NS_GET_OWNER_UID, &raw mut uid) })?;
+    Ok(uid)
+}
+
+/// Opens the PID or user namespace above another: `NS_GET_PARENT`.
 ///
 /// # Errors
 /// `EPERM` if that is above the caller's own.
@@ -67,6 +78,9 @@ pub fn kind(namespace: impl AsFd) -> io::Result<CloneFlags> {
 
 /// `_IO(0xb7, 0x3)` of `linux/nsfs.h`.
 const NS_GET_NSTYPE: libc::Ioctl = 0xb703;
+
+/// `_IO(0xb7, 0x4)` of `linux/nsfs.h`.
+const NS_GET_OWNER_UID: libc::Ioctl = 0xb704;
 
 /// `_IO(0xb7, 0x2)` of `linux/nsfs.h`.
 const NS_GET_PARENT: libc::Ioctl = 0xb702;
