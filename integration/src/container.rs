@@ -13,7 +13,7 @@ use containerd_client::services::v1::*;
 use containerd_client::tonic::{Code, Status};
 use containerd_client::types::v1::ProcessInfo;
 use containerd_client::types::v1::{Process, Status as TaskStatus};
-use containerd_client::types::{Metric, Mount};
+use containerd_client::types::{Descriptor, Metric, Mount};
 use prost::Message;
 use prost_types::Any;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
@@ -46,6 +46,7 @@ impl Containerd {
             output: None,
             runtime: self.runtime_name().to_owned(),
             root: None,
+            checkpoint: None,
         }
     }
 
@@ -67,6 +68,7 @@ pub struct NewContainer<'a> {
     output: Option<String>,
     runtime: String,
     root: Option<PathBuf>,
+    checkpoint: Option<Descriptor>,
 }
 
 impl<'a> NewContainer<'a> {
@@ -120,6 +122,12 @@ impl<'a> NewContainer<'a> {
     /// Sets another root file system than the image's: a directory.
     pub fn root(mut self, directory: &Path) -> Self {
         self.root = Some(directory.to_owned());
+        self
+    }
+
+    /// Restores it from a checkpoint.
+    pub fn from_checkpoint(mut self, checkpoint: &Descriptor) -> Self {
+        self.checkpoint = Some(checkpoint.clone());
         self
     }
 
@@ -257,6 +265,7 @@ impl<'a> NewContainer<'a> {
             stdout: place.unwrap_or_else(|| stdio.stdout()),
             stderr: uri.unwrap_or_else(|| stdio.stderr()),
             terminal: stdio.terminal(),
+            checkpoint: self.checkpoint,
             ..Default::default()
         };
         let (id, pid, stdio) = (self.id, AtomicI32::new(0), Mutex::new(stdio));
@@ -466,8 +475,15 @@ impl Container<'_> {
 
     /// Requests a checkpoint.
     pub fn checkpoint(&self) -> Result<()> {
-        let request = CheckpointTaskRequest { container_id: self.id.clone(), ..Default::default() };
-        task_call!(self.containerd, checkpoint, request).map(|_| ())
+        self.checkpoint_image(None).map(drop)
+    }
+
+    /// Makes a checkpoint, with options of runc's shim. Returns where containerd has it.
+    pub fn checkpoint_image(&self, options: Option<Any>) -> Result<Descriptor> {
+        let container_id = self.id.clone();
+        let request = CheckpointTaskRequest { container_id, options, ..Default::default() };
+        let made = task_call!(self.containerd, checkpoint, request)?;
+        Ok(made.descriptors.into_iter().next().expect("a checkpoint"))
     }
 
     /// Returns the shim's process ID.

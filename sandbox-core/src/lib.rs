@@ -31,6 +31,7 @@
 //! | `container` | boot and newborns | as boot; for a moment as root of U1, or with files as the container's root | a container's mounts, donated descriptors and terminal | a newborn puts the container's tree together in its copy of boot's mounts |
 //! | `container::steps` | boot and newborns | the caller; files are made as the container's root | a root, held open | mounts and files below that root; names of the caller's namespaces |
 //! | `newborn` | a clone of boot, until it executes the user's program | as boot, then root of U2, then the user and capabilities of the plan | all that boot holds, close-on-exec; its channel to boot | the container's namespaces and root, which it enters; itself |
+//! | `newborn::restorer` | a clone of boot, until it executes criu, and criu | as boot, then root of U2 with all capabilities there | criu's socket, the container's streams, the images and criu's own files | the container's processes, which it makes of the images; the container's files |
 //! | `views` | boot | as boot | descriptors of cgroup files, boot's own proc, the device of its own file system, two directories of the host's sysfs | nothing: it makes texts of what it reads, and replies to the kernel |
 //! | [`checkpoint`] | the shim and its clones, boot and newborns | the caller | an image's folder, a tmpfs, a socket to criu | reads and writes files of that folder and in that tmpfs; takes both, and what criu says, for hostile |
 //! | `hook_process` | the gofer and newborns | the caller | | executes a hook and waits for its end |

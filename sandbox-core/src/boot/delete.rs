@@ -12,6 +12,10 @@ impl Boot {
     /// of the user. If Create was never requested, its mounts may have been delivered, and
     /// are dropped.
     pub(super) fn delete(&mut self, number: u64, id: &str) -> Result<()> {
+        if self.cancel_restore(id) {
+            self.reply(number, Ok(Done::Ok));
+            return Ok(());
+        }
         let container = self.containers.get(id).inspect_err(|_| {
             self.mounts.discard(id);
             self.views.remove(id);

@@ -10,7 +10,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd, siginfo};
 use rustix::buffer::spare_capacity;
 use rustix::event::{Timespec, epoll};
 
-use super::{Boot, logger, supervise};
+use super::{Boot, logger, restore, supervise};
 use crate::control::encoding::Message;
 use crate::control::message::{Done, MAX_DESCRIPTORS, Numbered, Request};
 use crate::control::packet::{Received, receive_packet};
@@ -119,6 +119,7 @@ impl Boot {
                         self.reap();
                     }
                     VIEWS => self.serve_views(),
+                    restore::FIRST..=restore::LAST => self.go_on_restoring(event.data.u64()),
                     supervise::FIRST.. => self.answer_one(event.data.u64()),
                     token => self.receive(token),
                 }
@@ -156,6 +157,10 @@ impl Boot {
                 self.create(number, *plan, donations, fds, capacity.limited)
             }
             Request::Start { container } => self.start(number, &container),
+            Request::Restore { plan, donations, capacity, saved } => {
+                log::debug!("{} has {capacity:?}", plan.id);
+                self.restore(number, plan, (donations, fds), capacity.limited, &saved)
+            }
             Request::Exec { container, exec, process, donations } => {
                 self.exec(number, container, exec, &process, donations, fds)
             }

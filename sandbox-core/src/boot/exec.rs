@@ -93,7 +93,11 @@ impl Boot {
 
     /// Clones a child into the cgroup that was donated, or beside boot: the container may
     /// have no room for another process by birth, or hold processes only below its cgroup.
-    fn clone_newborn(&self, flags: CloneFlags, donated: &Donated) -> Result<(Cloned, Birth)> {
+    pub(super) fn clone_newborn(
+        &self,
+        flags: CloneFlags,
+        donated: &Donated,
+    ) -> Result<(Cloned, Birth)> {
         let directory = donated.cgroup_directory.as_ref().map(AsFd::as_fd);
         if directory.is_some() {
             match clone_into(&self.alone, flags, directory) {

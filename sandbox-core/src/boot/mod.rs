@@ -18,6 +18,7 @@ mod privileges;
 mod raw_sockets;
 mod reap;
 mod refusals;
+mod restore;
 mod root;
 mod set_log_level;
 mod start;
@@ -60,6 +61,8 @@ pub(crate) struct Boot {
     log: Arc<OwnedFd>,
     mounts: MountsChannel,
     containers: Table,
+    /// The containers that criu restores at the moment.
+    restores: restore::Restores,
     /// The containers about whose system calls boot is asked.
     supervised: supervise::Supervised,
     events: events::Events,
@@ -129,6 +132,7 @@ fn start(flags: &BootFlags, descriptors: Descriptors) -> Result<Boot> {
         log,
         mounts: MountsChannel::new(descriptors.mounts)?,
         containers: Table::default(),
+        restores: restore::Restores::default(),
         supervised: supervise::Supervised::default(),
         own_pid_namespace,
         users,

@@ -43,6 +43,8 @@ impl MountsChannel {
                     _ if !mine => {}
                     Slot::Rootfs => taken.rootfs = Some(mount),
                     Slot::Devices => taken.devices = Some(mount),
+                    Slot::Images => taken.images = Some(mount),
+                    Slot::Programs => taken.programs = Some(mount),
                     Slot::OfHook { path, is_file } => taken.of_hooks.push((path, mount, is_file)),
                     Slot::Mount { index, is_file } => {
                         taken.mounts.insert(index, (mount, is_file));

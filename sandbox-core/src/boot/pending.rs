@@ -49,6 +49,12 @@ impl Boot {
             (Stage::Executing, Ok(Some(Message::AtGate(_) | Message::Unmapped))) => {
                 self.failed(pending, Error::internal("a process has reached its gate twice"));
             }
+            (_, Ok(Some(Message::Restorer(_)))) => {
+                self.failed(
+                    pending,
+                    Error::internal("a process restores nothing and says it does"),
+                );
+            }
             (_, Err(error)) => self.failed(pending, error),
         }
     }
@@ -146,7 +152,7 @@ impl Boot {
 
     /// Sends a new process, its terminal and the mounts that it has left to the shim. Nothing
     /// of the last is closed here: that takes long.
-    fn present(
+    pub(super) fn present(
         &self,
         number: u64,
         pid: PodPid,

@@ -33,7 +33,7 @@ const MAX_ENTRY: u32 = 16 << 20;
 /// The first four bytes of `inventory.img`.
 const INVENTORY: u32 = 0x5831_3116;
 /// The first four bytes of all other images, after which come those of each.
-const COMMON: u32 = 0x5456_4319;
+pub(super) const COMMON: u32 = 0x5456_4319;
 const IDS: u32 = 0x5443_2030;
 const FILES: u32 = 0x5630_3138;
 const USER_NAMESPACE: u32 = 0x5547_4906;
@@ -205,7 +205,7 @@ pub fn portable(image: Image<'_>, mut old: impl Read, mut new: impl Write) -> Re
 }
 
 /// Reads the magic numbers that an image begins with, and returns them.
-fn take_magic(image: &mut impl Read, expected: &[u32]) -> Result<Vec<u8>> {
+pub(super) fn take_magic(image: &mut impl Read, expected: &[u32]) -> Result<Vec<u8>> {
     let expected: Vec<u8> = expected.iter().flat_map(|magic| magic.to_le_bytes()).collect();
     let mut found = vec![0; expected.len()];
     match image.read_exact(&mut found) {
@@ -216,7 +216,7 @@ fn take_magic(image: &mut impl Read, expected: &[u32]) -> Result<Vec<u8>> {
 }
 
 /// Reads the next entry; `None` at the end.
-fn next_entry(image: &mut impl Read) -> Result<Option<Vec<u8>>> {
+pub(super) fn next_entry(image: &mut impl Read) -> Result<Option<Vec<u8>>> {
     let cut = || Error::invalid("it ends in the midst of an entry");
     let mut length = Vec::new();
     image.by_ref().take(4).read_to_end(&mut length).context(|| "read")?;

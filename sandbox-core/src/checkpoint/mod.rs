@@ -15,6 +15,7 @@ pub mod criu;
 mod fields;
 pub mod images;
 pub mod manifest;
+pub mod seccomp;
 pub mod tmpfs;
 
 use std::fs::File;

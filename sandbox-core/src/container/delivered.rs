@@ -16,4 +16,8 @@ pub(crate) struct DeliveredMounts {
     pub(crate) of_hooks: Vec<(PathBuf, OwnedFd, bool)>,
     /// The container's own device nodes.
     pub(crate) devices: Option<OwnedFd>,
+    /// The images of the checkpoint that it is restored from.
+    pub(crate) images: Option<OwnedFd>,
+    /// criu with what it needs to run, likewise.
+    pub(crate) programs: Option<OwnedFd>,
 }

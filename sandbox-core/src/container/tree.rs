@@ -216,6 +216,12 @@ impl Tree {
         self.place_device(Path::new("/dev/console"), &peer)
     }
 
+    /// Opens a place in the tree.
+    pub(crate) fn open(&self, path: &Path) -> Result<OwnedFd> {
+        let missing = || Error::internal(format!("{} is not in the container", path.display()));
+        places::find(self.root.as_fd(), path)?.ok_or_else(missing)
+    }
+
     /// Returns the devpts in which terminals are made.
     pub(crate) fn terminals(&self) -> Option<BorrowedFd<'_>> {
         self.terminals.as_ref().map(AsFd::as_fd)

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::encoding::Message;
 use crate::error::{Error, FailureKind};
 use crate::spec::plan::{
-    DeliveredSource, DeviceNode, HookPlan, Mappings, MountAttributes, Powerless,
+    CheckpointSource, DeliveredSource, DeviceNode, HookPlan, Mappings, MountAttributes, Powerless,
 };
 use crate::sys::mount::PropagationKind;
 use crate::types::Confined;
@@ -39,6 +39,11 @@ pub struct GoferRequest {
     pub rootless: bool,
     /// The root file system.
     pub rootfs: RootfsSource,
+    /// A directory of the host at which the root file system is attached as it is, for containerd
+    /// to write to. Nothing is delivered then.
+    pub attach_at: Option<PathBuf>,
+    /// Such a directory, from which it is taken away first.
+    pub attached_at: Option<PathBuf>,
     /// The mounts, in ascending order of index.
     pub mounts: Vec<RequestedMount>,
     /// Device nodes beyond the default ones.
@@ -47,6 +52,8 @@ pub struct GoferRequest {
     pub seccomp: Option<SeccompJob>,
     /// The createContainer hooks to run, if there are any.
     pub hooks: Option<HookJob>,
+    /// What a restore needs, if the container is made from a checkpoint.
+    pub checkpoint: Option<CheckpointSource>,
 }
 
 impl Message for GoferRequest {
@@ -176,6 +183,10 @@ pub enum Slot {
     /// A tmpfs with the container's own nodes, named `0`, `1`, ... in the order
     /// of [`crate::spec::plan::ContainerPlan::devices`].
     Devices,
+    /// The directory with the images of a checkpoint.
+    Images,
+    /// A tmpfs with the files of criu ([`CheckpointSource::programs`]).
+    Programs,
 }
 
 /// The gofer's reply to the shim: what it found to be without effect. The gofer stops at

@@ -44,6 +44,19 @@ pub enum Request {
         /// The container's ID.
         container: String,
     },
+    /// Restores a container from a checkpoint, whose images the gofer has sent with the mounts.
+    ///
+    /// Descriptors: those of [`Donations`].
+    Restore {
+        /// The container's plan.
+        plan: Box<ContainerPlan>,
+        /// The descriptors that travel with the request.
+        donations: Donations,
+        /// The CPUs and the memory that the container is told it has.
+        capacity: Capacity,
+        /// What the checkpoint says beside its images.
+        saved: Box<Saved>,
+    },
     /// Starts one more process in a running container.
     ///
     /// Descriptors: those of [`Donations`].
@@ -114,6 +127,34 @@ pub enum Request {
     },
 }
 
+/// What a checkpoint says about its container beside criu's images. It is as hostile as those.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Saved {
+    /// The names of the files that run criu, among those that the gofer has sent: its loader,
+    /// and criu itself.
+    pub programs: [String; 2],
+    /// The host name that the container had.
+    pub host_name: String,
+    /// criu's names of the files that came from outside, and what stands for each.
+    pub inherited: Vec<(String, Inherited)>,
+    /// The content of each tmpfs: the name of an archive beside the images, and the index of
+    /// the mount in the plan.
+    pub tmpfs: Vec<(String, usize)>,
+    /// Whether connections are restored rather than closed.
+    pub open_tcp: bool,
+}
+
+/// What stands for a file that a restored process had from outside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Inherited {
+    /// Standard input, output or error, by its number.
+    Stream(u8),
+    /// The container's side of its terminal.
+    Terminal,
+    /// The null device.
+    Null,
+}
+
 /// How important a record of boot's log is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum LogLevel {
@@ -147,6 +188,7 @@ impl Request {
         match self {
             Self::Create { .. } => "create",
             Self::Start { .. } => "start",
+            Self::Restore { .. } => "restore",
             Self::Exec { .. } => "exec",
             Self::ListenerHandedOver { .. } => "listener-handed-over",
             Self::RawSocket { .. } => "raw-socket",

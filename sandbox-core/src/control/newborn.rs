@@ -10,6 +10,7 @@ use crate::control::encoding::Message;
 use crate::control::message::MAX_PACKET;
 use crate::control::packet::{Received, receive_packet, send_packet, write_packet};
 use crate::error::{Context, Error, Failure, Result};
+use crate::types::PodPid;
 
 /// A message of a newborn to boot.
 #[derive(Debug)]
@@ -23,8 +24,19 @@ pub(crate) enum NewbornMessage {
     Watched(OwnedFd),
     /// It waits at its gate.
     AtGate(AtGate),
+    /// It has cloned the process that becomes criu.
+    Restorer(Restorer),
     /// It could not carry out its plan.
     Failed(Failure),
+}
+
+/// The process that becomes criu.
+#[derive(Debug)]
+pub(crate) struct Restorer {
+    /// Its pidfd.
+    pub(crate) pidfd: OwnedFd,
+    /// The directory that it writes to.
+    pub(crate) work: OwnedFd,
 }
 
 /// What a container's init hands to boot at its gate.
@@ -42,6 +54,7 @@ const UNMAPPED: u8 = b'U';
 const LISTENER: u8 = b'L';
 const WATCHED: u8 = b'W';
 const AT_GATE: u8 = b'P';
+const RESTORER: u8 = b'R';
 const FAILED: u8 = b'F';
 const GO_ON: u8 = b'G';
 
@@ -63,6 +76,7 @@ impl NewbornMessage {
                 let has = all.each_ref().map(|one| u8::from(one.is_some()));
                 ([[AT_GATE].as_slice(), &has].concat(), all.into_iter().flatten().collect())
             }
+            Self::Restorer(Restorer { pidfd, work }) => (vec![RESTORER], vec![pidfd, work]),
             Self::Failed(failure) => ([vec![FAILED], failure.encode()?].concat(), Vec::new()),
         })
     }
@@ -89,6 +103,10 @@ impl NewbornMessage {
                 let [devpts, terminal, mounts] = [devpts, terminal, mounts].map(next_if);
                 Ok(Some(Self::AtGate(AtGate { devpts, terminal, mounts })))
             }
+            Some((&RESTORER, &[])) => match <[OwnedFd; 2]>::try_from(fds.take()) {
+                Ok([pidfd, work]) => Ok(Some(Self::Restorer(Restorer { pidfd, work }))),
+                Err(_) => Err(Error::internal("the container's builder sent no restorer")),
+            },
             Some((&FAILED, rest)) => Failure::decode(rest)
                 .map(|failure| Some(Self::Failed(failure)))
                 .map_err(|e| Error::internal(format!("a process failed without a reason: {e}"))),
@@ -108,6 +126,24 @@ pub(crate) fn hand_listener_over(channel: impl AsFd, listener: BorrowedFd<'_>) -
 /// Lets a newborn go on, as boot, once it has its ID maps or its gate opens.
 pub(crate) fn send_go_on(channel: impl AsFd) -> Result<()> {
     send_packet(channel, &[GO_ON], &[]).context(|| "let the container's process go on")
+}
+
+/// Names the first process of a container that criu restores, as boot, to the newborn that builds
+/// its mounts.
+pub(crate) fn send_root_task(channel: impl AsFd, pid: PodPid) -> Result<()> {
+    send_packet(channel, &pid.0.to_ne_bytes(), &[]).context(|| "let the container's builder go on")
+}
+
+/// Waits until criu has made the container's first process. Returns its ID among those of the pod.
+pub(crate) fn wait_for_root_task(channel: impl AsFd) -> Result<PodPid> {
+    let gone = || Error::internal("the sandbox process has given this container up");
+    match receive_packet(channel, 4, 0).context(|| "wait for the sandbox process")? {
+        Received::Packet { bytes, .. } => {
+            let pid = <[u8; 4]>::try_from(bytes.as_slice()).map_err(|_| gone())?;
+            Ok(PodPid(i32::from_ne_bytes(pid)))
+        }
+        _ => Err(gone()),
+    }
 }
 
 /// Waits until boot lets this newborn go on.

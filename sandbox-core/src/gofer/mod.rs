@@ -12,6 +12,7 @@
 
 mod assemble;
 mod bind;
+mod checkpoint;
 mod child;
 mod cloned_tree;
 mod confine;

@@ -3,8 +3,11 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
+use rustix::io::Errno;
+use rustix::mount::{UnmountFlags, unmount};
+
 use crate::control::gofer::{RootfsMount, RootfsSource};
-use crate::error::{Error, Result};
+use crate::error::{Context, Error, Result};
 use crate::gofer::assemble::{Way, assemble};
 use crate::gofer::cloned_tree::restrict;
 use crate::gofer::filesystem::fresh_root;
@@ -14,7 +17,7 @@ use crate::gofer::mapping::{Mapping, already_shifted};
 use crate::gofer::means::Gofer;
 use crate::gofer::options::Options;
 use crate::gofer::overlay;
-use crate::sys::mount::Depth;
+use crate::sys::mount::{Depth, attach_at};
 
 /// Makes the root file system as one detached tree, if the request wants one.
 pub(super) fn make(source: &RootfsSource, gofer: &mut Gofer) -> Result<Option<OwnedFd>> {
@@ -24,6 +27,24 @@ pub(super) fn make(source: &RootfsSource, gofer: &mut Gofer) -> Result<Option<Ow
         RootfsSource::Mounts(mounts) => all(mounts, gofer),
     };
     made.map(Some).map_err(|e| Error::new(e.kind, format!("root file system: {e}")))
+}
+
+/// Attaches the root file system at a directory of the host, as it is.
+pub(super) fn attach(source: &RootfsSource, gofer: &mut Gofer, place: &Path) -> Result<()> {
+    let Some(root) = make(source, gofer)? else { return Ok(()) };
+    attach_at(&root, place)
+        .context(|| format!("attach the root file system at {}", place.display()))
+}
+
+/// Takes it away from there. containerd may have done that.
+pub(super) fn take_away(place: &Path) -> Result<()> {
+    match unmount(place, UnmountFlags::NOFOLLOW) {
+        Ok(()) | Err(Errno::INVAL | Errno::NOENT) => Ok(()),
+        // Somebody looks at it.
+        Err(Errno::BUSY) => unmount(place, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW)
+            .context(|| format!("unmount {}", place.display())),
+        Err(e) => Err(e).context(|| format!("unmount {}", place.display())),
+    }
 }
 
 /// Applies the mounts in order. A mount without a target hides all before it; one with

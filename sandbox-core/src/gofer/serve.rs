@@ -15,7 +15,7 @@ use crate::gofer::confine::confine;
 use crate::gofer::delivery::{Outbox, wait_for};
 use crate::gofer::hook_view::Carried;
 use crate::gofer::means::Gofer;
-use crate::gofer::{bind, devices, filesystem, hooks, rootfs, seccomp};
+use crate::gofer::{bind, checkpoint, devices, filesystem, hooks, rootfs, seccomp};
 use crate::spec::plan::{DeliveredSource, Powerless};
 use crate::sys::confine::refuse_new_code;
 use crate::sys::process::die_with_parent;
@@ -57,6 +57,13 @@ fn serve(
         confine()?;
     }
     let (channel, mut gofer) = Gofer::equip(&request, fds)?;
+    if let Some(place) = &request.attached_at {
+        rootfs::take_away(place)?;
+    }
+    if let Some(place) = &request.attach_at {
+        rootfs::attach(&request.rootfs, &mut gofer, place)?;
+        return Ok(gofer.powerless);
+    }
     let mut outbox = Outbox::new(channel, request.container.clone());
 
     if let Some(pids) = &gofer.pids {
@@ -94,6 +101,10 @@ fn serve(
     }
     for (path, fd, is_file) in carried.of_hooks {
         outbox.put(Slot::OfHook { path, is_file }, fd)?;
+    }
+    if let Some(source) = &request.checkpoint {
+        outbox.put(Slot::Images, checkpoint::images(&source.images, gofer.users.as_ref())?)?;
+        outbox.put(Slot::Programs, checkpoint::programs(&source.programs)?)?;
     }
     outbox.finish()?;
     *leftovers = gofer.leftovers;

@@ -112,7 +112,7 @@ fn to_gate(
 }
 
 /// Opens the mount namespace that this process was born in.
-fn own_mount_namespace() -> Result<OwnedFd> {
+pub(super) fn own_mount_namespace() -> Result<OwnedFd> {
     let path = format!("{PROC}/self/ns/mnt");
     std::fs::File::open(&path).map(OwnedFd::from).context(|| format!("open {path}"))
 }
@@ -121,7 +121,7 @@ fn own_mount_namespace() -> Result<OwnedFd> {
 /// out of reach below, and nothing is unmounted, which would take a grace period of the
 /// kernel. Whoever enters the namespace comes to the topmost root (setns(2)), and `..` of
 /// that leads nowhere.
-fn enter_root(tree: &Tree, top: OwnedFd) -> Result<()> {
+pub(super) fn enter_root(tree: &Tree, top: OwnedFd) -> Result<()> {
     tree.lay_over_root()?;
     hide_sandbox_proc()?;
     fchdir(top.as_fd()).context(|| "enter the container's root")?;
@@ -169,7 +169,7 @@ fn enter_own_user_namespace(channel: Channel<'_>) -> Result<()> {
     become_root().context(|| "become root of the container's user namespace")
 }
 
-fn set_root_propagation(plan: &ContainerPlan) -> Result<()> {
+pub(super) fn set_root_propagation(plan: &ContainerPlan) -> Result<()> {
     // Applied to the whole tree, `rprivate` would take away what single mounts asked for.
     let Some(propagation) = plan.root_propagation else { return Ok(()) };
     let change = AttrChange { propagation: Some(propagation.kind), ..AttrChange::default() };

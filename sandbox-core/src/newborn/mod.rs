@@ -3,6 +3,7 @@
 //! step by step. `init.rs` is the table of contents for a container's
 //! init, `exec.rs` for an exec'd process.
 
+pub(crate) mod builder;
 mod channel;
 mod donated;
 pub(crate) mod exec;
@@ -13,8 +14,10 @@ mod lookup;
 mod mounts;
 mod names;
 mod process;
+pub(crate) mod restorer;
 mod terminal;
 mod time;
+pub(crate) mod work;
 
 pub(crate) use channel::Channel;
 pub(crate) use donated::Birth;

@@ -26,3 +26,12 @@ pub(super) fn set_own(plan: &ContainerPlan, sysctls: Option<OwnedFd>) -> Result<
     // The kernel looks at the user namespace of the process that opens one of these.
     set_sysctls(&plan.user_sysctls, directory.as_fd())
 }
+
+/// Sets the names and sysctls of a container whose IPC namespace criu restores, with its sysctls.
+pub(super) fn set_own_names(plan: &ContainerPlan, sysctls: Option<OwnedFd>) -> Result<()> {
+    if plan.namespaces.uts {
+        set_names(plan)?;
+    }
+    let Some(directory) = sysctls else { return Ok(()) };
+    set_sysctls(&plan.user_sysctls, directory.as_fd())
+}

@@ -195,7 +195,7 @@ fn use_whole_limit(resource: u32) -> Result<()> {
 
 /// Sets the limits of the spec, and each other one to what boot started with: the shim may
 /// have raised boot's since, for a process whose spec has a higher one.
-fn set_limits(process: &ProcessPlan, of_boot: &[Rlimit]) -> Result<()> {
+pub(super) fn set_limits(process: &ProcessPlan, of_boot: &[Rlimit]) -> Result<()> {
     for inherited in of_boot {
         let given = process.rlimits.iter().find(|limit| limit.resource == inherited.resource);
         let limit = given.unwrap_or(inherited);

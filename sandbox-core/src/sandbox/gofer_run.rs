@@ -150,12 +150,42 @@ pub(super) fn start(
     launched: Option<LaunchedGofer>,
     first: bool,
 ) -> Result<GoferRun> {
-    let launched = match launched.or_else(|| lock(&sandbox.launched).take()) {
+    run(sandbox, launched, &request(sandbox, plan, rootfs, first)?)
+}
+
+/// See [`Sandbox::attach_rootfs`].
+pub(super) fn attach_rootfs(
+    sandbox: &Sandbox,
+    plan: &Plan,
+    rootfs: Vec<RootfsMount>,
+) -> Result<GoferRun> {
+    let request = GoferRequest {
+        user_namespace: None,
+        own_user_namespace: false,
+        mounts: Vec::new(),
+        devices: Vec::new(),
+        seccomp: None,
+        hooks: None,
+        checkpoint: None,
+        attach_at: Some(plan.host.rootfs.clone()),
+        attached_at: None,
+        ..request(sandbox, plan, rootfs, false)?
+    };
+    run(sandbox, None, &request)
+}
+
+fn run(
+    sandbox: &Sandbox,
+    launched: Option<LaunchedGofer>,
+    request: &GoferRequest,
+) -> Result<GoferRun> {
+    // The first gofer first: its end lets go of the executable's mount.
+    let first = lock(&sandbox.launched).take();
+    let launched = match first.or(launched) {
         Some(launched) => launched,
         None => LaunchedGofer::launch(&sandbox.executable)?,
     };
-    let request = request(sandbox, plan, rootfs, first)?;
-    send_request(sandbox, &launched.socket, &request)?;
+    send_request(sandbox, &launched.socket, request)?;
     let LaunchedGofer { socket, process } = launched;
     let gofer = Arc::new(Gofer { pidfd: process.keep(), answered: AtomicBool::new(false) });
     let _ = sandbox.first_gofer.set(gofer.clone());
@@ -192,6 +222,7 @@ fn request(
     first: bool,
 ) -> Result<GoferRequest> {
     let runs = plan.container.process.is_some();
+    let attached = plan.host.checkpoint.is_some() && !rootfs.is_empty();
     let rootfs = match rootfs.is_empty() {
         _ if !runs => RootfsSource::None,
         true => RootfsSource::Directory(plan.host.rootfs.clone()),
@@ -205,10 +236,13 @@ fn request(
         default_devices: first,
         rootless: sandbox.rootless,
         rootfs,
+        attach_at: None,
+        attached_at: attached.then(|| plan.host.rootfs.clone()),
         mounts: if runs { requested_mounts(plan) } else { Vec::new() },
         devices: if runs { plan.host.devices.clone() } else { Vec::new() },
         seccomp: if runs { seccomp_job(&sandbox.state_root, plan)? } else { None },
         hooks: if runs { hook_job(sandbox, plan) } else { None },
+        checkpoint: plan.host.checkpoint.clone(),
     })
 }
 
@@ -305,7 +339,8 @@ fn send_request(sandbox: &Sandbox, socket: &OwnedFd, request: &GoferRequest) -> 
         request.wants_network().then(|| open_namespace(sandbox.boot, "net")).transpose()?;
     let pids = request.sandbox_proc.then(|| open_namespace(sandbox.boot, "pid")).transpose()?;
     let mut descriptors = vec![sandbox.mounts.as_fd()];
-    let pods = sandbox.user_namespace.as_ref().filter(|_| !request.own_user_namespace);
+    let is_in_pods = request.user_namespace.is_some() && !request.own_user_namespace;
+    let pods = sandbox.user_namespace.as_ref().filter(|_| is_in_pods);
     let unmade = || Error::internal("the pod's user namespace is not made yet");
     let pods = pods.map(|user| user.fd.get().ok_or_else(unmade)).transpose()?;
     descriptors.extend(pods.map(AsFd::as_fd));

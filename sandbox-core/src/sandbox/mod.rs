@@ -42,6 +42,7 @@ use rustix::io::Errno;
 use rustix::process::{Signal, WaitIdOptions, pidfd_send_signal, waitid};
 
 use crate::cgroup::Cgroup;
+use crate::checkpoint::manifest::Manifest;
 use crate::control::donation::STARTED;
 use crate::control::encoding::Message;
 use crate::control::gofer::RootfsMount;
@@ -267,6 +268,13 @@ impl Sandbox {
         gofer_run::start(self, plan, rootfs, launched, first)
     }
 
+    /// Starts a gofer that attaches a container's root file system at `root.path` of its bundle,
+    /// where containerd unpacks the files of a checkpoint. The gofer that then delivers the mounts
+    /// takes it away. Only one gofer runs at a time.
+    pub fn attach_rootfs(&self, plan: &Plan, rootfs: Vec<RootfsMount>) -> Result<GoferRun> {
+        gofer_run::attach_rootfs(self, plan, rootfs)
+    }
+
     /// Sends a request. Returns its number. If the control channel is full, the request waits
     /// for [`Sandbox::send_rest`].
     pub fn send(&self, request: Request, descriptors: &[BorrowedFd<'_>]) -> Result<u64> {
@@ -452,6 +460,20 @@ impl Sandbox {
     pub fn uid_inside(&self, plan: &Plan, outside: u32) -> u32 {
         let Some(mappings) = self.mappings_of(plan) else { return outside };
         mappings.uid_inside(outside).unwrap_or(OVERFLOW_ID)
+    }
+
+    /// Checks that a container can have all IDs that a checkpoint has.
+    ///
+    /// # Errors
+    /// `Invalid` names what it lacks.
+    pub fn check_ids(&self, plan: &Plan, manifest: &Manifest) -> Result<()> {
+        match self.mappings_of(plan) {
+            Some(mappings) => manifest.check_ids(mappings),
+            None => Err(Error::invalid(
+                "checkpoint: a container is restored into a user namespace, and this sandbox has \
+                 none (option userns)",
+            )),
+        }
     }
 
     /// Returns the mappings of a container's user namespace, if it is in one.

@@ -503,6 +503,17 @@ pub struct HostPlan {
     pub bundle: PathBuf,
     /// What the spec grants or asks for and has no effect in this sandbox.
     pub powerless: Vec<Powerless>,
+    /// What the gofer opens for a container that is made from a checkpoint.
+    pub checkpoint: Option<CheckpointSource>,
+}
+
+/// The files of the host from which a container is restored.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CheckpointSource {
+    /// The directory with the images.
+    pub images: PathBuf,
+    /// criu, its loader and its libraries: the name that each gets, and its path.
+    pub programs: Vec<(String, PathBuf)>,
 }
 
 /// Something that a spec grants or asks for, and that has no effect in its sandbox.

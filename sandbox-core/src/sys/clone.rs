@@ -50,9 +50,24 @@ pub enum Cloned {
 /// the cgroup with the given directory. The child starts with default signal
 /// dispositions. clone(2), clone3.
 pub fn clone_into(
+    proof: &SingleThreaded,
+    flags: CloneFlags,
+    cgroup: Option<BorrowedFd<'_>>,
+) -> io::Result<Cloned> {
+    clone_with(proof, flags, cgroup, libc::SIGCHLD)
+}
+
+/// Forks a sibling into the new namespaces that `flags` name: a child of this process's parent,
+/// which gets the same signal at its end (clone(2), `CLONE_PARENT`).
+pub fn clone_sibling(proof: &SingleThreaded, flags: CloneFlags) -> io::Result<Cloned> {
+    clone_with(proof, flags | CloneFlags::CLONE_PARENT, None, 0)
+}
+
+fn clone_with(
     _proof: &SingleThreaded,
     flags: CloneFlags,
     cgroup: Option<BorrowedFd<'_>>,
+    exit_signal: libc::c_int,
 ) -> io::Result<Cloned> {
     let mut pidfd: RawFd = -1;
     // The flags are bits: NEWNS and others fit an int, INTO_CGROUP does not.
@@ -65,7 +80,7 @@ pub fn clone_into(
         pidfd: (&raw mut pidfd) as u64,
         child_tid: 0,
         parent_tid: 0,
-        exit_signal: libc::SIGCHLD as u64,
+        exit_signal: exit_signal as u64,
         stack: 0,
         stack_size: 0,
         tls: 0,

@@ -1,11 +1,11 @@
 //! Descriptors that a process is given by number.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 
 use rustix::fs::{Mode, OFlags};
-use rustix::io::{FdFlags, fcntl_getfd, fcntl_setfd};
-use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
+use rustix::io::{FdFlags, fcntl_dupfd_cloexec, fcntl_getfd, fcntl_setfd};
+use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout, stderr, stdin, stdout};
 
 use super::check;
 
@@ -60,6 +60,34 @@ pub fn close_others(kept: &[BorrowedFd<'_>]) -> io::Result<()> {
         first = kept.saturating_add(1);
     }
     Ok(())
+}
+
+/// The first number that is beyond those at which [`keep_at`] puts descriptors.
+pub const BEYOND: RawFd = 16;
+
+/// Copies a descriptor to a number that is beyond those places.
+pub fn beyond(fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    Ok(fcntl_dupfd_cloexec(fd, BEYOND)?)
+}
+
+/// Puts copies of descriptors at these places below [`BEYOND`], where they survive execve, and
+/// closes every descriptor but those, `others`, which are beyond, and the standard streams. For a
+/// child that uses none of its parent's afterwards.
+pub fn keep_at(kept: &[(BorrowedFd<'_>, RawFd)], others: &[BorrowedFd<'_>]) -> io::Result<()> {
+    // Beyond all places, so that no copy overwrites what is still to be copied.
+    let copies: Vec<(RawFd, RawFd)> = kept
+        .iter()
+        .map(|(fd, place)| Ok((fcntl_dupfd_cloexec(fd, BEYOND)?.into_raw_fd(), *place)))
+        .collect::<io::Result<_>>()?;
+    for (copy, place) in &copies {
+        // SAFETY: the caller's owner of what is there never uses or drops it.
+        check(unsafe { libc::dup2(*copy, *place) })?;
+    }
+    // SAFETY: these numbers were opened just now, and stay open until the end of this function.
+    let placed = kept.iter().map(|(_, place)| unsafe { BorrowedFd::borrow_raw(*place) });
+    let streams = [stdin(), stdout(), stderr()];
+    let kept: Vec<_> = streams.into_iter().chain(placed).chain(others.iter().copied()).collect();
+    close_others(&kept)
 }
 
 /// Closes this process's copy of a descriptor: close_range(2). For a child that never uses or

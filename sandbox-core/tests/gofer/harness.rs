@@ -163,10 +163,13 @@ pub fn request() -> GoferRequest {
         default_devices: false,
         rootless: false,
         rootfs: RootfsSource::None,
+        attach_at: None,
+        attached_at: None,
         mounts: Vec::new(),
         devices: Vec::new(),
         seccomp: None,
         hooks: None,
+        checkpoint: None,
     }
 }
 

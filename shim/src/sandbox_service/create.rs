@@ -46,6 +46,7 @@ pub(super) fn create(
         bundle: request.bundle_path.clone(),
         rootfs: Vec::new(),
         stdio: Stdio::default(),
+        checkpoint: None,
     };
     let options = shim.options.clone();
     let context = CreateContext { boot: None, others: &[], files: None, options };

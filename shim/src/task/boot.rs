@@ -14,7 +14,7 @@ use sandbox_core::cgroup::Cgroup;
 use sandbox_core::control::gofer::RootfsMount;
 use sandbox_core::control::message::{Donations, Done, Request};
 use sandbox_core::error::Failure;
-use sandbox_core::sandbox::{LaunchedGofer, ReceivedFds, Sandbox, printable};
+use sandbox_core::sandbox::{GoferRun, LaunchedGofer, ReceivedFds, Sandbox, printable};
 use sandbox_core::spec::SandboxFacts;
 use sandbox_core::spec::plan::{Plan, Powerless};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot, watch};
@@ -171,7 +171,17 @@ impl BootClient {
         launched: Option<LaunchedGofer>,
     ) -> Result<Vec<Powerless>> {
         let _one_at_a_time = self.gofers.lock().await;
-        let gofer = self.sandbox.gofer(plan, rootfs, launched)?;
+        self.finish(self.sandbox.gofer(plan, rootfs, launched)?).await
+    }
+
+    /// Lets a gofer attach a container's root file system at its bundle.
+    pub(super) async fn attach_rootfs(&self, plan: &Plan, rootfs: Vec<RootfsMount>) -> Result<()> {
+        let _one_at_a_time = self.gofers.lock().await;
+        self.finish(self.sandbox.attach_rootfs(plan, rootfs)?).await.map(drop)
+    }
+
+    /// Waits for a gofer's reply.
+    async fn finish(&self, gofer: GoferRun) -> Result<Vec<Powerless>> {
         let mut gone = self.gone.subscribe();
         tokio::select! {
             answered = readable(gofer.as_fd()) => answered?,

@@ -40,6 +40,8 @@ pub(super) struct Container {
     /// The number of out-of-memory kills that are published.
     pub(super) oom_kills: u64,
     pub(super) init: Process,
+    /// What its Start needs, if that restores it from a checkpoint.
+    pub(super) restore: Option<Arc<CreatePlan>>,
     /// Its mounts, until its exit is published.
     pub(super) mounts: HeldMounts,
     /// Whether Delete waits until its mounts are gone.
@@ -74,6 +76,7 @@ impl Container {
             oom,
             oom_kills: 0,
             init,
+            restore: None,
             mounts,
             keeps_busy: keeps_busy(&plan.plan, &plan.rootfs),
             execs: HashMap::default(),
@@ -190,13 +193,14 @@ impl Process {
         Self { state: State::Created(program), pid, stdio, io, exit }
     }
 
-    /// Makes an exec that the shim has not requested from boot yet.
-    pub(super) fn exec(stdio: Stdio, plan: ProcessPlan) -> Self {
+    /// Makes a process that the shim has not requested from boot yet: an exec, or an init that
+    /// is restored from a checkpoint.
+    pub(super) fn planned(stdio: Stdio, plan: ProcessPlan) -> Self {
         let state = State::Planned { plan: Box::new(plan), asked: Asked::default() };
         Self { state, pid: 0, stdio, io: Io::default(), exit: watch::Sender::new(None) }
     }
 
-    /// Attaches an exec that boot has made. Returns its early exit, as
+    /// Attaches such a process, which boot has made. Returns its early exit, as
     /// [`State::attach`] does.
     pub(super) fn attach(&mut self, made: MadeProcess) -> Result<Option<u32>> {
         let MadeProcess { process, mut io, .. } = made;

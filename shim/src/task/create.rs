@@ -1,12 +1,16 @@
 //! Create: from a bundle to a process that waits at its gate.
 
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use containerd_shim_protos::api::{CreateTaskRequest, CreateTaskResponse, Mount};
 use containerd_shim_protos::events::task::{TaskCreate, TaskIO};
 use containerd_shim_protos::protobuf::MessageField;
 use sandbox_core::control::gofer::RootfsMount;
+use sandbox_core::dump::criu;
+use sandbox_core::dump::criu_files::{self, ProgramFile};
 use sandbox_core::spec;
 use sandbox_core::types::ProcessId;
 
@@ -19,7 +23,11 @@ use super::shim::Shim;
 use super::{exits, oom, powerless};
 use crate::error::{Error, Result};
 use crate::options::Options;
+use crate::ready::readable;
 use crate::stdio::Stdio;
+
+/// The time that criu's loader has to list the libraries.
+const LOADER_TIMEOUT: Duration = Duration::from_secs(10);
 
 pub(super) async fn create(
     shim: Arc<Shim>,
@@ -27,13 +35,15 @@ pub(super) async fn create(
 ) -> Result<CreateTaskResponse> {
     shim.events.has_room()?;
     let reservation = Reservation::take(&shim, &request.id)?;
-    let plan = read_plan(&shim, &request, reservation.boot());
+    let criu = find_criu(&request).await?;
+    let plan = read_plan(&shim, &request, reservation.boot(), criu);
     let plan = plan.map_err(|error| match reservation.boot() {
         Some(boot) => boot.explain(error),
         None => error,
     })?;
     powerless::check(plan.options.on_powerless, &plan.plan.host.powerless)?;
     let cancelled = reservation.cancelled();
+    let plan = Arc::new(plan);
     let container = make_container(&shim, &plan, reservation.boot(), cancelled).await?;
     let pid = container.init.pid;
     shim.events.publish(&created(request, pid));
@@ -43,9 +53,34 @@ pub(super) async fn create(
         exits::report(&shim, &ProcessId::init(&plan.id), status);
     }
     if let Some(kills) = kills {
-        tokio::spawn(oom::watch(shim, plan.id, kills));
+        tokio::spawn(oom::watch(shim, plan.id.clone(), kills));
     }
     Ok(CreateTaskResponse { pid, ..Default::default() })
+}
+
+/// Finds criu and what it needs to run, if the container is restored from a checkpoint.
+async fn find_criu(request: &CreateTaskRequest) -> Result<Option<Vec<ProgramFile>>> {
+    if request.checkpoint.is_empty() {
+        return Ok(None);
+    }
+    let options = Options::read(request.options.as_ref())?;
+    let criu = criu::find(&options.criu, std::env::var_os("PATH").as_deref())?;
+    let mut listing = criu_files::ask_loader(&criu)?;
+    let report = loop {
+        match tokio::time::timeout(LOADER_TIMEOUT, readable(listing.as_fd())).await {
+            Ok(came) => came?,
+            Err(_) => {
+                let criu = criu.display();
+                return Err(Error::internal(format!(
+                    "the loader of {criu} does not list its libraries within {LOADER_TIMEOUT:?}"
+                )));
+            }
+        }
+        if let Some(report) = listing.take()? {
+            break report;
+        }
+    };
+    Ok(Some(criu_files::files(&criu, &report)?))
 }
 
 /// Reads config.json, and adds the files that a pod provides.
@@ -53,10 +88,8 @@ fn read_plan(
     shim: &Shim,
     request: &CreateTaskRequest,
     boot: Option<&Arc<BootClient>>,
+    criu: Option<Vec<ProgramFile>>,
 ) -> Result<CreatePlan> {
-    if !request.checkpoint.is_empty() {
-        return Err(Error::unimplemented("Palisade cannot restore checkpoints"));
-    }
     let table = shim.table();
     let files = table.pod.as_ref().map(Pod::files).transpose()?;
     let mut spec = spec::load(Path::new(&request.bundle))?;
@@ -66,10 +99,10 @@ fn read_plan(
     let options = Options::read(request.options.as_ref())?;
     let others = &table.inits();
     let context = CreateContext { boot: boot.map(Arc::as_ref), others, files, options };
-    CreatePlan::resolve(wanted(request), &spec, context)
+    CreatePlan::resolve(wanted(request, criu), &spec, context)
 }
 
-fn wanted(request: &CreateTaskRequest) -> Wanted {
+fn wanted(request: &CreateTaskRequest, criu: Option<Vec<ProgramFile>>) -> Wanted {
     let mount = |mount: &Mount| RootfsMount {
         fs_type: mount.type_.clone(),
         source: mount.source.clone(),
@@ -86,6 +119,7 @@ fn wanted(request: &CreateTaskRequest) -> Wanted {
             stderr: request.stderr.clone(),
             terminal: request.terminal,
         },
+        checkpoint: criu.map(|criu| (request.checkpoint.clone().into(), criu)),
     }
 }
 

@@ -1,17 +1,19 @@
 //! The checked inputs of a Create or a CreateSandbox. They contain no message
 //! of containerd.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use oci_spec::runtime::Spec;
 use sandbox_core::cgroup::{CapacityPolicy, Driver};
 use sandbox_core::control::gofer::RootfsMount;
+use sandbox_core::dump::criu_files::ProgramFile;
 use sandbox_core::spec;
 use sandbox_core::spec::plan::Plan;
 use sandbox_core::types::HostPid;
 
 use super::boot::BootClient;
+use super::checkpoint_files::{self, Checkpoint};
 use super::pod_files::PodFiles;
 use crate::error::Result;
 use crate::options::{CgroupDriver, Options, UserLog};
@@ -29,6 +31,8 @@ pub(crate) struct CreatePlan {
     /// The node's options, with the changes of the pod's annotations.
     pub(super) options: Options,
     pub(super) plan: Arc<Plan>,
+    /// The checkpoint that it is restored from, if it is.
+    pub(super) checkpoint: Option<Checkpoint>,
 }
 
 /// The client's request.
@@ -37,6 +41,8 @@ pub(crate) struct Wanted {
     pub(crate) bundle: String,
     pub(crate) rootfs: Vec<RootfsMount>,
     pub(crate) stdio: Stdio,
+    /// The directory of the checkpoint to restore it from, and criu.
+    pub(crate) checkpoint: Option<(PathBuf, Vec<ProgramFile>)>,
 }
 
 /// The inputs of a plan besides the request and its spec.
@@ -54,7 +60,7 @@ pub(crate) struct CreateContext<'a> {
 impl CreatePlan {
     /// Resolves options, spec and annotations into a plan.
     pub(crate) fn resolve(wanted: Wanted, spec: &Spec, context: CreateContext<'_>) -> Result<Self> {
-        let Wanted { id, bundle, rootfs, stdio } = wanted;
+        let Wanted { id, bundle, rootfs, stdio, checkpoint } = wanted;
         let annotations = spec.annotations().clone().unwrap_or_default();
         let options = context.options.annotated(&annotations)?;
         let spec_context = spec::Context {
@@ -84,7 +90,11 @@ impl CreatePlan {
         if let Some(files) = context.files {
             files.share_memory(&mut plan);
         }
-        Ok(Self { id, bundle, rootfs, stdio, options, plan: Arc::new(plan) })
+        let read = |(path, criu)| checkpoint_files::read(path, &plan.container, criu);
+        let checkpoint = checkpoint.as_ref().map(|(path, criu)| (path.as_path(), criu.as_slice()));
+        let checkpoint = checkpoint.map(read).transpose()?;
+        plan.host.checkpoint = checkpoint.as_ref().map(|checkpoint| checkpoint.source.clone());
+        Ok(Self { id, bundle, rootfs, stdio, options, plan: Arc::new(plan), checkpoint })
     }
 
     /// Returns the program that makes the cgroup.

@@ -46,7 +46,7 @@ pub(super) fn exec(shim: &Shim, request: ExecProcessRequest) -> Result<Empty> {
         stderr: request.stderr,
         terminal: request.terminal,
     };
-    container.execs.insert(request.exec_id.clone(), Process::exec(stdio, plan));
+    container.execs.insert(request.exec_id.clone(), Process::planned(stdio, plan));
     shim.events.publish(&TaskExecAdded {
         container_id: request.id,
         exec_id: request.exec_id,

@@ -9,7 +9,7 @@ use sandbox_core::sys::pidfd::LAST_SIGNAL;
 use super::container::{Container, process_id};
 use super::lifecycle::State;
 use super::shim::Shim;
-use super::{exits, oom};
+use super::{exits, oom, restore};
 use crate::error::{Error, Result};
 
 pub(super) fn kill(shim: &Arc<Shim>, request: &KillRequest) -> Result<Empty> {
@@ -21,6 +21,14 @@ pub(super) fn kill(shim: &Arc<Shim>, request: &KillRequest) -> Result<Empty> {
     let container = table.container(&request.id)?;
     let id = process_id(&request.id, &request.exec_id);
     let is_init = id.exec.is_none();
+    if is_init && container.restore.is_some() && container.init.state.is_starting() {
+        // criu has no use for any other.
+        if signal == Signal::KILL.as_raw() {
+            restore::cancel(&container.boot, &container.id);
+            return Ok(Empty::default());
+        }
+        return Err(Error::state("the container is being restored; SIGKILL ends that"));
+    }
     if container.process(id.exec.as_deref())?.state.has_ended() {
         return Err(Error::not_found("process already finished"));
     }

@@ -4,7 +4,7 @@ use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::Arc;
 
-use sandbox_core::cgroup::Cgroup;
+use sandbox_core::cgroup::{Cgroup, OomWatch};
 use sandbox_core::control::message::{Done, Request};
 use sandbox_core::sandbox::state::StateDirectory;
 use sandbox_core::sandbox::{self, HeldMounts, NewSandbox, ReceivedFds};
@@ -33,7 +33,7 @@ use crate::stdio::{self, CutAt, Donated, Io, Owner};
 /// fails or is cancelled.
 pub(super) async fn make_container(
     shim: &Arc<Shim>,
-    plan: &CreatePlan,
+    plan: &Arc<CreatePlan>,
     existing: Option<&Arc<BootClient>>,
     cancelled: impl Future<Output = ()>,
 ) -> Result<Container> {
@@ -49,7 +49,7 @@ pub(super) async fn make_container(
 /// Takes the steps to a container at its gate.
 async fn take_steps(
     shim: &Arc<Shim>,
-    plan: &CreatePlan,
+    plan: &Arc<CreatePlan>,
     existing: Option<&Arc<BootClient>>,
     rollback: &mut Rollback,
 ) -> Result<Container> {
@@ -71,6 +71,11 @@ async fn take_steps(
     let capacity = cgroup.capacity(plan.capacity_policy())?;
     // The kills are counted from before there is a process, so that none is missed.
     let oom = oom::count(&plan.id, &cgroup);
+    if plan.checkpoint.is_some() {
+        // Start makes the rest.
+        let boot = make_unrestored(shim, plan, existing, &state, (&cgroup, capacity), rollback);
+        return unrestored(plan, boot.await?, cgroup, oom);
+    }
     // The gofer runs the createContainer hooks.
     rollback.hooked = !plan.plan.host.hooks.create_container.is_empty();
     let (boot, prepared) = match existing {
@@ -103,6 +108,51 @@ async fn take_steps(
     let _span = step("run hooks");
     run_hooks(&container).await?;
     Ok(container)
+}
+
+/// Makes a container whose processes Start restores.
+fn unrestored(
+    plan: &Arc<CreatePlan>,
+    boot: Arc<BootClient>,
+    cgroup: Arc<Cgroup>,
+    oom: Option<OomWatch>,
+) -> Result<Container> {
+    let process = plan.plan.container.process.clone().ok_or_else(|| {
+        Error::invalid("checkpoint: a pause container runs no process that could be restored")
+    })?;
+    let init = Process::planned(plan.stdio.clone(), process);
+    let mut container = Container::new(plan, boot, cgroup, oom, (init, HeldMounts::default()));
+    container.restore = Some(plan.clone());
+    Ok(container)
+}
+
+/// Makes the sandbox of a container that Start restores, or has the container join it.
+async fn make_unrestored(
+    shim: &Arc<Shim>,
+    plan: &CreatePlan,
+    existing: Option<&Arc<BootClient>>,
+    state: &StateDirectory,
+    (cgroup, capacity): (&Arc<Cgroup>, Capacity),
+    rollback: &mut Rollback,
+) -> Result<Arc<BootClient>> {
+    let boot = match existing {
+        None => {
+            let boot = spawn_boot(shim, plan, state, cgroup, capacity).await?;
+            let boot = &*rollback.made.insert(boot);
+            start_boot(shim, plan, boot).await?;
+            boot
+        }
+        Some(boot) => {
+            rollback.recorded = true;
+            state.add_container(&plan.id)?;
+            boot
+        }
+    };
+    boot.sandbox.move_net_devices(&plan.plan)?;
+    if !plan.rootfs.is_empty() {
+        boot.attach_rootfs(&plan.plan, plan.rootfs.clone()).await?;
+    }
+    Ok(boot.clone())
 }
 
 /// Waits for `making`, unless the client goes first. The caller then rolls back
@@ -238,12 +288,17 @@ async fn spawn_boot(
 async fn start_boot(shim: &Arc<Shim>, plan: &CreatePlan, boot: &Arc<BootClient>) -> Result<()> {
     let _span = step("start the sandbox process and open mounts");
     boot.enter_namespaces(&plan.plan).await?;
-    let gofer = boot.sandbox.gofer(&plan.plan, plan.rootfs.clone(), None)?;
+    // The mounts of a container that Start restores come with that.
+    let opens_mounts = plan.checkpoint.is_none();
+    let gofer = opens_mounts.then(|| boot.sandbox.gofer(&plan.plan, plan.rootfs.clone(), None));
+    let gofer = gofer.transpose()?;
     boot.sandbox.directory().add_container(&plan.id)?;
     readable(boot.sandbox.start_sync()).await?;
     boot.sandbox.finish_start()?;
-    readable(gofer.as_fd()).await?;
-    settle(shim, plan, &gofer.finish()?)?;
+    if let Some(gofer) = gofer {
+        readable(gofer.as_fd()).await?;
+        settle(shim, plan, &gofer.finish()?)?;
+    }
     tokio::spawn(listen(shim.clone(), boot.clone()));
     tokio::spawn(relay_log(boot.clone()));
     if boot.sandbox.user_log().is_some() {
@@ -253,22 +308,22 @@ async fn start_boot(shim: &Arc<Shim>, plan: &CreatePlan, boot: &Arc<BootClient>)
 }
 
 /// Tells or refuses what was found to be without effect.
-fn settle(shim: &Shim, plan: &CreatePlan, found: &[Powerless]) -> Result<()> {
+pub(super) fn settle(shim: &Shim, plan: &CreatePlan, found: &[Powerless]) -> Result<()> {
     powerless::check(plan.options.on_powerless, found)?;
     powerless::tell(shim, &plan.id, found);
     Ok(())
 }
 
 /// What a container's init is made with.
-struct Prepared {
-    io: Io,
-    donated: Donated,
-    cgroups: CgroupsToJoin,
+pub(super) struct Prepared {
+    pub(super) io: Io,
+    pub(super) donated: Donated,
+    pub(super) cgroups: CgroupsToJoin,
 }
 
 /// Prepares all for a container's init that needs neither its mounts nor boot's help, while
 /// those come.
-async fn prepare(
+pub(super) async fn prepare(
     shim: &Shim,
     plan: &CreatePlan,
     boot: &BootClient,

@@ -9,7 +9,7 @@ use sandbox_core::types::ProcessId;
 
 use super::container::process_id;
 use super::shim::Shim;
-use super::{exec, exits, hooks, rest};
+use super::{exec, exits, hooks, rest, restore};
 use crate::error::Result;
 use crate::exit::Exit;
 
@@ -24,6 +24,12 @@ pub(super) async fn start(shim: Arc<Shim>, request: StartRequest) -> Result<Star
 
 async fn start_init(shim: &Arc<Shim>, process: &ProcessId) -> Result<u32> {
     let id = &process.container;
+    let restore = shim.table().container(id)?.restore.clone();
+    if let Some(plan) = restore {
+        let pid = restore::start(shim, process, plan).await?;
+        rest::container_started();
+        return Ok(pid);
+    }
     let (boot, plan, pause) = {
         let mut table = shim.table();
         let container = table.container(id)?;

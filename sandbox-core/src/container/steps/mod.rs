@@ -6,7 +6,7 @@ pub(crate) mod attach;
 mod cgroup_mount;
 pub(crate) mod container_root;
 mod copy_up;
-mod file_system;
+pub(crate) mod file_system;
 pub(crate) mod masks;
 pub(crate) mod names;
 pub(crate) mod phase;

@@ -243,6 +243,7 @@ pub fn plan(spec: &Spec, context: &Context<'_>) -> Result<Plan> {
         annotations,
         bundle: context.bundle.into(),
         powerless,
+        checkpoint: None,
     };
     Ok(Plan { container, host })
 }
