@@ -25,7 +25,7 @@ pub(super) fn create(
 ) -> Result<CreateSandboxResponse> {
     let mut table = shim.table();
     table.check_lives()?;
-    if table.pod.is_some() || table.has_owner() {
+    if table.pod.is_some() || table.has_any_sandbox() {
         return Err(Error::exists("this shim has a sandbox already"));
     }
     if !request.rootfs.is_empty() {

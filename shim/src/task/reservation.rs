@@ -29,11 +29,18 @@ impl Reservation {
         table.check_lives()?;
         // A container can only join a pod that runs.
         table.pod.as_ref().map(Pod::files).transpose()?;
+        // An ID that is taken is the better reason to refuse the Create.
+        let is_taken = table.has(id);
         let boot = match &table.sandbox {
-            Sandbox::Made(boot) => Some(boot.clone()),
+            Sandbox::Made(boot) => {
+                // Of a dead one, its spec would be found to be wrong.
+                if !is_taken {
+                    boot.check_alive()?;
+                }
+                Some(boot.clone())
+            }
             Sandbox::None => None,
-            // An ID that is taken is the better reason to refuse the Create.
-            Sandbox::Making if table.has(id) => None,
+            Sandbox::Making if is_taken => None,
             Sandbox::Making => {
                 return Err(Error::state("the sandbox's first container is still being created"));
             }

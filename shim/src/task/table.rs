@@ -90,6 +90,12 @@ impl Table {
         self.sandbox = Sandbox::None;
     }
 
+    /// Whether there is a sandbox, or a request makes one: also one whose root container is
+    /// deleted, and that others still need.
+    pub(crate) fn has_any_sandbox(&self) -> bool {
+        !matches!(self.sandbox, Sandbox::None)
+    }
+
     /// Whether this is the shim's sandbox.
     pub(super) fn has_sandbox(&self, boot: &Arc<BootClient>) -> bool {
         matches!(&self.sandbox, Sandbox::Made(made) if Arc::ptr_eq(made, boot))
@@ -181,7 +187,7 @@ impl Table {
 
     /// Whether the sandbox still has an owner: its root container, a client that
     /// waits for that, or the client of the Sandbox service.
-    pub(crate) fn has_owner(&self) -> bool {
+    pub(super) fn has_owner(&self) -> bool {
         if self.has_pod() {
             return true;
         }
