@@ -6,8 +6,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::host;
 use crate::slot::Slot;
+use crate::{host, wait};
 
 /// The program that makes the cgroups.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,6 +120,71 @@ pub fn limit(slot: &Slot, limits: &Limits) {
             let path = group.join(file);
             fs::write(&path, &value)
                 .unwrap_or_else(|e| panic!("write {value} to {}: {e}", path.display()));
+        }
+    }
+}
+
+/// A cgroup with little memory below a test's, until it is dropped: of one pod, as the kubelet makes
+/// it, or of other processes. Only where Palisade makes cgroups by mkdir.
+#[derive(Debug)]
+pub struct Narrow {
+    /// Its path below the hierarchies.
+    below: PathBuf,
+}
+
+impl Narrow {
+    /// Makes it, with a limit in bytes.
+    pub fn new(slot: &Slot, name: &str, bytes: u64) -> Narrow {
+        let narrow = Narrow { below: Path::new(&group(slot)).join(name) };
+        let directory = narrow.directory();
+        fs::create_dir_all(&directory).expect("make a cgroup");
+        let bytes = bytes.to_string();
+        if host::has_cgroup_v2_only() {
+            let above = directory.parent().expect("the test's").join("cgroup.subtree_control");
+            fs::write(above, "+memory").expect("let it limit memory");
+            fs::write(directory.join("memory.max"), bytes).expect("limit its memory");
+        } else {
+            fs::write(directory.join("memory.limit_in_bytes"), &bytes).expect("limit its memory");
+            // Where the kernel counts swap.
+            let _ = fs::write(directory.join("memory.memsw.limit_in_bytes"), &bytes);
+        }
+        narrow
+    }
+
+    /// Returns it in the form of a pod's `cgroup_parent`.
+    pub fn parent(&self) -> String {
+        format!("/{}", self.below.display())
+    }
+
+    /// Moves a process in. Returns whether it was there.
+    pub fn take(&self, pid: i32) -> bool {
+        fs::write(self.directory().join("cgroup.procs"), pid.to_string()).is_ok()
+    }
+
+    /// Moves all processes to another cgroup.
+    pub fn let_go(&self, to: &Path) {
+        let inside = fs::read_to_string(self.directory().join("cgroup.procs")).unwrap_or_default();
+        for pid in inside.lines() {
+            // It may have ended meanwhile.
+            let _ = fs::write(to.join("cgroup.procs"), pid);
+        }
+    }
+
+    fn directory(&self) -> PathBuf {
+        hierarchy("memory").join(&self.below)
+    }
+}
+
+impl Drop for Narrow {
+    fn drop(&mut self) {
+        let is_gone = || {
+            let all = host::cgroups().into_iter().filter(|cgroup| cgroup.ends_with(&self.below));
+            all.inspect(|cgroup| remove(cgroup)).filter(|cgroup| cgroup.exists()).count() == 0
+        };
+        // A process that was killed is in it for a while.
+        let gone = wait::try_until(wait::patience(10), || is_gone().then_some(()));
+        if gone.is_none() {
+            eprintln!("cgroup {} is busy", self.below.display());
         }
     }
 }

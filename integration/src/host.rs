@@ -97,6 +97,12 @@ pub fn children(pid: i32) -> Vec<HostProcess> {
 /// `cpu`, ...): of cgroup v1 if that hierarchy is mounted, of v2 otherwise.
 pub fn cgroup_directory(pid: i32, controller: &str) -> PathBuf {
     let process = process(pid).unwrap_or_else(|| panic!("process {pid} has ended"));
+    cgroup_directory_of(&process, controller)
+}
+
+/// The same of a process that may have ended since it was seen.
+pub fn cgroup_directory_of(process: &HostProcess, controller: &str) -> PathBuf {
+    let pid = process.pid;
     let lines = process.cgroup.lines().filter_map(|line| {
         let (_, rest) = line.split_once(':')?;
         rest.split_once(':')

@@ -9,7 +9,9 @@ use fastrand::Rng;
 use integration::containerd::Containerd;
 use integration::host::HostProcess;
 use integration::sandbox::{sandboxes_of, shim_above};
+use integration::slot::Slot;
 use integration::state_mount::StateMount;
+use integration::{cgroup, host};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use rustix::process::{Resource, Rlimit, prlimit};
@@ -32,7 +34,7 @@ pub fn strike(
             0 => kill_daemon(&daemons[chance.usize(..daemons.len())], world),
             1 => stop_daemon(&daemons[chance.usize(..daemons.len())], world, &mut chance),
             2 => fill(&states[chance.usize(..states.len())], world, &mut chance),
-            _ => strike_life(world, &mut chance),
+            _ => strike_life(daemons[0].slot(), world, &mut chance),
         }
     }
 }
@@ -64,7 +66,7 @@ fn stop_daemon(daemon: &Containerd, world: &World, chance: &mut Rng) {
 }
 
 /// Strikes one of the lives, or a pod's shim.
-fn strike_life(world: &World, chance: &mut Rng) {
+fn strike_life(slot: &Slot, world: &World, chance: &mut Rng) {
     let lives: Vec<Arc<Life>> =
         world.lives().into_iter().filter(|life| life.init.load(Ordering::SeqCst) > 0).collect();
     if lives.is_empty() {
@@ -72,7 +74,7 @@ fn strike_life(world: &World, chance: &mut Rng) {
     }
     let life = &lives[chance.usize(..lives.len())];
     let init = life.init.load(Ordering::SeqCst);
-    match chance.u8(..7) {
+    match chance.u8(..8) {
         0 => {
             world.count("fault: init is killed");
             life.strike("its init is killed", false);
@@ -107,7 +109,18 @@ fn strike_life(world: &World, chance: &mut Rng) {
                 take_descriptors(shim.pid, chance);
             }
         }
-        5 => {
+        5 if cgroup::Driver::of_tests() == cgroup::Driver::Cgroupfs => {
+            if let Some(shim) = shim_above(init) {
+                world.count("fault: a shim's cgroup has no memory left for a while");
+                // The kernel kills it, or what it starts, or refuses what is asked of it.
+                life.strike("its shim's cgroup has no memory left", true);
+                take_memory(slot, &shim, chance);
+                if host::process(shim.pid).is_none() {
+                    world.count("a shim ended as its cgroup had no memory left");
+                }
+            }
+        }
+        6 => {
             if let Some(shim) = shim_above(init) {
                 world.count("fault: a shim is stopped for a while");
                 life.note("FAULT: its shim is stopped for a while");
@@ -148,6 +161,17 @@ fn take_descriptors(pid: i32, chance: &mut Rng) {
     let Ok(before) = prlimit(Some(process), Resource::Nofile, few) else { return };
     std::thread::sleep(Duration::from_millis(chance.u64(10..1000)));
     let _ = prlimit(Some(process), Resource::Nofile, before);
+}
+
+/// Moves a process into a cgroup in which it gets next to no more memory, and back if it lives on.
+fn take_memory(slot: &Slot, process: &HostProcess, chance: &mut Rng) {
+    let before = host::cgroup_directory_of(process, "memory");
+    let name = format!("narrow-{}", process.pid);
+    let narrow = cgroup::Narrow::new(slot, &name, chance.u64(1..64) << 12);
+    if narrow.take(process.pid) {
+        std::thread::sleep(Duration::from_millis(chance.u64(10..1000)));
+        narrow.let_go(&before);
+    }
 }
 
 fn pause(pid: i32, chance: &mut Rng) {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use fastrand::Rng;
-use integration::image;
+use integration::{cgroup, image};
 use k8s_cri::v1::runtime_service_client::RuntimeServiceClient;
 use k8s_cri::v1::*;
 use tonic::transport::Channel;
@@ -35,14 +35,25 @@ fn service(client: containerd_client::Client) -> RuntimeServiceClient<Channel> {
     RuntimeServiceClient::new(client.channel())
 }
 
+/// The memory of a pod in which it runs out: enough for all but one that takes all there is.
+const LITTLE: u64 = 64 << 20;
+
 /// Lives one life: a pod with up to three containers.
 pub fn live(api: &Api<'_>, name: &str, chance: &mut Rng) {
     let name = format!("soak-{name}");
     let life = api.world.begin(&name);
-    let config = api.daemon.pod_config(&name);
+    let mut config = api.daemon.pod_config(&name);
+    let has_little = chance.u8(..5) == 0 && cgroup::Driver::of_tests() == cgroup::Driver::Cgroupfs;
+    let narrow = has_little.then(|| cgroup::Narrow::new(api.daemon.slot(), &name, LITTLE));
+    if let Some(narrow) = &narrow {
+        config.linux.get_or_insert_default().cgroup_parent = narrow.parent();
+    }
     fs::create_dir_all(&config.log_directory).expect("make the pod's log directory");
     let mut pod = Pod { api, life: Arc::clone(&life), config, id: String::new() };
     if pod.runs() {
+        if has_little {
+            pod.runs_out_of_memory();
+        }
         for number in 0..chance.u8(1..4) {
             pod.has_a_container(&format!("container-{number}"), chance);
         }
@@ -76,6 +87,39 @@ impl Pod<'_> {
             self.life.init.store(pid, Ordering::SeqCst);
         }
         true
+    }
+
+    /// A container takes all memory of the pod. It is killed for that, and nothing else is.
+    fn runs_out_of_memory(&self) {
+        self.api.world.count("a pod runs out of memory");
+        let Some(id) = self.create("greedy", "exec tail /dev/zero") else { return };
+        let request = StartContainerRequest { container_id: id.clone() };
+        if let Err(failure) = cri!(self, "StartContainer", start_container, request) {
+            return self.fails("StartContainer", &failure);
+        }
+        let mut last = String::new();
+        let has_ended = repeat(|| {
+            let status = self.status(&id);
+            let Some(status) = status else {
+                return self.life.may_answer_anything(&self.api.world);
+            };
+            last = format!("{:?}, {}, {}", status.state(), status.exit_code, status.reason);
+            status.state() == ContainerState::ContainerExited
+        });
+        let is_right = has_ended && last == "ContainerExited, 137, OOMKilled";
+        self.api.expect(&self.life, is_right, || format!("all memory was taken: {last}"));
+        let request =
+            PodSandboxStatusRequest { pod_sandbox_id: self.id.clone(), ..Default::default() };
+        let status = cri!(self, "PodSandboxStatus", pod_sandbox_status, request);
+        let state = status.ok().and_then(|status| status.status).map(|status| status.state());
+        self.api.expect(&self.life, state == Some(PodSandboxState::SandboxReady), || {
+            format!("a pod of whose memory one container took all is {state:?}")
+        });
+    }
+
+    fn status(&self, id: &str) -> Option<ContainerStatus> {
+        let request = ContainerStatusRequest { container_id: id.to_owned(), verbose: false };
+        cri!(self, "ContainerStatus", container_status, request).ok()?.status
     }
 
     fn fails(&self, what: &str, failure: &Failure) {
@@ -185,9 +229,7 @@ impl Pod<'_> {
     }
 
     fn has_ended(&self, id: &str) {
-        let request = ContainerStatusRequest { container_id: id.to_owned(), verbose: false };
-        let status = cri!(self, "ContainerStatus", container_status, request);
-        let state = status.ok().and_then(|status| status.status).map(|status| status.state());
+        let state = self.status(id).map(|status| status.state());
         self.api.expect(&self.life, state == Some(ContainerState::ContainerExited), || {
             format!("a stopped container is {state:?}")
         });
