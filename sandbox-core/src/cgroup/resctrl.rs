@@ -1,12 +1,17 @@
 //! Groups of the resctrl file system (`linux.intelRdt`): shares of the last cache and of the
 //! memory's bandwidth. They are made, joined and removed with the container's cgroup.
 //!
+//! Several shims can make the same class at once, as can the administrator's tools: whoever makes or
+//! looks at one holds the lock of the file system's root meanwhile. So nobody sees a class without
+//! its schemata, or joins one that its maker takes away again.
+//!
 //! Documentation/filesystems/resctrl.rst
 
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Write};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use rustix::fs::OFlags;
 use rustix::io::Errno;
@@ -15,6 +20,10 @@ use serde::{Deserialize, Serialize};
 use super::file;
 use crate::error::{Context, Error, Result};
 use crate::spec::plan::IntelRdt;
+
+/// The time that others may take to make a class, and how often it is looked whether they have.
+const LOCKED: Duration = Duration::from_secs(2);
+const TURN: Duration = Duration::from_millis(1);
 
 /// A container's groups.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -79,6 +88,7 @@ fn class(root: &Path, id: &str, wanted: &IntelRdt) -> PathBuf {
 /// Makes or finds the groups of container `id` below `root`, and writes the schemata. An
 /// error leaves nothing behind.
 pub(super) fn make(root: &Path, id: &str, wanted: &IntelRdt) -> Result<Groups> {
+    let _locked = lock(root)?;
     let mut groups = Groups::default();
     match make_all(root, id, wanted, &mut groups) {
         Ok(()) => Ok(groups),
@@ -91,6 +101,25 @@ pub(super) fn make(root: &Path, id: &str, wanted: &IntelRdt) -> Result<Groups> {
                 "" | "ok" => error,
                 status => Error::new(error.kind, format!("{error} ({status})")),
             })
+        }
+    }
+}
+
+/// Takes the lock that resctrl.rst recommends to all who change classes, "Resctrl file locking", until
+/// the file is closed. It is not waited for in the kernel, where nothing would end that.
+fn lock(root: &Path) -> Result<File> {
+    let what = || format!("linux.intelRdt: flock {}", root.display());
+    let file = File::open(root).context(what)?;
+    let begun = Instant::now();
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) if begun.elapsed() < LOCKED => std::thread::sleep(TURN),
+            Err(TryLockError::WouldBlock) => {
+                let why = "another program holds it, and changes classes";
+                return Err(Error::internal(format!("{} within {LOCKED:?}: {why}", what())));
+            }
+            Err(TryLockError::Error(e)) => return Err(e).context(what),
         }
     }
 }
@@ -322,6 +351,34 @@ mod tests {
             let planned = plan(root.path(), id, &wanted);
             assert_eq!(planned, make(root.path(), id, &wanted).unwrap(), "{id}");
         }
+    }
+
+    /// Another shim is half-way with the same class.
+    #[test]
+    fn a_class_that_another_makes_is_seen_once_it_is_made() {
+        let root = root();
+        let others = lock(root.path()).unwrap();
+        let silver = root.path().join("silver");
+        fs::create_dir(&silver).unwrap();
+        let wanted = wanted(Some("silver"), &["MB:0=10"], false);
+        let (sender, made) = std::sync::mpsc::channel();
+        std::thread::scope(|scope| {
+            scope.spawn(|| sender.send(make(root.path(), "c1", &wanted)));
+            let early = made.recv_timeout(Duration::from_millis(100));
+            assert!(early.is_err(), "it did not wait: {early:?}");
+            fs::write(silver.join("schemata"), "MB:0=10\n").unwrap();
+            drop(others);
+            assert_eq!(made.recv().unwrap().unwrap().joined, [silver]);
+        });
+    }
+
+    #[test]
+    fn a_lock_that_another_keeps_is_named() {
+        let root = root();
+        let _others = lock(root.path()).unwrap();
+        let error = make(root.path(), "c1", &wanted(None, &[], false)).unwrap_err().to_string();
+        assert!(error.contains("flock ") && error.contains("another program holds it"), "{error}");
+        assert!(!root.path().join("c1").exists());
     }
 
     #[test]
