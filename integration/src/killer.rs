@@ -1,5 +1,5 @@
-//! Kills a process at a moment that is the same each time: just before its n-th system call
-//! that changes something.
+//! Kills a process, or sends it a signal, at a moment that is the same each time: just before its
+//! n-th system call that changes something.
 
 use std::thread::{self, JoinHandle};
 
@@ -40,7 +40,7 @@ const CREATES: u64 = 0o100;
 /// What became of the process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fate {
-    /// It was killed just before this call.
+    /// It was killed, or got its signal, just before this call.
     KilledBefore(String),
     /// It ended by itself, after fewer calls.
     Ended,
@@ -53,6 +53,12 @@ pub struct Killer(JoinHandle<Fate>);
 impl Killer {
     /// Begins to trace a process, and kills it just before the call with this number, from 0 on.
     pub fn before(pid: i32, number: usize) -> Killer {
+        Killer::sending(Signal::SIGKILL, pid, number)
+    }
+
+    /// Begins to trace a process, and sends it a signal just before the call with this number. It
+    /// goes on untraced.
+    pub fn sending(sent: Signal, pid: i32, number: usize) -> Killer {
         let (traced, traces) = std::sync::mpsc::channel();
         // Only the thread that traces may control the process.
         let killer = thread::spawn(move || {
@@ -62,19 +68,19 @@ impl Killer {
             let stop = waitpid(pid, Some(WaitPidFlag::__WALL)).expect("wait until it has stopped");
             assert!(matches!(stop, WaitStatus::PtraceEvent(..)), "{stop:?}");
             traced.send(()).expect("the one who waits");
-            follow(pid, number)
+            follow(pid, number, sent)
         });
         traces.recv().expect("the process is traced");
         Killer(killer)
     }
 
-    /// Waits for the end of the process.
+    /// Waits for the end of the process, or until it got its signal.
     pub fn fate(self) -> Fate {
         self.0.join().expect("the thread that traces")
     }
 }
 
-fn follow(pid: Pid, number: usize) -> Fate {
+fn follow(pid: Pid, number: usize, sent: Signal) -> Fate {
     let (mut signal, mut seen) = (None, 0);
     loop {
         match ptrace::syscall(pid, signal.take()) {
@@ -85,8 +91,11 @@ fn follow(pid: Pid, number: usize) -> Fate {
             Ok(WaitStatus::PtraceSyscall(_)) => {
                 let Some(call) = entered(pid) else { continue };
                 if seen == number {
-                    kill(pid, Signal::SIGKILL).expect("kill it");
-                    let _ = waitpid(pid, Some(WaitPidFlag::__WALL));
+                    kill(pid, sent).expect("kill it");
+                    match sent {
+                        Signal::SIGKILL => _ = waitpid(pid, Some(WaitPidFlag::__WALL)),
+                        _ => ptrace::detach(pid, None).expect("let it go on"),
+                    }
                     return Fate::KilledBefore(call);
                 }
                 seen += 1;

@@ -8,7 +8,14 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::process::Command;
 
-use containerd_shim_protos::api::{StartRequest, WaitRequest};
+use containerd_shim_protos::api::{
+    ConnectRequest, DeleteRequest, ExecProcessRequest, KillRequest, StartRequest, WaitRequest,
+};
+use containerd_shim_protos::protobuf::well_known_types::any::Any;
+use containerd_shim_protos::sandbox_api::{
+    CreateSandboxRequest, ShutdownSandboxRequest, StartSandboxRequest, StopSandboxRequest,
+    WaitSandboxRequest,
+};
 use integration::container::pidfd;
 use integration::containerd::{Containerd, Version, palisade_executables};
 use integration::killer::{Fate, Killer};
@@ -18,6 +25,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::Mode;
 use nix::unistd::{Pid, mkfifo};
+use prost::Message;
 
 type Outcome<T> = Result<T, String>;
 
@@ -105,6 +113,172 @@ fn a_shim_that_is_killed_at_any_moment_leaves_nothing_that_delete_does_not_find(
     for call in ["mkdir", "symlink", "clone3", "rename", "write", "sendmsg", "unlinkat"] {
         assert!(moments.contains_key(call), "never killed before {call}: {moments:?}");
     }
+}
+
+/// The end of a request: `None` if its shim is gone, and an error if that answered with one.
+fn answered<T>(answer: ttrpc::Result<T>) -> Outcome<Option<T>> {
+    match answer {
+        Ok(answer) => Ok(Some(answer)),
+        Err(ttrpc::Error::RpcStatus(status)) => Err(status.message),
+        Err(_) => Ok(None),
+    }
+}
+
+/// Makes a request of a shim, and returns from the function once the shim is gone.
+macro_rules! ask {
+    ($shim:expr, $service:ident, $method:ident, $request:ident { $($field:ident: $value:expr),* }) => {{
+        let request = $request { $($field: $value.into(),)* ..Default::default() };
+        match answered($shim.$service.$method($shim.context(), &request))? {
+            Some(answer) => answer,
+            None => return Ok(()),
+        }
+    }};
+}
+
+/// A Start and an Exec, and the end of both.
+fn start_and_exec(shim: &Shim<'_>, id: &str) -> Outcome<()> {
+    ask!(shim, tasks, start, StartRequest { id: id });
+    let process = spec::process(&["sh", "-c", "exit 7"]).to_string();
+    let process = Any { value: process.into_bytes(), ..Default::default() };
+    ask!(shim, tasks, exec, ExecProcessRequest { id: id, exec_id: "exec", spec: Some(process) });
+    ask!(shim, tasks, start, StartRequest { id: id, exec_id: "exec" });
+    let ended = ask!(shim, tasks, wait, WaitRequest { id: id, exec_id: "exec" });
+    assert_eq!(ended.exit_status, 7, "the exec's");
+    let deleted = ask!(shim, tasks, delete, DeleteRequest { id: id, exec_id: "exec" });
+    assert_eq!(deleted.exit_status, 7, "the exec's");
+    ask!(shim, tasks, kill, KillRequest { id: id, signal: 9u32 });
+    let ended = ask!(shim, tasks, wait, WaitRequest { id: id });
+    assert_eq!(ended.exit_status, 137, "the init's");
+    ask!(shim, tasks, delete, DeleteRequest { id: id });
+    shim.shutdown();
+    Ok(())
+}
+
+/// The life of a sandbox without a container.
+fn sandbox(shim: &Shim<'_>, bundle: &Bundle, config: &[u8]) -> Outcome<()> {
+    let id = bundle.id.as_str();
+    let path = bundle.path.to_string_lossy();
+    let type_url = "runtime.v1.PodSandboxConfig".to_owned();
+    let options = Any { type_url, value: config.to_vec(), ..Default::default() };
+    ask!(
+        shim,
+        sandboxes,
+        create_sandbox,
+        CreateSandboxRequest { sandbox_id: id, bundle_path: path, options: Some(options) }
+    );
+    let started = ask!(shim, sandboxes, start_sandbox, StartSandboxRequest { sandbox_id: id });
+    assert!(started.pid > 0);
+    ask!(shim, sandboxes, stop_sandbox, StopSandboxRequest { sandbox_id: id });
+    let ended = ask!(shim, sandboxes, wait_sandbox, WaitSandboxRequest { sandbox_id: id });
+    assert_eq!(ended.exit_status, 0, "it was stopped");
+    ask!(shim, sandboxes, shutdown_sandbox, ShutdownSandboxRequest { sandbox_id: id });
+    Ok(())
+}
+
+/// Sends a signal to the shim of a bundle at each moment of some requests, one after the other.
+/// Whoever asks is answered rightly, or not at all. After a SIGTERM the shim takes all away itself;
+/// after a SIGKILL `delete` does.
+fn at_each_moment(
+    containerd: &Containerd,
+    (bundle, signal): (&Bundle, Signal),
+    before: impl Fn(&Shim<'_>),
+    ask: impl Fn(&Shim<'_>) -> Outcome<()>,
+) {
+    let is_kill = signal == Signal::SIGKILL;
+    for number in 0.. {
+        let shim = bundle.start_shim().expect("start the shim");
+        before(&shim);
+        let served = pidfd(serving(bundle));
+        let killer = Killer::sending(signal, serving(bundle), number);
+        let outcome = ask(&shim);
+        // It ends once nobody is connected.
+        drop(shim);
+        let fate = killer.fate();
+        let when = format!("{signal} {fate:?} ({number})");
+        match (&outcome, &fate) {
+            (Ok(()), _) => {}
+            (Err(why), Fate::KilledBefore(_)) if !is_kill => {
+                assert!(is_right(why), "{when}: {why}")
+            }
+            (Err(why), _) => panic!("{when}: {why}"),
+        }
+        assert!(wait::readable(&served, wait::deadline()), "{when}: the shim lives on");
+        let none_left = || {
+            let left = leaks::left_of(&containerd.traces());
+            assert!(left.is_empty(), "{when}: {}", left.join(", "));
+        };
+        if !is_kill {
+            none_left();
+        }
+        let deleted = bundle.delete();
+        assert!(deleted.status.success(), "{when}: {deleted:?}");
+        none_left();
+        if fate == Fate::Ended {
+            assert!(number > 10, "it has ended with {number} calls");
+            return;
+        }
+    }
+}
+
+/// Whether a request that was under way as the shim was told to end is refused for that.
+fn is_right(why: &str) -> bool {
+    [
+        "was cancelled",
+        "is ending",
+        "is at its end",
+        "does not exist",
+        "is gone",
+        "already finished",
+        "is not running",
+        "a stopped process",
+    ]
+    .iter()
+    .any(|words| why.contains(words))
+}
+
+#[test]
+fn a_shim_that_is_killed_while_it_starts_and_execs_leaves_nothing() {
+    let containerd = Containerd::start(Version::V2_1);
+    let bundle = Bundle::new(&containerd, "root", "sleep 1000");
+    let create = |shim: &Shim<'_>| _ = shim.create().expect("create a container");
+    let ask = |shim: &Shim<'_>| start_and_exec(shim, &bundle.id);
+    at_each_moment(&containerd, (&bundle, Signal::SIGKILL), create, ask);
+}
+
+#[test]
+fn a_shim_that_is_killed_while_it_starts_a_sandbox_leaves_nothing() {
+    let containerd = Containerd::start(Version::V2_1);
+    let bundle = Bundle::of_sandbox(&containerd);
+    let config = containerd.pod_config("moments").encode_to_vec();
+    let ask = |shim: &Shim<'_>| sandbox(shim, &bundle, &config);
+    at_each_moment(&containerd, (&bundle, Signal::SIGKILL), |_| (), ask);
+}
+
+/// As systemd does when the node shuts down.
+#[test]
+fn a_shim_that_is_told_to_end_while_it_starts_a_sandbox_takes_it_away() {
+    let containerd = Containerd::start(Version::V2_1);
+    let bundle = Bundle::of_sandbox(&containerd);
+    let config = containerd.pod_config("terminated").encode_to_vec();
+    let ask = |shim: &Shim<'_>| sandbox(shim, &bundle, &config);
+    at_each_moment(&containerd, (&bundle, Signal::SIGTERM), is_up, ask);
+}
+
+#[test]
+fn a_shim_that_is_told_to_end_while_it_creates_takes_all_away() {
+    let containerd = Containerd::start(Version::V2_1);
+    let bundle = Bundle::new(&containerd, "root", "sleep 1000");
+    let ask = |shim: &Shim<'_>| {
+        let request = shim.request();
+        let Some(_) = answered(shim.tasks.create(shim.context(), &request))? else { return Ok(()) };
+        start_and_exec(shim, &bundle.id)
+    };
+    at_each_moment(&containerd, (&bundle, Signal::SIGTERM), is_up, ask);
+}
+
+/// Waits until a shim answers: it listens for signals by then.
+fn is_up(shim: &Shim<'_>) {
+    shim.tasks.connect(shim.context(), &ConnectRequest::default()).expect("its process");
 }
 
 /// Starts a shim that has nothing to do, and returns what it has logged once it has ended.

@@ -363,6 +363,8 @@ pub(crate) async fn end_by_signal(shim: &Shim) {
     cancel_creates(shim).await;
     cancel_start(shim).await;
     tear_down_all(shim).await;
+    // What the last Delete has begun.
+    finish_tear_down(shim).await;
     publish_rest(shim, LAST_EVENTS_TIMEOUT).await;
 }
 
