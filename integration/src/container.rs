@@ -21,7 +21,7 @@ use serde_json::Value;
 
 use crate::containerd::Containerd;
 use crate::stdio::{Stdio, Streams};
-use crate::{attack, image, keep, sandbox, spec, wait};
+use crate::{attack, checkpoint, image, keep, sandbox, spec, wait};
 
 /// Type URLs of containerd's runtime-spec types.
 const SPEC_URL: &str = "types.containerd.io/opencontainers/runtime-spec/1/Spec";
@@ -473,17 +473,22 @@ impl Container<'_> {
         task_call!(self.containerd, create, request).map(|_| ())
     }
 
-    /// Requests a checkpoint.
-    pub fn checkpoint(&self) -> Result<()> {
-        self.checkpoint_image(None).map(drop)
-    }
-
     /// Makes a checkpoint, with options of runc's shim. Returns where containerd has it.
     pub fn checkpoint_image(&self, options: Option<Any>) -> Result<Descriptor> {
         let container_id = self.id.clone();
         let request = CheckpointTaskRequest { container_id, options, ..Default::default() };
         let made = task_call!(self.containerd, checkpoint, request)?;
         Ok(made.descriptors.into_iter().next().expect("a checkpoint"))
+    }
+
+    /// Makes a checkpoint in a folder of its own, of which containerd makes no image.
+    pub fn checkpoint_to(&self, folder: &Path, wanted: &checkpoint::Options) -> Result<()> {
+        let image_path = folder.display().to_string();
+        let options = checkpoint::Options { image_path, ..wanted.clone() };
+        let options = Some(options.any());
+        let container_id = self.id.clone();
+        let request = CheckpointTaskRequest { container_id, options, ..Default::default() };
+        task_call!(self.containerd, checkpoint, request).map(drop)
     }
 
     /// Returns the shim's process ID.

@@ -36,6 +36,8 @@ pub enum TaskEvent {
     Paused(String),
     /// It runs again.
     Resumed(String),
+    /// It was saved, into this folder.
+    Checkpointed(String, String),
     /// Palisade names something that has no effect: the sentence.
     Powerless(String),
     /// The user log tells something: the sentence.
@@ -182,6 +184,9 @@ fn decode(envelope: &Envelope) -> TaskEvent {
         }
         "/tasks/paused" => of(bytes, |e: TaskPaused| TaskEvent::Paused(e.container_id)),
         "/tasks/resumed" => of(bytes, |e: TaskResumed| TaskEvent::Resumed(e.container_id)),
+        "/tasks/checkpointed" => {
+            of(bytes, |e: TaskCheckpointed| TaskEvent::Checkpointed(e.container_id, e.checkpoint))
+        }
         POWERLESS => of(bytes, |status: Status| TaskEvent::Powerless(status.message)),
         REFUSED => of(bytes, |status: Status| TaskEvent::Refused(status.message)),
         other => panic!("an event of unknown topic {other}"),

@@ -17,6 +17,7 @@
 pub mod attack;
 pub mod built;
 pub mod cgroup;
+pub mod checkpoint;
 pub mod config;
 pub mod container;
 pub mod containerd;

@@ -24,7 +24,6 @@ on_each_containerd!(
     an_update_that_the_kernel_refuses_changes_nothing,
     metrics_show_the_usage,
     the_processes_of_a_container_are_listed,
-    a_checkpoint_is_refused_in_a_sentence,
     pause_and_resume_with_ctr,
 );
 
@@ -236,13 +235,6 @@ fn the_processes_of_a_container_are_listed(containerd: Containerd) {
     assert!(details.type_url.ends_with("ProcessDetails"), "{}", details.type_url);
     assert!(details.value.windows(5).any(|part| part == b"extra"), "{details:?}");
     assert!(listed.iter().any(|process| process.pid == container.pid().unsigned_abs()));
-}
-
-fn a_checkpoint_is_refused_in_a_sentence(containerd: Containerd) {
-    let container = containerd.container("kept", ["sleep", "1000"]).start();
-    let refused = container.checkpoint().expect_err("no checkpoints yet");
-    assert!(refused.message().contains("heckpoint"), "{refused}");
-    assert_eq!(container.exec_shell("look", "echo unharmed").1, "unharmed\n");
 }
 
 fn pause_and_resume_with_ctr(containerd: Containerd) {

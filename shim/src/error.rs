@@ -41,10 +41,6 @@ impl Error {
         Self::new(Code::FAILED_PRECONDITION, message)
     }
 
-    pub(crate) fn unimplemented(message: impl Into<String>) -> Self {
-        Self::new(Code::UNIMPLEMENTED, message)
-    }
-
     /// Returns an error for something that this program or the kernel could not
     /// do. containerd shows `UNKNOWN` without a prefix of its own, as it does
     /// for runc's failures.

@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use containerd_shim_protos::events::task::{
-    TaskCreate, TaskDelete, TaskExecAdded, TaskExecStarted, TaskExit, TaskOOM, TaskPaused,
-    TaskResumed, TaskStart,
+    TaskCheckpointed, TaskCreate, TaskDelete, TaskExecAdded, TaskExecStarted, TaskExit, TaskOOM,
+    TaskPaused, TaskResumed, TaskStart,
 };
 use serde_json::{Map, Value, json};
 use tokio::sync::broadcast;
@@ -150,6 +150,12 @@ impl Told for TaskPaused {
 impl Told for TaskResumed {
     fn told(&self) -> Happening {
         of("resume", &self.container_id, Value::Null)
+    }
+}
+
+impl Told for TaskCheckpointed {
+    fn told(&self) -> Happening {
+        of("checkpoint", &self.container_id, json!({ "folder": self.checkpoint }))
     }
 }
 

@@ -6,7 +6,6 @@
 //! | `inventory.img` | criu's own mount and user namespaces become those of the container's init | criu then makes neither: Palisade makes the mounts, and criu starts in the pod's user namespace |
 //! | `userns-N.img` | IDs outside become those inside | no range of the host's is left in it |
 //! | `files.img` | files and unix sockets name no mount | the mounts of a restore are others |
-//! | `seccomp.img` | the program by which boot is asked about calls becomes the container's own, by which boot answers | a program that is brought back has no listener: each call that it announces would fail with ENOSYS |
 //!
 //! An image is a magic number (that of `inventory.img` has 4 bytes, those of others 8), and then
 //! entries: a length of 32 bits in little endian, and a message of protobuf. All that is not
@@ -23,11 +22,10 @@ use rustix::io::Errno;
 
 use super::fields::{Value, fields, number_in, put_message, put_number};
 use super::{open_regular, read_regular};
-use crate::error::{Context, Error, FailureKind, Result};
+use crate::error::{Context, Error, Result};
 use crate::spec::plan::{IdMapping, Mappings};
-use crate::sys::classic_bpf::{RETURN, Step};
 
-/// The longest entry: one has all seccomp programs of the processes, of 32 KiB at most each.
+/// The longest entry: `seccomp.img` has all programs in one, of 32 KiB at most each.
 const MAX_ENTRY: u32 = 16 << 20;
 
 /// The first four bytes of `inventory.img`.
@@ -37,7 +35,6 @@ pub(super) const COMMON: u32 = 0x5456_4319;
 const IDS: u32 = 0x5443_2030;
 const FILES: u32 = 0x5630_3138;
 const USER_NAMESPACE: u32 = 0x5547_4906;
-const SECCOMP: u32 = 0x6441_3049;
 
 /// Fields of criu's `task_kobj_ids_entry`: IDs of the namespaces of a task.
 const MOUNT_NAMESPACE_ID: u32 = 9;
@@ -45,7 +42,7 @@ const USER_NAMESPACE_ID: u32 = 10;
 
 /// An image that is rewritten.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Image<'a> {
+pub enum Image {
     /// `inventory.img`.
     Inventory {
         /// The namespaces of the container's init.
@@ -55,11 +52,6 @@ pub enum Image<'a> {
     UserNamespace,
     /// `files.img`.
     Files,
-    /// `seccomp.img`.
-    Seccomp {
-        /// The container's own program, as [`make_portable`] takes it.
-        program: &'a [u8],
-    },
 }
 
 /// The namespaces of the container's init, as the images number them.
@@ -101,25 +93,16 @@ impl RootIds {
     }
 }
 
-/// Rewrites the images in a folder. What was rewritten before stays as it is. `program` is the
-/// container's own seccomp program (the array of `struct sock_filter`, empty if it has none) where
-/// boot is asked about calls: where its plan has a watch.
+/// Rewrites the images in a folder. What was rewritten before stays as it is.
 ///
 /// # Errors
 /// `NotFound` if an image is missing, `Invalid` if it is none of criu's. Each image is the old or
 /// the new one then.
-pub fn make_portable(folder: BorrowedFd<'_>, program: Option<&[u8]>) -> Result<()> {
+pub fn make_portable(folder: BorrowedFd<'_>) -> Result<()> {
     let ids = RootIds::read(folder)?;
     rewrite(folder, "inventory.img", Image::Inventory { ids })?;
     if let Some(name) = ids.user_namespace_image() {
         rewrite(folder, &name, Image::UserNamespace)?;
-    }
-    if let Some(program) = program {
-        match rewrite(folder, "seccomp.img", Image::Seccomp { program }) {
-            // No process has a program.
-            Err(e) if e.kind == FailureKind::NotFound => {}
-            other => other?,
-        }
     }
     rewrite(folder, "files.img", Image::Files)
 }
@@ -151,7 +134,7 @@ fn extent(line: &IdMapping) -> Vec<u8> {
 }
 
 /// Rewrites an image in its folder. The new one takes the place of the old one when it is whole.
-fn rewrite(folder: BorrowedFd<'_>, name: &str, image: Image<'_>) -> Result<()> {
+fn rewrite(folder: BorrowedFd<'_>, name: &str, image: Image) -> Result<()> {
     let old = open_regular(folder, name)?;
     let new_name = format!("{name}.new");
     match unlinkat(folder, &new_name, AtFlags::empty()) {
@@ -168,7 +151,7 @@ fn rewrite(folder: BorrowedFd<'_>, name: &str, image: Image<'_>) -> Result<()> {
     })
 }
 
-fn write_new(folder: BorrowedFd<'_>, name: &str, old: File, image: Image<'_>) -> Result<()> {
+fn write_new(folder: BorrowedFd<'_>, name: &str, old: File, image: Image) -> Result<()> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let new = openat(folder, name, flags, Mode::RUSR | Mode::WUSR).context(|| "make a new one")?;
     let new = File::from(new);
@@ -181,12 +164,11 @@ fn write_new(folder: BorrowedFd<'_>, name: &str, old: File, image: Image<'_>) ->
 ///
 /// # Errors
 /// `Invalid` if it is no such image of criu's.
-pub fn portable(image: Image<'_>, mut old: impl Read, mut new: impl Write) -> Result<()> {
+pub fn portable(image: Image, mut old: impl Read, mut new: impl Write) -> Result<()> {
     let magic: &[u32] = match image {
         Image::Inventory { .. } => &[INVENTORY],
         Image::UserNamespace => &[COMMON, USER_NAMESPACE],
         Image::Files => &[COMMON, FILES],
-        Image::Seccomp { .. } => &[COMMON, SECCOMP],
     };
     let mut write = |bytes: &[u8]| new.write_all(bytes).context(|| "write");
     write(&take_magic(&mut old, magic)?)?;
@@ -195,7 +177,6 @@ pub fn portable(image: Image<'_>, mut old: impl Read, mut new: impl Write) -> Re
             Image::Inventory { ids } => inventory_entry(&entry, ids),
             Image::UserNamespace => user_namespace_entry(&entry),
             Image::Files => files_entry(&entry),
-            Image::Seccomp { program } => seccomp_entry(&entry, program),
         }?;
         let length = u32::try_from(entry.len()).map_err(|_| too_long())?;
         write(&length.to_le_bytes())?;
@@ -294,43 +275,6 @@ fn files_entry(entry: &[u8]) -> Result<Vec<u8>> {
         put_message(field.number, &without(field.value.message()?, mount)?, &mut new);
     }
     Ok(new)
-}
-
-/// Puts the container's own program in the place of the one that announces calls, in a
-/// `seccomp_entry`: its filters (1) have their program in field 1, and in field 2 the filter that
-/// was loaded before, which the first has not. Only Palisade loads that.
-fn seccomp_entry(entry: &[u8], program: &[u8]) -> Result<Vec<u8>> {
-    const FILTER: u32 = 1;
-    const PROGRAM: u32 = 1;
-    const BEFORE: u32 = 2;
-    let allow = Step::returns(libc::SECCOMP_RET_ALLOW).bytes();
-    let own = if program.is_empty() { &allow[..] } else { program };
-    let mut new = Vec::with_capacity(entry.len());
-    for field in fields(entry)? {
-        let Value::Bytes(filter) = field.value else {
-            new.extend_from_slice(field.raw);
-            continue;
-        };
-        let mut loaded = fields(filter)?.into_iter().filter(|inner| inner.number == PROGRAM);
-        let loaded = loaded.next_back().map_or(Ok(&[][..]), |inner| inner.value.message())?;
-        let is_first = number_in(filter, BEFORE)?.is_none();
-        if field.number != FILTER || !is_first || !announces(loaded) {
-            new.extend_from_slice(field.raw);
-            continue;
-        }
-        let mut changed = Vec::new();
-        put_message(PROGRAM, own, &mut changed);
-        changed.extend(without(filter, PROGRAM)?);
-        put_message(FILTER, &changed, &mut new);
-    }
-    Ok(new)
-}
-
-/// Whether a seccomp program announces calls to a listener.
-fn announces(program: &[u8]) -> bool {
-    let steps = program.as_chunks::<8>().0.iter().map(Step::of);
-    let mut results = steps.filter(|step| step.code == RETURN).map(|step| step.operand);
-    results.any(|result| result & 0xffff_0000 == libc::SECCOMP_RET_USER_NOTIF)
 }
 
 /// Copies a message without one of its fields.

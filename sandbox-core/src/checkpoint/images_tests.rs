@@ -29,7 +29,7 @@ fn ids(mount: u64, user: u64) -> Vec<u8> {
     })
 }
 
-fn made(kind: Image<'_>, old: &[u8]) -> Result<Vec<u8>> {
+fn made(kind: Image, old: &[u8]) -> Result<Vec<u8>> {
     let mut new = Vec::new();
     portable(kind, old, &mut new).map(|()| new)
 }
@@ -68,7 +68,7 @@ fn images_are_rewritten_once_and_for_all() {
     let folder = folder();
     let read = |name: &str| fs::read(folder.path().join(name)).unwrap();
     let handle = File::open(folder.path()).unwrap();
-    make_portable(handle.as_fd(), None).unwrap();
+    make_portable(handle.as_fd()).unwrap();
     let inventory = read("inventory.img");
     let mut entries = &inventory[4..];
     let entry = next_entry(&mut entries).unwrap().unwrap();
@@ -98,7 +98,7 @@ fn images_are_rewritten_once_and_for_all() {
         let found = number_in(field.value.message().unwrap(), mount).unwrap();
         assert_eq!(found.is_some(), is_there);
     }
-    make_portable(handle.as_fd(), None).unwrap();
+    make_portable(handle.as_fd()).unwrap();
     assert_eq!((read("inventory.img"), read("files.img")), (inventory, files));
     let names = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name());
     assert_eq!(names.count(), 4, "nothing else is left");
@@ -121,43 +121,11 @@ fn what_is_no_image_is_refused_by_name() {
         let folder = folder();
         spoil(folder.path());
         let handle = File::open(folder.path()).unwrap();
-        let error = make_portable(handle.as_fd(), None).unwrap_err().to_string();
+        let error = make_portable(handle.as_fd()).unwrap_err().to_string();
         assert!(error.contains(expected), "{expected}: {error}");
         let left = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name());
         assert!(left.into_iter().all(|name| !name.to_string_lossy().ends_with(".new")));
     }
-}
-
-#[test]
-fn a_program_that_announces_calls_becomes_the_container_s_own() {
-    let program = |results: &[u32]| -> Vec<u8> {
-        results.iter().flat_map(|result| Step::returns(*result).bytes()).collect()
-    };
-    let notify = program(&[libc::SECCOMP_RET_ALLOW, libc::SECCOMP_RET_USER_NOTIF]);
-    let plain = program(&[libc::SECCOMP_RET_ALLOW]);
-    let own = program(&[libc::SECCOMP_RET_ERRNO | 1]);
-    let filter = |program: &[u8], before: Option<u64>| {
-        message(|m| {
-            put_message(1, program, m);
-            before.into_iter().for_each(|before| put_number(2, before, m));
-            put_number(3, 4, m);
-        })
-    };
-    // The container has loaded the second itself, and is not asked about it.
-    let entry = |first: &[u8]| {
-        message(|m| {
-            put_message(1, &filter(first, None), m);
-            put_message(1, &filter(&notify, Some(0)), m);
-        })
-    };
-    let made = |first: &[u8], own: &[u8]| {
-        let old = image(&[COMMON, SECCOMP], &[entry(first)]);
-        made(Image::Seccomp { program: own }, &old).unwrap()
-    };
-    let expected = |first: &[u8]| image(&[COMMON, SECCOMP], &[entry(first)]);
-    assert_eq!(made(&notify, &own), expected(&own));
-    assert_eq!(made(&notify, &[]), expected(&plain));
-    assert_eq!(made(&plain, &own), expected(&plain));
 }
 
 fn relink(folder: &std::path::Path, name: &str) {
@@ -180,7 +148,7 @@ fn any_message() -> impl Strategy<Value = Vec<u8>> {
     })
 }
 
-fn kinds() -> [(Image<'static>, &'static [u32]); 4] {
+fn kinds() -> [(Image, &'static [u32]); 3] {
     [
         (
             Image::Inventory { ids: RootIds { mount_namespace: 9, user_namespace: Some(3) } },
@@ -188,7 +156,6 @@ fn kinds() -> [(Image<'static>, &'static [u32]); 4] {
         ),
         (Image::UserNamespace, &[COMMON, USER_NAMESPACE]),
         (Image::Files, &[COMMON, FILES]),
-        (Image::Seccomp { program: &[6, 0, 0, 0, 0, 0, 0xff, 0x7f] }, &[COMMON, SECCOMP]),
     ]
 }
 

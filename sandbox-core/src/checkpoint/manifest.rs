@@ -39,6 +39,8 @@ pub struct Manifest {
     pub container: String,
     /// The host name that the container had.
     pub hostname: String,
+    /// Its NIS domain name.
+    pub domainname: String,
     /// The terminal's size, if the init has a terminal.
     pub terminal: Option<Size>,
     /// The files of outside that processes had open, each of which a descriptor must stand for.
@@ -359,6 +361,7 @@ mod tests {
             architecture: std::env::consts::ARCH.into(),
             container: "c1".into(),
             hostname: "host".into(),
+            domainname: "(none)".into(),
             terminal: None,
             inherited: vec![Inherited { key: "file[1b:e2012]".into(), stream: Stream::Stdout }],
             own: OwnNamespaces { ipc: true, uts: true, time: false },

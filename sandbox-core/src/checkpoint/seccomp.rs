@@ -8,6 +8,7 @@
 use super::fields::{Value, fields, number_in, put_message, put_number};
 use super::images::{COMMON, next_entry, take_magic};
 use crate::error::{Error, Result};
+use crate::sys::process::SECCOMP_TSYNC;
 
 /// Its name in the folder.
 pub const NAME: &str = "seccomp.img";
@@ -19,10 +20,10 @@ const SECCOMP: u32 = 0x6441_3049;
 
 /// The field of the image's only entry that holds a program (`SeccompEntry.seccomp_filters`).
 const PROGRAM: u32 = 1;
-/// The fields of a program (`SeccompFilter`): its instructions, its flags, the one before it.
+/// The fields of a program (`SeccompFilter`): its instructions, the one before it, its flags.
 const INSTRUCTIONS: u32 = 1;
-const FLAGS: u32 = 2;
-const BEFORE: u32 = 3;
+const BEFORE: u32 = 2;
+const FLAGS: u32 = 3;
 
 /// Returns the image with this program at the start of each chain.
 ///
@@ -56,7 +57,9 @@ fn rewrite(image: &[u8], program: &[u8], flags: u32) -> Result<Vec<u8>> {
         }
         let mut new = Vec::new();
         put_message(INSTRUCTIONS, program, &mut new);
-        put_number(FLAGS, flags.into(), &mut new);
+        // One of the threads loads it for all, if criu says so.
+        let for_all = number_in(saved, FLAGS)?.unwrap_or(0) & u64::from(SECCOMP_TSYNC);
+        put_number(FLAGS, u64::from(flags) | for_all, &mut new);
         put_message(PROGRAM, &new, &mut made);
     }
     let size = u32::try_from(made.len()).map_err(|_| Error::invalid("it is too long"))?;
@@ -72,8 +75,8 @@ mod tests {
         for (instructions, before) in programs {
             let mut program = Vec::new();
             put_message(INSTRUCTIONS, instructions, &mut program);
-            put_number(FLAGS, 0, &mut program);
-            before.into_iter().for_each(|before| put_number(BEFORE, *before, &mut program));
+            before.iter().for_each(|before| put_number(BEFORE, *before, &mut program));
+            put_number(FLAGS, 1, &mut program);
             put_message(PROGRAM, &program, &mut entry);
         }
         let size = u32::try_from(entry.len()).unwrap();

@@ -12,6 +12,8 @@
 pub mod criu;
 pub mod criu_files;
 pub mod mounts;
+pub mod names;
 pub mod processes;
+pub mod program;
 pub mod tmpfs;
 pub mod visit;

@@ -5,12 +5,12 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 
 use nix::sched::{CloneFlags, setns};
-use rustix::fs::{CWD, OFlags, fstatfs};
+use rustix::fs::{Mode, OFlags, fstatfs};
 
 use super::visit::Visit;
 use crate::checkpoint::tmpfs;
 use crate::error::{Context, Error, Result};
-use crate::sys::mount::{mount_of, open_plain_in_root};
+use crate::sys::mount::{mount_of, open_in_root};
 use crate::sys::process::{become_root, set_dumpable};
 
 /// The type of a tmpfs (`linux/magic.h`).
@@ -28,15 +28,10 @@ pub fn save(init: BorrowedFd<'_>, place: &Path, to: &File) -> Result<Visit> {
             .context(|| "enter the container's namespaces")?;
         become_root().context(|| "become root of the container's user namespace")?;
         let what = || format!("open {} in the container", place.display());
-        let root = rustix::fs::openat(
-            CWD,
-            "/",
-            OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
-            rustix::fs::Mode::empty(),
-        )
-        .context(what)?;
+        let root = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = rustix::fs::open("/", root, Mode::empty()).context(what)?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY;
-        let directory = open_plain_in_root(&root, place, flags).context(what)?;
+        let directory = open_in_root(&root, place, flags, Mode::empty()).context(what)?;
         let is_tmpfs = fstatfs(&directory).context(what)?.f_type as i64 == TMPFS_MAGIC;
         if !is_tmpfs || !mount_of(&directory).context(what)?.at_root {
             return Err(Error::invalid(format!(

@@ -17,12 +17,16 @@ use crate::types::HostPid;
 /// files to be written, before it reports the exit. A child of the shim's destroys them some
 /// time after this value is dropped.
 #[derive(Debug, Default)]
-pub struct HeldMounts(Vec<OwnedFd>);
+pub struct HeldMounts {
+    /// Those that an init had before it got its user namespace, and has left.
+    left: Option<OwnedFd>,
+    others: Vec<OwnedFd>,
+}
 
 impl HeldMounts {
     /// Holds a namespace that a process has left.
     pub(super) fn left(namespace: OwnedFd) -> Self {
-        Self(vec![namespace])
+        Self { left: Some(namespace), others: Vec::new() }
     }
 
     /// Holds the mounts of a container's init, at its gate, as well. If they cannot be held,
@@ -30,19 +34,25 @@ impl HeldMounts {
     pub fn and_those_of(mut self, pidfd: BorrowedFd<'_>, pid: HostPid) -> Self {
         // Linux 6.11 and later.
         let by_pidfd = mount_namespace_of(pidfd).ok();
-        self.0.extend(by_pidfd.or_else(|| open_namespace(pid, "mnt").ok()));
+        self.others.extend(by_pidfd.or_else(|| open_namespace(pid, "mnt").ok()));
         self
     }
 
     /// Holds the mounts of boot.
     pub(super) fn of_boot(boot: HostPid) -> Self {
-        Self(open_namespace(boot, "mnt").into_iter().collect())
+        Self { left: None, others: open_namespace(boot, "mnt").into_iter().collect() }
+    }
+
+    /// Returns the mount namespace that the init has left: a container's mounts as they were made.
+    /// It came from boot, and may be any.
+    pub fn left_by_init(&self) -> Option<&OwnedFd> {
+        self.left.as_ref()
     }
 }
 
 impl Drop for HeldMounts {
     fn drop(&mut self) {
-        let_go(self.0.drain(..));
+        let_go(self.left.take().into_iter().chain(self.others.drain(..)));
     }
 }
 

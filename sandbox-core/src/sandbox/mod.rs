@@ -42,7 +42,7 @@ use rustix::io::Errno;
 use rustix::process::{Signal, WaitIdOptions, pidfd_send_signal, waitid};
 
 use crate::cgroup::Cgroup;
-use crate::checkpoint::manifest::Manifest;
+use crate::checkpoint::manifest::{Ids, Manifest};
 use crate::control::donation::STARTED;
 use crate::control::encoding::Message;
 use crate::control::gofer::RootfsMount;
@@ -480,6 +480,11 @@ impl Sandbox {
     fn mappings_of<'a>(&'a self, plan: &'a Plan) -> Option<&'a Mappings> {
         let pods = self.user_namespace.as_ref().map(|user| &user.mappings);
         plan.container.mappings.as_ref().or(pods)
+    }
+
+    /// Returns the IDs that a container has, as an image names them: none without a user namespace.
+    pub fn ids_of(&self, plan: &Plan) -> Ids {
+        self.mappings_of(plan).map(Ids::from).unwrap_or_default()
     }
 
     /// Whether the sandbox's processes have the host's PIDs. The kernel does not kill them

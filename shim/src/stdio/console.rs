@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use rustix::io::{Errno, ioctl_fionbio, read, write};
-use rustix::termios::{Winsize, tcsetwinsize};
+use rustix::termios::{Winsize, tcgetwinsize, tcsetwinsize};
 use sandbox_core::spec::plan::Terminal;
 use sandbox_core::sys::alarm::interrupt_after;
 use tokio::io::Interest;
@@ -136,6 +136,13 @@ impl Console {
         let size = Winsize { ws_row: height, ws_col: width, ws_xpixel: 0, ws_ypixel: 0 };
         tcsetwinsize(self.master.fd.get_ref(), size)
             .context(|| format!("set the terminal to {width}x{height}"))
+    }
+
+    pub(super) fn size(&self) -> Result<Terminal> {
+        let size = tcgetwinsize(self.master.fd.get_ref());
+        let Winsize { ws_row: height, ws_col: width, .. } =
+            size.context(|| "get the size of the terminal")?;
+        Ok(Terminal { width, height })
     }
 
     pub(super) fn process_is_gone(&self) -> Drained {

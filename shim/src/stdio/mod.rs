@@ -304,6 +304,11 @@ impl Io {
         self.console.as_ref().map_or(Ok(()), |console| console.resize(size))
     }
 
+    /// Returns the size of the terminal; `None` if there is none.
+    pub(crate) fn size(&self) -> Result<Option<Terminal>> {
+        self.console.as_ref().map(Console::size).transpose()
+    }
+
     /// Reports the end of the process to the console. The future ends when all
     /// output of the process has been copied.
     pub(crate) fn drained(&self) -> Option<Drained> {

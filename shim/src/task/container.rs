@@ -52,6 +52,8 @@ pub(super) struct Container {
     pub(super) unfinished_execs: watch::Sender<usize>,
     /// The last statistics of a cgroup that systemd removes when it is empty.
     pub(super) last_stats: Option<Any>,
+    /// Whether a Checkpoint is under way, which freezes and thaws it.
+    pub(super) is_being_saved: bool,
 }
 
 impl Container {
@@ -82,6 +84,7 @@ impl Container {
             execs: HashMap::default(),
             unfinished_execs: watch::Sender::default(),
             last_stats: None,
+            is_being_saved: false,
         }
     }
 
@@ -129,6 +132,17 @@ impl Container {
             return self.not_running();
         }
         self.boot.explain(error)
+    }
+
+    /// Refuses what would freeze or thaw a container that is being saved.
+    pub(super) fn check_not_being_saved(&self) -> Result<()> {
+        match self.is_being_saved {
+            false => Ok(()),
+            true => Err(Error::state(format!(
+                "container {} is being saved by a Checkpoint; wait until that has ended",
+                self.id
+            ))),
+        }
     }
 
     /// Returns the error for a request that only a running container can carry out.

@@ -11,6 +11,7 @@ pub(super) fn pause(shim: &Shim, request: &PauseRequest) -> Result<Empty> {
     shim.events.has_room()?;
     let mut table = shim.table();
     let container = table.container(&request.id)?;
+    container.check_not_being_saved()?;
     container.init.state.pause(|| Ok(container.cgroup.freeze()?))?;
     let container_id = request.id.clone();
     shim.events.publish(&TaskPaused { container_id, ..Default::default() });

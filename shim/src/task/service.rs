@@ -21,8 +21,8 @@ use sandbox_core::sandbox::counters::Operation;
 use super::count::Counted;
 use super::shim::Shim;
 use super::{
-    close_io, connect, create, delete, exec, kill, pause, pids, resize, resume, shutdown, start,
-    state, stats, update, wait,
+    checkpoint, close_io, connect, create, delete, exec, kill, pause, pids, resize, resume,
+    shutdown, start, state, stats, update, wait,
 };
 use crate::error::{Error, Result};
 use crate::spans::Request;
@@ -114,8 +114,13 @@ impl Task for TaskService {
         let counted = Counted::begin(Operation::Pause, &self.0);
         Ok(span.record(counted.count(async { resume::resume(&self.0, &r) })).await?)
     }
-    async fn checkpoint(&self, _: &TtrpcContext, _: CheckpointTaskRequest) -> TtrpcResult<Empty> {
-        Err(Error::unimplemented("Palisade cannot checkpoint containers").into())
+    async fn checkpoint(
+        &self,
+        context: &TtrpcContext,
+        r: CheckpointTaskRequest,
+    ) -> TtrpcResult<Empty> {
+        let span = self.span("Checkpoint", context, &r.id);
+        self.run(span, |shim| checkpoint::checkpoint(shim, r)).await
     }
     async fn kill(&self, context: &TtrpcContext, r: KillRequest) -> TtrpcResult<Empty> {
         let span = self.span("Kill", context, &r.id);

@@ -201,6 +201,6 @@ fn container_of(event: &TaskEvent) -> Option<&str> {
         | TaskEvent::ExecStarted(id, ..)
         | TaskEvent::Paused(id)
         | TaskEvent::Resumed(id) => Some(id),
-        TaskEvent::Powerless(_) | TaskEvent::Refused(_) => None,
+        TaskEvent::Powerless(_) | TaskEvent::Refused(_) | TaskEvent::Checkpointed(..) => None,
     }
 }

@@ -1,0 +1,3 @@
+//! Containers that are saved and brought back.
+
+mod dump;
