@@ -66,6 +66,18 @@ pub enum FailureKind {
     State,
     /// The kernel refused, or this program failed; the message says at what.
     Internal,
+    /// There are no more descriptors for this process, or on the host.
+    NoDescriptors,
+}
+
+impl FailureKind {
+    /// Returns the kind of an error of the kernel's.
+    pub fn of(error: &io::Error) -> Self {
+        match error.raw_os_error() {
+            Some(libc::EMFILE | libc::ENFILE) => Self::NoDescriptors,
+            _ => Self::Internal,
+        }
+    }
 }
 
 impl From<Failure> for Error {
@@ -89,6 +101,9 @@ pub trait Context<T> {
 
 impl<T, E: Into<io::Error>> Context<T> for std::result::Result<T, E> {
     fn context<S: Into<String>>(self, what: impl FnOnce() -> S) -> Result<T> {
-        self.map_err(|e| Error::internal(format!("{}: {}", what().into(), e.into())))
+        self.map_err(|e| {
+            let error = e.into();
+            Error::new(FailureKind::of(&error), format!("{}: {error}", what().into()))
+        })
     }
 }

@@ -51,7 +51,8 @@ fn outcome() -> impl Strategy<Value = Result<Done, Failure>> {
         Just(FailureKind::NotFound),
         Just(FailureKind::Exists),
         Just(FailureKind::State),
-        Just(FailureKind::Internal)
+        Just(FailureKind::Internal),
+        Just(FailureKind::NoDescriptors)
     ];
     let failure = (kind, ".{0,300}").prop_map(|(kind, message)| Failure { kind, message });
     prop_oneof![done.prop_map(Ok), failure.prop_map(Err)]

@@ -17,7 +17,9 @@ use rustix::process::{Signal, pidfd_send_signal};
 use sandbox_core::cgroup::{Cgroup, Driver};
 use sandbox_core::control::message::{Donations, Done, Request, Upward};
 use sandbox_core::sandbox::state::StateDirectory;
-use sandbox_core::sandbox::{Config, NewSandbox, Process, ReceiveOutcome, ReceivedFds, Sandbox};
+use sandbox_core::sandbox::{
+    Checked, Config, NewSandbox, Process, ReceiveOutcome, ReceivedFds, Sandbox,
+};
 use sandbox_core::spec::plan::Plan;
 use sandbox_core::spec::{self, Context, ProcessDefaults};
 use sandbox_core::sys::process::{Rlimit, set_rlimit};
@@ -147,7 +149,10 @@ impl Pod {
     fn next(&self) -> (Upward, ReceivedFds) {
         loop {
             match self.sandbox.receive() {
-                Ok(ReceiveOutcome::Message(message, received)) => return (message, received),
+                Ok(ReceiveOutcome::Message(unchecked)) => match unchecked.check() {
+                    Ok(Checked::Message(message, received)) => return (message, received),
+                    other => panic!("{other:?}"),
+                },
                 Ok(ReceiveOutcome::Nothing) => wait(self.sandbox.control()),
                 other => panic!("{other:?}{}", self.sandbox.describe_end()),
             }

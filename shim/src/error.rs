@@ -1,9 +1,11 @@
 //! The shim's error, and the only mapping from errors to ttrpc status codes.
 
-use sandbox_core::error::FailureKind;
-use std::fmt;
+use std::any::Any;
+use std::{fmt, io};
 
 use containerd_shim_protos::ttrpc;
+use rustix::io::Errno;
+use sandbox_core::error::FailureKind;
 
 pub(crate) use containerd_shim_protos::ttrpc::Code;
 
@@ -41,6 +43,16 @@ impl Error {
         Self::new(Code::FAILED_PRECONDITION, message)
     }
 
+    /// Whether it is the lack of descriptors.
+    pub(crate) fn is_for_want_of_descriptors(&self) -> bool {
+        self.code == Code::RESOURCE_EXHAUSTED
+    }
+
+    /// Adds to the sentence.
+    pub(crate) fn and(self, more: &str) -> Self {
+        Self { message: format!("{}; {more}", self.message), ..self }
+    }
+
     /// Returns an error for something that this program or the kernel could not
     /// do. containerd shows `UNKNOWN` without a prefix of its own, as it does
     /// for runc's failures.
@@ -65,6 +77,7 @@ impl From<sandbox_core::Error> for Error {
             FailureKind::Exists => Code::ALREADY_EXISTS,
             FailureKind::State => Code::FAILED_PRECONDITION,
             FailureKind::Internal => Code::UNKNOWN,
+            FailureKind::NoDescriptors => Code::RESOURCE_EXHAUSTED,
         };
         Self::new(code, error.to_string())
     }
@@ -82,9 +95,22 @@ pub(crate) trait Context<T> {
     fn context<S: Into<String>>(self, what: impl FnOnce() -> S) -> Result<T>;
 }
 
-impl<T, E: fmt::Display> Context<T> for std::result::Result<T, E> {
+impl<T, E: fmt::Display + Any> Context<T> for std::result::Result<T, E> {
     fn context<S: Into<String>>(self, what: impl FnOnce() -> S) -> Result<T> {
-        self.map_err(|e| Error::internal(format!("{}: {e}", what().into())))
+        self.map_err(|e| Error::new(code_of(&e), format!("{}: {e}", what().into())))
+    }
+}
+
+/// Returns `RESOURCE_EXHAUSTED` for the lack of descriptors, and `UNKNOWN` for all else.
+fn code_of(error: &dyn Any) -> Code {
+    let kind = match (error.downcast_ref::<io::Error>(), error.downcast_ref::<Errno>()) {
+        (Some(error), _) => FailureKind::of(error),
+        (_, Some(errno)) => FailureKind::of(&io::Error::from(*errno)),
+        _ => FailureKind::Internal,
+    };
+    match kind {
+        FailureKind::NoDescriptors => Code::RESOURCE_EXHAUSTED,
+        _ => Code::UNKNOWN,
     }
 }
 

@@ -14,6 +14,7 @@
 
 use std::collections::VecDeque;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use containerd_shim_protos::api::ForwardRequest;
@@ -32,6 +33,7 @@ use containerd_shim_protos::ttrpc::{self, Status, context};
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, watch};
 
+use crate::descriptors::Descriptors;
 use crate::error::{Code, Context, Error, Result};
 use crate::listeners::{Happening, Listeners, Told};
 
@@ -82,11 +84,20 @@ pub(crate) struct Events {
 
 impl Events {
     /// Starts the task that delivers to the socket at `address` what happens in a pod.
-    pub(crate) fn new(namespace: &str, pod: &str, address: &str) -> Self {
+    pub(crate) fn new(
+        namespace: &str,
+        pod: &str,
+        address: &str,
+        descriptors: &Arc<Descriptors>,
+    ) -> Self {
         let (sender, receiver) = mpsc::unbounded_channel();
         let queued = watch::Sender::new(0);
-        let delivery =
-            Delivery { address: address.to_string(), queued: queued.clone(), client: None };
+        let delivery = Delivery {
+            address: address.to_string(),
+            queued: queued.clone(),
+            client: None,
+            descriptors: descriptors.clone(),
+        };
         tokio::spawn(delivery.run(receiver));
         let listeners = Listeners::new(namespace, pod);
         Self { namespace: namespace.to_string(), listeners, sender, queued }
@@ -170,6 +181,7 @@ struct Delivery {
     address: String,
     queued: watch::Sender<usize>,
     client: Option<EventsClient>,
+    descriptors: Arc<Descriptors>,
 }
 
 impl Delivery {
@@ -204,7 +216,12 @@ impl Delivery {
                         request.envelope.topic
                     );
                 }
-                Err(error) => log::debug!("event {}: {error}", request.envelope.topic),
+                Err(error) => {
+                    if error.is_for_want_of_descriptors() {
+                        self.descriptors.run_out();
+                    }
+                    log::debug!("event {}: {error}", request.envelope.topic);
+                }
             }
             tokio::time::sleep(wait).await;
             wait = (wait * 2).min(WAITS.1);
@@ -276,7 +293,6 @@ async fn connect(address: &str) -> Result<EventsClient> {
 #[cfg(test)]
 mod tests {
     use std::os::unix::net::UnixListener;
-    use std::sync::Arc;
 
     use async_trait::async_trait;
     use containerd_shim_protos::api::Empty;
@@ -315,6 +331,10 @@ mod tests {
         server
     }
 
+    fn descriptors() -> Arc<Descriptors> {
+        Arc::new(Descriptors::begin())
+    }
+
     fn exit(id: usize) -> TaskExit {
         TaskExit { container_id: id.to_string(), ..Default::default() }
     }
@@ -324,7 +344,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("ttrpc");
         let (seen, mut arrived) = mpsc::unbounded_channel();
-        let events = Events::new("ns", "pod", path.to_str().unwrap());
+        let events = Events::new("ns", "pod", path.to_str().unwrap(), &descriptors());
         for round in 0..3 {
             // Published while containerd is away, while it starts, and while it
             // runs.
@@ -350,7 +370,8 @@ mod tests {
         let path = directory.path().join("ttrpc");
         let (seen, mut arrived) = mpsc::unbounded_channel();
         let _server = containerd(&path, &seen).await;
-        let events = Events::new("ns", "pod", &format!("unix://{}", path.display()));
+        let address = format!("unix://{}", path.display());
+        let events = Events::new("ns", "pod", &address, &descriptors());
         events.publish(&TaskExit { exit_status: 254, ..exit(1) });
         events.publish(&exit(2));
         events.flush(Duration::from_secs(5)).await;
@@ -359,11 +380,11 @@ mod tests {
 
     #[tokio::test]
     async fn the_queue_is_bounded() {
-        let events = Events::new("ns", "pod", "/nowhere");
+        let events = Events::new("ns", "pod", "/nowhere", &descriptors());
         (0..MAX_QUEUED).for_each(|i| events.publish(&exit(i)));
         assert_eq!(events.has_room().unwrap_err().code, Code::UNAVAILABLE);
         // Many OOM kills of one container need the room of one or two.
-        let events = Events::new("ns", "pod", "/nowhere");
+        let events = Events::new("ns", "pod", "/nowhere", &descriptors());
         for _ in 0..1000 {
             events.publish(&TaskOOM { container_id: "a".into(), ..Default::default() });
         }

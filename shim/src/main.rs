@@ -16,6 +16,7 @@ mod bootstrap;
 mod check_options;
 mod connections;
 mod delete;
+mod descriptors;
 mod error;
 mod events;
 mod exit;

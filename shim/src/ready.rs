@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -23,6 +24,12 @@ pub(crate) fn register<T: AsFd + AsRawFd>(fd: T, interest: Interest) -> io::Resu
 /// own duplicate.
 pub(crate) async fn readable(fd: BorrowedFd<'_>) -> Result<()> {
     ready(fd, Interest::READABLE).await
+}
+
+/// Whether a descriptor is readable now.
+pub(crate) fn is_readable(fd: impl AsFd) -> bool {
+    let mut asked = [PollFd::new(&fd, PollFlags::IN)];
+    poll(&mut asked, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
 }
 
 /// Waits until a descriptor is writable.

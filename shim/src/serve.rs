@@ -5,6 +5,7 @@
 
 use std::os::unix::net::UnixListener;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use containerd_shim::Flags;
@@ -13,6 +14,7 @@ use sandbox_core::sandbox::{self, Finished};
 use sandbox_core::sys::let_go;
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::descriptors::Descriptors;
 use crate::error::{Context, Error, Result};
 use crate::events::Events;
 use crate::options::{self, Options};
@@ -50,12 +52,13 @@ pub(crate) fn serve(serving: Serving, listener: UnixListener) -> Result<()> {
     }
     // Before there is a boot, from which descriptors come.
     let_go::prepare().context(|| "prepare to close mounts")?;
+    let descriptors = Arc::new(Descriptors::begin());
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .enable_time()
         .build()
         .context(|| "start the event loop")?;
-    let outcome = runtime.block_on(run(serving, listener, &own));
+    let outcome = runtime.block_on(run(serving, listener, &own, descriptors));
     let_go::close_rest();
     outcome
 }
@@ -102,14 +105,20 @@ fn finish_what_is_left(namespace: &str) {
     }
 }
 
-async fn run(serving: Serving, listener: UnixListener, own: &socket::Own) -> Result<()> {
-    let events = Events::new(&serving.namespace, &serving.id, &serving.events);
-    tokio::spawn(task::close_what_is_let_go());
+async fn run(
+    serving: Serving,
+    listener: UnixListener,
+    own: &socket::Own,
+    descriptors: Arc<Descriptors>,
+) -> Result<()> {
+    let events = Events::new(&serving.namespace, &serving.id, &serving.events, &descriptors);
+    tokio::spawn(task::close_what_is_let_go(descriptors.clone()));
     tokio::spawn(task::give_memory_back());
     finish_what_is_left(&serving.namespace);
-    let shim = Shim::new(&serving.namespace, &serving.address, events, serving.options);
+    let Serving { namespace, address, options, .. } = serving;
+    let shim = Shim::new(&namespace, &address, events, descriptors.clone(), options);
     let connections = Tally::default();
-    let listener = connections::accept(listener, &connections)?;
+    let listener = connections::accept(listener, &connections, descriptors)?;
     let mut server = Server::new()
         .add_listener(listener)
         .register_service(task::services(&shim))

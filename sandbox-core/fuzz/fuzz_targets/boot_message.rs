@@ -15,9 +15,9 @@ use sandbox_core::control::encoding::Message;
 use sandbox_core::control::message::{
     Done, MAX_DESCRIPTORS, MAX_PACKET, RawFamily, RawSocket, Upward,
 };
-use sandbox_core::control::packet::{Received, Unchecked, receive_packet};
+use sandbox_core::control::packet::{self, Received, receive_packet};
 use sandbox_core::error::{Failure, FailureKind};
-use sandbox_core::sandbox::ReceivedFds;
+use sandbox_core::sandbox::Unchecked;
 use sandbox_core::types::ProcessId;
 
 thread_local! {
@@ -37,7 +37,7 @@ fuzz_target!(init: write_seeds(), |packet: &[u8]| {
             message,
             Upward::Reply { outcome: Ok(Done::Process { .. }), .. } | Upward::Listener { .. }
         );
-        let checked = ReceivedFds::check(&message, Unchecked::default(), None);
+        let checked = Unchecked::new(message, packet::Unchecked::default(), None).check();
         assert_eq!(checked.is_err(), takes, "a message is taken without its descriptors");
     }
 });

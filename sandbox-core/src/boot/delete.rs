@@ -1,11 +1,12 @@
 //! Delete: forgets a container.
 
-use rustix::process::{Signal, pidfd_send_signal};
+use rustix::process::{Pid, Signal, kill_process, pidfd_send_signal};
 
 use super::Boot;
 use super::table::Pending;
 use crate::control::message::Done;
-use crate::error::{Error, FailureKind, Result};
+use crate::error::{Context, Error, FailureKind, Result};
+use crate::types::ProcessId;
 
 impl Boot {
     /// Forgets a container. One that never started is killed, since it has run no program
@@ -38,6 +39,15 @@ impl Boot {
             let _ = pidfd_send_signal(&init.pidfd, Signal::KILL);
         }
         self.views.remove(id);
+        self.reply(number, Ok(Done::Ok));
+        Ok(())
+    }
+
+    /// Kills one process of a container. boot is its parent, so that its PID is its own.
+    pub(super) fn kill(&mut self, number: u64, process: &ProcessId) -> Result<()> {
+        if let Some(pid) = self.containers.pid_of(process).and_then(|pid| Pid::from_raw(pid.0)) {
+            kill_process(pid, Signal::KILL).context(|| format!("kill process {pid:?}"))?;
+        }
         self.reply(number, Ok(Done::Ok));
         Ok(())
     }

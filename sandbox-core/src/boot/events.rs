@@ -13,7 +13,7 @@ use rustix::event::{Timespec, epoll};
 use super::{Boot, logger, restore, supervise};
 use crate::control::encoding::Message;
 use crate::control::message::{Done, MAX_DESCRIPTORS, Numbered, Request};
-use crate::control::packet::{Received, receive_packet};
+use crate::control::packet::{Arrived, Received, no_room, receive_packet_or_part};
 use crate::error::{Context, Result};
 
 /// The largest request: a plan's arguments and environment fit, since execve(2) takes at
@@ -131,12 +131,17 @@ impl Boot {
 
     /// Receives one request from the control channel. Returns false once it is closed.
     fn take_request(&mut self) -> Result<bool> {
-        let received = receive_packet(&self.control, MAX_REQUEST, MAX_DESCRIPTORS)
+        let arrived = receive_packet_or_part(&self.control, MAX_REQUEST, MAX_DESCRIPTORS)
             .context(|| "receive a request")?;
-        let (bytes, descriptors) = match received {
-            Received::Packet { bytes, fds, .. } => (bytes, fds.take()),
-            Received::Closed => return Ok(false),
-            Received::WouldBlock => return Ok(true),
+        let (bytes, descriptors) = match arrived {
+            Arrived::Whole(Received::Packet { bytes, fds, .. }) => (bytes, fds.take()),
+            Arrived::Whole(Received::Closed) => return Ok(false),
+            Arrived::Whole(Received::WouldBlock) => return Ok(true),
+            Arrived::Part { bytes, fds, .. } => {
+                drop(fds.take());
+                self.refuse(&bytes);
+                return Ok(true);
+            }
         };
         let Numbered { number, request } = Numbered::decode(&bytes)?;
         logger::belongs_to(number);
@@ -146,6 +151,27 @@ impl Boot {
         }
         self.own_id.close_proc_files()?;
         Ok(true)
+    }
+
+    /// Refuses a request whose descriptors boot has no room for. The bytes may be the first of it
+    /// only: then it is a Create or an Exec.
+    fn refuse(&mut self, bytes: &[u8]) {
+        let request = Numbered::decode(bytes).map(|numbered| numbered.request);
+        match request {
+            Ok(Request::RawSocket { of, .. }) => {
+                self.raw_socket(of, Some(libc::ENOBUFS as u16), Vec::new());
+            }
+            Ok(Request::ViewSources { container, complete, .. }) => {
+                if complete {
+                    self.resume_views(&container);
+                }
+            }
+            _ => {
+                let Some(number) = Numbered::number_of(bytes) else { return };
+                let refused = Err(no_room()).context(|| "take the descriptors of a request");
+                self.reply(number, refused);
+            }
+        }
     }
 
     /// Carries out one request. The caller replies with an error; success replies by itself,
@@ -184,6 +210,7 @@ impl Boot {
             Request::Update { container, capacity } => {
                 self.update(number, container.as_deref(), capacity)
             }
+            Request::Kill { process } => self.kill(number, &process),
             Request::SetLogLevel { level } => {
                 self.set_log_level(number, level);
                 Ok(())

@@ -52,7 +52,7 @@ use crate::sys::clone::SingleThreaded;
 use crate::sys::confine::refuse_new_code;
 use crate::sys::namespace;
 use crate::sys::network::{bring_loopback_up, write_sysctl};
-use crate::sys::process::{Rlimit, die_with_parent, own_rlimits, set_child_subreaper, set_rlimit};
+use crate::sys::process::{Rlimit, die_with_parent, own_rlimits, set_child_subreaper};
 use crate::types::PodPid;
 
 /// The sandbox process once it is up.
@@ -73,7 +73,7 @@ pub(crate) struct Boot {
     /// The containers' IDs outside, likewise.
     ids: Option<OutsideIds>,
     alone: SingleThreaded,
-    /// The resource limits that boot started with: containerd's.
+    /// The resource limits of processes whose specs name none: containerd's.
     limits: Vec<Rlimit>,
     /// Whether boot has the host's PIDs.
     host_pids: bool,
@@ -123,8 +123,7 @@ fn start(flags: &BootFlags, descriptors: Descriptors) -> Result<Boot> {
     }
     own_id.close_proc_files()?;
     die_with_parent().context(|| "prctl PR_SET_PDEATHSIG")?;
-    let limits = own_rlimits().context(|| "prlimit")?;
-    raise_own_limit_of_files(&limits)?;
+    let limits = containers_limits(&birth)?;
     log::debug!("up with {} CPUs and {} bytes of memory", flags.cpu_num, flags.total_memory);
     let boot = Boot {
         events: events::Events::new(&descriptors.control)?,
@@ -148,12 +147,15 @@ fn start(flags: &BootFlags, descriptors: Descriptors) -> Result<Boot> {
     Ok(boot)
 }
 
-/// Raises boot's soft limit of open files to the hard one: it holds some for each process that it
-/// is asked about. A newborn sets its own limits.
-fn raise_own_limit_of_files(limits: &[Rlimit]) -> Result<()> {
-    let files = limits.iter().find(|limit| limit.name() == "RLIMIT_NOFILE");
-    let raised = files.map(|files| set_rlimit(Rlimit { soft: files.hard, ..*files }));
-    raised.transpose().context(|| "raise RLIMIT_NOFILE").map(drop)
+/// Returns the limits that processes of containers get where their specs name none. boot has
+/// them itself, but for the soft limit of open files, which the shim has raised to the hard one:
+/// boot holds some for each process that it is asked about.
+fn containers_limits(birth: &Birth) -> Result<Vec<Rlimit>> {
+    let mut limits = own_rlimits().context(|| "prlimit")?;
+    if let Some(files) = limits.iter_mut().find(|limit| limit.name() == "RLIMIT_NOFILE") {
+        files.soft = birth.open_files.min(files.hard);
+    }
+    Ok(limits)
 }
 
 /// Sets up a new network namespace as a user expects it.

@@ -55,7 +55,11 @@ impl Boot {
                     Error::internal("a process restores nothing and says it does"),
                 );
             }
-            (_, Err(error)) => self.failed(pending, error),
+            (_, Err(error)) => {
+                // What it handed over may be lost with the message: it must not go on.
+                let _ = pidfd_send_signal(&pending.pidfd, Signal::KILL);
+                self.failed(pending, error);
+            }
         }
     }
 

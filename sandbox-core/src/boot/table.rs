@@ -84,6 +84,11 @@ impl Table {
         self.processes.insert(pid, owner);
     }
 
+    /// Returns a process of a container that has not been collected.
+    pub(super) fn pid_of(&self, process: &ProcessId) -> Option<PodPid> {
+        self.processes.iter().find(|(_, owner)| *owner == process).map(|(pid, _)| *pid)
+    }
+
     pub(super) fn get(&mut self, id: &str) -> Result<&mut Container> {
         self.containers.get_mut(id).ok_or_else(|| unknown(id))
     }

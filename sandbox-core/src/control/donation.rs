@@ -178,6 +178,9 @@ pub struct Birth {
     pub cgroup_v2: bool,
     /// Whether the pod's containers get views. Without `--device-fd` they cannot.
     pub views: bool,
+    /// The soft limit of open files that containers get unless their spec names one: what the
+    /// shim was started with. boot inherits the one that the shim has raised.
+    pub open_files: u64,
 }
 
 impl Birth {

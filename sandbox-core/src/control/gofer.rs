@@ -92,6 +92,8 @@ pub struct HookJob {
     pub mounts: Vec<HookMount>,
     /// The paths of the container's device nodes, whose directories they see.
     pub devices: Vec<PathBuf>,
+    /// The soft limit of open files that they get: containerd's, which the shim has raised.
+    pub open_files: u64,
 }
 
 /// A mount that hooks see.
@@ -200,15 +202,15 @@ impl Message for GoferAnswer {
 /// The error of a gofer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GoferError {
-    /// Whether the spec or the request is wrong, rather than the kernel's refusal.
-    pub invalid: bool,
+    /// The kind of failure.
+    pub kind: FailureKind,
     /// A sentence for the user.
     pub message: String,
 }
 
 impl From<Error> for GoferError {
     fn from(error: Error) -> Self {
-        Self { invalid: error.kind == FailureKind::Invalid, message: error.to_string() }
+        Self { kind: error.kind, message: error.to_string() }
     }
 }
 

@@ -118,6 +118,11 @@ pub enum Request {
         /// The least important records that it logs.
         level: LogLevel,
     },
+    /// Kills a process of a container, for which the shim has no room. Its exit is reported.
+    Kill {
+        /// The process.
+        process: ProcessId,
+    },
     /// Switches the sampler of boot's allocator on or off (`sys::heap`).
     ///
     /// Descriptors: the table that it fills, if it is switched on.
@@ -195,6 +200,7 @@ impl Request {
             Self::ViewSources { .. } => "view-sources",
             Self::Delete { .. } => "delete",
             Self::Update { .. } => "update",
+            Self::Kill { .. } => "kill",
             Self::SetLogLevel { .. } => "set-log-level",
             Self::HeapProfile { .. } => "heap-profile",
         }
@@ -250,6 +256,14 @@ pub struct Numbered {
 
 impl Message for Numbered {
     const NAME: &str = "a request";
+}
+
+impl Numbered {
+    /// Returns the number of a request of which only the first bytes are there
+    /// ([`BEGINNING`](super::packet::BEGINNING)).
+    pub fn number_of(bytes: &[u8]) -> Option<u64> {
+        postcard::take_from_bytes(bytes).ok().map(|(number, _)| number)
+    }
 }
 
 /// A message of boot to the shim.

@@ -8,9 +8,12 @@
 //! | first byte | rest |
 //! |---|---|
 //! | `INLINE` | the bytes, at most [`MAX_PACKET`] |
-//! | `IN_MEMFD` | nothing: the bytes are a sealed memfd, the first descriptor |
+//! | `IN_MEMFD` | the first of the bytes, at most [`BEGINNING`]: all are in a sealed memfd, the first descriptor |
 //!
 //! The byte also distinguishes an empty packet from the end of the channel.
+//!
+//! A receiver that has no more descriptors gets the packet without some of those that came with
+//! it, which are lost. That is no fault of the sender: see [`Arrived::Part`].
 
 use std::fs::File;
 use std::io::{self, ErrorKind, IoSlice, IoSliceMut};
@@ -33,6 +36,10 @@ pub(crate) const SCM_MAX_FD: usize = 253;
 
 const INLINE: u8 = 0;
 const IN_MEMFD: u8 = 1;
+
+/// The bytes of a packet in a memfd that travel beside that: enough for a number, so that a
+/// receiver without room for the memfd can refuse a request.
+pub const BEGINNING: usize = 10;
 
 /// The seals that a received memfd must have: with these, neither its size nor
 /// its content can change while it is read.
@@ -87,6 +94,22 @@ pub enum Received {
     WouldBlock,
 }
 
+/// The result of [`receive_packet_or_part`].
+#[derive(Debug)]
+pub enum Arrived {
+    /// All that was sent.
+    Whole(Received),
+    /// A packet of whose descriptors some are lost, since this process, or the host, has no more.
+    Part {
+        /// Its bytes, or only the first of them if they were in a memfd that is lost.
+        bytes: Vec<u8>,
+        /// The first of its descriptors.
+        fds: Unchecked,
+        /// The process that the sender named, as in [`Received::Packet`].
+        process: Option<i32>,
+    },
+}
+
 /// Makes a channel, close-on-exec at both ends: socketpair(2).
 pub(crate) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
     let flags = SocketFlags::CLOEXEC;
@@ -117,7 +140,7 @@ pub fn send_packet_for(
     let mut all = Vec::with_capacity(fds.len() + 1);
     all.push(memfd.as_fd());
     all.extend_from_slice(fds);
-    send(socket.as_fd(), IN_MEMFD, &[], &all, process)
+    send(socket.as_fd(), IN_MEMFD, &bytes[..BEGINNING], &all, process)
 }
 
 /// Writes one packet without descriptors by write(2) alone, for a process whose seccomp
@@ -166,15 +189,40 @@ fn send(
 
 /// Receives one packet (recvmsg(2)), of at most `max_bytes` (in a memfd too)
 /// and `max_fds`. After an error, stop receiving: the peer breaks the rules of
-/// the channel.
+/// the channel, or this process has no room for the descriptors (`EMFILE`).
 pub fn receive_packet(socket: impl AsFd, max_bytes: usize, max_fds: usize) -> io::Result<Received> {
+    match receive_packet_or_part(socket, max_bytes, max_fds)? {
+        Arrived::Whole(received) => Ok(received),
+        Arrived::Part { fds, .. } => {
+            // Closed without a check: who cannot trust its peer takes the part.
+            drop(fds.take());
+            Err(no_room())
+        }
+    }
+}
+
+/// Returns the error of a process that has no room for the descriptors of a packet.
+pub fn no_room() -> io::Error {
+    rustix::io::Errno::MFILE.into()
+}
+
+/// Receives one packet as [`receive_packet`] does, also if there is no room for its descriptors.
+pub fn receive_packet_or_part(
+    socket: impl AsFd,
+    max_bytes: usize,
+    max_fds: usize,
+) -> io::Result<Arrived> {
     let socket = socket.as_fd();
     let length = match waiting(socket) {
-        Ok(0) => return Ok(Received::Closed),
+        Ok(0) => return Ok(Arrived::Whole(Received::Closed)),
         Ok(length) => length - 1,
-        Err(e) if e.kind() == ErrorKind::WouldBlock => return Ok(Received::WouldBlock),
+        Err(e) if e.kind() == ErrorKind::WouldBlock => {
+            return Ok(Arrived::Whole(Received::WouldBlock));
+        }
         // The peer closed the channel before it had read all our packets.
-        Err(e) if e.kind() == ErrorKind::ConnectionReset => return Ok(Received::Closed),
+        Err(e) if e.kind() == ErrorKind::ConnectionReset => {
+            return Ok(Arrived::Whole(Received::Closed));
+        }
         Err(e) => return Err(e),
     };
     if length > max_bytes.min(MAX_PACKET) {
@@ -182,14 +230,15 @@ pub fn receive_packet(socket: impl AsFd, max_bytes: usize, max_fds: usize) -> io
     }
     let mut tag = 0;
     let mut bytes = vec![0; length];
-    let (mut fds, process) = receive(socket, &mut tag, &mut bytes)?;
+    let Packet { mut fds, process, is_whole } = receive(socket, &mut tag, &mut bytes)?;
     let count = fds.0.len();
     match tag {
+        INLINE | IN_MEMFD if !is_whole => return Ok(Arrived::Part { bytes, fds, process }),
         INLINE if count > max_fds => {
             return Err(broken(format!("{count} descriptors, at most {max_fds} expected")));
         }
         INLINE => {}
-        IN_MEMFD if length == 0 && (1..=max_fds + 1).contains(&count) => {
+        IN_MEMFD if length <= BEGINNING && (1..=max_fds + 1).contains(&count) => {
             bytes = read_sealed(&fds.0[0], max_bytes)?;
             drop(fds.0.remove(0));
         }
@@ -199,7 +248,7 @@ pub fn receive_packet(socket: impl AsFd, max_bytes: usize, max_fds: usize) -> io
             )));
         }
     }
-    Ok(Received::Packet { bytes, fds, process })
+    Ok(Arrived::Whole(Received::Packet { bytes, fds, process }))
 }
 
 /// Returns the size of the next packet, tag included; zero if there will be
@@ -215,11 +264,15 @@ fn waiting(socket: BorrowedFd<'_>) -> io::Result<usize> {
     }
 }
 
-fn receive(
-    socket: BorrowedFd<'_>,
-    tag: &mut u8,
-    bytes: &mut [u8],
-) -> io::Result<(Unchecked, Option<i32>)> {
+/// What comes with the bytes of a packet.
+struct Packet {
+    fds: Unchecked,
+    process: Option<i32>,
+    /// Whether there was room for all descriptors.
+    is_whole: bool,
+}
+
+fn receive(socket: BorrowedFd<'_>, tag: &mut u8, bytes: &mut [u8]) -> io::Result<Packet> {
     // Room for all that can come: the kernel would close the others, in this process.
     let room = rustix::cmsg_space!(ScmRights(SCM_MAX_FD), ScmCredentials(1));
     let mut space = vec![MaybeUninit::uninit(); room];
@@ -245,10 +298,9 @@ fn receive(
     if message.flags.intersects(ReturnFlags::TRUNC) || message.bytes != expected {
         return Err(broken("a packet that does not fit its announced size".to_owned()));
     }
-    if message.flags.intersects(ReturnFlags::CTRUNC) {
-        return Err(broken("no room for the descriptors of a packet".to_owned()));
-    }
-    Ok((fds, process))
+    // There is room for all in the buffer: the kernel could not open one.
+    let is_whole = !message.flags.intersects(ReturnFlags::CTRUNC);
+    Ok(Packet { fds, process, is_whole })
 }
 
 /// Makes a memfd that holds `bytes` and can never change again
@@ -287,7 +339,10 @@ fn broken(message: String) -> io::Error {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsRawFd;
+
     use super::*;
+    use crate::sys::process::{Rlimit, rlimit_of, set_rlimit};
 
     fn pair() -> (OwnedFd, OwnedFd) {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
@@ -361,6 +416,34 @@ mod tests {
         let open = rustix::fs::memfd_create("x", MemfdFlags::ALLOW_SEALING).unwrap();
         send(a.as_fd(), IN_MEMFD, b"", &[open.as_fd()], None).unwrap();
         assert!(error(receive_packet(&b, 4, 0)).contains("not sealed"));
+    }
+
+    /// That is no fault of the sender, and the next packet comes whole.
+    #[test]
+    fn a_receiver_without_descriptors_gets_the_bytes() {
+        let (a, b) = pair();
+        let null = File::open("/dev/null").unwrap();
+        let long: Vec<u8> = (0..=255).cycle().take(MAX_PACKET + 1).collect();
+        send_packet(&a, b"two", &[null.as_fd(); 2]).unwrap();
+        send_packet(&a, &long, &[null.as_fd()]).unwrap();
+        send_packet(&a, b"one", &[null.as_fd()]).unwrap();
+        send_packet(&a, b"none", &[]).unwrap();
+        let next = rustix::io::dup(&null).unwrap().as_raw_fd().unsigned_abs();
+        let limit = rlimit_of(0, libc::RLIMIT_NOFILE).unwrap();
+        // There is room for one, and then for none.
+        set_rlimit(Rlimit { soft: u64::from(next) + 1, ..limit }).unwrap();
+        let part = || match receive_packet_or_part(&b, long.len(), 2).unwrap() {
+            Arrived::Part { bytes, fds, .. } => (bytes, fds.take()),
+            Arrived::Whole(other) => panic!("{other:?}"),
+        };
+        let (bytes, first) = part();
+        assert_eq!((bytes.as_slice(), first.len()), (b"two".as_slice(), 1));
+        let (bytes, none) = part();
+        assert_eq!((bytes.as_slice(), none.len()), (&long[..BEGINNING], 0));
+        let refused = receive_packet(&b, 3, 1).unwrap_err();
+        assert_eq!(refused.raw_os_error(), Some(libc::EMFILE));
+        assert_eq!(packet(receive_packet(&b, 4, 1)).0, b"none");
+        set_rlimit(limit).unwrap();
     }
 
     /// The shim must close no descriptor that it did not ask for.

@@ -22,6 +22,7 @@ use crate::hook_process::{self, Ending};
 use crate::spec::plan::HookPlan;
 use crate::sys::clone::{Cloned, SingleThreaded, clone_into};
 use crate::sys::descriptor::install_stdio;
+use crate::sys::open_files;
 use crate::sys::process::{die_with_parent, exit_now, reset_signals};
 
 /// The longest output of a hook in an error.
@@ -80,6 +81,7 @@ fn become_hook(hook: &HookPlan, job: &HookJob, stdin: &File, output: &File) -> !
     let attempt = || -> std::io::Result<std::convert::Infallible> {
         die_with_parent()?;
         reset_signals()?;
+        open_files::limit_to(job.open_files)?;
         umask(Mode::from_raw_mode(0o022));
         // As under runc.
         chdir(&job.root)?;

@@ -7,6 +7,7 @@ use std::os::fd::BorrowedFd;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
+use crate::error::FailureKind;
 use crate::types::HostPid;
 
 /// The kernel's `PF_EXITING` (`linux/sched.h`).
@@ -15,8 +16,11 @@ const EXITING: u32 = 0x4;
 /// Whether a process is ending or has ended. `pidfd` is its own.
 pub(super) fn is_ending(pid: HostPid, pidfd: BorrowedFd<'_>) -> bool {
     // Asked for last, since the PID is no other process's as long as this one has not ended.
-    let flags = fs::read_to_string(format!("/proc/{}/stat", pid.0)).ok();
-    let exiting = flags.and_then(|stat| flags_in(&stat)).is_none_or(|flags| flags & EXITING != 0);
+    let exiting = match fs::read_to_string(format!("/proc/{}/stat", pid.0)) {
+        Ok(stat) => flags_in(&stat).is_none_or(|flags| flags & EXITING != 0),
+        // That is the caller's own trouble.
+        Err(error) => FailureKind::of(&error) != FailureKind::NoDescriptors,
+    };
     let ended =
         poll(&mut [PollFd::from_borrowed_fd(pidfd, PollFlags::IN)], Some(&Timespec::default()));
     exiting || ended.is_ok_and(|ended| ended > 0)

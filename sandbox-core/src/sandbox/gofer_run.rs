@@ -27,6 +27,7 @@ use crate::spec::plan::{MountSource, Plan, Powerless};
 use crate::spec::seccomp;
 use crate::sys::child::KillOnDrop;
 use crate::sys::mount::PropagationKind;
+use crate::sys::open_files;
 use crate::sys::spawn::spawn;
 
 /// The time that a gofer has to end, once boot is gone.
@@ -114,7 +115,10 @@ impl GoferRun {
             }
         };
         GoferAnswer::decode(&bytes)?.map_err(|e| {
-            let kind = if e.invalid { FailureKind::Invalid } else { FailureKind::Internal };
+            let kind = match e.kind {
+                kind @ (FailureKind::Invalid | FailureKind::NoDescriptors) => kind,
+                _ => FailureKind::Internal,
+            };
             Error::new(kind, e.message)
         })
     }
@@ -241,7 +245,7 @@ fn request(
         mounts: if runs { requested_mounts(plan) } else { Vec::new() },
         devices: if runs { plan.host.devices.clone() } else { Vec::new() },
         seccomp: if runs { seccomp_job(&sandbox.state_root, plan)? } else { None },
-        hooks: if runs { hook_job(sandbox, plan) } else { None },
+        hooks: if runs { hook_job(sandbox, plan)? } else { None },
         checkpoint: plan.host.checkpoint.clone(),
     })
 }
@@ -268,10 +272,10 @@ fn requested_mounts(plan: &Plan) -> Vec<RequestedMount> {
 }
 
 /// Returns the createContainer hooks to run, with the mounts that they see.
-fn hook_job(sandbox: &Sandbox, plan: &Plan) -> Option<HookJob> {
+fn hook_job(sandbox: &Sandbox, plan: &Plan) -> Result<Option<HookJob>> {
     let hooks = plan.host.hooks.create_container.clone();
     if hooks.is_empty() {
-        return None;
+        return Ok(None);
     }
     // The container has no process yet. boot is in the namespaces of the pod.
     let state = serde_json::json!({
@@ -290,13 +294,14 @@ fn hook_job(sandbox: &Sandbox, plan: &Plan) -> Option<HookJob> {
         destination: mount.destination.clone(),
         attributes: mount.attributes,
     });
-    Some(HookJob {
+    Ok(Some(HookJob {
         hooks,
         state: state.to_string(),
         root: plan.host.rootfs.clone(),
         mounts: mounts.collect(),
         devices: plan.container.devices.clone(),
-    })
+        open_files: open_files::inherited().context(|| "prlimit RLIMIT_NOFILE")?.soft,
+    }))
 }
 
 /// Returns the seccomp program to compile, unless an earlier container had the

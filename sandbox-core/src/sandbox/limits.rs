@@ -9,6 +9,7 @@ use rustix::io::Errno;
 use super::Sandbox;
 use crate::error::{Context, Error, Result};
 use crate::spec::plan::ProcessPlan;
+use crate::sys::open_files;
 use crate::sys::process::{Rlimit, Scheduler, rlimit_of, set_rlimit_of};
 use crate::types::HostPid;
 
@@ -34,8 +35,13 @@ impl Sandbox {
         if self.reaped.load(Ordering::Relaxed) {
             return Err(Error::internal("the sandbox process has ended"));
         }
-        // boot was born with this process's limits, and only this process raises them.
-        let own = rlimit_of(0, wanted.resource).context(|| "prlimit")?;
+        // boot was born with this process's limits, and only this process raises them. Who lowers
+        // this process's own limit of open files afterwards means that one alone.
+        let own = match wanted.resource {
+            libc::RLIMIT_NOFILE => open_files::inherited(),
+            resource => rlimit_of(0, resource),
+        };
+        let own = own.context(|| "prlimit")?;
         if wanted.hard <= own.hard {
             return Ok(());
         }

@@ -47,7 +47,7 @@ use crate::control::donation::STARTED;
 use crate::control::encoding::Message;
 use crate::control::gofer::RootfsMount;
 use crate::control::message::{MAX_DESCRIPTORS, MAX_PACKET, Numbered, RawSocket, Request, Upward};
-use crate::control::packet::{Received, receive_packet, send_packet};
+use crate::control::packet::{Arrived, Received, receive_packet_or_part, send_packet};
 use crate::error::{Context, Error, Result};
 use crate::network;
 use crate::network::raw_sockets::RawSockets;
@@ -61,7 +61,7 @@ use gofer_run::Gofer;
 pub use gofer_run::{GoferRun, LaunchedGofer};
 pub use held_mounts::{HeldMounts, keeps_busy};
 pub use pids::processes_beside;
-pub use process::{Process, ReceivedFds};
+pub use process::{Checked, Process, ReceivedFds, Unchecked};
 use state::StateDirectory;
 use users::Spares;
 pub use users::{Ranges, give_back_ownerless};
@@ -156,8 +156,8 @@ pub struct Sandbox {
 /// The result of [`Sandbox::receive`].
 #[derive(Debug)]
 pub enum ReceiveOutcome {
-    /// A message, and the descriptors that came with it.
-    Message(Upward, ReceivedFds),
+    /// A message.
+    Message(Unchecked),
     /// No message is waiting.
     Nothing,
     /// boot has closed the channel: it is dying, or it was taken over and means
@@ -325,20 +325,20 @@ impl Sandbox {
     /// Receives the next message from boot.
     ///
     /// # Errors
-    /// boot sent something that is no message, or descriptors that do not
-    /// belong to the message: it was taken over. Kill it and receive no more.
+    /// boot sent something that is no message: it was taken over. Kill it and receive no more.
     pub fn receive(&self) -> Result<ReceiveOutcome> {
-        let received = receive_packet(&*self.control, MAX_PACKET, MAX_DESCRIPTORS)
+        let arrived = receive_packet_or_part(&*self.control, MAX_PACKET, MAX_DESCRIPTORS)
             .map_err(|e| Error::internal(format!("it sent {e}")))?;
-        let (bytes, fds, process) = match received {
-            Received::WouldBlock => return Ok(ReceiveOutcome::Nothing),
-            Received::Closed => return Ok(ReceiveOutcome::Closed),
-            Received::Packet { bytes, fds, process } => (bytes, fds, process),
+        let (bytes, fds, process, is_whole) = match arrived {
+            Arrived::Whole(Received::WouldBlock) => return Ok(ReceiveOutcome::Nothing),
+            Arrived::Whole(Received::Closed) => return Ok(ReceiveOutcome::Closed),
+            Arrived::Whole(Received::Packet { bytes, fds, process }) => (bytes, fds, process, true),
+            Arrived::Part { bytes, fds, process } => (bytes, fds, process, false),
         };
         let message = Upward::decode(&bytes)
             .map_err(|e| Error::internal(format!("it sent what is no message: {e}")))?;
-        let received = ReceivedFds::check(&message, fds, process.map(HostPid))?;
-        Ok(ReceiveOutcome::Message(message, received))
+        let process = process.map(HostPid);
+        Ok(ReceiveOutcome::Message(Unchecked { message, fds, process, is_whole }))
     }
 
     /// Returns what is counted of its shim's work.

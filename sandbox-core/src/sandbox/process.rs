@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use super::HeldMounts;
 use super::ending::is_ending;
 use crate::control::message::{Done, Upward};
-use crate::control::packet::Unchecked;
+use crate::control::packet;
 use crate::error::{Context, Error, FailureKind, Result};
 use crate::sys::namespace::kind as namespace_kind;
 use crate::sys::pidfd::{LAST_SIGNAL, send_signal};
@@ -38,16 +38,83 @@ pub struct ReceivedFds {
     pub mounts: HeldMounts,
 }
 
-impl ReceivedFds {
+/// A message of boot, whose descriptors are not checked yet.
+#[derive(Debug)]
+pub struct Unchecked {
+    pub(super) message: Upward,
+    pub(super) fds: packet::Unchecked,
+    /// The process that boot named.
+    pub(super) process: Option<HostPid>,
+    /// Whether there was room for all descriptors.
+    pub(super) is_whole: bool,
+}
+
+/// The result of [`Unchecked::check`].
+#[derive(Debug)]
+pub enum Checked {
+    /// All is as the message announces.
+    Message(Upward, ReceivedFds),
+    /// This process has no room for the descriptors, or for their check, which may be tried again
+    /// once there is.
+    NoRoom(Unchecked),
+}
+
+impl Unchecked {
+    /// Takes a message with all its descriptors. `process` is the one that boot named.
+    pub fn new(message: Upward, fds: packet::Unchecked, process: Option<HostPid>) -> Self {
+        Self { message, fds, process, is_whole: true }
+    }
+
     /// Checks that the descriptors are those that the message announces.
     ///
     /// # Errors
-    /// boot has been taken over. The descriptors stay open: see [`Unchecked`].
-    pub fn check(
-        message: &Upward,
-        descriptors: Unchecked,
-        speaks_for: Option<HostPid>,
-    ) -> Result<ReceivedFds> {
+    /// boot has been taken over. The descriptors stay open: see [`packet::Unchecked`].
+    pub fn check(self) -> Result<Checked> {
+        let announced = Announced::by(&self.message);
+        let sent = self.fds.as_slice().len();
+        if self.is_whole && sent != announced.count() {
+            return Err(Error::internal(format!(
+                "it sent {sent} descriptors with a message that takes {}",
+                announced.count()
+            )));
+        }
+        if !self.is_whole {
+            return Ok(Checked::NoRoom(self));
+        }
+        match announced.check(self.fds.as_slice(), self.process) {
+            Err(error) if error.kind == FailureKind::NoDescriptors => Ok(Checked::NoRoom(self)),
+            Err(error) => Err(error),
+            Ok(pid) => Ok(Checked::Message(self.message, announced.take(pid, self.fds))),
+        }
+    }
+
+    /// Gives the descriptors up, and returns the message. Those that cannot be checked for want
+    /// of room stay open.
+    ///
+    /// # Errors
+    /// As [`Unchecked::check`].
+    pub fn give_up(self) -> Result<Upward> {
+        let announced = Announced::by(&self.message);
+        match announced.check(self.fds.as_slice(), self.process) {
+            Ok(pid) => drop(announced.take(pid, self.fds)),
+            Err(error) if error.kind == FailureKind::NoDescriptors => {}
+            Err(error) => return Err(error),
+        }
+        Ok(self.message)
+    }
+}
+
+/// The descriptors that a message announces, in the order in which they travel.
+#[derive(Clone, Copy)]
+struct Announced {
+    process: bool,
+    terminal: bool,
+    mounts: bool,
+    listener: bool,
+}
+
+impl Announced {
+    fn by(message: &Upward) -> Self {
         let (process, terminal, mounts, listener) = match message {
             Upward::Reply { outcome: Ok(Done::Process { terminal, mounts }), .. } => {
                 (true, *terminal, *mounts, false)
@@ -55,28 +122,36 @@ impl ReceivedFds {
             Upward::Listener { .. } => (true, false, false, true),
             _ => (false, false, false, false),
         };
-        let announced: usize = [process, terminal, mounts, listener].map(usize::from).iter().sum();
-        let sent = descriptors.as_slice();
-        if sent.len() != announced {
-            return Err(Error::internal(format!(
-                "it sent {} descriptors with a message that takes {announced}",
-                sent.len()
-            )));
+        Self { process, terminal, mounts, listener }
+    }
+
+    fn count(self) -> usize {
+        [self.process, self.terminal, self.mounts, self.listener].map(usize::from).iter().sum()
+    }
+
+    /// Checks them, or the first of them. Returns the PID of the process.
+    fn check(self, sent: &[OwnedFd], speaks_for: Option<HostPid>) -> Result<Option<HostPid>> {
+        let mut sent = sent.iter();
+        let mut next_if = |is_there: bool| if is_there { sent.next() } else { None };
+        let pid = next_if(self.process).map(|pidfd| check_pidfd(pidfd, speaks_for)).transpose()?;
+        next_if(self.terminal).map_or(Ok(()), check_terminal)?;
+        next_if(self.mounts).map_or(Ok(()), check_mounts)?;
+        next_if(self.listener).map_or(Ok(()), check_listener)?;
+        match sent.next() {
+            None => Ok(pid),
+            Some(_) => Err(Error::internal("it sent more descriptors than the message takes")),
         }
-        let pid = sent.first().map(|pidfd| check_pidfd(pidfd, speaks_for)).transpose()?;
-        let mut rest = sent.iter().skip(1);
-        let mut check = |is_there: bool, check: fn(&OwnedFd) -> Result<()>| {
-            rest.by_ref().take(is_there.into()).try_for_each(check)
-        };
-        check(terminal, check_terminal)?;
-        check(mounts, check_mounts)?;
-        check(listener, check_listener)?;
-        let mut checked = descriptors.take().into_iter();
-        let process = pid.zip(checked.next()).map(|(pid, pidfd)| Process { pid, pidfd });
+    }
+
+    /// Takes those that were checked.
+    fn take(self, pid: Option<HostPid>, checked: packet::Unchecked) -> ReceivedFds {
+        let mut checked = checked.take().into_iter();
         let mut next_if = |is_there: bool| if is_there { checked.next() } else { None };
-        let (terminal, mounts, listener) = (next_if(terminal), next_if(mounts), next_if(listener));
+        let process = pid.zip(next_if(self.process)).map(|(pid, pidfd)| Process { pid, pidfd });
+        let (terminal, mounts) = (next_if(self.terminal), next_if(self.mounts));
+        let listener = next_if(self.listener);
         let mounts = mounts.map(HeldMounts::left).unwrap_or_default();
-        Ok(Self { process, terminal, listener, mounts })
+        ReceivedFds { process, terminal, listener, mounts }
     }
 }
 

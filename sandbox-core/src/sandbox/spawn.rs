@@ -28,6 +28,7 @@ use crate::spec::plan::{Mappings, Network};
 use crate::sys::child::KillOnDrop;
 use crate::sys::clone::{Cloned, SingleThreaded, clone_into};
 use crate::sys::namespace;
+use crate::sys::open_files;
 use crate::sys::process::EffectiveUser;
 use crate::types::HostPid;
 
@@ -37,7 +38,7 @@ pub(super) fn spawn(new: NewSandbox<'_>) -> Result<Sandbox> {
     let claim = Claim::make(&new)?;
     let counters = new.directory.make_counters()?;
     let channels = Channels::make(new.config.user_log)?;
-    let birth = birth(&new, &claim);
+    let birth = birth(&new, &claim)?;
     let certificate =
         sealed_memfd(&birth.encode()?).context(|| "memfd for the birth certificate")?;
     let cgroup = JoinCgroup::prepare(&new)?;
@@ -246,12 +247,12 @@ fn panic_log() -> Result<OwnedFd> {
     Ok(file)
 }
 
-fn birth(new: &NewSandbox<'_>, claim: &Claim) -> Birth {
+fn birth(new: &NewSandbox<'_>, claim: &Claim) -> Result<Birth> {
     let mappings = claim.mappings();
     let new_network = network::is_new(&new.plan.host.network);
     let wanted = &new.plan.host.network_sysctls;
     let sysctls = || network::sysctls(wanted, mappings);
-    Birth {
+    Ok(Birth {
         mappings: mappings.cloned(),
         own_id: claim.own(),
         host_pids: new.plan.host.host_namespaces.pid,
@@ -259,7 +260,8 @@ fn birth(new: &NewSandbox<'_>, claim: &Claim) -> Birth {
         network_sysctls: if new_network { sysctls() } else { Vec::new() },
         cgroup_v2: new.cgroup.is_v2(),
         views: new.plan.host.views,
-    }
+        open_files: open_files::inherited().context(|| "prlimit RLIMIT_NOFILE")?.soft,
+    })
 }
 
 /// The means by which boot joins the root container's cgroup, which its children

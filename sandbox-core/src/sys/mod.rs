@@ -19,6 +19,7 @@ pub mod mount;
 pub mod namespace;
 pub mod netlink;
 pub mod network;
+pub mod open_files;
 pub mod pidfd;
 pub mod process;
 pub mod seccomp_listener;

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use rustix::fs::{AtFlags, Mode, OFlags, major, minor};
 use sandbox_core::control::gofer::Slot;
+use sandbox_core::error::FailureKind;
 use sandbox_core::spec::plan::DeviceNode;
 
 use crate::harness::*;
@@ -72,5 +73,5 @@ fn an_owner_that_is_not_mapped_is_refused_by_name() {
         run.error(),
         "linux.devices[0]: /dev/thing: uid 70000 is not mapped in the sandbox's user namespace"
     );
-    assert!(run.answer.unwrap_err().invalid);
+    assert!(run.answer.unwrap_err().kind == FailureKind::Invalid);
 }

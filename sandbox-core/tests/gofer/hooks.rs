@@ -23,7 +23,8 @@ pub fn with_hook(host: &Host, mut request: GoferRequest, script: &str) -> GoferR
     });
     let mounts = mounts.collect();
     let state = "{}".to_owned();
-    request.hooks = Some(HookJob { hooks: vec![hook], state, root, mounts, devices: Vec::new() });
+    let (hooks, devices, open_files) = (vec![hook], Vec::new(), 1024);
+    request.hooks = Some(HookJob { hooks, state, root, mounts, devices, open_files });
     request
 }
 

@@ -3,6 +3,7 @@ use std::path::Path;
 
 use rustix::mount::MountAttrFlags;
 use sandbox_core::control::gofer::SeccompJob;
+use sandbox_core::error::FailureKind;
 use sandbox_core::spec::plan::DeliveredSource;
 use sandbox_core::sys::mount::{
     AttrChange, Depth, FsContext, attach_at, clone_mount, mount_setattr,
@@ -16,7 +17,7 @@ fn refusal(sandbox: Option<&Sandbox>, source: &Path) -> String {
     let run = gofer(&request, sandbox);
     println!("{}", run.error());
     assert!(run.delivered.is_empty());
-    assert!(run.answer.as_ref().unwrap_err().invalid);
+    assert!(run.answer.as_ref().unwrap_err().kind == FailureKind::Invalid);
     run.error().to_owned()
 }
 

@@ -13,6 +13,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{
     Pid, PidfdFlags, Signal, WaitOptions, pidfd_open, pidfd_send_signal, waitpid,
 };
+use sandbox_core::sys::open_files::AsInherited;
 use tokio::io::Interest;
 use tokio::sync::oneshot;
 
@@ -145,6 +146,7 @@ fn spawn(uri: &Uri, owner: &Owner<'_>, donated: [&OwnedFd; 3]) -> Result<Pid> {
         text(&format!("CONTAINER_ID={}", owner.container))?,
         text(&format!("CONTAINER_NAMESPACE={}", owner.namespace))?,
     ];
+    let _limit = AsInherited::begin().context(|| "prlimit RLIMIT_NOFILE")?;
     let pid = posix_spawn(path.as_c_str(), &actions, &attributes, &args, &env).map_err(failed)?;
     Pid::from_raw(pid.as_raw()).ok_or_else(|| Error::internal("posix_spawn gave no process"))
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{FileType, Mode, OFlags, open};
+use rustix::io::Errno;
 use sandbox_core::sys::let_go::let_go_later;
 use sandbox_core::sys::mount::{Depth, clone_mount};
 use tokio::sync::watch;
@@ -122,6 +123,8 @@ impl EndedOutput {
             match reopen(&both.0, OFlags::WRONLY | OFlags::NONBLOCK) {
                 // Dropping `both` also closes our own read end.
                 Ok(write_end) => *self = Self::Unopened(write_end),
+                // There will be room later.
+                Err(Errno::MFILE | Errno::NFILE) => return false,
                 Err(_) => return true,
             }
         }

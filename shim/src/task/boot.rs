@@ -9,6 +9,7 @@ use std::convert::Infallible;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
 
 use sandbox_core::cgroup::Cgroup;
 use sandbox_core::control::gofer::RootfsMount;
@@ -23,6 +24,7 @@ use super::agent::Agent;
 use super::allowance::Allowance;
 use super::joining::CgroupsToJoin;
 use super::user_log::UserLogs;
+use crate::descriptors::Descriptors;
 use crate::error::{Code, Context, Error, Result};
 use crate::ready::{readable, writable};
 use crate::stdio::Donated;
@@ -37,6 +39,9 @@ const STRAYS_A_SECOND: u32 = 1;
 const RAW_SOCKETS: u32 = 128;
 const RAW_SOCKETS_A_SECOND: u32 = 32;
 const RAW_SOCKETS_AT_A_TIME: usize = 64;
+
+/// The time after which the shim tries again what it had no descriptor for.
+const NO_DESCRIPTOR_PAUSE: Duration = Duration::from_millis(10);
 
 /// boot's reply, with its descriptors.
 pub(super) type Reply = (std::result::Result<Done, Failure>, ReceivedFds);
@@ -243,11 +248,17 @@ impl BootClient {
     }
 
     /// Sends what does not fit into the control channel at once, for ever.
-    pub(super) async fn send_rest(&self) -> Result<Infallible> {
+    pub(super) async fn send_rest(&self, descriptors: &Descriptors) -> Result<Infallible> {
         loop {
             self.unsent.notified().await;
             while self.sandbox.has_unsent() {
-                writable(self.sandbox.control()).await?;
+                match writable(self.sandbox.control()).await {
+                    Err(error) if error.is_for_want_of_descriptors() => {
+                        descriptors.run_out();
+                        tokio::time::sleep(NO_DESCRIPTOR_PAUSE).await;
+                    }
+                    waited => waited?,
+                }
                 self.sandbox.send_rest()?;
             }
         }

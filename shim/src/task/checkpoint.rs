@@ -375,11 +375,7 @@ impl Saving {
         let Ok(container) = table.container(&self.id) else { return };
         // Published first, so that this SIGKILL is not mistaken for an OOM kill.
         oom::publish(&self.shim, container, false);
-        exits::ensure_exit_is_published(
-            &self.shim,
-            ProcessId::init(&self.id),
-            self.process.clone(),
-        );
+        exits::ensure_exit_is_published(&self.shim, ProcessId::init(&self.id), &self.process);
         let killed = self.process.signal(Signal::KILL.as_raw());
         if let Err(error) = killed.map_err(Error::from).and_then(|()| thaw_for_good(container)) {
             log::warn!("container {}: {error}", self.id);

@@ -53,6 +53,7 @@ async fn delete_exec(shim: &Shim, request: &DeleteRequest) -> Result<DeleteRespo
 }
 
 pub(super) async fn delete_container(shim: &Arc<Shim>, id: &str) -> Result<DeleteResponse> {
+    shim.descriptors.must_work();
     exits::published(shim, &ProcessId::init(id)).await?;
     let (at_gate, boot, cgroup, plan, bundle) = {
         let mut table = shim.table();

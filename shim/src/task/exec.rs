@@ -23,6 +23,7 @@ use crate::stdio::{self, CutAt, Donated, Owner, Stdio};
 
 pub(super) fn exec(shim: &Shim, request: ExecProcessRequest) -> Result<Empty> {
     shim.events.has_room()?;
+    shim.descriptors.admit()?;
     let process = load_process(&request.spec.value)?;
     let mut table = shim.table();
     let container = table.container(&request.id)?;
@@ -81,7 +82,9 @@ struct Begun {
 
 /// Starts an exec. Returns its PID.
 pub(super) async fn start(shim: &Arc<Shim>, id: &ProcessId) -> Result<u32> {
+    shim.descriptors.admit()?;
     let begun = begin(shim, id)?;
+    let boot = begun.boot.clone();
     match run(shim, id, begun).await {
         Ok(Started { pid, early_exit }) => {
             if let Some(status) = early_exit {
@@ -90,12 +93,17 @@ pub(super) async fn start(shim: &Arc<Shim>, id: &ProcessId) -> Result<u32> {
             Ok(pid)
         }
         Err(error) => {
+            if error.is_for_want_of_descriptors() {
+                shim.descriptors.run_out();
+                // There may be one that the shim could not take.
+                boot.send(Request::Kill { process: id.clone() });
+            }
             let explained = match shim.table().container(&id.container) {
                 Ok(container) => container.explain(error),
                 Err(_) => error,
             };
             end_unstarted(shim, id);
-            Err(explained)
+            Err(shim.descriptors.explain(explained))
         }
     }
 }
@@ -147,6 +155,7 @@ async fn run(shim: &Arc<Shim>, id: &ProcessId, begun: Begun) -> Result<Started> 
     let reply = exits::unless_exited(shim, id, reply).await?;
     drop(span);
     let made = MadeProcess::take(reply, io)?;
+    shim.descriptors.took(&made.process.pidfd);
     let mut table = shim.table();
     let process = table.process(id)?;
     let early_exit = process.attach(made)?;

@@ -23,13 +23,17 @@ use super::shim::Shim;
 use super::{oom, user_log};
 use crate::error::{Error, Result};
 use crate::exit::{Exit, KILLED, timestamp};
-use crate::ready::readable;
+use crate::ready::{is_readable, readable};
 
 /// The time that the execs of a container have to end after its init.
 const EXECS_EXIT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The time that boot has to report the exit of a process that is being killed.
 const REPORT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The time after which the shim looks for the first time whether a process that is being killed
+/// has ended.
+const FIRST_LOOK: Duration = Duration::from_millis(250);
 
 /// The time that an exit waits until containerd has received the event of an
 /// OOM kill. containerd does not handle a reply to Wait and an event in order:
@@ -156,14 +160,27 @@ pub(super) async fn published(shim: &Shim, id: &ProcessId) -> Result<()> {
 /// Makes sure that the exit of a process that is being killed is published,
 /// even if a boot that was taken over does not report it, or never replies to
 /// its Start.
-pub(super) fn ensure_exit_is_published(shim: &Arc<Shim>, id: ProcessId, process: Arc<Process>) {
+pub(super) fn ensure_exit_is_published(shim: &Arc<Shim>, id: ProcessId, process: &Arc<Process>) {
     let shim = shim.clone();
+    // Its descriptor is closed with its exit, not with this.
+    let process = Arc::downgrade(process);
     tokio::spawn(async move {
-        let _ = readable(process.pidfd.as_fd()).await;
-        tokio::time::sleep(REPORT_TIMEOUT).await;
+        let Ok(mut exit) = shim.table().process(&id).map(|process| process.exit.subscribe()) else {
+            return;
+        };
+        let mut has_ended = false;
+        let mut patience = FIRST_LOOK;
+        while tokio::time::timeout(patience, exit.wait_for(Option::is_some)).await.is_err() {
+            if has_ended {
+                break;
+            }
+            let Some(process) = process.upgrade() else { return };
+            has_ended = is_readable(&process.pidfd);
+            patience = REPORT_TIMEOUT;
+        }
         // As a rule it is published by now, and another process may have the ID.
         let is_it = |p: &mut container::Process| {
-            p.state.process().is_some_and(|its| Arc::ptr_eq(its, &process))
+            p.state.process().is_some_and(|its| std::ptr::eq(Arc::as_ptr(its), process.as_ptr()))
         };
         if !shim.table().process(&id).is_ok_and(is_it) {
             return;

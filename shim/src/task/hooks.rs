@@ -13,6 +13,7 @@ use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use sandbox_core::sandbox::printable;
 use sandbox_core::spec::plan::{HookPlan, Plan};
+use sandbox_core::sys::open_files::AsInherited;
 use tokio::runtime::Handle;
 
 use crate::error::{Context, Error, Result};
@@ -77,7 +78,10 @@ pub(super) async fn run(hook: &HookPlan, state: &State<'_>) -> Result<()> {
     command.env_clear().envs(hook.env.iter().filter_map(|pair| pair.split_once('=')));
     command.stdin(stdin).stdout(Stdio::null());
     command.stderr(stderr.try_clone().context(|| "dup of a memory file")?);
-    let child = command.spawn().context(|| format!("run hook {path}"))?;
+    let child = {
+        let _limit = AsInherited::begin().context(|| "prlimit RLIMIT_NOFILE")?;
+        command.spawn().context(|| format!("run hook {path}"))?
+    };
     let status = finish(Running::new(child)?, hook).await?;
     if status.success() {
         return Ok(());

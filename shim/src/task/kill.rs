@@ -40,18 +40,20 @@ pub(super) fn kill(shim: &Arc<Shim>, request: &KillRequest) -> Result<Empty> {
     if signal == Signal::KILL.as_raw()
         && let Some(process) = &process
     {
-        exits::ensure_exit_is_published(shim, id, process.clone());
+        exits::ensure_exit_is_published(shim, id, process);
     }
     if is_init && container.is_pause() {
         kill_pause(container, signal)?;
     } else if request.all && is_init && !dies_with_init(container, signal) {
+        shim.descriptors.must_work();
         kill_all(container, signal)?;
     } else {
         process.ok_or_else(|| Error::state("process not created"))?.signal(signal)?;
     }
     // A frozen exec dies at once on version 2, and on version 1 once the
     // container is resumed.
-    if signal == Signal::KILL.as_raw() && is_init {
+    if signal == Signal::KILL.as_raw() && is_init && container.init.state.is_frozen() {
+        shim.descriptors.must_work();
         thaw(container)?;
     }
     Ok(Empty::default())

@@ -2,14 +2,16 @@
 //! (`sandbox-core/src/sys/let_go.rs`).
 
 use std::os::fd::AsFd;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use sandbox_core::sys::let_go;
 pub(super) use sandbox_core::sys::let_go::ever_let_go;
+use tokio::io::Interest;
 use tokio::sync::{Notify, watch};
 
-use crate::ready::readable;
+use crate::descriptors::Descriptors;
+use crate::ready::{readable, register};
 
 /// The time that a close leaves to the requests that follow an exit, and in which more may be
 /// let go.
@@ -22,16 +24,23 @@ static CLOSED: LazyLock<watch::Sender<u64>> = LazyLock::new(watch::Sender::defau
 static NOW: Notify = Notify::const_new();
 
 /// Closes what is let go, as long as the shim lives.
-pub(crate) async fn close_what_is_let_go() {
+pub(crate) async fn close_what_is_let_go(descriptors: Arc<Descriptors>) {
     let Some(due) = let_go::due() else { return };
+    let due = match register(due, Interest::READABLE) {
+        Ok(due) => due,
+        Err(error) => return log::error!("mounts are closed at the end alone: {error}"),
+    };
     loop {
         tokio::select! {
             // What may wait for the next is not due, but may be waited for.
             () = NOW.notified() => {}
-            ready = readable(due) => match ready {
-                Ok(()) => drop(tokio::time::timeout(PAUSE, NOW.notified()).await),
-                Err(error) => return log::error!("mounts are closed at the end alone: {error}"),
-            },
+            () = descriptors.are_short.notified() => {}
+            ready = due.readable() => {
+                if let Ok(mut ready) = ready {
+                    ready.clear_ready();
+                }
+                drop(tokio::time::timeout(PAUSE, NOW.notified()).await);
+            }
         }
         close_all().await;
     }

@@ -7,7 +7,8 @@ use std::pin::pin;
 use std::sync::Arc;
 
 use sandbox_core::control::message::Upward;
-use sandbox_core::sandbox::{ReceiveOutcome, ReceivedFds};
+use sandbox_core::error::FailureKind;
+use sandbox_core::sandbox::{Checked, ReceiveOutcome, ReceivedFds, Unchecked};
 use sandbox_core::types::ProcessId;
 use tokio::io::Interest;
 
@@ -32,6 +33,7 @@ pub(super) async fn listen(shim: Arc<Shim>, boot: Arc<BootClient>) {
     // boot sends wrong messages, or has closed its channel: it must not live on
     // without one. The channel also closes when a correct boot dies.
     let _ = boot.sandbox.kill();
+    shim.descriptors.must_work();
     let _ = readable(boot.sandbox.pidfd()).await;
     let why = match received.and_then(|()| receive_rest(&shim, &boot)) {
         Ok(()) => boot.sandbox.describe_end(),
@@ -49,7 +51,7 @@ async fn receive_until_closed(shim: &Arc<Shim>, boot: &Arc<BootClient>) -> Resul
     let interest = Interest::READABLE;
     let control = register(boot.sandbox.control(), interest).context(|| "epoll")?;
     let pidfd = register(boot.sandbox.pidfd(), interest).context(|| "epoll")?;
-    let mut send_rest = pin!(boot.send_rest());
+    let mut send_rest = pin!(boot.send_rest(&shim.descriptors));
     loop {
         tokio::select! {
             biased;
@@ -95,8 +97,8 @@ enum ReadOutcome {
 fn receive_some(shim: &Arc<Shim>, boot: &Arc<BootClient>) -> Result<ReadOutcome> {
     for _ in 0..MESSAGES_AT_ONCE {
         match boot.sandbox.receive()? {
-            ReceiveOutcome::Message(message, received) => {
-                if dispatch(shim, boot, message, received) == Relevance::Stray {
+            ReceiveOutcome::Message(unchecked) => {
+                if take(shim, boot, unchecked)? == Relevance::Stray {
                     boot.take_stray()?;
                 }
             }
@@ -105,6 +107,36 @@ fn receive_some(shim: &Arc<Shim>, boot: &Arc<BootClient>) -> Result<ReadOutcome>
         }
     }
     Ok(ReadOutcome::MoreWaits)
+}
+
+/// Checks what came with a message, if need be with the reserve of descriptors.
+fn take(shim: &Arc<Shim>, boot: &Arc<BootClient>, unchecked: Unchecked) -> Result<Relevance> {
+    let unchecked = match unchecked.check()? {
+        Checked::Message(message, received) => return Ok(dispatch(shim, boot, message, received)),
+        Checked::NoRoom(unchecked) => unchecked,
+    };
+    shim.descriptors.run_out();
+    match unchecked.check()? {
+        Checked::Message(message, received) => Ok(dispatch(shim, boot, message, received)),
+        Checked::NoRoom(unchecked) => Ok(do_without(boot, unchecked.give_up()?)),
+    }
+}
+
+/// Fails the request of a message whose descriptors are lost. Whoever asked has boot kill the
+/// process that was made.
+fn do_without(boot: &Arc<BootClient>, message: Upward) -> Relevance {
+    let lost = sandbox_core::Error::new(
+        FailureKind::NoDescriptors,
+        "take what the sandbox process has made: Too many open files",
+    );
+    match message {
+        Upward::Reply { number, .. } => {
+            boot.take_reply(number, (Err(lost.into()), ReceivedFds::default()))
+        }
+        Upward::Listener { of } => seccomp_agent::refuse(boot, of, &lost.to_string()),
+        // No others come with descriptors.
+        _ => Relevance::Stray,
+    }
 }
 
 fn dispatch(

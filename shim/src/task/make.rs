@@ -37,13 +37,23 @@ pub(super) async fn make_container(
     existing: Option<&Arc<BootClient>>,
     cancelled: impl Future<Output = ()>,
 ) -> Result<Container> {
+    shim.descriptors.admit()?;
     let mut rollback = Rollback::default();
     let container = cancel_on(cancelled, take_steps(shim, plan, existing, &mut rollback)).await;
     let container = container.map_err(|error| rollback.explain(error));
-    if container.is_err() {
+    if let Err(error) = &container {
+        make_room(shim, error);
         rollback.run(shim, plan).await;
     }
-    container
+    container.map_err(|error| shim.descriptors.explain(error))
+}
+
+/// Lets a rollback have the reserve of descriptors, if there were no others.
+fn make_room(shim: &Shim, error: &Error) {
+    match error.is_for_want_of_descriptors() {
+        true => shim.descriptors.run_out(),
+        false => shim.descriptors.must_work(),
+    }
 }
 
 /// Takes the steps to a container at its gate.
@@ -178,10 +188,11 @@ pub(crate) async fn make_sandbox(
     let mut rollback = Rollback::default();
     let boot = cancel_on(cancelled, make_alone(shim, plan, &mut rollback)).await;
     let boot = boot.map_err(|error| rollback.explain(error));
-    if boot.is_err() {
+    if let Err(error) = &boot {
+        make_room(shim, error);
         rollback.run(shim, plan).await;
     }
-    boot
+    boot.map_err(|error| shim.descriptors.explain(error))
 }
 
 async fn make_alone(
@@ -378,6 +389,7 @@ async fn create_init(
         return Ok((stand_in(plan, boot), HeldMounts::default()));
     }
     let MadeProcess { process, io, mounts } = MadeProcess::take(reply, io)?;
+    shim.descriptors.took(&process.pidfd);
     let mounts = mounts.and_those_of(process.pidfd.as_fd(), process.pid);
     let pid = pid_of(&process);
     let init = Process::init(plan.stdio.clone(), pid, Program::Process(Arc::new(process)), io);

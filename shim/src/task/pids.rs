@@ -1,8 +1,9 @@
 //! Pids: lists the processes of a container, and which of them are execs.
 //!
-//! A stopped container still lists its dead init. When containerd from 1.7 on
-//! starts, it deletes a task without processes as leaked (`loadShimTask`,
-//! core/runtime/v2/shim_load.go), and the init's exit would be lost.
+//! A container without processes still lists its init, whose end may not have
+//! been reported yet. When containerd from 1.7 on starts, it deletes a task
+//! without processes as leaked (`loadShimTask`, core/runtime/v2/shim_load.go),
+//! and the init's exit would be lost.
 
 use containerd_shim_protos::api::{PidsRequest, PidsResponse, ProcessInfo};
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
@@ -24,7 +25,7 @@ pub(super) fn pids(shim: &Shim, request: &PidsRequest) -> Result<PidsResponse> {
     let is_ours = |pid: &sandbox_core::types::HostPid| *pid != boot || container.is_pause();
     let pids = container.members()?.into_iter().filter(is_ours);
     let mut pids: Vec<u32> = pids.filter_map(|pid| u32::try_from(pid.0).ok()).collect();
-    if pids.is_empty() && container.init.state.has_ended() {
+    if pids.is_empty() {
         pids.push(container.init.pid);
     }
     let mut processes = Vec::new();

@@ -51,6 +51,15 @@ pub(super) fn hand_over(
     Relevance::Known
 }
 
+/// Has boot end a process whose listener is lost.
+pub(super) fn refuse(boot: &BootClient, of: u64, why: &str) -> Relevance {
+    if boot.take_agent(of).is_none() {
+        return Relevance::Stray;
+    }
+    boot.send(Request::ListenerHandedOver { of, refused: Some(why.to_owned()) });
+    Relevance::Known
+}
+
 /// Formats the state of a container's process.
 fn process_state(shim: &Shim, agent: &Agent, process: &Process) -> String {
     let id = &agent.id;

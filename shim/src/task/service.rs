@@ -48,6 +48,19 @@ impl TaskService {
         to_the_end(&self.0, span.record(request(self.0.clone()))).await
     }
 
+    /// Runs a request that can be run again, with the reserve of descriptors if there are no
+    /// others.
+    fn with_descriptors<T>(&self, request: impl Fn(&Arc<Shim>) -> Result<T>) -> Result<T> {
+        let descriptors = &self.0.descriptors;
+        match request(&self.0) {
+            Err(error) if error.is_for_want_of_descriptors() => {
+                descriptors.run_out();
+                request(&self.0).map_err(|error| descriptors.explain(error))
+            }
+            outcome => outcome,
+        }
+    }
+
     /// Begins the span of a request.
     fn span(&self, name: &'static str, context: &TtrpcContext, container: &str) -> Request {
         self.0.spans.request(name, context, container)
@@ -102,17 +115,19 @@ impl Task for TaskService {
         self.run(span, |shim| counted.count(delete::delete(shim, r))).await
     }
     async fn pids(&self, _: &TtrpcContext, r: PidsRequest) -> TtrpcResult<PidsResponse> {
-        Ok(pids::pids(&self.0, &r)?)
+        Ok(self.with_descriptors(|shim| pids::pids(shim, &r))?)
     }
     async fn pause(&self, context: &TtrpcContext, r: PauseRequest) -> TtrpcResult<Empty> {
         let span = self.span("Pause", context, &r.id);
         let counted = Counted::begin(Operation::Pause, &self.0);
-        Ok(span.record(counted.count(async { pause::pause(&self.0, &r) })).await?)
+        let paused = async { self.with_descriptors(|shim| pause::pause(shim, &r)) };
+        Ok(span.record(counted.count(paused)).await?)
     }
     async fn resume(&self, context: &TtrpcContext, r: ResumeRequest) -> TtrpcResult<Empty> {
         let span = self.span("Resume", context, &r.id);
         let counted = Counted::begin(Operation::Pause, &self.0);
-        Ok(span.record(counted.count(async { resume::resume(&self.0, &r) })).await?)
+        let resumed = async { self.with_descriptors(|shim| resume::resume(shim, &r)) };
+        Ok(span.record(counted.count(resumed)).await?)
     }
     async fn checkpoint(
         &self,
@@ -124,7 +139,7 @@ impl Task for TaskService {
     }
     async fn kill(&self, context: &TtrpcContext, r: KillRequest) -> TtrpcResult<Empty> {
         let span = self.span("Kill", context, &r.id);
-        Ok(span.record(async { kill::kill(&self.0, &r) }).await?)
+        Ok(span.record(async { self.with_descriptors(|shim| kill::kill(shim, &r)) }).await?)
     }
     async fn exec(&self, context: &TtrpcContext, r: ExecProcessRequest) -> TtrpcResult<Empty> {
         let span = self.span("Exec", context, &r.id);
@@ -139,13 +154,14 @@ impl Task for TaskService {
     async fn update(&self, context: &TtrpcContext, r: UpdateTaskRequest) -> TtrpcResult<Empty> {
         let span = self.span("Update", context, &r.id);
         let counted = Counted::begin(Operation::Update, &self.0);
-        Ok(span.record(counted.count(async { update::update(&self.0, &r) })).await?)
+        let updated = async { self.with_descriptors(|shim| update::update(shim, &r)) };
+        Ok(span.record(counted.count(updated)).await?)
     }
     async fn wait(&self, _: &TtrpcContext, r: WaitRequest) -> TtrpcResult<WaitResponse> {
         Ok(wait::wait(&self.0, &r).await?)
     }
     async fn stats(&self, _: &TtrpcContext, r: StatsRequest) -> TtrpcResult<StatsResponse> {
-        Ok(stats::stats(&self.0, &r)?)
+        Ok(self.with_descriptors(|shim| stats::stats(shim, &r))?)
     }
     async fn connect(&self, _: &TtrpcContext, r: ConnectRequest) -> TtrpcResult<ConnectResponse> {
         Ok(connect::connect(&self.0, &r))

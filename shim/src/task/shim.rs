@@ -11,6 +11,7 @@ use super::boot::BootClient;
 use super::changed_level::ForAWhile;
 use super::one_heap_profile::OneHeapProfile;
 use super::table::Table;
+use crate::descriptors::Descriptors;
 use crate::error::Result;
 use crate::events::Events;
 use crate::options::Options;
@@ -24,6 +25,7 @@ pub(crate) struct Shim {
     /// The address at which it serves.
     pub(super) address: String,
     pub(crate) events: Events,
+    pub(crate) descriptors: Arc<Descriptors>,
     /// The spans of its requests.
     pub(crate) spans: Spans,
     /// The node's options, which `start` passed on.
@@ -57,12 +59,14 @@ impl Shim {
         namespace: &str,
         address: &str,
         events: Events,
+        descriptors: Arc<Descriptors>,
         options: Options,
     ) -> Arc<Self> {
         Arc::new(Self {
             namespace: namespace.to_string(),
             address: address.to_string(),
             events,
+            descriptors,
             spans: Spans::new(options.spans),
             options,
             end: watch::Sender::new(End::No),
