@@ -476,9 +476,20 @@ impl Container<'_> {
     /// Makes a checkpoint, with options of runc's shim. Returns where containerd has it.
     pub fn checkpoint_image(&self, options: Option<Any>) -> Result<Descriptor> {
         let container_id = self.id.clone();
+        let containerd = self.containerd;
         let request = CheckpointTaskRequest { container_id, options, ..Default::default() };
-        let made = task_call!(self.containerd, checkpoint, request)?;
-        Ok(made.descriptors.into_iter().next().expect("a checkpoint"))
+        let mut request = containerd.request(request);
+        let made = containerd.block_on(async {
+            let client = containerd.connect().await;
+            // Without one containerd collects the images as soon as anything else is deleted.
+            let lease = containerd.request(CreateRequest::default());
+            let lease = client.leases().create(lease).await.expect("make a lease").into_inner();
+            let lease = lease.lease.expect("a lease").id;
+            let name = lease.parse().expect("an ASCII name");
+            request.metadata_mut().insert("containerd-lease", name);
+            client.tasks().checkpoint(request).await
+        })?;
+        Ok(made.into_inner().descriptors.into_iter().next().expect("a checkpoint"))
     }
 
     /// Makes a checkpoint in a folder of its own, of which containerd makes no image.

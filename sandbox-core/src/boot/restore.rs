@@ -22,6 +22,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::rc::Rc;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags, openat};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
@@ -47,7 +48,7 @@ use crate::newborn::init::Newborn;
 use crate::newborn::restorer::{self, Restoring};
 use crate::newborn::work::{IMAGES, LOG, MOUNTS, WORK};
 use crate::newborn::{self as newborns};
-use crate::spec::plan::ContainerPlan;
+use crate::spec::plan::{ContainerPlan, MountSource};
 use crate::sys::clone::Cloned;
 use crate::types::{Limited, PodPid, ProcessId};
 
@@ -105,6 +106,14 @@ impl Boot {
     ) -> Result<()> {
         self.containers.check_free(&plan.id)?;
         let mounts = self.mounts.take(&plan.id)?;
+        for (_, index) in &saved.tmpfs {
+            // Its content comes from the checkpoint.
+            if let Some(MountSource::Tmpfs { copy_up, .. }) =
+                plan.mounts.get_mut(*index).map(|mount| &mut mount.source)
+            {
+                *copy_up = false;
+            }
+        }
         shared_names::set_shared(&plan, self.own_id)?;
         let ids = self.ids.clone();
         if let Some(ids) = &ids {
@@ -299,7 +308,7 @@ impl Boot {
         match (kept, self.containers.get(&restore.plan.id)) {
             (Ok(pidfd), Ok(container)) => {
                 // It may have ended since it was let go on.
-                let running = self_runs(&pidfd);
+                let running = runs(&pidfd);
                 container.init = Some(Init { pid, pidfd, gate: None, running });
             }
             (Err(error), _) | (_, Err(error)) => return self.reply(restore.number, Err(error)),
@@ -421,8 +430,7 @@ fn end_of_log(work: &OwnedFd) -> Option<Vec<u8>> {
 }
 
 /// Whether a process has not ended.
-fn self_runs(pidfd: &OwnedFd) -> bool {
-    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+fn runs(pidfd: &OwnedFd) -> bool {
     let mut one = [PollFd::new(pidfd, PollFlags::IN)];
     matches!(poll(&mut one, Some(&Timespec::default())), Ok(0))
 }
