@@ -1,5 +1,6 @@
 //! Containers that are saved, and brought back.
 
+mod clients;
 mod dump;
 mod restore;
 
