@@ -2,7 +2,7 @@
 //! and a bridge network.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use containerd_client::tonic::Status;
@@ -333,6 +333,16 @@ impl PodContainer<'_> {
     pub fn start(&self) -> Result<()> {
         let request = StartContainerRequest { container_id: self.id.clone() };
         cri_call!(self.containerd, start_container, request).map(|_| ())
+    }
+
+    /// Calls CheckpointContainer, which writes an archive.
+    pub fn checkpoint(&self, archive: &Path) -> Result<()> {
+        let request = CheckpointContainerRequest {
+            container_id: self.id.clone(),
+            location: archive.to_string_lossy().into_owned(),
+            timeout: 0,
+        };
+        cri_call!(self.containerd, checkpoint_container, request).map(|_| ())
     }
 
     /// Calls ExecSync with a line of shell.
