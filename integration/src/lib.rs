@@ -9,7 +9,7 @@
 //! [`docker`] runs containers under Docker, [`rootless`] under a containerd of an ordinary user. [`shim`] calls the shim without a
 //! containerd. [`keep`] leaves what a failing test has made, to be looked at.
 //! [`attack`] has what hostile containers try, and shows that each attempt could
-//! succeed. [`state_mount`] lets the state's file system be full. [`trace`] finds the waits for the kernel. [`hostile`] names what a sandbox process does that was taken over.
+//! succeed. [`state_mount`] lets the state's file system be full, [`silent`] is one that never answers. [`trace`] finds the waits for the kernel. [`hostile`] names what a sandbox process does that was taken over.
 //!
 //! All functions panic with a sentence if something is wrong: only tests, the soak and
 //! the quickstart use them.
@@ -37,6 +37,7 @@ pub mod prepared;
 pub mod rootless;
 pub mod sandbox;
 pub mod shim;
+pub mod silent;
 pub mod slot;
 pub mod spec;
 pub mod state_mount;

@@ -7,6 +7,7 @@ use std::process::Stdio;
 use std::time::Instant;
 
 use integration::containerd::{Containerd, Version};
+use integration::silent::Silent;
 use integration::{host, on_each_containerd, wait};
 use nix::pty::openpty;
 use nix::sys::signal::{Signal, kill};
@@ -101,6 +102,58 @@ fn a_user_is_looked_up_in_the_container() {
         assert!(ran.errors.contains("--user UID:GID"), "{make}: {ran:?}");
     }
     drop(container);
+}
+
+/// The container's files may be on a file system that it serves itself. Whoever reads there waits
+/// for it, and no signal ends that: so does a child, and the command goes its way.
+#[test]
+fn a_user_in_a_file_system_that_does_not_answer_is_not_waited_for() {
+    let containerd = Containerd::start(Version::V2_1);
+    let silent = Silent::mount(&containerd.directory().join("silent"));
+    let source = containerd.directory().join("silent").display().to_string();
+    let script = "ln -sf /srv/passwd /etc/passwd; echo ready; exec sleep 1000";
+    let container = containerd
+        .shell("served", script)
+        .bind(&source, "/srv", &["bind", "rw"])
+        .options(integration::container::options("userns = 'never'", ""))
+        .start();
+    container.stdio().wait_for_output("ready");
+    // Without HOME the container's own side would look it up in there.
+    let exec = |user: &str| {
+        let args = ["exec", "-u", user, "-e", "HOME=/", "served", "echo", "ran"];
+        in_namespace(&containerd, &args)
+    };
+    let ran = exec("web");
+    assert_eq!(ran.code, Some(125), "{ran:?}");
+    assert!(ran.errors.contains("/etc/passwd and /etc/group: no answer within 3"), "{ran:?}");
+    assert!(ran.errors.contains("--user UID:GID"), "{ran:?}");
+    let ran = exec("7:8");
+    assert_eq!((ran.code, ran.out.as_str()), (Some(0), "ran\n"), "{ran:?}");
+    // The child is there as long as the file system is, and then is gone.
+    let is_child = |process: &host::HostProcess| process.args.iter().any(|arg| arg == "read-users");
+    let children = || host::processes().into_iter().filter(is_child).count();
+    assert_eq!(children(), 1, "it had to wait");
+    drop(silent);
+    wait::until("the child ends", || (children() == 0).then_some(()));
+    drop(container);
+}
+
+/// As docker exec does. At the end of such an input, the program would wait for ever.
+#[test]
+fn a_terminal_for_an_input_that_is_none_is_refused() {
+    let containerd = Containerd::start(Version::V2_1);
+    let container = containerd.shell("piped", "exec sleep 1000").start();
+    let run = |flags: &str| {
+        let args = ["--namespace", &containerd.namespace(), "exec", flags, "piped", "cat"];
+        let input = Stdio::from(fs::File::open("/dev/null").expect("open /dev/null"));
+        let ran: Ran = command(&args).stdin(input).output().expect("run palisade").into();
+        ran
+    };
+    let ran = run("-it");
+    assert_eq!((ran.code, ran.out.as_str()), (Some(125), ""), "{ran:?}");
+    assert!(ran.errors.contains("-i -t: the input of this command is not a terminal"), "{ran:?}");
+    assert_eq!(container.processes().len(), 1, "nothing was started");
+    assert_eq!(run("-i").code, Some(0));
 }
 
 /// The shim forgets it, and so the name can be had again, and no process stays.

@@ -96,7 +96,9 @@ impl<'a> Prepared<'a> {
         begin_session(has_terminal)?;
         set_scheduling(process)?;
         set_limits(process, limits)?;
-        let home = lookup::home_directory(process);
+        // As runc does. The file is the container's, and may be slow to read.
+        let has_home = process.env.iter().any(|variable| variable.starts_with("HOME="));
+        let home = (!has_home).then(|| lookup::home_directory(process));
         // Without no_new_privileges, loading a filter takes CAP_SYS_ADMIN, which the next
         // steps drop. With it, that of a profile is loaded last. The baseline's alone refuses
         // nothing that comes before.
@@ -330,10 +332,9 @@ fn check_working_directory() -> Result<()> {
     }
 }
 
-/// Returns the environment. Adds HOME if it is not set, as runc does.
-fn environment(process: &ProcessPlan, home: Vec<u8>) -> Result<Vec<CString>> {
-    let given = process.env.iter().any(|e| e.starts_with("HOME="));
-    let home = (!given).then(|| [b"HOME=", home.as_slice()].concat());
+/// Returns the environment, with HOME if that was looked up.
+fn environment(process: &ProcessPlan, home: Option<Vec<u8>>) -> Result<Vec<CString>> {
+    let home = home.map(|home| [b"HOME=", home.as_slice()].concat());
     c_strings("process.env", process.env.iter().map(|e| e.clone().into_bytes()).chain(home))
 }
 

@@ -127,6 +127,9 @@ pub(crate) enum Verb {
     /// Writes the manual pages, for a package
     #[command(hide = true)]
     Man(man::Man),
+    /// Reads a container's /etc/passwd and /etc/group for exec
+    #[command(hide = true)]
+    ReadUsers(exec::ReadUsers),
 }
 
 /// What names a pod or a container.

@@ -44,5 +44,6 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<ExitCode> {
         Verb::Top(flags) => top::top(common, flags).await,
         Verb::Metrics(flags) => metrics::metrics(common, flags).await,
         Verb::Man(flags) => man::man(flags),
+        Verb::ReadUsers(flags) => exec::read_users(flags),
     }
 }

@@ -35,6 +35,7 @@ use crate::shim::{PATIENCE, Shim, bounded};
 use crate::{select, show};
 use streams::{Event, Streams};
 use terminal::RawMode;
+pub(crate) use user::{ReadUsers, read_users};
 
 /// The status if the process could not be asked for, as docker's.
 const FAILED: u8 = 125;
@@ -57,7 +58,7 @@ const GRACE: Duration = Duration::from_secs(2);
 pub(crate) struct Exec {
     #[command(flatten)]
     target: Target,
-    /// Passes this command's input on
+    /// Passes this command's input on, which has to be a terminal if the program gets one
     #[arg(long, short)]
     interactive: bool,
     /// Gives the program a terminal
@@ -108,6 +109,7 @@ async fn run(common: &Common, flags: &Exec) -> Result<u8> {
         let why = "--format json: exec prints what the program prints; expected no --format";
         return Err(Failure::Failed(why.into()).into());
     }
+    terminal::check(flags.interactive && flags.tty)?;
     let node = Node::of(common)?;
     let (pod, container) = select::find(&node, &flags.target.id)?.one_container()?;
     let shim = Shim::connect(pod).await?;

@@ -2,8 +2,20 @@
 
 use std::io::{IsTerminal, stdin};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
+
+/// Refuses an input that is no terminal for a program that gets one: at its end, which a terminal does
+/// not pass on, the program would wait for ever.
+pub(super) fn check(is_wanted: bool) -> Result<()> {
+    if is_wanted && !stdin().is_terminal() {
+        bail!(
+            "-i -t: the input of this command is not a terminal; leave -t out to pass a file or a \
+             pipe on"
+        );
+    }
+    Ok(())
+}
 
 /// This command's terminal in raw mode: each key goes to the program. Set back on drop.
 pub(super) struct RawMode(Termios);

@@ -4,15 +4,20 @@
 use std::fs::File;
 use std::io::{self, ErrorKind, Read};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::{Command, ExitCode, Stdio};
 use std::sync::mpsc;
 use std::thread;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
+use clap::Args;
 use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, open, openat};
 use sandbox_core::sys::mount::open_in_root;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::shim::PATIENCE;
+use crate::show;
 
 /// The most that is read of one of the files.
 const SIZE: u64 = 4 << 20;
@@ -146,34 +151,73 @@ fn groups(text: &str) -> impl Iterator<Item = Group<'_>> {
 }
 
 /// What the container has. A file that it lacks is empty.
-#[derive(Default)]
+#[derive(Default, Serialize, Deserialize)]
 struct Files {
     passwd: String,
     group: String,
 }
 
+/// The verb of the child that reads the files.
+const VERB: &str = "read-users";
+
+/// Flags of `palisade read-users`, which only `palisade exec --user` runs.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct ReadUsers {
+    /// The host's PID of a process of the container
+    process: u32,
+}
+
+/// Reads the files of a container for the command that has started this one.
+pub(crate) fn read_users(flags: &ReadUsers) -> Result<ExitCode> {
+    let read = Files::of(flags.process).map_err(|error| format!("{error:#}"));
+    show::line(&serde_json::to_string(&read)?)?;
+    Ok(ExitCode::SUCCESS)
+}
+
 impl Files {
-    /// Reads them through the root of a process, within a bound: they may be on a file system of
-    /// the container's own, which lets us wait for ever. The thread then ends with this command.
+    /// Reads them in a child, within a bound: they may be on a file system of the container's own,
+    /// which never answers. No signal ends the wait for it then. The child is left behind, and ends
+    /// with the container; a thread would keep this command from its end.
     fn read(process: u32) -> Result<Self> {
+        // It has none of this command's ends of pipes, which others wait for.
+        let child = Command::new("/proc/self/exe")
+            .arg0("palisade")
+            .args([VERB, &process.to_string()])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn();
+        let mut child = child.context("run a child that reads /etc/passwd")?;
+        let output = child.stdout.take().context("the child's output")?;
         let (sender, receiver) = mpsc::channel();
         thread::spawn(move || {
-            let read = || {
-                let path = format!("/proc/{process}/root");
-                let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-                let root = openat(CWD, &path, flags, Mode::empty());
-                let root = root.with_context(|| format!("open {path}"))?;
-                let passwd = text(&root, "/etc/passwd")?;
-                Ok(Self { passwd, group: text(&root, "/etc/group")? })
-            };
-            let _ = sender.send(read());
+            let mut text = Vec::new();
+            // The text of both files, in JSON.
+            let read = output.take(16 * SIZE).read_to_end(&mut text);
+            let _ = sender.send(read.map(|_| text));
         });
-        receiver.recv_timeout(PATIENCE).unwrap_or_else(|_| {
+        let Ok(text) = receiver.recv_timeout(PATIENCE) else {
+            let _ = child.kill();
             bail!(
-                "read /etc/passwd and /etc/group: no answer within {} seconds",
+                "read /etc/passwd and /etc/group: no answer within {} seconds: they may be on a file \
+                 system of the container's own",
                 PATIENCE.as_secs()
             )
-        })
+        };
+        let _ = child.wait();
+        let read: Result<Self, String> =
+            serde_json::from_slice(&text?).context("read what the child has read")?;
+        read.map_err(|why| anyhow!(why))
+    }
+
+    /// Reads them through the root of a process.
+    fn of(process: u32) -> Result<Self> {
+        let path = format!("/proc/{process}/root");
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = openat(CWD, &path, flags, Mode::empty());
+        let root = root.with_context(|| format!("open {path}"))?;
+        let passwd = text(&root, "/etc/passwd")?;
+        Ok(Self { passwd, group: text(&root, "/etc/group")? })
     }
 }
 
@@ -261,8 +305,8 @@ web:x:0:0:a second one:/:
         // There is no such process.
         let user = parse("1:2").unwrap().of_container(0);
         assert_eq!(user.unwrap(), json!({"uid": 1, "gid": 2}));
-        let error = format!("{:#}", parse("1").unwrap().of_container(0).unwrap_err());
-        assert!(error.contains("/proc/0/root") && error.contains("--user UID:GID"), "{error}");
+        let error = format!("{:#}", Files::of(0).err().unwrap());
+        assert!(error.contains("/proc/0/root"), "{error}");
     }
 
     #[test]
