@@ -30,7 +30,7 @@ use crate::runtime::Runtime;
 /// A part's name on the command line, and its function.
 type Part = (&'static str, fn(&mut Bench) -> Result<()>);
 
-const PARTS: [Part; 12] = [
+const PARTS: [Part; 13] = [
     ("shim", parts::one::run),
     ("waits", parts::waits::run),
     ("pods", parts::pods::run),
@@ -43,6 +43,7 @@ const PARTS: [Part; 12] = [
     ("beside", parts::beside::run),
     ("density", parts::density::run),
     ("inside", parts::inside::run),
+    ("checkpoint", parts::checkpoint::run),
 ];
 
 /// The input of every part.

@@ -253,7 +253,7 @@ fn parse_address(printed: &str) -> Result<Address> {
 }
 
 /// Returns the options of runc's shims, which only name the engine.
-fn options(runtime: &Runtime) -> Result<MessageField<Any>> {
+pub fn options(runtime: &Runtime) -> Result<MessageField<Any>> {
     let Some(engine) = &runtime.engine else {
         return Ok(MessageField::none());
     };

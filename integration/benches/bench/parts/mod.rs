@@ -2,6 +2,7 @@
 
 pub mod beside;
 pub mod burst;
+pub mod checkpoint;
 pub mod containerd;
 pub mod density;
 pub mod idle;
