@@ -223,6 +223,25 @@ fn files_that_are_unpacked_between_create_and_start_are_the_container_s() {
     assert!(!root.join("bin").exists(), "it is still mounted at {}", root.display());
 }
 
+/// Where it came from counts for nothing later on.
+#[test]
+fn a_restored_container_outlives_containerd_and_is_saved_again() {
+    let containerd = Containerd::start(Version::V2_1);
+    let first = counter(&containerd, "first");
+    let image = checkpoint_of(&first);
+    let second = again(&containerd, "second", &image).start();
+    drop(first);
+    containerd.kill();
+    containerd.launch();
+    assert_eq!(second.status(), TaskStatus::Running);
+    let (code, output) = second.exec_shell("look", "cat /proc/1/comm");
+    assert_eq!((code, output.as_str()), (0, "sh\n"));
+    let image = checkpoint_of(&second);
+    let before = count_of(&second);
+    let third = again(&containerd, "third", &image).start();
+    wait::until("it counts on", || (count_of(&third) > before).then_some(()));
+}
+
 /// Not all that is created is started.
 #[test]
 fn a_container_that_was_never_restored_is_deleted() {
