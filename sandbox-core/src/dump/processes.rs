@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::io::ErrorKind;
+use std::path::Path;
 
 use rustix::fs::{AtFlags, CWD, FileType, Statx, StatxFlags, makedev, statx};
 use rustix::io::Errno;
@@ -183,6 +184,13 @@ fn namespace(pid: HostPid, name: &str) -> Result<Option<String>> {
     match fs::read_link(&path) {
         Ok(link) => Ok(Some(link.to_string_lossy().into_owned())),
         Err(e) if e.kind() == ErrorKind::NotFound || is_gone(&e) => Ok(None),
+        // The kernel says so of a process that ends just then, too (`proc_ns_readlink`).
+        Err(e)
+            if e.kind() == ErrorKind::PermissionDenied
+                && !Path::new(&format!("/proc/{}", pid.0)).exists() =>
+        {
+            Ok(None)
+        }
         Err(e) => Err(e).context(|| format!("read {path}")),
     }
 }
