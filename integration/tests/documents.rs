@@ -97,6 +97,51 @@ fn every_source_file_that_is_named_is_there() {
     assert!(found > 100, "{found} names");
 }
 
+/// Returns all source files of a folder, without what is generated there.
+fn rust_files(folder: &str) -> Vec<PathBuf> {
+    let (mut folders, mut found) = (vec![repository().join(folder)], Vec::new());
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).expect("read a folder of sources") {
+            let path = entry.expect("an entry").path();
+            match path.is_dir() {
+                true if path.ends_with("target") => {}
+                true => folders.push(path),
+                false if path.extension().is_some_and(|end| end == "rs") => found.push(path),
+                false => {}
+            }
+        }
+    }
+    found
+}
+
+/// Whether a line of code has the word, and not only a comment or the name of a lint.
+fn is_unsafe(line: &str) -> bool {
+    let code = line.split("//").next().unwrap_or_default();
+    ["unsafe {", "unsafe fn", "unsafe impl", "unsafe extern"].iter().any(|word| code.contains(word))
+}
+
+#[test]
+fn unsafe_code_stands_where_the_rules_say() {
+    let text = prose(Path::new("CONTRIBUTING.md"));
+    let rule = text.split("- `unsafe` stands only in ").nth(1).expect("the rule");
+    let rule = rule.split("Each SAFETY").next().expect("the places");
+    let places = quoted(rule);
+    let mut used = vec![false; places.len()];
+    // This file has the words in strings.
+    let all = ["sandbox-core", "shim", "integration"].into_iter().flat_map(rust_files);
+    for path in all.filter(|path| !path.ends_with("integration/tests/documents.rs")) {
+        let source = fs::read_to_string(&path).expect("read a source file");
+        if source.lines().any(is_unsafe) {
+            let name = path.strip_prefix(repository()).expect("a file of the repository");
+            let place =
+                places.iter().position(|place| name.starts_with(place.trim_end_matches('/')));
+            let place = place.unwrap_or_else(|| panic!("unsafe code in {}", name.display()));
+            used[place] = true;
+        }
+    }
+    assert!(used.iter().all(|used| *used), "none in one of {places:?}: {used:?}");
+}
+
 /// Every `file.rs` of ARCHITECTURE.md that names of its functions follow, in
 /// parentheses.
 fn named_functions() -> Vec<(String, Vec<String>)> {

@@ -9,6 +9,7 @@
 pub mod calls;
 mod copies;
 pub mod formats;
+mod frames;
 pub mod heap;
 pub mod images;
 pub mod memory;

@@ -8,6 +8,7 @@ use framehop::x86_64::{CacheX86_64, UnwindRegsX86_64, UnwinderX86_64};
 use framehop::{ExplicitModuleSectionInfo, FrameAddress, Module, Unwinder};
 use object::read::{Object, ObjectSection, ObjectSegment, ReadCache};
 
+use crate::frames::Checked;
 use crate::images::{Image, Images, Mapped};
 
 /// The most frames of a stack.
@@ -278,13 +279,24 @@ fn sections(image: &Image) -> Option<Sections> {
         Some((section.address()..section.address().checked_add(section.size())?, data))
     };
     let (eh_frame_svma, eh_frame) = section(".eh_frame")?;
-    let (eh_frame_hdr_svma, eh_frame_hdr) = section(".eh_frame_hdr").unzip();
+    let table = section(".eh_frame_hdr");
     let (text_svma, text) = section(".text").unzip();
+    let got_svma = section(".got").map(|(range, _)| range);
+    let start = |range: &Option<Range<u64>>| range.as_ref().map_or(0, |range| range.start);
+    let bases = gimli::BaseAddresses::default()
+        .set_eh_frame(eh_frame_svma.start)
+        .set_eh_frame_hdr(table.as_ref().map_or(0, |(range, _)| range.start))
+        .set_text(start(&text_svma))
+        .set_got(start(&got_svma));
+    let checked = Checked::of(&eh_frame, &bases)?;
+    // Without the table all functions are read once more.
+    let table = table.filter(|(_, table)| checked.has_all_of(table, &bases));
+    let (eh_frame_hdr_svma, eh_frame_hdr) = table.unzip();
     let info = ExplicitModuleSectionInfo {
         base_svma: 0,
         text_svma,
         text,
-        got_svma: section(".got").map(|(range, _)| range),
+        got_svma,
         eh_frame_svma: Some(eh_frame_svma),
         eh_frame: Some(eh_frame),
         eh_frame_hdr_svma,
