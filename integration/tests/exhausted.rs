@@ -73,7 +73,7 @@ impl Lowered {
 
 impl Drop for Lowered {
     fn drop(&mut self) {
-        let _ = prlimit(self.pid, Resource::Nofile, self.before.clone());
+        let _ = prlimit(self.pid, Resource::Nofile, self.before);
     }
 }
 
@@ -83,12 +83,19 @@ fn open(pid: i32) -> u64 {
     directory.count() as u64
 }
 
+/// Returns a process whose spec names no limits.
+fn unlimited(args: &[&str]) -> serde_json::Value {
+    let mut process = spec::process(args);
+    process["rlimits"] = serde_json::json!([]);
+    process
+}
+
 /// Starts execs that stay, until one is refused. Returns them, and the words.
 fn execs_until_refusal<'a>(container: &'a Container<'_>, name: &str) -> (Vec<Exec<'a>>, String) {
     let mut execs = Vec::new();
     loop {
         let id = format!("{name}-{}", execs.len());
-        let exec = container.exec(&id, spec::process(&["sleep", "1000"]), Streams::Piped);
+        let exec = container.exec(&id, unlimited(&["sleep", "1000"]), Streams::Piped);
         let started = exec.and_then(|exec| exec.start().map(|()| exec));
         match started {
             Ok(exec) => execs.push(exec),
@@ -250,13 +257,24 @@ fn a_pod_without_descriptors_refuses_a_container(containerd: Containerd) {
 fn a_pod_has_the_limits_of_its_containerd() {
     let containerd = Containerd::start_by(Version::V2_1, "ulimit -Sn 1000; ulimit -Hn 4000; exec");
     let script = "ulimit -Sn; ulimit -Hn; sleep 1000";
+    let seen = |hook: &str| containerd.directory().join(hook);
+    let hook = |name: &str| {
+        let write = format!("ulimit -Sn > {}", seen(name).display());
+        serde_json::json!([{ "path": "/bin/sh", "args": ["sh", "-c", write] }])
+    };
     let container = containerd.shell("many", script).spec(|s| {
         s["process"]["rlimits"] = serde_json::json!([]);
+        s["hooks"] = ["createRuntime", "createContainer"]
+            .map(|name| (name.to_owned(), hook(name)))
+            .into_iter()
+            .collect();
     });
     let container = container.start();
+    for name in ["createRuntime", "createContainer"] {
+        assert_eq!(fs::read_to_string(seen(name)).expect("what the hook saw"), "1000\n", "{name}");
+    }
     container.stdio().wait_for_output("1000\n4000\n");
-    let mut process = spec::process(&["sh", "-c", "ulimit -Sn; ulimit -Hn"]);
-    process["rlimits"] = serde_json::json!([]);
+    let process = unlimited(&["sh", "-c", "ulimit -Sn; ulimit -Hn"]);
     let exec = container.exec("look", process, Streams::Captured).expect("add an exec");
     exec.start().expect("start it");
     assert_eq!(exec.wait().code, 0);
@@ -266,5 +284,34 @@ fn a_pod_has_the_limits_of_its_containerd() {
         let files = limits.lines().find(|line| line.starts_with("Max open files")).expect("files");
         let words: Vec<&str> = files.split_whitespace().collect();
         assert_eq!(words[3..5], ["4000", "4000"], "{files}");
+    }
+}
+
+/// With a low soft limit, which the shim raises, and with low limits.
+#[test]
+fn a_containerd_with_few_files_gets_refusals_too() {
+    for (starter, files) in [
+        ("ulimit -Sn 64; ulimit -Hn 1024; exec", 1024),
+        ("ulimit -Sn 100; ulimit -Hn 100; exec", 100),
+        ("ulimit -Sn 64; ulimit -Hn 64; exec", 64),
+    ] {
+        let containerd = Containerd::start_by(Version::V2_1, starter);
+        let container = containerd.container("few", ["sleep", "1000"]).spec(|s| {
+            s["process"]["rlimits"] = serde_json::json!([]);
+        });
+        let container = container.start();
+        let shim = container.shim();
+        let (mut execs, refused) = execs_until_refusal(&container, "few");
+        assert!(!execs.is_empty(), "{starter}: {refused}");
+        names_the_limit(&refused, shim, files);
+        all_but_execs_work(&container, &mut execs);
+        for exec in execs {
+            exec.kill(9).expect("kill an exec");
+            assert_eq!(exec.wait().code, 137);
+        }
+        let exec = container.exec("after", unlimited(&["echo", "room"]), Streams::Captured);
+        let exec = exec.expect("add an exec");
+        exec.start().expect("start it");
+        assert_eq!((exec.wait().code, exec.stdio().output().as_str()), (0, "room\n"));
     }
 }

@@ -14,7 +14,9 @@ use integration::state_mount::StateMount;
 use integration::{cgroup, host};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use rustix::process::{Resource, Rlimit, prlimit};
+use rustix::process::{Resource, Rlimit, Uid, getrlimit, prlimit};
+use rustix::thread::set_thread_res_uid;
+use sandbox_core::sys::namespace;
 
 use crate::history::Life;
 use crate::world::World;
@@ -103,10 +105,16 @@ fn strike_life(slot: &Slot, world: &World, chance: &mut Rng) {
             }
         }
         4 => {
-            if let Some(shim) = shim_above(init) {
-                world.count("fault: a shim has no descriptors left for a while");
-                life.strike("its shim has no descriptors left", false);
-                take_descriptors(shim.pid, chance);
+            let shim = shim_above(init);
+            let struck = if chance.bool() { shim } else { helper_of(init, chance) };
+            if let Some(struck) = struck {
+                let fault = format!("{} has no descriptors left for a while", role(&struck));
+                life.strike(&fault, false);
+                if let Some(few) = Few::begin(struck.pid, chance) {
+                    world.count(&format!("fault: {fault}"));
+                    std::thread::sleep(Duration::from_millis(chance.u64(10..1000)));
+                    drop(few);
+                }
             }
         }
         5 if cgroup::Driver::of_tests() == cgroup::Driver::Cgroupfs => {
@@ -144,7 +152,12 @@ fn helper_of(init: i32, chance: &mut Rng) -> Option<HostProcess> {
 }
 
 fn role(helper: &HostProcess) -> &'static str {
-    if helper.args.get(1).is_some_and(|role| role == "gofer") { "a gofer" } else { "boot" }
+    let is = |place: usize, what: &str| helper.args.get(place).is_some_and(|a| a.contains(what));
+    match (is(0, "containerd-shim"), is(1, "gofer")) {
+        (true, _) => "a shim",
+        (_, true) => "a gofer",
+        _ => "boot",
+    }
 }
 
 /// A process that ended meanwhile is left alone.
@@ -152,15 +165,53 @@ fn end(pid: i32) {
     let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
 }
 
-/// Lets a process open a few files more, and no other.
-fn take_descriptors(pid: i32, chance: &mut Rng) {
-    let Some(process) = rustix::process::Pid::from_raw(pid) else { return };
-    let Ok(open) = fs::read_dir(format!("/proc/{pid}/fd")) else { return };
-    let most = Some(open.count() as u64 + chance.u64(..8));
-    let few = Rlimit { current: most, maximum: None };
-    let Ok(before) = prlimit(Some(process), Resource::Nofile, few) else { return };
-    std::thread::sleep(Duration::from_millis(chance.u64(10..1000)));
-    let _ = prlimit(Some(process), Resource::Nofile, before);
+/// The time in which a process can open a few files more, and no other.
+struct Few {
+    pid: i32,
+    before: Rlimit,
+}
+
+impl Few {
+    /// Begins it. `None` if the process has ended.
+    fn begin(pid: i32, chance: &mut Rng) -> Option<Self> {
+        let open = fs::read_dir(format!("/proc/{pid}/fd")).ok()?.count() as u64;
+        // All have the hard limit of their containerd, and that has this process's. It stays.
+        let maximum = getrlimit(Resource::Nofile).maximum;
+        let few = Rlimit { current: Some(open + chance.u64(..8)), maximum };
+        Some(Self { pid, before: limit(pid, few)? })
+    }
+}
+
+impl Drop for Few {
+    fn drop(&mut self) {
+        let _ = limit(self.pid, self.before);
+    }
+}
+
+/// Sets the limits of open files of a process, and returns those that it had. `None` if it has
+/// ended.
+fn limit(pid: i32, limits: Rlimit) -> Option<Rlimit> {
+    let _maker = AsMaker::begin(pid)?;
+    prlimit(Some(rustix::process::Pid::from_raw(pid)?), Resource::Nofile, limits).ok()
+}
+
+/// The time in which this thread's effective user is the maker of the user namespace of a process,
+/// who may set limits there: root has no CAP_SYS_RESOURCE everywhere.
+struct AsMaker;
+
+impl AsMaker {
+    fn begin(pid: i32) -> Option<Self> {
+        let users = fs::File::open(format!("/proc/{pid}/ns/user")).ok()?;
+        let maker = namespace::maker(users).ok()?;
+        set_thread_res_uid(Uid::ROOT, Uid::from_raw(maker), Uid::ROOT).ok()?;
+        Some(Self)
+    }
+}
+
+impl Drop for AsMaker {
+    fn drop(&mut self) {
+        set_thread_res_uid(Uid::ROOT, Uid::ROOT, Uid::ROOT).expect("be root again");
+    }
 }
 
 /// Moves a process into a cgroup in which it gets next to no more memory, and back if it lives on.

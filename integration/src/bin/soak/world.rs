@@ -75,6 +75,11 @@ impl World {
         lock(&self.wrong).push(format!("{}: {what}\n{}", life.id, life.history()));
     }
 
+    /// Takes note of a line of a log that should not be there.
+    pub fn wrong_in_a_log(&self, line: &str) {
+        lock(&self.wrong).push(format!("a log has: {line}"));
+    }
+
     /// Takes note that something that all lives need is about to be away.
     pub fn begin_outage(&self) {
         self.running_outages.fetch_add(1, Ordering::SeqCst);
