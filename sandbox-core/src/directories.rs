@@ -3,8 +3,13 @@
 
 use std::fs::{self, DirBuilder};
 use std::io::{self, ErrorKind};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::Path;
+use std::time::Duration;
+
+use rustix::fs::{FlockOperation, Mode, OFlags, flock, fstat, open, stat};
+use rustix::io::Errno;
 
 /// The number of attempts that may fail in vain while the same directory is there. A directory
 /// that was removed, but is a mount's root, takes nothing and can be replaced by none.
@@ -70,6 +75,50 @@ fn make_one(directory: &Path, mode: u32) -> io::Result<()> {
     }
 }
 
+/// The result of an attempt to lock a directory.
+#[derive(Debug)]
+pub enum Lock {
+    /// This process has it, as long as the descriptor is open.
+    Taken(OwnedFd),
+    /// There is no such directory.
+    NoDirectory,
+    /// Another process has it.
+    OfAnother,
+    /// Whoever held it before has removed the directory.
+    OfARemoved,
+}
+
+/// Tries to take the lock of a directory, which is on the directory itself: flock(2).
+pub fn try_lock(directory: &Path) -> io::Result<Lock> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let lock = match open(directory, flags, Mode::empty()) {
+        Err(Errno::NOENT) => return Ok(Lock::NoDirectory),
+        other => other?,
+    };
+    match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+        Err(Errno::AGAIN) => return Ok(Lock::OfAnother),
+        other => other?,
+    }
+    let locked = fstat(&lock).map(|stat| (stat.st_dev, stat.st_ino));
+    match stat(directory).map(|stat| (stat.st_dev, stat.st_ino)) == locked {
+        true => Ok(Lock::Taken(lock)),
+        false => Ok(Lock::OfARemoved),
+    }
+}
+
+/// Takes the lock of a directory. Waits two seconds at most for another process, since containerd
+/// allows five for `delete`.
+pub fn lock(directory: &Path) -> io::Result<Lock> {
+    for _ in 0..100 {
+        match try_lock(directory)? {
+            Lock::OfAnother => std::thread::sleep(Duration::from_millis(20)),
+            Lock::OfARemoved => {}
+            lock => return Ok(lock),
+        }
+    }
+    Ok(Lock::OfAnother)
+}
+
 fn identity(directory: &Path) -> Option<(u64, u64)> {
     fs::metadata(directory).ok().map(|there| (there.dev(), there.ino()))
 }
@@ -109,6 +158,17 @@ mod tests {
             let error = make_below(&wrong.join("below"), 0o700, make).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::NotADirectory, "{}", wrong.display());
         }
+    }
+
+    #[test]
+    fn a_lock_is_one_process_s_until_it_is_dropped() {
+        let root = tempfile::tempdir().unwrap();
+        let taken = try_lock(root.path()).unwrap();
+        assert!(matches!(taken, Lock::Taken(_)), "{taken:?}");
+        assert!(matches!(try_lock(root.path()).unwrap(), Lock::OfAnother));
+        drop(taken);
+        assert!(matches!(lock(root.path()).unwrap(), Lock::Taken(_)));
+        assert!(matches!(lock(&root.path().join("none")).unwrap(), Lock::NoDirectory));
     }
 
     /// As in a bind mount of a directory that was removed.

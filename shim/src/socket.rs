@@ -6,17 +6,15 @@
 //! - by its own shim, while that listens: nobody replaces a socket that accepts connections;
 //! - or under the lock of the directory, once no process accepts connections there.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{CWD, FlockOperation, RenameFlags, flock, renameat_with};
-use rustix::io::Errno;
-use sandbox_core::directories::make_below;
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+use sandbox_core::directories::{self, Lock, make_below};
 
 use crate::error::{Context, Error, Result};
 
@@ -53,7 +51,16 @@ pub(crate) fn listen(address: &str) -> Result<Option<UnixListener>> {
 /// Removes the socket of a dead shim, if it is there. Another `start` may do so at the same time, and then have a
 /// new one there.
 pub(crate) fn remove_dead(path: &Path) -> Result<()> {
-    let _alone = lock(path.parent().unwrap_or(path))?;
+    let directory = path.parent().unwrap_or(path);
+    let what = || format!("lock {}", directory.display());
+    let _alone = match directories::lock(directory).context(what)? {
+        Lock::Taken(lock) => lock,
+        Lock::NoDirectory => return Ok(()),
+        Lock::OfAnother | Lock::OfARemoved => {
+            let why = "another process removes sockets there";
+            return Err(Error::internal(format!("{}: {why}", what())));
+        }
+    };
     let metadata = match fs::symlink_metadata(path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
         other => other.context(|| format!("stat {}", path.display()))?,
@@ -68,19 +75,6 @@ pub(crate) fn remove_dead(path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Takes the lock of those who remove sockets of dead shims. Waits two seconds at most.
-fn lock(directory: &Path) -> Result<File> {
-    let what = || format!("lock {}", directory.display());
-    let lock = File::open(directory).context(what)?;
-    for _ in 0..100 {
-        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Err(Errno::AGAIN) => std::thread::sleep(Duration::from_millis(20)),
-            other => return other.map(|()| lock).context(what),
-        }
-    }
-    Err(Error::internal(format!("{}: another process removes sockets there", what())))
-}
-
 fn remove_file(path: &Path) -> Result<()> {
     match fs::remove_file(path) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => {
@@ -90,7 +84,8 @@ fn remove_file(path: &Path) -> Result<()> {
     }
 }
 
-/// Removes a file only if it is a socket.
+/// Removes the socket of a shim that does not reply. Until the kernel has ended that, its socket
+/// takes connections, so that [`remove_dead`] would leave it.
 pub(crate) fn remove(address: &str) {
     let path = path(address);
     if fs::symlink_metadata(&path).is_ok_and(|metadata| metadata.file_type().is_socket()) {
@@ -170,18 +165,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_sockets_are_removed() {
+    fn only_dead_sockets_are_removed() {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("file");
         fs::write(&file, "").unwrap();
-        remove(&format!("unix://{}", file.display()));
+        assert!(remove_dead(&file).unwrap_err().to_string().contains("is no socket"));
         assert!(file.exists());
         let socket = directory.path().join("socket");
-        let address = format!("unix://{}", socket.display());
-        drop(UnixListener::bind(&socket).unwrap());
-        remove(&address);
-        assert!(!socket.exists());
-        remove(&address);
+        let listener = UnixListener::bind(&socket).unwrap();
+        remove_dead(&socket).unwrap();
+        assert!(socket.exists());
+        drop(listener);
+        for _ in 0..2 {
+            remove_dead(&socket).unwrap();
+            assert!(!socket.exists());
+        }
+        remove_dead(Path::new("/nowhere/socket")).unwrap();
+        remove(&format!("unix://{}", file.display()));
+        assert!(file.exists());
         remove("");
     }
 
@@ -202,7 +203,7 @@ mod tests {
         let address = format!("unix://{}/x", directory.path().display());
         let first = listen(&address).unwrap().expect("a new socket");
         let own = Own::of(&first, &address).unwrap();
-        remove(&address);
+        fs::remove_file(path(&address)).unwrap();
         let second = listen(&address).unwrap().expect("another socket");
         own.remove();
         drop(own);

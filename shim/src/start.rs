@@ -89,7 +89,8 @@ fn listen_and_print(server: &Server, address: &str, result: &[u8]) -> Result<()>
         .context(|| "hand the serving process its socket")
         .and_then(|()| print("address", result));
     if handed_over.is_err() {
-        socket::remove(address);
+        // Only this one: its drop removes it.
+        let _own = socket::Own::of(&listener, address);
     }
     handed_over
 }

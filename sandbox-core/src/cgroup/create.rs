@@ -9,7 +9,7 @@ use rustix::fs::Mode as Permissions;
 use rustix::io::Errno;
 
 use super::hierarchy::Hierarchies;
-use super::path::{Driver, Place, Unit, place};
+use super::path::{Driver, Place, place};
 use super::planned::{Planned, Way};
 use super::resources;
 use super::{Cgroup, Dir, file, systemd};
@@ -31,20 +31,19 @@ pub(super) fn plan(id: &str, cgroups_path: &str, driver: Driver) -> Result<Plann
 /// Makes a cgroup that was planned, but for its groups of resctrl.
 pub(super) fn make_planned(
     planned: &Planned,
-    unit: Option<&Unit>,
     resources: &LinuxResources,
     properties: &[UnitProperty],
 ) -> Result<Cgroup> {
     let hierarchies = Hierarchies::of_host()?;
     resources::check(hierarchies.mode.is_v2(), resources)?;
     let mut made = Made::default();
-    let cgroup = match unit {
-        Some(unit) => {
+    let cgroup = match planned.way() {
+        Way::Unit(unit) => {
             let cgroup = systemd::create(planned.id(), unit, hierarchies, resources, properties)?;
             made.unit = cgroup.saved.unit.clone();
             cgroup
         }
-        None => Cgroup::of(planned.without_resctrl()),
+        _ => Cgroup::of(planned.without_resctrl()),
     };
     for dir in &cgroup.saved.dirs {
         make(dir, cgroup.saved.v2, &mut made)?;

@@ -166,8 +166,7 @@ impl Cgroup {
         properties: &[UnitProperty],
     ) -> Result<Cgroup> {
         let mut cgroup = match planned.way() {
-            Way::Mkdir => create::make_planned(planned, None, resources, properties),
-            Way::Unit(unit) => create::make_planned(planned, Some(unit), resources, properties),
+            Way::Mkdir | Way::Unit(_) => create::make_planned(planned, resources, properties),
             Way::WhereDelegated(why) => {
                 undelegated::make_planned(planned.without_resctrl(), why.clone(), resources)
             }

@@ -18,10 +18,7 @@ use std::io::{ErrorKind, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use rustix::fs::{FlockOperation, Mode, OFlags};
-use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -29,7 +26,7 @@ use std::os::fd::OwnedFd;
 
 use super::counters::Counters;
 use crate::cgroup::SavedCgroup;
-use crate::directories::make_below;
+use crate::directories::{self, Lock, make_below};
 use crate::error::{Context, Error, FailureKind, Result};
 use crate::types::HostPid;
 
@@ -102,15 +99,6 @@ pub struct ContainerState {
     pub cgroup: SavedCgroup,
 }
 
-/// The result of an attempt to lock a directory.
-enum Lock {
-    Taken(OwnedFd),
-    NoDirectory,
-    OfAnother,
-    /// Whoever held it before has removed the directory.
-    OfARemoved,
-}
-
 /// What the file of a container is called after its ID, as the table above says.
 const NEW: &str = "new";
 const RECORD: &str = "json";
@@ -180,47 +168,25 @@ impl StateDirectory {
         fs::create_dir(&containers).context(|| format!("mkdir {}", containers.display()))
     }
 
-    /// Takes the lock of those who clean up. `None` if there is no directory. Waits two seconds
-    /// at most, since containerd allows five for `delete`.
+    /// Takes the lock of those who clean up. `None` if there is no directory.
     pub fn lock(&self) -> Result<Option<OwnedFd>> {
-        for _ in 0..100 {
-            match self.take_lock()? {
-                Lock::Taken(lock) => return Ok(Some(lock)),
-                Lock::NoDirectory => return Ok(None),
-                Lock::OfAnother => std::thread::sleep(Duration::from_millis(20)),
-                Lock::OfARemoved => {}
+        let what = || format!("lock {}", self.0.display());
+        match directories::lock(&self.0).context(what)? {
+            Lock::Taken(lock) => Ok(Some(lock)),
+            Lock::NoDirectory => Ok(None),
+            Lock::OfAnother | Lock::OfARemoved => {
+                Err(Error::internal(format!("{}: another process cleans up there", what())))
             }
         }
-        let path = self.0.display();
-        Err(Error::internal(format!("lock {path}: another process cleans up there")))
     }
 
     /// As [`StateDirectory::lock`], but does not wait: `None` as well if another process has it.
     pub(super) fn try_lock(&self) -> Result<Option<OwnedFd>> {
-        match self.take_lock()? {
+        let tried = directories::try_lock(&self.0);
+        match tried.context(|| format!("lock {}", self.0.display()))? {
             Lock::Taken(lock) => Ok(Some(lock)),
             Lock::NoDirectory | Lock::OfAnother | Lock::OfARemoved => Ok(None),
         }
-    }
-
-    fn take_lock(&self) -> Result<Lock> {
-        let what = || format!("lock {}", self.0.display());
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let lock = match rustix::fs::open(&self.0, flags, Mode::empty()) {
-            Err(Errno::NOENT) => return Ok(Lock::NoDirectory),
-            other => other.context(what)?,
-        };
-        match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Err(Errno::AGAIN) => Ok(Lock::OfAnother),
-            Err(error) => Err(error).context(what),
-            Ok(()) if self.is_at(&lock) => Ok(Lock::Taken(lock)),
-            Ok(()) => Ok(Lock::OfARemoved),
-        }
-    }
-
-    fn is_at(&self, lock: &OwnedFd) -> bool {
-        let named = rustix::fs::stat(&self.0).map(|stat| (stat.st_dev, stat.st_ino));
-        named == rustix::fs::fstat(lock).map(|stat| (stat.st_dev, stat.st_ino))
     }
 
     /// Writes the immutable facts.

@@ -6,7 +6,7 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::FileTypeExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -21,6 +21,7 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus_client::encoding::{prometheus_text, text};
 use prometheus_client::registry::Registry;
+use sandbox_core::directories::{self, Lock};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -158,8 +159,12 @@ impl Server {
     }
 }
 
-/// Removes a socket at which nobody listens any more.
-fn remove_dead(path: &std::path::Path) {
+/// Removes a socket at which nobody listens any more. Only one at a time does so: another could
+/// listen there by then.
+fn remove_dead(path: &Path) {
+    let directory = path.parent().filter(|above| !above.as_os_str().is_empty());
+    let directory = directory.unwrap_or(Path::new("."));
+    let Ok(Lock::Taken(_alone)) = directories::lock(directory) else { return };
     let is_socket = path.symlink_metadata().is_ok_and(|found| found.file_type().is_socket());
     let refused = || {
         std::os::unix::net::UnixStream::connect(path)
