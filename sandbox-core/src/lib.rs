@@ -23,7 +23,8 @@
 //! | `sys::spawn`'s child | a clone of the shim, in its memory, until it executes the gofer | root of the host | all that the shim holds; hands on its request's socket | nothing |
 //! | `sys::let_go`'s child | a clone of the shim, in its memory | root of the host | the descriptors that are to be closed | nothing: it closes them |
 //! | [`dump`] | the shim | root of the host | what `/proc` shows of a container's processes | nothing |
-//! | `dump::criu`'s child, and criu | a clone of the shim, until it executes criu | root of the host, inside the container's network, UTS and, if the pod's, IPC namespaces | the container's processes, which criu stops; the folder of the image | writes the image |
+//! | `dump::criu`'s guard | a clone of the shim | root of the host | nothing but what the shim held | clones criu, and kills all of it when it or the shim ends |
+//! | `dump::criu`'s child, and criu | a clone of the guard, until it executes criu | root of the host, inside the container's network, UTS and, if the pod's, IPC namespaces | the container's processes, which criu stops; the folder of the image | writes the image |
 //! | `dump::visit`'s child | a clone of the shim, in a container's mounts | root of the host; to save a tmpfs, root of U2, where nothing of the pod can name it | a tmpfs, and its archive in the image | nothing: it reads |
 //! | [`gofer`], `spec::seccomp::compile` | `palisade-sandbox gofer` | root of the host; once no hook is left to run with 15 capabilities, no_new_privs, a filter, and no way to the processes beside it (Landlock) | its request's socket, the mounts channel, U1, the pod's network and PID namespaces | opens what the plan names and makes mounts of it; keeps seccomp programs below `/run/palisade` |
 //! | `gofer::child` | clones of the gofer, in a new mount or user namespace, or in boot's PID namespace | as the gofer | as the gofer | makes one mount or namespace and ends |

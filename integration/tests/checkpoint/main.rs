@@ -2,6 +2,7 @@
 
 mod clients;
 mod dump;
+mod refusals;
 mod restore;
 
 use containerd_client::types::Descriptor;

@@ -9,23 +9,31 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use nix::sched::{CloneFlags, setns};
-use nix::unistd::{Uid, seteuid};
+use nix::sys::signal::SigSet;
+use nix::unistd::{Uid, setresuid};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::{
+    Pid, Signal, getpid, getppid, kill_process_group, set_parent_process_death_signal, setsid,
+};
 use rustix::thread::{CapabilitySet, capabilities};
 
 use crate::checkpoint::criu::{self, Received, Request, Response};
 use crate::error::{Context, Error, FailureKind, Result};
 use crate::sys::child::Child;
-use crate::sys::clone::SingleThreaded;
-use crate::sys::descriptor::{detach_stdio, donate};
+use crate::sys::clone::{Cloned, SingleThreaded, clone_into};
+use crate::sys::descriptor::{close_copy, close_others, detach_stdio, donate};
 use crate::sys::namespace::{self, NEW_TIME};
 use crate::sys::process::{
     die_with_parent, execute, exit_now, keep_capabilities_over_execve, reset_signals,
     separate_ids_from_capabilities,
 };
 use crate::types::HostPid;
+
+/// The time in which all of criu ends that was killed.
+const END_TIMEOUT: Timespec = Timespec { tv_sec: 2, tv_nsec: 0 };
 
 /// The size that criu's end of the log is read with, from its end.
 const LOG_TAIL: u64 = 64 * 1024;
@@ -97,7 +105,7 @@ impl Init {
 enum Rights {
     /// This process's: root's.
     Root,
-    /// This process's as well, with another effective user, who made the sandbox's user namespace.
+    /// This process's as well, as another user, who made the sandbox's user namespace.
     /// The kernel gives that user over it what root may lack on the host (as inside a container):
     /// CAP_SYS_RESOURCE, with which limits of others are read.
     Maker(u32),
@@ -116,9 +124,11 @@ impl Rights {
 
     fn take(self) -> Result<()> {
         let Self::Maker(user) = self else { return Ok(()) };
-        let what = || format!("become the effective user {user} for criu");
+        let what = || format!("become user {user} for criu");
+        let (user, root) = (Uid::from_raw(user), Uid::from_raw(0));
         separate_ids_from_capabilities().context(what)?;
-        seteuid(Uid::from_raw(user)).context(what)?;
+        // The real user as well: with another, an execve would clear what comes last here.
+        setresuid(user, user, root).context(what)?;
         keep_capabilities_over_execve().context(what)?;
         // A change of user has cleared it.
         die_with_parent().context(what)
@@ -132,7 +142,7 @@ pub struct Dumper {
     socket: OwnedFd,
     started: OwnedFd,
     rights: Rights,
-    _child: Child,
+    guard: Child,
 }
 
 impl Dumper {
@@ -145,18 +155,29 @@ impl Dumper {
         let command = Command::new(criu)?;
         let rights = Rights::needed_over(&init.user_namespace)?;
         let alone = SingleThreaded::prove().context(|| "clone the shim")?;
+        let parent = getpid();
         let child = Child::run(&alone, CloneFlags::empty(), || {
-            let entered = init.enter().and_then(|()| rights.take());
-            let error = match entered.and_then(|()| command.execute(&theirs)) {
-                Err(error) => error,
-                Ok(never) => match never {},
-            };
-            let _ = rustix::io::write(&report, error.to_string().as_bytes());
-            exit_now(127);
+            let of_criu = [theirs.as_fd(), report.as_fd()];
+            let kept = [&init.pidfd, &theirs, &report].map(AsFd::as_fd);
+            let guarded = close_others(&kept).context(|| "close_range");
+            let guarded = guarded.and_then(|()| detach_stdio().context(|| "open /dev/null"));
+            let guarded = guarded.and_then(|()| {
+                guard(parent, &of_criu, || {
+                    let entered = init.enter().and_then(|()| rights.take());
+                    let error = match entered.and_then(|()| command.execute(&theirs)) {
+                        Err(error) => error,
+                        Ok(never) => match never {},
+                    };
+                    let _ = rustix::io::write(&report, error.to_string().as_bytes());
+                })
+            });
+            if let Err(error) = guarded {
+                let _ = rustix::io::write(&report, error.to_string().as_bytes());
+            }
         });
         let child = child.context(|| "clone the shim")?;
         rustix::io::ioctl_fionbio(&socket, true).context(|| "FIONBIO")?;
-        Ok(Self { socket, started, rights, _child: child })
+        Ok(Self { socket, started, rights, guard: child })
     }
 
     /// Returns a descriptor that is readable once [`Dumper::take`] has something.
@@ -164,7 +185,7 @@ impl Dumper {
         self.socket.as_fd()
     }
 
-    /// Whether criu has another effective user than root, to whom its files then belong.
+    /// Whether criu runs as another user than root, to whom its files then belong.
     pub fn is_unprivileged(&self) -> bool {
         self.rights != Rights::Root
     }
@@ -198,6 +219,53 @@ impl Dumper {
     }
 }
 
+impl Drop for Dumper {
+    /// Kills criu and all that it has cloned, and waits until they are gone: they hold its socket.
+    fn drop(&mut self) {
+        if let Some(group) = Pid::from_raw(self.guard.pid()) {
+            // It is there as long as the guard is not collected. Before that has made it, the guard
+            // has no child.
+            let _ = kill_process_group(group, Signal::KILL);
+        }
+        let mut end = [PollFd::new(&self.socket, PollFlags::RDHUP | PollFlags::HUP)];
+        let _ = poll(&mut end, Some(&END_TIMEOUT));
+    }
+}
+
+/// Clones a child for `work`, in a process group of its own with all that it clones, and waits for
+/// its end, or for that of the shim. Then kills the group, this process too: criu may have been
+/// killed amid children of its, which would wait for it for ever.
+fn guard(parent: Pid, of_child: &[BorrowedFd<'_>], work: impl FnOnce()) -> Result<()> {
+    let what = || "guard criu";
+    let mut signals = SigSet::empty();
+    signals.add(nix::sys::signal::SIGTERM);
+    signals.add(nix::sys::signal::SIGCHLD);
+    signals.thread_block().context(what)?;
+    setsid().context(what)?;
+    // What the kernel sends when the shim ends, it may have sent in its other form before this.
+    set_parent_process_death_signal(Some(Signal::TERM)).context(what)?;
+    if getppid() != Some(parent) {
+        exit_now(1);
+    }
+    let alone = SingleThreaded::prove().context(what)?;
+    match clone_into(&alone, CloneFlags::empty(), None).context(|| "clone criu")? {
+        Cloned::Child => {
+            let _ = set_parent_process_death_signal(Some(Signal::KILL));
+            work();
+            exit_now(127)
+        }
+        Cloned::Parent { .. } => {
+            for descriptor in of_child {
+                close_copy(*descriptor).context(what)?;
+            }
+            // Both signals end it.
+            signals.wait().context(what)?;
+            let _ = kill_process_group(getpid(), Signal::KILL);
+            exit_now(0)
+        }
+    }
+}
+
 /// criu's command line, but for the socket.
 struct Command {
     path: CString,
@@ -216,7 +284,6 @@ impl Command {
     fn execute(&self, socket: &OwnedFd) -> Result<std::convert::Infallible> {
         let what = || format!("execute {}", self.path.to_string_lossy());
         reset_signals().context(what)?;
-        detach_stdio().context(what)?;
         let number = donate(socket).context(what)?.to_string();
         let number = CString::new(number).context(what)?;
         let args = [self.path.clone(), c"swrk".to_owned(), number];

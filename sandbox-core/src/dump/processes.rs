@@ -97,11 +97,17 @@ pub struct Half {
     pub descriptor: u32,
 }
 
-/// Looks at the processes of a container: `members` are all in its cgroup but boot.
+/// Looks at the processes of a container: `members` are all in its cgroup but boot. `terminal` is
+/// the number of the pseudo terminal whose other side is outside.
 ///
 /// # Errors
 /// `Invalid` names what cannot be saved, and who has it.
-pub fn look(init: HostPid, members: &[HostPid], mounts: &MountTable) -> Result<Seen> {
+pub fn look(
+    init: HostPid,
+    members: &[HostPid],
+    mounts: &MountTable,
+    terminal: Option<u32>,
+) -> Result<Seen> {
     let mut seen = Seen::default();
     let parents: HashMap<i32, Process> =
         members.iter().filter_map(|pid| Some((pid.0, Process::read(*pid)?))).collect();
@@ -119,7 +125,7 @@ pub fn look(init: HostPid, members: &[HostPid], mounts: &MountTable) -> Result<S
     seen.beside.sort_by_key(|process| process.pid.0);
     let wanted = namespaces_of(init)?;
     let mut open =
-        Open { mounts, descriptors: 0, outside: BTreeMap::new(), pipes: BTreeMap::new() };
+        Open { mounts, terminal, descriptors: 0, outside: BTreeMap::new(), pipes: BTreeMap::new() };
     for pid in seen.tree.clone() {
         let Some(process) = parents.get(&pid.0) else { continue };
         check_namespaces(pid, process, &wanted)?;
@@ -230,6 +236,7 @@ fn refused(pid: HostPid, process: &Process, why: &str) -> Error {
 /// The descriptors of all processes.
 struct Open<'a> {
     mounts: &'a MountTable,
+    terminal: Option<u32>,
     descriptors: usize,
     outside: BTreeMap<String, Outside>,
     /// The ends that are open of each pipe, and the lowest descriptor.
@@ -303,7 +310,9 @@ impl Open<'_> {
             return Err(refused(pid, process, &what).into());
         }
         let mount = Info::read(pid, number)?.mount;
-        if self.mounts.has(mount) {
+        let leads_out =
+            PSEUDO_TERMINALS.contains(&device.0) && is_terminal && self.terminal == Some(device.1);
+        if self.mounts.has(mount) && !leads_out {
             return Ok(());
         }
         let id = FileId { device: (stat.stx_dev_major, stat.stx_dev_minor), inode: stat.stx_ino };
@@ -410,7 +419,6 @@ impl Info {
 
 #[cfg(test)]
 mod tests {
-    use std::fs::File;
     use std::os::fd::AsRawFd;
 
     use super::*;
@@ -426,7 +434,7 @@ mod tests {
         let (reader, _writer) = std::io::pipe().unwrap();
         let (lone, gone) = std::io::pipe().unwrap();
         drop(gone);
-        let seen = look(own(), &[own()], &mounts).unwrap();
+        let seen = look(own(), &[own()], &mounts, None).unwrap();
         assert_eq!(seen.tree, [own()]);
         assert!(seen.memory > 1 << 20 && seen.beside.is_empty());
         let of = |fd: &dyn AsRawFd| {
@@ -437,14 +445,11 @@ mod tests {
         assert!(!half.writes && half.descriptor == lone.as_raw_fd().cast_unsigned());
         assert!(seen.halves.iter().all(|half| half.key != of(&reader)));
         // With no mount of its own, all is outside.
-        let none = look(own(), &[own()], &MountTable::default()).unwrap();
+        let none = look(own(), &[own()], &MountTable::default(), None).unwrap();
         let inode = std::os::unix::fs::MetadataExt::ino(&file.metadata().unwrap());
         let outside = none.outside.iter().find(|outside| outside.id.inode == inode).unwrap();
         assert!(outside.key.ends_with(&format!(":{inode:x}]")), "{}", outside.key);
         assert_eq!(outside.kind, OutsideKind::Other);
-        let null = File::open("/dev/null").unwrap();
-        let null = std::os::unix::fs::MetadataExt::ino(&null.metadata().unwrap());
-        let _ = null;
     }
 
     #[test]
@@ -452,9 +457,9 @@ mod tests {
         let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
         let pid = HostPid(child.id().cast_signed());
         let mounts = MountTable::of(own()).unwrap();
-        let seen = look(own(), &[own(), pid], &mounts).unwrap();
+        let seen = look(own(), &[own(), pid], &mounts, None).unwrap();
         assert_eq!(seen.tree.len(), 2);
-        let seen = look(pid, &[own(), pid], &mounts).unwrap();
+        let seen = look(pid, &[own(), pid], &mounts, None).unwrap();
         assert_eq!((seen.tree, seen.beside.len()), (vec![pid], 1));
         child.kill().unwrap();
         child.wait().unwrap();

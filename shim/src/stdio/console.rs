@@ -145,6 +145,12 @@ impl Console {
         Ok(Terminal { width, height })
     }
 
+    /// Returns the terminal's number in its devpts.
+    pub(super) fn number(&self) -> Option<u32> {
+        let name = rustix::pty::ptsname(self.master.fd.get_ref(), Vec::new()).ok()?;
+        name.to_str().ok()?.rsplit('/').next()?.parse().ok()
+    }
+
     pub(super) fn process_is_gone(&self) -> Drained {
         self.gone.send_replace(true);
         let mut drained = self.drained.clone();

@@ -309,6 +309,11 @@ impl Io {
         self.console.as_ref().map(Console::size).transpose()
     }
 
+    /// Returns the number of the terminal in the container's devpts.
+    pub(crate) fn terminal_number(&self) -> Option<u32> {
+        self.console.as_ref().and_then(Console::number)
+    }
+
     /// Reports the end of the process to the console. The future ends when all
     /// output of the process has been copied.
     pub(crate) fn drained(&self) -> Option<Drained> {

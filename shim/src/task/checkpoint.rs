@@ -280,6 +280,7 @@ struct Saving {
     was_paused: bool,
     streams: OwnStreams,
     terminal: Option<Size>,
+    terminal_number: Option<u32>,
     /// The option that names criu.
     criu: PathBuf,
 }
@@ -312,6 +313,7 @@ impl Saving {
             made: made.context(|| "dup")?,
             was_paused,
             streams: OwnStreams::of(&container.init),
+            terminal_number: container.init.io.terminal_number(),
             terminal: size.map(|size| Size { width: size.width, height: size.height }),
             criu: container.options.criu.clone(),
         };
@@ -324,7 +326,7 @@ impl Saving {
         let boot = self.boot.sandbox.pid();
         let mut members = self.cgroup.pids()?;
         members.retain(|pid| *pid != boot);
-        Ok(look(self.pid, &members, mounts)?)
+        Ok(look(self.pid, &members, mounts, self.terminal_number)?)
     }
 
     /// Refuses a container that has made mounts itself, which takes CAP_SYS_ADMIN.
@@ -521,7 +523,7 @@ impl Folder {
         ))
     }
 
-    /// Gives the files that criu has made to root. It had another effective user.
+    /// Gives the files that criu has made to root. It ran as another user.
     fn take_over(&self) -> Result<()> {
         let work = self.work.as_ref().map(|(_, work)| work);
         let names = self.files()?;
