@@ -5,8 +5,10 @@ use std::net::TcpListener;
 use std::process::Stdio;
 
 use integration::containerd::{Containerd, Version};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
-use crate::{command, palisade};
+use crate::{Ran, command, palisade};
 
 #[test]
 fn without_the_option_it_is_said_what_to_set() {
@@ -73,4 +75,31 @@ fn spans_are_shown_and_exported() {
         child.kill().expect("kill");
         child.wait().expect("wait");
     }
+}
+
+/// Of the only pod, that ends the command; beside others it is said.
+#[test]
+fn a_shim_that_dies_is_told_and_not_waited_for() {
+    let containerd = Containerd::start_with_option_file(Version::V2_1, "spans = true");
+    let pod = containerd.pod("dies");
+    let follow = |flags: &[&str]| {
+        let mut following = command(&[&["spans"], flags].concat());
+        following.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = following.spawn().expect("run palisade");
+        // The spans of the pod's beginning: it listens.
+        let mut first = [0; 1];
+        child.stdout.as_mut().expect("its output").read_exact(&mut first).expect("a span");
+        child
+    };
+    let only = follow(&["--pod", &pod.id]);
+    let mut all = follow(&[]);
+    let shim = integration::sandbox::shim_of(pod.pid());
+    kill(Pid::from_raw(shim), Signal::SIGKILL).expect("kill the shim");
+    let ran: Ran = only.wait_with_output().expect("wait for palisade").into();
+    let told = format!("the shim of the pod {} has died; it sends no more", pod.id);
+    assert!(ran.code == Some(4) && ran.errors.contains(&told), "{ran:?}");
+    let errors = BufReader::new(all.stderr.take().expect("its errors"));
+    assert!(errors.lines().any(|line| line.expect("a line").contains(&told)), "it is not told");
+    all.kill().expect("kill");
+    all.wait().expect("wait");
 }

@@ -225,6 +225,15 @@ fn a_trace_ends_early_and_says_so() {
     assert_eq!((ran.code, &recorded["ended"]), (Some(0), &Value::from("pod_ended")), "{ran:?}");
     assert!(recorded["records"].as_u64().is_some_and(|records| records > 0), "{recorded}");
 
+    // A shim that is killed takes its pod with it.
+    let lost = containerd.shell("lost", "while :; do cat /etc/passwd > /dev/null; done").start();
+    let child = begin(&containerd, "lost", &to, &["--force", "--duration", "1h"]);
+    until_it_records(&child);
+    kill_process(Pid::from_raw(lost.shim()).expect("a PID"), Signal::KILL).expect("kill the shim");
+    let (ran, recorded) = ended(child);
+    assert_eq!((ran.code, &recorded["ended"]), (Some(0), &Value::from("pod_ended")), "{ran:?}");
+    assert!(std::fs::metadata(&to).expect("the trace").len() > 0);
+
     // Wrong flags are named.
     for (flag, value, expected) in
         [("--duration", "0s", "10ms to 1h"), ("--limit", "1K", "1M to 64G")]
