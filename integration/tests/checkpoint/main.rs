@@ -1,5 +1,6 @@
 //! Containers that are saved, and brought back.
 
+mod carried;
 mod clients;
 mod dump;
 mod refusals;
