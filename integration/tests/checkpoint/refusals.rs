@@ -164,3 +164,15 @@ fn a_profile_without_what_a_restore_needs_is_refused_by_name() {
     ready(&container);
     refused(&container, &["linux.seccomp", "munmap"]);
 }
+
+/// criu would wait for it for ever, and hold the container meanwhile.
+#[test]
+fn a_process_that_a_signal_has_stopped_is_refused_by_name() {
+    let containerd = Containerd::start(Version::V2_1);
+    let script = "sleep 1234 & kill -STOP $!; echo $! > /tmp/stopped";
+    let container = sleeper(&containerd, "stopped", script).start();
+    ready(&container);
+    refused(&container, &["sleep", "was stopped by a signal (send it SIGCONT)"]);
+    container.exec_shell("goes-on", "kill -CONT $(cat /tmp/stopped)");
+    crate::checkpoint_of(&container);
+}

@@ -48,7 +48,7 @@ use crate::newborn::init::Newborn;
 use crate::newborn::restorer::{self, Restoring};
 use crate::newborn::work::{IMAGES, LOG, MOUNTS, WORK};
 use crate::newborn::{self as newborns};
-use crate::spec::plan::{ContainerPlan, MountSource};
+use crate::spec::plan::{ContainerPlan, MountSource, ProcessPlan};
 use crate::sys::clone::Cloned;
 use crate::types::{Limited, PodPid, ProcessId};
 
@@ -87,6 +87,8 @@ struct Restore {
     first: Option<(PodPid, OwnedFd)>,
     /// What the builder has handed over.
     handed_over: Option<AtGate>,
+    /// The tasks that must end before the others run: those that were zombies.
+    dying: Vec<OwnedFd>,
 }
 
 /// From whom something has come: the offset of the token.
@@ -168,6 +170,7 @@ impl Boot {
             restorer: None,
             first: None,
             handed_over: None,
+            dying: Vec::new(),
             plan,
         };
         let token = FIRST + STRIDE * self.restores.ever;
@@ -225,7 +228,10 @@ impl Boot {
             return Ok(false);
         }
         match response {
-            Response { success: true, .. } if restore.first.is_some() => Ok(true),
+            Response { success: true, .. } if restore.first.is_some() => {
+                check_ended(&restore.dying)?;
+                Ok(true)
+            }
             Response { success: true, .. } => Err(restore.unexpected("the end")),
             failed => Err(restore.refused(&failed.failure())),
         }
@@ -253,7 +259,7 @@ impl Boot {
             }
             "pre-resume" => {
                 let first = restore.first.as_ref().ok_or_else(|| restore.unexpected(script))?.0;
-                check_tasks(&restore.plan, &restore.join_info.filter, first)?;
+                restore.dying = check_tasks(&restore.plan, &restore.join_info.filter, first)?;
                 restore.join_info.set_home(first);
                 // It may end as soon as it runs.
                 self.containers.own(first, ProcessId::init(&restore.plan.id));
@@ -436,11 +442,11 @@ fn runs(pidfd: &OwnedFd) -> bool {
 }
 
 /// Refuses tasks that could do more than the plan allows. The images say what they may do, and
-/// anybody may have made those. The tasks stand still.
-fn check_tasks(plan: &ContainerPlan, filter: &Filter, first: PodPid) -> Result<()> {
-    let Some(process) = &plan.process else { return Ok(()) };
-    let sets = &process.capabilities;
-    let allowed = sets.bounding | sets.permitted | sets.inheritable | sets.ambient;
+/// anybody may have made those. criu holds all tasks that will run, by ptrace(2). Returns the
+/// others: they run criu's code, and end as the zombies that were saved.
+fn check_tasks(plan: &ContainerPlan, filter: &Filter, first: PodPid) -> Result<Vec<OwnedFd>> {
+    let mut dying = Vec::new();
+    let Some(process) = &plan.process else { return Ok(dying) };
     let namespace_of = |pid: i32| fs::read_link(format!("{PROC}/{pid}/ns/pid")).ok();
     let own = namespace_of(first.0);
     let processes = numbers_in(PROC.into())?;
@@ -448,27 +454,51 @@ fn check_tasks(plan: &ContainerPlan, filter: &Filter, first: PodPid) -> Result<(
         for thread in numbers_in(format!("{PROC}/{pid}/task").into())? {
             let status = ThreadStatus::of(thread);
             let status = status.ok_or_else(|| Error::internal("a restored task has gone"))?;
-            let refuse = |what: String| {
-                let name = status.field("Name").unwrap_or_default().to_owned();
-                Err(Error::invalid(format!("the checkpoint's task {name:?} {what}")))
-            };
-            for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
-                let has = status.field(set).and_then(|has| u64::from_str_radix(has, 16).ok());
-                let more = has.unwrap_or(u64::MAX) & !allowed;
-                if more != 0 {
-                    return refuse(format!(
-                        "has capabilities that the container's plan has not ({set}: {more:#x})"
-                    ));
-                }
+            if thread == pid && status.field("TracerPid") == Some("0") && pid != first.0 {
+                let pid = Pid::from_raw(pid).ok_or_else(|| Error::internal("no process"))?;
+                let opened = pidfd_open(pid, PidfdFlags::empty());
+                dying.push(opened.context(|| "open a task that ends")?);
+                break;
             }
-            if process.no_new_privileges && status.field("NoNewPrivs") != Some("1") {
-                return refuse("is without no_new_privs, which the container's plan has".into());
-            }
-            if !filter.program.is_empty() && status.field("Seccomp") != Some("2") {
-                return refuse(
-                    "is without a seccomp program, which the container's plan has".into(),
-                );
-            }
+            check_task(process, filter, &status)?;
+        }
+    }
+    Ok(dying)
+}
+
+fn check_task(process: &ProcessPlan, filter: &Filter, status: &ThreadStatus) -> Result<()> {
+    let sets = &process.capabilities;
+    let allowed = sets.bounding | sets.permitted | sets.inheritable | sets.ambient;
+    let refuse = |what: String| {
+        let name = status.field("Name").unwrap_or_default().to_owned();
+        Err(Error::invalid(format!("the checkpoint's task {name:?} {what}")))
+    };
+    for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
+        let has = status.field(set).and_then(|has| u64::from_str_radix(has, 16).ok());
+        let more = has.unwrap_or(u64::MAX) & !allowed;
+        if more != 0 {
+            return refuse(format!(
+                "has capabilities that the container's plan has not ({set}: {more:#x})"
+            ));
+        }
+    }
+    if process.no_new_privileges && status.field("NoNewPrivs") != Some("1") {
+        return refuse("is without no_new_privs, which the container's plan has".into());
+    }
+    if !filter.program.is_empty() && status.field("Seccomp") != Some("2") {
+        return refuse("is without a seccomp program, which the container's plan has".into());
+    }
+    Ok(())
+}
+
+/// Refuses a restore in which tasks live that were to end.
+fn check_ended(dying: &[OwnedFd]) -> Result<()> {
+    let limit = Timespec { tv_sec: 1, tv_nsec: 0 };
+    for task in dying {
+        let mut one = [PollFd::new(task, PollFlags::IN)];
+        // They have nothing to do but end.
+        if !matches!(poll(&mut one, Some(&limit)), Ok(1)) {
+            return Err(Error::invalid("a task of the checkpoint lives that was a zombie"));
         }
     }
     Ok(())

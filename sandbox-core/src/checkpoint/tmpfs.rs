@@ -18,6 +18,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::{Component, Path, PathBuf};
 
+use nix::unistd::setfsgid;
 use rustix::fs::{
     AtFlags, Dir, FileType, Gid, Mode, OFlags, ResolveFlags, Stat, Timespec, Timestamps, Uid,
     chownat, fchmod, fchown, flistxattr, fstat, futimens, linkat, mkdirat, mknodat, openat,
@@ -410,7 +411,16 @@ impl Found {
     fn apply(&self, file: impl AsFd) -> Result<()> {
         let (uid, gid) = self.ids();
         fchown(&file, uid, gid).context(|| "chown")?;
-        fchmod(&file, self.mode).context(|| "chmod")?;
+        // Only who is in a file's group may set this bit, or has CAP_FSETID.
+        let own = self
+            .mode
+            .contains(Mode::SGID)
+            .then(|| setfsgid(nix::unistd::Gid::from_raw(self.owner.1)));
+        let changed = fchmod(&file, self.mode).context(|| "chmod");
+        if let Some(own) = own {
+            setfsgid(own);
+        }
+        changed?;
         futimens(&file, &self.times()).context(|| "set its time")
     }
 }

@@ -129,6 +129,9 @@ pub fn look(
     for pid in seen.tree.clone() {
         let Some(process) = parents.get(&pid.0) else { continue };
         check_namespaces(pid, process, &wanted)?;
+        if let Some(why) = process.held() {
+            return Err(refused(pid, process, why));
+        }
         open.look(pid, process)?;
     }
     seen.halves = open.halves();
@@ -153,6 +156,8 @@ fn is_below(pid: i32, root: i32, parents: &HashMap<i32, Process>) -> bool {
 }
 
 struct Process {
+    /// Its state, as proc_pid_stat(5) has it.
+    state: char,
     parent: i32,
     name: String,
     memory: u64,
@@ -167,10 +172,20 @@ impl Process {
         let (name, rest) = (stat.split_once('(')?.1, stat.rsplit_once(')')?.1);
         let name = name.rsplit_once(')')?.0.chars().filter(|c| !c.is_control()).collect();
         let mut fields = rest.split_whitespace();
-        let parent = fields.nth(1)?.parse().ok()?;
+        let state = fields.next()?.chars().next()?;
+        let parent = fields.next()?.parse().ok()?;
         let pages: u64 = fields.nth(19).and_then(|pages| pages.parse().ok()).unwrap_or(0);
         let memory = pages.saturating_mul(rustix::param::page_size() as u64);
-        Some(Self { parent, name, memory })
+        Some(Self { state, parent, name, memory })
+    }
+
+    /// Returns why criu would wait for it in vain.
+    fn held(&self) -> Option<&'static str> {
+        match self.state {
+            'T' => Some("was stopped by a signal (send it SIGCONT)"),
+            't' => Some("is traced by another process"),
+            _ => None,
+        }
     }
 }
 
