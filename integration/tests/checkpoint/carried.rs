@@ -111,9 +111,8 @@ fn as_alice(spec: &mut Value) {
 
 /// /run is root's.
 const OF_ALICE: [&str; 2] = ["--without", "run"];
-/// All but what does not come back: a process that a signal has stopped is refused, and with CRIU a
-/// timer that had expired unread does not tick any more.
-const CARRIED: [&str; 2] = ["--without", "stopped,timerfd-ticking"];
+/// A process that a signal has stopped is refused.
+const CARRIED: [&str; 2] = ["--without", "stopped"];
 const ON_VOLUME: [&str; 4] = ["--volume", "/volume", "--memory", "32"];
 
 /// Without a checkpoint everything is right, any number of times; what is taken away is missed.

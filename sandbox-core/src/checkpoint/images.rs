@@ -6,6 +6,7 @@
 //! | `inventory.img` | criu's own mount and user namespaces become those of the container's init | criu then makes neither: Palisade makes the mounts, and criu starts in the pod's user namespace |
 //! | `userns-N.img` | IDs outside become those inside | no range of the host's is left in it |
 //! | `files.img` | files and unix sockets name no mount | the mounts of a restore are others |
+//! | the same | a timer that has expired and was not read expires again after its interval | the kernel has it stand still until it is read (timerfd_create(2)), and criu saves it as one that is off |
 //!
 //! An image is a magic number (that of `inventory.img` has 4 bytes, those of others 8), and then
 //! entries: a length of 32 bits in little endian, and a message of protobuf. All that is not
@@ -266,6 +267,10 @@ fn files_entry(entry: &[u8]) -> Result<Vec<u8>> {
     for field in fields(entry)? {
         let mount = match field.number {
             3 => 7,
+            TIMER => {
+                put_message(TIMER, &ticking(field.value.message()?)?, &mut new);
+                continue;
+            }
             16 => 17,
             _ => {
                 new.extend_from_slice(field.raw);
@@ -273,6 +278,29 @@ fn files_entry(entry: &[u8]) -> Result<Vec<u8>> {
             }
         };
         put_message(field.number, &without(field.value.message()?, mount)?, &mut new);
+    }
+    Ok(new)
+}
+
+/// A timer among the files: `timerfd_entry`.
+const TIMER: u32 = 12;
+
+/// Lets a timer that has expired unread go on: the time until it expires, in seconds and
+/// nanoseconds, becomes its interval.
+fn ticking(timer: &[u8]) -> Result<Vec<u8>> {
+    const EXPIRED: u32 = 5;
+    const LEFT: [u32; 2] = [7, 8];
+    const INTERVAL: [u32; 2] = [9, 10];
+    let number = |field| Ok::<u64, Error>(number_in(timer, field)?.unwrap_or(0));
+    let left = [number(LEFT[0])?, number(LEFT[1])?];
+    let interval = [number(INTERVAL[0])?, number(INTERVAL[1])?];
+    if number(EXPIRED)? == 0 || left != [0, 0] {
+        return Ok(timer.to_vec());
+    }
+    let mut new = timer.to_vec();
+    for (field, value) in LEFT.into_iter().zip(interval) {
+        new = without(&new, field)?;
+        put_number(field, value, &mut new);
     }
     Ok(new)
 }

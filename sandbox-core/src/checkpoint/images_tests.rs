@@ -195,3 +195,28 @@ proptest! {
         }
     }
 }
+
+/// Its fields are expirations, seconds and nanoseconds left, and those of the interval.
+#[test]
+fn a_timer_that_has_expired_unread_ticks_on() {
+    let entry = |numbers: [u64; 5]| {
+        let timer = message(|m| {
+            (5..)
+                .zip([numbers[0], 0, numbers[1], numbers[2], numbers[3], numbers[4]])
+                .for_each(|(field, value)| put_number(field, value, m));
+        });
+        image(&[COMMON, FILES], &[message(|m| put_message(TIMER, &timer, m))])
+    };
+    let read = |image: &[u8]| {
+        let mut entries = &image[8..];
+        let entry = next_entry(&mut entries).unwrap().unwrap();
+        let timer = fields(&entry).unwrap()[0].value.message().unwrap();
+        [5, 7, 8, 9, 10].map(|field| number_in(timer, field).unwrap().unwrap())
+    };
+    let of = |numbers| read(&made(Image::Files, &entry(numbers)).unwrap());
+    assert_eq!(of([1, 0, 0, 3, 20]), [1, 3, 20, 3, 20]);
+    // One that runs, one that is off, and one that has expired for good.
+    for as_it_is in [[1, 2, 5, 3, 20], [0, 0, 0, 3, 20], [1, 0, 0, 0, 0]] {
+        assert_eq!(of(as_it_is), as_it_is);
+    }
+}
