@@ -40,7 +40,8 @@ fn what_the_document_for_operators_says_can_be_typed() {
         config.metadata.as_mut().expect("metadata").namespace = "shop".to_owned();
     });
     let script = "echo daemon:x:1:1::/:/bin/sh >>/etc/passwd; echo tty:x:5: >>/etc/group\n\
-                  trap 'echo again' HUP; while :; do sleep 0.1; done";
+                  trap 'echo again' HUP\n\
+                  while :; do i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done; sleep 0.05; done";
     let app = pod.shell("app", script);
     let pid = app.pid().to_string();
     let directory = tempfile::tempdir().expect("a directory");

@@ -294,7 +294,7 @@ fn ticking(timer: &[u8]) -> Result<Vec<u8>> {
     let number = |field| Ok::<u64, Error>(number_in(timer, field)?.unwrap_or(0));
     let left = [number(LEFT[0])?, number(LEFT[1])?];
     let interval = [number(INTERVAL[0])?, number(INTERVAL[1])?];
-    if number(EXPIRED)? == 0 || left != [0, 0] {
+    if number(EXPIRED)? == 0 || left != [0, 0] || interval == [0, 0] {
         return Ok(timer.to_vec());
     }
     let mut new = timer.to_vec();
