@@ -16,8 +16,7 @@
 //! ```
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::{Read, Seek, SeekFrom};
+use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -55,9 +54,6 @@ use crate::types::{Limited, PodPid, ProcessId};
 /// The tokens of restores in the event loop: three for each.
 pub(super) const FIRST: u64 = 1 << 60;
 pub(super) const LAST: u64 = (1 << 61) - 1;
-
-/// The last bytes of criu's log in which the reason of a failure is looked for.
-const END_OF_LOG: u64 = 64 << 10;
 
 /// How much criu logs: errors and warnings, or all.
 const QUIET: i32 = 2;
@@ -427,12 +423,7 @@ fn options(saved: &Saved) -> Options {
 /// Reads the end of criu's log.
 fn end_of_log(work: &OwnedFd) -> Option<Vec<u8>> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let mut log = File::from(openat(work, LOG, flags, Mode::empty()).ok()?);
-    let length = log.metadata().ok()?.len();
-    log.seek(SeekFrom::Start(length.saturating_sub(END_OF_LOG))).ok()?;
-    let mut bytes = Vec::new();
-    log.take(END_OF_LOG).read_to_end(&mut bytes).ok()?;
-    Some(bytes)
+    Some(criu::log_tail(openat(work, LOG, flags, Mode::empty()).ok()?.into()))
 }
 
 /// Whether a process has not ended.

@@ -2,7 +2,8 @@
 //! socket (`criu swrk DESCRIPTOR`). Only the fields that Palisade uses are here; their numbers are
 //! those of criu's `rpc.proto`. criu 3.19 is the first that knows all of them.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
 use std::mem::MaybeUninit;
 use std::os::fd::AsFd;
 
@@ -368,6 +369,18 @@ pub fn receive(socket: impl AsFd) -> Result<Received> {
     }
 }
 
+/// The last bytes of criu's log in which the reason of a failure is looked for.
+const LOG_TAIL: u64 = 64 * 1024;
+
+/// Reads the last lines of criu's log.
+pub fn log_tail(mut log: File) -> Vec<u8> {
+    let length = log.metadata().map_or(0, |found| found.len());
+    let mut tail = Vec::new();
+    let from = SeekFrom::Start(length.saturating_sub(LOG_TAIL));
+    let _ = log.seek(from).and_then(|_| log.take(LOG_TAIL).read_to_end(&mut tail));
+    tail
+}
+
 /// Returns the text of the last error in criu's log, before the line that only says that it has
 /// failed. `None` if there is none.
 pub fn last_error(log: &[u8]) -> Option<String> {
@@ -470,5 +483,13 @@ mod tests {
             last_error(&[b"Error (".as_slice(), &vec![b'x'; 9999]].concat()).unwrap().len()
                 <= MAX_ERROR
         );
+    }
+
+    #[test]
+    fn the_tail_of_a_log_is_its_end() {
+        let path = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(path.path(), [vec![b'x'; 100_000], b"end".to_vec()].concat()).unwrap();
+        let tail = log_tail(File::open(path.path()).unwrap());
+        assert!(tail.ends_with(b"end") && tail.len() == LOG_TAIL as usize);
     }
 }

@@ -2,7 +2,6 @@
 
 use std::ffi::{CString, OsStr};
 use std::fs::File;
-use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
@@ -34,9 +33,6 @@ use crate::types::HostPid;
 
 /// The time in which all of criu ends that was killed.
 const END_TIMEOUT: Timespec = Timespec { tv_sec: 2, tv_nsec: 0 };
-
-/// The size that criu's end of the log is read with, from its end.
-const LOG_TAIL: u64 = 64 * 1024;
 
 /// Finds criu: the option, or else the first in `PATH`.
 ///
@@ -291,16 +287,6 @@ impl Command {
     }
 }
 
-/// Reads the last lines of criu's log.
-pub fn log_tail(mut log: File) -> Vec<u8> {
-    use std::io::{Seek, SeekFrom};
-    let length = log.metadata().map_or(0, |found| found.len());
-    let mut tail = Vec::new();
-    let from = SeekFrom::Start(length.saturating_sub(LOG_TAIL));
-    let _ = log.seek(from).and_then(|_| log.take(LOG_TAIL).read_to_end(&mut tail));
-    tail
-}
-
 /// Whether an instance of inotify, of which criu needs one, can be had: with those of the host's
 /// root used up, criu ends without saying why.
 pub fn has_inotify() -> Result<()> {
@@ -341,13 +327,5 @@ mod tests {
             assert_eq!(error.kind, FailureKind::State);
             assert!(error.to_string().contains("install the package criu"), "{error}");
         }
-    }
-
-    #[test]
-    fn the_tail_of_a_log_is_its_end() {
-        let path = tempfile::NamedTempFile::new().unwrap();
-        fs::write(path.path(), [vec![b'x'; 100_000], b"end".to_vec()].concat()).unwrap();
-        let tail = log_tail(File::open(path.path()).unwrap());
-        assert!(tail.ends_with(b"end") && tail.len() == LOG_TAIL as usize);
     }
 }

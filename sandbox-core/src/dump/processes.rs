@@ -114,11 +114,11 @@ pub fn look(
     for (pid, process) in &parents {
         let named = Named { pid: HostPid(*pid), name: process.name.clone() };
         match is_below(*pid, init.0, &parents) {
-            true => seen.tree.push(named.pid),
+            true => {
+                seen.tree.push(named.pid);
+                seen.memory = seen.memory.saturating_add(process.memory);
+            }
             false => seen.beside.push(named),
-        }
-        if is_below(*pid, init.0, &parents) {
-            seen.memory = seen.memory.saturating_add(process.memory);
         }
     }
     seen.tree.sort_unstable();

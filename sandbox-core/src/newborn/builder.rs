@@ -14,7 +14,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use nix::sched::{CloneFlags, setns, unshare};
 use rustix::mount::{UnmountFlags, unmount};
 
-use super::init::{Newborn, enter_root, own_mount_namespace, set_root_propagation};
+use super::init::{
+    Newborn, enter_pods_users, enter_root, own_mount_namespace, set_root_propagation,
+};
 use super::process::{OwnProcFiles, set_limits};
 use super::restorer::{self, Restorer, Restoring};
 use super::{Birth, donated, keyring, mounts, work};
@@ -36,7 +38,7 @@ use crate::places::open_root;
 use crate::sys::child::Child;
 use crate::sys::clone::{Cloned, clone_sibling};
 use crate::sys::mount::attach_at;
-use crate::sys::process::{become_root, exit_now, set_dumpable};
+use crate::sys::process::{exit_now, set_dumpable};
 use crate::types::PodPid;
 
 /// The place of the container's proc, over which lies another one while criu makes its own.
@@ -85,11 +87,7 @@ fn build(restoring: Restoring<'_>, mut mounts: DeliveredMounts, birth: Birth) ->
     let first_mounts = own_mount_namespace()?;
     let uncovered = complete_among(restoring, &pids, &mut tree)?;
     enter_root(&tree, open_root(CONTAINER)?)?;
-    if let Some(users) = restoring.newborn.users {
-        setns(users, CloneFlags::CLONE_NEWUSER)
-            .context(|| "enter the user namespace of the pod's containers")?;
-        become_root().context(|| "become root of the pod's user namespace")?;
-    }
+    restoring.newborn.users.map_or(Ok(()), enter_pods_users)?;
     if plan.namespaces.ipc {
         setns(&ipc, CloneFlags::CLONE_NEWIPC).context(|| "enter the container's IPC namespace")?;
     }

@@ -142,11 +142,7 @@ fn hide_sandbox_proc() -> Result<()> {
 fn enter_late_namespaces(newborn: Newborn<'_>) -> Result<()> {
     match (newborn.users, &newborn.plan.mappings) {
         (None, _) => {}
-        (Some(users), None) => {
-            setns(users, CloneFlags::CLONE_NEWUSER)
-                .context(|| "enter the user namespace of the pod's containers")?;
-            become_root().context(|| "become root of the pod's user namespace")?;
-        }
+        (Some(users), None) => enter_pods_users(users)?,
         (Some(_), Some(_)) => enter_own_user_namespace(newborn.channel)?,
     }
     let late = late_namespaces(newborn.plan);
@@ -154,6 +150,13 @@ fn enter_late_namespaces(newborn: Newborn<'_>) -> Result<()> {
         unshare(late).context(|| format!("unshare {late:?}"))?;
     }
     Ok(())
+}
+
+/// Enters the user namespace of the pod's containers, as its root.
+pub(super) fn enter_pods_users(users: &OwnedFd) -> Result<()> {
+    setns(users, CloneFlags::CLONE_NEWUSER)
+        .context(|| "enter the user namespace of the pod's containers")?;
+    become_root().context(|| "become root of the pod's user namespace")
 }
 
 /// Enters a user namespace beside that of the pod's other containers.

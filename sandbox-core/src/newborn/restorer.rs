@@ -7,12 +7,12 @@ use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::Path;
 
-use nix::sched::{CloneFlags, setns, unshare};
+use nix::sched::{CloneFlags, unshare};
 use nix::unistd::sethostname;
 use rustix::fs::{CWD, Mode, OFlags, open};
 use rustix::process::{chdir, chroot, fchdir};
 
-use super::init::Newborn;
+use super::init::{Newborn, enter_pods_users};
 use super::work::{WORK, Work};
 use super::{Channel, names};
 use crate::container::paths::{CONTAINER, DEV_NULL, PROC};
@@ -22,7 +22,7 @@ use crate::error::{Context, Error, Result};
 use crate::places;
 use crate::sys::descriptor;
 use crate::sys::mount::{Depth, attach_at, attach_to, clone_mount, open_place};
-use crate::sys::process::{become_root, execute, exit_now, reset_signals};
+use crate::sys::process::{execute, exit_now, reset_signals};
 
 /// The numbers of criu's descriptors: its socket, the standard streams of the container, the
 /// container's side of its terminal, and the null device.
@@ -75,11 +75,7 @@ fn to_criu(restorer: Restorer<'_>, channel: Channel<'_>) -> Result<Infallible> {
     let null = open(DEV_NULL, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
         .context(|| format!("open the sandbox's {DEV_NULL}"))?;
     enter_tree(&restorer)?;
-    if let Some(users) = newborn.users {
-        setns(users, CloneFlags::CLONE_NEWUSER)
-            .context(|| "enter the user namespace of the pod's containers")?;
-        become_root().context(|| "become root of the pod's user namespace")?;
-    }
+    newborn.users.map_or(Ok(()), enter_pods_users)?;
     if newborn.plan.namespaces.uts {
         unshare(CloneFlags::CLONE_NEWUTS).context(|| "unshare the UTS namespace")?;
     }

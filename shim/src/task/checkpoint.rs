@@ -22,10 +22,11 @@ use rustix::process::Signal;
 use sandbox_core::cgroup::Cgroup;
 use sandbox_core::checkpoint::criu::{
     FIRST_VERSION, IGNORE_CGROUPS, Options, Request, Response, Version, VersionText, last_error,
+    log_tail,
 };
 use sandbox_core::checkpoint::manifest::{FORMAT, Manifest, SavedTmpfs, Size};
 use sandbox_core::checkpoint::{images, open_regular, tmpfs};
-use sandbox_core::dump::criu::{Dumper, Init, find, has_inotify, log_tail};
+use sandbox_core::dump::criu::{Dumper, Init, find, has_inotify};
 use sandbox_core::dump::mounts::MountTable;
 use sandbox_core::dump::processes::{Seen, look};
 use sandbox_core::dump::program;
